@@ -1,0 +1,3 @@
+//! corten: an OCI low-level container runtime. See docs/architecture.md.
+
+pub mod error;
