@@ -1,3 +1,5 @@
 //! corten: an OCI low-level container runtime. See docs/architecture.md.
 
 pub mod error;
+#[allow(unsafe_code)]
+pub mod sys;

@@ -1,0 +1,77 @@
+//! The only module with `unsafe`: thin wrappers that carry the kernel's names, take and give owned file
+//! descriptors, and return errors that print the call. Nothing here knows the runtime-spec.
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+
+/// A system call that failed: the call as one would write it, and the kernel's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    pub call: String,
+    pub errno: Errno,
+}
+
+impl Error {
+    pub fn new(call: impl Into<String>, errno: Errno) -> Self {
+        Self { call: call.into(), errno }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, text(self.errno))
+    }
+}
+
+impl std::error::Error for Error {}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The errno's text as runc words it: lower case, since engines match on it.
+#[must_use]
+pub fn text(errno: Errno) -> String {
+    let mut text = errno.desc().to_string();
+    // "RPC ..." and "I/O ..." keep their capitals; "No such file" does not.
+    if text.as_bytes().get(1).is_some_and(u8::is_ascii_lowercase) {
+        text[..1].make_ascii_lowercase();
+    }
+    text
+}
+
+/// The errno in an error chain, where a system call is at its root.
+#[must_use]
+pub fn errno(error: &anyhow::Error) -> Option<Errno> {
+    error.downcast_ref::<Error>().map(|e| e.errno)
+}
+
+/// Turns a raw return value into a result; `call` is made only for an error.
+fn check(ret: libc::c_long, call: impl FnOnce() -> String) -> Result<libc::c_long> {
+    if ret < 0 { Err(Error::new(call(), Errno::last())) } else { Ok(ret) }
+}
+
+/// Like [`check`], for calls that return a new descriptor.
+fn check_fd(ret: libc::c_long, call: impl FnOnce() -> String) -> Result<OwnedFd> {
+    let fd = check(ret, call)?;
+    // SAFETY: the kernel has just returned this descriptor to us, so nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.errno == Errno::EINTR => {}
+            other => return other,
+        }
+    }
+}
+
+/// A path for the kernel. A NUL inside cannot be passed: the kernel would see another path.
+fn cstring(path: &Path) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::new(format!("{path:?}"), Errno::EINVAL))
+}
