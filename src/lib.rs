@@ -1,5 +1,6 @@
 //! corten: an OCI low-level container runtime. See docs/architecture.md.
 
+pub mod cgroups;
 pub mod error;
 #[allow(unsafe_code)]
 pub mod sys;
