@@ -1,13 +1,14 @@
-//! `linux.resources.devices` → one eBPF program of the kind that cgroup v2 asks at every open and mknod of a device.
+//! `linux.resources.devices` → one eBPF program of the kind that cgroup v2 asks at every open and mknod of a
+//! device.
 //!
-//! The last rule that names a device and an access decides, each of read, write and mknod for itself; what no rule
-//! names is denied. So the program looks at the rules from the last to the first, and keeps the accesses that are
-//! still undecided in a register: a rule that denies any of them ends it, one that allows takes its own away, and when
-//! none is left the answer is yes.
+//! The last rule that names a device and an access decides, each of read, write and mknod for itself; what no
+//! rule names is denied. So the program looks at the rules from the last to the first, and keeps the accesses
+//! that are still undecided in a register: a rule that denies any of them ends it, one that allows takes its
+//! own away, and when none is left the answer is yes.
 //!
-//! A cgroup without rules still gets the default list, as runc does it: in the runtime-spec an absent list says nothing,
-//! and "everything" would hand the host's disks to any container that may mknod. "Everything" has to be written:
-//! `{"allow": true, "access": "rwm"}`, and needs no program.
+//! A cgroup without rules still gets the default list, as runc does it: in the runtime-spec an absent list
+//! says nothing, and "everything" would hand the host's disks to any container that may mknod. "Everything"
+//! has to be written: `{"allow": true, "access": "rwm"}`, and needs no program.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -51,9 +52,10 @@ const fn allowed(kind: Type, major: Option<u32>, minor: Option<u32>, access: u8)
     Rule { allow: true, kind: Some(kind), major, minor, access }
 }
 
-/// What every container may use, whatever its rules say: they come last. The devices are config-linux.md's default
-/// devices and its pseudo-terminals; mknod alone gives no access, and image builders need it. Not here: runc's
-/// `/dev/net/tun`, which an engine can ask for, and the host's console (5:1), since a container's own is a pty.
+/// What every container may use, whatever its rules say: they come last. The devices are config-linux.md's
+/// default devices and its pseudo-terminals; mknod alone gives no access, and image builders need it. Not
+/// here: runc's `/dev/net/tun`, which an engine can ask for, and the host's console (5:1), since a
+/// container's own is a pty.
 const DEFAULTS: [Rule; 10] = [
     allowed(Type::Char, None, None, MKNOD),
     allowed(Type::Block, None, None, MKNOD),
@@ -161,8 +163,9 @@ impl Rule {
     }
 }
 
-/// Drops the rules that decide nothing. Engines begin with "deny all", and list the default devices again: what is
-/// left of Docker's twenty-odd rules is half as many, and a rule for all devices makes those before it vanish.
+/// Drops the rules that decide nothing. Engines begin with "deny all", and list the default devices again:
+/// what is left of Docker's twenty-odd rules is half as many, and a rule for all devices makes those before
+/// it vanish.
 fn simplify(rules: Vec<Rule>) -> Filter {
     // A rule has no say where a later one covers it.
     let mut heard: Vec<Rule> = Vec::new();
@@ -187,10 +190,10 @@ fn simplify(rules: Vec<Rule>) -> Filter {
 }
 
 impl Filter {
-    /// Whether this is a plain list of what is allowed. Where a program cannot be loaded (bpf(2) wants CAP_BPF on the
-    /// host) a rootless container runs without such a list, as under runc and crun: its user can open no device
-    /// through the container that is closed outside it. A rule that takes something away again is a wish of the
-    /// user's own, which must not be lost.
+    /// Whether this is a plain list of what is allowed. Where a program cannot be loaded (bpf(2) wants
+    /// CAP_BPF on the host) a rootless container runs without such a list, as under runc and crun: its user
+    /// can open no device through the container that is closed outside it. A rule that takes something away
+    /// again is a wish of the user's own, which must not be lost.
     #[must_use]
     pub fn only_allows(&self) -> bool {
         !self.otherwise && self.rules.iter().all(|r| r.allow)
@@ -224,7 +227,8 @@ impl Rule {
         let action = self.action();
         let wanted = [(TYPE, self.kind.map(|k| k as u32)), (MAJOR, self.major), (MINOR, self.minor)];
         let mut tests: Vec<_> = wanted.iter().filter_map(|(r, value)| value.map(|v| (*r, v))).collect();
-        // Each failed test jumps over the tests after it and over the action. (A rule has at most 3 + 4 instructions.)
+        // Each failed test jumps over the tests after it and over the action. (A rule has at most 3 + 4
+        // instructions.)
         while !tests.is_empty() {
             let (register, value) = tests.remove(0);
             let rest = (tests.len() + action.len()) as i16;
@@ -260,8 +264,8 @@ const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 const SCRATCH: u8 = 6;
 
-/// Opcodes: all arithmetic and jumps are 32 bits wide (`BPF_ALU`, `BPF_JMP32`), so that device numbers compare as the
-/// kernel's `u32` and no immediate is extended by its sign.
+/// Opcodes: all arithmetic and jumps are 32 bits wide (`BPF_ALU`, `BPF_JMP32`), so that device numbers
+/// compare as the kernel's `u32` and no immediate is extended by its sign.
 mod opcode {
     pub(super) const LOAD_WORD: u8 = 0x61;
     pub(super) const MOVE: u8 = 0xb4;

@@ -1,8 +1,8 @@
 //! Where this host's cgroup v2 hierarchy is, and where in it we are.
 //!
-//! It is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside v1's, or only a part of it is: a container's
-//! mount shows the sub-tree named in mountinfo's root field. Paths in /proc/self/cgroup begin at the cgroup
-//! namespace's root, not at the mount, and so does that field.
+//! It is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside v1's, or only a part of it is: a
+//! container's mount shows the sub-tree named in mountinfo's root field. Paths in /proc/self/cgroup begin at
+//! the cgroup namespace's root, not at the mount, and so does that field.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

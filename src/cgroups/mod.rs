@@ -1,9 +1,9 @@
 //! Control groups: which one a container gets, with which limits, and what is done with it later.
 //!
-//! [`Host::probe`] finds the cgroup v2 hierarchy wherever it is mounted, [`plan`] turns the spec's words into writes and a
-//! device filter without touching anything, [`create`] makes the directories, sets the limits while the cgroup is
-//! empty and gives the descriptor that the container's first process is born into. [`Cgroup`] is what later commands
-//! open again: kill, freeze, list, wait, remove.
+//! [`Host::probe`] finds the cgroup v2 hierarchy wherever it is mounted, [`plan`] turns the spec's words into
+//! writes and a device filter without touching anything, [`create`] makes the directories, sets the limits
+//! while the cgroup is empty and gives the descriptor that the container's first process is born into.
+//! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
 
 pub mod devices;
 mod host;
@@ -66,7 +66,8 @@ impl Plan {
         self.mount.join(&self.path)
     }
 
-    /// Whether the container may run without it: rootless, with no right to make cgroups, and nothing to limit.
+    /// Whether the container may run without it: rootless, with no right to make cgroups, and nothing to
+    /// limit.
     #[must_use]
     pub fn optional(&self) -> bool {
         self.rootless
@@ -129,10 +130,11 @@ fn plan_without(
 
 /// The cgroup's path below the mount.
 ///
-/// As config-linux.md#cgroups-path says, an absolute path begins at the mount. A relative one runc takes from our own
-/// cgroup's parent, and so do we: our own has processes inside and so cannot share out controllers to children. The same
-/// place serves a rootless container without a path, since there its user may have a delegated cgroup. As root such a
-/// container gets a directory at the top, of one level, so that no shared parent is left behind.
+/// As config-linux.md#cgroups-path says, an absolute path begins at the mount. A relative one runc takes from
+/// our own cgroup's parent, and so do we: our own has processes inside and so cannot share out controllers to
+/// children. The same place serves a rootless container without a path, since there its user may have a
+/// delegated cgroup. As root such a container gets a directory at the top, of one level, so that no shared
+/// parent is left behind.
 fn plan_path(request: &Request, host: &Host, problems: &mut Problems) -> Option<PathBuf> {
     let place = "linux.cgroupsPath";
     let default = format!("corten-{}", request.id);

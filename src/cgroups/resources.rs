@@ -1,8 +1,9 @@
 //! `linux.resources` → the files of cgroup v2 and what to write there.
 //!
-//! The runtime-spec's words are those of cgroup v1, so some values are converted, with the formulas of runc that other
-//! tools know. A value that means "no limit" (absent, mostly 0, -1) is not an error where its controller is missing.
-//! What v2 cannot do is refused by name: runc drops it silently, and its user believes in a limit that is not there.
+//! The runtime-spec's words are those of cgroup v1, so some values are converted, with the formulas of runc
+//! that other tools know. A value that means "no limit" (absent, mostly 0, -1) is not an error where its
+//! controller is missing. What v2 cannot do is refused by name: runc drops it silently, and its user believes
+//! in a limit that is not there.
 
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxResources,
@@ -157,8 +158,9 @@ fn plan_swap(memory: &LinuxMemory, place: &str, problems: &mut Problems) -> Opti
     }
 }
 
-/// v1's shares (2 to 262144, 1024 by default) as v2's weight (1 to 10000, 100 by default), by the curve through these
-/// three points that runc and crun use since 2025; the older straight line turned the default into 39.
+/// v1's shares (2 to 262144, 1024 by default) as v2's weight (1 to 10000, 100 by default), by the curve
+/// through these three points that runc and crun use since 2025; the older straight line turned the default
+/// into 39.
 #[must_use]
 pub fn weight_of_shares(shares: u64) -> u64 {
     match shares {
@@ -233,8 +235,8 @@ fn plan_pids(limit: i64, writes: &mut Vec<Write>, problems: &mut Problems) {
     let place = "linux.resources.pids.limit";
     match limit {
         -1 => writes.push(Write::new("pids.max", "max", place).absent(Absent::NoLimit)),
-        // The container's first process is born inside and must fit. To every other one it is the same: the kernel
-        // refuses the fork that would exceed the limit.
+        // The container's first process is born inside and must fit. To every other one it is the same: the
+        // kernel refuses the fork that would exceed the limit.
         0 => writes.push(Write::new("pids.max", 1, place)),
         n if n < 0 => problems.add(place, format!("{n} is neither a number of tasks nor -1")),
         n => writes.push(Write::new("pids.max", n, place)),
@@ -326,8 +328,8 @@ fn plan_hugepages(limit: &LinuxHugepageLimit, place: &str, writes: &mut Vec<Writ
         return;
     }
     let place = format!("{place}.limit");
-    // Pages that are reserved but not touched yet count only in rsvd; with just the other limit a container finds out
-    // by SIGBUS.
+    // Pages that are reserved but not touched yet count only in rsvd; with just the other limit a container
+    // finds out by SIGBUS.
     for file in [format!("hugetlb.{size}.max"), format!("hugetlb.{size}.rsvd.max")] {
         match limit.limit() {
             -1 => writes.push(Write::new(file, "max", &place).absent(Absent::NoLimit)),
@@ -392,7 +394,8 @@ fn plan_unified(resources: &LinuxResources, writes: &mut Vec<Write>, problems: &
 mod tests {
     use super::*;
 
-    /// The writes as `file=value`, a `?` behind those that ask for no limit, and the problems as `place: message`.
+    /// The writes as `file=value`, a `?` behind those that ask for no limit, and the problems as `place:
+    /// message`.
     fn planned(json: &str) -> (Vec<String>, Vec<String>) {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
         let mut problems = Problems::default();

@@ -1,8 +1,8 @@
 //! A cgroup that exists, and the sub-tree below it: kill, signal, list, freeze, wait, remove.
 //!
-//! The sub-tree may be the container's own work (a delegated cgroup): as deep as it likes, with any names, changing while
-//! we look. So the walk holds one descriptor however deep it is, opens names relative to it without following links,
-//! and takes a vanished directory for an empty one.
+//! The sub-tree may be the container's own work (a delegated cgroup): as deep as it likes, with any names,
+//! changing while we look. So the walk holds one descriptor however deep it is, opens names relative to it
+//! without following links, and takes a vanished directory for an empty one.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,8 +70,8 @@ impl Cgroup {
         let mut pids = Vec::new();
         let read = |dir: BorrowedFd| {
             let text = match read_file(dir, "cgroup.procs") {
-                // A threaded cgroup tells none of its processes, but the one above it that it belongs to does. A removed
-                // one has none.
+                // A threaded cgroup tells none of its processes, but the one above it that it belongs to
+                // does. A removed one has none.
                 Err(e)
                     if matches!(sys::errno(&e), Some(Errno::EOPNOTSUPP | Errno::ENODEV | Errno::ENOENT)) =>
                 {
@@ -106,8 +106,9 @@ impl Cgroup {
 
     /// Sends a signal to every process inside; tells how many got it.
     pub fn signal_all(&self, signal: i32) -> Result<usize> {
-        // A pid may pass to a stranger between the list and the signal. With the process held by a pidfd, its pid cannot
-        // pass on unnoticed: what a second list still names is either the one held, or the one held is dead.
+        // A pid may pass to a stranger between the list and the signal. With the process held by a pidfd, its
+        // pid cannot pass on unnoticed: what a second list still names is either the one held, or the one
+        // held is dead.
         let held: Vec<(i32, OwnedFd)> = self
             .pids()?
             .into_iter()
@@ -147,53 +148,35 @@ impl Cgroup {
     pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
         let write = |value: &[u8]| fs::write_at(self.dir(), Path::new("cgroup.freeze"), value);
         self.named(write(if freeze { b"1" } else { b"0" }).map_err(Into::into))?;
-        if self.wait_for(if freeze { "frozen 1" } else { "frozen 0" }, deadline)? {
+        let path = self.path.display();
+        if !freeze {
+            if self.named(wait_for(self.dir(), "frozen 0", deadline))? {
+                return Ok(());
+            }
+            return Err(anyhow!("{path}: did not thaw in time (hint: a cgroup above it may be frozen)"));
+        }
+        // A cgroup with processes of its own says that it is frozen when they are, though those below
+        // may still run: the kernel counts the two apart.
+        let mut frozen = true;
+        let wait = |dir: BorrowedFd| {
+            frozen = frozen && wait_for(dir, "frozen 1", deadline)?;
+            Ok(())
+        };
+        self.named(walk(self.dir(), wait, |_, _| Ok(())))?;
+        if frozen {
             return Ok(());
         }
-        let path = self.path.display();
-        if freeze {
-            write(b"0").with_context(|| path.to_string())?;
-            return Err(anyhow!("{path}: did not freeze in time, thawed again"));
-        }
-        Err(anyhow!("{path}: did not thaw in time (hint: a cgroup above it may be frozen)"))
+        write(b"0").with_context(|| path.to_string())?;
+        Err(anyhow!("{path}: did not freeze in time, thawed again"))
     }
 
     /// Waits until nothing runs inside; false if the deadline passes first.
     pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
-        self.wait_for("populated 0", deadline)
+        self.named(wait_for(self.dir(), "populated 0", deadline))
     }
 
-    /// Waits for a line of `cgroup.events`, whose changes the kernel tells by POLLPRI.
-    fn wait_for(&self, line: &str, deadline: Instant) -> Result<bool> {
-        let name = "cgroup.events";
-        let open = fs::open(self.dir(), Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0);
-        let events = File::from(self.named(open.map_err(Into::into))?);
-        let mut text = [0u8; 256];
-        loop {
-            // Reading is what arms the next notice, so a change after it is not lost.
-            let n = match events.read_at(&mut text, 0) {
-                Ok(n) => n,
-                // Removed by someone: nothing is in it, and nothing will be.
-                Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(true),
-                Err(e) => return self.named(Err(anyhow!(e).context(name))),
-            };
-            if text[..n].split(|&b| b == b'\n').any(|l| l == line.as_bytes()) {
-                return Ok(true);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return self.named(Err(sys::Error::new("poll(cgroup.events)", e).into())),
-            }
-        }
-    }
-
-    /// Removes the cgroup and all below it, once nothing runs in it any more, then those of `parents` (outermost first)
-    /// that nobody else uses by now.
+    /// Removes the cgroup and all below it, once nothing runs in it any more, then those of `parents`
+    /// (outermost first) that nobody else uses by now.
     pub fn remove(self, parents: &[PathBuf], deadline: Instant) -> Result<()> {
         let mut pause = Duration::ZERO;
         loop {
@@ -211,12 +194,42 @@ impl Cgroup {
             }
         }
         for parent in parents.iter().rev().filter(|p| **p != self.path) {
-            // In use by others, or gone with another container: either way no longer ours to remove.
-            if fs::unlinkat(fs::CWD, parent, true).is_err() {
-                break;
+            match fs::unlinkat(fs::CWD, parent, true) {
+                Err(e) if e.errno != Errno::ENOENT => break, // In use by others by now, and theirs to remove.
+                _ => {}
             }
         }
         Ok(())
+    }
+}
+
+/// Waits for a line of `cgroup.events`, whose changes the kernel tells by POLLPRI; false if the deadline
+/// passes first. A cgroup that is gone is as empty and as quiet as any wait could want it.
+fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
+    let name = "cgroup.events";
+    let events = match fs::open(dir, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => return Ok(true),
+        other => File::from(other?),
+    };
+    let mut text = [0u8; 256];
+    loop {
+        // Reading is what arms the next notice, so a change after it is not lost.
+        let n = match events.read_at(&mut text, 0) {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(true),
+            other => other.context(name)?,
+        };
+        if text[..n].split(|&b| b == b'\n').any(|l| l == line.as_bytes()) {
+            return Ok(true);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(sys::Error::new("poll(cgroup.events)", e).into()),
+        }
     }
 }
 
@@ -232,8 +245,9 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
     )
 }
 
-/// Gives a cgroup to its container's root, so that it can make cgroups inside and move its processes among them, but
-/// not change its own limits: the files for that are those the kernel lists (cgroups(7), "delegation").
+/// Gives a cgroup to its container's root, so that it can make cgroups inside and move its processes among
+/// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
+/// "delegation").
 pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
     let listed = read_file(fs::CWD, "/sys/kernel/cgroup/delegate");
     let names = listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
@@ -247,15 +261,16 @@ pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Goes through the cgroup and all below it: `enter` on the way down, and for those below `leave`, with the directory
-/// above and the name, on the way up.
+/// Goes through the cgroup and all below it: `enter` on the way down, and for those below `leave`, with the
+/// directory above and the name, on the way up.
 fn walk(
     root: BorrowedFd,
     mut enter: impl FnMut(BorrowedFd) -> Result<()>,
     mut leave: impl FnMut(BorrowedFd, &Path) -> Result<()>,
 ) -> Result<()> {
     enter(root)?;
-    // The name of each directory on the way to where we are (the root has none), and what remains to be seen in it.
+    // The name of each directory on the way to where we are (the root has none), and what remains to be seen
+    // in it.
     let mut way = vec![(PathBuf::new(), children(root)?)];
     let mut here = fs::dup(root)?;
     while let Some((_, rest)) = way.last_mut() {
@@ -281,7 +296,8 @@ fn walk(
     Ok(())
 }
 
-/// Names that may be directories. Most cgroups have none below, as their link count tells: it saves a listing.
+/// Names that may be directories. Most cgroups have none below, as their link count tells: it saves a
+/// listing.
 fn children(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
     if fs::fstat(dir)?.st_nlink <= 2 {
         return Ok(Vec::new());

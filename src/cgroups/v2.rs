@@ -1,9 +1,9 @@
 //! cgroup v2 by its files: making a cgroup with its limits, before anyone is inside.
 //!
-//! Kernel rules that shape this: a controller must be enabled in every ancestor's `cgroup.subtree_control`, from the
-//! top down; a cgroup with processes of its own cannot enable one (but for the root); a cgroup that is being removed
-//! answers ENODEV. What a container may do in its own sub-tree does not matter here: only directories above it are
-//! opened, from the mount down, one name at a time and without following links.
+//! Kernel rules that shape this: a controller must be enabled in every ancestor's `cgroup.subtree_control`,
+//! from the top down; a cgroup with processes of its own cannot enable one (but for the root); a cgroup that
+//! is being removed answers ENODEV. What a container may do in its own sub-tree does not matter here: only
+//! directories above it are opened, from the mount down, one name at a time and without following links.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,15 +17,15 @@ use super::{Plan, devices};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
 
-/// Controllers that are enabled wherever they are available, though nothing is limited: without them there are no
-/// figures, and `docker stats` and its like read them from our cgroup themselves.
+/// Controllers that are enabled wherever they are available, though nothing is limited: without them there
+/// are no figures, and `docker stats` and its like read them from our cgroup themselves.
 const ACCOUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 /// How often a directory may vanish under our hands, because another container was the last in it.
 const TRIES: u32 = 10;
 
-/// The directories of the plan that do not exist yet, outermost first: what [`create`] is about to make, for a record of
-/// it that outlives a crash.
+/// The directories of the plan that do not exist yet, outermost first: what [`create`] is about to make, for
+/// a record of it that outlives a crash.
 #[must_use]
 pub fn missing(plan: &Plan) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> =
@@ -35,8 +35,9 @@ pub fn missing(plan: &Plan) -> Vec<PathBuf> {
     first.map_or_else(Vec::new, |first| dirs.split_off(first))
 }
 
-/// Makes the cgroup and sets its limits. `None` if a rootless container has to do without and can. On error nothing that
-/// was made remains; controllers that were enabled in ancestors stay so, since others may use them by now.
+/// Makes the cgroup and sets its limits. `None` if a rootless container has to do without and can. On error
+/// nothing that was made remains; controllers that were enabled in ancestors stay so, since others may use
+/// them by now.
 pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
     let mut made = Vec::new();
     let mut tries = 0;
@@ -75,7 +76,8 @@ fn vanished(error: &anyhow::Error) -> bool {
     matches!(sys::errno(error), Some(Errno::ENOENT | Errno::ENODEV))
 }
 
-/// Removes what was made, innermost first. Best effort: this happens on the way out of an error, which tells more.
+/// Removes what was made, innermost first. Best effort: this happens on the way out of an error, which tells
+/// more.
 fn undo(made: &mut Vec<PathBuf>) {
     while let Some(dir) = made.pop() {
         let _ = fs::unlinkat(fs::CWD, &dir, true);
@@ -140,8 +142,8 @@ fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
     fail(Kind::Unsupported, message)
 }
 
-/// Enables in `dir`'s children what is not enabled yet. What only figures want, and cannot have, is no longer wanted
-/// below.
+/// Enables in `dir`'s children what is not enabled yet. What only figures want, and cannot have, is no longer
+/// wanted below.
 fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
@@ -182,8 +184,8 @@ fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()>
     fs::write_at(dir, Path::new("cgroup.subtree_control"), words.join(" ").as_bytes())
 }
 
-/// A container must not share its cgroup with processes that are there already, nor be born frozen: it could never
-/// answer (runtime.md#create lets us refuse). A new cgroup below a frozen one is frozen too.
+/// A container must not share its cgroup with processes that are there already, nor be born frozen: it could
+/// never answer (runtime.md#create lets us refuse). A new cgroup below a frozen one is frozen too.
 fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
     let events = read_file(dir, "cgroup.events")?;
     for (key, word) in [("populated 1", "has processes in it already"), ("frozen 1", "is frozen")] {
@@ -247,8 +249,8 @@ fn apply_devices(dir: BorrowedFd, plan: &Plan, fresh: bool, warnings: &mut Vec<S
     }
 }
 
-/// Puts one program in the place of all that are attached. With at most one attached, as is the rule, no moment passes
-/// in which none or both hold; `None` takes the filter away.
+/// Puts one program in the place of all that are attached. With at most one attached, as is the rule, no
+/// moment passes in which none or both hold; `None` takes the filter away.
 pub fn replace_device_program(
     dir: BorrowedFd,
     filter: Option<&devices::Filter>,

@@ -1,7 +1,7 @@
 //! `bpf(2)`, as far as device programs of control groups need it: load, attach, replace, query, detach.
 //!
-//! The attributes are the kernel's `union bpf_attr`, one struct for each command; the kernel takes a size with
-//! every call and reads what lies beyond it as zero, so each struct ends with the last member it needs.
+//! The attributes are the kernel's `union bpf_attr`, one struct for each command; the kernel takes a size
+//! with every call and reads what lies beyond it as zero, so each struct ends with the last member it needs.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
