@@ -184,6 +184,44 @@ fn errors_undo_what_was_made() {
     }
 }
 
+/// config-linux.md#control-groups, where the host shares out controllers at the top already, as systemd does.
+#[test]
+fn limits_are_set_before_anyone_is_inside() {
+    let Some(sandbox) = Sandbox::new("limits") else { return };
+    let shared = sandbox.host.v2_mount.as_ref().unwrap().join("cgroup.subtree_control");
+    let shared = fs::read_to_string(shared).unwrap();
+    if !["cpu", "memory", "pids"].iter().all(|c| shared.split_whitespace().any(|s| s == *c)) {
+        println!("skipped: the host shares out only {shared:?}");
+        return;
+    }
+    let resources = r#"{"memory":{"limit":16777216,"swap":16777216,"reservation":4096},
+        "cpu":{"shares":2048,"quota":20000,"burst":5000,"idle":0},"pids":{"limit":9}}"#;
+    let cgroup = sandbox.create("a/b", resources).unwrap();
+    for (file, expected) in [
+        ("memory.max", "16777216"),
+        ("memory.low", "4096"),
+        ("cpu.weight", "174"),
+        ("cpu.max", "20000 100000"),
+        ("cpu.max.burst", "5000"),
+        ("pids.max", "9"),
+    ] {
+        assert_eq!(fs::read_to_string(cgroup.path.join(file)).unwrap().trim(), expected, "{file}");
+    }
+    // Without limits there are figures all the same.
+    let plain = sandbox.create("a/plain", "{}").unwrap();
+    assert!(plain.path.join("memory.current").exists());
+
+    // A cgroup with processes of its own cannot share out; below it a container runs without limits only.
+    let busy = sandbox.create("busy", "{}").unwrap();
+    let mut child = sleeper(&busy.path);
+    let error = sandbox.create("busy/a", r#"{"pids":{"limit":9}}"#).unwrap_err();
+    assert!(error.to_string().contains("cannot share out the pids controller"), "{error}");
+    let below = sandbox.create("busy/b", "{}").unwrap();
+    assert_eq!(fs::read_to_string(below.path.join("cgroup.type")).unwrap(), "domain\n");
+    busy.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// What means no limit needs no controller.
 #[test]
 fn no_limit_needs_no_controller() {

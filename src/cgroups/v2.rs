@@ -142,19 +142,33 @@ fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
     fail(Kind::Unsupported, message)
 }
 
-/// Enables in `dir`'s children what is not enabled yet. What only figures want, and cannot have, is no longer
-/// wanted below.
+/// Enables in `dir`'s children what is not enabled yet. What only figures want, and cannot have, is no
+/// longer wanted below.
 fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
     let now = if fresh { String::new() } else { read_file(dir, "cgroup.subtree_control")? };
     let enabled: Vec<&str> = now.split_whitespace().collect();
-    let missing: Vec<Wanted> = wanted.iter().copied().filter(|w| !enabled.contains(&w.0)).collect();
-    if missing.is_empty() || write_controllers(dir, &missing).is_ok() {
+    let mut missing: Vec<Wanted> = wanted.iter().copied().filter(|w| !enabled.contains(&w.0)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // The kernel refuses to share out a controller of memory or IO here, but would take cpu and pids: then
+    // this cgroup becomes "domain threaded", and none below it can hold a container any more.
+    if !fresh && has_own_processes(dir)? {
+        if let Some((name, Some(place))) = missing.iter().find(|w| w.1.is_some()) {
+            let why = format!("has processes of its own, and so cannot share out the {name} controller");
+            return Err(fail(Kind::Unsupported, format!("{place}: {} {why}", path.display())));
+        }
+        wanted.retain(|w| !missing.contains(w));
+        return Ok(());
+    }
+    if write_controllers(dir, &missing).is_ok() {
         return Ok(());
     }
     // Together they failed. What is needed must pass; of the others each may.
+    missing.sort_by_key(|w| w.1.is_none());
     for controller in missing {
         match (write_controllers(dir, &[controller]), controller) {
             (Ok(()), _) => {}
@@ -165,18 +179,27 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
     Ok(())
 }
 
+/// Whether a cgroup has processes directly inside, and is not the root, to which no such rule applies (it
+/// alone has no `cgroup.type`).
+fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
+    let procs = read_file(dir, "cgroup.procs");
+    if procs.is_ok_and(|text| text.is_empty()) {
+        return Ok(false);
+    }
+    match fs::open(dir, Path::new("cgroup.type"), fs::O_PATH, 0) {
+        Ok(_) => Ok(true),
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Why a controller that is needed could not be enabled.
 fn not_enabled(dir: BorrowedFd, path: &Path, name: &str, place: &str, error: sys::Error) -> anyhow::Error {
     let offered = read_file(dir, "cgroup.controllers");
     if offered.is_ok_and(|text| !text.split_whitespace().any(|word| word == name)) {
         return unavailable(place, name, path);
     }
-    let place = format!("{place}: {}", path.display());
-    if error.errno == Errno::EBUSY {
-        // The kernel's "no internal processes" rule.
-        return anyhow!("{place}: {error} (hint: with processes of its own it cannot share out {name})");
-    }
-    anyhow!(error).context(place)
+    anyhow!(error).context(format!("{place}: {}", path.display()))
 }
 
 fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()> {
