@@ -1,5 +1,6 @@
 //! corten: an OCI low-level container runtime. See docs/architecture.md.
 
 pub mod error;
+pub mod process;
 #[allow(unsafe_code)]
 pub mod sys;
