@@ -1,6 +1,7 @@
 //! corten: an OCI low-level container runtime. See docs/architecture.md.
 
 pub mod error;
+pub mod hooks;
 pub mod process;
 #[allow(unsafe_code)]
 pub mod sys;
