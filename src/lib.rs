@@ -2,5 +2,7 @@
 
 pub mod cgroups;
 pub mod error;
+pub mod hooks;
+pub mod process;
 #[allow(unsafe_code)]
 pub mod sys;

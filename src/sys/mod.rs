@@ -2,8 +2,10 @@
 //! descriptors, and return errors that print the call. Nothing here knows the runtime-spec.
 
 pub mod bpf;
+pub mod credentials;
 pub mod fs;
 pub mod mount;
+pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod task;
