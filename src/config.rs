@@ -6,6 +6,7 @@
 
 mod place;
 mod repair;
+mod strict;
 mod version;
 
 use std::os::fd::AsFd;
@@ -72,7 +73,7 @@ fn read(path: &Path) -> Result<String> {
 /// Reads the text of a configuration.
 pub fn parse(text: String) -> Result<Config> {
     let mut warnings = Vec::new();
-    let fast = serde_json::from_str(&text);
+    let fast = strict::from_str(&text);
     let spec: Spec = match fast {
         Ok(spec) if !repair::doubtful(&spec, &text) => spec,
         fast => repaired("config.json", &text, fast, &mut warnings, |value, found| {
@@ -95,7 +96,7 @@ pub fn parse(text: String) -> Result<Config> {
 /// Reads the text of a process document.
 pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<String>)> {
     let mut warnings = Vec::new();
-    let process = match serde_json::from_str(text) {
+    let process = match strict::from_str(text) {
         Ok(process) if !repair::doubtful_process(&process) => process,
         fast => repaired("process", text, fast, &mut warnings, |value, found| {
             repair::process(value, "", version, found);
@@ -124,7 +125,7 @@ fn repaired<T: DeserializeOwned>(
         _ => {
             // Through text again, which costs nothing worth saving here: only so has an error a line and column.
             let text = serde_json::to_string(&value).context("JSON")?;
-            serde_json::from_str(&text).map_err(|e| misplaced(document, &text, &e))
+            strict::from_str(&text).map_err(|e| misplaced(document, &text, &e))
         }
     }
 }

@@ -237,6 +237,10 @@ fn errors_name_the_place() {
             "process.ioPriority.class",
             "is required",
         ),
+        (r#""linux":[]"#, "linux", "invalid type: sequence, expected an object"),
+        (r#""process":{"cwd":"/","user":[0,0]}"#, "process.user", "invalid type: sequence"),
+        (r#""mounts":[["/a"]]"#, "mounts[0]", "invalid type: sequence"),
+        (r#""linux":{"timeOffsets":{"boottime":[1]}}"#, "linux.timeOffsets.boottime", "sequence"),
         // After a repair.
         (
             r#""process":{"cwd":"/","user":{"gid":"x"},"capabilities":{"bounding":["CAP_NEW"]}}"#,
@@ -337,7 +341,7 @@ fn only_regular_files_of_a_sane_size_are_read() {
         (text.as_bytes(), None),
         (&full[..], None),
         (&big[..], Some("larger than 16 MiB")),
-        (&b"{\"ociVersion\":\"1.0.0\",\"hostname\":\"\xff\"}"[..], Some("not UTF-8 at byte 33")),
+        (&b"{\"ociVersion\":\"1.0.0\",\"hostname\":\"\xff\"}"[..], Some("not UTF-8 at byte 34")),
     ] {
         std::fs::write(&file, bytes).unwrap();
         match (load(&scratch.0), expected) {
