@@ -203,7 +203,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Globals, Comma
     command = command.subcommand(build(verb));
     let stop = if verb.operands == Operands::IdWords { Stop::AtFirstOperand } else { Stop::Never };
     let (own, _) = normalise(rest, verb.options, stop);
-    let words = globals.into_iter().chain([OsString::from(verb.name)]).chain(own);
+    let words = ["corten".into()].into_iter().chain(globals).chain([verb.name.into()]).chain(own);
     let matches = match command.try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(e) => return Ok((Globals { log, ..Globals::default() }, told(&e)?)),
@@ -228,7 +228,7 @@ fn without_verb(
     if globals.iter().any(|a| a == "--help" || a == "-h") {
         command = with_all_verbs(command);
     }
-    match command.try_get_matches_from(globals) {
+    match command.try_get_matches_from([OsString::from("corten")].into_iter().chain(globals)) {
         Ok(matches) if matches.get_flag("version") => Ok((globals_only, Command::Version)),
         Ok(_) => Err(fail(Kind::Usage, "no command given (hint: corten --help lists them)")),
         Err(e) => Ok((globals_only, told(&e)?)),

@@ -131,7 +131,7 @@ pub fn flush() {
         if log.file.is_some() {
             log.write(&Record::new(Level::Warning, text));
         } else {
-            let _ = writeln!(std::io::stderr(), "warning: {text}");
+            let _ = std::io::stderr().write_all(format!("warning: {text}\n").as_bytes());
         }
     }
 }
@@ -140,12 +140,13 @@ pub fn flush() {
 pub fn error(error: &anyhow::Error) {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
-    let message = one_line(&format!("{error:#}"));
+    let mut message = one_line(&format!("{error:#}"));
     if log.file.is_some() {
         log.write(&Record::of_error(error, message.clone(), warnings));
     }
+    message.push('\n');
     // Nowhere is left to tell that stderr cannot be written to.
-    let _ = writeln!(std::io::stderr(), "{message}");
+    let _ = std::io::stderr().write_all(message.as_bytes());
 }
 
 /// A line of the log. The order is that of the members in the file.

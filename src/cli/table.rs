@@ -211,7 +211,6 @@ pub(super) fn verb(name: &OsStr) -> Option<&'static Verb> {
 
 pub(super) fn base() -> clap::Command {
     clap::Command::new("corten")
-        .no_binary_name(true)
         .disable_help_subcommand(true)
         .args_override_self(true)
         .override_usage("corten [OPTIONS] COMMAND ...")
@@ -229,7 +228,7 @@ pub(super) fn build(verb: &Verb) -> clap::Command {
         .about(verb.about)
         .args_override_self(true)
         .args(verb.options.iter().flat_map(|table| table.iter()).map(argument));
-    let id = Arg::new("id").value_name("ID");
+    let id = Arg::new("id").value_name("ID").help("the container");
     let words = Arg::new("words").value_name("WORD").action(ArgAction::Append).num_args(0..);
     match verb.operands {
         Operands::None => command,

@@ -247,6 +247,8 @@ fn help_is_given() {
         ("-h", "create"),
         ("help", "delete"),
         ("help kill", "SIGTERM"),
+        ("create --help", "Usage: corten create [OPTIONS] <ID>"),
+        ("help create", "Usage: corten create [OPTIONS] <ID>"),
         ("create --help", "--bundle"),
         ("create -h", "--pid-file"),
         ("exec -help", "--additional-gids"),

@@ -251,3 +251,26 @@ fn processes_are_known_by_more_than_their_id() {
     child.wait().unwrap();
     assert_eq!(status(&good), Status::Stopped);
 }
+
+/// A process that clone(2) made and that has not called execve(2) is the init of a container that waits for `start`.
+#[test]
+fn a_copy_that_has_not_execed_is_created() {
+    use sys::task::{Exit, Forked, clone3, exit_now, pidfd_send_signal, wait};
+    let scratch = Scratch::new("created");
+    let dir = create_dir(&scratch.0, "a").unwrap();
+    match clone3(0, None).unwrap() {
+        // Other tests' threads are not copied: nothing that locks may be called here.
+        Forked::Child => {
+            nix::unistd::pause();
+            exit_now(0)
+        }
+        Forked::Parent { pid, pidfd: child } => {
+            for (done, expected) in [(true, Status::Created), (false, Status::Creating)] {
+                let record = Record { created_done: done, ..record(pid) };
+                assert_eq!(dir.status(&record, |_| false).unwrap(), expected);
+            }
+            pidfd_send_signal(pidfd(&record(pid)).unwrap().unwrap().as_fd(), libc::SIGKILL).unwrap();
+            assert_eq!(wait(child.as_fd()).unwrap(), Exit::Signal(libc::SIGKILL));
+        }
+    }
+}
