@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod hooks;
 pub mod log;
+pub mod namespaces;
 pub mod process;
 pub mod state;
 #[allow(unsafe_code)]
