@@ -9,6 +9,7 @@ pub mod hooks;
 pub mod log;
 pub mod namespaces;
 pub mod process;
+pub mod rootfs;
 pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;
