@@ -131,7 +131,7 @@ fn become_hook(hook: &Hook, env: &[CString], input: &OwnedFd, output: &OwnedFd) 
         tty::replace(input.as_fd(), 0)?;
         tty::replace(output.as_fd(), 1)?;
         tty::replace(output.as_fd(), 2)?;
-        signal::reset()?;
+        signal::reset(signal::ALL)?;
         fs::close_on_exec_from(3)?;
         let errno = task::execve(&hook.path, &hook.argv, env);
         Err(sys::Error::new(format!("exec {}", hook.path.to_string_lossy()), errno))

@@ -6,6 +6,7 @@ pub mod commands;
 pub mod config;
 pub mod error;
 pub mod hooks;
+pub mod host;
 pub mod log;
 pub mod namespaces;
 pub mod process;

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod credentials;
 pub mod fs;
 pub mod mount;
+pub mod net;
 pub mod process;
 pub mod signal;
 pub mod socket;
