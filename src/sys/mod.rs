@@ -6,6 +6,7 @@ pub mod credentials;
 pub mod fs;
 pub mod mount;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod task;
