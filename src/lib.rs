@@ -11,6 +11,7 @@ pub mod log;
 pub mod namespaces;
 pub mod process;
 pub mod rootfs;
+pub mod seccomp;
 pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;
