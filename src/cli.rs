@@ -16,27 +16,19 @@ use std::path::PathBuf;
 use table::{GLOBALS, Operands, base, build, verb, with_all_verbs};
 use words::{Stop, normalise};
 
+use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::log;
 
 /// The newest runtime-spec that corten implements.
 pub const SPEC_VERSION: &str = "1.3.0";
 
-/// Who makes the container's cgroup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CgroupManager {
-    #[default]
-    Cgroupfs,
-    Systemd,
-    Disabled,
-}
-
 /// Options before the verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Globals {
     pub root: Option<PathBuf>,
     pub log: log::Options,
-    pub cgroup_manager: CgroupManager,
+    pub cgroup_manager: Manager,
     /// `None`: find out.
     pub rootless: Option<bool>,
 }

@@ -1,10 +1,16 @@
 //! The subcommands, a file each: load the state, decide, act, save. Standard output is theirs; errors are `main`'s.
 
+mod create;
+mod delete;
+mod exec;
 mod features;
 mod kill;
 mod list;
+mod plan;
 mod ps;
+mod run;
 mod spec;
+mod start;
 mod state;
 
 use std::io::Write;
@@ -15,7 +21,7 @@ use nix::errno::Errno;
 pub use features::{Seccomp, document as features_document};
 
 use crate::cli::{Command, Globals, SPEC_VERSION};
-use crate::error::{Context, Kind, Result, fail};
+use crate::error::{Context, Result};
 use crate::state::{CgroupRecord, Dir, Record, Status};
 use crate::sys;
 
@@ -31,12 +37,12 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Ps(args) => ps::run(globals, &args).map(|()| 0),
         Command::Spec(args) => spec::run(&args).map(|()| 0),
         Command::Features => features::run().map(|()| 0),
-        Command::Create(_)
-        | Command::Start(_)
-        | Command::Run(_)
-        | Command::Exec(_)
-        | Command::Delete(_)
-        | Command::Plan(_) => Err(fail(Kind::Unsupported, "not there yet")),
+        Command::Create(args) => create::run(globals, &args).map(|()| 0),
+        Command::Start(id) => start::run(globals, &id).map(|()| 0),
+        Command::Run(args) => run::run(globals, &args),
+        Command::Exec(args) => exec::run(globals, &args),
+        Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
+        Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
     };
     result.context(name)
 }

@@ -23,6 +23,8 @@ pub enum Kind {
     WrongStatus,
     /// This kernel or host cannot do what was asked.
     Unsupported,
+    /// A hook failed: what is to be done then, the specification says.
+    Hook,
     /// A system call failed.
     Os,
 }
@@ -38,6 +40,7 @@ impl Kind {
             Self::Exists => "exists",
             Self::WrongStatus => "wrong status",
             Self::Unsupported => "unsupported",
+            Self::Hook => "hook",
             Self::Os => "os",
         }
     }

@@ -12,10 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use oci_spec::runtime::{Hook as Spec, Hooks};
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::process::{env, strings};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, process, signal, task, tty};
@@ -117,8 +116,8 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
                 None => format!("timed out after {:?}", hook.timeout.unwrap_or_default()),
             };
             match tail(output) {
-                said if said.is_empty() => Err(anyhow!("{}: {reason}", place())),
-                said => Err(anyhow!("{}: {reason}: {said}", place())),
+                said if said.is_empty() => Err(fail(Kind::Hook, format!("{}: {reason}", place()))),
+                said => Err(fail(Kind::Hook, format!("{}: {reason}: {said}", place()))),
             }
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub use process::{boot_id, pidfd, start_time};
+pub use process::{boot_id, ended_before_exec, pidfd, start_time};
 pub use record::{CgroupRecord, Document, Owner, Record, Status, document, owner, spec_state};
 
 use crate::error::{Context, Kind, Result, fail};

@@ -24,9 +24,10 @@ pub use tree::{Cgroup, delegate};
 pub use v2::{create, missing, replace_device_program};
 
 /// Who makes cgroups on this host: `--cgroup-manager`, `--systemd-cgroup`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Manager {
     /// We do, by mkdir.
+    #[default]
     Cgroupfs,
     /// systemd does, asked over D-Bus.
     Systemd,

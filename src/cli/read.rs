@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-use super::{CgroupManager, Command, Create, Exec, Format, Globals, Kill, Run, User};
+use super::{Command, Create, Exec, Format, Globals, Kill, Run, User};
+use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::{log, state};
 
@@ -57,9 +58,9 @@ pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
     word(m, "log-format", log::Format::parse)?;
     word(m, "log-level", log::Level::parse)?;
     let manager = |value: &str| match value {
-        "cgroupfs" => Some(CgroupManager::Cgroupfs),
-        "systemd" => Some(CgroupManager::Systemd),
-        "disabled" => Some(CgroupManager::Disabled),
+        "cgroupfs" => Some(Manager::Cgroupfs),
+        "systemd" => Some(Manager::Systemd),
+        "disabled" => Some(Manager::Disabled),
         _ => None,
     };
     let rootless = |value: &str| match value {
@@ -69,7 +70,7 @@ pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
         _ => None,
     };
     let fallback =
-        if m.get_flag("systemd-cgroup") { CgroupManager::Systemd } else { CgroupManager::default() };
+        if m.get_flag("systemd-cgroup") { Manager::Systemd } else { Manager::default() };
     Ok(Globals {
         root: path(m, "root"),
         log,

@@ -47,20 +47,20 @@ fn globals_as_engines_send_them() {
         ("--log-format=json --log /f start c1", Globals { log: json("/f"), ..none.clone() }),
         (
             "--systemd-cgroup --log-format=json --log=/f create --bundle /b --pid-file /p c1",
-            Globals { log: json("/f"), cgroup_manager: CgroupManager::Systemd, ..none.clone() },
+            Globals { log: json("/f"), cgroup_manager: Manager::Systemd, ..none.clone() },
         ),
         (
             "--root /run/r/default --log /b/log.json --log-format json --systemd-cgroup start c1",
             Globals {
                 root: Some("/run/r/default".into()),
                 log: json("/b/log.json"),
-                cgroup_manager: CgroupManager::Systemd,
+                cgroup_manager: Manager::Systemd,
                 ..none.clone()
             },
         ),
         (
             "--cgroup-manager disabled --systemd-cgroup start c1",
-            Globals { cgroup_manager: CgroupManager::Disabled, ..none.clone() },
+            Globals { cgroup_manager: Manager::Disabled, ..none.clone() },
         ),
         ("--cgroup-manager=cgroupfs start c1", none.clone()),
         ("-root /r -systemd-cgroup=false start c1", Globals { root: Some("/r".into()), ..none.clone() }),

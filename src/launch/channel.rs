@@ -23,6 +23,8 @@ pub(super) enum Event {
     Mounted,
     /// The master of the container's terminal.
     Console(OwnedFd),
+    /// The descriptor of a seccomp filter that asks an agent.
+    Listener(OwnedFd),
     /// Everything is done but what `start` begins.
     Ready,
     Error(anyhow::Error),
@@ -67,11 +69,17 @@ impl Channel {
                 self.send_bytes(&[&b"p"[..], &pid.to_le_bytes()].concat(), &[pidfd.as_fd()])
             }
             Event::Mounted => self.send_bytes(b"m", &[]),
-            Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
+            Event::Console(master) => self.send_console(master.as_fd()),
+            Event::Listener(fd) => self.send_bytes(b"l", &[fd.as_fd()]),
             Event::Ready => self.send_bytes(b"r", &[]),
             Event::Error(error) => self.send_bytes(&[&b"e"[..], &encode(error)].concat(), &[]),
             Event::Closed => Ok(()),
         }
+    }
+
+    /// Sends [`Event::Console`].
+    pub(super) fn send_console(&self, master: BorrowedFd) -> Result<()> {
+        self.send_bytes(b"c", &[master])
     }
 
     fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd]) -> Result<()> {
@@ -90,6 +98,7 @@ impl Channel {
             (b'p', Some(pidfd), Ok(pid)) => Ok(Event::Cloned { pid, pidfd }),
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
+            (b'l', Some(fd), _) => Ok(Event::Listener(fd)),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
             _ => Err(fail(Kind::Os, "a message between our two processes was not understood")),
@@ -124,13 +133,14 @@ struct Wire {
     call: Option<(String, i32)>,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Config,
     Kind::Usage,
     Kind::NotFound,
     Kind::Exists,
     Kind::WrongStatus,
     Kind::Unsupported,
+    Kind::Hook,
     Kind::Os,
 ];
 

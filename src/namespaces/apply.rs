@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use super::{Join, Plan, kind};
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, task};
@@ -36,6 +38,24 @@ pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
             .with_context(|| format!("{}.path {}", join.place, join.path.display()))?;
     }
     Ok(())
+}
+
+/// Joins all, among them a user namespace. Those that belong to it can be joined only from inside, those of the host's
+/// only from outside: each is tried before, and what is not permitted once more after.
+pub fn join_all(joined: &Joined) -> Result<()> {
+    let (mut user, mut later) = (0, 0);
+    for (join_, _) in &joined.0 {
+        if join_.flag == libc::CLONE_NEWUSER {
+            user = join_.flag;
+            continue;
+        }
+        match join(joined, join_.flag) {
+            Err(e) if crate::sys::errno(&e) == Some(Errno::EPERM) => later |= join_.flag,
+            other => other?,
+        }
+    }
+    join(joined, user)?;
+    join(joined, later)
 }
 
 /// Puts our children into the pid namespace that is joined and into a new time namespace with offsets. The result is

@@ -9,9 +9,9 @@
 //! the ambient set: there runc only warns, and configurations without an inheritable set rely on it.
 
 use caps::Capability;
-use oci_spec::runtime::{Capabilities, LinuxCapabilities};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
 
-use crate::error::Problems;
+use crate::error::{Kind, Problems, Result, fail};
 
 /// What the process is to have; bit n is capability n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +103,29 @@ pub(super) fn members(mask: u64) -> Vec<Capability> {
 pub fn names(mask: u64) -> String {
     let names: Vec<String> = members(mask).iter().map(ToString::to_string).collect();
     names.join(", ")
+}
+
+/// Adds capabilities, with or without `CAP_`, to all five sets: as another user than root a program keeps only what is
+/// ambient, which must be inheritable, too.
+pub fn add(process: &mut Process, names: &[String]) -> Result<()> {
+    let mut all = process.capabilities().clone().unwrap_or_default();
+    for name in names {
+        let upper = name.to_ascii_uppercase();
+        let upper = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        let capability: oci_spec::runtime::Capability = serde_json::from_value(format!("CAP_{upper}").into())
+            .map_err(|_| fail(Kind::Usage, format!("--cap {name:?}: unknown capability")))?;
+        let with = |set: &Option<Capabilities>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.insert(capability);
+            Some(set)
+        };
+        let sets = [all.bounding(), all.effective(), all.permitted(), all.inheritable(), all.ambient()];
+        let [bounding, effective, permitted, inheritable, ambient] = sets.map(with);
+        all.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+        all.set_inheritable(inheritable).set_ambient(ambient);
+    }
+    process.set_capabilities(Some(all));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -77,13 +77,13 @@ const LISTEN_FDS_MAX: u32 = 1 << 20;
 /// Reads the runtime's own environment, `pid` being the runtime. Sockets meant for another process, a parent
 /// that started us without clearing its environment, are not ours to give away.
 #[must_use]
-pub fn service<'a>(own: impl Fn(&str) -> Option<&'a str>, pid: u32) -> Service {
+pub fn service(own: impl Fn(&str) -> Option<String>, pid: u32) -> Service {
     let ours = own("LISTEN_PID").and_then(|text| text.parse().ok()) == Some(pid);
     let count = own("LISTEN_FDS").and_then(|text| text.parse().ok()).filter(|n| *n <= LISTEN_FDS_MAX);
     let listen_fds = count.filter(|_| ours).unwrap_or(0);
     Service {
         listen_fds,
-        listen_names: own("LISTEN_FDNAMES").filter(|_| listen_fds > 0).map(str::to_string),
+        listen_names: own("LISTEN_FDNAMES").filter(|_| listen_fds > 0),
         notify_socket: own("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from),
     }
 }
@@ -169,12 +169,12 @@ mod tests {
             (&[("LISTEN_FDS", "4000000000"), ("LISTEN_PID", "7")], &[]),
         ];
         for (own, expected) in rows {
-            let find = |name: &str| own.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
+            let find = |name: &str| own.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string());
             let mut env = Vec::new();
             add_service(&mut env, &service(find, 7), 1, None);
             assert_eq!(strings(&env), expected, "{own:?}");
         }
-        let find = |name: &str| (name == "NOTIFY_SOCKET").then_some("/run/n.sock");
+        let find = |name: &str| (name == "NOTIFY_SOCKET").then(|| "/run/n.sock".to_string());
         let found = service(find, 7);
         assert_eq!(found.notify_socket, Some(PathBuf::from("/run/n.sock")));
         let mut env = vec![CString::new("NOTIFY_SOCKET=/old").unwrap()];

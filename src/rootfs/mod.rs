@@ -1,4 +1,135 @@
-//! The container's file system: the table of mount options, and paths resolved inside the rootfs.
+//! The container's root file system: mounts, devices, masked and read-only paths, the change of the root.
+//!
+//! [`plan`] is pure. [`open_sources`] opens what is the host's, in the runtime, as detached trees where it may. In the
+//! container's process [`mount_all`] attaches the root and makes everything inside it by descriptor, [`Root::console`]
+//! brings the terminal, and [`Root::enter`] hides what is to be hidden and changes the root.
 
+mod apply;
+mod copyup;
+mod devices;
+mod enter;
+mod mounts;
 pub mod options;
 pub mod resolve;
+mod sources;
+mod terminal;
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::error::Problems;
+use crate::namespaces;
+
+pub use apply::{Root, mount_all};
+pub use devices::Device;
+pub use enter::detach;
+pub use mounts::{Kind, Mount};
+use options::Propagate;
+pub use sources::{Sources, open_sources};
+pub use terminal::{Terminal, terminal};
+
+/// Where the service manager's notification socket is in the container.
+pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
+
+/// Where the mounts are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountNamespace {
+    New,
+    Joined,
+    /// In the host's: they must be taken away again.
+    Host,
+}
+
+impl MountNamespace {
+    #[must_use]
+    pub fn of(namespaces: &namespaces::Plan) -> Self {
+        match (namespaces.creates(libc::CLONE_NEWNS), namespaces.joins(libc::CLONE_NEWNS)) {
+            (true, _) => Self::New,
+            (_, true) => Self::Joined,
+            _ => Self::Host,
+        }
+    }
+}
+
+/// What the root file system's plan depends on besides the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub mount_namespace: MountNamespace,
+    /// A user namespace is made or joined.
+    pub user_namespace: bool,
+    /// A cgroup namespace is made: a new cgroup file system shows the container its own part.
+    pub cgroup_namespace: bool,
+    pub no_pivot: bool,
+    /// The container's cgroup, and where its hierarchy is mounted on the host.
+    pub cgroup: Option<PathBuf>,
+    pub cgroup_mount: Option<PathBuf>,
+    /// The service manager's notification socket on the host.
+    pub notify_socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Absolute.
+    pub path: PathBuf,
+    /// `root.readonly`.
+    pub readonly: bool,
+    /// `linux.rootfsPropagation`.
+    pub propagation: Option<Propagate>,
+    pub mounts: Vec<Mount>,
+    /// Nodes, and where /dev is ours also the default ones with their links.
+    pub devices: Vec<Device>,
+    pub default_devices: bool,
+    pub masked: Vec<PathBuf>,
+    pub readonly_paths: Vec<PathBuf>,
+    pub facts: Facts,
+}
+
+/// Plans the root file system (config.md#root, #mounts; config-linux.md#default-devices, #devices,
+/// #rootfs-mount-propagation, #masked-paths, #readonly-paths).
+pub fn plan(
+    spec: &Spec,
+    bundle: &Path,
+    facts: &Facts,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Plan {
+    let linux = spec.linux().as_ref();
+    let root = spec.root().as_ref();
+    let path = root.map(|root| root.path().clone()).unwrap_or_default();
+    if path.as_os_str().is_empty() {
+        problems.add("root.path", "must not be empty");
+    }
+    let propagation = linux.and_then(|l| l.rootfs_propagation().as_deref()).filter(|name| !name.is_empty());
+    let propagation = propagation.and_then(|name| {
+        let known = options::propagation(name);
+        if known.is_none() {
+            problems.add("linux.rootfsPropagation", format_args!("{name:?} is not a propagation"));
+        }
+        known
+    });
+    let mounts = mounts::plan(spec, bundle, facts, problems, warnings);
+    let dev_is_bind = mounts.iter().any(|m| mounts::names(&m.destination, "/dev") && m.is_bind());
+    let devices = devices::plan(linux, !dev_is_bind, problems);
+    let mut paths = |list: Option<&Vec<String>>, place: &str| -> Vec<PathBuf> {
+        let list = list.map(Vec::as_slice).unwrap_or_default().iter().map(PathBuf::from).enumerate();
+        list.inspect(|(i, path)| {
+            if !path.is_absolute() {
+                problems.add(format_args!("{place}[{i}]"), format_args!("{path:?} is not absolute"));
+            }
+        })
+        .map(|(_, path)| path)
+        .collect()
+    };
+    Plan {
+        path: bundle.join(path),
+        readonly: root.and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
+        propagation,
+        mounts,
+        devices,
+        default_devices: !dev_is_bind,
+        masked: paths(linux.and_then(|l| l.masked_paths().as_ref()), "linux.maskedPaths"),
+        readonly_paths: paths(linux.and_then(|l| l.readonly_paths().as_ref()), "linux.readonlyPaths"),
+        facts: facts.clone(),
+    }
+}

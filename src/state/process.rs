@@ -72,6 +72,12 @@ pub fn start_time(pid: i32) -> Result<Option<u64>> {
     Ok(read_stat(pid)?.map(|stat| stat.start_time))
 }
 
+/// Whether the process has come to its end without ever having executed a program. One that is gone is taken to have
+/// ended after it.
+pub fn ended_before_exec(pid: i32) -> Result<bool> {
+    Ok(read_stat(pid)?.is_some_and(|stat| stat.dead() && stat.before_exec()))
+}
+
 /// The container's own process, unless it has ended.
 pub(super) fn alive(record: &Record) -> Result<Option<Stat>> {
     let Some(pid) = record.pid else { return Ok(None) };

@@ -42,6 +42,10 @@ pub struct Record {
     /// In the kernel's ticks after boot.
     pub start_time: Option<u64>,
     pub boot_id: String,
+    /// The mount that was at `rootfs` before, where ours is on top of it in the host's namespace and must go with the
+    /// container.
+    #[serde(default)]
+    pub under_root: Option<u64>,
     pub cgroup: Option<CgroupRecord>,
     /// The types of namespaces that are not the host's.
     pub namespaces: Vec<String>,
@@ -52,9 +56,12 @@ pub struct Record {
     pub created_done: bool,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// A `delete` has begun.
+    /// The kept configuration has poststart hooks or a seccomp listener, or lacks a process: else `start` need not read it.
     #[serde(default)]
-    pub deleting: bool,
+    pub start_reads_config: bool,
+    /// Likewise for `delete`: there are poststop hooks.
+    #[serde(default)]
+    pub delete_reads_config: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

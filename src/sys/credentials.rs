@@ -55,9 +55,9 @@ pub fn setgroups(groups: &[u32]) -> Result<()> {
     check(ret, || format!("setgroups({groups:?})")).map(drop)
 }
 
-/// `umask(2)`, which cannot fail.
-pub fn umask(mask: u32) {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask as libc::mode_t));
+/// `umask(2)`, which cannot fail. Returns the one before.
+pub fn umask(mask: u32) -> u32 {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask as libc::mode_t)).bits()
 }
 
 /// One of the caller's own files in a procfs, of which `proc` is the root.

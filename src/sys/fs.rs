@@ -201,14 +201,35 @@ const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW |
 
 /// A copy in memory that can be executed and never be written to again.
 pub fn sealed_copy(path: &Path) -> Result<OwnedFd> {
-    let error = |e: io::Error| Error::new("copy", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
-    let mut from = std::fs::File::from(open(CWD, path, O_RDONLY, 0)?);
-    let mut to = std::fs::File::from(memfd_create("corten", libc::MFD_EXEC)?);
-    io::copy(&mut from, &mut to).map_err(error)?;
+    use std::os::fd::AsFd;
+    let to = memfd_create("corten", libc::MFD_EXEC)?;
+    copy(open(CWD, path, O_RDONLY, 0)?, to.as_fd())?;
     // SAFETY: only properties of the file change.
     let ret = unsafe { libc::fcntl(to.as_raw_fd(), libc::F_ADD_SEALS, SEALS) };
     check(ret.into(), || "fcntl(F_ADD_SEALS)".into())?;
-    Ok(to.into())
+    Ok(to)
+}
+
+/// Copies the rest of one file to another.
+pub fn copy(from: OwnedFd, to: BorrowedFd) -> Result<()> {
+    let error = |e: io::Error| Error::new("copy", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
+    let mut to = std::fs::File::from(dup(to)?);
+    io::copy(&mut std::fs::File::from(from), &mut to).map(drop).map_err(error)
+}
+
+/// The id of the mount that a path lies on.
+pub fn mount_id(dir: BorrowedFd, path: &Path) -> Result<u64> {
+    const STATX_MNT_ID: u32 = 0x1000;
+    let name = cstring(path)?;
+    // SAFETY: all-zero bytes are a valid statx.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is NUL-terminated and `found` a live structure of the type that the kernel writes.
+    let ret = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), 0, STATX_MNT_ID, &raw mut found) };
+    check(ret.into(), || format!("statx({path:?})"))?;
+    if found.stx_mask & STATX_MNT_ID == 0 {
+        return Err(Error::new(format!("statx({path:?}, STATX_MNT_ID)"), Errno::ENOTSUP));
+    }
+    Ok(found.stx_mnt_id)
 }
 
 /// Whether a file can never be written to.
@@ -255,4 +276,23 @@ pub fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
 /// Reads the C string form of a path for calls of other modules.
 pub fn c_path(path: &Path) -> Result<CString> {
     cstring(path)
+}
+
+/// Those of the `count` descriptors from `first` on that are open and not close-on-exec: those that whoever executed us
+/// left to us.
+pub fn inherited(first: i32, count: u32) -> Result<Vec<i32>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let beyond = first.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
+    let own = open(CWD, Path::new("/proc/self/fd"), O_RDONLY | O_DIRECTORY, 0)?;
+    let numbers = list_dir(std::os::fd::AsFd::as_fd(&own))?;
+    let numbers = numbers.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok());
+    let mut given: Vec<i32> = numbers
+        .filter(|fd| (first..beyond).contains(fd))
+        // SAFETY: only a flag is asked for; EBADF, where there is no descriptor by now, is not 0.
+        .filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } == 0)
+        .collect();
+    given.sort_unstable();
+    Ok(given)
 }

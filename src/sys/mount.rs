@@ -215,3 +215,11 @@ pub fn detach_here() -> Result<()> {
     let ret = unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) };
     check(ret.into(), || "umount2(\".\", MNT_DETACH)".into()).map(drop)
 }
+
+/// `umount2(2)` with `MNT_DETACH` of a host's path, which must not be a link.
+pub fn detach(path: &Path) -> Result<()> {
+    let name = cstring(path)?;
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::umount2(name.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) };
+    check(ret.into(), || format!("umount2({path:?}, MNT_DETACH)")).map(drop)
+}

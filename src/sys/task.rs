@@ -132,14 +132,59 @@ pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
     })
 }
 
-/// Reaps any child that has ended, without waiting.
-pub fn reap_any() {
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            break;
+/// Reaps children that have ended, without waiting, but not `kept`, whose status somebody wants. Those behind it wait
+/// for their turn until it is reaped.
+pub fn reap_others(kept: i32) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(status) = waitid(Id::All, peek) {
+        match status.pid() {
+            Some(pid) if pid.as_raw() != kept => drop(waitpid(pid, Some(WaitPidFlag::WNOHANG))),
+            _ => break,
         }
     }
+}
+
+/// A descriptor to wait for in [`poll`].
+#[derive(Clone, Copy, Debug)]
+pub struct Poll<'a> {
+    fd: Option<BorrowedFd<'a>>,
+    events: libc::c_short,
+    pub ready: bool,
+}
+
+impl<'a> Poll<'a> {
+    /// Never ready.
+    pub const NONE: Poll<'static> = Poll { fd: None, events: 0, ready: false };
+
+    #[must_use]
+    pub fn new(fd: BorrowedFd<'a>, read: bool, write: bool) -> Self {
+        let events = if read { libc::POLLIN } else { 0 } | if write { libc::POLLOUT } else { 0 };
+        Self { fd: Some(fd), events, ready: false }
+    }
+
+    #[must_use]
+    pub fn read(fd: BorrowedFd<'a>) -> Self {
+        Self::new(fd, true, false)
+    }
+}
+
+/// Waits until one is ready, or has ended.
+pub fn poll<const N: usize>(polled: &mut [Poll; N]) -> Result<()> {
+    let mut raw = polled.map(|p| libc::pollfd {
+        fd: p.fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: p.events,
+        revents: 0,
+    });
+    retry(|| {
+        // SAFETY: the array of N entries lives until the call returns.
+        let ret = unsafe { libc::poll(raw.as_mut_ptr(), N as libc::nfds_t, -1) };
+        check(ret.into(), || "poll()".into())
+    })?;
+    for (polled, raw) in polled.iter_mut().zip(raw) {
+        polled.ready = raw.revents != 0;
+    }
+    Ok(())
 }
 
 /// Waits until one of `fds` can be read or has ended, or the deadline passes. The result has a flag for each;
@@ -227,6 +272,10 @@ pub fn setsid() -> Result<()> {
 
 pub fn fchdir(dir: BorrowedFd) -> Result<()> {
     nix::unistd::fchdir(dir).map_err(|e| Error::new("fchdir()", e))
+}
+
+pub fn chdir_root() -> Result<()> {
+    nix::unistd::chdir("/").map_err(|e| Error::new("chdir(\"/\")", e))
 }
 
 pub fn chroot_here() -> Result<()> {

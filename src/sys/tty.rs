@@ -76,6 +76,14 @@ impl Drop for Raw {
     }
 }
 
+/// Makes reads and writes of it fail with EAGAIN instead of waiting.
+pub fn set_nonblocking(fd: BorrowedFd) -> Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+        .map(drop)
+        .map_err(|e| Error::new("fcntl(F_SETFL)", e))
+}
+
 /// Makes the descriptor the process's standard input, output and error.
 pub fn become_stdio(tty: BorrowedFd) -> Result<()> {
     for number in 0..=2 {

@@ -1,0 +1,99 @@
+//! `create`: everything up to the point where `start` begins; and what `run` and `plan` share with it.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{Create, Globals};
+use crate::config::{self, Config};
+use crate::error::{Context, Kind, Result, fail};
+use crate::host::Host;
+use crate::launch::{self, Launched, seal};
+use crate::plan::{self, Plan};
+use crate::process::env;
+use crate::sys::fs;
+use crate::{log, state};
+
+pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
+    seal::ensure()?;
+    let prepared = Prepared::new(globals, args)?;
+    let terminal = prepared.terminal();
+    if terminal && args.console_socket.is_none() {
+        return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
+    }
+    prepared.launch(globals, args, false).map(drop)
+}
+
+/// All that is known before anything is made.
+pub(super) struct Prepared {
+    bundle: PathBuf,
+    pub(super) config: Config,
+    pub(super) plan: Plan,
+    host: Host,
+    service: env::Service,
+    preserved: Vec<i32>,
+}
+
+impl Prepared {
+    pub(super) fn new(globals: &Globals, args: &Create) -> Result<Self> {
+        state::check_id(&args.id)?;
+        let service = env::service(|name| std::env::var(name).ok(), std::process::id());
+        let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
+        let host = Host::probe(globals.rootless)?;
+        let bundle = absolute(&args.bundle)?;
+        let mut config = match &args.config {
+            Some(path) => config::load_file(path)?,
+            None => config::load(&bundle)?,
+        };
+        let request = plan::Request {
+            id: &args.id,
+            bundle: &bundle,
+            manager: globals.cgroup_manager,
+            no_pivot: args.no_pivot,
+            no_new_keyring: args.no_new_keyring,
+            service: &service,
+        };
+        let plan = plan::create(&config.spec, &request, &host, &mut config.warnings)?;
+        config.warnings.drain(..).for_each(log::warn);
+        Ok(Self { bundle, config, plan, host, service, preserved })
+    }
+
+    pub(super) fn terminal(&self) -> bool {
+        self.plan.process.as_ref().is_some_and(|process| process.terminal)
+    }
+
+    pub(super) fn launch(&self, globals: &Globals, args: &Create, at_once: bool) -> Result<Launched> {
+        if args.console_socket.is_some() && !self.terminal() {
+            return Err(fail(Kind::Usage, "--console-socket: process.terminal is not set"));
+        }
+        let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
+        let (console_socket, pidfd_socket) = (absolute(&args.console_socket)?, absolute(&args.pidfd_socket)?);
+        let (pid_file, root) = (absolute(&args.pid_file)?, state::root(globals.root.as_deref())?);
+        // Hooks expect it, and runc does it.
+        std::env::set_current_dir(&self.bundle).with_context(|| format!("chdir({:?})", self.bundle))?;
+        launch::create(&launch::Request {
+            id: &args.id,
+            bundle: &self.bundle,
+            root: &root,
+            plan: &self.plan,
+            config: &self.config,
+            host: &self.host,
+            service: &self.service,
+            preserved: &self.preserved,
+            console_socket: console_socket.as_deref(),
+            pidfd_socket: pidfd_socket.as_deref(),
+            pid_file: pid_file.as_deref(),
+            at_once,
+        })
+    }
+}
+
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| path.display().to_string())
+}
+
+/// Those of the `count` descriptors from 3 on that the caller has left to us for the program. All are closed on exec
+/// from now on, theirs until the program is executed.
+pub(super) fn inherited(count: u32) -> Result<Vec<i32>> {
+    let given = fs::inherited(3, count)?;
+    fs::close_on_exec_from(3)?;
+    Ok(given)
+}

@@ -1,0 +1,49 @@
+//! `delete`: removes a container that has stopped, or with --force any.
+
+use super::start::{Later, PATIENCE};
+use crate::cli::{Delete, Globals};
+use crate::error::{Kind, Result, fail, kind};
+use crate::state::{Dir, Status};
+use crate::{launch, log, state};
+
+pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
+    match delete(globals, args) {
+        // Engines always delete once more than needed, and want to hear of no error.
+        Err(e) if args.force && kind(&e) == Kind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn delete(globals: &Globals, args: &Delete) -> Result<()> {
+    let dir = state::open(&state::root(globals.root.as_deref())?, &args.id)?;
+    dir.lock(PATIENCE)?;
+    let record = match dir.find_record() {
+        Ok(Some(record)) => record,
+        Ok(None) if !args.force => dir.load()?,
+        // `create` was killed before it made anything.
+        Ok(None) => return dir.remove(),
+        Err(e) if args.force => {
+            log::warn(format!("{e:#}: what it records cannot be removed, ignoring"));
+            return dir.remove();
+        }
+        Err(e) => return Err(e),
+    };
+    let status = super::status(&dir, &record)?;
+    if !args.force && status != Status::Stopped {
+        let hint = "(hint: kill it first, or delete --force)";
+        return Err(fail(Kind::WrongStatus, format!("cannot delete a container that is {status} {hint}")));
+    }
+    let poststop = if record.delete_reads_config { poststop(&dir)? } else { Vec::new() };
+    launch::destroy(dir, &record, &poststop)
+}
+
+fn poststop(dir: &Dir) -> Result<Vec<crate::hooks::Hook>> {
+    match Later::read(dir) {
+        Ok(later) => Ok(later.poststop),
+        // A container must not be stuck for want of its hooks.
+        Err(e) => {
+            log::warn(format!("hooks.poststop: {e:#}, ignoring"));
+            Ok(Vec::new())
+        }
+    }
+}

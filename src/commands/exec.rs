@@ -1,0 +1,126 @@
+//! `exec`: one more process in a running container.
+
+use oci_spec::runtime::Process;
+
+use super::create::{absolute, inherited};
+use crate::cgroups::Cgroup;
+use crate::cli::{Exec, Globals};
+use crate::config::{self, Version};
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::host::Host;
+use crate::launch::{exec, foreground, seal};
+use crate::process::{self, capabilities, env};
+use crate::state::{self, Status};
+use crate::{log, plan, seccomp};
+
+pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
+    seal::ensure()?;
+    let service = env::service(|name| std::env::var(name).ok(), std::process::id());
+    let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
+    let (dir, record) = super::open(globals, &args.id)?;
+    match super::status(&dir, &record)? {
+        Status::Running | Status::Created => {}
+        Status::Paused if args.ignore_paused => {}
+        Status::Paused => return Err(fail(Kind::WrongStatus, "cannot exec in a paused container")),
+        status => return Err(fail(Kind::WrongStatus, format!("cannot exec in a container that is {status}"))),
+    }
+    let target = state::pidfd(&record)?.ok_or_else(|| fail(Kind::WrongStatus, "container not running"))?;
+    let host = Host::probe(globals.rootless)?;
+    let kept = config::parse(dir.load_config()?)?;
+    let wanted = wanted(args, kept.spec.process().as_ref(), kept.version)?;
+
+    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let linux = kept.spec.linux().as_ref();
+    let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
+    let process = process::plan(&wanted, linux, held, "process", &mut problems, &mut warnings);
+    let profile = linux.and_then(|linux| linux.seccomp().as_ref());
+    let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut problems, &mut warnings));
+    problems.into_result()?;
+    warnings.into_iter().for_each(log::warn);
+    // Without a plan there were problems.
+    let process = process.ok_or_else(|| fail(Kind::Config, "process"))?;
+    if process.terminal && args.detach && args.console_socket.is_none() {
+        return Err(fail(Kind::Usage, "a terminal with --detach needs --console-socket"));
+    }
+    let cgroup = record.cgroup.as_ref().map(|cgroup| Cgroup::open(&cgroup.path)).transpose()?.flatten();
+    let below = cgroup_below(cgroup.as_ref(), &args.cgroup)?;
+    let absolute = |path: &Option<std::path::PathBuf>| path.as_deref().map(absolute).transpose();
+    let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
+    let started = exec::exec(&exec::Request {
+        record: &record,
+        target: std::os::fd::AsFd::as_fd(&target),
+        process: &process,
+        seccomp: seccomp.as_ref(),
+        cgroup: below.as_ref().or(cgroup.as_ref()),
+        host: &host,
+        service: &service,
+        preserved: &preserved,
+        console_socket: absolute(&args.console_socket)?.as_deref(),
+        pidfd_socket: absolute(&args.pidfd_socket)?.as_deref(),
+        pid_file: absolute(&args.pid_file)?.as_deref(),
+    })?;
+    signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals))
+}
+
+/// `--cgroup PATH`: a cgroup below the container's.
+fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>> {
+    let Some(text) = wanted.last() else { return Ok(None) };
+    let unknown = |message: &str| fail(Kind::Usage, format!("--cgroup {text:?}: {message}"));
+    // With one hierarchy there are no controllers to name.
+    if text.contains(':') {
+        return Err(unknown("controllers cannot be named on cgroup v2"));
+    }
+    let path = std::path::Path::new(text.trim_start_matches('/'));
+    if path.components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
+        return Err(unknown("must be a path below the container's cgroup"));
+    }
+    let above = cgroup.ok_or_else(|| unknown("the container has no cgroup"))?;
+    let found = Cgroup::open(&above.path.join(path)).context("--cgroup")?;
+    found.map(Some).ok_or_else(|| unknown("there is no such cgroup"))
+}
+
+/// The process document: that of --process, or the container's own with what the command line says.
+fn wanted(args: &Exec, own: Option<&Process>, version: Version) -> Result<Process> {
+    if let Some(path) = &args.process {
+        let (mut process, warnings) = config::load_process(path, version)?;
+        warnings.into_iter().for_each(log::warn);
+        if args.tty {
+            process.set_terminal(Some(true));
+        }
+        return Ok(process);
+    }
+    let mut process = own.cloned().ok_or_else(|| fail(Kind::Config, "process: the container has none"))?;
+    process.set_args(Some(args.args.clone())).set_terminal(Some(args.tty)).set_console_size(None);
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(cwd.into());
+    }
+    let mut environment = process.env().clone().unwrap_or_default();
+    let mut user = process.user().clone();
+    if let Some(given) = args.user {
+        user.set_uid(given.uid);
+        if let Some(gid) = given.gid {
+            user.set_gid(gid);
+        }
+        // The home in there is that of the container's user.
+        environment.retain(|entry| !entry.starts_with("HOME="));
+    }
+    environment.extend(args.env.iter().cloned());
+    process.set_env(Some(environment));
+    if !args.additional_gids.is_empty() {
+        user.set_additional_gids(Some(args.additional_gids.clone()));
+    }
+    process.set_user(user);
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    if let Some(profile) = &args.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &args.process_label {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    if !args.caps.is_empty() {
+        capabilities::add(&mut process, &args.caps)?;
+    }
+    Ok(process)
+}

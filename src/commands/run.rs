@@ -1,0 +1,62 @@
+//! `run`: create and start in one, and in the foreground wait and delete.
+
+use super::create::Prepared;
+use super::start::{PATIENCE, finish};
+use crate::cli::{Globals, Run};
+use crate::error::{Kind, Result, fail, kind};
+use crate::hooks::Hook;
+use crate::launch::{self, Launched, foreground, seal};
+use crate::state::{self, Record};
+use crate::sys::task;
+
+pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
+    seal::ensure()?;
+    let prepared = Prepared::new(globals, &args.create)?;
+    let plan = &prepared.plan;
+    if plan.process.is_none() {
+        return Err(fail(Kind::Config, "process: the configuration has none to start"));
+    }
+    let console_socket = args.create.console_socket.is_some();
+    if args.detach && prepared.terminal() && !console_socket {
+        return Err(fail(Kind::Usage, "process.terminal: with --detach needs --console-socket"));
+    }
+    let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
+    if !args.detach && !args.no_subreaper {
+        task::set_child_subreaper()?;
+    }
+    let Launched { dir, record, process } = prepared.launch(globals, &args.create, true)?;
+    let listener = plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref());
+    let started = process.start(listener, &record);
+    if started.is_err() {
+        // There is nobody who could delete it but us.
+        launch::undo(dir, &record, &plan.hooks.poststop);
+        return started.map(|()| 0);
+    }
+    let dir = finish(dir, &record, started, &plan.hooks.poststart, &plan.hooks.poststop)?;
+    // Others may kill it, execute in it and delete it while we wait.
+    drop(dir);
+    let Some(signals) = signals else { return Ok(0) };
+    let status = foreground::wait(&process, &signals)?;
+    if !args.keep {
+        delete(globals, &record, &plan.hooks.poststop)?;
+    }
+    Ok(status)
+}
+
+/// Deletes the container, unless somebody else did, and perhaps made another of its name.
+fn delete(globals: &Globals, record: &Record, poststop: &[Hook]) -> Result<()> {
+    let deleted = || -> Result<()> {
+        let dir = state::open(&state::root(globals.root.as_deref())?, &record.id)?;
+        dir.lock(PATIENCE)?;
+        match dir.find_record()? {
+            Some(found) if (found.pid, found.start_time) == (record.pid, record.start_time) => {
+                launch::destroy(dir, record, poststop)
+            }
+            _ => Ok(()),
+        }
+    };
+    match deleted() {
+        Err(e) if kind(&e) == Kind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,84 @@
+//! `start`: lets the program of a created container run, and tells the truth about whether it does.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::cli::Globals;
+use crate::config::{self, Config};
+use crate::error::{Kind, Problems, Result, fail, kind};
+use crate::hooks::{self, Hook};
+use crate::launch;
+use crate::seccomp::Listener;
+use crate::state::{Dir, Record, Status, spec_state};
+use crate::sys;
+
+/// Whoever holds the lock is about to be done.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
+    let (dir, _) = super::open(globals, id)?;
+    dir.lock(PATIENCE)?;
+    let record = dir.load()?;
+    match super::status(&dir, &record)? {
+        Status::Created => {}
+        status => {
+            return Err(fail(Kind::WrongStatus, format!("cannot start a container that is {status}")));
+        }
+    }
+    let later = if record.start_reads_config { Later::read(&dir)? } else { Later::default() };
+    if later.no_process {
+        return Err(fail(Kind::Config, "process: the configuration has none to start"));
+    }
+    let started = launch::start(&dir, later.listener.as_ref(), &record).map_err(|e| match sys::errno(&e) {
+        Some(Errno::ECONNREFUSED | Errno::ENOENT) => {
+            fail(Kind::WrongStatus, "the container is being started already, or its process has ended")
+        }
+        _ => e,
+    });
+    finish(dir, &record, started, &later.poststart, &later.poststop).map(drop)
+}
+
+/// What becomes of a container once its program runs, or does not. After a failed hook it is stopped and deleted
+/// (runtime.md#lifecycle); a program that cannot be executed leaves a stopped container.
+pub(super) fn finish(
+    dir: Dir,
+    record: &Record,
+    started: Result<()>,
+    poststart: &[Hook],
+    poststop: &[Hook],
+) -> Result<Dir> {
+    let state = || spec_state(record, Status::Running, record.pid);
+    match started.and_then(|()| hooks::run(poststart, state().as_bytes())) {
+        Ok(()) => Ok(dir),
+        Err(e) => {
+            if kind(&e) == Kind::Hook {
+                launch::undo(dir, record, poststop);
+            }
+            Err(e)
+        }
+    }
+}
+
+/// What the kept configuration has to say after `create`.
+#[derive(Default)]
+pub(super) struct Later {
+    no_process: bool,
+    listener: Option<Listener>,
+    poststart: Vec<Hook>,
+    pub(super) poststop: Vec<Hook>,
+}
+
+impl Later {
+    pub(super) fn read(dir: &Dir) -> Result<Self> {
+        let Config { spec, .. } = config::parse(dir.load_config()?)?;
+        let hooks = hooks::plan(spec.hooks().as_ref(), &mut Problems::default());
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let listener = profile.and_then(|profile| {
+            let path = profile.listener_path().clone()?;
+            Some(Listener { path, metadata: profile.listener_metadata().clone() })
+        });
+        let (poststart, poststop) = (hooks.poststart, hooks.poststop);
+        Ok(Self { no_process: spec.process().is_none(), listener, poststart, poststop })
+    }
+}

@@ -1,0 +1,188 @@
+//! `exec`: one more process in a container. It enters by a descriptor of the container's own process, and from there on
+//! it is the code of that one: [`super::program`].
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::channel::{Channel, Event, Go};
+use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
+use super::program::{self, Setting};
+use super::{Process, connect, limits, unexpected, write_pid_file};
+use crate::cgroups::Cgroup;
+use crate::error::{Context, Result};
+use crate::host::Host;
+use crate::namespaces::KINDS;
+use crate::process::{self, affinity, env};
+use crate::state::Record;
+use crate::sys::task::Forked;
+use crate::sys::{fs, socket, task};
+use crate::{rootfs, seccomp};
+
+/// What `exec` is asked to do.
+pub struct Request<'a> {
+    pub record: &'a Record,
+    /// The container's own process.
+    pub target: BorrowedFd<'a>,
+    pub process: &'a process::Plan,
+    pub seccomp: Option<&'a seccomp::Plan>,
+    pub cgroup: Option<&'a Cgroup>,
+    pub host: &'a Host,
+    pub service: &'a env::Service,
+    pub preserved: &'a [i32],
+    pub console_socket: Option<&'a Path>,
+    pub pidfd_socket: Option<&'a Path>,
+    pub pid_file: Option<&'a Path>,
+}
+
+/// Starts the process. It runs its program when this returns.
+pub fn exec(request: &Request) -> Result<Process> {
+    let console_socket = connect(request.console_socket, "--console-socket")?;
+    let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
+    let entry = Entry::open(request)?;
+    if let Some(cpus) = &request.process.affinity.initial {
+        // Inherited by the clone, and so in force before the container's cgroup is joined.
+        affinity::apply(cpus)?;
+    }
+    let mut process = spawn(request, entry, console_socket)?;
+    let started = process.next().and_then(|event| {
+        let Event::Ready = event else { return Err(unexpected()) };
+        process.start(request.seccomp.and_then(|s| s.listener.as_ref()), request.record)?;
+        if let Some(socket) = &pidfd_socket {
+            socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
+        }
+        request.pid_file.map_or(Ok(()), |path| write_pid_file(path, process.pid))
+    });
+    match started {
+        Ok(()) => Ok(process),
+        Err(e) => {
+            process.kill();
+            Err(e)
+        }
+    }
+}
+
+/// How the container is entered.
+struct Entry {
+    /// `CLONE_NEW*` of the container's namespaces.
+    kinds: i32,
+    /// The container's root, where no mount namespace brings it along.
+    root: Option<OwnedFd>,
+}
+
+impl Entry {
+    fn open(request: &Request) -> Result<Self> {
+        let names = &request.record.namespaces;
+        let kinds = KINDS.iter().filter(|kind| names.iter().any(|name| name == kind.name));
+        let kinds = kinds.fold(0, |all, kind| all | kind.flag);
+        let root = if kinds & libc::CLONE_NEWNS == 0 {
+            let path = PathBuf::from(format!("{}/root", request.record.pid.unwrap_or_default()));
+            Some(fs::open(request.host.proc.as_fd(), &path, fs::O_PATH | fs::O_DIRECTORY, 0)?)
+        } else {
+            None
+        };
+        Ok(Self { kinds, root })
+    }
+
+    /// Enters all that is not entered yet.
+    fn enter(&self, target: BorrowedFd, kinds: i32) -> Result<()> {
+        if kinds != 0 {
+            task::setns(target, kinds).context("joining the container's namespaces")?;
+        }
+        if let Some(root) = &self.root {
+            task::fchdir(root.as_fd())?;
+            task::chroot_here()?;
+        }
+        Ok(())
+    }
+}
+
+fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Result<Process> {
+    let proc = request.host.proc.as_fd();
+    let (ours, theirs) = Channel::pair()?;
+    // The container's processes are about to see ours: they must not be able to look into it.
+    task::set_dumpable(false)?;
+    let in_user = entry.kinds & libc::CLONE_NEWUSER != 0;
+    let for_children = if in_user { 0 } else { entry.kinds & libc::CLONE_NEWPID };
+    let before = if for_children == 0 {
+        None
+    } else {
+        let before = fs::open(proc, Path::new("self/ns/pid_for_children"), fs::O_RDONLY, 0)?;
+        task::setns(request.target, for_children).context("joining the container's namespaces")?;
+        Some(before)
+    };
+    let cloned = task::clone3(0, request.cgroup.map(Cgroup::dir));
+    if let Ok(Forked::Child) = cloned {
+        drop(ours);
+        end_with(theirs, |report| {
+            die_with_parent()?;
+            if in_user { between(request, &entry, console_socket, report) } else {
+                entry.enter(request.target, entry.kinds & !for_children)?;
+                init(request, console_socket, report)
+            }
+        })
+    }
+    if let Some(before) = before {
+        task::setns(before.as_fd(), for_children)?;
+    }
+    let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
+    let process = Process { pid, pidfd, console: None, channel: ours };
+    let prepared = limits(pid, request.process, proc).and_then(|()| process.channel.go(Go::On));
+    match prepared {
+        Ok(()) => Ok(process),
+        Err(e) => {
+            process.kill();
+            Err(e)
+        }
+    }
+}
+
+/// A user namespace that is not below ours gives us the right to enter the others once we are in it, and a pid
+/// namespace holds for children only: so there is a process between.
+fn between(
+    request: &Request,
+    entry: &Entry,
+    console_socket: Option<OwnedFd>,
+    report: &mut Channel,
+) -> Result<Infallible> {
+    report.await_go()?;
+    entry.enter(request.target, entry.kinds)?;
+    become_root()?;
+    match task::clone3(libc::CLONE_PARENT as u64, None)? {
+        Forked::Child => {
+            die_with_parent()?;
+            init(request, console_socket, report)
+        }
+        Forked::Parent { pid, pidfd } => {
+            report.send(&Event::Cloned { pid, pidfd })?;
+            task::exit_now(0)
+        }
+    }
+}
+
+/// The process that becomes the program, in the container.
+fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel) -> Result<Infallible> {
+    let process = request.process;
+    task::setsid()?;
+    let name = format!("_ses.{}", request.record.id);
+    session_keyring(&name, Some(&process.labels), request.host.proc.as_fd())?;
+    if process.terminal {
+        let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+        attach_terminal(process, &rootfs::terminal(root.as_fd())?, console_socket, report)?;
+    }
+    if let Some(cpus) = &process.affinity.last {
+        affinity::apply(cpus)?;
+    }
+    let program = program::find(Setting {
+        process,
+        seccomp: request.seccomp,
+        proc: request.host.proc.as_fd(),
+        preserved: request.preserved,
+        service: request.service,
+        notify_socket: None,
+    })?;
+    task::set_parent_death_signal(0)?;
+    report.send(&Event::Ready)?;
+    report.await_go()?;
+    program.run(report)
+}

@@ -1,0 +1,165 @@
+//! Waiting for a process in the foreground: signals go to it, its terminal is relayed, its status is the result.
+
+use std::io::{Stdin, Stdout};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::Process;
+use crate::error::Result;
+use crate::sys::task::{self, Poll};
+use crate::sys::{self, signal, tty};
+
+/// The most that is read of a terminal at once.
+const CHUNK: usize = 8192;
+
+/// Signals are read, not taken: made before the process is, so that none is lost.
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    pub fn block() -> Result<Self> {
+        signal::block_all()?;
+        Ok(Self(signal::signalfd()?))
+    }
+}
+
+/// Waits for the process's end and returns its status, 128 + the signal for one that was killed.
+pub fn wait(process: &Process, signals: &Signals) -> Result<u8> {
+    let mut relay = process.console.as_ref().map(|master| Relay::new(master.as_fd())).transpose()?;
+    loop {
+        let (stdin, master) = relay.as_ref().map_or((Poll::NONE, Poll::NONE), Relay::interest);
+        let mut polled = [Poll::read(process.pidfd.as_fd()), Poll::read(signals.0.as_fd()), stdin, master];
+        task::poll(&mut polled)?;
+        let [ended, signalled, stdin, master] = polled.map(|poll| poll.ready);
+        if let Some(relay) = &mut relay {
+            relay.copy(stdin, master)?;
+        }
+        if signalled {
+            pass_on(process, signals, relay.as_ref())?;
+        }
+        if ended {
+            if let Some(relay) = &mut relay {
+                relay.drain()?;
+            }
+            return Ok(task::wait(process.pidfd.as_fd())?.status());
+        }
+    }
+}
+
+fn pass_on(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Result<()> {
+    while let Some(number) = signal::next(signals.0.as_fd())? {
+        match number {
+            libc::SIGCHLD => task::reap_others(process.pid),
+            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), Relay::resize)?,
+            number => match task::pidfd_send_signal(process.pidfd.as_fd(), number) {
+                Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
+                _ => {}
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Between our standard streams, which usually are the user's terminal, and the container's terminal.
+struct Relay<'a> {
+    master: BorrowedFd<'a>,
+    stdin: Stdin,
+    stdout: Stdout,
+    /// Read from our standard input and not yet written to the container's terminal: it takes what it can, so that a
+    /// program which does not read cannot stop us from writing its output.
+    input: Vec<u8>,
+    input_open: bool,
+    output_open: bool,
+    /// Gives the user's terminal back at the end.
+    _raw: Option<tty::Raw>,
+}
+
+impl<'a> Relay<'a> {
+    fn new(master: BorrowedFd<'a>) -> Result<Self> {
+        let stdin = std::io::stdin();
+        let raw = tty::Raw::new(stdin.as_fd());
+        let (input, stdout) = (Vec::new(), std::io::stdout());
+        tty::set_nonblocking(master)?;
+        let relay =
+            Self { master, stdin, stdout, input, input_open: true, output_open: true, _raw: raw };
+        relay.resize()?;
+        Ok(relay)
+    }
+
+    /// Makes the container's terminal as large as the user's.
+    fn resize(&self) -> Result<()> {
+        match tty::size(self.stdin.as_fd()) {
+            Some((rows, columns)) => Ok(tty::set_size(self.master, rows, columns)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What is waited for on standard input and on the master.
+    fn interest(&self) -> (Poll<'_>, Poll<'_>) {
+        let idle = self.input.is_empty();
+        let stdin = if self.input_open && idle { Poll::read(self.stdin.as_fd()) } else { Poll::NONE };
+        let master = Poll::new(self.master, self.output_open, !idle);
+        (stdin, if self.output_open { master } else { Poll::NONE })
+    }
+
+    fn copy(&mut self, stdin: bool, master: bool) -> Result<()> {
+        if stdin {
+            self.input = read(self.stdin.as_fd())?;
+            self.input_open = !self.input.is_empty();
+        }
+        if master || stdin {
+            self.feed()?;
+        }
+        if master { self.output().map(drop) } else { Ok(()) }
+    }
+
+    /// Writes to the container's terminal what it takes.
+    fn feed(&mut self) -> Result<()> {
+        if self.input.is_empty() {
+            return Ok(());
+        }
+        match nix::unistd::write(self.master, &self.input) {
+            Ok(n) => drop(self.input.drain(..n)),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            // Nobody has the terminal open any more.
+            Err(Errno::EIO) => self.input.clear(),
+            Err(e) => return Err(sys::Error::new("write(terminal)", e).into()),
+        }
+        Ok(())
+    }
+
+    /// Writes on what the terminal says. False if there was nothing.
+    fn output(&mut self) -> Result<bool> {
+        let bytes = match read(self.master) {
+            // The last to have it open has closed it.
+            Err(e) if e.errno == Errno::EIO => {
+                self.output_open = false;
+                return Ok(false);
+            }
+            Err(e) if e.errno == Errno::EAGAIN => return Ok(false),
+            other => other?,
+        };
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match nix::unistd::write(&self.stdout, rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(sys::Error::new("write(stdout)", e).into()),
+            }
+        }
+        Ok(!bytes.is_empty())
+    }
+
+    /// Writes on what is left at the process's end.
+    fn drain(&mut self) -> Result<()> {
+        while self.output_open && self.output()? {}
+        Ok(())
+    }
+}
+
+fn read(fd: BorrowedFd) -> sys::Result<Vec<u8>> {
+    let mut buffer = vec![0; CHUNK];
+    let n = nix::unistd::read(fd, &mut buffer).map_err(|e| sys::Error::new("read(terminal)", e))?;
+    buffer.truncate(n);
+    Ok(buffer)
+}

@@ -1,0 +1,215 @@
+//! The container's side of `create`: the process that becomes the container's program. It is a copy of the runtime and
+//! has the plan, the open sources and the channel from it. Each step is in the order that the kernel and the
+//! specification (runtime.md#lifecycle) force; docs/architecture.md tells why.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::channel::{Channel, Event, Go};
+use super::program::{self, Setting};
+use crate::error::{Context, Kind, Result, fail};
+use crate::namespaces::{self, Joined, Stages};
+use crate::plan::Plan;
+use crate::process::{env, lsm, sysctl};
+use crate::state::{Record, Status, spec_state};
+use crate::sys::task::Forked;
+use crate::sys::{net, socket, task, tty};
+use crate::{hooks, process, rootfs};
+
+/// What the container's process has to do, and what it does it with.
+pub(super) struct Container<'a> {
+    pub(super) plan: &'a Plan,
+    /// For the state that hooks read.
+    pub(super) record: &'a Record,
+    /// The root of the host's procfs.
+    pub(super) proc: BorrowedFd<'a>,
+    pub(super) joined: &'a Joined,
+    pub(super) sources: rootfs::Sources,
+    /// Where the terminal's master goes; without, to the runtime.
+    pub(super) console_socket: Option<OwnedFd>,
+    /// Where `start` will knock; `run` goes straight on.
+    pub(super) start: Option<OwnedFd>,
+    pub(super) preserved: &'a [i32],
+    pub(super) service: &'a env::Service,
+}
+
+/// Runs `act`, which never comes back but with an error, and ends the process with telling it. `act` may exchange the
+/// channel that the error is told on.
+pub(super) fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Result<Infallible>) -> ! {
+    let Err(error) = act(&mut report);
+    // If nobody listens any more, there is nobody to tell.
+    let _ = report.send(&Event::Error(error));
+    task::exit_now(1)
+}
+
+/// Dies with the runtime. A change of credentials clears it.
+pub(super) fn die_with_parent() -> Result<()> {
+    Ok(task::set_parent_death_signal(libc::SIGKILL)?)
+}
+
+/// The first process of a launch: the container's own, or the one between.
+pub(super) fn first(container: Container, report: &mut Channel) -> Result<Infallible> {
+    die_with_parent()?;
+    let namespaces = &container.plan.namespaces;
+    match namespaces.stages() {
+        Stages::Direct => {
+            if namespaces.creates(libc::CLONE_NEWUSER) {
+                report.await_go()?;
+                become_root()?;
+                task::unshare(namespaces.create & !AT_CLONE)?;
+            }
+            init(container, report)
+        }
+        Stages::Intermediate => between(container, report),
+    }
+}
+
+/// What a new user namespace is cloned together with; the rest is made once we are root in it, since some file systems
+/// belong to whoever made their namespace. A pid and a time namespace hold for children only.
+pub(super) const AT_CLONE: i32 = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWTIME;
+
+/// Becomes root of the user namespace that we are in, and out of reach for others who are.
+pub(super) fn become_root() -> Result<()> {
+    task::setresgid(0)?;
+    task::setresuid(0)?;
+    task::set_dumpable(false)?;
+    die_with_parent()
+}
+
+/// The process between: enters what must be entered first and clones the container's as its sibling.
+fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
+    let namespaces = &container.plan.namespaces;
+    report.await_go()?;
+    if namespaces.joins(libc::CLONE_NEWUSER) {
+        namespaces::join_all(container.joined)?;
+        become_root()?;
+    } else {
+        namespaces::join(container.joined, !(libc::CLONE_NEWNS | libc::CLONE_NEWUSER))?;
+        task::unshare(libc::CLONE_NEWUSER)?;
+        report.send(&Event::MapsWanted)?;
+        report.await_go()?;
+        become_root()?;
+    }
+    if !namespaces.offsets.is_empty() {
+        // The file belongs to the host's root while we hide; nobody is in here yet but us.
+        task::set_dumpable(true)?;
+        namespaces::write_offsets(namespaces, container.proc)?;
+        task::set_dumpable(false)?;
+    }
+    // The time namespace with offsets is that of our children already.
+    let time = if namespaces.offsets.is_empty() { 0 } else { libc::CLONE_NEWTIME };
+    let kinds = namespaces.create & !(libc::CLONE_NEWUSER | time);
+    match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {
+        Forked::Child => {
+            die_with_parent()?;
+            init(container, report)
+        }
+        Forked::Parent { pid, pidfd } => {
+            report.send(&Event::Cloned { pid, pidfd })?;
+            task::exit_now(0)
+        }
+    }
+}
+
+/// The container's process, in all namespaces but those that it joins itself.
+fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
+    let plan = container.plan;
+    match plan.namespaces.stages() {
+        // The pid namespace was entered before the clone.
+        Stages::Direct => namespaces::join(container.joined, !libc::CLONE_NEWPID)?,
+        Stages::Intermediate if !plan.namespaces.joins(libc::CLONE_NEWUSER) => {
+            namespaces::join(container.joined, libc::CLONE_NEWNS)?;
+        }
+        Stages::Intermediate => {}
+    }
+    name_and_network(&container)?;
+    task::setsid()?;
+    let root = rootfs::mount_all(&plan.rootfs, container.sources)?;
+    if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
+        report.send(&Event::Mounted)?;
+        report.await_go()?;
+    }
+    if let Some(process) = plan.process.as_ref().filter(|process| process.terminal) {
+        let terminal = root.console()?;
+        attach_terminal(process, &terminal, container.console_socket.take(), report)?;
+    }
+    let hook_state = |status| spec_state(container.record, status, Some(std::process::id() as i32));
+    hooks::run(&plan.hooks.create_container, hook_state(Status::Creating).as_bytes())?;
+    sysctl::apply(&plan.sysctl, container.proc)?;
+    root.enter(&plan.rootfs)?;
+
+    let setting = |process| Setting {
+        process,
+        seccomp: plan.seccomp.as_ref(),
+        proc: container.proc,
+        preserved: container.preserved,
+        service: container.service,
+        notify_socket: plan.notify_socket.as_deref(),
+    };
+    let program = plan.process.as_ref().map(|process| program::find(setting(process))).transpose()?;
+    // From here on it is the end of the channel that tells of the runtime's death, until the container is on record.
+    task::set_parent_death_signal(0)?;
+    report.send(&Event::Ready)?;
+    if report.await_go()? == Go::Wait
+        && let Some(listener) = container.start.take()
+    {
+        *report = Channel::from_socket(socket::accept(listener.as_fd())?);
+    }
+    drop(container.start);
+    hooks::run(&plan.hooks.start_container, hook_state(Status::Created).as_bytes())?;
+    let none = || fail(Kind::Config, "process: the configuration has none to start");
+    program.ok_or_else(none)?.run(report)
+}
+
+/// The names and the interface of new namespaces, and the session keyring.
+fn name_and_network(container: &Container) -> Result<()> {
+    let plan = container.plan;
+    if let Some(name) = &plan.namespaces.hostname {
+        task::sethostname(name).context("hostname")?;
+    }
+    if let Some(name) = &plan.namespaces.domainname {
+        task::setdomainname(name).context("domainname")?;
+    }
+    if plan.namespaces.creates(libc::CLONE_NEWNET) {
+        net::loopback_up()?;
+    }
+    if let Some(name) = &plan.keyring {
+        let labels = plan.process.as_ref().map(|process| &process.labels);
+        session_keyring(name, labels, container.proc)?;
+    }
+    Ok(())
+}
+
+/// Leaves the host's session keyring. A kernel without keys has none to leave.
+pub(super) fn session_keyring(name: &str, labels: Option<&lsm::Labels>, proc: BorrowedFd) -> Result<()> {
+    let label = labels.and_then(|labels| labels.selinux.as_deref());
+    if label.is_some() {
+        lsm::label_keys(label, proc)?;
+    }
+    match task::join_session_keyring(name) {
+        Err(e) if e.errno == nix::errno::Errno::ENOSYS => return Ok(()),
+        other => task::permit_keyring_owner(other?)?,
+    }
+    if label.is_some() { lsm::label_keys(None, proc) } else { Ok(()) }
+}
+
+/// Sends the terminal's master away and makes its slave our controlling terminal and standard streams. We lead a
+/// session.
+pub(super) fn attach_terminal(
+    process: &process::Plan,
+    terminal: &rootfs::Terminal,
+    socket: Option<OwnedFd>,
+    report: &Channel,
+) -> Result<()> {
+    if let Some((rows, columns)) = process.console_size {
+        tty::set_size(terminal.master.as_fd(), rows, columns).context("process.consoleSize")?;
+    }
+    match socket {
+        Some(socket) => {
+            socket::send(socket.as_fd(), b"/dev/ptmx", &[terminal.master.as_fd()]).context("--console-socket")?;
+        }
+        None => report.send_console(terminal.master.as_fd())?,
+    }
+    tty::set_controlling(terminal.slave.as_fd())?;
+    Ok(tty::become_stdio(terminal.slave.as_fd())?)
+}

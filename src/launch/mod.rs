@@ -1,0 +1,387 @@
+//! Launching: the plan is carried out by two processes.
+//!
+//! Here is the runtime's side. It opens what is the host's, puts the container on record, makes its cgroup, clones the
+//! container's process ([`init`]) and attends to it until it is ready. Whatever fails undoes what was done. The channel
+//! between the two carries events, descriptors and at most one error: the plan is inherited by the clone.
+
+mod channel;
+mod destroy;
+pub mod exec;
+pub mod foreground;
+mod init;
+mod program;
+pub mod seal;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+
+use channel::{Channel, Event, Go};
+pub use destroy::{destroy, undo};
+
+use crate::cgroups::{self, Cgroup};
+use crate::cli::SPEC_VERSION;
+use crate::config::Config;
+use crate::error::{Context, Kind, Result, fail};
+use crate::host::Host;
+use crate::namespaces::{self, Joined, Stages, idmap};
+use crate::plan::Plan;
+use crate::process::{self, env, rlimits};
+use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
+use crate::seccomp::Listener;
+use crate::sys::task::{Exit, Forked};
+use crate::sys::{fs, socket, task};
+use crate::{hooks, log, rootfs, seccomp, state};
+
+/// Where `start` knocks, in the container's state directory.
+const START_SOCKET: &str = "start.sock";
+
+/// What `create` and `run` are asked to do.
+pub struct Request<'a> {
+    pub id: &'a str,
+    /// Absolute.
+    pub bundle: &'a Path,
+    /// The directory of all states.
+    pub root: &'a Path,
+    pub plan: &'a Plan,
+    pub config: &'a Config,
+    pub host: &'a Host,
+    pub service: &'a env::Service,
+    /// Descriptors that the caller leaves to the program.
+    pub preserved: &'a [i32],
+    pub console_socket: Option<&'a Path>,
+    pub pidfd_socket: Option<&'a Path>,
+    pub pid_file: Option<&'a Path>,
+    /// No `start` will come: the program is started by [`Launched::start`].
+    pub at_once: bool,
+}
+
+/// A container whose process is ready.
+pub struct Launched {
+    pub dir: Dir,
+    pub record: Record,
+    pub process: Process,
+}
+
+/// A process in a container, before its program runs.
+pub struct Process {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    /// Its terminal's master, where no console socket takes it.
+    pub console: Option<OwnedFd>,
+    channel: Channel,
+}
+
+/// Makes a container up to the point where `start` begins. On error nothing remains.
+pub fn create(request: &Request) -> Result<Launched> {
+    let plan = request.plan;
+    let joined = namespaces::open(&plan.namespaces)?;
+    let sources = rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd())?;
+    let console_socket = connect(request.console_socket, "--console-socket")?;
+    let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
+    let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
+
+    let dir = state::create_dir(request.root, request.id)?;
+    let mut record = record(request, missing)?;
+    record.under_root = sources.under_root;
+    let result = (|| {
+        dir.save_config(&request.config.text)?;
+        dir.save(&record)?;
+        let cgroup = make_cgroup(plan, &mut record)?;
+        let start = if request.at_once {
+            None
+        } else {
+            Some(socket::listen_at(dir.fd().as_fd(), Path::new(START_SOCKET))?)
+        };
+        let child = init::Container {
+            plan,
+            record: &record.clone(),
+            proc: request.host.proc.as_fd(),
+            joined: &joined,
+            sources,
+            console_socket,
+            start,
+            preserved: request.preserved,
+            service: request.service,
+        };
+        let mut process = spawn(plan, &joined, cgroup.as_ref(), child)?;
+        let attended = attend(&mut process, request, &dir, &mut record).and_then(|()| {
+            commit(&process, request, &dir, &mut record, pidfd_socket.as_ref())
+        });
+        match attended {
+            Ok(()) => Ok(process),
+            Err(e) => {
+                // Ours to reap: the record need not know of it.
+                process.kill();
+                Err(e)
+            }
+        }
+    })();
+    match result {
+        Ok(process) => Ok(Launched { dir, record, process }),
+        Err(error) => {
+            let poststop: &[hooks::Hook] = if record.pid.is_some() { &plan.hooks.poststop } else { &[] };
+            undo(dir, &record, poststop);
+            Err(error)
+        }
+    }
+}
+
+fn connect(path: Option<&Path>, option: &'static str) -> Result<Option<OwnedFd>> {
+    path.map(|path| socket::connect_path(path).context(option)).transpose()
+}
+
+/// What `create` is about to make, for a record of it that outlives a crash.
+fn record(request: &Request, mut missing: Vec<PathBuf>) -> Result<Record> {
+    let plan = request.plan;
+    let cgroup = plan.cgroup.as_ref().map(|cgroup| {
+        missing.retain(|dir| *dir != cgroup.dir());
+        CgroupRecord { manager: "cgroupfs".into(), path: cgroup.dir(), parents: missing }
+    });
+    let spec = &request.config.spec;
+    Ok(Record {
+        id: request.id.into(),
+        bundle: request.bundle.into(),
+        rootfs: plan.rootfs.path.clone(),
+        oci_version: spec.version().clone(),
+        boot_id: state::boot_id()?,
+        cgroup,
+        namespaces: plan.namespaces.names(),
+        owner: state::owner(task::euid()),
+        created: log::now(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        start_reads_config: plan.process.is_none()
+            || !plan.hooks.poststart.is_empty()
+            || plan.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some()),
+        delete_reads_config: !plan.hooks.poststop.is_empty(),
+        ..Record::default()
+    })
+}
+
+/// Makes the cgroup, and corrects the record where there is none in the end.
+fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
+    let mut warnings = Vec::new();
+    let made = plan.cgroup.as_ref().map(|cgroup| cgroups::create(cgroup, &mut warnings)).transpose();
+    warnings.into_iter().for_each(log::warn);
+    if !matches!(made, Ok(Some(Some(_)))) {
+        // Another container's perhaps: not ours to remove.
+        record.cgroup = None;
+    }
+    Ok(made?.flatten())
+}
+
+/// Clones the container's process, or the one between.
+fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Container) -> Result<Process> {
+    let namespaces = &plan.namespaces;
+    let proc = child.proc;
+    let (ours, theirs) = Channel::pair()?;
+    if task::euid() == 0 {
+        // Nobody may look into a process that is on its way into the container. As a user it must wait: the helpers
+        // that write the id maps need access.
+        task::set_dumpable(false)?;
+    }
+    let direct = namespaces.stages() == Stages::Direct;
+    let before = if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Vec::new() };
+    let kinds = match namespaces.create {
+        _ if !direct => 0,
+        kinds if kinds & libc::CLONE_NEWUSER != 0 => kinds & init::AT_CLONE,
+        // With offsets it is there already.
+        kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
+        kinds => kinds,
+    };
+    let cloned = task::clone3(kinds as u64, cgroup.map(Cgroup::dir));
+    let (pid, pidfd) = match cloned {
+        Ok(Forked::Child) => {
+            drop(ours);
+            init::end_with(theirs, |report| init::first(child, report))
+        }
+        Ok(Forked::Parent { pid, pidfd }) => (pid, pidfd),
+        Err(e) => {
+            namespaces::return_from(before)?;
+            return Err(explain_clone(e));
+        }
+    };
+    drop(theirs);
+    let process = Process { pid, pidfd, console: None, channel: ours };
+    let prepared = namespaces::return_from(before).and_then(|()| prepare(&process, plan, proc));
+    match prepared {
+        Ok(()) => Ok(process),
+        Err(e) => {
+            process.kill();
+            Err(e)
+        }
+    }
+}
+
+fn explain_clone(error: crate::sys::Error) -> anyhow::Error {
+    let hint = match error.errno {
+        nix::errno::Errno::EBUSY => " (hint: the cgroup cannot take processes)",
+        nix::errno::Errno::ENOSPC => " (hint: the limit on namespaces, /proc/sys/user, is reached)",
+        nix::errno::Errno::EAGAIN => " (hint: the limit on processes is reached)",
+        _ => "",
+    };
+    if hint.is_empty() { error.into() } else { anyhow!("{error}{hint}") }
+}
+
+/// What is set from outside: the container's process may not have the right, and its children inherit it.
+fn prepare(process: &Process, plan: &Plan, proc: BorrowedFd) -> Result<()> {
+    let namespaces = &plan.namespaces;
+    if let Some(planned) = &plan.process {
+        limits(process.pid, planned, proc)?;
+    }
+    let direct = namespaces.stages() == Stages::Direct;
+    if direct && namespaces.creates(libc::CLONE_NEWUSER) {
+        idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
+    }
+    if !direct || namespaces.creates(libc::CLONE_NEWUSER) {
+        process.channel.go(Go::On)?;
+    }
+    Ok(())
+}
+
+fn limits(pid: i32, process: &process::Plan, proc: BorrowedFd) -> Result<()> {
+    rlimits::raise_hard(pid, &process.rlimits)?;
+    if let Some(score) = process.oom_score_adj {
+        let file = PathBuf::from(format!("{pid}/oom_score_adj"));
+        fs::write_at(proc, &file, score.to_string().as_bytes()).context("process.oomScoreAdj")?;
+    }
+    Ok(())
+}
+
+/// Serves the container's process until it is ready.
+fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Record) -> Result<()> {
+    let plan = request.plan;
+    loop {
+        match process.next()? {
+            Event::MapsWanted => {
+                let namespaces = &plan.namespaces;
+                let proc = request.host.proc.as_fd();
+                idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
+                process.channel.go(Go::On)?;
+            }
+            Event::Mounted => {
+                put_on_record(process, record)?;
+                dir.save(record)?;
+                let state = spec_state(record, Status::Creating, record.pid);
+                hooks::run(&plan.hooks.prestart, state.as_bytes())?;
+                hooks::run(&plan.hooks.create_runtime, state.as_bytes())?;
+                process.channel.go(Go::On)?;
+            }
+            Event::Ready => return put_on_record(process, record),
+            _ => return Err(unexpected()),
+        }
+    }
+}
+
+fn put_on_record(process: &Process, record: &mut Record) -> Result<()> {
+    record.pid = Some(process.pid);
+    record.start_time = state::start_time(process.pid)?;
+    Ok(())
+}
+
+fn unexpected() -> anyhow::Error {
+    fail(Kind::Os, "the container's process said something unexpected")
+}
+
+/// Makes the container one that later commands find.
+fn commit(
+    process: &Process,
+    request: &Request,
+    dir: &Dir,
+    record: &mut Record,
+    pidfd_socket: Option<&OwnedFd>,
+) -> Result<()> {
+    if let Some(socket) = pidfd_socket {
+        socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
+    }
+    if let Some(path) = request.pid_file {
+        write_pid_file(path, process.pid)?;
+    }
+    record.created_done = true;
+    dir.save(record)?;
+    if request.at_once { Ok(()) } else { process.channel.go(Go::Wait) }
+}
+
+/// Writes a process id without a newline, which containerd could not parse, and by rename: whoever sees the file sees
+/// all of it.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let at = || format!("--pid-file {}", path.display());
+    let invalid = || fail(Kind::Usage, format!("{}: is not the name of a file", at()));
+    let name = path.file_name().ok_or_else(invalid)?;
+    let part = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = std::fs::write(&part, pid.to_string()).and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written.with_context(at)
+}
+
+impl Process {
+    /// The next event that is not only for us.
+    fn next(&mut self) -> Result<Event> {
+        loop {
+            match self.channel.receive()? {
+                Event::Cloned { pid, pidfd } => {
+                    let between = std::mem::replace(&mut self.pidfd, pidfd);
+                    self.pid = pid;
+                    task::wait(between.as_fd())?;
+                }
+                Event::Console(master) => self.console = Some(master),
+                Event::Error(error) => return Err(error),
+                Event::Closed => return Err(self.died()),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Why it died without a word.
+    fn died(&self) -> anyhow::Error {
+        match task::wait(self.pidfd.as_fd()) {
+            Ok(Exit::Signal(signal)) => anyhow!("the container's process was killed by signal {signal}"),
+            Ok(Exit::Code(code)) => anyhow!("the container's process ended with code {code}"),
+            Err(e) => e.into(),
+        }
+    }
+
+    /// Kills and reaps it; it may be dead and reaped already.
+    fn kill(&self) {
+        let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = task::wait(self.pidfd.as_fd());
+    }
+
+    /// Lets the program run, and tells whether it does.
+    pub fn start(&self, listener: Option<&Listener>, record: &Record) -> Result<()> {
+        self.channel.go(Go::Start)?;
+        await_program(&self.channel, listener, record, self.pid)
+    }
+}
+
+/// Lets the program of a created container run, and tells whether it does.
+pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
+    let socket = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET))?;
+    await_program(&Channel::from_socket(socket), listener, record, record.pid.unwrap_or_default())
+}
+
+/// The channel's end is the program's beginning, for execve closes it, or the process's end.
+fn await_program(channel: &Channel, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
+    loop {
+        match channel.receive()? {
+            Event::Closed if state::ended_before_exec(pid)? => {
+                return Err(anyhow!("the container's process was killed before its program ran"));
+            }
+            Event::Closed => return Ok(()),
+            Event::Error(error) => return Err(error),
+            Event::Listener(fd) => send_listener(&fd, listener, record, pid)?,
+            _ => return Err(unexpected()),
+        }
+    }
+}
+
+/// Hands the filter's descriptor to its agent.
+fn send_listener(fd: &OwnedFd, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
+    let listener = listener.ok_or_else(unexpected)?;
+    let state = serde_json::from_str(&spec_state(record, Status::Created, Some(pid))).context("state")?;
+    let state = seccomp::listener::process_state(SPEC_VERSION, pid, listener.metadata.as_deref(), state);
+    seccomp::listener::send(fd.as_fd(), &listener.path, state.to_string().as_bytes())
+}

@@ -1,0 +1,169 @@
+//! The last steps of every process that corten puts into a container, be it the container's first or an exec's: one
+//! code for both, so that an exec cannot have other rights than the container.
+//!
+//! [`find`] runs inside the container, at the time of `create`, and finds what can be found without giving anything up.
+//! [`Program::run`] becomes the user and executes. With no_new_privs the filter comes last. Without, seccomp(2) needs
+//! CAP_SYS_ADMIN, so it comes just before the capabilities are given up; that is why both belong after the start signal:
+//! a profile must not be able to break the wait for it.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::channel::{Channel, Event};
+use crate::error::{Context, Result};
+use crate::process::credentials::{self, Groups, Status};
+use crate::process::{self, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler};
+use crate::rootfs::resolve::{self, Missing};
+use crate::sys::{self, fs, signal, task};
+use crate::seccomp;
+
+/// Where and as what the program runs.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    pub(super) process: &'a process::Plan,
+    pub(super) seccomp: Option<&'a seccomp::Plan>,
+    /// The root of the host's procfs.
+    pub(super) proc: BorrowedFd<'a>,
+    /// Descriptors that the caller leaves to the program.
+    pub(super) preserved: &'a [i32],
+    pub(super) service: &'a env::Service,
+    pub(super) notify_socket: Option<&'a Path>,
+}
+
+/// A program that has been found.
+pub(super) struct Program<'a> {
+    setting: Setting<'a>,
+    path: CString,
+    env: Vec<CString>,
+    groups: Groups,
+}
+
+/// Goes to the working directory and finds the program and what its environment lacks. The root and the working
+/// directory are the container's root.
+pub(super) fn find(setting: Setting) -> Result<Program> {
+    let process = setting.process;
+    let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    if process.cwd != Path::new("/") {
+        // Every descriptor of the host's is closed on exec, and this one is opened inside the root: the working
+        // directory cannot be outside (CVE-2024-21626).
+        let cwd = resolve::open_or_make(root.as_fd(), &process.cwd, Missing::Directory)
+            .and_then(|cwd| task::fchdir(cwd.as_fd()));
+        cwd.with_context(|| format!("process.cwd {}", process.cwd.display()))?;
+    }
+    let mut env = process.env.clone();
+    if env::get(&env, "HOME").is_none_or(<[u8]>::is_empty) {
+        env::fill_home(&mut env, &passwd(root.as_fd())?, process.user.uid);
+    }
+    env::add_service(&mut env, setting.service, std::process::id(), setting.notify_socket);
+    let groups = Groups::probe(setting.proc)?;
+    let path = as_user(process, groups, || match process.argv.first() {
+        Some(name) => exec::lookup(name, &env),
+        None => Ok(CString::default()),
+    })?;
+    Ok(Program { setting, path, env, groups })
+}
+
+/// The container's passwd, empty if it has none.
+fn passwd(root: BorrowedFd) -> Result<Vec<u8>> {
+    // Not to be led astray by a fifo or a device of that name.
+    let file = match resolve::open_with(root, Path::new("/etc/passwd"), fs::O_RDONLY | libc::O_NONBLOCK) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => return Ok(Vec::new()),
+        other => other.context("/etc/passwd")?,
+    };
+    if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Ok(Vec::new());
+    }
+    match fs::read_limited(file, process::users::CONTENT_MAX as u64) {
+        Err(e) if e.errno == Errno::EFBIG => Ok(Vec::new()),
+        other => Ok(other.context("/etc/passwd")?),
+    }
+}
+
+/// Does something with the file system rights of the process's user.
+fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let user = &process.user;
+    if groups == Groups::Set && !user.additional_gids.is_empty() {
+        sys::credentials::setgroups(&user.additional_gids).context("process.user")?;
+    }
+    if user.uid == 0 {
+        return act();
+    }
+    let (uid, gid) = (task::euid(), task::egid());
+    task::setfsgid(user.gid).context("process.user.gid")?;
+    task::setfsuid(user.uid).context("process.user.uid")?;
+    let result = act();
+    task::setfsuid(uid)?;
+    task::setfsgid(gid)?;
+    result
+}
+
+impl Program<'_> {
+    /// Becomes the program; returns only an error.
+    pub(super) fn run(self, report: &Channel) -> Result<Infallible> {
+        let Setting { process, seccomp, proc, preserved, .. } = self.setting;
+        let attributes = |process: &process::Plan| -> Result<()> {
+            process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
+            process.io_priority.map_or(Ok(()), io_priority::apply)?;
+            process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
+            process.personality.map_or(Ok(()), personality::apply)
+        };
+        attributes(process)?;
+        lsm::apply(&process.labels, proc)?;
+        own_stdio(process)?;
+        let before = Status::read(proc)?;
+        signal::reset(before.ignored)?;
+        fs::close_on_exec_from(3)?;
+        for fd in preserved {
+            fs::keep_on_exec(*fd).context("--preserve-fds")?;
+        }
+        // The limits hold for our own work, too, so nothing that takes descriptors or memory comes after them. The
+        // runtime has raised the hard ones: to lower them needs no right.
+        let limit_and_load = || -> Result<()> {
+            rlimits::apply(&process.rlimits)?;
+            let Some(plan) = seccomp else { return Ok(()) };
+            match seccomp::apply(plan).context("linux.seccomp")? {
+                Some(listener) => report.send(&Event::Listener(listener)),
+                None => Ok(()),
+            }
+        };
+        let become_user = |privileged| {
+            credentials::apply(&process.user, &process.capabilities, self.groups, &before, proc, privileged)
+        };
+        if process.no_new_privs {
+            become_user(None)?;
+            task::set_no_new_privs()?;
+            limit_and_load()?;
+        } else if seccomp.is_some() {
+            become_user(Some(limit_and_load))?;
+        } else {
+            become_user(None)?;
+            limit_and_load()?;
+        }
+        Err(exec::execve(&self.path, &process.argv, &self.env))
+    }
+}
+
+/// Gives standard input, output and error to the process's user, who may want to open /dev/stderr.
+fn own_stdio(process: &process::Plan) -> Result<()> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for fd in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let stat = match fs::fstat(fd) {
+            Err(e) if e.errno == Errno::EBADF => continue,
+            other => other?,
+        };
+        // /dev/null is everybody's.
+        if stat.st_uid == process.user.uid || stat.st_rdev == libc::makedev(1, 3) {
+            continue;
+        }
+        match fs::chown(fd, Path::new(""), process.user.uid, stat.st_gid) {
+            // An id that is not mapped, a file system that is read-only or has no owners: the user does without.
+            Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EPERM | Errno::EROFS | Errno::ENOTSUP) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The plan of a container: every decision, taken before anything is made. Pure: what it has to know of the host is
+//! given. All that is wrong in a configuration is told at once.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::cgroups::{self, Manager};
+use crate::error::{Problems, Result};
+use crate::host::Host;
+use crate::process::sysctl::{self, Sysctl};
+use crate::process::{self, capabilities, env};
+use crate::{hooks, namespaces, rootfs, seccomp};
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub id: &'a str,
+    /// Absolute.
+    pub bundle: &'a Path,
+    pub manager: Manager,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    /// What a service manager left to us.
+    pub service: &'a env::Service,
+}
+
+/// What will be done, in the order of the doing.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub namespaces: namespaces::Plan,
+    pub cgroup: Option<cgroups::Plan>,
+    pub rootfs: rootfs::Plan,
+    pub hooks: hooks::Plan,
+    pub sysctl: Vec<Sysctl>,
+    /// The name of the session keyring to join.
+    pub keyring: Option<String>,
+    /// `create` can do without; `start` cannot.
+    pub process: Option<process::Plan>,
+    pub seccomp: Option<seccomp::Plan>,
+    /// Where the notification socket is in the container.
+    pub notify_socket: Option<PathBuf>,
+}
+
+/// Plans a container.
+pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<String>) -> Result<Plan> {
+    let mut problems = Problems::default();
+    let linux = spec.linux().as_ref();
+    let namespaces = namespaces::plan(spec, &mut problems);
+    let cgroup = cgroups::plan(
+        &cgroups::Request {
+            id: request.id,
+            path: linux.and_then(|l| l.cgroups_path().as_deref()),
+            resources: linux.and_then(|l| l.resources().as_ref()),
+            manager: request.manager,
+            rootless: host.rootless,
+        },
+        &host.cgroups,
+        &mut problems,
+        warnings,
+    )?;
+    let facts = rootfs::Facts {
+        mount_namespace: rootfs::MountNamespace::of(&namespaces),
+        user_namespace: namespaces.has(libc::CLONE_NEWUSER),
+        cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
+        no_pivot: request.no_pivot,
+        cgroup: cgroup.as_ref().map(cgroups::Plan::dir),
+        cgroup_mount: host.cgroups.v2_mount.clone(),
+        notify_socket: request.service.notify_socket.clone(),
+    };
+    let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut problems, warnings);
+    let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
+    let sysctl = sysctl::plan(linux, &namespaces, &mut problems);
+    let held = process_host(host, facts.user_namespace);
+    let process = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process::plan(process, linux, held, "process", &mut problems, warnings));
+    let seccomp = linux
+        .and_then(|l| l.seccomp().as_ref())
+        .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));
+    problems.into_result()?;
+    Ok(Plan {
+        namespaces,
+        cgroup,
+        rootfs,
+        hooks,
+        sysctl,
+        keyring: (!request.no_new_keyring).then(|| format!("_ses.{}", request.id)),
+        process,
+        seccomp,
+        notify_socket: facts.notify_socket.is_some().then(|| rootfs::NOTIFY_SOCKET.into()),
+    })
+}
+
+/// What a process can be given: in a user namespace its first process holds every capability.
+pub fn process_host(host: &Host, user_namespace: bool) -> process::Host {
+    let capabilities = if user_namespace {
+        capabilities::Held::IN_USER_NAMESPACE
+    } else {
+        host.process.capabilities
+    };
+    process::Host { capabilities, ..host.process }
+}

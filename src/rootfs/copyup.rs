@@ -1,0 +1,60 @@
+//! `tmpcopyup`: a new tmpfs begins with what the directory below it holds (config.md#linux-mount-options).
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use crate::sys::{Result, fs};
+
+/// How deep a tree may be: each level holds two descriptors open.
+const DEPTH_MAX: u32 = 256;
+
+/// Copies the contents of one directory to another, and its mode and owner. Every name is opened without following
+/// links: the tree is the image's.
+pub(super) fn copy(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
+    let from = fs::open(from, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
+    let to = fs::open(to, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
+    contents(from.as_fd(), to.as_fd(), 0)
+}
+
+fn contents(from: BorrowedFd, to: BorrowedFd, depth: u32) -> Result<()> {
+    if depth > DEPTH_MAX {
+        return Err(crate::sys::Error::new("tmpcopyup", nix::errno::Errno::ELOOP));
+    }
+    for name in fs::list_dir(from)? {
+        entry(from, to, &name, depth)?;
+    }
+    let stat = fs::fstat(from)?;
+    fs::chown(to, Path::new(""), stat.st_uid, stat.st_gid)?;
+    fs::fchmod(to, stat.st_mode & 0o7777)
+}
+
+fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32) -> Result<()> {
+    let found = fs::open(from, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+    let stat = fs::fstat(found.as_fd())?;
+    let mode = stat.st_mode & 0o7777;
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => {
+            fs::mkdirat(to, name, 0o700)?;
+            let flags = fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW;
+            let (from, to) = (fs::open(from, name, flags, 0)?, fs::open(to, name, flags, 0)?);
+            contents(from.as_fd(), to.as_fd(), depth + 1)
+        }
+        libc::S_IFREG => {
+            let from = fs::open(from, name, fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
+            let flags = fs::O_WRONLY | fs::O_CREAT | fs::O_EXCL | fs::O_NOFOLLOW;
+            let to = fs::open(to, name, flags, 0o600)?;
+            fs::copy(from, to.as_fd())?;
+            fs::chown(to.as_fd(), Path::new(""), stat.st_uid, stat.st_gid)?;
+            fs::fchmod(to.as_fd(), mode)
+        }
+        libc::S_IFLNK => {
+            fs::symlinkat(&fs::readlinkat(found.as_fd(), Path::new(""))?, to, name)?;
+            fs::chown(to, name, stat.st_uid, stat.st_gid)
+        }
+        _ => {
+            // The device's number counts only for devices.
+            fs::mknodat(to, name, stat.st_mode, stat.st_rdev)?;
+            fs::chown(to, name, stat.st_uid, stat.st_gid)
+        }
+    }
+}

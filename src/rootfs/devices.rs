@@ -1,0 +1,232 @@
+//! Device nodes and the links of /dev (config-linux.md#devices, #default-devices, config.md's /dev symbolic links).
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
+
+use super::Plan;
+use super::apply::Root;
+use super::resolve::{self, Missing};
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::sys::{self, credentials, fs, mount};
+
+/// A node to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Where it stands, for errors.
+    pub place: String,
+    pub path: PathBuf,
+    /// The type and the permissions, as mknod(2) takes them.
+    pub mode: u32,
+    pub major: u32,
+    pub minor: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Name, major, minor.
+const DEFAULT: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Name, target.
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// The default devices, where wanted, and the given ones, which win.
+pub(super) fn plan(linux: Option<&Linux>, default: bool, problems: &mut Problems) -> Vec<Device> {
+    let mut devices: BTreeMap<PathBuf, Device> = BTreeMap::new();
+    if default {
+        for (name, major, minor) in DEFAULT {
+            let path = Path::new("/dev").join(name);
+            let place = format!("default device {}", path.display());
+            let mode = libc::S_IFCHR | 0o666;
+            devices.insert(path.clone(), Device { place, path, mode, major, minor, uid: 0, gid: 0 });
+        }
+    }
+    let given = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    for (i, device) in given.iter().enumerate() {
+        if let Some(device) = planned(device, format!("linux.devices[{i}]"), problems) {
+            devices.insert(device.path.clone(), device);
+        }
+    }
+    devices.into_values().collect()
+}
+
+fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Option<Device> {
+    let before = problems.0.len();
+    let path = device.path();
+    if !path.is_absolute() || path.file_name().is_none() || path.as_os_str().as_bytes().contains(&0) {
+        problems.add(format_args!("{place}.path"), format_args!("{path:?} is not the absolute path of a file"));
+    }
+    let kind = match device.typ() {
+        LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+        LinuxDeviceType::B => libc::S_IFBLK,
+        LinuxDeviceType::P => libc::S_IFIFO,
+        LinuxDeviceType::A => {
+            problems.add(format_args!("{place}.type"), "\"a\" is not the type of a device");
+            0
+        }
+    };
+    // A fifo has neither.
+    let mut number = |name: &str, value: i64| {
+        let value = if kind == libc::S_IFIFO { 0 } else { value };
+        u32::try_from(value).unwrap_or_else(|_| {
+            problems.add(format_args!("{place}.{name}"), format_args!("{value} is not a device number"));
+            0
+        })
+    };
+    let (major, minor) = (number("major", device.major()), number("minor", device.minor()));
+    let mode = device.file_mode().unwrap_or(0o666);
+    if mode & !0o7777 & !libc::S_IFMT != 0 {
+        problems.add(format_args!("{place}.fileMode"), format_args!("{mode:#o} is not a mode"));
+    }
+    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    let device = Device { place, path: path.clone(), mode: kind | mode & 0o7777, major, minor, uid, gid };
+    (problems.0.len() == before).then_some(device)
+}
+
+/// Makes them all. Directories are opened once for neighbours.
+pub(super) fn apply(root: &Root, plan: &Plan) -> Result<()> {
+    // The mode is given at the making, whole.
+    let umask = credentials::umask(0);
+    let made = nodes(root, plan).and_then(|()| if plan.default_devices { links(root) } else { Ok(()) });
+    credentials::umask(umask);
+    made
+}
+
+fn nodes(root: &Root, plan: &Plan) -> Result<()> {
+    let mut open: Option<(&Path, OwnedFd)> = None;
+    for device in &plan.devices {
+        let at = || format!("{} {}", device.place, device.path.display());
+        let parent = device.path.parent().unwrap_or(Path::new("/"));
+        let dir = match open.take() {
+            Some((path, dir)) if path == parent => dir,
+            _ => resolve::open_or_make(root.fd(), parent, Missing::Directory).with_context(at)?,
+        };
+        // The plan has made sure that there is a name.
+        let name = Path::new(device.path.file_name().unwrap_or_default());
+        node(dir.as_fd(), name, device, plan.facts.user_namespace).with_context(at)?;
+        open = Some((parent, dir));
+    }
+    Ok(())
+}
+
+fn node(dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
+    let number = libc::makedev(device.major, device.minor);
+    let is_fifo = device.mode & libc::S_IFMT == libc::S_IFIFO;
+    // In a user namespace nobody may make a device.
+    let made = if user_namespace && !is_fifo {
+        Err(sys::Error::new(format!("mknodat({name:?})"), Errno::EPERM))
+    } else {
+        fs::mknodat(dir, name, device.mode, number)
+    };
+    match made {
+        Ok(()) if (device.uid, device.gid) == (0, 0) => Ok(()),
+        Ok(()) => Ok(fs::chown(dir, name, device.uid, device.gid)?),
+        Err(e) if e.errno == Errno::EEXIST => same(dir, name, device),
+        Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(dir, name, device),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What is there already must be what is wanted (config-linux.md#devices).
+fn same(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+    let found = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+    check(found.as_fd(), device, "what is there already")
+}
+
+fn check(found: BorrowedFd, device: &Device, what: &str) -> Result<()> {
+    let stat = fs::fstat(found)?;
+    let number = libc::makedev(device.major, device.minor);
+    let same_type = stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT;
+    if same_type && (stat.st_rdev == number || device.mode & libc::S_IFMT == libc::S_IFIFO) {
+        return Ok(());
+    }
+    Err(fail(Kind::Config, format!("{what} is another file")))
+}
+
+/// Shows the host's node of that path in the container.
+fn bind(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+    let tree = mount::open_tree_clone(fs::CWD, &device.path, false)?;
+    check(tree.as_fd(), device, "the host's node")?;
+    let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
+    let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {
+        Err(e) if e.errno == Errno::ENOENT => fs::open(dir, name, flags | fs::O_EXCL, 0o644)?,
+        other => other?,
+    };
+    let stat = fs::fstat(target.as_fd())?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG && check(target.as_fd(), device, "").is_ok() {
+        return Ok(());
+    }
+    Ok(mount::move_mount(tree.as_fd(), target.as_fd())?)
+}
+
+fn links(root: &Root) -> Result<()> {
+    let dev = resolve::open_or_make(root.fd(), Path::new("/dev"), Missing::Directory).context("/dev")?;
+    for (name, target) in LINKS {
+        let link = || fs::symlinkat(Path::new(target), dev.as_fd(), Path::new(name));
+        match link() {
+            // The image's own node would be the host's multiplexer.
+            Err(e) if e.errno == Errno::EEXIST && name == "ptmx" => {
+                fs::unlinkat(dev.as_fd(), Path::new(name), false).and_then(|()| link())
+            }
+            Err(e) if e.errno == Errno::EEXIST => Ok(()),
+            other => other,
+        }
+        .with_context(|| format!("default link /dev/{name}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str) -> (Vec<Device>, String) {
+        let linux: Linux = serde_json::from_str(json).unwrap();
+        let mut problems = Problems::default();
+        (plan(Some(&linux), false, &mut problems), problems.to_string())
+    }
+
+    #[test]
+    fn given_devices_win_over_default_ones() {
+        let linux: Linux = serde_json::from_str(
+            r#"{"devices": [{"path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 384, "gid": 5}]}"#,
+        )
+        .unwrap();
+        let devices = plan(Some(&linux), true, &mut Problems::default());
+        let tty: Vec<_> = devices.iter().filter(|d| d.path == Path::new("/dev/tty")).collect();
+        assert_eq!((devices.len(), tty.len()), (6, 1));
+        assert_eq!((tty[0].mode, tty[0].gid), (libc::S_IFCHR | 0o600, 5));
+    }
+
+    #[test]
+    fn wrong_devices_are_told() {
+        for (device, expected) in [
+            (r#""path": "/p", "type": "p""#, ""),
+            (r#""path": "/p", "type": "p", "major": -1, "minor": 7"#, ""),
+            (
+                r#""path": "p", "type": "c", "major": 1, "minor": 3"#,
+                "linux.devices[0].path: \"p\" is not the absolute path of a file",
+            ),
+            (
+                r#""path": "/p", "type": "b", "major": -1, "minor": 4294967296"#,
+                "linux.devices[0].major: -1 is not a device number; \
+                 linux.devices[0].minor: 4294967296 is not a device number",
+            ),
+            (r#""path": "/p", "type": "a""#, "linux.devices[0].type: \"a\" is not the type of a device"),
+        ] {
+            let (devices, problems) = check(&format!(r#"{{"devices": [{{{device}}}]}}"#));
+            assert_eq!((problems.as_str(), devices.is_empty()), (expected, !expected.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Hiding what the container must not see or change, and making its root file system the root.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::apply::Root;
+use super::{MountNamespace, Plan, resolve};
+use crate::error::{Context, Kind, Result, fail};
+use crate::sys::mount::{self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use crate::sys::{self, fs, task};
+
+const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
+
+impl Root {
+    /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
+    /// directory is the new root.
+    pub fn enter(self, plan: &Plan) -> Result<()> {
+        self.mask(plan)?;
+        for path in &plan.readonly_paths {
+            self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
+        }
+        if plan.readonly {
+            mount::mount_setattr(self.fd(), false, &READ_ONLY).context("root.readonly")?;
+        }
+        match plan.facts.mount_namespace {
+            MountNamespace::Host => {
+                task::fchdir(self.fd())?;
+                task::chroot_here()?;
+            }
+            _ if plan.facts.no_pivot => self.move_over_root().context("--no-pivot")?,
+            _ => {
+                // With both paths the same, the old root comes to lie on the new one, and is what "." then unmounts.
+                task::fchdir(self.fd())?;
+                mount::pivot_root_here()?;
+                mount::detach_here()?;
+                task::chdir_root()?;
+            }
+        }
+        if let Some(propagate) = plan.propagation {
+            let attr = Attr { propagation: propagate.flag, ..Attr::default() };
+            mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
+        }
+        Ok(())
+    }
+
+    /// For a root that is an initramfs, which cannot be pivoted away.
+    fn move_over_root(&self) -> sys::Result<()> {
+        let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+        mount::move_mount(self.fd(), root.as_fd())?;
+        task::fchdir(self.fd())?;
+        task::chroot_here()?;
+        task::chdir_root()
+    }
+
+    /// Masks files with the host's /dev/null and directories with one empty file system.
+    fn mask(&self, plan: &Plan) -> Result<()> {
+        let mut null: Option<OwnedFd> = None;
+        let mut empty: Option<OwnedFd> = None;
+        for path in &plan.masked {
+            let at = || format!("linux.maskedPaths {}", path.display());
+            let Some(target) = self.find(path).with_context(at)? else { continue };
+            let is_directory = fs::fstat(target.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            if !is_directory {
+                let null = match &null {
+                    Some(null) => null,
+                    None => null.insert(host_null().with_context(at)?),
+                };
+                let cover = mount::open_tree_clone(null.as_fd(), Path::new(""), false).with_context(at)?;
+                mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
+                continue;
+            }
+            // Only an attached tree can be copied before Linux 6.15.
+            let cover = match &empty {
+                Some(empty) => mount::open_tree_clone(empty.as_fd(), Path::new(""), false),
+                None => empty_directory(),
+            };
+            let cover = cover.with_context(at)?;
+            mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
+            empty.get_or_insert(cover);
+        }
+        Ok(())
+    }
+
+    /// What there is at a path; nothing, if nothing.
+    fn find(&self, path: &Path) -> sys::Result<Option<OwnedFd>> {
+        match resolve::open(self.fd(), path) {
+            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Mounts a path on itself, read-only with all below.
+    fn make_read_only(&self, path: &Path) -> sys::Result<()> {
+        let Some(target) = self.find(path)? else { return Ok(()) };
+        let copy = mount::open_tree_clone(target.as_fd(), Path::new(""), true)?;
+        mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;
+        mount::move_mount(copy.as_fd(), target.as_fd())
+    }
+}
+
+/// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
+fn host_null() -> Result<OwnedFd> {
+    let null = fs::open(fs::CWD, Path::new("/dev/null"), fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+    let stat = fs::fstat(null.as_fd())?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
+    }
+    Ok(null)
+}
+
+fn empty_directory() -> sys::Result<OwnedFd> {
+    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    mount::new_filesystem("tmpfs", &[("mode", "0555"), ("nr_inodes", "1")], attributes)
+}
+
+/// Takes away what [`super::mount_all`] attached in the host's mount namespace. `under` is the mount that was there
+/// before: an engine's own, perhaps, which stays.
+pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
+    match fs::mount_id(fs::CWD, rootfs) {
+        Ok(now) if now == under => Ok(()),
+        Err(e) if e.errno == Errno::ENOENT => Ok(()),
+        Err(e) => Err(e.into()),
+        Ok(_) => Ok(mount::detach(rootfs)?),
+    }
+}

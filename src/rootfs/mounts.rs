@@ -1,0 +1,182 @@
+//! The plan of `mounts` (config.md#mounts).
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{self, Spec};
+
+use super::options::{self, Options};
+use super::{Facts, NOTIFY_SOCKET};
+use crate::error::Problems;
+use crate::namespaces::idmap::{self, IdMap};
+
+/// One mount to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it stands, for errors: `mounts[3]`.
+    pub place: String,
+    pub destination: PathBuf,
+    pub kind: Kind,
+    pub options: Options,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A part of the host's tree.
+    Bind { source: PathBuf, recursive: bool, idmap: Option<IdMapping> },
+    /// A new file system.
+    New { fstype: String, source: Option<String> },
+    /// The cgroup hierarchy, as the container is to see it.
+    Cgroup,
+    /// Other options for what is mounted there.
+    Remount,
+}
+
+/// The ids of an idmapped mount, and whether of all mounts below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMapping {
+    pub uid_map: Vec<IdMap>,
+    pub gid_map: Vec<IdMap>,
+    pub recursive: bool,
+}
+
+impl Mount {
+    #[must_use]
+    pub fn is_bind(&self) -> bool {
+        matches!(self.kind, Kind::Bind { .. })
+    }
+}
+
+/// Whether a destination names that absolute path, however it is written.
+pub(super) fn names(destination: &Path, path: &str) -> bool {
+    let names = |path: &Path| {
+        let normal = path.components().filter(|c| matches!(c, Component::Normal(_)));
+        normal.map(|c| c.as_os_str().to_os_string()).collect::<Vec<_>>()
+    };
+    names(destination) == names(Path::new(path))
+}
+
+pub(super) fn plan(
+    spec: &Spec,
+    bundle: &Path,
+    facts: &Facts,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Vec<Mount> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    let label = label.filter(|label| !label.is_empty());
+    let given = spec.mounts().as_deref().unwrap_or_default();
+    let mut mounts: Vec<Mount> = Vec::with_capacity(given.len() + 1);
+    for (i, mount) in given.iter().enumerate() {
+        let place = format!("mounts[{i}]");
+        let mut options = options::parse(mount.options().as_deref().unwrap_or_default());
+        if mount.destination().as_os_str().is_empty() || contains_nul(mount.destination()) {
+            problems.add(format_args!("{place}.destination"), "is empty or contains a NUL");
+        }
+        let kind = kind(mount, &place, bundle, spec, &mut options, problems, warnings);
+        if let (Kind::New { fstype, .. }, Some(label)) = (&kind, label)
+            && !matches!(fstype.as_str(), "proc" | "sysfs" | "mqueue")
+        {
+            options.data.push(format!("context={label}"));
+        }
+        mounts.push(Mount { place, destination: mount.destination().clone(), kind, options });
+    }
+    if let Some(source) = &facts.notify_socket {
+        mounts.push(Mount {
+            place: "NOTIFY_SOCKET".into(),
+            destination: NOTIFY_SOCKET.into(),
+            kind: Kind::Bind { source: source.clone(), recursive: false, idmap: None },
+            options: Options::default(),
+        });
+    }
+    mounts
+}
+
+fn contains_nul(path: &Path) -> bool {
+    path.as_os_str().as_bytes().contains(&0)
+}
+
+fn kind(
+    mount: &runtime::Mount,
+    place: &str,
+    bundle: &Path,
+    spec: &Spec,
+    options: &mut Options,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Kind {
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    if options.remount {
+        return Kind::Remount;
+    }
+    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.idmap.is_some();
+    if let Some(recursive) = options.bind {
+        refuse_on_bind(place, options, problems, warnings);
+        let source = mount.source().clone().unwrap_or_default();
+        if source.as_os_str().is_empty() || contains_nul(&source) {
+            problems.add(format_args!("{place}.source"), "is empty or contains a NUL");
+        }
+        let idmap = mapped.then(|| id_mapping(mount, place, spec, options, problems));
+        return Kind::Bind { source: bundle.join(source), recursive, idmap };
+    }
+    if mapped {
+        problems.add(place, "only a bind mount can have id mappings");
+    }
+    match fstype {
+        "bind" | "rbind" | "none" | "" => {
+            let hint = "(hint: the option bind or rbind makes a bind mount)";
+            problems.add(format_args!("{place}.type"), format_args!("{fstype:?} is not a file system {hint}"));
+            Kind::Remount
+        }
+        "cgroup" | "cgroup2" => Kind::Cgroup,
+        _ => {
+            let source = mount.source().as_ref().map(|source| source.to_string_lossy().into_owned());
+            Kind::New { fstype: fstype.into(), source: source.filter(|source| !source.is_empty()) }
+        }
+    }
+}
+
+/// A bind mount has the superblock of its source, which is not the container's to change.
+fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, warnings: &mut Vec<String>) {
+    for option in options.data.drain(..) {
+        problems.add(format_args!("{place}.options"), format_args!("{option:?} is not an option of a bind mount"));
+    }
+    for name in options.superblock.drain(..) {
+        warnings.push(format!("{place}.options: {name:?} has no effect on a bind mount, ignoring"));
+    }
+    if options.copy_up {
+        problems.add(format_args!("{place}.options"), "\"tmpcopyup\" is for a tmpfs");
+    }
+    options.legacy = 0;
+}
+
+/// The mount's own mappings, else the container's (config.md#posix-platform-mounts).
+fn id_mapping(
+    mount: &runtime::Mount,
+    place: &str,
+    spec: &Spec,
+    options: &Options,
+    problems: &mut Problems,
+) -> IdMapping {
+    let linux = spec.linux().as_ref();
+    let own = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    let (uids, gids) = if own {
+        (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref())
+    } else {
+        (
+            linux.and_then(|linux| linux.uid_mappings().as_deref()),
+            linux.and_then(|linux| linux.gid_mappings().as_deref()),
+        )
+    };
+    let mapping = IdMapping {
+        uid_map: idmap::plan(uids, &format!("{place}.uidMappings"), problems),
+        gid_map: idmap::plan(gids, &format!("{place}.gidMappings"), problems),
+        recursive: options.idmap == Some(true),
+    };
+    for (name, map) in [("uidMappings", &mapping.uid_map), ("gidMappings", &mapping.gid_map)] {
+        if map.is_empty() {
+            problems.add(format_args!("{place}.{name}"), "must not be empty, nor the container's own mappings");
+        }
+    }
+    mapping
+}
