@@ -1,6 +1,13 @@
 //! The only module with `unsafe`: thin wrappers that carry the kernel's names, take and give owned file
 //! descriptors, and return errors that print the call. Nothing here knows the runtime-spec.
 
+pub mod fs;
+pub mod mount;
+pub mod signal;
+pub mod socket;
+pub mod task;
+pub mod tty;
+
 use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -1,0 +1,219 @@
+//! Files and directories by descriptor. Every descriptor is close-on-exec from birth.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::{Error, Result, check, check_fd, cstring, retry};
+
+pub use libc::{O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDONLY, O_RDWR, O_WRONLY};
+pub use libc::{
+    RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+};
+
+/// The working directory, for the calls that take a directory.
+pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
+
+/// `/proc/self/fd/N`, for calls that take only a path. Host side, or before the root is changed.
+#[must_use]
+pub fn proc_fd(fd: BorrowedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// `struct open_how`: libc's own cannot be built outside it.
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// `openat2(2)`.
+pub fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
+    let name = cstring(path)?;
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: mode.into(), resolve };
+    retry(|| {
+        // SAFETY: `name` is NUL-terminated, `how` is an open_how of the size passed; both outlive the call.
+        let ret = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                name.as_ptr(),
+                &raw const how,
+                size_of::<OpenHow>(),
+            )
+        };
+        check_fd(ret, || format!("openat2({path:?})"))
+    })
+}
+
+/// `openat(2)`, for trusted paths of the host.
+pub fn open(dir: BorrowedFd, path: &Path, flags: i32, mode: u32) -> Result<OwnedFd> {
+    let name = cstring(path)?;
+    retry(|| {
+        // SAFETY: `name` is NUL-terminated and outlives the call.
+        let ret = unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC, mode) };
+        check_fd(ret.into(), || format!("open({path:?})"))
+    })
+}
+
+/// `fstat(2)`, also of an `O_PATH` descriptor.
+pub fn fstat(fd: BorrowedFd) -> Result<libc::stat> {
+    nix::sys::stat::fstat(fd).map_err(|e| Error::new("fstat()", e))
+}
+
+/// The type of the file system that `fd` lies on: `PROC_SUPER_MAGIC` and its like.
+pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
+    let stat = nix::sys::statfs::fstatfs(fd).map_err(|e| Error::new("fstatfs()", e))?;
+    #[allow(clippy::unnecessary_cast)] // the type's width differs between C libraries
+    Ok(stat.filesystem_type().0 as i64)
+}
+
+/// Whether the mount that `path` lies on is read-only.
+pub fn on_read_only_mount(path: &Path) -> Result<bool> {
+    let stat = nix::sys::statvfs::statvfs(path).map_err(|e| Error::new(format!("statvfs({path:?})"), e))?;
+    Ok(stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
+}
+
+pub fn mkdirat(dir: BorrowedFd, path: &Path, mode: u32) -> Result<()> {
+    nix::sys::stat::mkdirat(dir, path, nix::sys::stat::Mode::from_bits_truncate(mode))
+        .map_err(|e| Error::new(format!("mkdirat({path:?})"), e))
+}
+
+/// `mknodat(2)`; `mode` holds the type too.
+pub fn mknodat(dir: BorrowedFd, path: &Path, mode: u32, device: u64) -> Result<()> {
+    let name = cstring(path)?;
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, device) };
+    check(ret.into(), || format!("mknodat({path:?})")).map(drop)
+}
+
+pub fn symlinkat(target: &Path, dir: BorrowedFd, path: &Path) -> Result<()> {
+    nix::unistd::symlinkat(target, dir, path).map_err(|e| Error::new(format!("symlinkat({path:?})"), e))
+}
+
+/// `readlinkat(2)`; an empty path reads the link that `dir` itself refers to.
+pub fn readlinkat(dir: BorrowedFd, path: &Path) -> Result<PathBuf> {
+    let text =
+        nix::fcntl::readlinkat(dir, path).map_err(|e| Error::new(format!("readlinkat({path:?})"), e))?;
+    Ok(PathBuf::from(text))
+}
+
+/// `unlinkat(2)`; with `directory`, an empty directory.
+pub fn unlinkat(dir: BorrowedFd, path: &Path, directory: bool) -> Result<()> {
+    use nix::unistd::UnlinkatFlags::{NoRemoveDir, RemoveDir};
+    nix::unistd::unlinkat(dir, path, if directory { RemoveDir } else { NoRemoveDir })
+        .map_err(|e| Error::new(format!("unlinkat({path:?})"), e))
+}
+
+/// `fchownat(2)` without following a link; an empty path is `dir` itself.
+pub fn chown(dir: BorrowedFd, path: &Path, uid: u32, gid: u32) -> Result<()> {
+    let name = cstring(path)?;
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::fchownat(dir.as_raw_fd(), name.as_ptr(), uid, gid, flags) };
+    check(ret.into(), || format!("fchownat({path:?}, {uid}, {gid})")).map(drop)
+}
+
+/// Sets permission bits of an open file that is not an `O_PATH` descriptor.
+pub fn fchmod(fd: BorrowedFd, mode: u32) -> Result<()> {
+    nix::sys::stat::fchmod(fd, nix::sys::stat::Mode::from_bits_truncate(mode))
+        .map_err(|e| Error::new(format!("fchmod({mode:#o})"), e))
+}
+
+/// The names in a directory, `.` and `..` left out.
+pub fn list_dir(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
+    let error = |e| Error::new("getdents64()", e);
+    let own = open(dir, Path::new("."), O_RDONLY | O_DIRECTORY, 0)?;
+    let mut stream = nix::dir::Dir::from_fd(own).map_err(error)?;
+    let mut names = Vec::new();
+    for entry in stream.iter() {
+        let name = entry.map_err(error)?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(PathBuf::from(std::ffi::OsString::from_vec(name)));
+        }
+    }
+    Ok(names)
+}
+
+/// Reads a whole file of at most `limit` bytes; a larger one is `EFBIG`.
+pub fn read_limited(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
+    use io::Read;
+    let mut bytes = Vec::new();
+    let error = |e: io::Error| Error::new("read()", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
+    std::fs::File::from(fd).take(limit + 1).read_to_end(&mut bytes).map_err(error)?;
+    if bytes.len() as u64 > limit { Err(Error::new("read()", Errno::EFBIG)) } else { Ok(bytes) }
+}
+
+/// Writes `bytes` to a file of the kernel's in one `write(2)`.
+pub fn write_at(dir: BorrowedFd, path: &Path, bytes: &[u8]) -> Result<()> {
+    let fd = open(dir, path, O_WRONLY, 0)?;
+    let shown = || format!("write({path:?}, {:?})", String::from_utf8_lossy(bytes));
+    match nix::unistd::write(&fd, bytes) {
+        Ok(n) if n == bytes.len() => Ok(()),
+        Ok(_) => Err(Error::new(shown(), Errno::EIO)),
+        Err(e) => Err(Error::new(shown(), e)),
+    }
+}
+
+/// An anonymous file that holds `bytes`, positioned at its start.
+pub fn memfd_with(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    let fd = memfd(name)?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let n = nix::unistd::write(&fd, rest).map_err(|e| Error::new("write(memfd)", e))?;
+        rest = &rest[n..];
+    }
+    rewind(&fd)?;
+    Ok(fd)
+}
+
+/// An empty anonymous file that can be sealed.
+pub fn memfd(name: &str) -> Result<OwnedFd> {
+    let name = cstring(Path::new(name))?;
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    check_fd(ret.into(), || "memfd_create()".into())
+}
+
+/// Positions a file at its start.
+pub fn rewind(fd: &OwnedFd) -> Result<()> {
+    nix::unistd::lseek(fd, 0, nix::unistd::Whence::SeekSet).map(drop).map_err(|e| Error::new("lseek()", e))
+}
+
+/// Marks every descriptor from `first` on close-on-exec, whoever left it to us.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: no pointers are passed, and the descriptors stay open: nobody's `OwnedFd` is pulled away.
+    let ret = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    check(ret, || format!("close_range({first}, CLOEXEC)")).map(drop)
+}
+
+/// Clears close-on-exec of one of the caller's descriptors, by number.
+pub fn keep_on_exec(fd: i32) -> Result<()> {
+    // SAFETY: only a flag of the descriptor changes; EBADF if there is none.
+    let ret = unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+    check(ret.into(), || format!("fcntl({fd}, F_SETFD)")).map(drop)
+}
+
+/// `flock(2)`, exclusive, without waiting.
+pub fn try_lock(fd: BorrowedFd) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    check(ret.into(), || "flock(LOCK_EX)".into()).map(drop)
+}
+
+/// A duplicate, close-on-exec.
+pub fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(|e| {
+        Error::new("fcntl(F_DUPFD_CLOEXEC)", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EBADF)))
+    })
+}
+
+/// Reads the C string form of a path for calls of other modules.
+pub fn c_path(path: &Path) -> Result<CString> {
+    cstring(path)
+}

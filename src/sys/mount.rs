@@ -1,0 +1,217 @@
+//! The mount API: trees are opened, shaped while detached and then moved to a descriptor, so that no path
+//! is walked twice and a mount is never visible with the wrong attributes.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::{ffi::CString, ptr};
+
+use super::{Result, check, check_fd, cstring};
+
+pub use libc::{
+    AT_RECURSIVE, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME,
+    MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE,
+};
+
+/// `MOUNT_ATTR__ATIME`: the mask of the access-time modes, of which `relatime` is the zero.
+pub const MOUNT_ATTR_ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
+
+/// The changes that one `mount_setattr(2)` makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attr {
+    pub set: u64,
+    pub clear: u64,
+    /// One of `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`, or 0 to leave it.
+    pub propagation: u64,
+}
+
+/// `open_tree(2)` with `OPEN_TREE_CLONE`: a detached copy of the mount at `path` below `dir`.
+/// An empty path copies the mount that `dir` itself refers to.
+pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let name = cstring(path)?;
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= AT_RECURSIVE as u32;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= libc::AT_EMPTY_PATH as u32;
+    }
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), name.as_ptr(), flags) };
+    check_fd(ret, || format!("open_tree({path:?})"))
+}
+
+/// Attaches the detached mount `tree` on the file or directory that `target` refers to.
+pub fn move_mount(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    let empty = c"".as_ptr();
+    // SAFETY: both paths are a static empty string.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), empty, target.as_raw_fd(), empty, flags)
+    };
+    check(ret, || "move_mount()".into()).map(drop)
+}
+
+/// `mount_setattr(2)` on the mount that `mount` refers to, and with `recursive` on all below it.
+pub fn mount_setattr(mount: BorrowedFd, recursive: bool, attr: &Attr) -> Result<()> {
+    setattr(mount, recursive, attr, 0)
+}
+
+/// Makes a detached mount translate ids by the user namespace `userns`.
+pub fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Result<()> {
+    setattr(mount, recursive, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
+}
+
+fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> Result<()> {
+    let raw = libc::mount_attr {
+        attr_set: attr.set,
+        attr_clr: attr.clear,
+        propagation: attr.propagation,
+        userns_fd,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: `raw` is a mount_attr of the size passed, alive during the call; the path is a static string.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const raw,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(ret, || {
+        format!(
+            "mount_setattr(set {:#x}, clear {:#x}, propagation {:#x})",
+            attr.set, attr.clear, attr.propagation
+        )
+    })
+    .map(drop)
+}
+
+/// `fsopen(2)`: a context to configure a new file system of a type.
+pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
+    let name = cstring(Path::new(fstype))?;
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), libc::FSOPEN_CLOEXEC) };
+    check_fd(ret, || format!("fsopen({fstype:?})"))
+}
+
+/// `FSCONFIG_SET_STRING`. The kernel takes values of up to 255 bytes.
+pub fn fsconfig_string(context: BorrowedFd, key: &str, value: &str) -> Result<()> {
+    let value_c = cstring(Path::new(value))?;
+    fsconfig(context, libc::FSCONFIG_SET_STRING, Some(key), Some(&value_c), || format!("{key}={value}"))
+}
+
+/// `FSCONFIG_SET_FLAG`.
+pub fn fsconfig_flag(context: BorrowedFd, key: &str) -> Result<()> {
+    fsconfig(context, libc::FSCONFIG_SET_FLAG, Some(key), None, || key.into())
+}
+
+/// `FSCONFIG_CMD_CREATE`: makes the superblock.
+pub fn fsconfig_create(context: BorrowedFd) -> Result<()> {
+    fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None, || "create".into())
+}
+
+fn fsconfig(
+    context: BorrowedFd,
+    command: libc::fsconfig_command,
+    key: Option<&str>,
+    value: Option<&CString>,
+    shown: impl Fn() -> String,
+) -> Result<()> {
+    let key = key.map(|k| cstring(Path::new(k))).transpose()?;
+    let pointer = |s: Option<&CString>| s.map_or(ptr::null(), |s| s.as_ptr());
+    // SAFETY: key and value are NUL-terminated or null, as the command demands, and outlive the call.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            command,
+            pointer(key.as_ref()),
+            pointer(value),
+            0,
+        )
+    };
+    check(ret, || format!("fsconfig({})", shown()))
+        .map_err(|mut e| {
+            if let Some(said) = context_message(context) {
+                e.call = format!("{} ({said})", e.call);
+            }
+            e
+        })
+        .map(drop)
+}
+
+/// What the file system wrote into its context's log, which says more than an errno.
+fn context_message(context: BorrowedFd) -> Option<String> {
+    let mut buffer = [0u8; 256];
+    let n = nix::unistd::read(context.as_fd(), &mut buffer).ok()?;
+    let text = String::from_utf8_lossy(&buffer[..n]);
+    // Records begin with a level letter and a blank: "e tmpfs: Bad value for 'size'".
+    Some(text.trim_end().trim_start_matches(|c: char| c.is_ascii_lowercase()).trim_start().to_string())
+        .filter(|t| !t.is_empty())
+}
+
+/// `fsmount(2)`: a detached mount of a created superblock.
+pub fn fsmount(context: BorrowedFd, attributes: u64) -> Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes as u32)
+    };
+    check_fd(ret, || format!("fsmount({attributes:#x})"))
+}
+
+/// A new detached file system in one go.
+pub fn new_filesystem(fstype: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd> {
+    let context = fsopen(fstype)?;
+    for (key, value) in options {
+        fsconfig_string(context.as_fd(), key, value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), attributes)
+}
+
+/// `mount(2)`, for what the newer calls cannot say: `MS_I_VERSION`, `MS_SILENT`, data of more than 255
+/// bytes, reconfiguring a superblock. `target` is reached through its descriptor.
+pub fn mount(
+    source: Option<&Path>,
+    target: BorrowedFd,
+    fstype: Option<&str>,
+    flags: u64,
+    data: &str,
+) -> Result<()> {
+    let source_c = source.map(cstring).transpose()?;
+    let target_path = super::fs::proc_fd(target);
+    let target_c = cstring(&target_path)?;
+    let fstype_c = fstype.map(|t| cstring(Path::new(t))).transpose()?;
+    let data_c = cstring(Path::new(data))?;
+    let pointer = |s: Option<&CString>| s.map_or(ptr::null(), |s| s.as_ptr());
+    // SAFETY: all strings are NUL-terminated or null and outlive the call.
+    let ret = unsafe {
+        libc::mount(
+            pointer(source_c.as_ref()),
+            target_c.as_ptr(),
+            pointer(fstype_c.as_ref()),
+            flags,
+            data_c.as_ptr().cast(),
+        )
+    };
+    check(ret.into(), || format!("mount({:?}, flags {flags:#x}, {data:?})", fstype.unwrap_or_default()))
+        .map(drop)
+}
+
+/// `pivot_root(".", ".")`: the working directory becomes the root, the old root is stacked on top of it.
+pub fn pivot_root_here() -> Result<()> {
+    // SAFETY: both paths are static strings.
+    let ret = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
+    check(ret, || "pivot_root(\".\", \".\")".into()).map(drop)
+}
+
+/// `umount2(".", MNT_DETACH)`: takes away the old root that [`pivot_root_here`] left on top.
+pub fn detach_here() -> Result<()> {
+    // SAFETY: the path is a static string.
+    let ret = unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) };
+    check(ret.into(), || "umount2(\".\", MNT_DETACH)".into()).map(drop)
+}

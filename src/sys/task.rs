@@ -1,0 +1,305 @@
+//! Processes and namespaces.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::{Error, Result, check, check_fd, retry};
+
+/// libc's constant is an int, in which it does not fit.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `struct clone_args`.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Who comes back from [`clone3`].
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's id and a descriptor of it.
+    Parent { pid: i32, pidfd: OwnedFd },
+}
+
+/// `clone3(2)` without shared memory: like fork, into new namespaces and a cgroup at once.
+///
+/// The process must have one thread, so that the copy's allocator and other locks are free; then the child
+/// may run any code. With `CLONE_PARENT` in `flags` the child reports to our parent.
+pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
+    let mut pidfd: i32 = -1;
+    let sibling = flags & libc::CLONE_PARENT as u64 != 0;
+    let mut args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        // The kernel takes a sibling's exit signal from the caller's own and refuses another.
+        exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
+        ..CloneArgs::default()
+    };
+    if let Some(dir) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = dir.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` has the size passed and no CLONE_VM or stack, so the child gets copies of all memory and
+    // goes on here; being the copy of a one-threaded process, none of its locks is held by another thread.
+    let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    let pid = check(ret, || format!("clone3({:#x})", args.flags))? as i32;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    // SAFETY: the kernel stored a new descriptor there when it made the child.
+    Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// `setns(2)` with a namespace file or a pidfd.
+pub fn setns(fd: BorrowedFd, kinds: i32) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::setns(fd.as_raw_fd(), kinds) };
+    check(ret.into(), || format!("setns({kinds:#x})")).map(drop)
+}
+
+/// `unshare(2)`.
+pub fn unshare(kinds: i32) -> Result<()> {
+    // SAFETY: no pointers are passed; CLONE_FILES and CLONE_THREAD never are among the flags used here.
+    let ret = unsafe { libc::unshare(kinds) };
+    check(ret.into(), || format!("unshare({kinds:#x})")).map(drop)
+}
+
+/// The type of a namespace file: one of the `CLONE_NEW*` flags.
+pub fn namespace_type(fd: BorrowedFd) -> Result<i32> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: this ioctl takes no argument.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
+    check(ret.into(), || "ioctl(NS_GET_NSTYPE)".into()).map(|t| t as i32)
+}
+
+/// `pidfd_open(2)`.
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    check_fd(ret, || format!("pidfd_open({pid})"))
+}
+
+/// `pidfd_send_signal(2)`.
+pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a null siginfo is allowed.
+    let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    check(ret, || format!("pidfd_send_signal({signal})")).map(drop)
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Exit {
+    /// The status a shell would show: the code, or 128 + the signal.
+    #[must_use]
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Code(code) => code as u8,
+            Self::Signal(signal) => (128 + signal) as u8,
+        }
+    }
+}
+
+/// Waits for and reaps our child of that pidfd.
+pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    retry(|| match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED) {
+        Ok(WaitStatus::Exited(_, code)) => Ok(Exit::Code(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Exit::Signal(signal as i32)),
+        Ok(_) => Err(Error::new("waitid()", Errno::EINTR)),
+        Err(e) => Err(Error::new("waitid()", e)),
+    })
+}
+
+/// Reaps any child that has ended, without waiting.
+pub fn reap_any() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// Waits until one of `fds` can be read or has ended, or the deadline passes. The result has a flag for each;
+/// all false means that time is up.
+pub fn poll_readable(fds: &[BorrowedFd], deadline: Option<Instant>) -> Result<Vec<bool>> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    retry(|| {
+        let mut polled: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+            None => PollTimeout::NONE,
+            // Rounded up, so that a poll never ends before its deadline and spins.
+            Some(left) => {
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        poll(&mut polled, timeout).map_err(|e| Error::new("poll()", e))?;
+        Ok(polled.iter().map(|p| p.revents().is_some_and(|r| !r.is_empty())).collect())
+    })
+}
+
+/// `prctl(2)` with number arguments.
+fn prctl(name: &str, option: i32, argument: libc::c_ulong) -> Result<i32> {
+    // SAFETY: the options used here take numbers, no pointers.
+    let ret = unsafe { libc::prctl(option, argument, 0, 0, 0) };
+    check(ret.into(), || format!("prctl({name}, {argument})")).map(|r| r as i32)
+}
+
+/// The signal that the kernel sends us when the process that made us ends; 0 for none.
+/// A change of credentials clears it.
+pub fn set_parent_death_signal(signal: i32) -> Result<()> {
+    prctl("PR_SET_PDEATHSIG", libc::PR_SET_PDEATHSIG, signal as libc::c_ulong).map(drop)
+}
+
+/// Whether others may trace us and open our `/proc` entries. A change of credentials and execve set it anew.
+pub fn set_dumpable(dumpable: bool) -> Result<()> {
+    prctl("PR_SET_DUMPABLE", libc::PR_SET_DUMPABLE, dumpable.into()).map(drop)
+}
+
+pub fn set_no_new_privs() -> Result<()> {
+    prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// Orphans below us become our children.
+pub fn set_child_subreaper() -> Result<()> {
+    prctl("PR_SET_CHILD_SUBREAPER", libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
+}
+
+/// `setresuid(2)`, of the whole one-threaded process.
+pub fn setresuid(uid: u32) -> Result<()> {
+    // SAFETY: no pointers are passed. The raw call: libc's would signal threads that do not exist.
+    let ret = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+    check(ret, || format!("setresuid({uid})")).map(drop)
+}
+
+/// `setresgid(2)`.
+pub fn setresgid(gid: u32) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+    check(ret, || format!("setresgid({gid})")).map(drop)
+}
+
+/// `setfsuid(2)`: whose permissions file system checks use. It tells no error; the value is read back.
+pub fn setfsuid(uid: u32) -> Result<()> {
+    // SAFETY: no pointers are passed. An id of -1 changes nothing and returns the one in force.
+    let now = unsafe {
+        libc::syscall(libc::SYS_setfsuid, uid);
+        libc::syscall(libc::SYS_setfsuid, -1)
+    };
+    if now as u32 == uid { Ok(()) } else { Err(Error::new(format!("setfsuid({uid})"), Errno::EPERM)) }
+}
+
+/// `setfsgid(2)`, read back likewise.
+pub fn setfsgid(gid: u32) -> Result<()> {
+    // SAFETY: no pointers are passed. An id of -1 changes nothing and returns the one in force.
+    let now = unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsgid, -1)
+    };
+    if now as u32 == gid { Ok(()) } else { Err(Error::new(format!("setfsgid({gid})"), Errno::EPERM)) }
+}
+
+pub fn setsid() -> Result<()> {
+    nix::unistd::setsid().map(drop).map_err(|e| Error::new("setsid()", e))
+}
+
+pub fn fchdir(dir: BorrowedFd) -> Result<()> {
+    nix::unistd::fchdir(dir).map_err(|e| Error::new("fchdir()", e))
+}
+
+pub fn chroot_here() -> Result<()> {
+    nix::unistd::chroot(".").map_err(|e| Error::new("chroot(\".\")", e))
+}
+
+pub fn sethostname(name: &str) -> Result<()> {
+    nix::unistd::sethostname(name).map_err(|e| Error::new(format!("sethostname({name:?})"), e))
+}
+
+pub fn setdomainname(name: &str) -> Result<()> {
+    // SAFETY: pointer and length are those of a live string.
+    let ret = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    check(ret.into(), || format!("setdomainname({name:?})")).map(drop)
+}
+
+/// Joins a new session keyring of that name, so that the host's session keys stay out of reach.
+pub fn join_session_keyring(name: &str) -> Result<i32> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let name_c = super::cstring(Path::new(name))?;
+    // SAFETY: `name_c` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name_c.as_ptr()) };
+    check(ret, || format!("keyctl(JOIN_SESSION_KEYRING, {name:?})")).map(|serial| serial as i32)
+}
+
+/// Lets the key's owner link, search and read it, as a container's root expects of its session keyring.
+pub fn permit_keyring_owner(serial: i32) -> Result<()> {
+    const KEYCTL_DESCRIBE: libc::c_long = 6;
+    const KEYCTL_SETPERM: libc::c_long = 5;
+    const KEY_USR_SEARCH: u32 = 0x0008_0000;
+    let mut text = [0u8; 256];
+    // SAFETY: the buffer's length is passed; the kernel writes no more.
+    let n =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len()) };
+    let n = check(n, || "keyctl(DESCRIBE)".into())? as usize;
+    // "keyring;0;0;3f030000;name": the fourth field is the mask.
+    let described = String::from_utf8_lossy(&text[..n.min(text.len())]).into_owned();
+    let mask = described.split(';').nth(3).and_then(|m| u32::from_str_radix(m, 16).ok());
+    let mask = mask.ok_or_else(|| Error::new("keyctl(DESCRIBE)", Errno::EINVAL))? | KEY_USR_SEARCH;
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, mask) };
+    check(ret, || "keyctl(SETPERM)".into()).map(drop)
+}
+
+/// `execve(2)`: returns only the error.
+pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
+    match nix::unistd::execve(path, argv, env) {
+        Err(e) => e,
+        Ok(never) => match never {},
+    }
+}
+
+/// Executes an open file: returns only the error.
+pub fn fexecve(file: BorrowedFd, argv: &[CString], env: &[CString]) -> Error {
+    use nix::fcntl::AtFlags;
+    match nix::unistd::execveat(file, c"", argv, env, AtFlags::AT_EMPTY_PATH) {
+        Err(e) => Error::new("execveat()", e),
+        Ok(never) => match never {},
+    }
+}
+
+/// Ends the process at once: no destructors, no flushing of what the parent had buffered.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit only ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+#[must_use]
+pub fn euid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+#[must_use]
+pub fn egid() -> u32 {
+    nix::unistd::getegid().as_raw()
+}
