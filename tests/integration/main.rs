@@ -1,0 +1,4 @@
+//! The runtime against the kernel, by area. Each test's comment names the clause or the demand that it proves.
+
+mod harness;
+mod lifecycle;
