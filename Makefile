@@ -1,0 +1,27 @@
+# make help tells the targets. Everything is built by cargo; this file only names what is done together.
+PREFIX ?= /usr/local
+export RUST_TEST_THREADS ?= 2
+BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(rustc -vV | sed -n 's/^host: //p')/release/corten
+
+.PHONY: help build demo test check install clean peers
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | column -t -s '|'
+build: ## the release binary, one static executable
+	@scripts/install-deps build
+	cargo build --release
+demo: build ## run a shell in a container made of busybox
+	@scripts/install-deps test
+	@scripts/demo $(BINARY)
+test: ## unit and integration tests; installs what they need; the last line counts them
+	@scripts/install-deps build test
+	@scripts/run-tests
+check: ## formatting, lints, file sizes, no unsafe outside src/sys
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	@scripts/check-source
+install: build ## the binary to PREFIX/bin (/usr/local)
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/corten
+peers: ## crun and runc of Debian sid under target/peers, to compare with
+	@scripts/peers
+clean: ## everything that was built or fetched
+	cargo clean
