@@ -1,4 +1,6 @@
 //! The runtime against the kernel, by area. Each test's comment names the clause or the demand that it proves.
 
+mod exec;
 mod harness;
 mod lifecycle;
+mod run;
