@@ -3,4 +3,6 @@
 mod exec;
 mod harness;
 mod lifecycle;
+mod namespaces;
+mod process;
 mod run;
