@@ -3,9 +3,9 @@ PREFIX ?= /usr/local
 export RUST_TEST_THREADS ?= 2
 BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(rustc -vV | sed -n 's/^host: //p')/release/corten
 
-.PHONY: help build demo test check install clean peers
+.PHONY: help build demo test test-engines check install clean peers
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
 	@scripts/install-deps build
 	cargo build --release
@@ -14,7 +14,10 @@ demo: build ## run a shell in a container made of busybox
 	@scripts/demo $(BINARY)
 test: ## unit and integration tests; installs what they need; the last line counts them
 	@scripts/install-deps build test
-	@scripts/run-tests
+	@scripts/test
+test-engines: build ## Podman with corten as its runtime; the last line counts the checks
+	@scripts/install-deps engines
+	@scripts/podman-smoke $(BINARY)
 check: ## formatting, lints, file sizes, no unsafe outside src/sys
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings

@@ -1,5 +1,15 @@
 //! corten: an OCI low-level container runtime. See docs/architecture.md.
 
+pub mod cgroups;
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod error;
+pub mod hooks;
+pub mod log;
+pub mod namespaces;
+pub mod process;
+pub mod rootfs;
+pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -110,6 +110,11 @@ pub fn unlinkat(dir: BorrowedFd, path: &Path, directory: bool) -> Result<()> {
         .map_err(|e| Error::new(format!("unlinkat({path:?})"), e))
 }
 
+/// `renameat(2)` within one directory.
+pub fn rename(dir: BorrowedFd, from: &Path, to: &Path) -> Result<()> {
+    nix::fcntl::renameat(dir, from, dir, to).map_err(|e| Error::new(format!("renameat({from:?}, {to:?})"), e))
+}
+
 /// `fchownat(2)` without following a link; an empty path is `dir` itself.
 pub fn chown(dir: BorrowedFd, path: &Path, uid: u32, gid: u32) -> Result<()> {
     let name = cstring(path)?;

@@ -1,8 +1,11 @@
 //! The only module with `unsafe`: thin wrappers that carry the kernel's names, take and give owned file
 //! descriptors, and return errors that print the call. Nothing here knows the runtime-spec.
 
+pub mod bpf;
+pub mod credentials;
 pub mod fs;
 pub mod mount;
+pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod task;

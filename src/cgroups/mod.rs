@@ -1,0 +1,279 @@
+//! Control groups: which one a container gets, with which limits, and what is done with it later.
+//!
+//! [`Host::probe`] finds the cgroup v2 hierarchy wherever it is mounted, [`plan`] turns the spec's words into
+//! writes and a device filter without touching anything, [`create`] makes the directories, sets the limits
+//! while the cgroup is empty and gives the descriptor that the container's first process is born into.
+//! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
+
+pub mod devices;
+mod host;
+pub mod resources;
+mod tree;
+mod v2;
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
+
+use crate::error::{Kind, Problems, Result, fail};
+
+pub use host::Host;
+pub use resources::Write;
+pub use tree::{Cgroup, delegate};
+pub use v2::{create, missing, replace_device_program};
+
+/// Who makes cgroups on this host: `--cgroup-manager`, `--systemd-cgroup`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    /// We do, by mkdir.
+    Cgroupfs,
+    /// systemd does, asked over D-Bus.
+    Systemd,
+    /// No one: the container stays in its caller's cgroup.
+    Disabled,
+}
+
+/// What the bundle and the command line say about the container's cgroup.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub id: &'a str,
+    /// `linux.cgroupsPath`.
+    pub path: Option<&'a Path>,
+    /// `linux.resources`.
+    pub resources: Option<&'a LinuxResources>,
+    pub manager: Manager,
+    pub rootless: bool,
+}
+
+/// The cgroup to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where cgroup v2 is mounted.
+    pub mount: PathBuf,
+    /// The cgroup, below the mount: plain names, without a leading slash.
+    pub path: PathBuf,
+    pub writes: Vec<Write>,
+    /// `None` if every device is allowed.
+    pub devices: Option<devices::Filter>,
+    pub rootless: bool,
+}
+
+impl Plan {
+    /// The cgroup's directory.
+    #[must_use]
+    pub fn dir(&self) -> PathBuf {
+        self.mount.join(&self.path)
+    }
+
+    /// Whether the container may run without it: rootless, with no right to make cgroups, and nothing to
+    /// limit.
+    #[must_use]
+    pub fn optional(&self) -> bool {
+        self.rootless
+            && !self.writes.iter().any(Write::limits)
+            && self.devices.as_ref().is_none_or(devices::Filter::only_allows)
+    }
+}
+
+/// Decides which cgroup the container gets; `None` if none.
+///
+/// A wrong value is noted in `problems`, and the plan is then not to be carried out.
+pub fn plan(
+    request: &Request,
+    host: &Host,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Plan>> {
+    let writes = request.resources.map_or_else(Vec::new, |r| resources::plan(r, problems));
+    let rules = request.resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
+    let devices = devices::plan(rules, problems);
+    match request.manager {
+        Manager::Disabled => {
+            plan_without(&writes, rules, problems, warnings);
+            return Ok(None);
+        }
+        Manager::Systemd => {
+            return Err(fail(Kind::Unsupported, "the systemd cgroup manager is not supported yet"));
+        }
+        Manager::Cgroupfs => {}
+    }
+    let Some(mount) = host.v2_mount.clone() else {
+        if request.rootless && !writes.iter().any(Write::limits) {
+            warnings.push("no cgroup v2 hierarchy is mounted: the container gets no cgroup, ignoring".into());
+            return Ok(None);
+        }
+        return Err(fail(
+            Kind::Unsupported,
+            "no cgroup v2 hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
+        ));
+    };
+    let path = plan_path(request, host, problems);
+    Ok(path.map(|path| Plan { mount, path, writes, devices, rootless: request.rootless }))
+}
+
+/// Without a cgroup nothing can be limited, and nobody watches over devices.
+fn plan_without(
+    writes: &[Write],
+    rules: &[LinuxDeviceCgroup],
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) {
+    for write in writes.iter().filter(|w| w.limits()) {
+        problems.add(&write.place, "cannot be set: cgroups are disabled");
+    }
+    // Engines send a list with every container, also where they ask for no cgroup.
+    if !rules.is_empty() {
+        warnings.push("linux.resources.devices: cgroups are disabled, ignoring".into());
+    }
+}
+
+/// The cgroup's path below the mount.
+///
+/// As config-linux.md#cgroups-path says, an absolute path begins at the mount. A relative one runc takes from
+/// our own cgroup's parent, and so do we: our own has processes inside and so cannot share out controllers to
+/// children. The same place serves a rootless container without a path, since there its user may have a
+/// delegated cgroup. As root such a container gets a directory at the top, of one level, so that no shared
+/// parent is left behind.
+fn plan_path(request: &Request, host: &Host, problems: &mut Problems) -> Option<PathBuf> {
+    let place = "linux.cgroupsPath";
+    let default = format!("corten-{}", request.id);
+    let below = match request.path {
+        Some(path) => plain(path).map_err(|message| problems.add(place, message)).ok()?,
+        None => PathBuf::from(default),
+    };
+    let absolute = request.path.map_or(!request.rootless, Path::is_absolute);
+    if absolute {
+        return Some(below);
+    }
+    let Some(own) = &host.own else {
+        problems.add(place, "is relative, but our own cgroup lies outside the mounted hierarchy");
+        return None;
+    };
+    let parent = own.parent().unwrap_or(Path::new(""));
+    Some(parent.join(below))
+}
+
+/// A path as plain names only. Nothing is normalised away silently but `.` and repeated slashes.
+fn plain(path: &Path) -> Result<PathBuf, &'static str> {
+    if path.as_os_str().is_empty() {
+        return Err("is empty");
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err("has a NUL byte");
+    }
+    let mut names = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => return Err("has a \"..\""),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if names.as_os_str().is_empty() { Err("is the root of the hierarchy") } else { Ok(names) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::kind;
+
+    fn host(own: Option<&str>) -> Host {
+        Host { v2_mount: Some("/sys/fs/cgroup".into()), own: own.map(PathBuf::from) }
+    }
+
+    fn request(path: Option<&str>) -> Request<'_> {
+        let path = path.map(Path::new);
+        Request { id: "web1", path, resources: None, manager: Manager::Cgroupfs, rootless: false }
+    }
+
+    fn planned(request: &Request, host: &Host) -> (Option<Plan>, Problems, Vec<String>) {
+        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+        let plan = plan(request, host, &mut problems, &mut warnings).unwrap();
+        (plan, problems, warnings)
+    }
+
+    #[test]
+    fn paths_are_placed() {
+        let own = Some("user.slice/session.scope");
+        for (path, rootless, own, expected) in [
+            (Some("/default/web1"), false, own, "default/web1"),
+            (Some("/default//./web1/"), false, None, "default/web1"),
+            (Some("a/b"), false, own, "user.slice/a/b"),
+            (Some("a/b"), false, Some("one"), "a/b"),
+            (Some("a/b"), false, Some(""), "a/b"),
+            (Some("system.slice:docker:x"), false, own, "user.slice/system.slice:docker:x"),
+            (None, false, own, "corten-web1"),
+            (None, false, None, "corten-web1"),
+            (None, true, own, "user.slice/corten-web1"),
+            (Some("/x"), true, own, "x"),
+        ] {
+            let (plan, problems, _) = planned(&Request { rootless, ..request(path) }, &host(own));
+            assert_eq!(problems.0, [], "{path:?}");
+            assert_eq!(plan.unwrap().path, Path::new(expected), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn bad_paths_are_refused() {
+        for (path, own, word) in [
+            (Some(""), Some("a"), "empty"),
+            (Some("/"), Some("a"), "root of"),
+            (Some("."), Some("a"), "root of"),
+            (Some("/a/../b"), Some("a"), ".."),
+            (Some("../b"), Some("a"), ".."),
+            (Some("/a\0b"), Some("a"), "NUL"),
+            (Some("a"), None, "outside"),
+        ] {
+            let (plan, problems, _) = planned(&request(path), &host(own));
+            assert_eq!(plan, None, "{path:?}");
+            assert_eq!(problems.0.len(), 1, "{path:?}");
+            assert_eq!(problems.0[0].place, "linux.cgroupsPath");
+            assert!(problems.0[0].message.contains(word), "{path:?}: {}", problems.0[0].message);
+        }
+    }
+
+    #[test]
+    fn managers_differ() {
+        let resources: LinuxResources =
+            serde_json::from_str(r#"{"memory":{"limit":5},"pids":{"limit":-1},"devices":[{"allow":false}]}"#)
+                .unwrap();
+        let limited = Request { resources: Some(&resources), ..request(None) };
+        let disabled = Request { manager: Manager::Disabled, ..limited };
+        let (plan_, problems, warnings) = planned(&disabled, &host(None));
+        assert_eq!(plan_, None);
+        assert_eq!(problems.to_string(), "linux.resources.memory.limit: cannot be set: cgroups are disabled");
+        assert_eq!(warnings, ["linux.resources.devices: cgroups are disabled, ignoring"]);
+        assert_eq!(planned(&Request { resources: None, ..disabled }, &host(None)).1, Problems::default());
+
+        let refused = |request: &Request, host: &Host| {
+            let error = plan(request, host, &mut Problems::default(), &mut Vec::new()).unwrap_err();
+            assert_eq!(kind(&error), Kind::Unsupported);
+            error.to_string()
+        };
+        let systemd = Request { manager: Manager::Systemd, ..limited };
+        assert!(refused(&systemd, &host(None)).contains("systemd"));
+        let nowhere = Host { v2_mount: None, own: None };
+        assert!(refused(&request(None), &nowhere).contains("no cgroup v2"));
+        assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup v2"));
+        let (plan_, _, warnings) = planned(&Request { rootless: true, ..request(None) }, &nowhere);
+        assert_eq!((plan_, warnings.len()), (None, 1));
+    }
+
+    #[test]
+    fn a_rootless_container_without_limits_needs_no_cgroup() {
+        for (resources, rootless, expected) in [
+            ("{}", true, true),
+            ("{}", false, false),
+            (r#"{"pids":{"limit":-1}}"#, true, true),
+            (r#"{"pids":{"limit":5}}"#, true, false),
+            (r#"{"devices":[{"allow":false,"access":"rwm"}]}"#, true, true),
+            (r#"{"devices":[{"allow":true,"access":"rwm"},{"allow":false,"type":"b"}]}"#, true, false),
+        ] {
+            let parsed: LinuxResources = serde_json::from_str(resources).unwrap();
+            let request = Request { resources: Some(&parsed), rootless, ..request(Some("/x")) };
+            let (plan, _, _) = planned(&request, &host(None));
+            assert_eq!(plan.unwrap().optional(), expected, "{resources} {rootless}");
+        }
+    }
+}

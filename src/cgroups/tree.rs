@@ -1,0 +1,309 @@
+//! A cgroup that exists, and the sub-tree below it: kill, signal, list, freeze, wait, remove.
+//!
+//! The sub-tree may be the container's own work (a delegated cgroup): as deep as it likes, with any names,
+//! changing while we look. So the walk holds one descriptor however deep it is, opens names relative to it
+//! without following links, and takes a vanished directory for an empty one.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::error::Result;
+use crate::sys::{self, fs, task};
+
+/// No file of a cgroup that is read here comes near this.
+const MAX_FILE: u64 = 64 << 20;
+
+/// A cgroup on the host.
+#[derive(Debug)]
+pub struct Cgroup {
+    pub(super) dir: OwnedFd,
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// The directories that [`super::create`] made for it, outermost first.
+    pub made: Vec<PathBuf>,
+}
+
+/// Opens a directory to read it and to open others in it.
+pub(super) fn open_dir(at: BorrowedFd, path: &Path) -> sys::Result<OwnedFd> {
+    fs::open(at, path, fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW, 0)
+}
+
+/// The text of a file of the kernel's.
+pub(super) fn read_file(at: BorrowedFd, name: &str) -> Result<String> {
+    let fd = fs::open(at, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
+    let bytes = fs::read_limited(fd, MAX_FILE).with_context(|| name.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+impl Cgroup {
+    /// The cgroup at a recorded path; `None` if it is gone.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        let dir = match open_dir(fs::CWD, path) {
+            Err(e) if e.errno == Errno::ENOENT => return Ok(None),
+            other => other?,
+        };
+        if fs::filesystem_magic(dir.as_fd())? != libc::CGROUP2_SUPER_MAGIC {
+            return Err(anyhow!("{}: is not in a cgroup v2 file system", path.display()));
+        }
+        Ok(Some(Self { dir, path: path.into(), made: Vec::new() }))
+    }
+
+    /// The descriptor for `CLONE_INTO_CGROUP`.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.with_context(|| self.path.display().to_string())
+    }
+
+    /// The ids of all processes inside, also in cgroups below, as our own pid namespace knows them.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        let read = |dir: BorrowedFd| {
+            let text = match read_file(dir, "cgroup.procs") {
+                // A threaded cgroup tells none of its processes, but the one above it that it belongs to
+                // does. A removed one has none.
+                Err(e)
+                    if matches!(sys::errno(&e), Some(Errno::EOPNOTSUPP | Errno::ENODEV | Errno::ENOENT)) =>
+                {
+                    return Ok(());
+                }
+                other => other?,
+            };
+            // 0 stands for a process outside our pid namespace.
+            pids.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 0));
+            Ok(())
+        };
+        self.named(walk(self.dir(), read, |_, _| Ok(())))?;
+        Ok(pids)
+    }
+
+    /// Kills everything inside, also what is being forked meanwhile. It does not wait for the end.
+    pub fn kill(&self) -> Result<()> {
+        match fs::write_at(self.dir(), Path::new("cgroup.kill"), b"1") {
+            // A threaded cgroup refuses it.
+            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::EOPNOTSUPP) => {
+                // Whoever forks between our look and the signal is met in the next round.
+                for _ in 0..100 {
+                    if self.signal_all(libc::SIGKILL)? == 0 {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            result => self.named(result.map_err(Into::into)),
+        }
+    }
+
+    /// Sends a signal to every process inside; tells how many got it.
+    pub fn signal_all(&self, signal: i32) -> Result<usize> {
+        // A pid may pass to a stranger between the list and the signal. With the process held by a pidfd, its
+        // pid cannot pass on unnoticed: what a second list still names is either the one held, or the one
+        // held is dead.
+        let held: Vec<(i32, OwnedFd)> = self
+            .pids()?
+            .into_iter()
+            .filter_map(|pid| task::pidfd_open(pid).ok().map(|fd| (pid, fd)))
+            .collect();
+        let inside: std::collections::BTreeSet<i32> = self.pids()?.into_iter().collect();
+        let mut sent = 0;
+        for (pid, pidfd) in held {
+            if !inside.contains(&pid) {
+                continue;
+            }
+            match task::pidfd_send_signal(pidfd.as_fd(), signal) {
+                Ok(()) => sent += 1,
+                Err(e) if e.errno == Errno::ESRCH => {}
+                Err(e) => return Err(anyhow!(e).context(format!("process {pid}"))),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Whether a process that is not a zombie is inside or below.
+    pub fn populated(&self) -> Result<bool> {
+        self.named(self.event("populated 1"))
+    }
+
+    /// Whether everything inside stands still.
+    pub fn frozen(&self) -> Result<bool> {
+        self.named(self.event("frozen 1"))
+    }
+
+    fn event(&self, line: &str) -> Result<bool> {
+        let events = read_file(self.dir(), "cgroup.events")?;
+        Ok(events.lines().any(|l| l == line))
+    }
+
+    /// Freezes or thaws, and waits until it is so. What cannot be frozen in time is thawed again.
+    pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
+        let write = |value: &[u8]| fs::write_at(self.dir(), Path::new("cgroup.freeze"), value);
+        self.named(write(if freeze { b"1" } else { b"0" }).map_err(Into::into))?;
+        let path = self.path.display();
+        if !freeze {
+            if self.named(wait_for(self.dir(), "frozen 0", deadline))? {
+                return Ok(());
+            }
+            return Err(anyhow!("{path}: did not thaw in time (hint: a cgroup above it may be frozen)"));
+        }
+        // A cgroup with processes of its own says that it is frozen when they are, though those below
+        // may still run: the kernel counts the two apart.
+        let mut frozen = true;
+        let wait = |dir: BorrowedFd| {
+            frozen = frozen && wait_for(dir, "frozen 1", deadline)?;
+            Ok(())
+        };
+        self.named(walk(self.dir(), wait, |_, _| Ok(())))?;
+        if frozen {
+            return Ok(());
+        }
+        write(b"0").with_context(|| path.to_string())?;
+        Err(anyhow!("{path}: did not freeze in time, thawed again"))
+    }
+
+    /// Waits until nothing runs inside; false if the deadline passes first.
+    pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
+        self.named(wait_for(self.dir(), "populated 0", deadline))
+    }
+
+    /// Removes the cgroup and all below it, once nothing runs in it any more, then those of `parents`
+    /// (outermost first) that nobody else uses by now.
+    pub fn remove(self, parents: &[PathBuf], deadline: Instant) -> Result<()> {
+        let mut pause = Duration::ZERO;
+        loop {
+            match fs::unlinkat(fs::CWD, &self.path, true) {
+                Ok(()) => break,
+                Err(e) if e.errno == Errno::ENOENT => break,
+                Err(e) if e.errno == Errno::EBUSY && Instant::now() < deadline => {}
+                Err(e) => return Err(anyhow!(e)),
+            }
+            // Busy because of cgroups below, or of processes on their last steps.
+            if self.wait_empty(deadline)? {
+                self.named(remove_below(self.dir()))?;
+                std::thread::sleep(pause);
+                pause = (pause * 2).clamp(Duration::from_micros(200), Duration::from_millis(20));
+            }
+        }
+        for parent in parents.iter().rev().filter(|p| **p != self.path) {
+            match fs::unlinkat(fs::CWD, parent, true) {
+                Err(e) if e.errno != Errno::ENOENT => break, // In use by others by now, and theirs to remove.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a line of `cgroup.events`, whose changes the kernel tells by POLLPRI; false if the deadline
+/// passes first. A cgroup that is gone is as empty and as quiet as any wait could want it.
+fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
+    let name = "cgroup.events";
+    let events = match fs::open(dir, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => return Ok(true),
+        other => File::from(other?),
+    };
+    let mut text = [0u8; 256];
+    loop {
+        // Reading is what arms the next notice, so a change after it is not lost.
+        let n = match events.read_at(&mut text, 0) {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(true),
+            other => other.context(name)?,
+        };
+        if text[..n].split(|&b| b == b'\n').any(|l| l == line.as_bytes()) {
+            return Ok(true);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(sys::Error::new("poll(cgroup.events)", e).into()),
+        }
+    }
+}
+
+/// Removes all cgroups below. One that is busy is left to the next try.
+fn remove_below(dir: BorrowedFd) -> Result<()> {
+    walk(
+        dir,
+        |_| Ok(()),
+        |parent, name| match fs::unlinkat(parent, name, true) {
+            Err(e) if !matches!(e.errno, Errno::EBUSY | Errno::ENOENT) => Err(e.into()),
+            _ => Ok(()),
+        },
+    )
+}
+
+/// Gives a cgroup to its container's root, so that it can make cgroups inside and move its processes among
+/// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
+/// "delegation").
+pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
+    let listed = read_file(fs::CWD, "/sys/kernel/cgroup/delegate");
+    let names = listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
+    for name in std::iter::once("").chain(names.lines()) {
+        // Not every file exists in every cgroup: some belong to a controller.
+        match fs::chown(cgroup.dir(), Path::new(name), uid, gid) {
+            Err(e) if e.errno != Errno::ENOENT => return cgroup.named(Err(e.into())),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Goes through the cgroup and all below it: `enter` on the way down, and for those below `leave`, with the
+/// directory above and the name, on the way up.
+fn walk(
+    root: BorrowedFd,
+    mut enter: impl FnMut(BorrowedFd) -> Result<()>,
+    mut leave: impl FnMut(BorrowedFd, &Path) -> Result<()>,
+) -> Result<()> {
+    enter(root)?;
+    // The name of each directory on the way to where we are (the root has none), and what remains to be seen
+    // in it.
+    let mut way = vec![(PathBuf::new(), children(root)?)];
+    let mut here = fs::dup(root)?;
+    while let Some((_, rest)) = way.last_mut() {
+        if let Some(name) = rest.pop() {
+            let below = match open_dir(here.as_fd(), &name) {
+                // A file, or a directory that is gone by now.
+                Err(e) if matches!(e.errno, Errno::ENOTDIR | Errno::ENOENT | Errno::ENODEV) => continue,
+                other => other?,
+            };
+            enter(below.as_fd())?;
+            way.push((name, children(below.as_fd())?));
+            here = below;
+        } else {
+            let Some((name, _)) = way.pop() else { break };
+            if way.is_empty() {
+                break;
+            }
+            // cgroups cannot be moved, so this leads back to where we came from.
+            here = open_dir(here.as_fd(), Path::new(".."))?;
+            leave(here.as_fd(), &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names that may be directories. Most cgroups have none below, as their link count tells: it saves a
+/// listing.
+fn children(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
+    if fs::fstat(dir)?.st_nlink <= 2 {
+        return Ok(Vec::new());
+    }
+    match fs::list_dir(dir) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(Vec::new()),
+        other => Ok(other?),
+    }
+}

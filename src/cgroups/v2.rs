@@ -1,0 +1,300 @@
+//! cgroup v2 by its files: making a cgroup with its limits, before anyone is inside.
+//!
+//! Kernel rules that shape this: a controller must be enabled in every ancestor's `cgroup.subtree_control`,
+//! from the top down; a cgroup with processes of its own cannot enable one (but for the root); a cgroup that
+//! is being removed answers ENODEV. What a container may do in its own sub-tree does not matter here: only
+//! directories above it are opened, from the mount down, one name at a time and without following links.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use nix::errno::Errno;
+
+use super::resources::{Absent, Write};
+use super::tree::{Cgroup, open_dir, read_file};
+use super::{Plan, devices};
+use crate::error::{Kind, Result, fail};
+use crate::sys::{self, bpf, fs};
+
+/// Controllers that are enabled wherever they are available, though nothing is limited: without them there
+/// are no figures, and `docker stats` and its like read them from our cgroup themselves.
+const ACCOUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
+
+/// How often a directory may vanish under our hands, because another container was the last in it.
+const TRIES: u32 = 10;
+
+/// The directories of the plan that do not exist yet, outermost first: what [`create`] is about to make, for
+/// a record of it that outlives a crash.
+#[must_use]
+pub fn missing(plan: &Plan) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> =
+        plan.dir().ancestors().take(plan.path.components().count()).map(Into::into).collect();
+    dirs.reverse();
+    let first = dirs.iter().position(|dir| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_err());
+    first.map_or_else(Vec::new, |first| dirs.split_off(first))
+}
+
+/// Makes the cgroup and sets its limits. `None` if a rootless container has to do without and can. On error
+/// nothing that was made remains; controllers that were enabled in ancestors stay so, since others may use
+/// them by now.
+pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
+    let mut made = Vec::new();
+    let mut tries = 0;
+    let result = loop {
+        tries += 1;
+        match make_directories(plan, &mut made) {
+            Err(e) if vanished(&e) && tries < TRIES => undo(&mut made),
+            other => break other,
+        }
+    };
+    let result = result.and_then(|dir| {
+        let fresh = made.last() == Some(&plan.dir());
+        check_unused(dir.as_fd(), plan)?;
+        for write in &plan.writes {
+            apply(dir.as_fd(), write, plan)?;
+        }
+        apply_devices(dir.as_fd(), plan, fresh, warnings)?;
+        Ok(dir)
+    });
+    match result {
+        Ok(dir) => Ok(Some(Cgroup { dir, path: plan.dir(), made })),
+        Err(e) => {
+            undo(&mut made);
+            let denied = matches!(sys::errno(&e), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
+            if denied && plan.optional() {
+                warnings.push(format!("the container gets no cgroup: {e:#}, ignoring"));
+                return Ok(None);
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Whether an ancestor was removed between our finding it and using it.
+fn vanished(error: &anyhow::Error) -> bool {
+    matches!(sys::errno(error), Some(Errno::ENOENT | Errno::ENODEV))
+}
+
+/// Removes what was made, innermost first. Best effort: this happens on the way out of an error, which tells
+/// more.
+fn undo(made: &mut Vec<PathBuf>) {
+    while let Some(dir) = made.pop() {
+        let _ = fs::unlinkat(fs::CWD, &dir, true);
+    }
+}
+
+/// Walks from the mount to the cgroup, makes what is missing, enables controllers on the way.
+fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
+    let mut dir = open_dir(fs::CWD, &plan.mount)?;
+    if fs::filesystem_magic(dir.as_fd())? != libc::CGROUP2_SUPER_MAGIC {
+        return Err(anyhow!("{}: is not a cgroup v2 file system", plan.mount.display()));
+    }
+    let mut path = plan.mount.clone();
+    let mut wanted = available(dir.as_fd(), plan)?;
+    let mut fresh = false;
+    for name in &plan.path {
+        enable(dir.as_fd(), &path, &mut wanted, fresh)?;
+        let name = Path::new(name);
+        path.push(name);
+        let place = || format!("linux.cgroupsPath {}", path.display());
+        fresh = match fs::mkdirat(dir.as_fd(), name, 0o755) {
+            Ok(()) => {
+                made.push(path.clone());
+                true
+            }
+            Err(e) if e.errno == Errno::EEXIST => false,
+            Err(e) => return Err(anyhow!(e).context(place())),
+        };
+        dir = open_dir(dir.as_fd(), name).with_context(place)?;
+    }
+    Ok(dir)
+}
+
+/// A controller, and the place that needs it; `None` if it is only wanted for its figures.
+type Wanted<'a> = (&'a str, Option<&'a str>);
+
+/// The controllers to enable. One that is needed and not there is the user's error.
+fn available<'a>(mount: BorrowedFd, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for write in plan.writes.iter().filter(|w| w.limits()) {
+        if let Some(name) = write.controller().filter(|name| !wanted.iter().any(|w| w.0 == *name)) {
+            wanted.push((name, Some(&write.place)));
+        }
+    }
+    for name in ACCOUNTING {
+        if !wanted.iter().any(|w| w.0 == name) {
+            wanted.push((name, None));
+        }
+    }
+    let offered = read_file(mount, "cgroup.controllers")?;
+    let offered: Vec<&str> = offered.split_whitespace().collect();
+    let (present, absent): (Vec<Wanted>, Vec<Wanted>) =
+        wanted.into_iter().partition(|w| offered.contains(&w.0));
+    match absent.iter().find_map(|(name, place)| place.map(|place| (name, place))) {
+        Some((name, place)) => Err(unavailable(place, name, &plan.mount)),
+        None => Ok(present),
+    }
+}
+
+fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
+    let message = format!("{place}: the {controller} controller is not available in {}", dir.display());
+    fail(Kind::Unsupported, message)
+}
+
+/// Enables in `dir`'s children what is not enabled yet. What only figures want, and cannot have, is no
+/// longer wanted below.
+fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let now = if fresh { String::new() } else { read_file(dir, "cgroup.subtree_control")? };
+    let enabled: Vec<&str> = now.split_whitespace().collect();
+    let mut missing: Vec<Wanted> = wanted.iter().copied().filter(|w| !enabled.contains(&w.0)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // The kernel refuses to share out a controller of memory or IO here, but would take cpu and pids: then
+    // this cgroup becomes "domain threaded", and none below it can hold a container any more.
+    if !fresh && has_own_processes(dir)? {
+        if let Some((name, Some(place))) = missing.iter().find(|w| w.1.is_some()) {
+            let why = format!("has processes of its own, and so cannot share out the {name} controller");
+            return Err(fail(Kind::Unsupported, format!("{place}: {} {why}", path.display())));
+        }
+        wanted.retain(|w| !missing.contains(w));
+        return Ok(());
+    }
+    if write_controllers(dir, &missing).is_ok() {
+        return Ok(());
+    }
+    // Together they failed. What is needed must pass; of the others each may.
+    missing.sort_by_key(|w| w.1.is_none());
+    for controller in missing {
+        match (write_controllers(dir, &[controller]), controller) {
+            (Ok(()), _) => {}
+            (Err(_), (name, None)) => wanted.retain(|w| w.0 != name),
+            (Err(e), (name, Some(place))) => return Err(not_enabled(dir, path, name, place, e)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a cgroup has processes directly inside, and is not the root, to which no such rule applies (it
+/// alone has no `cgroup.type`).
+fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
+    let procs = read_file(dir, "cgroup.procs");
+    if procs.is_ok_and(|text| text.is_empty()) {
+        return Ok(false);
+    }
+    match fs::open(dir, Path::new("cgroup.type"), fs::O_PATH, 0) {
+        Ok(_) => Ok(true),
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Why a controller that is needed could not be enabled.
+fn not_enabled(dir: BorrowedFd, path: &Path, name: &str, place: &str, error: sys::Error) -> anyhow::Error {
+    let offered = read_file(dir, "cgroup.controllers");
+    if offered.is_ok_and(|text| !text.split_whitespace().any(|word| word == name)) {
+        return unavailable(place, name, path);
+    }
+    anyhow!(error).context(format!("{place}: {}", path.display()))
+}
+
+fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()> {
+    let words: Vec<String> = controllers.iter().map(|(name, _)| format!("+{name}")).collect();
+    fs::write_at(dir, Path::new("cgroup.subtree_control"), words.join(" ").as_bytes())
+}
+
+/// A container must not share its cgroup with processes that are there already, nor be born frozen: it could
+/// never answer (runtime.md#create lets us refuse). A new cgroup below a frozen one is frozen too.
+fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
+    let events = read_file(dir, "cgroup.events")?;
+    for (key, word) in [("populated 1", "has processes in it already"), ("frozen 1", "is frozen")] {
+        if events.lines().any(|line| line == key) {
+            let path = plan.dir();
+            return Err(fail(
+                Kind::Config,
+                format!("linux.cgroupsPath: the cgroup {} {word}", path.display()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Sets one limit.
+fn apply(dir: BorrowedFd, write: &Write, plan: &Plan) -> Result<()> {
+    if let Some(file) = write.floor {
+        let used: u64 = read_file(dir, file)?.trim().parse().unwrap_or(0);
+        if write.value.parse().is_ok_and(|limit: u64| limit < used) {
+            let message = format!("{}: {} is below the usage, {used}", write.place, write.value);
+            return Err(fail(Kind::Config, message));
+        }
+    }
+    let result = write_value(dir, &write.file, &write.value);
+    let Err(e) = result else { return Ok(()) };
+    if e.errno != Errno::ENOENT {
+        return Err(anyhow!(e).context(write.place.clone()));
+    }
+    match &write.absent {
+        Absent::NoLimit => Ok(()),
+        Absent::NoSwap if !host_swaps() => Ok(()),
+        Absent::Instead { file, value } => write_value(dir, file, value).with_context(|| write.place.clone()),
+        Absent::Fails | Absent::NoSwap => {
+            let (place, file, dir) = (&write.place, &write.file, plan.dir());
+            Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", dir.display())))
+        }
+    }
+}
+
+fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
+    fs::write_at(dir, Path::new(file), value.as_bytes())
+}
+
+/// Whether any swap is active: the list has a heading and then a line for each.
+fn host_swaps() -> bool {
+    read_file(fs::CWD, "/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}
+
+/// Attaches the device filter, in the place of those of an earlier user of the cgroup.
+fn apply_devices(dir: BorrowedFd, plan: &Plan, fresh: bool, warnings: &mut Vec<String>) -> Result<()> {
+    let place = "linux.resources.devices";
+    match replace_device_program(dir, plan.devices.as_ref(), fresh) {
+        Err(e) if e.errno == Errno::EPERM && plan.rootless => match &plan.devices {
+            Some(filter) if !filter.only_allows() => Err(anyhow!(e).context(place)),
+            _ => {
+                warnings.push(format!("{place}: {e}, ignoring"));
+                Ok(())
+            }
+        },
+        result => result.context(place),
+    }
+}
+
+/// Puts one program in the place of all that are attached. With at most one attached, as is the rule, no
+/// moment passes in which none or both hold; `None` takes the filter away.
+pub fn replace_device_program(
+    dir: BorrowedFd,
+    filter: Option<&devices::Filter>,
+    fresh: bool,
+) -> sys::Result<()> {
+    let old = if fresh { Vec::new() } else { bpf::device_programs(dir)? };
+    let old = old.into_iter().map(bpf::program_by_id).collect::<sys::Result<Vec<OwnedFd>>>()?;
+    let mut leftover = &old[..];
+    if let Some(filter) = filter {
+        let program = bpf::load_device_program(&filter.compile(), b"corten_devices\0\0")?;
+        let place = match &old[..] {
+            [one] => {
+                leftover = &[];
+                Some(one.as_fd())
+            }
+            _ => None,
+        };
+        bpf::attach_device_program(dir, program.as_fd(), place)?;
+    }
+    for program in leftover {
+        bpf::detach_device_program(dir, program.as_fd())?;
+    }
+    Ok(())
+}

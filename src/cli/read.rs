@@ -1,0 +1,146 @@
+//! What clap has matched, as values.
+
+use std::path::PathBuf;
+
+use clap::ArgMatches;
+
+use super::{CgroupManager, Command, Create, Exec, Format, Globals, Kill, Run, User};
+use crate::error::{Kind, Result, fail};
+use crate::{log, state};
+
+fn text(m: &ArgMatches, name: &str) -> Option<String> {
+    m.get_one::<String>(name).cloned()
+}
+
+fn path(m: &ArgMatches, name: &str) -> Option<PathBuf> {
+    m.get_one::<PathBuf>(name).cloned()
+}
+
+pub(super) fn many<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Vec<T> {
+    m.get_many::<T>(name).map(|values| values.cloned().collect()).unwrap_or_default()
+}
+
+fn number(m: &ArgMatches, name: &str) -> u32 {
+    m.get_one::<u32>(name).copied().unwrap_or(0)
+}
+
+/// The value of an option that knows only certain words.
+fn word<T>(m: &ArgMatches, name: &str, read: fn(&str) -> Option<T>) -> Result<Option<T>> {
+    let Some(value) = m.get_one::<String>(name) else { return Ok(None) };
+    match read(value) {
+        Some(known) => Ok(Some(known)),
+        None => Err(fail(Kind::Usage, format!("invalid value {value:?} for --{name}"))),
+    }
+}
+
+/// The id goes into paths: it is checked before anything is done with it.
+pub(super) fn id(m: &ArgMatches) -> Result<String> {
+    let id = text(m, "id").unwrap_or_default();
+    state::check_id(&id)?;
+    Ok(id)
+}
+
+pub(super) fn bundle(m: &ArgMatches) -> PathBuf {
+    path(m, "bundle").unwrap_or_else(|| PathBuf::from("."))
+}
+
+pub(super) fn format(m: &ArgMatches) -> Result<Format> {
+    let read = |value: &str| match value {
+        "table" => Some(Format::Table),
+        "json" => Some(Format::Json),
+        _ => None,
+    };
+    Ok(word(m, "format", read)?.unwrap_or_default())
+}
+
+pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
+    word(m, "log-format", log::Format::parse)?;
+    word(m, "log-level", log::Level::parse)?;
+    let manager = |value: &str| match value {
+        "cgroupfs" => Some(CgroupManager::Cgroupfs),
+        "systemd" => Some(CgroupManager::Systemd),
+        "disabled" => Some(CgroupManager::Disabled),
+        _ => None,
+    };
+    let rootless = |value: &str| match value {
+        "true" => Some(Some(true)),
+        "false" => Some(Some(false)),
+        "auto" => Some(None),
+        _ => None,
+    };
+    let fallback =
+        if m.get_flag("systemd-cgroup") { CgroupManager::Systemd } else { CgroupManager::default() };
+    Ok(Globals {
+        root: path(m, "root"),
+        log,
+        // Podman may send --systemd-cgroup for all containers and --cgroup-manager=disabled for one.
+        cgroup_manager: word(m, "cgroup-manager", manager)?.unwrap_or(fallback),
+        rootless: word(m, "rootless", rootless)?.flatten(),
+    })
+}
+
+pub(super) fn create(m: &ArgMatches) -> Result<Create> {
+    Ok(Create {
+        // Only the hidden `plan` may leave it out.
+        id: if m.contains_id("id") { id(m)? } else { "plan".into() },
+        bundle: bundle(m),
+        config: path(m, "config"),
+        console_socket: path(m, "console-socket"),
+        pidfd_socket: path(m, "pidfd-socket"),
+        pid_file: path(m, "pid-file"),
+        no_pivot: m.get_flag("no-pivot"),
+        no_new_keyring: m.get_flag("no-new-keyring"),
+        preserve_fds: number(m, "preserve-fds"),
+    })
+}
+
+pub(super) fn run(m: &ArgMatches) -> Result<Command> {
+    Ok(Command::Run(Run {
+        create: create(m)?,
+        detach: m.get_flag("detach"),
+        keep: m.get_flag("keep"),
+        no_subreaper: m.get_flag("no-subreaper"),
+    }))
+}
+
+pub(super) fn kill(m: &ArgMatches) -> Result<Command> {
+    let signal = text(m, "signal").unwrap_or_else(|| "SIGTERM".into());
+    Ok(Command::Kill(Kill { id: id(m)?, signal, all: m.get_flag("all") }))
+}
+
+pub(super) fn exec(m: &ArgMatches) -> Result<Command> {
+    let exec = Exec {
+        id: id(m)?,
+        args: many(m, "words"),
+        process: path(m, "process"),
+        console_socket: path(m, "console-socket"),
+        pidfd_socket: path(m, "pidfd-socket"),
+        pid_file: path(m, "pid-file"),
+        tty: m.get_flag("tty"),
+        detach: m.get_flag("detach"),
+        env: many(m, "env"),
+        user: word(m, "user", user)?,
+        additional_gids: many(m, "additional-gids"),
+        cwd: text(m, "cwd"),
+        caps: many(m, "cap"),
+        no_new_privs: m.get_flag("no-new-privs"),
+        apparmor: text(m, "apparmor"),
+        process_label: text(m, "process-label"),
+        preserve_fds: number(m, "preserve-fds"),
+        cgroup: many(m, "cgroup"),
+        ignore_paused: m.get_flag("ignore-paused"),
+        no_subreaper: m.get_flag("no-subreaper"),
+    };
+    if exec.args.is_empty() && exec.process.is_none() {
+        return Err(fail(Kind::Usage, "exec needs a program to run, or --process"));
+    }
+    Ok(Command::Exec(exec))
+}
+
+fn user(value: &str) -> Option<User> {
+    let (uid, gid) = match value.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid.parse().ok()?)),
+        None => (value, None),
+    };
+    Some(User { uid: uid.parse().ok()?, gid })
+}

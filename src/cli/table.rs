@@ -1,0 +1,253 @@
+//! The options and verbs as rows, and clap's commands made of them.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+
+use super::{Command, Delete, List, Ps, Spec, read};
+use crate::error::Result;
+
+/// What an option takes. The words name the value in the help.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    Switch,
+    Text(&'static str),
+    Path(&'static str),
+    Number(&'static str),
+    Texts(&'static str),
+    Numbers(&'static str),
+}
+
+pub(super) struct Opt {
+    pub(super) long: &'static str,
+    pub(super) short: Option<char>,
+    pub(super) takes: Takes,
+    pub(super) help: &'static str,
+}
+
+/// What follows the options of a verb.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operands {
+    None,
+    Id,
+    /// An id that may be left out.
+    MaybeId,
+    IdSignal,
+    /// An id, then words that are not ours even if they look like options.
+    IdWords,
+}
+
+pub(super) struct Verb {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    pub(super) options: &'static [&'static [Opt]],
+    pub(super) operands: Operands,
+    pub(super) read: fn(&ArgMatches) -> Result<Command>,
+}
+
+const fn opt(long: &'static str, short: Option<char>, takes: Takes, help: &'static str) -> Opt {
+    Opt { long, short, takes, help }
+}
+
+use Takes::{Number, Numbers, Path, Switch, Text, Texts};
+
+pub(super) const GLOBALS: &[Opt] = &[
+    opt("root", None, Path("DIR"), "where containers' states are kept (default /run/corten)"),
+    opt("log", None, Path("FILE"), "append log records to FILE"),
+    opt("log-format", None, Text("FORMAT"), "text or json"),
+    opt("log-level", None, Text("LEVEL"), "error, warning, info or debug"),
+    opt("debug", None, Switch, "the same as --log-level debug"),
+    opt("systemd-cgroup", None, Switch, "the same as --cgroup-manager systemd"),
+    opt("cgroup-manager", None, Text("MANAGER"), "cgroupfs, systemd or disabled"),
+    opt("rootless", None, Text("BOOL"), "true, false or auto"),
+    opt("criu", None, Text("PATH"), "ignored"),
+    opt("version", Some('v'), Switch, "print the version"),
+];
+
+const IO: &[Opt] = &[
+    opt("console-socket", None, Path("SOCKET"), "send the terminal's master to this unix socket"),
+    opt("pidfd-socket", None, Path("SOCKET"), "send a pidfd of the process to this unix socket"),
+    opt("pid-file", None, Path("FILE"), "write the process's id to FILE"),
+    opt("preserve-fds", None, Number("N"), "pass N more descriptors, from 3 on"),
+    opt("no-subreaper", None, Switch, "ignored"),
+];
+
+const CREATE: &[Opt] = &[
+    opt("bundle", Some('b'), Path("DIR"), "the bundle (default: the working directory)"),
+    opt("config", Some('f'), Path("FILE"), "read FILE instead of the bundle's config.json"),
+    opt("no-pivot", None, Switch, "move the root mount instead of pivot_root(2)"),
+    opt("no-new-keyring", None, Switch, "keep the caller's session keyring"),
+];
+
+const RUN: &[Opt] = &[
+    opt("detach", Some('d'), Switch, "do not wait for the container"),
+    opt("keep", None, Switch, "do not delete the container when it ends"),
+];
+
+const EXEC: &[Opt] = &[
+    opt("process", Some('p'), Path("FILE"), "read the process (JSON) from FILE"),
+    opt("tty", Some('t'), Switch, "give it a terminal"),
+    opt("detach", Some('d'), Switch, "do not wait for the process"),
+    opt("env", Some('e'), Texts("NAME=VALUE"), "set an environment variable"),
+    opt("user", Some('u'), Text("UID[:GID]"), "whom to run as"),
+    opt("additional-gids", Some('g'), Numbers("GID"), "add a supplementary group"),
+    opt("cwd", None, Text("DIR"), "working directory"),
+    opt("cap", Some('c'), Texts("CAP"), "add a capability"),
+    opt("no-new-privs", None, Switch, "set no_new_privs"),
+    opt("apparmor", None, Text("PROFILE"), "AppArmor profile"),
+    opt("process-label", None, Text("LABEL"), "SELinux label"),
+    opt("cgroup", None, Texts("PATH"), "run in this cgroup below the container's"),
+    opt("ignore-paused", None, Switch, "also in a paused container"),
+];
+
+const FORMAT: &[Opt] = &[opt("format", Some('f'), Text("FORMAT"), "table or json")];
+
+const VERBS: &[Verb] = &[
+    Verb {
+        name: "create",
+        about: "make a container, to be started later",
+        options: &[CREATE, IO],
+        operands: Operands::Id,
+        read: |m| read::create(m).map(Command::Create),
+    },
+    Verb {
+        name: "start",
+        about: "run a created container's program",
+        options: &[],
+        operands: Operands::Id,
+        read: |m| read::id(m).map(Command::Start),
+    },
+    Verb {
+        name: "state",
+        about: "print a container's state",
+        options: &[],
+        operands: Operands::Id,
+        read: |m| read::id(m).map(Command::State),
+    },
+    Verb {
+        name: "kill",
+        about: "send a signal to a container (default SIGTERM)",
+        options: &[&[opt("all", Some('a'), Switch, "to all its processes")]],
+        operands: Operands::IdSignal,
+        read: read::kill,
+    },
+    Verb {
+        name: "delete",
+        about: "remove a stopped container",
+        options: &[&[opt(
+            "force",
+            Some('f'),
+            Switch,
+            "kill it if it has not stopped; fine if there is none",
+        )]],
+        operands: Operands::Id,
+        read: |m| Ok(Command::Delete(Delete { id: read::id(m)?, force: m.get_flag("force") })),
+    },
+    Verb {
+        name: "run",
+        about: "create, start, wait and delete",
+        options: &[CREATE, RUN, IO],
+        operands: Operands::Id,
+        read: read::run,
+    },
+    Verb {
+        name: "exec",
+        about: "run a further program in a container",
+        options: &[EXEC, IO],
+        operands: Operands::IdWords,
+        read: read::exec,
+    },
+    Verb {
+        name: "list",
+        about: "list the containers",
+        options: &[FORMAT, &[opt("quiet", Some('q'), Switch, "only their ids")]],
+        operands: Operands::None,
+        read: |m| Ok(Command::List(List { format: read::format(m)?, quiet: m.get_flag("quiet") })),
+    },
+    Verb {
+        name: "ps",
+        about: "list a container's processes",
+        options: &[FORMAT],
+        operands: Operands::IdWords,
+        read: |m| {
+            Ok(Command::Ps(Ps {
+                id: read::id(m)?,
+                format: read::format(m)?,
+                options: read::many(m, "words"),
+            }))
+        },
+    },
+    Verb {
+        name: "spec",
+        about: "write a config.json to begin with",
+        options: &[&[
+            opt("bundle", Some('b'), Path("DIR"), "where (default: the working directory)"),
+            opt("rootless", None, Switch, "for a caller who is not root"),
+        ]],
+        operands: Operands::None,
+        read: |m| Ok(Command::Spec(Spec { bundle: read::bundle(m), rootless: m.get_flag("rootless") })),
+    },
+    Verb {
+        name: "features",
+        about: "print what corten can do",
+        options: &[],
+        operands: Operands::None,
+        read: |_| Ok(Command::Features),
+    },
+    Verb {
+        name: "plan",
+        about: "",
+        options: &[CREATE, IO],
+        operands: Operands::MaybeId,
+        read: |m| read::create(m).map(Command::Plan),
+    },
+];
+
+pub(super) fn verb(name: &OsStr) -> Option<&'static Verb> {
+    VERBS.iter().find(|v| v.name.as_bytes() == name.as_bytes())
+}
+
+pub(super) fn base() -> clap::Command {
+    clap::Command::new("corten")
+        .disable_help_subcommand(true)
+        .args_override_self(true)
+        .override_usage("corten [OPTIONS] COMMAND ...")
+        .args(GLOBALS.iter().map(argument))
+}
+
+pub(super) fn with_all_verbs(command: clap::Command) -> clap::Command {
+    let about = |v: &Verb| clap::Command::new(v.name).about(v.about).hide(v.about.is_empty());
+    command.subcommands(VERBS.iter().map(about))
+}
+
+pub(super) fn build(verb: &Verb) -> clap::Command {
+    let command = clap::Command::new(verb.name)
+        .bin_name(format!("corten {}", verb.name))
+        .about(verb.about)
+        .args_override_self(true)
+        .args(verb.options.iter().flat_map(|table| table.iter()).map(argument));
+    let id = Arg::new("id").value_name("ID").help("the container");
+    let words = Arg::new("words").value_name("WORD").action(ArgAction::Append).num_args(0..);
+    match verb.operands {
+        Operands::None => command,
+        Operands::Id => command.arg(id.required(true)),
+        Operands::MaybeId => command.arg(id),
+        Operands::IdSignal => command.arg(id.required(true)).arg(Arg::new("signal").value_name("SIGNAL")),
+        Operands::IdWords => command.arg(id.required(true)).arg(words),
+    }
+}
+
+fn argument(option: &Opt) -> Arg {
+    let arg = Arg::new(option.long).long(option.long).help(option.help).hide(option.help == "ignored");
+    let arg = if let Some(letter) = option.short { arg.short(letter) } else { arg };
+    match option.takes {
+        Switch => arg.action(ArgAction::SetTrue),
+        Text(name) => arg.value_name(name),
+        Path(name) => arg.value_name(name).value_parser(value_parser!(PathBuf)),
+        Number(name) => arg.value_name(name).value_parser(value_parser!(u32)),
+        Texts(name) => arg.value_name(name).action(ArgAction::Append),
+        Numbers(name) => arg.value_name(name).action(ArgAction::Append).value_parser(value_parser!(u32)),
+    }
+}

@@ -1,0 +1,325 @@
+use super::*;
+use crate::error::kind;
+
+fn split(line: &str) -> Vec<OsString> {
+    // `''` is an empty word.
+    line.split(' ').map(|word| OsString::from(if word == "''" { "" } else { word })).collect()
+}
+
+fn read(line: &str) -> Result<(Globals, Command)> {
+    parse(split(&format!("corten {line}")))
+}
+
+fn command(line: &str) -> Command {
+    read(line).unwrap_or_else(|e| panic!("{line}: {e:#}")).1
+}
+
+fn globals(line: &str) -> Globals {
+    read(line).unwrap_or_else(|e| panic!("{line}: {e:#}")).0
+}
+
+fn create(id: &str) -> Create {
+    Create { id: id.into(), bundle: ".".into(), ..Create::default() }
+}
+
+fn exec(id: &str) -> Exec {
+    Exec { id: id.into(), ..Exec::default() }
+}
+
+fn kill(id: &str, signal: &str, all: bool) -> Command {
+    Command::Kill(Kill { id: id.into(), signal: signal.into(), all })
+}
+
+fn delete(id: &str, force: bool) -> Command {
+    Command::Delete(Delete { id: id.into(), force })
+}
+
+#[test]
+fn globals_as_engines_send_them() {
+    let json = |file: &str| log::Options {
+        file: Some(file.into()),
+        format: log::Format::Json,
+        level: log::Level::Warning,
+    };
+    let none = Globals::default();
+    for (line, expected) in [
+        ("start c1", none.clone()),
+        ("--log-format=json --log /f start c1", Globals { log: json("/f"), ..none.clone() }),
+        (
+            "--systemd-cgroup --log-format=json --log=/f create --bundle /b --pid-file /p c1",
+            Globals { log: json("/f"), cgroup_manager: CgroupManager::Systemd, ..none.clone() },
+        ),
+        (
+            "--root /run/r/default --log /b/log.json --log-format json --systemd-cgroup start c1",
+            Globals {
+                root: Some("/run/r/default".into()),
+                log: json("/b/log.json"),
+                cgroup_manager: CgroupManager::Systemd,
+                ..none.clone()
+            },
+        ),
+        (
+            "--cgroup-manager disabled --systemd-cgroup start c1",
+            Globals { cgroup_manager: CgroupManager::Disabled, ..none.clone() },
+        ),
+        ("--cgroup-manager=cgroupfs start c1", none.clone()),
+        ("-root /r -systemd-cgroup=false start c1", Globals { root: Some("/r".into()), ..none.clone() }),
+        ("--root /a --root=/b start c1", Globals { root: Some("/b".into()), ..none.clone() }),
+        ("--root -odd start c1", Globals { root: Some("-odd".into()), ..none.clone() }),
+        ("--root '' --log '' --criu /x start c1", none.clone()),
+        ("--rootless=true start c1", Globals { rootless: Some(true), ..none.clone() }),
+        ("--rootless false start c1", Globals { rootless: Some(false), ..none.clone() }),
+        ("--rootless auto start c1", none.clone()),
+        (
+            "--debug --log-level error start c1",
+            Globals {
+                log: log::Options { level: log::Level::Debug, ..log::Options::default() },
+                ..none.clone()
+            },
+        ),
+    ] {
+        assert_eq!(globals(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn creates_as_engines_send_them() {
+    let podman = Create {
+        bundle: "/b".into(),
+        pid_file: Some("/p".into()),
+        no_pivot: true,
+        no_new_keyring: true,
+        preserve_fds: 3,
+        console_socket: Some("/s".into()),
+        ..create("c1")
+    };
+    for (line, expected) in [
+        (
+            "create --bundle /b --pid-file /p --no-pivot --no-new-keyring --preserve-fds 3 --console-socket /s c1",
+            podman.clone(),
+        ),
+        (
+            "create c1 --bundle=/b -pid-file=/p -no-pivot --no-new-keyring=true -preserve-fds 3 --console-socket=/s",
+            podman.clone(),
+        ),
+        (
+            "create --bundle /b --pid-file /b/init.pid c1",
+            Create { bundle: "/b".into(), pid_file: Some("/b/init.pid".into()), ..create("c1") },
+        ),
+        ("create -b /b c1", Create { bundle: "/b".into(), ..create("c1") }),
+        ("create -b=/b c1", Create { bundle: "/b".into(), ..create("c1") }),
+        ("create c1 -b/b", Create { bundle: "/b".into(), ..create("c1") }),
+        ("create --config /c.json c1", Create { config: Some("/c.json".into()), ..create("c1") }),
+        (
+            "create --pidfd-socket /s --no-subreaper c1",
+            Create { pidfd_socket: Some("/s".into()), ..create("c1") },
+        ),
+        ("create --no-pivot=false --console-socket '' c1", create("c1")),
+        ("create -- c1", create("c1")),
+        ("create -- -c1", create("-c1")),
+    ] {
+        assert_eq!(command(line), Command::Create(expected), "{line}");
+    }
+    let run = Run { create: Create { bundle: "/b".into(), ..create("c1") }, ..Run::default() };
+    for (line, expected) in [
+        ("run --bundle /b c1", run.clone()),
+        ("run -d --keep -b /b c1", Run { detach: true, keep: true, ..run.clone() }),
+        ("run -detach -no-subreaper --bundle /b c1", Run { detach: true, no_subreaper: true, ..run }),
+    ] {
+        assert_eq!(command(line), Command::Run(expected), "{line}");
+    }
+}
+
+#[test]
+fn execs_as_engines_send_them() {
+    let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+    let process = Exec { process: Some("/p".into()), detach: true, ..exec("c1") };
+    for (line, expected) in [
+        (
+            "exec --pid-file /f --process /p --detach --preserve-fds 2 --console-socket /s c1",
+            Exec {
+                pid_file: Some("/f".into()),
+                preserve_fds: 2,
+                console_socket: Some("/s".into()),
+                ..process.clone()
+            },
+        ),
+        (
+            "exec --process /p --console-socket /s --detach --pid-file /d/1.pid c1",
+            Exec { pid_file: Some("/d/1.pid".into()), console_socket: Some("/s".into()), ..process.clone() },
+        ),
+        ("exec -p /p -d c1", process.clone()),
+        ("exec c1 ls -l --color=auto -d", Exec { args: words("ls -l --color=auto -d"), ..exec("c1") }),
+        ("exec c1 -- ls --", Exec { args: words("ls --"), ..exec("c1") }),
+        ("exec -- c1 ls", Exec { args: words("ls"), ..exec("c1") }),
+        (
+            "exec -t -u 5:6 c1 sh --help",
+            Exec {
+                tty: true,
+                user: Some(User { uid: 5, gid: Some(6) }),
+                args: words("sh --help"),
+                ..exec("c1")
+            },
+        ),
+        (
+            "exec -td --user=5 c1 sh",
+            Exec {
+                tty: true,
+                detach: true,
+                user: Some(User { uid: 5, gid: None }),
+                args: words("sh"),
+                ..exec("c1")
+            },
+        ),
+        (
+            "exec -e A=1 --env B=-x --env=C= -g 3 --additional-gids 4 --cap CAP_KILL -c CAP_CHOWN c1 sh",
+            Exec {
+                env: words("A=1 B=-x C="),
+                additional_gids: vec![3, 4],
+                caps: words("CAP_KILL CAP_CHOWN"),
+                args: words("sh"),
+                ..exec("c1")
+            },
+        ),
+        (
+            "exec --cwd /w --no-new-privs --apparmor p --process-label l --cgroup a --cgroup=b:c --ignore-paused c1 x",
+            Exec {
+                cwd: Some("/w".into()),
+                no_new_privs: true,
+                apparmor: Some("p".into()),
+                process_label: Some("l".into()),
+                cgroup: words("a b:c"),
+                ignore_paused: true,
+                args: words("x"),
+                ..exec("c1")
+            },
+        ),
+    ] {
+        assert_eq!(command(line), Command::Exec(expected), "{line}");
+    }
+}
+
+#[test]
+fn the_other_verbs_as_engines_send_them() {
+    let table = Format::Table;
+    let ps = |format, options: &[&str]| {
+        let options = options.iter().map(ToString::to_string).collect();
+        Command::Ps(Ps { id: "c1".into(), format, options })
+    };
+    for (line, expected) in [
+        ("start c1", Command::Start("c1".into())),
+        ("state c1", Command::State("c1".into())),
+        ("kill c1 9", kill("c1", "9", false)),
+        ("kill c1", kill("c1", "SIGTERM", false)),
+        ("kill c1 SIGKILL", kill("c1", "SIGKILL", false)),
+        ("kill --all c1 9", kill("c1", "9", true)),
+        ("kill -a c1 KILL", kill("c1", "KILL", true)),
+        ("kill c1 TERM --all", kill("c1", "TERM", true)),
+        ("kill c1 -all", kill("c1", "SIGTERM", true)),
+        ("delete c1", delete("c1", false)),
+        ("delete --force c1", delete("c1", true)),
+        ("delete -f c1", delete("c1", true)),
+        ("delete c1 -force", delete("c1", true)),
+        ("ps --format json c1", ps(Format::Json, &[])),
+        ("ps -f json c1", ps(Format::Json, &[])),
+        ("ps --format=table c1 -o pid,cmd", ps(table, &["-o", "pid,cmd"])),
+        ("ps c1 -ef --format json", ps(table, &["-ef", "--format", "json"])),
+        ("list", Command::List(List { format: table, quiet: false })),
+        ("list --format=json", Command::List(List { format: Format::Json, quiet: false })),
+        ("list -q", Command::List(List { format: table, quiet: true })),
+        ("features", Command::Features),
+        ("spec", Command::Spec(Spec { bundle: ".".into(), rootless: false })),
+        ("spec --rootless -b /b", Command::Spec(Spec { bundle: "/b".into(), rootless: true })),
+        ("plan --bundle /b", Command::Plan(Create { bundle: "/b".into(), ..create("plan") })),
+        ("plan -b /b c1", Command::Plan(Create { bundle: "/b".into(), ..create("c1") })),
+        ("--version", Command::Version),
+        ("-v", Command::Version),
+        ("-version", Command::Version),
+    ] {
+        assert_eq!(command(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn help_is_given() {
+    for (line, word) in [
+        ("--help", "features"),
+        ("-h", "create"),
+        ("help", "delete"),
+        ("help kill", "SIGTERM"),
+        ("create --help", "Usage: corten create [OPTIONS] <ID>"),
+        ("help create", "Usage: corten create [OPTIONS] <ID>"),
+        ("create --help", "--bundle"),
+        ("create -h", "--pid-file"),
+        ("exec -help", "--additional-gids"),
+    ] {
+        let Command::Help(text) = command(line) else { panic!("{line}") };
+        assert!(text.contains(word), "{line}: {text}");
+        assert!(!text.contains("plan"), "{line}: {text}");
+        assert!(!text.contains("ignored"), "{line}: {text}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_in_one_line() {
+    for (line, expected) in [
+        ("", "unknown command \"\""),
+        ("bogus c1", "unknown command \"bogus\""),
+        ("checkpoint c1", "unknown command"),
+        ("pause c1", "unknown command"),
+        ("--bogus state c1", "unexpected argument '--bogus' found"),
+        ("--root", "a value is required for '--root <DIR>'"),
+        ("create", "required arguments were not provided: <ID>"),
+        ("create --bundle", "a value is required for '--bundle <DIR>'"),
+        ("create --bogus c1", "unexpected argument '--bogus' found"),
+        ("create --preserve-fds x c1", "invalid value 'x' for '--preserve-fds <N>'"),
+        ("create --preserve-fds=-1 c1", "invalid value '-1'"),
+        ("create c1 c2", "unexpected argument 'c2' found"),
+        ("create ../c1", "invalid container ID format"),
+        ("create ''", "container id cannot be empty"),
+        ("state", "required arguments were not provided: <ID>"),
+        ("state a/b", "invalid container ID format"),
+        ("kill c1 9 9", "unexpected argument '9' found"),
+        ("list --format=yaml", "invalid value \"yaml\" for --format"),
+        ("exec c1", "exec needs a program"),
+        ("exec -u root c1 sh", "invalid value \"root\" for --user"),
+        ("exec -u 4294967296 c1 sh", "for --user"),
+        ("--log-format=xml state c1", "invalid value \"xml\" for --log-format"),
+        ("--rootless=maybe state c1", "for --rootless"),
+        ("--cgroup-manager=x state c1", "for --cgroup-manager"),
+        ("delete --force=maybe c1", "'maybe'"),
+    ] {
+        let error = read(line).expect_err(line);
+        assert_eq!(kind(&error), Kind::Usage, "{line}");
+        let text = format!("{error:#}");
+        assert!(text.contains(expected), "{line}: {text}");
+        assert!(!text.contains('\n'), "{line}: {text}");
+    }
+    assert_eq!(kind(&parse(Vec::new()).unwrap_err()), Kind::Usage);
+    assert_eq!(kind(&parse(split("corten")).unwrap_err()), Kind::Usage);
+}
+
+#[test]
+fn words_that_are_not_utf_8_are_paths_or_errors() {
+    let odd = OsString::from_vec(b"/\xff".to_vec());
+    let line = |head: &str| [split(head), vec![odd.clone()], split("c1")].concat();
+    let (_, got) = parse(line("corten create --bundle")).unwrap();
+    assert_eq!(got, Command::Create(Create { bundle: odd.clone().into(), ..create("c1") }));
+    for head in ["corten", "corten state", "corten kill c1", "corten exec --cwd", "corten exec c1"] {
+        assert!(parse(line(head)).is_err(), "{head}");
+    }
+}
+
+#[test]
+fn the_log_is_known_before_the_rest() {
+    let json =
+        log::Options { file: Some("/f".into()), format: log::Format::Json, level: log::Level::Warning };
+    for (line, expected) in [
+        ("corten --log /f --log-format json create --bogus", Preview { log: json.clone(), failure: 1 }),
+        ("corten --log=/f --bogus --log-format=json exec", Preview { log: json.clone(), failure: 255 }),
+        ("corten", Preview { log: log::Options::default(), failure: 1 }),
+        ("corten exec c1 --log /g", Preview { log: log::Options::default(), failure: 255 }),
+    ] {
+        assert_eq!(preview(&split(line)), expected, "{line}");
+    }
+}

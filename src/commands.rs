@@ -1,0 +1,164 @@
+//! The subcommands, a file each: load the state, decide, act, save. Standard output is theirs; errors are `main`'s.
+
+mod features;
+mod kill;
+mod list;
+mod ps;
+mod spec;
+mod state;
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+pub use features::{Seccomp, document as features_document};
+
+use crate::cli::{Command, Globals, SPEC_VERSION};
+use crate::error::{Context, Kind, Result, fail};
+use crate::state::{CgroupRecord, Dir, Record, Status};
+use crate::sys;
+
+/// Runs a command. The result is the exit code: that of the payload, where one is waited for.
+pub fn run(globals: &Globals, command: Command) -> Result<u8> {
+    let name = label(&command);
+    let result = match command {
+        Command::Help(text) => print(&text).map(|()| 0),
+        Command::Version => print(&version()).map(|()| 0),
+        Command::State(id) => state::run(globals, &id).map(|()| 0),
+        Command::Kill(args) => kill::run(globals, &args).map(|()| 0),
+        Command::List(args) => list::run(globals, &args).map(|()| 0),
+        Command::Ps(args) => ps::run(globals, &args).map(|()| 0),
+        Command::Spec(args) => spec::run(&args).map(|()| 0),
+        Command::Features => features::run().map(|()| 0),
+        Command::Create(_)
+        | Command::Start(_)
+        | Command::Run(_)
+        | Command::Exec(_)
+        | Command::Delete(_)
+        | Command::Plan(_) => Err(fail(Kind::Unsupported, "not there yet")),
+    };
+    result.context(name)
+}
+
+/// What an error's line begins with: the verb, and the container where there is one.
+fn label(command: &Command) -> String {
+    let (verb, id) = match command {
+        Command::Help(_) => ("help", ""),
+        Command::Version => ("version", ""),
+        Command::Create(args) => ("create", args.id.as_str()),
+        Command::Start(id) => ("start", id.as_str()),
+        Command::State(id) => ("state", id.as_str()),
+        Command::Kill(args) => ("kill", args.id.as_str()),
+        Command::Delete(args) => ("delete", args.id.as_str()),
+        Command::Run(args) => ("run", args.create.id.as_str()),
+        Command::Exec(args) => ("exec", args.id.as_str()),
+        Command::List(_) => ("list", ""),
+        Command::Ps(args) => ("ps", args.id.as_str()),
+        Command::Spec(_) => ("spec", ""),
+        Command::Features => ("features", ""),
+        Command::Plan(_) => ("plan", ""),
+    };
+    if id.is_empty() { verb.into() } else { format!("{verb} {id}") }
+}
+
+/// `--version`, in the lines that Docker reads.
+fn version() -> String {
+    format!(
+        "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("CORTEN_COMMIT").unwrap_or("unknown"),
+    )
+}
+
+/// Writes to standard output. A reader that has gone away is an error like any other, not a panic.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|e| {
+        let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
+        sys::Error::new("write(stdout)", errno).into()
+    })
+}
+
+/// Opens a container for a command that only reads.
+fn open(globals: &Globals, id: &str) -> Result<(Dir, Record)> {
+    let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
+    let record = dir.load()?;
+    Ok((dir, record))
+}
+
+fn status(dir: &Dir, record: &Record) -> Result<Status> {
+    dir.status(record, frozen)
+}
+
+/// Whether a cgroup is frozen.
+fn frozen(cgroup: &CgroupRecord) -> bool {
+    let events = std::fs::read_to_string(cgroup.path.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "frozen 1")
+}
+
+/// The processes in a cgroup; none if it is gone.
+fn cgroup_pids(cgroup: &CgroupRecord) -> Result<Vec<i32>> {
+    match std::fs::read_to_string(cgroup.path.join("cgroup.procs")) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e).with_context(|| cgroup.path.display().to_string()),
+    }
+}
+
+/// Signals every process in a cgroup. Those that end meanwhile, and a cgroup that is gone, are no error.
+fn signal_cgroup(cgroup: &CgroupRecord, signal: i32) -> Result<()> {
+    for pid in cgroup_pids(cgroup)? {
+        let sent = sys::task::pidfd_open(pid).and_then(|fd| sys::task::pidfd_send_signal(fd.as_fd(), signal));
+        match sent {
+            Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.
+fn table(rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count() + 3).max(12);
+        }
+    }
+    let mut out = String::new();
+    for row in rows {
+        for (i, cell) in row.iter().enumerate() {
+            out.push_str(cell);
+            if i + 1 < row.len() {
+                out.extend(std::iter::repeat_n(' ', widths[i] - cell.chars().count()));
+            }
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_those_of_runc() {
+        let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let rows = [row(&["ID", "PID", "OWNER"]), row(&["a-long-container-id", "7", "root"])];
+        let expected = "ID                    PID         OWNER\na-long-container-id   7           root\n";
+        assert_eq!(table(&rows), expected);
+    }
+
+    #[test]
+    fn the_version_has_the_lines_that_docker_reads() {
+        let text = version();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("corten version "));
+        assert!(lines[1].starts_with("commit: "));
+        assert_eq!(lines[2], "spec: 1.3.0");
+    }
+}

@@ -1,0 +1,113 @@
+//! `features`: what this executable can do, on any host (features.md of the runtime-spec).
+
+use serde_json::{Value, json};
+
+use crate::cli::SPEC_VERSION;
+use crate::error::{Context, Result};
+
+/// What the seccomp compiler knows, by the spec's names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seccomp<'a> {
+    pub actions: &'a [&'a str],
+    pub operators: &'a [&'a str],
+    pub archs: &'a [&'a str],
+    pub known_flags: &'a [&'a str],
+    /// Those of them that the running kernel has.
+    pub supported_flags: &'a [&'a str],
+}
+
+const HOOKS: &[&str] =
+    &["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
+
+const MEMORY_MODES: &[&str] = &[
+    "MPOL_BIND",
+    "MPOL_DEFAULT",
+    "MPOL_INTERLEAVE",
+    "MPOL_LOCAL",
+    "MPOL_PREFERRED",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_WEIGHTED_INTERLEAVE",
+];
+
+const MEMORY_FLAGS: &[&str] = &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
+
+pub(super) fn run() -> Result<()> {
+    // The mount options and the seccomp lists are those of the modules' own tables.
+    let value = document(&[], &Seccomp::default(), last_capability()?);
+    super::print(&(serde_json::to_string_pretty(&value).context("JSON")? + "\n"))
+}
+
+/// The number of the newest capability that the running kernel has.
+fn last_capability() -> Result<u8> {
+    let path = "/proc/sys/kernel/cap_last_cap";
+    let text = std::fs::read_to_string(path).with_context(|| format!("open({path:?})"))?;
+    text.trim().parse().with_context(|| path.to_string())
+}
+
+/// The document. containerd reads `linux` unchecked, `rro` among the mount options and `idmap`.
+#[must_use]
+pub fn document(mount_options: &[&str], seccomp: &Seccomp, last_capability: u8) -> Value {
+    let mut capabilities: Vec<_> =
+        caps::all().into_iter().filter(|cap| cap.index() <= last_capability).collect();
+    capabilities.sort_unstable_by_key(caps::Capability::index);
+    let capabilities: Vec<String> = capabilities.iter().map(ToString::to_string).collect();
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": HOOKS,
+        "mountOptions": mount_options,
+        "linux": {
+            "namespaces": NAMESPACES,
+            "capabilities": capabilities,
+            "cgroup": {"v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "seccomp": {
+                "enabled": true,
+                "actions": seccomp.actions,
+                "operators": seccomp.operators,
+                "archs": seccomp.archs,
+                "knownFlags": seccomp.known_flags,
+                "supportedFlags": seccomp.supported_flags,
+            },
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": false},
+            "memoryPolicy": {"modes": MEMORY_MODES, "flags": MEMORY_FLAGS},
+            "mountExtensions": {"idmap": {"enabled": true}},
+            "netDevices": {"enabled": false},
+        },
+        "potentiallyUnsafeConfigAnnotations": [],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::Features;
+
+    #[test]
+    fn the_document_is_the_specs() {
+        let seccomp = Seccomp {
+            actions: &["SCMP_ACT_ALLOW"],
+            operators: &["SCMP_CMP_EQ"],
+            archs: &["SCMP_ARCH_X86_64"],
+            known_flags: &["SECCOMP_FILTER_FLAG_LOG"],
+            supported_flags: &[],
+        };
+        let value = document(&["ro", "rro"], &seccomp, 40);
+        let typed: Features = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(typed.oci_version_max(), "1.3.0");
+        let linux = typed.linux().as_ref().unwrap();
+        assert_eq!(linux.namespaces().as_ref().unwrap().len(), 8);
+        let capabilities = linux.capabilities().as_ref().unwrap();
+        assert_eq!(capabilities.len(), 41);
+        assert_eq!(
+            (capabilities[0].as_str(), capabilities[40].as_str()),
+            ("CAP_CHOWN", "CAP_CHECKPOINT_RESTORE")
+        );
+        assert_eq!(document(&[], &seccomp, 37)["linux"]["capabilities"].as_array().unwrap().len(), 38);
+        assert_eq!(value["linux"]["mountExtensions"]["idmap"]["enabled"], true);
+        assert_eq!(value["mountOptions"][1], "rro");
+    }
+}

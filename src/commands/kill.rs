@@ -1,0 +1,121 @@
+//! `kill`: a signal to the container's process, through a descriptor of it, or to all in its cgroup.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::cli::{Globals, Kill};
+use crate::error::{Kind, Result, fail};
+use crate::state::{Record, Status, pidfd};
+use crate::sys;
+
+pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
+    let signal = signal(&args.signal)?;
+    let (dir, record) = super::open(globals, &args.id)?;
+    if args.all {
+        // containerd sends it after the container's own process has ended, to what that has left behind.
+        return signal_all(&record, signal);
+    }
+    match super::status(&dir, &record)? {
+        Status::Created | Status::Running | Status::Paused => signal_one(&record, signal),
+        Status::Creating | Status::Stopped => Err(not_running()),
+    }
+}
+
+/// containerd takes these words for "it has ended already".
+fn not_running() -> anyhow::Error {
+    fail(Kind::WrongStatus, "container not running")
+}
+
+fn signal_one(record: &Record, signal: i32) -> Result<()> {
+    let fd = pidfd(record)?.ok_or_else(not_running)?;
+    match sys::task::pidfd_send_signal(fd.as_fd(), signal) {
+        Err(e) if e.errno == Errno::ESRCH => Err(not_running()),
+        other => Ok(other?),
+    }
+}
+
+fn signal_all(record: &Record, signal: i32) -> Result<()> {
+    match &record.cgroup {
+        Some(cgroup) => super::signal_cgroup(cgroup, signal),
+        // The end of a pid namespace's first process is the end of all in it.
+        None if signal == libc::SIGKILL && record.namespaces.iter().any(|n| n == "pid") => {
+            signal_one(record, signal)
+        }
+        None => Err(fail(Kind::Unsupported, "--all: the container has no cgroup to find its processes by")),
+    }
+}
+
+/// A signal's number from what users and engines write: a number, or a name with or without SIG.
+fn signal(text: &str) -> Result<i32> {
+    let unknown = || fail(Kind::Usage, format!("unknown signal {text:?}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return if (0..=libc::SIGRTMAX()).contains(&number) { Ok(number) } else { Err(unknown()) };
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let other = match name {
+        "CLD" => Some(libc::SIGCHLD),
+        "POLL" => Some(libc::SIGIO),
+        "IOT" => Some(libc::SIGABRT),
+        "RTMIN" => Some(libc::SIGRTMIN()),
+        "RTMAX" => Some(libc::SIGRTMAX()),
+        _ => real_time(name),
+    };
+    match other {
+        Some(number) => Ok(number),
+        None => format!("SIG{name}").parse::<Signal>().map(|s| s as i32).map_err(|_| unknown()),
+    }
+}
+
+/// `RTMIN+n` and `RTMAX-n`.
+fn real_time(name: &str) -> Option<i32> {
+    let count = |text: &str| text.parse::<u8>().ok().map(i32::from);
+    let number = match (name.strip_prefix("RTMIN+"), name.strip_prefix("RTMAX-")) {
+        (Some(n), _) => libc::SIGRTMIN() + count(n)?,
+        (_, Some(n)) => libc::SIGRTMAX() - count(n)?,
+        _ => return None,
+    };
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_numbers_and_names() {
+        for (text, expected) in [
+            ("15", Some(15)),
+            ("0", Some(0)),
+            ("64", Some(64)),
+            ("TERM", Some(15)),
+            ("SIGTERM", Some(15)),
+            ("sigkill", Some(9)),
+            ("Hup", Some(1)),
+            ("SIGCLD", Some(17)),
+            ("POLL", Some(29)),
+            ("IOT", Some(6)),
+            ("SIGSTKFLT", Some(16)),
+            ("SIGRTMIN", Some(34)),
+            ("RTMIN+3", Some(37)),
+            ("SIGRTMIN+30", Some(64)),
+            ("SIGRTMAX-30", Some(34)),
+            ("RTMAX", Some(64)),
+            ("65", None),
+            ("-1", None),
+            ("SIGRTMIN+31", None),
+            ("RTMAX-31", None),
+            ("RTMIN+", None),
+            ("RTMIN+-1", None),
+            ("SIG", None),
+            ("SIGSIGTERM", None),
+            ("FOO", None),
+            ("", None),
+            ("9 ", None),
+        ] {
+            assert_eq!(signal(text).ok(), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `list`: all containers of this root. One that is being created or deleted meanwhile is left out, not an error.
+
+use crate::cli::{Format, Globals, List};
+use crate::error::{Context, Kind, Result, kind};
+use crate::state::{Record, Status, document};
+use crate::{log, state};
+
+pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
+    let root = state::root(globals.root.as_deref())?;
+    let ids = state::ids(&root)?;
+    if args.quiet {
+        return super::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
+    }
+    let mut found = Vec::new();
+    for id in ids {
+        match state::open(&root, &id).and_then(|dir| look(&dir)) {
+            Ok(Some(container)) => found.push(container),
+            Ok(None) => {}
+            Err(e) if kind(&e) == Kind::NotFound => {}
+            // The others are worth showing.
+            Err(e) => log::warn(format!("list: container {id:?}: {e:#}, ignoring")),
+        }
+    }
+    let documents: Vec<_> = found.iter().map(|(record, status)| document(record, *status)).collect();
+    match args.format {
+        Format::Json => super::print(&(serde_json::to_string(&documents).context("JSON")? + "\n")),
+        Format::Table => {
+            let heads = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from).to_vec();
+            let row = |d: state::Document| {
+                let bundle = d.bundle.display().to_string();
+                vec![d.id.into(), d.pid.to_string(), d.status, bundle, d.created.into(), d.owner.into()]
+            };
+            let rows: Vec<_> = std::iter::once(heads).chain(documents.into_iter().map(row)).collect();
+            super::print(&super::table(&rows))
+        }
+    }
+}
+
+fn look(dir: &state::Dir) -> Result<Option<(Record, Status)>> {
+    let Some(record) = dir.find_record()? else { return Ok(None) };
+    let status = super::status(dir, &record)?;
+    Ok(Some((record, status)))
+}

@@ -1,0 +1,182 @@
+//! `spec`: a config.json to begin with, with runc's defaults.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use nix::errno::Errno;
+use serde_json::{Value, json};
+
+use crate::cli::{SPEC_VERSION, Spec};
+use crate::error::{Kind, Result, fail};
+use crate::sys;
+
+pub(super) fn run(args: &Spec) -> Result<()> {
+    let ids = args.rootless.then(|| (sys::task::euid(), sys::task::egid()));
+    let path = args.bundle.join("config.json");
+    let failed = |call: &str, e: &std::io::Error| {
+        let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
+        if errno == Errno::EEXIST {
+            let text = format!("{} exists (hint: remove it first)", path.display());
+            return fail(Kind::Exists, text);
+        }
+        sys::Error::new(format!("{call}({path:?})"), errno).into()
+    };
+    let file = OpenOptions::new().write(true).create_new(true).open(&path);
+    let mut file = file.map_err(|e| failed("open", &e))?;
+    file.write_all(document(ids).as_bytes()).map_err(|e| failed("write", &e))
+}
+
+/// Destination, type, source, options.
+type Mount = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+const MOUNTS: &[Mount] = &[
+    ("/proc", "proc", "proc", &[]),
+    ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+    (
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    ),
+    ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+    ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+];
+
+/// A new sysfs can only be mounted by whoever owns the network namespace, which is the host's here.
+const ROOTLESS_SYS: Mount = ("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
+
+const CAPABILITIES: &[&str] = &["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/sys/firmware",
+    "/proc/scsi",
+];
+
+const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The configuration; for a caller who is not root, with its ids. A member a line, in the order in which one reads.
+fn document(rootless: Option<(u32, u32)>) -> String {
+    let process = [
+        ("terminal", json!(true)),
+        ("user", json!({"uid": 0, "gid": 0})),
+        ("args", json!(["sh"])),
+        ("env", json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"])),
+        ("cwd", json!("/")),
+        (
+            "capabilities",
+            json!({"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES}),
+        ),
+        ("rlimits", json!([{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}])),
+        ("noNewPrivileges", json!(true)),
+    ];
+    let members = [
+        ("ociVersion", json!(SPEC_VERSION).to_string()),
+        ("process", object(&process, 2)),
+        ("root", json!({"path": "rootfs", "readonly": true}).to_string()),
+        ("hostname", json!("corten").to_string()),
+        ("mounts", array(&mounts(rootless.is_some()))),
+        ("linux", object(&linux(rootless), 2)),
+    ];
+    let mut out = String::from("{\n");
+    for (i, (name, value)) in members.iter().enumerate() {
+        let comma = if i + 1 < members.len() { "," } else { "" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "  \"{name}\": {value}{comma}");
+    }
+    out + "}\n"
+}
+
+fn mounts(rootless: bool) -> Vec<Value> {
+    let row = |&(destination, kind, source, options): &Mount| {
+        // A user namespace maps only the caller's ids.
+        let options: Vec<_> = options
+            .iter()
+            .filter(|o| !rootless || !(o.starts_with("gid=") || o.starts_with("uid=")))
+            .collect();
+        let mut mount = json!({"destination": destination, "type": kind, "source": source});
+        if !options.is_empty() {
+            mount["options"] = json!(options);
+        }
+        mount
+    };
+    if rootless {
+        let kept = MOUNTS.iter().filter(|mount| !mount.0.starts_with("/sys"));
+        kept.chain([&ROOTLESS_SYS]).map(row).collect()
+    } else {
+        MOUNTS.iter().map(row).collect()
+    }
+}
+
+fn linux(rootless: Option<(u32, u32)>) -> Vec<(&'static str, Value)> {
+    let namespaces = |names: &[&str]| names.iter().map(|name| json!({"type": name})).collect::<Value>();
+    let map = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1}]);
+    let mut members = match rootless {
+        Some((uid, gid)) => vec![
+            ("uidMappings", map(uid)),
+            ("gidMappings", map(gid)),
+            ("namespaces", namespaces(&["pid", "ipc", "uts", "mount", "cgroup", "user"])),
+        ],
+        None => vec![
+            ("resources", json!({"devices": [{"allow": false, "access": "rwm"}]})),
+            ("namespaces", namespaces(&["pid", "network", "ipc", "uts", "mount", "cgroup"])),
+        ],
+    };
+    members.push(("maskedPaths", json!(MASKED)));
+    members.push(("readonlyPaths", json!(READONLY)));
+    members
+}
+
+fn object(members: &[(&str, Value)], indent: usize) -> String {
+    let blank = " ".repeat(indent);
+    let lines: Vec<String> =
+        members.iter().map(|(name, value)| format!("{blank}  \"{name}\": {value}")).collect();
+    format!("{{\n{}\n{blank}}}", lines.join(",\n"))
+}
+
+fn array(items: &[Value]) -> String {
+    let lines: Vec<String> = items.iter().map(|item| format!("    {item}")).collect();
+    format!("[\n{}\n  ]", lines.join(",\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+    #[test]
+    fn the_documents_are_configurations() {
+        // ids, mounts, devices rules, a network namespace, mapped ids
+        for (ids, mounts, devices, network, mapped) in
+            [(None, 7, true, true, None), (Some((1000, 100)), 6, false, false, Some((1000, 100)))]
+        {
+            let config = config::parse(document(ids)).unwrap();
+            assert!(config.warnings.is_empty());
+            let spec = config.spec;
+            assert_eq!(spec.mounts().as_ref().unwrap().len(), mounts);
+            assert_eq!(spec.process().as_ref().unwrap().terminal(), Some(true));
+            let linux = spec.linux().as_ref().unwrap();
+            assert_eq!(linux.resources().is_some(), devices);
+            let namespaces = linux.namespaces().as_ref().unwrap();
+            assert_eq!(namespaces.iter().any(|n| n.typ() == Ns::Network), network);
+            assert_eq!(namespaces.iter().any(|n| n.typ() == Ns::User), mapped.is_some());
+            let first =
+                |m: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| m.as_ref().map(|m| m[0].host_id());
+            let got = first(linux.uid_mappings()).zip(first(linux.gid_mappings()));
+            assert_eq!(got, mapped);
+        }
+        assert!(document(None).contains("gid=5"));
+        assert!(!document(Some((1, 1))).contains("gid=5"));
+    }
+}

@@ -1,0 +1,171 @@
+//! What oci-spec's types refuse or lose although the runtime-spec allows it, mended in the JSON value before the
+//! conversion. Each function is one defect of these types and can go when they are corrected.
+
+use oci_spec::runtime::{Capability, IOPriorityClass, Process, Spec};
+use serde_json::{Map, Value, json};
+
+use super::version::Version;
+use crate::error::Problems;
+
+/// What came of it.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) changed: bool,
+    pub(super) problems: Problems,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Whether a configuration that was converted may have lost something on the way.
+pub(super) fn doubtful(spec: &Spec, text: &str) -> bool {
+    let Some(linux) = spec.linux() else { return spec.process().as_ref().is_some_and(doubtful_process) };
+    // An absent limit reads as 0, which is a limit.
+    let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
+    let no_pids = pids.is_some_and(|pids| pids.limit() == 0);
+    // These are known to the types under names that no one writes.
+    let monitoring =
+        linux.intel_rdt().is_some() && ["enableCMT", "enableMBM"].iter().any(|n| text.contains(n));
+    no_pids || monitoring || spec.process().as_ref().is_some_and(doubtful_process)
+}
+
+/// The same for a process: an absent I/O class reads as best effort.
+pub(super) fn doubtful_process(process: &Process) -> bool {
+    let priority = process.io_priority().as_ref();
+    priority.is_some_and(|priority| priority.class() == IOPriorityClass::IoprioClassBe)
+}
+
+/// Mends a configuration.
+pub(super) fn spec(value: &mut Value, version: Version, found: &mut Found) {
+    drop_nulls(value, found);
+    let Some(top) = value.as_object_mut() else { return };
+    // Sections of other platforms may hold anything.
+    for foreign in ["solaris", "windows", "vm", "zos"] {
+        found.changed |= top.remove(foreign).is_some();
+    }
+    if let Some(process) = top.get_mut("process") {
+        mend_process(process, "process.", version, found);
+    }
+    let Some(linux) = top.get_mut("linux").and_then(Value::as_object_mut) else { return };
+    if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
+        absent_pids_limit(resources, found);
+        huge_limits(resources, found);
+    }
+    if let Some(rdt) = linux.get_mut("intelRdt").and_then(Value::as_object_mut) {
+        rename(rdt, "enableCMT", "enableCmt", found);
+        rename(rdt, "enableMBM", "enableMbm", found);
+    }
+}
+
+/// Mends a process document; `prefix` begins the names of its places.
+pub(super) fn process(value: &mut Value, prefix: &str, version: Version, found: &mut Found) {
+    drop_nulls(value, found);
+    mend_process(value, prefix, version, found);
+}
+
+fn mend_process(value: &mut Value, prefix: &str, version: Version, found: &mut Found) {
+    let Some(process) = value.as_object_mut() else { return };
+    // Its ids have 0 as their default in every other runtime.
+    if !process.contains_key("user") {
+        process.insert("user".into(), json!({}));
+        found.changed = true;
+    }
+    unknown_capabilities(process, prefix, version, found);
+    scheduler_flags(process, found);
+    cpu_lists(process, found);
+    if process.get("ioPriority").is_some_and(|p| p.is_object() && p.get("class").is_none()) {
+        found.problems.add(format!("{prefix}ioPriority.class"), "is required");
+    }
+}
+
+/// In Go, in which the spec's types are written, null is the same as absent.
+fn drop_nulls(value: &mut Value, found: &mut Found) {
+    match value {
+        Value::Object(members) => {
+            let before = members.len();
+            members.retain(|_, member| !member.is_null());
+            found.changed |= members.len() != before;
+            members.values_mut().for_each(|member| drop_nulls(member, found));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| drop_nulls(item, found)),
+        _ => {}
+    }
+}
+
+/// config.md#linux-process, 1.1.0: a value which the runtime cannot map to a capability is warned of.
+fn unknown_capabilities(process: &mut Map<String, Value>, prefix: &str, version: Version, found: &mut Found) {
+    let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else { return };
+    for set in ["bounding", "effective", "inheritable", "permitted", "ambient"] {
+        let Some(names) = sets.get_mut(set).and_then(Value::as_array_mut) else { continue };
+        let mut index = 0;
+        names.retain(|name| {
+            let place = format!("{prefix}capabilities.{set}[{index}]");
+            index += 1;
+            // What is not a string at all stays, to be refused by type.
+            let known = !name.is_string() || serde_json::from_value::<Capability>(name.clone()).is_ok();
+            if !known && version.tolerates_capabilities() {
+                found.warnings.push(format!("{place}: unknown capability {name}, ignoring"));
+            } else if !known {
+                found.problems.add(place, format!("unknown capability {name}"));
+            }
+            found.changed |= !known;
+            known
+        });
+    }
+}
+
+fn scheduler_flags(process: &mut Map<String, Value>, found: &mut Found) {
+    let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        let theirs = match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+            Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+            _ => continue,
+        };
+        *flag = theirs.into();
+        found.changed = true;
+    }
+}
+
+/// The types know no blanks in CPU lists, and no empty list.
+fn cpu_lists(process: &mut Map<String, Value>, found: &mut Found) {
+    let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) else { return };
+    for name in ["initial", "final"] {
+        let Some(list) = affinity.get(name).and_then(Value::as_str) else { continue };
+        // A blank between two digits stays, to be refused.
+        let trim =
+            |part: &str, by: char| part.split(by).map(str::trim).collect::<Vec<_>>().join(&by.to_string());
+        let compact = trim(&trim(list, '-'), ',');
+        if compact.is_empty() {
+            affinity.remove(name);
+        } else if compact.len() == list.len() {
+            continue;
+        } else {
+            affinity.insert(name.into(), compact.into());
+        }
+        found.changed = true;
+    }
+}
+
+fn absent_pids_limit(resources: &mut Map<String, Value>, found: &mut Found) {
+    if resources.get("pids").is_some_and(|pids| pids.is_object() && pids.get("limit").is_none()) {
+        resources.remove("pids");
+        found.changed = true;
+    }
+}
+
+/// A limit that only fits without a sign is above all memory there can be, as the greatest one that fits is.
+fn huge_limits(resources: &mut Map<String, Value>, found: &mut Found) {
+    let limits = resources.get_mut("hugepageLimits").and_then(Value::as_array_mut);
+    for limit in limits.into_iter().flatten().filter_map(|l| l.get_mut("limit")) {
+        if limit.as_u64().is_some_and(|bytes| i64::try_from(bytes).is_err()) {
+            *limit = i64::MAX.into();
+            found.changed = true;
+        }
+    }
+}
+
+fn rename(members: &mut Map<String, Value>, from: &str, to: &str, found: &mut Found) {
+    if let Some(member) = members.remove(from) {
+        members.insert(to.into(), member);
+        found.changed = true;
+    }
+}

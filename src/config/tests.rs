@@ -1,0 +1,360 @@
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::*;
+use crate::error::{kind, pointer};
+use oci_spec::runtime::LinuxSchedulerFlag as Flag;
+
+/// A configuration with these members beside the version.
+fn document(version: &str, members: &str) -> String {
+    let comma = if members.is_empty() { "" } else { "," };
+    format!("{{\"ociVersion\":\"{version}\"{comma}{members}}}")
+}
+
+fn good(members: &str) -> Config {
+    parse(document("1.2.0", members)).unwrap_or_else(|e| panic!("{members}: {e:#}"))
+}
+
+#[test]
+fn versions_are_semver_1() {
+    for (text, expected) in [
+        ("1.0.0", Some((1, 0, 0))),
+        ("1.0.2-dev", Some((1, 0, 2))),
+        ("1.0.0-rc1", Some((1, 0, 0))),
+        ("1.0.0-rc.2+build.5", Some((1, 0, 0))),
+        ("1.1.0+dev", Some((1, 1, 0))),
+        ("1.2.1", Some((1, 2, 1))),
+        ("1.3.0", Some((1, 3, 0))),
+        ("1.0.0--", Some((1, 0, 0))),
+        ("2.0.0", None),
+        ("0.9.0", None),
+        ("", None),
+        ("banana", None),
+        ("1.banana", None),
+        ("1", None),
+        ("1.0", None),
+        ("1.0.0.0", None),
+        ("v1.0.0", None),
+        ("01.0.0", None),
+        ("1.00.0", None),
+        ("1.0.0-", None),
+        ("1.0.0-01", None),
+        ("1.0.0-a..b", None),
+        ("1.0.0+", None),
+        ("1.0.0-ä", None),
+        (" 1.0.0", None),
+        ("1.0.0\\n", None),
+        ("1.0.99999999999999999999999", None),
+    ] {
+        match (parse(document(text, "")), expected) {
+            (Ok(config), Some((major, minor, patch))) => {
+                assert_eq!(config.version, Version { major, minor, patch }, "{text}");
+                assert!(config.warnings.is_empty());
+            }
+            (Err(e), None) => assert!(format!("{e:#}").starts_with("ociVersion: "), "{text}: {e:#}"),
+            (got, _) => panic!("{text}: {got:?}"),
+        }
+    }
+    assert_eq!(parse("{}".into()).unwrap_err().to_string(), "ociVersion: is required");
+    let newer = parse(document("1.4.0", "")).unwrap();
+    assert_eq!(newer.warnings.len(), 1, "{:?}", newer.warnings);
+}
+
+#[test]
+fn the_text_is_kept() {
+    let text = document("1.0.2", " \"x\": 1 ");
+    assert_eq!(parse(text.clone()).unwrap().text, text);
+}
+
+#[test]
+fn an_unknown_capability_is_warned_of_since_1_1() {
+    let members = r#""process":{"cwd":"/","user":{"uid":0,"gid":0},"capabilities":{
+        "bounding":["CAP_KILL","CAP_NEW","chown"],"ambient":["CAP_NEWER"]}}"#;
+    for (version, warned) in [("1.0.2", false), ("1.0.2-dev", false), ("1.1.0", true), ("1.3.0", true)] {
+        match parse(document(version, members)) {
+            Ok(config) if warned => {
+                assert_eq!(
+                    config.warnings,
+                    [
+                        "process.capabilities.bounding[1]: unknown capability \"CAP_NEW\", ignoring",
+                        "process.capabilities.ambient[0]: unknown capability \"CAP_NEWER\", ignoring",
+                    ]
+                );
+                let process = config.spec.process().clone().unwrap();
+                let sets = process.capabilities().clone().unwrap();
+                assert_eq!(sets.bounding().as_ref().unwrap().len(), 2);
+                assert!(sets.ambient().as_ref().unwrap().is_empty());
+            }
+            Err(e) if !warned => {
+                let problems = e.downcast_ref::<Problems>().unwrap();
+                let places: Vec<_> = problems.0.iter().map(|p| p.place.as_str()).collect();
+                assert_eq!(places, ["process.capabilities.bounding[1]", "process.capabilities.ambient[0]"]);
+            }
+            got => panic!("{version}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn scheduler_flags_have_the_specs_names() {
+    let flags = |name: &str| {
+        let process = format!(
+            r#""process":{{"cwd":"/","user":{{}},"scheduler":{{"policy":"SCHED_FIFO","flags":["{name}"]}}}}"#
+        );
+        let process = parse(document("1.2.0", &process)).ok()?.spec.process().clone()?;
+        process.scheduler().as_ref()?.flags().clone()
+    };
+    for (name, expected) in [
+        ("SCHED_FLAG_RESET_ON_FORK", Some(Flag::SchedResetOnFork)),
+        ("SCHED_FLAG_RECLAIM", Some(Flag::SchedFlagReclaim)),
+        ("SCHED_FLAG_DL_OVERRUN", Some(Flag::SchedFlagDLOverrun)),
+        ("SCHED_FLAG_KEEP_POLICY", Some(Flag::SchedFlagKeepPolicy)),
+        ("SCHED_FLAG_KEEP_PARAMS", Some(Flag::SchedFlagKeepParams)),
+        ("SCHED_FLAG_UTIL_CLAMP_MIN", Some(Flag::SchedFlagUtilClampMin)),
+        ("SCHED_FLAG_UTIL_CLAMP_MAX", Some(Flag::SchedFlagUtilClampMax)),
+        ("SCHED_FLAG_BOGUS", None),
+    ] {
+        assert_eq!(flags(name), expected.map(|flag| vec![flag]), "{name}");
+    }
+}
+
+#[test]
+fn cpu_lists_may_hold_blanks() {
+    let initial = |list: &str| {
+        let process =
+            format!(r#""process":{{"cwd":"/","user":{{}},"execCPUAffinity":{{"initial":"{list}"}}}}"#);
+        let process = parse(document("1.2.0", &process)).ok()?.spec.process().clone()?;
+        Some(process.exec_cpu_affinity().clone()?.initial().clone())
+    };
+    for (list, expected) in [
+        ("0-3,7", Some(Some("0-3,7"))),
+        ("0-3, 7", Some(Some("0-3,7"))),
+        (" 0 - 3 ,7 ", Some(Some("0-3,7"))),
+        ("", Some(None)),
+        ("0 2", None),
+        ("0,,2", None),
+        ("a", None),
+    ] {
+        assert_eq!(initial(list), expected.map(|list| list.map(String::from)), "{list:?}");
+    }
+}
+
+#[test]
+fn what_is_absent_stays_absent() {
+    let pids = |text: &str| {
+        let config = good(&format!(r#""linux":{{"resources":{{{text}}}}}"#));
+        let resources = config.spec.linux().as_ref().unwrap().resources().clone().unwrap();
+        resources.pids().map(|pids| pids.limit())
+    };
+    for (text, expected) in [
+        (r#""pids":{"limit":0}"#, Some(0)),
+        (r#""pids":{"limit":5}"#, Some(5)),
+        (r#""pids":{"limit":-1}"#, Some(-1)),
+        (r#""pids":{}"#, None),
+        (r#""pids":{"limit":null}"#, None),
+        (r#""pids":null"#, None),
+        ("", None),
+    ] {
+        assert_eq!(pids(text), expected, "{text}");
+    }
+    let config = good(r#""process":{"cwd":"/","args":["sh"]},"mounts":[{"destination":"/","options":null}]"#);
+    assert_eq!(config.spec.process().as_ref().unwrap().user().uid(), 0);
+    for null in [r#""process":{"cwd":"/","user":null}"#, r#""hooks":null"#, r#""hostname":null"#] {
+        good(null);
+    }
+}
+
+#[test]
+fn limits_and_monitoring_are_not_lost() {
+    for (limit, expected) in [
+        ("18446744073709551615", i64::MAX),
+        ("9223372036854775808", i64::MAX),
+        ("9223372036854775807", i64::MAX),
+        ("2097152", 2_097_152),
+    ] {
+        let text =
+            format!(r#""linux":{{"resources":{{"hugepageLimits":[{{"pageSize":"2MB","limit":{limit}}}]}}}}"#);
+        let config = good(&text);
+        let resources = config.spec.linux().as_ref().unwrap().resources().clone().unwrap();
+        assert_eq!(resources.hugepage_limits().as_ref().unwrap()[0].limit(), expected, "{limit}");
+    }
+    let config = good(r#""linux":{"intelRdt":{"enableCMT":true,"enableMBM":false,"enableMonitoring":true}}"#);
+    let rdt = config.spec.linux().as_ref().unwrap().intel_rdt().clone().unwrap();
+    #[allow(deprecated)]
+    let got = (*rdt.enable_cmt(), *rdt.enable_mbm(), *rdt.enable_monitoring());
+    assert_eq!(got, (Some(true), Some(false), Some(true)));
+}
+
+#[test]
+fn other_platforms_and_unknown_members_are_ignored() {
+    for members in [
+        r#""windows":{"layerFolders":7}"#,
+        r#""zos":[],"vm":"x","solaris":5,"freebsd":{"a":[1]}"#,
+        r#""process":{"cwd":"/","user":{},"future":{"a":1}},"new":[[[]]]"#,
+        r#""big":123456789012345678901234567890"#,
+    ] {
+        good(members);
+    }
+}
+
+#[test]
+fn errors_name_the_place() {
+    for (members, place, message) in [
+        (r#""process":{"cwd":"/","user":{"uid":"x"}}"#, "process.user.uid", "invalid type: string"),
+        (r#""process":{"cwd":"/","user":{"uid":-1}}"#, "process.user.uid", "invalid value: integer `-1`"),
+        (r#""process":{"cwd":"/","user":{"uid":4294967296}}"#, "process.user.uid", "4294967296"),
+        (r#""process":{"user":{}}"#, "process", "missing field `cwd`"),
+        (r#""process":{"user":{},"cwd":{}}"#, "process.cwd", "invalid type: map"),
+        (r#""process":{"cwd":"/","args":"sh"}"#, "process.args", "expected a sequence"),
+        (r#""process":{"cwd":"/","args":["a",5]}"#, "process.args[1]", "expected a string"),
+        (
+            "\"mounts\":[\n {\"destination\":\"/a\"},\n {\"source\":\"x\",\n  \"options\":[]} ]",
+            "mounts[1]",
+            "missing field `destination`",
+        ),
+        (
+            r#""mounts":[{"destination":"/a"},{"destination":"/b","options":["ro",true]}]"#,
+            "mounts[1].options[1]",
+            "invalid type: boolean",
+        ),
+        (
+            r#""linux":{"sysctl":{"net.ipv4.ip_forward":1}}"#,
+            "linux.sysctl[\"net.ipv4.ip_forward\"]",
+            "expected a string",
+        ),
+        (r#""annotations":{"a":"]}\"","b\\\"c":[]}"#, r#"annotations["b\\\"c"]"#, "expected a string"),
+        (
+            r#""linux":{"namespaces":[{"type":"pid"},{"type":"bogus"}]}"#,
+            "linux.namespaces[1].type",
+            "unknown variant `bogus`",
+        ),
+        (r#""linux":{"seccomp":{"defaultAction":"X"}}"#, "linux.seccomp.defaultAction", "unknown variant"),
+        (r#""linux":{"resources":{"pids":{"limit":1.5}}}"#, "linux.resources.pids.limit", "expected i64"),
+        (r#""root":{"path":"a","path":"b"}"#, "root.path", "duplicate field `path`"),
+        (r#""hooks":{"poststop":[{"args":[]}]}"#, "hooks.poststop[0]", "missing field `path`"),
+        (
+            r#""process":{"cwd":"/","user":{},"ioPriority":{"priority":1}}"#,
+            "process.ioPriority.class",
+            "is required",
+        ),
+        (r#""linux":[]"#, "linux", "invalid type: sequence, expected an object"),
+        (r#""process":{"cwd":"/","user":[0,0]}"#, "process.user", "invalid type: sequence"),
+        (r#""mounts":[["/a"]]"#, "mounts[0]", "invalid type: sequence"),
+        (r#""linux":{"timeOffsets":{"boottime":[1]}}"#, "linux.timeOffsets.boottime", "sequence"),
+        // After a repair.
+        (
+            r#""process":{"cwd":"/","user":{"gid":"x"},"capabilities":{"bounding":["CAP_NEW"]}}"#,
+            "process.user.gid",
+            "invalid type: string",
+        ),
+        (r#""process":{"cwd":"/","capabilities":{"bounding":[7]}}"#, "process.capabilities.bounding[0]", ""),
+    ] {
+        let error = parse(document("1.2.0", members)).expect_err(members);
+        let problems = error.downcast_ref::<Problems>().unwrap_or_else(|| panic!("{members}: {error:#}"));
+        assert_eq!(problems.0.len(), 1);
+        assert_eq!(problems.0[0].place, place, "{members}: {error:#}");
+        assert!(problems.0[0].message.contains(message), "{members}: {error:#}");
+        assert!(!problems.0[0].message.contains(" at line "), "{members}: {error:#}");
+        assert!(pointer(place).starts_with('/'));
+    }
+}
+
+#[test]
+fn broken_json_is_told_with_line_and_column() {
+    let deep = |open: &str, close: &str| open.repeat(200_000) + &close.repeat(200_000);
+    let nested =
+        document("1.2.0", &format!("\"linux\":{}1{}", "{\"linux\":".repeat(200_000), "}".repeat(200_000)));
+    for (text, message) in [
+        (String::new(), "EOF while parsing"),
+        ("{".into(), "line 1 column 1"),
+        ("{\"ociVersion\": \"1.0.0\",\n}".into(), "line 2 column 1"),
+        ("[]".into(), "config.json: "),
+        ("7".into(), "config.json: "),
+        ("{\"ociVersion\":\"1.0.0\"} x".into(), "trailing characters"),
+        ("\u{feff}{}".into(), "line 1 column 1"),
+        (deep("[", "]"), "config.json: "),
+        (deep("{\"a\":", "}"), "config.json: "),
+    ] {
+        let error = parse(text).expect_err(message);
+        assert_eq!(kind(&error), Kind::Config);
+        let shown = format!("{error:#}");
+        assert!(shown.contains(message) && !shown.contains('\n') && shown.len() < 200, "{shown}");
+    }
+    // Below a member that the types do not know, depth costs no stack.
+    parse(nested).unwrap();
+    let deep_mounts = document("1.2.0", &format!("\"mounts\":{}", deep("[", "]")));
+    assert_eq!(kind(&parse(deep_mounts).unwrap_err()), Kind::Config);
+    let unknown = document("1.2.0", &format!("\"process\":{{\"cwd\":\"/\"}},\"x\":{}", deep("[", "]")));
+    assert!(format!("{:#}", parse(unknown).unwrap_err()).contains("recursion limit"));
+}
+
+#[test]
+fn every_beginning_of_a_document_is_an_error_and_no_panic() {
+    let text = document(
+        "1.2.0",
+        r#""process":{"cwd":"/ä\u00e4","user":{"uid":1}},"mounts":[{"destination":"/\"a","options":["ro"]}]"#,
+    );
+    assert!(parse(text.clone()).is_ok());
+    for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+        assert!(parse(text[..end].to_string()).is_err(), "{end}");
+        // Wrong from there on.
+        assert!(parse(format!("{}\u{1}{}", &text[..end], &text[end..])).is_err(), "{end}");
+    }
+    for (line, column) in [(0, 0), (1, 0), (1, 5_000), (9, 9)] {
+        place::at(&text, line, column);
+    }
+}
+
+#[test]
+fn process_documents_are_read_alike() {
+    let (process, warnings) =
+        parse_process(r#"{"cwd":"/","capabilities":{"bounding":["CAP_NEW"]}}"#, Version::NEWEST).unwrap();
+    assert_eq!(process.user().uid(), 0);
+    assert_eq!(warnings, ["capabilities.bounding[0]: unknown capability \"CAP_NEW\", ignoring"]);
+    for (text, expected) in [
+        (r#"{"cwd":"/","user":{"uid":"x"}}"#, "user.uid: invalid type"),
+        (r#"{"user":{}}"#, "process: missing field `cwd`"),
+        ("{", "process: EOF"),
+    ] {
+        let error = parse_process(text, Version::NEWEST).unwrap_err();
+        assert!(format!("{error:#}").starts_with(expected), "{error:#}");
+    }
+}
+
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn only_regular_files_of_a_sane_size_are_read() {
+    let scratch = Scratch(std::env::temp_dir().join(format!("corten-config-{}", std::process::id())));
+    std::fs::create_dir_all(&scratch.0).unwrap();
+    let file = scratch.0.join("config.json");
+    let text = document("1.2.0", "");
+    let big = [text.clone().into_bytes(), vec![b' '; 16 << 20]].concat();
+    let full = [text.clone().into_bytes(), vec![b' '; (16 << 20) - text.len()]].concat();
+    for (bytes, expected) in [
+        (text.as_bytes(), None),
+        (&full[..], None),
+        (&big[..], Some("larger than 16 MiB")),
+        (&b"{\"ociVersion\":\"1.0.0\",\"hostname\":\"\xff\"}"[..], Some("not UTF-8 at byte 34")),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        match (load(&scratch.0), expected) {
+            (Ok(_), None) => {}
+            (Err(e), Some(words)) => assert!(format!("{e:#}").contains(words), "{e:#}"),
+            (got, _) => panic!("{expected:?}: {:?}", got.map(|_| ())),
+        }
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(format!("{:#}", load(&scratch.0).unwrap_err()).contains("no such file or directory"));
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(format!("{:#}", load(&scratch.0).unwrap_err()).contains("not a regular file"));
+    assert!(load_file(Path::new("/dev/zero")).is_err());
+    assert!(load_file(Path::new(std::ffi::OsStr::from_bytes(b"/a\0b"))).is_err());
+    assert!(load_file(&scratch.0).is_err());
+}

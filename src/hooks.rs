@@ -1,0 +1,263 @@
+//! Hooks: programs that the configuration has run at points of the container's life (config.md#posix-platform-hooks).
+//!
+//! Each is forked from this single-threaded process, not through std::process: the same code runs in the child
+//! that becomes the container. A hook leads a process group of its own, which is killed as a whole when its time
+//! is up. Its standard input is a file in memory that holds the state, and its output goes to another: so a
+//! process that it leaves behind with its output open cannot block us, as pipes would.
+
+use std::ffi::{CString, OsString};
+use std::fmt::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use oci_spec::runtime::{Hook as Spec, Hooks};
+
+use crate::error::{Context, Problems, Result};
+use crate::process::strings;
+use crate::sys::task::{Exit, Forked};
+use crate::sys::{self, fs, process, signal, task, tty};
+
+/// How much of a failed hook's output is told.
+const TAIL: usize = 512;
+
+/// One hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Where it stands in config.json: `hooks.prestart[0]`.
+    pub place: String,
+    pub path: CString,
+    pub argv: Vec<CString>,
+    /// Unset, it is the runtime's own.
+    pub env: Option<Vec<CString>>,
+    pub timeout: Option<Duration>,
+}
+
+/// The hooks of each point, in the order in which the points come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub prestart: Vec<Hook>,
+    pub create_runtime: Vec<Hook>,
+    pub create_container: Vec<Hook>,
+    pub start_container: Vec<Hook>,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
+}
+
+pub fn plan(hooks: Option<&Hooks>, problems: &mut Problems) -> Plan {
+    let Some(hooks) = hooks else { return Plan::default() };
+    let mut list = |name: &str, specs: &Option<Vec<Spec>>| {
+        let specs = specs.as_deref().unwrap_or_default();
+        specs.iter().enumerate().map(|(i, spec)| hook(spec, format!("hooks.{name}[{i}]"), problems)).collect()
+    };
+    Plan {
+        // Deprecated, but Docker's network needs it.
+        #[allow(deprecated)]
+        prestart: list("prestart", hooks.prestart()),
+        create_runtime: list("createRuntime", hooks.create_runtime()),
+        create_container: list("createContainer", hooks.create_container()),
+        start_container: list("startContainer", hooks.start_container()),
+        poststart: list("poststart", hooks.poststart()),
+        poststop: list("poststop", hooks.poststop()),
+    }
+}
+
+fn hook(spec: &Spec, place: String, problems: &mut Problems) -> Hook {
+    if !spec.path().is_absolute() {
+        problems.add(format_args!("{place}.path"), format_args!("{:?} is not absolute", spec.path()));
+    }
+    let path = CString::new(spec.path().as_os_str().as_bytes()).unwrap_or_else(|_| {
+        problems.add(format_args!("{place}.path"), "contains a NUL");
+        CString::default()
+    });
+    let mut argv = strings(spec.args().as_deref().unwrap_or_default(), &format!("{place}.args"), problems);
+    if argv.is_empty() {
+        argv.push(path.clone());
+    }
+    let env = spec.env().as_ref().map(|env| strings(env, &format!("{place}.env"), problems));
+    let timeout = spec.timeout().and_then(|seconds| {
+        let positive = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+        if positive.is_none() {
+            problems.add(format_args!("{place}.timeout"), format_args!("{seconds} is not above zero"));
+        }
+        positive.map(Duration::from_secs)
+    });
+    Hook { place, path, argv, env, timeout }
+}
+
+/// Runs hooks one after the other; the first that fails ends it. `state` is what they read.
+pub fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
+    hooks.iter().try_for_each(|hook| run_one(hook, state))
+}
+
+/// Runs all hooks whatever happens; returns the failures. For poststop, which must not stop a deletion.
+#[must_use]
+pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
+    let failures = hooks.iter().filter_map(|hook| run_one(hook, state).err());
+    failures.map(|error| format!("{error:#}, ignoring")).collect()
+}
+
+fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+    let place = || format!("{} {}", hook.place, hook.path.to_string_lossy());
+    let input = fs::memfd_with("state", state).with_context(place)?;
+    let output = fs::memfd("hook").with_context(place)?;
+    // A hook may open /dev/stderr anew, with an offset of its own.
+    process::set_append(output.as_fd()).with_context(place)?;
+    let env = hook.env.clone().unwrap_or_else(own_env);
+    match task::clone3(0, None).with_context(place)? {
+        Forked::Child => become_hook(hook, &env, &input, &output),
+        Forked::Parent { pid, pidfd } => {
+            let ended = wait(pid, &pidfd, hook.timeout).with_context(place)?;
+            let reason = match ended {
+                Some(Exit::Code(0)) => return Ok(()),
+                Some(Exit::Code(code)) => format!("exit status {code}"),
+                Some(Exit::Signal(signal)) => format!("killed by signal {signal}"),
+                None => format!("timed out after {:?}", hook.timeout.unwrap_or_default()),
+            };
+            match tail(output) {
+                said if said.is_empty() => Err(anyhow!("{}: {reason}", place())),
+                said => Err(anyhow!("{}: {reason}: {said}", place())),
+            }
+        }
+    }
+}
+
+/// The forked child's part. What goes wrong here is told through the hook's own output.
+fn become_hook(hook: &Hook, env: &[CString], input: &OwnedFd, output: &OwnedFd) -> ! {
+    let attempt = || -> sys::Result<()> {
+        process::lead_group(0)?;
+        tty::replace(input.as_fd(), 0)?;
+        tty::replace(output.as_fd(), 1)?;
+        tty::replace(output.as_fd(), 2)?;
+        signal::reset()?;
+        fs::close_on_exec_from(3)?;
+        let errno = task::execve(&hook.path, &hook.argv, env);
+        Err(sys::Error::new(format!("exec {}", hook.path.to_string_lossy()), errno))
+    };
+    if let Err(error) = attempt() {
+        // Nobody is left to tell if this fails too.
+        let _ = nix::unistd::write(output, error.to_string().as_bytes());
+    }
+    task::exit_now(127)
+}
+
+/// Waits for the hook; `None` if its time was up and it and its process group were killed.
+fn wait(pid: i32, pidfd: &OwnedFd, timeout: Option<Duration>) -> sys::Result<Option<Exit>> {
+    // The child does it too: whoever comes first. Here it fails once the child has executed.
+    let _ = process::lead_group(pid);
+    // A time beyond the clock's end is no limit.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    if task::poll_readable(&[pidfd.as_fd()], deadline)?.contains(&true) {
+        return task::wait(pidfd.as_fd()).map(Some);
+    }
+    // Until it is reaped nothing else can have its number.
+    let group = process::kill_group(pid);
+    task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL)?;
+    task::wait(pidfd.as_fd())?;
+    group.map(|()| None)
+}
+
+/// The end of what a hook said, on one line.
+fn tail(output: OwnedFd) -> String {
+    let file = std::fs::File::from(output);
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut bytes = vec![0; TAIL];
+    let read = file.read_at(&mut bytes, size.saturating_sub(TAIL as u64)).unwrap_or(0);
+    one_line(&bytes[..read])
+}
+
+/// Text without control characters and not longer than [`TAIL`], the end of it if there is more.
+fn one_line(bytes: &[u8]) -> String {
+    let mut escaped = String::new();
+    for c in String::from_utf8_lossy(bytes).trim().chars() {
+        // Writing to a String cannot fail.
+        let _ =
+            if c.is_control() { write!(escaped, "{}", c.escape_default()) } else { write!(escaped, "{c}") };
+    }
+    let cut = escaped.len().saturating_sub(TAIL);
+    let cut = (cut..=escaped.len()).find(|i| escaped.is_char_boundary(*i)).unwrap_or(0);
+    escaped.split_off(cut)
+}
+
+fn own_env() -> Vec<CString> {
+    let entry = |(name, value): (OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", &value.into_vec()].concat()).ok()
+    };
+    std::env::vars_os().filter_map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str) -> (Plan, String) {
+        let hooks: Hooks = serde_json::from_str(json).unwrap();
+        let mut problems = Problems::default();
+        (plan(Some(&hooks), &mut problems), problems.to_string())
+    }
+
+    #[test]
+    fn each_list_has_its_place_and_argv_its_default() {
+        for (name, list) in [
+            ("prestart", (|p| p.prestart) as fn(Plan) -> Vec<Hook>),
+            ("createRuntime", |p| p.create_runtime),
+            ("createContainer", |p| p.create_container),
+            ("startContainer", |p| p.start_container),
+            ("poststart", |p| p.poststart),
+            ("poststop", |p| p.poststop),
+        ] {
+            let (plan, problems) = check(&format!(
+                r#"{{"{name}": [{{"path": "/a"}}, {{"path": "/b", "args": ["x", "y"], "env": [], "timeout": 3}}]}}"#
+            ));
+            let expected = [
+                Hook {
+                    place: format!("hooks.{name}[0]"),
+                    path: c"/a".into(),
+                    argv: vec![c"/a".into()],
+                    env: None,
+                    timeout: None,
+                },
+                Hook {
+                    place: format!("hooks.{name}[1]"),
+                    path: c"/b".into(),
+                    argv: vec![c"x".into(), c"y".into()],
+                    env: Some(vec![]),
+                    timeout: Some(Duration::from_secs(3)),
+                },
+            ];
+            assert_eq!((list(plan), problems.as_str()), (expected.to_vec(), ""));
+        }
+        assert_eq!(plan(None, &mut Problems::default()), Plan::default());
+    }
+
+    #[test]
+    fn bad_hooks_are_told() {
+        for (hook, expected) in [
+            (r#"{"path": "a"}"#, "path: \"a\" is not absolute"),
+            (r#"{"path": "/a\u0000"}"#, "path: contains a NUL"),
+            (r#"{"path": "/a", "args": ["\u0000"]}"#, "args[0]: contains a NUL"),
+            (r#"{"path": "/a", "env": ["A=1", "B\u0000"]}"#, "env[1]: contains a NUL"),
+            (r#"{"path": "/a", "timeout": 0}"#, "timeout: 0 is not above zero"),
+            (r#"{"path": "/a", "timeout": -5}"#, "timeout: -5 is not above zero"),
+        ] {
+            let (_, problems) = check(&format!(r#"{{"poststop": [{hook}]}}"#));
+            assert_eq!(problems, format!("hooks.poststop[0].{expected}"));
+        }
+    }
+
+    #[test]
+    fn output_becomes_one_short_line() {
+        for (said, expected) in
+            [("", ""), (" a\n", "a"), ("a\nb\tc\x1b[0m", "a\\nb\\tc\\u{1b}[0m"), ("ä\u{7f}", "ä\\u{7f}")]
+        {
+            assert_eq!(one_line(said.as_bytes()), expected);
+        }
+        assert_eq!(one_line("\n".repeat(9).as_bytes()), "");
+        let long = one_line(format!("x{}", "ä".repeat(TAIL)).as_bytes());
+        assert!(long.len() <= TAIL && long.ends_with('ä'), "{long}");
+        let escapes = one_line(&[b'a'; TAIL].map(|_| 1));
+        assert!(escapes.len() <= TAIL);
+    }
+}

@@ -1,0 +1,353 @@
+//! The log file that engines read: records in logrus' two formats, and the message on stderr.
+//!
+//! Podman reads the whole file as one JSON value and containerd takes its last `error` record, so a failed call
+//! leaves exactly one record; what was warned of before is a member of it. Warnings are therefore collected and
+//! written at the end. Only `main` calls [`error`] and [`flush`].
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::error::{self, Context, Problems, Result};
+use crate::sys;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Format {
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
+
+/// How much is logged; each level includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Error,
+    #[default]
+    Warning,
+    Info,
+    Debug,
+}
+
+impl Level {
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "error" | "fatal" | "panic" => Some(Self::Error),
+            "warning" | "warn" => Some(Self::Warning),
+            "info" => Some(Self::Info),
+            "debug" | "trace" => Some(Self::Debug),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// `--log`, `--log-format`, `--log-level` and `--debug`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub file: Option<PathBuf>,
+    pub format: Format,
+    pub level: Level,
+}
+
+struct Log {
+    file: Option<File>,
+    format: Format,
+    level: Level,
+    warnings: Vec<String>,
+}
+
+static LOG: Mutex<Log> =
+    Mutex::new(Log { file: None, format: Format::Text, level: Level::Warning, warnings: Vec::new() });
+
+fn log() -> MutexGuard<'static, Log> {
+    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens the log: before anything that can fail, so that every failure is in it.
+pub fn init(options: &Options) -> Result<()> {
+    let mut log = log();
+    log.format = options.format;
+    log.level = options.level;
+    if let Some(path) = &options.file {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        log.file = Some(file.map_err(|e| sys_error(format!("open({path:?})"), &e)).context("--log")?);
+    }
+    Ok(())
+}
+
+/// A system call's error from one of std's. std sets O_CLOEXEC itself.
+fn sys_error(call: String, error: &std::io::Error) -> sys::Error {
+    sys::Error::new(call, nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// Notes something that the user should know although the command goes on.
+pub fn warn(text: impl Into<String>) {
+    log().warnings.push(text.into());
+}
+
+/// Writes a record at once, if debugging was asked for.
+pub fn debug(text: impl FnOnce() -> String) {
+    let mut log = log();
+    if log.level >= Level::Debug {
+        let record = Record::new(Level::Debug, one_line(&text()));
+        log.write(&record);
+    }
+}
+
+/// Writes the warnings of a command that succeeded.
+pub fn flush() {
+    let mut log = log();
+    let warnings = std::mem::take(&mut log.warnings);
+    if log.level < Level::Warning {
+        return;
+    }
+    for text in warnings {
+        let text = one_line(&text);
+        if log.file.is_some() {
+            log.write(&Record::new(Level::Warning, text));
+        } else {
+            let _ = std::io::stderr().write_all(format!("warning: {text}\n").as_bytes());
+        }
+    }
+}
+
+/// Tells a failure: one record in the log, the message alone on stderr, for engines match on it.
+pub fn error(error: &anyhow::Error) {
+    let mut log = log();
+    let warnings = std::mem::take(&mut log.warnings);
+    let mut message = one_line(&format!("{error:#}"));
+    if log.file.is_some() {
+        log.write(&Record::of_error(error, message.clone(), warnings));
+    }
+    message.push('\n');
+    // Nowhere is left to tell that stderr cannot be written to.
+    let _ = std::io::stderr().write_all(message.as_bytes());
+}
+
+/// A line of the log. The order is that of the members in the file.
+#[derive(Serialize)]
+struct Record {
+    level: &'static str,
+    msg: String,
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    /// The wrong places of the document, as RFC 6901 pointers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pointers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    syscall: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+impl Record {
+    fn new(level: Level, msg: String) -> Self {
+        Self {
+            level: level.name(),
+            msg,
+            time: now(),
+            kind: None,
+            pointers: Vec::new(),
+            syscall: None,
+            errno: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn of_error(error: &anyhow::Error, msg: String, warnings: Vec<String>) -> Self {
+        let problems = error.downcast_ref::<Problems>().map_or(&[][..], |p| &p.0);
+        let call = error.downcast_ref::<sys::Error>();
+        Self {
+            kind: Some(error::kind(error).name()),
+            pointers: problems.iter().map(|p| error::pointer(&p.place)).collect(),
+            syscall: call.map(|e| e.call.split('(').next().unwrap_or_default().to_string()),
+            errno: call.map(|e| format!("{:?}", e.errno)),
+            warnings,
+            ..Self::new(Level::Error, msg)
+        }
+    }
+
+    /// The record as logrus' text formatter writes it.
+    fn text(&self) -> String {
+        let mut line = format!("time={:?} level={} msg={:?}", self.time, self.level, self.msg);
+        if !self.warnings.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(line, " warnings={:?}", self.warnings.join("; "));
+        }
+        line
+    }
+}
+
+impl Log {
+    /// One write(2) per record: several processes append to the file.
+    fn write(&mut self, record: &Record) {
+        let line = match self.format {
+            Format::Json => serde_json::to_string(record).unwrap_or_else(|_| record.text()),
+            Format::Text => record.text(),
+        };
+        let line = line + "\n";
+        // A log that cannot be written to must not make a container fail.
+        let _ = match &mut self.file {
+            Some(file) => file.write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+    }
+}
+
+/// The text with control characters escaped: names that it quotes come from users, and it must stay one line.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// The time of day as RFC 3339 has it.
+#[must_use]
+pub fn now() -> String {
+    // A clock before 1970 reads as 1970.
+    rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// A time since 1970-01-01T00:00:00Z in UTC.
+#[must_use]
+pub fn rfc3339(since_epoch: Duration) -> String {
+    let seconds = since_epoch.as_secs();
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let nanos = since_epoch.subsec_nanos();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+}
+
+/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01. The year is taken to begin in March, so
+/// that a leap day is its last.
+fn date(days: u64) -> (u64, u64, u64) {
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    let from_march_of_0 = days + 719_468;
+    let (era, day) = (from_march_of_0 / DAYS_OF_400_YEARS, from_march_of_0 % DAYS_OF_400_YEARS);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    // From March on, five months have 153 days.
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Kind, fail};
+    use nix::errno::Errno;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        for (seconds, nanos, expected) in [
+            (0, 0, "1970-01-01T00:00:00.000000000Z"),
+            (951_782_399, 1, "2000-02-28T23:59:59.000000001Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00.000000000Z"),
+            (951_868_800, 0, "2000-03-01T00:00:00.000000000Z"),
+            (1_709_164_800, 0, "2024-02-29T00:00:00.000000000Z"),
+            (1_735_689_599, 999_999_999, "2024-12-31T23:59:59.999999999Z"),
+            (1_735_689_600, 0, "2025-01-01T00:00:00.000000000Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000000000Z"),
+            (253_402_300_799, 5, "9999-12-31T23:59:59.000000005Z"),
+        ] {
+            assert_eq!(rfc3339(Duration::new(seconds, nanos)), expected);
+        }
+    }
+
+    #[test]
+    fn every_day_of_400_years_follows_the_one_before() {
+        let mut last = (1969, 12, 31);
+        for days in 0..146_097 {
+            let today = date(days);
+            let next = today == (last.0, last.1, last.2 + 1)
+                || today == (last.0, last.1 + 1, 1) && last.2 >= 28
+                || today == (last.0 + 1, 1, 1) && (last.1, last.2) == (12, 31);
+            assert!(next, "{today:?} after {last:?}");
+            last = today;
+        }
+        assert_eq!(last, (2369, 12, 31));
+    }
+
+    fn json(error: &anyhow::Error, warnings: Vec<String>) -> serde_json::Value {
+        let record = Record::of_error(error, one_line(&format!("{error:#}")), warnings);
+        let mut value = serde_json::to_value(&record).unwrap();
+        assert!(value.as_object_mut().unwrap().remove("time").is_some());
+        value
+    }
+
+    #[test]
+    fn errors_carry_what_a_program_can_use() {
+        let mut problems = Problems::default();
+        problems.add("mounts[3].destination", "is empty");
+        problems.add("process.cwd", "must be absolute");
+        let config = problems.into_result().unwrap_err().context("create web1");
+        let call = anyhow::Error::new(sys::Error::new("mount(\"/a\")", Errno::ENOENT)).context("mounts[1]");
+        for (error, warnings, expected) in [
+            (
+                config,
+                vec!["x, ignoring".to_string()],
+                serde_json::json!({"level": "error", "kind": "config",
+                    "msg": "create web1: mounts[3].destination: is empty; process.cwd: must be absolute",
+                    "pointers": ["/mounts/3/destination", "/process/cwd"], "warnings": ["x, ignoring"]}),
+            ),
+            (
+                call,
+                vec![],
+                serde_json::json!({"level": "error", "kind": "os", "syscall": "mount", "errno": "ENOENT",
+                    "msg": "mounts[1]: mount(\"/a\"): no such file or directory"}),
+            ),
+            (
+                fail(Kind::NotFound, "container \"a\nb\" does not exist"),
+                vec![],
+                serde_json::json!({"level": "error", "kind": "not found",
+                    "msg": "container \"a\\nb\" does not exist"}),
+            ),
+        ] {
+            assert_eq!(json(&error, warnings), expected);
+        }
+    }
+
+    #[test]
+    fn text_records_are_those_of_logrus() {
+        let mut record = Record::new(Level::Error, "exec: \"x\": not found".into());
+        record.time = "2024-01-01T00:00:00.000000000Z".into();
+        assert_eq!(
+            record.text(),
+            r#"time="2024-01-01T00:00:00.000000000Z" level=error msg="exec: \"x\": not found""#
+        );
+        record.warnings = vec!["a".into(), "b".into()];
+        assert!(record.text().ends_with(r#" warnings="a; b""#));
+    }
+}

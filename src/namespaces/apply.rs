@@ -1,0 +1,77 @@
+//! Opening, joining and leaving namespaces.
+
+use std::fmt::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use super::{Join, Plan, kind};
+use crate::error::{Context, Kind, Result, fail};
+use crate::sys::{fs, task};
+
+/// Namespaces that are joined, open, in the order of the plan.
+#[derive(Debug, Default)]
+pub struct Joined(Vec<(Join, OwnedFd)>);
+
+/// Opens the namespaces to join, on the host's side, and checks that each is of its type (config-linux.md: "The
+/// runtime MUST generate an error if path is not associated with a namespace of type type").
+pub fn open(plan: &Plan) -> Result<Joined> {
+    let mut joined = Vec::with_capacity(plan.join.len());
+    for join in &plan.join {
+        let at = || format!("{}.path {}", join.place, join.path.display());
+        let fd = fs::open(fs::CWD, &join.path, fs::O_RDONLY, 0).with_context(at)?;
+        let found = task::namespace_type(fd.as_fd()).ok();
+        if found != Some(join.flag) {
+            let wanted = kind(join.flag).map_or("known", |kind| kind.name);
+            return Err(fail(Kind::Config, format!("{}: is not a {wanted} namespace", at())));
+        }
+        joined.push((join.clone(), fd));
+    }
+    Ok(Joined(joined))
+}
+
+/// Joins those of `kinds`.
+pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
+    for (join, fd) in joined.0.iter().filter(|(join, _)| join.flag & kinds != 0) {
+        task::setns(fd.as_fd(), join.flag)
+            .with_context(|| format!("{}.path {}", join.place, join.path.display()))?;
+    }
+    Ok(())
+}
+
+/// Puts our children into the pid namespace that is joined and into a new time namespace with offsets. The result is
+/// what [`return_from`] needs to undo it.
+pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<Vec<(i32, OwnedFd)>> {
+    let mut before = Vec::new();
+    let mut keep = |flag: i32, file: &str| -> Result<()> {
+        before.push((flag, fs::open(proc, &Path::new("self/ns").join(file), fs::O_RDONLY, 0)?));
+        Ok(())
+    };
+    if plan.joins(libc::CLONE_NEWPID) {
+        keep(libc::CLONE_NEWPID, "pid_for_children")?;
+        join(joined, libc::CLONE_NEWPID)?;
+    }
+    if !plan.offsets.is_empty() {
+        keep(libc::CLONE_NEWTIME, "time")?;
+        write_offsets(plan, proc)?;
+    }
+    Ok(before)
+}
+
+/// Makes a time namespace for our children and sets its clocks, which can be done only before anyone is inside.
+pub fn write_offsets(plan: &Plan, proc: BorrowedFd) -> Result<()> {
+    task::unshare(libc::CLONE_NEWTIME).context("linux.timeOffsets")?;
+    let mut text = String::new();
+    for offset in &plan.offsets {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} {} {}", offset.clock, offset.seconds, offset.nanoseconds);
+    }
+    fs::write_at(proc, Path::new("self/timens_offsets"), text.as_bytes()).context("linux.timeOffsets")
+}
+
+/// Lets our further children, the hooks, be born where we are.
+pub fn return_from(before: Vec<(i32, OwnedFd)>) -> Result<()> {
+    for (flag, fd) in before {
+        task::setns(fd.as_fd(), flag)?;
+    }
+    Ok(())
+}

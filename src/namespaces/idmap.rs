@@ -1,0 +1,175 @@
+//! Id mappings of user namespaces: the plan's rows, and writing them as root or through newuidmap(1).
+
+use std::fmt::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use oci_spec::runtime::LinuxIdMapping;
+
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::sys::{fs, task};
+
+/// One row of a `uid_map`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMap {
+    pub container: u32,
+    pub host: u32,
+    pub size: u32,
+}
+
+/// The kernel's limit on rows (user_namespaces(7)).
+const ROWS_MAX: usize = 340;
+
+/// Checks what the kernel would refuse with a bare EINVAL.
+pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, problems: &mut Problems) -> Vec<IdMap> {
+    let rows: Vec<IdMap> = mappings
+        .unwrap_or_default()
+        .iter()
+        .map(|m| IdMap { container: m.container_id(), host: m.host_id(), size: m.size() })
+        .collect();
+    if rows.len() > ROWS_MAX {
+        problems.add(place, format_args!("{} rows are more than {ROWS_MAX}", rows.len()));
+    }
+    let overlap = |a: u32, b: u32, size_a: u32, size_b: u32| {
+        u64::from(a) < u64::from(b) + u64::from(size_b) && u64::from(b) < u64::from(a) + u64::from(size_a)
+    };
+    for (i, row) in rows.iter().enumerate() {
+        if row.size == 0 {
+            problems.add(format_args!("{place}[{i}].size"), "is 0");
+        }
+        // The last id means "no id".
+        for (name, first) in [("containerID", row.container), ("hostID", row.host)] {
+            if u64::from(first) + u64::from(row.size) > u64::from(u32::MAX) {
+                problems.add(format_args!("{place}[{i}].{name}"), "with size goes beyond the last id");
+            }
+        }
+        for other in &rows[..i] {
+            if overlap(row.container, other.container, row.size, other.size)
+                || overlap(row.host, other.host, row.size, other.size)
+            {
+                problems.add(format_args!("{place}[{i}]"), "overlaps an earlier row");
+                break;
+            }
+        }
+    }
+    rows
+}
+
+/// The host's id for one of the container's; nothing if it is not mapped.
+#[must_use]
+pub fn to_host(map: &[IdMap], id: u32) -> Option<u32> {
+    map.iter().find_map(|row| id.checked_sub(row.container).filter(|n| *n < row.size).map(|n| row.host + n))
+}
+
+fn lines(map: &[IdMap]) -> String {
+    let mut text = String::new();
+    for row in map {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{} {} {}", row.container, row.host, row.size);
+    }
+    text
+}
+
+/// Writes the maps of the new user namespace that `pid` is in. `proc` is the host's procfs.
+///
+/// As a user without rights over the mapped ids the setuid helpers of shadow do it, and where only the caller's own
+/// ids are mapped, the kernel lets us once setgroups is denied (CVE-2014-8989).
+pub fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[IdMap]) -> Result<()> {
+    let file = |name: &str| Path::new(&pid.to_string()).join(name);
+    let direct = fs::write_at(proc, &file("uid_map"), lines(uid_map).as_bytes());
+    match direct {
+        Ok(()) => {
+            let gids = || fs::write_at(proc, &file("gid_map"), lines(gid_map).as_bytes());
+            match gids() {
+                Err(e) if e.errno == Errno::EPERM && only_own(gid_map, task::egid()) => {
+                    fs::write_at(proc, &file("setgroups"), b"deny").context("linux.gidMappings")?;
+                    gids().context("linux.gidMappings")
+                }
+                Err(e) if e.errno == Errno::EPERM => helper("newgidmap", pid, gid_map),
+                other => other.context("linux.gidMappings"),
+            }
+        }
+        Err(e) if e.errno == Errno::EPERM && task::euid() != 0 => {
+            helper("newuidmap", pid, uid_map)?;
+            helper("newgidmap", pid, gid_map)
+        }
+        Err(e) => Err(e).context("linux.uidMappings"),
+    }
+}
+
+/// Whether the map is the one row that a user may write without rights.
+fn only_own(map: &[IdMap], own: u32) -> bool {
+    matches!(map, [row] if row.host == own && row.size == 1)
+}
+
+fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
+    let mut command = std::process::Command::new(program);
+    command.arg(pid.to_string());
+    for row in map {
+        command.args([row.container.to_string(), row.host.to_string(), row.size.to_string()]);
+    }
+    let output = command.output().map_err(|e| {
+        fail(Kind::Unsupported, format!("{program}: {e} (hint: rootless containers need the package uidmap)"))
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(fail(Kind::Os, format!("{program}: {}", said.lines().next().unwrap_or("failed without a word"))))
+}
+
+/// A user namespace with these maps, for idmapped mounts: a process that only waits carries it until it is opened.
+pub fn user_namespace(
+    proc: BorrowedFd,
+    uid_map: &[IdMap],
+    gid_map: &[IdMap],
+) -> Result<std::os::fd::OwnedFd> {
+    match task::clone3(libc::CLONE_NEWUSER as u64, None)? {
+        task::Forked::Child => {
+            let _ = task::set_parent_death_signal(libc::SIGKILL);
+            loop {
+                std::thread::park();
+            }
+        }
+        task::Forked::Parent { pid, pidfd } => {
+            let opened = write(proc, pid, uid_map, gid_map).and_then(|()| {
+                Ok(fs::open(proc, &Path::new(&pid.to_string()).join("ns/user"), fs::O_RDONLY, 0)?)
+            });
+            task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL)?;
+            task::wait(pidfd.as_fd())?;
+            opened
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_checked_and_translated() {
+        let map =
+            [IdMap { container: 0, host: 1000, size: 1 }, IdMap { container: 1, host: 100_000, size: 65536 }];
+        for (id, expected) in [(0, Some(1000)), (1, Some(100_000)), (65536, Some(165_535)), (65537, None)] {
+            assert_eq!(to_host(&map, id), expected);
+        }
+        assert_eq!(lines(&map), "0 1000 1\n1 100000 65536\n");
+        for (json, expected) in [
+            (r#"[{"containerID": 0, "hostID": 0, "size": 0}]"#, "m[0].size: is 0"),
+            (
+                r#"[{"containerID": 0, "hostID": 0, "size": 10}, {"containerID": 9, "hostID": 20, "size": 1}]"#,
+                "m[1]: overlaps an earlier row",
+            ),
+            (
+                r#"[{"containerID": 4294967295, "hostID": 0, "size": 1}]"#,
+                "m[0].containerID: with size goes beyond the last id",
+            ),
+        ] {
+            let rows: Vec<LinuxIdMapping> = serde_json::from_str(json).unwrap();
+            let mut problems = Problems::default();
+            plan(Some(&rows), "m", &mut problems);
+            assert_eq!(problems.to_string(), expected);
+        }
+    }
+}

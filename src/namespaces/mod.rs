@@ -1,0 +1,297 @@
+//! Namespaces: which ones the container gets new, which it joins, and by which processes.
+//!
+//! Two processes suffice where the kernel lets one `clone3(2)` make everything. The pid namespace that is joined and
+//! the time namespace that has offsets hold only for children, so the runtime enters them itself, clones and goes
+//! back. A process between the two is needed only where namespaces must be made below a user namespace that is
+//! joined, or joined before a user namespace is made: [`Stages`].
+
+mod apply;
+pub mod idmap;
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+
+use crate::error::Problems;
+
+pub use apply::{Joined, enter_for_children, join, open, return_from, write_offsets};
+pub use idmap::IdMap;
+
+/// A kind of namespace: the kernel's flag, the spec's name, and the file in `/proc/PID/ns`.
+pub struct Kind {
+    pub flag: i32,
+    pub name: &'static str,
+    pub file: &'static str,
+    typ: LinuxNamespaceType,
+}
+
+/// In the order in which namespaces are joined: the user namespace gives the rights over the others, and the mount
+/// namespace takes the host's paths away.
+pub const KINDS: [Kind; 8] = [
+    Kind { flag: libc::CLONE_NEWUSER, name: "user", file: "user", typ: LinuxNamespaceType::User },
+    Kind { flag: libc::CLONE_NEWCGROUP, name: "cgroup", file: "cgroup", typ: LinuxNamespaceType::Cgroup },
+    Kind { flag: libc::CLONE_NEWIPC, name: "ipc", file: "ipc", typ: LinuxNamespaceType::Ipc },
+    Kind { flag: libc::CLONE_NEWUTS, name: "uts", file: "uts", typ: LinuxNamespaceType::Uts },
+    Kind { flag: libc::CLONE_NEWNET, name: "network", file: "net", typ: LinuxNamespaceType::Network },
+    Kind { flag: libc::CLONE_NEWPID, name: "pid", file: "pid", typ: LinuxNamespaceType::Pid },
+    Kind { flag: libc::CLONE_NEWTIME, name: "time", file: "time", typ: LinuxNamespaceType::Time },
+    Kind { flag: libc::CLONE_NEWNS, name: "mount", file: "mnt", typ: LinuxNamespaceType::Mount },
+];
+
+/// The kind of that flag.
+#[must_use]
+pub fn kind(flag: i32) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.flag == flag)
+}
+
+/// A namespace to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    pub flag: i32,
+    pub path: PathBuf,
+    /// Where it stands: `linux.namespaces[2]`.
+    pub place: String,
+}
+
+/// An offset of a clock in a new time namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offset {
+    pub clock: String,
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// Which processes it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stages {
+    /// The runtime clones the container's process.
+    Direct,
+    /// The runtime clones a process that enters what must be entered first, which clones the container's process as
+    /// its sibling and ends.
+    Intermediate,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// `CLONE_NEW*` of the new ones.
+    pub create: i32,
+    /// In the order of [`KINDS`].
+    pub join: Vec<Join>,
+    pub uid_map: Vec<IdMap>,
+    pub gid_map: Vec<IdMap>,
+    pub offsets: Vec<Offset>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+}
+
+impl Plan {
+    /// Whether a new namespace of that kind is made.
+    #[must_use]
+    pub fn creates(&self, flag: i32) -> bool {
+        self.create & flag != 0
+    }
+
+    /// Whether a namespace of that kind is joined.
+    #[must_use]
+    pub fn joins(&self, flag: i32) -> bool {
+        self.join.iter().any(|join| join.flag == flag)
+    }
+
+    /// Whether the container has a namespace of that kind that need not be the runtime's.
+    #[must_use]
+    pub fn has(&self, flag: i32) -> bool {
+        self.creates(flag) || self.joins(flag)
+    }
+
+    #[must_use]
+    pub fn stages(&self) -> Stages {
+        let before_user = !self.join.is_empty() || !self.offsets.is_empty();
+        if self.joins(libc::CLONE_NEWUSER) || (self.creates(libc::CLONE_NEWUSER) && before_user) {
+            Stages::Intermediate
+        } else {
+            Stages::Direct
+        }
+    }
+
+    /// The names of the container's own namespaces, for the state's record.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        KINDS.iter().filter(|kind| self.has(kind.flag)).map(|kind| kind.name.to_string()).collect()
+    }
+}
+
+/// Plans the namespaces (config-linux.md#namespaces), the id mappings, the clock offsets and the names.
+pub fn plan(spec: &Spec, problems: &mut Problems) -> Plan {
+    let mut plan =
+        Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone(), ..Plan::default() };
+    if let Some(linux) = spec.linux() {
+        list(linux, &mut plan, problems);
+        user(linux, &mut plan, problems);
+        offsets(linux, &mut plan, problems);
+    }
+    for (name, value) in [("hostname", &plan.hostname), ("domainname", &plan.domainname)] {
+        let Some(value) = value else { continue };
+        if !plan.has(libc::CLONE_NEWUTS) {
+            problems.add(name, "needs a uts namespace, or the host's name would change");
+        }
+        // __NEW_UTS_LEN
+        if value.len() > 64 || value.contains('\0') {
+            problems.add(name, "is longer than 64 bytes or contains a NUL");
+        }
+    }
+    plan
+}
+
+fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
+    let mut seen = 0;
+    for (i, namespace) in linux.namespaces().as_deref().unwrap_or_default().iter().enumerate() {
+        let place = format!("linux.namespaces[{i}]");
+        let Some(kind) = KINDS.iter().find(|kind| kind.typ == namespace.typ()) else {
+            problems.add(format_args!("{place}.type"), "is not known");
+            continue;
+        };
+        if seen & kind.flag != 0 {
+            problems.add(format_args!("{place}.type"), format_args!("{:?} is there twice", kind.name));
+        }
+        seen |= kind.flag;
+        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            None => plan.create |= kind.flag,
+            Some(path) => {
+                if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
+                    problems
+                        .add(format_args!("{place}.path"), format_args!("{path:?} is not an absolute path"));
+                }
+                plan.join.push(Join { flag: kind.flag, path: path.clone(), place });
+            }
+        }
+    }
+    let rank = |flag| KINDS.iter().position(|kind| kind.flag == flag);
+    plan.join.sort_by_key(|join| rank(join.flag));
+}
+
+fn user(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
+    plan.uid_map = idmap::plan(linux.uid_mappings().as_deref(), "linux.uidMappings", problems);
+    plan.gid_map = idmap::plan(linux.gid_mappings().as_deref(), "linux.gidMappings", problems);
+    if plan.creates(libc::CLONE_NEWUSER) {
+        for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
+            if map.is_empty() {
+                problems.add(place, "must not be empty: a new user namespace without mappings has no root");
+            }
+        }
+    } else if !plan.has(libc::CLONE_NEWUSER) {
+        // With a joined one they are only a description of it, as engines send them.
+        for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
+            if !map.is_empty() {
+                problems.add(place, "needs a user namespace");
+            }
+        }
+    }
+}
+
+fn offsets(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
+    // Sorted, so that the plan does not depend on a hash's order.
+    let offsets: BTreeMap<_, _> = linux.time_offsets().iter().flatten().collect();
+    for (clock, offset) in offsets {
+        let place = format!("linux.timeOffsets.{clock}");
+        if clock != "monotonic" && clock != "boottime" {
+            problems.add(&place, "is not a clock that can be offset (hint: monotonic, boottime)");
+        }
+        let nanoseconds = offset.nanosecs().unwrap_or(0);
+        if nanoseconds > 999_999_999 {
+            problems.add(format_args!("{place}.nanosecs"), format_args!("{nanoseconds} is above 999999999"));
+        }
+        plan.offsets.push(Offset { clock: clock.clone(), seconds: offset.secs().unwrap_or(0), nanoseconds });
+    }
+    if !plan.offsets.is_empty() && !plan.creates(libc::CLONE_NEWTIME) {
+        problems.add("linux.timeOffsets", "needs a new time namespace");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str) -> (Plan, String) {
+        let spec: Spec = serde_json::from_str(json).unwrap();
+        let mut problems = Problems::default();
+        let plan = plan(&spec, &mut problems);
+        (plan, problems.to_string())
+    }
+
+    #[test]
+    fn stages_follow_from_what_the_kernel_forces() {
+        let map = r#""uidMappings": [{"containerID": 0, "hostID": 1000, "size": 1}],
+                     "gidMappings": [{"containerID": 0, "hostID": 1000, "size": 1}]"#;
+        for (namespaces, extra, expected) in [
+            (r#"{"type": "pid"}, {"type": "mount"}"#, String::new(), Stages::Direct),
+            (
+                r#"{"type": "pid", "path": "/p"}, {"type": "network", "path": "/n"}"#,
+                String::new(),
+                Stages::Direct,
+            ),
+            (
+                r#"{"type": "time"}"#,
+                r#", "timeOffsets": {"boottime": {"secs": 1}}"#.to_string(),
+                Stages::Direct,
+            ),
+            (r#"{"type": "user"}, {"type": "pid"}"#, format!(", {map}"), Stages::Direct),
+            (
+                r#"{"type": "user"}, {"type": "network", "path": "/n"}"#,
+                format!(", {map}"),
+                Stages::Intermediate,
+            ),
+            (
+                r#"{"type": "user"}, {"type": "time"}"#,
+                format!(r#", {map}, "timeOffsets": {{"boottime": {{"secs": 1}}}}"#),
+                Stages::Intermediate,
+            ),
+            (r#"{"type": "user", "path": "/u"}, {"type": "pid"}"#, String::new(), Stages::Intermediate),
+        ] {
+            let (plan, problems) = check(&format!(
+                r#"{{"ociVersion": "1.0.2", "linux": {{"namespaces": [{namespaces}]{extra}}}}}"#
+            ));
+            assert_eq!((plan.stages(), problems.as_str()), (expected, ""), "{namespaces}");
+        }
+    }
+
+    #[test]
+    fn joins_come_in_the_kernels_order() {
+        let (plan, problems) = check(
+            r#"{"ociVersion": "1.0.2", "hostname": "h", "linux": {"namespaces": [{"type": "mount", "path": "/m"},
+                {"type": "uts", "path": "/u"}, {"type": "ipc", "path": ""}, {"type": "user", "path": "/w"}]}}"#,
+        );
+        assert_eq!(problems, "");
+        assert_eq!(plan.create, libc::CLONE_NEWIPC);
+        let order: Vec<&str> = plan.join.iter().map(|join| join.place.as_str()).collect();
+        assert_eq!(order, ["linux.namespaces[3]", "linux.namespaces[1]", "linux.namespaces[0]"]);
+        assert_eq!(plan.names(), ["user", "ipc", "uts", "mount"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_at_its_place() {
+        for (json, expected) in [
+            (
+                r#"{"ociVersion": "1.0.2", "linux": {"namespaces": [{"type": "pid"}, {"type": "pid", "path": "x"}]}}"#,
+                "linux.namespaces[1].type: \"pid\" is there twice; \
+                 linux.namespaces[1].path: \"x\" is not an absolute path",
+            ),
+            (
+                r#"{"ociVersion": "1.0.2", "hostname": "h", "linux": {}}"#,
+                "hostname: needs a uts namespace, or the host's name would change",
+            ),
+            (
+                r#"{"ociVersion": "1.0.2", "linux": {"namespaces": [{"type": "user"}],
+                    "timeOffsets": {"realtime": {"nanosecs": 1000000000}}}}"#,
+                "linux.uidMappings: must not be empty: a new user namespace without mappings has no root; \
+                 linux.gidMappings: must not be empty: a new user namespace without mappings has no root; \
+                 linux.timeOffsets.realtime: is not a clock that can be offset (hint: monotonic, boottime); \
+                 linux.timeOffsets.realtime.nanosecs: 1000000000 is above 999999999; \
+                 linux.timeOffsets: needs a new time namespace",
+            ),
+        ] {
+            assert_eq!(check(json).1, expected);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `execCPUAffinity`: the CPUs that an exec'ed process runs on (config.md#linux-process).
+//!
+//! It does not concern the container's own first process. `initial` holds until the process is in the
+//! container's cgroup, `final` from then on; where one is not given, nothing is set and the kernel decides.
+
+use oci_spec::runtime::ExecCPUAffinity;
+
+use super::list::{self, List};
+use crate::error::{Context, Problems, Result};
+use crate::sys;
+
+/// More CPUs than any kernel is built for.
+const CPUS: usize = 8192;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    pub initial: Option<List>,
+    pub last: Option<List>,
+}
+
+pub fn plan(spec: Option<&ExecCPUAffinity>, place: &str, problems: &mut Problems) -> Affinity {
+    let Some(spec) = spec else { return Affinity::default() };
+    let mut cpus = |name: &str, text: &Option<String>| {
+        let parsed = list::parse(text.as_deref().unwrap_or_default(), CPUS);
+        parsed.unwrap_or_else(|message| {
+            problems.add(format_args!("{place}.{name}"), message);
+            None
+        })
+    };
+    Affinity { initial: cpus("initial", spec.initial()), last: cpus("final", spec.cpu_affinity_final()) }
+}
+
+/// Binds the calling process, and those it will make, to CPUs.
+pub fn apply(cpus: &List) -> Result<()> {
+    sys::process::sched_setaffinity(cpus.words()).context("execCPUAffinity")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_list_is_checked() {
+        // oci-spec refuses blanks and bad lists when it parses, so they can only come through the setters.
+        let mut spec = ExecCPUAffinity::default();
+        spec.set_initial(Some("0, 2-3".into()));
+        spec.set_cpu_affinity_final(Some("8192".into()));
+        let mut problems = Problems::default();
+        let affinity = plan(Some(&spec), "process.execCPUAffinity", &mut problems);
+        assert_eq!(affinity.initial.unwrap().words(), [0b1101]);
+        assert_eq!(problems.to_string(), "process.execCPUAffinity.final: 8192 is above 8191");
+        assert_eq!(plan(None, "", &mut problems), Affinity::default());
+    }
+}

@@ -1,0 +1,185 @@
+//! `capabilities`: the five sets as bit masks (config.md#linux-process, capabilities(7)).
+//!
+//! Without `capabilities` every set is empty, as in crun and runc up to 1.1 (later ones keep all that the
+//! runtime has): a member that was forgotten must not be the one that grants everything.
+//!
+//! A capability that cannot be had, because the kernel does not know it or the runtime itself lacks it, is
+//! left out with a warning: so the specification asks for unknown ones, and so a privileged container runs
+//! where root has been stripped of some. What the kernel's rules between the sets forbid is an error, but for
+//! the ambient set: there runc only warns, and configurations without an inheritable set rely on it.
+
+use caps::Capability;
+use oci_spec::runtime::{Capabilities, LinuxCapabilities};
+
+use crate::error::Problems;
+
+/// What the process is to have; bit n is capability n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sets {
+    pub bounding: u64,
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+/// What the process can have at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub bounding: u64,
+    pub permitted: u64,
+}
+
+impl Held {
+    /// A process that makes or joins a user namespace gets everything there (`set_cred_user_ns`).
+    pub const IN_USER_NAMESPACE: Self = Self { bounding: u64::MAX, permitted: u64::MAX };
+}
+
+pub fn plan(
+    spec: Option<&LinuxCapabilities>,
+    held: Held,
+    place: &str,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Sets {
+    let Some(spec) = spec else { return Sets::default() };
+    let asked = Sets {
+        bounding: mask(spec.bounding()),
+        effective: mask(spec.effective()),
+        permitted: mask(spec.permitted()),
+        inheritable: mask(spec.inheritable()),
+        ambient: mask(spec.ambient()),
+    };
+    // capset(2) refuses both with EPERM, whatever the process holds.
+    let mut within = |name: &str, set: u64, other_name: &str, other: u64| {
+        if set & !other != 0 {
+            let message = format!("{} not in {other_name}", names(set & !other));
+            problems.add(format_args!("{place}.{name}"), message);
+        }
+    };
+    within("effective", asked.effective, "permitted", asked.permitted);
+    within("inheritable", asked.inheritable, "bounding", asked.bounding);
+
+    let both = held.bounding & held.permitted;
+    let mut sets = Sets {
+        bounding: asked.bounding & held.bounding,
+        effective: asked.effective & held.permitted,
+        permitted: asked.permitted & held.permitted,
+        inheritable: asked.inheritable & both,
+        ambient: asked.ambient & both,
+    };
+    let missing = (asked.bounding & !held.bounding)
+        | (asked.permitted & !held.permitted)
+        | ((asked.inheritable | asked.ambient) & !both);
+    if missing != 0 {
+        warnings.push(format!("{place}: the runtime itself lacks {}, ignoring", names(missing)));
+    }
+    let stray = sets.ambient & !(sets.permitted & sets.inheritable);
+    if stray != 0 {
+        sets.ambient &= !stray;
+        warnings.push(format!(
+            "{place}.ambient: {} not in both permitted and inheritable, ignoring",
+            names(stray)
+        ));
+    }
+    sets
+}
+
+fn mask(set: &Option<Capabilities>) -> u64 {
+    let name = |capability| format!("CAP_{capability}");
+    let known = set.iter().flatten().filter_map(|c| name(c).parse::<Capability>().ok());
+    known.fold(0, |mask, capability| mask | capability.bitmask())
+}
+
+/// The capabilities of a mask in the kernel's order. Those of a newer kernel have no name here.
+pub(super) fn members(mask: u64) -> Vec<Capability> {
+    let mut members: Vec<_> = caps::all().into_iter().filter(|c| mask & c.bitmask() != 0).collect();
+    members.sort_unstable_by_key(Capability::index);
+    members
+}
+
+/// The names of a mask's capabilities, in the kernel's order.
+#[must_use]
+pub fn names(mask: u64) -> String {
+    let names: Vec<String> = members(mask).iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Held = Held { bounding: 0x1ff_ffff_ffff, permitted: 0x1ff_ffff_ffff };
+
+    fn check(json: &str, held: Held, expected: Sets, said: &[&str]) {
+        let spec: LinuxCapabilities = serde_json::from_str(json).unwrap();
+        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+        let sets = plan(Some(&spec), held, "c", &mut problems, &mut warnings);
+        let told = problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(warnings);
+        assert_eq!(told.collect::<Vec<_>>(), said, "{json}");
+        assert_eq!(sets, expected, "{json}");
+    }
+
+    #[test]
+    fn sets_become_masks() {
+        let none = Sets::default();
+        check("{}", ALL, none, &[]);
+        check(r#"{"bounding": ["CAP_CHOWN", "CAP_BPF"]}"#, ALL, Sets { bounding: 1 << 39 | 1, ..none }, &[]);
+        check(
+            r#"{"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"],
+                "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}"#,
+            ALL,
+            Sets { bounding: 32, effective: 32, permitted: 32, inheritable: 32, ambient: 32 },
+            &[],
+        );
+    }
+
+    #[test]
+    fn an_absent_object_grants_nothing() {
+        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+        assert_eq!(plan(None, ALL, "c", &mut problems, &mut warnings), Sets::default());
+    }
+
+    #[test]
+    fn the_kernels_rules_between_the_sets() {
+        let kill = Sets { permitted: 32, ..Sets::default() };
+        check(
+            r#"{"effective": ["CAP_KILL", "CAP_CHOWN"], "permitted": ["CAP_KILL"]}"#,
+            ALL,
+            Sets { effective: 33, ..kill },
+            &["c.effective: CAP_CHOWN not in permitted"],
+        );
+        check(
+            r#"{"inheritable": ["CAP_KILL"], "permitted": ["CAP_KILL"]}"#,
+            ALL,
+            Sets { inheritable: 32, ..kill },
+            &["c.inheritable: CAP_KILL not in bounding"],
+        );
+        check(
+            r#"{"ambient": ["CAP_KILL"], "permitted": ["CAP_KILL"]}"#,
+            ALL,
+            kill,
+            &["c.ambient: CAP_KILL not in both permitted and inheritable, ignoring"],
+        );
+    }
+
+    #[test]
+    fn what_the_runtime_lacks_is_left_out_with_a_warning() {
+        let held = Held { bounding: 0b01, permitted: 0b01 };
+        let two = r#"["CAP_CHOWN", "CAP_DAC_OVERRIDE"]"#;
+        check(
+            &format!(
+                r#"{{"bounding": {two}, "effective": {two}, "permitted": {two}, "inheritable": {two}, "ambient": {two}}}"#
+            ),
+            held,
+            Sets { bounding: 1, effective: 1, permitted: 1, inheritable: 1, ambient: 1 },
+            &["c: the runtime itself lacks CAP_DAC_OVERRIDE, ignoring"],
+        );
+        check(
+            r#"{"bounding": ["CAP_BPF"]}"#,
+            Held::IN_USER_NAMESPACE,
+            Sets { bounding: 1 << 39, ..Sets::default() },
+            &[],
+        );
+    }
+}

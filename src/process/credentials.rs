@@ -1,0 +1,220 @@
+//! Who the container's process is: user, groups, capabilities. One function for create, run and exec.
+//!
+//! The order is the kernel's: dropping from the bounding set needs CAP_SETPCAP, setgroups and setresgid need
+//! CAP_SETGID, and setresuid to another user than root takes the effective set away, which the "keep
+//! capabilities" bit lets us set again. Ambient capabilities must be permitted and inheritable when raised.
+//!
+//! Then `/proc/self/status` is read and compared with the plan: a call that does less than it says (youki
+//! never called setgroups for an empty list) must not go unseen.
+
+use std::os::fd::BorrowedFd;
+
+use anyhow::{anyhow, bail};
+
+use super::capabilities::{self, Sets};
+use crate::error::{Context, Result};
+use crate::sys::{credentials as sys, fs, task};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub additional_gids: Vec<u32>,
+    /// Unset, the caller's umask stays.
+    pub umask: Option<u32>,
+}
+
+/// Whether supplementary groups can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// They are set, also to none: the caller's own must not leak into the container.
+    Set,
+    /// `/proc/self/setgroups` says deny, as in a user namespace that an unprivileged user made. The kernel
+    /// then lets nobody change them (CVE-2014-8989), and the container keeps the caller's.
+    Denied,
+}
+
+impl Groups {
+    /// What holds for the calling process in its user namespace.
+    pub fn probe(proc: BorrowedFd) -> Result<Self> {
+        let text = fs::read_limited(sys::open_self(proc, "setgroups", fs::O_RDONLY)?, 64)?;
+        Ok(if text.trim_ascii() == b"deny" { Self::Denied } else { Self::Set })
+    }
+}
+
+/// Becomes `user` with the capabilities `sets`. `proc` is the root of a procfs in which we can be found.
+pub fn apply(user: &User, sets: &Sets, groups: Groups, proc: BorrowedFd) -> Result<()> {
+    if groups == Groups::Denied && !user.additional_gids.is_empty() {
+        bail!("process.user.additionalGids: setgroups is denied in this user namespace");
+    }
+    if let Some(mask) = user.umask {
+        sys::umask(mask);
+    }
+    let before = Status::read(proc)?;
+    let unwanted = before.bounding & !sets.bounding;
+    for number in (0..64).filter(|n| unwanted >> n & 1 == 1) {
+        sys::drop_bounding(number).context("process.capabilities.bounding")?;
+    }
+    change_user(user, groups).context("process.user")?;
+    change_sets(sets).context("process.capabilities")?;
+
+    let differences = differences(&Status::read(proc)?, user, sets, groups);
+    if differences.is_empty() { Ok(()) } else { Err(anyhow!("credentials: {}", differences.join(", "))) }
+}
+
+fn change_user(user: &User, groups: Groups) -> Result<()> {
+    // Only a change from root to somebody else takes capabilities away.
+    let keep = user.uid != 0;
+    if keep {
+        sys::set_keep_capabilities(true)?;
+    }
+    if groups == Groups::Set {
+        sys::setgroups(&user.additional_gids)?;
+    }
+    task::setresgid(user.gid)?;
+    task::setresuid(user.uid)?;
+    if keep {
+        sys::set_keep_capabilities(false)?;
+    }
+    Ok(())
+}
+
+fn change_sets(sets: &Sets) -> Result<()> {
+    sys::clear_ambient()?;
+    sys::capset(sets.effective, sets.permitted, sets.inheritable)?;
+    for capability in capabilities::members(sets.ambient) {
+        sys::raise_ambient(capability)?;
+    }
+    Ok(())
+}
+
+/// The credentials that `/proc/PID/status` tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Real, effective, saved, file system.
+    pub uids: [u32; 4],
+    pub gids: [u32; 4],
+    pub groups: Vec<u32>,
+    pub inheritable: u64,
+    pub permitted: u64,
+    pub effective: u64,
+    pub bounding: u64,
+    pub ambient: u64,
+}
+
+impl Status {
+    /// The calling process's own.
+    pub fn read(proc: BorrowedFd) -> Result<Self> {
+        // The longest line has 65,536 groups of up to ten digits.
+        let text = fs::read_limited(sys::open_self(proc, "status", fs::O_RDONLY)?, 1 << 20)?;
+        Self::parse(&String::from_utf8_lossy(&text)).context("/proc/self/status: not understood")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let numbers = |name| -> Option<Vec<u32>> {
+            field(name)?.split_ascii_whitespace().map(|n| n.parse().ok()).collect()
+        };
+        let mask = |name| u64::from_str_radix(field(name)?.trim(), 16).ok();
+        Some(Self {
+            uids: numbers("Uid")?.try_into().ok()?,
+            gids: numbers("Gid")?.try_into().ok()?,
+            groups: numbers("Groups")?,
+            inheritable: mask("CapInh")?,
+            permitted: mask("CapPrm")?,
+            effective: mask("CapEff")?,
+            bounding: mask("CapBnd")?,
+            ambient: mask("CapAmb")?,
+        })
+    }
+}
+
+/// What differs from the plan; empty if all is as it should be.
+fn differences(now: &Status, user: &User, sets: &Sets, groups: Groups) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, ids, wanted) in [("uid", now.uids, user.uid), ("gid", now.gids, user.gid)] {
+        if ids != [wanted; 4] {
+            found.push(format!("{name} is {ids:?} instead of {wanted}"));
+        }
+    }
+    let sorted = |ids: &[u32]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    let wanted = sorted(&user.additional_gids);
+    if groups == Groups::Set && sorted(&now.groups) != wanted {
+        found.push(format!("groups are {:?} instead of {wanted:?}", now.groups));
+    }
+    for (name, is, wanted) in [
+        ("bounding", now.bounding, sets.bounding),
+        ("effective", now.effective, sets.effective),
+        ("permitted", now.permitted, sets.permitted),
+        ("inheritable", now.inheritable, sets.inheritable),
+        ("ambient", now.ambient, sets.ambient),
+    ] {
+        if is != wanted {
+            found.push(format!("the {name} set is {is:#x} instead of {wanted:#x}"));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "Name:\tx\nUid:\t1\t1\t1\t1\nGid:\t2\t2\t2\t2\nGroups:\t4 3 \nCapInh:\t0000000000000001\n\
+        CapPrm:\t0000000000000003\nCapEff:\t0000000000000002\nCapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000001\n";
+
+    fn status() -> Status {
+        Status::parse(TEXT).unwrap()
+    }
+
+    #[test]
+    fn status_is_parsed_or_refused() {
+        let expected = Status {
+            uids: [1; 4],
+            gids: [2; 4],
+            groups: vec![4, 3],
+            inheritable: 1,
+            permitted: 3,
+            effective: 2,
+            bounding: 0x1ff_ffff_ffff,
+            ambient: 1,
+        };
+        assert_eq!(status(), expected);
+        assert!(Status::parse(&TEXT.replace("4 3", "")).unwrap().groups.is_empty());
+        for broken in [
+            "",
+            &TEXT.replace("CapAmb", "CapXxx"),
+            &TEXT.replace("1\t1\t1\t1", "1\t1\t1"),
+            &TEXT.replace("4 3", "4 x"),
+        ] {
+            assert_eq!(Status::parse(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn every_difference_is_found() {
+        let user = User { uid: 1, gid: 2, additional_gids: vec![3, 4], umask: None };
+        let sets = Sets { bounding: 0x1ff_ffff_ffff, effective: 2, permitted: 3, inheritable: 1, ambient: 1 };
+        assert_eq!(differences(&status(), &user, &sets, Groups::Set), [""; 0]);
+        let rows = [
+            (Status { uids: [1, 1, 1, 0], ..status() }, "uid is [1, 1, 1, 0] instead of 1"),
+            (Status { gids: [2, 0, 2, 2], ..status() }, "gid is [2, 0, 2, 2] instead of 2"),
+            (Status { groups: vec![0, 3, 4], ..status() }, "groups are [0, 3, 4] instead of [3, 4]"),
+            (Status { bounding: 0, ..status() }, "the bounding set is 0x0 instead of 0x1ffffffffff"),
+            (Status { effective: 3, ..status() }, "the effective set is 0x3 instead of 0x2"),
+            (Status { permitted: 7, ..status() }, "the permitted set is 0x7 instead of 0x3"),
+            (Status { inheritable: 0, ..status() }, "the inheritable set is 0x0 instead of 0x1"),
+            (Status { ambient: 0, ..status() }, "the ambient set is 0x0 instead of 0x1"),
+        ];
+        for (now, expected) in rows {
+            assert_eq!(differences(&now, &user, &sets, Groups::Set), [expected]);
+        }
+        let others = Status { groups: vec![9], ..status() };
+        let alone = User { additional_gids: vec![], ..user };
+        assert_eq!(differences(&others, &alone, &sets, Groups::Denied), [""; 0]);
+    }
+}

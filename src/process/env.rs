@@ -1,0 +1,175 @@
+//! The environment of the container's process.
+//!
+//! As in runc an entry must be `name=value`, the last of several for one name wins, and HOME is filled in from
+//! the container's passwd where it is unset or empty. The sockets that a service manager passed to the runtime
+//! (sd_listen_fds(3), sd_notify(3)) are handed on.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::Problems;
+
+use super::users;
+
+/// Checks the entries and leaves the last of each name, in the order of those.
+pub fn plan(spec: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
+    let mut seen = HashSet::new();
+    let mut env = Vec::with_capacity(spec.len());
+    for (i, entry) in spec.iter().enumerate().rev() {
+        let mut wrong = |message| problems.add(format_args!("{place}[{i}]"), message);
+        match entry.split_once('=') {
+            None => wrong("has no \"=\""),
+            Some(("", _)) => wrong("has no name before \"=\""),
+            Some((name, _)) => match CString::new(entry.as_str()) {
+                Err(_) => wrong("contains a NUL"),
+                Ok(entry) if seen.insert(name) => env.push(entry),
+                Ok(_) => {}
+            },
+        }
+    }
+    env.reverse();
+    env
+}
+
+/// The value of a variable.
+#[must_use]
+pub fn get<'a>(env: &'a [CString], name: &str) -> Option<&'a [u8]> {
+    env.iter().find_map(|entry| entry.to_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// Sets HOME where it is unset or empty: to the user's home of the container's passwd file, else to `/`.
+pub fn fill_home(env: &mut Vec<CString>, passwd: &[u8], uid: u32) {
+    if get(env, "HOME").is_some_and(|home| !home.is_empty()) {
+        return;
+    }
+    let home = users::home(passwd, uid).unwrap_or_else(|| PathBuf::from("/"));
+    if let Ok(entry) = CString::new([b"HOME=", home.as_os_str().as_bytes()].concat()) {
+        env.retain(|entry| !entry.to_bytes().starts_with(b"HOME="));
+        env.push(entry);
+    }
+}
+
+/// What a service manager left to the runtime for the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The number of sockets from descriptor 3 on.
+    pub listen_fds: u32,
+    /// Their names, separated by colons.
+    pub listen_names: Option<String>,
+    /// The socket on the host that takes notifications.
+    pub notify_socket: Option<PathBuf>,
+}
+
+/// More descriptors than any process may have open.
+const LISTEN_FDS_MAX: u32 = 1 << 20;
+
+/// Reads the runtime's own environment, `pid` being the runtime. Sockets meant for another process, a parent
+/// that started us without clearing its environment, are not ours to give away.
+#[must_use]
+pub fn service<'a>(own: impl Fn(&str) -> Option<&'a str>, pid: u32) -> Service {
+    let ours = own("LISTEN_PID").and_then(|text| text.parse().ok()) == Some(pid);
+    let count = own("LISTEN_FDS").and_then(|text| text.parse().ok()).filter(|n| *n <= LISTEN_FDS_MAX);
+    let listen_fds = count.filter(|_| ours).unwrap_or(0);
+    Service {
+        listen_fds,
+        listen_names: own("LISTEN_FDNAMES").filter(|_| listen_fds > 0).map(str::to_string),
+        notify_socket: own("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from),
+    }
+}
+
+/// Adds the service manager's variables. `pid` is the process's own id as it sees it: usually 1, but not in an
+/// exec or without a pid namespace, where runc's constant 1 makes the program ignore its sockets.
+/// `notify` is where the notification socket is in the container.
+pub fn add_service(env: &mut Vec<CString>, service: &Service, pid: u32, notify: Option<&Path>) {
+    let mut set = |name: &str, value: &[u8]| {
+        let prefix = format!("{name}=");
+        if let Ok(entry) = CString::new([prefix.as_bytes(), value].concat()) {
+            env.retain(|entry| !entry.to_bytes().starts_with(prefix.as_bytes()));
+            env.push(entry);
+        }
+    };
+    if service.listen_fds > 0 {
+        set("LISTEN_FDS", service.listen_fds.to_string().as_bytes());
+        set("LISTEN_PID", pid.to_string().as_bytes());
+        if let Some(names) = &service.listen_names {
+            set("LISTEN_FDNAMES", names.as_bytes());
+        }
+    }
+    if let Some(path) = notify {
+        set("NOTIFY_SOCKET", path.as_os_str().as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(env: &[CString]) -> Vec<&str> {
+        env.iter().map(|entry| entry.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_last_of_a_name_wins_and_malformed_entries_are_told() {
+        let rows: [(&[&str], &[&str], &str); 7] = [
+            (&[], &[], ""),
+            (&["A=1", "B=", "C=x=y"], &["A=1", "B=", "C=x=y"], ""),
+            (&["A=1", "B=2", "A=3"], &["B=2", "A=3"], ""),
+            (&["AB=1", "A=2"], &["AB=1", "A=2"], ""),
+            (&["A"], &[], "e[0]: has no \"=\""),
+            (&["A=1", "=B"], &["A=1"], "e[1]: has no name before \"=\""),
+            (&["A=1\0"], &[], "e[0]: contains a NUL"),
+        ];
+        for (given, expected, problem) in rows {
+            let mut problems = Problems::default();
+            let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+            assert_eq!(strings(&plan(&given, "e", &mut problems)), expected, "{given:?}");
+            assert_eq!(problems.to_string(), problem);
+        }
+    }
+
+    #[test]
+    fn home_is_filled_where_it_is_unset_or_empty() {
+        let passwd = b"root:x:0:0::/root:/bin/sh\n";
+        let rows: [(&[&str], u32, &[&str]); 4] = [
+            (&["HOME=/x"], 0, &["HOME=/x"]),
+            (&["A=1"], 0, &["A=1", "HOME=/root"]),
+            (&["HOME=", "A=1"], 0, &["A=1", "HOME=/root"]),
+            (&["HOMEX=1"], 7, &["HOMEX=1", "HOME=/"]),
+        ];
+        for (given, uid, expected) in rows {
+            let mut env: Vec<CString> = given.iter().map(|e| CString::new(*e).unwrap()).collect();
+            fill_home(&mut env, passwd, uid);
+            assert_eq!(strings(&env), expected);
+        }
+    }
+
+    #[test]
+    fn sockets_are_handed_on_only_if_they_are_ours() {
+        type Row = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+        let rows: [Row; 6] = [
+            (&[], &[]),
+            (&[("LISTEN_FDS", "2"), ("LISTEN_PID", "7")], &["LISTEN_FDS=2", "LISTEN_PID=1"]),
+            (
+                &[("LISTEN_FDS", "1"), ("LISTEN_PID", "7"), ("LISTEN_FDNAMES", "web")],
+                &["LISTEN_FDS=1", "LISTEN_PID=1", "LISTEN_FDNAMES=web"],
+            ),
+            (&[("LISTEN_FDS", "2"), ("LISTEN_PID", "8"), ("LISTEN_FDNAMES", "web")], &[]),
+            (&[("LISTEN_FDS", "-1"), ("LISTEN_PID", "7")], &[]),
+            (&[("LISTEN_FDS", "4000000000"), ("LISTEN_PID", "7")], &[]),
+        ];
+        for (own, expected) in rows {
+            let find = |name: &str| own.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
+            let mut env = Vec::new();
+            add_service(&mut env, &service(find, 7), 1, None);
+            assert_eq!(strings(&env), expected, "{own:?}");
+        }
+        let find = |name: &str| (name == "NOTIFY_SOCKET").then_some("/run/n.sock");
+        let found = service(find, 7);
+        assert_eq!(found.notify_socket, Some(PathBuf::from("/run/n.sock")));
+        let mut env = vec![CString::new("NOTIFY_SOCKET=/old").unwrap()];
+        add_service(&mut env, &found, 1, Some(Path::new("/run/notify/notify.sock")));
+        assert_eq!(strings(&env), ["NOTIFY_SOCKET=/run/notify/notify.sock"]);
+    }
+}

@@ -1,0 +1,147 @@
+//! Finding and executing the program, with runc's wording of what goes wrong: engines turn `executable file not
+//! found in $PATH`, `no such file or directory`, `permission denied` and `is a directory` into exit codes.
+//!
+//! The rules are those of Go's `exec.LookPath`, which runc uses: a name with a slash is taken as it is; another
+//! is looked for in the PATH of the container's environment; without PATH nothing is found; one found through
+//! an empty or relative element of PATH is refused.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use nix::errno::Errno;
+
+use super::env;
+use crate::error::Result;
+use crate::sys::{self, process, task};
+
+/// The path to execute for `name`. Runs in the container, in its working directory, with the file system ids
+/// of its user: what that user may not see or execute is an error here already, not only at execve.
+pub fn lookup(name: &CStr, env: &[CString]) -> Result<CString> {
+    let text = name.to_string_lossy();
+    if name.to_bytes().contains(&b'/') {
+        return match executable(name) {
+            Ok(()) => Ok(name.to_owned()),
+            Err(message) => Err(anyhow!("exec: {text:?}: {message}")),
+        };
+    }
+    let path = env::get(env, "PATH").unwrap_or_default();
+    for candidate in candidates(name.to_bytes(), path) {
+        let Ok(candidate) = CString::new(candidate.into_os_string().into_vec()) else { continue };
+        if executable(&candidate).is_err() {
+            continue;
+        }
+        if !candidate.to_bytes().starts_with(b"/") {
+            return Err(anyhow!("exec: {text:?}: cannot run executable found relative to current directory"));
+        }
+        return Ok(candidate);
+    }
+    Err(anyhow!("exec: {text:?}: executable file not found in $PATH"))
+}
+
+/// Where PATH says that `name` may be. An empty element is the working directory.
+fn candidates(name: &[u8], path: &[u8]) -> Vec<PathBuf> {
+    if path.is_empty() || name.is_empty() {
+        return Vec::new();
+    }
+    let place = |dir: &[u8]| {
+        if dir.is_empty() { PathBuf::from(".") } else { Path::new(OsStr::from_bytes(dir)).into() }
+    };
+    path.split(|b| *b == b':').map(|dir| place(dir).join(OsStr::from_bytes(name))).collect()
+}
+
+/// Whether the file can be executed, or why not.
+fn executable(path: &CStr) -> std::result::Result<(), String> {
+    let mode = process::stat_mode(path).map_err(|e| e.to_string())?;
+    if mode & libc::S_IFMT == libc::S_IFDIR {
+        return Err(sys::text(Errno::EISDIR));
+    }
+    match process::may_execute(path) {
+        // An outer seccomp profile may not know the call: then the bits decide, as in Go.
+        Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EPERM) && mode & 0o111 != 0 => Ok(()),
+        Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => Err(sys::text(Errno::EACCES)),
+        Err(e) => Err(sys::text(e.errno)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Becomes the program. Returns only if that failed, with what to tell.
+pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
+    explain(path, task::execve(path, argv, env))
+}
+
+/// The error of an execve: only from what is known, since a seccomp filter may forbid to look.
+fn explain(path: &CStr, errno: Errno) -> anyhow::Error {
+    let error = sys::Error::new(format!("exec {}", path.to_string_lossy()), errno);
+    let hint = match errno {
+        Errno::ENOENT => "the file, or the interpreter or dynamic loader that it names, is missing",
+        Errno::ENOEXEC => "not a binary of this architecture, nor a script that starts with #!",
+        Errno::E2BIG => "the arguments and environment are too long",
+        _ => return error.into(),
+    };
+    anyhow!("{error} (hint: {hint})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_elements() {
+        let rows: [(&str, &str, &[&str]); 5] = [
+            ("x", "/bin:/usr/bin/", &["/bin/x", "/usr/bin/x"]),
+            ("x", "/bin::rel", &["/bin/x", "./x", "rel/x"]),
+            ("x", ":", &["./x", "./x"]),
+            ("x", "", &[]),
+            ("", "/bin", &[]),
+        ];
+        for (name, path, expected) in rows {
+            let found = candidates(name.as_bytes(), path.as_bytes());
+            assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn the_wording_is_runcs() {
+        let found = |name: &str, path: Option<&str>| {
+            let env: Vec<CString> =
+                path.map(|p| CString::new(format!("PATH={p}")).unwrap()).into_iter().collect();
+            lookup(&CString::new(name).unwrap(), &env).map_err(|e| format!("{e:#}"))
+        };
+        for (name, path, expected) in [
+            ("/no/such", None, "exec: \"/no/such\": stat /no/such: no such file or directory"),
+            ("./no", None, "exec: \"./no\": stat ./no: no such file or directory"),
+            ("/etc/passwd/x", None, "exec: \"/etc/passwd/x\": stat /etc/passwd/x: not a directory"),
+            ("/etc", None, "exec: \"/etc\": is a directory"),
+            ("/etc/passwd", None, "exec: \"/etc/passwd\": permission denied"),
+            ("no-such", Some("/bin"), "exec: \"no-such\": executable file not found in $PATH"),
+            ("sh", None, "exec: \"sh\": executable file not found in $PATH"),
+            ("sh", Some(""), "exec: \"sh\": executable file not found in $PATH"),
+            ("passwd", Some("/etc"), "exec: \"passwd\": executable file not found in $PATH"),
+        ] {
+            assert_eq!(found(name, path), Err(expected.to_string()));
+        }
+        assert_eq!(found("sh", Some("/no:/bin")).unwrap().to_bytes(), b"/bin/sh");
+        assert_eq!(found("/bin/sh", None).unwrap().to_bytes(), b"/bin/sh");
+    }
+
+    #[test]
+    fn errors_of_execve() {
+        for (errno, expected) in [
+            (Errno::EACCES, "exec /x: permission denied"),
+            (
+                Errno::ENOENT,
+                "exec /x: no such file or directory (hint: the file, or the interpreter or dynamic loader that it \
+                 names, is missing)",
+            ),
+            (
+                Errno::ENOEXEC,
+                "exec /x: exec format error (hint: not a binary of this architecture, nor a script that starts \
+                 with #!)",
+            ),
+        ] {
+            assert_eq!(format!("{:#}", explain(c"/x", errno)), expected);
+        }
+    }
+}

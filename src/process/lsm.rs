@@ -1,0 +1,141 @@
+//! Labels of the Linux security modules: `apparmorProfile` and `selinuxLabel` (config.md#linux-process).
+//!
+//! A label takes effect at the next execve and is written to the process's own `attr` files, through the root
+//! of a verified procfs: under the container's /proc a file of the image's might swallow it (CVE-2019-16884,
+//! CVE-2023-28642). A label for a module that this kernel does not run is ignored with a warning.
+
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::error::{Context, Problems, Result};
+use crate::sys::{self, credentials::open_self, fs};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    pub apparmor: Option<String>,
+    pub selinux: Option<String>,
+}
+
+/// Which modules this kernel runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    pub apparmor: bool,
+    pub selinux: bool,
+}
+
+impl Host {
+    #[must_use]
+    pub fn probe() -> Self {
+        const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
+        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled");
+        let selinux = fs::open(fs::CWD, Path::new("/sys/fs/selinux"), fs::O_PATH | fs::O_DIRECTORY, 0)
+            .and_then(|dir| fs::filesystem_magic(std::os::fd::AsFd::as_fd(&dir)));
+        Self {
+            apparmor: apparmor.is_ok_and(|text| text.starts_with(b"Y")),
+            selinux: selinux.is_ok_and(|magic| magic == SELINUX_MAGIC),
+        }
+    }
+}
+
+/// `place` is that of the process object, with its dot.
+pub fn plan(
+    apparmor: Option<&str>,
+    selinux: Option<&str>,
+    host: Host,
+    place: &str,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Labels {
+    let mut label = |value: Option<&str>, there: bool, member: &str, module: &str| {
+        // Engines write an empty label where they mean none.
+        let value = value.filter(|text| !text.is_empty())?;
+        if value.contains(['\0', '\n']) {
+            problems.add(format_args!("{place}{member}"), "contains a NUL or line break");
+            return None;
+        }
+        if !there {
+            warnings.push(format!("{place}{member} {value:?}: this kernel does not run {module}, ignoring"));
+            return None;
+        }
+        Some(value.to_string())
+    };
+    Labels {
+        apparmor: label(apparmor, host.apparmor, "apparmorProfile", "AppArmor"),
+        selinux: label(selinux, host.selinux, "selinuxLabel", "SELinux"),
+    }
+}
+
+/// Asks for the labels at the next execve. `proc` is the root of a procfs in which we can be found.
+pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
+    if let Some(profile) = &labels.apparmor {
+        let request = format!("exec {profile}");
+        // With several modules `attr/exec` is the first one's; before 5.1 there is only that.
+        let written = match write(proc, "attr/apparmor/exec", &request) {
+            Err(e) if e.errno == Errno::ENOENT && e.call.starts_with("openat2") => {
+                write(proc, "attr/exec", &request)
+            }
+            other => other,
+        };
+        written.with_context(|| format!("process.apparmorProfile {profile:?}"))?;
+    }
+    if let Some(label) = &labels.selinux {
+        write(proc, "attr/exec", label).with_context(|| format!("process.selinuxLabel {label:?}"))?;
+    }
+    Ok(())
+}
+
+/// Labels the keys that we make from now on; `None` labels them as before. For the session keyring.
+pub fn label_keys(label: Option<&str>, proc: BorrowedFd) -> Result<()> {
+    write(proc, "attr/keycreate", label.unwrap_or_default())
+        .with_context(|| format!("process.selinuxLabel {:?}", label.unwrap_or_default()))
+}
+
+fn write(proc: BorrowedFd, name: &str, text: &str) -> sys::Result<()> {
+    let fd = open_self(proc, name, fs::O_WRONLY)?;
+    // The kernel takes a label in one write only. Podman looks for the path in these quotes.
+    let call = || format!("write to `/proc/self/{name}`");
+    match std::fs::File::from(fd).write(text.as_bytes()) {
+        Ok(n) if n == text.len() => Ok(()),
+        Ok(_) => Err(sys::Error::new(call(), Errno::EIO)),
+        Err(e) => Err(sys::Error::new(call(), Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_need_their_module() {
+        let both = Host { apparmor: true, selinux: true };
+        let none = Host::default();
+        for (apparmor, selinux, host, kept, said) in [
+            (None, None, none, (None, None), ""),
+            (Some(""), Some(""), none, (None, None), ""),
+            (Some("p"), Some("a:b:c:s0"), both, (Some("p"), Some("a:b:c:s0")), ""),
+            (
+                Some("p"),
+                None,
+                none,
+                (None, None),
+                "process.apparmorProfile \"p\": this kernel does not run AppArmor, ignoring",
+            ),
+            (
+                None,
+                Some("l"),
+                none,
+                (None, None),
+                "process.selinuxLabel \"l\": this kernel does not run SELinux, ignoring",
+            ),
+            (Some("p\nq"), None, both, (None, None), "process.apparmorProfile: contains a NUL or line break"),
+        ] {
+            let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+            let labels = plan(apparmor, selinux, host, "process.", &mut problems, &mut warnings);
+            assert_eq!((labels.apparmor.as_deref(), labels.selinux.as_deref()), kept);
+            assert_eq!(problems.to_string() + &warnings.concat(), said);
+        }
+    }
+}

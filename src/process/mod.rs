@@ -1,0 +1,289 @@
+//! What `process` of config.json, and the members of `linux` that are about the process, make of the
+//! container's process. `plan` turns them into plain values and finds everything wrong with them; each
+//! attribute has a file of its own with its rules and, where a call sets it, its `apply`.
+//!
+//! The order in which launch applies them matters: scheduler, I/O priority, memory policy, personality and
+//! rlimits while we are still privileged and lead a process group of our own, then labels, then credentials,
+//! then lookup and execve.
+
+pub mod affinity;
+pub mod capabilities;
+pub mod credentials;
+pub mod env;
+pub mod exec;
+pub mod io_priority;
+pub mod list;
+pub mod lsm;
+pub mod memory_policy;
+pub mod personality;
+pub mod rlimits;
+pub mod scheduler;
+pub mod users;
+
+use std::ffi::CString;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Linux, Process};
+
+use crate::error::{Problems, Result};
+use crate::sys::process::SchedAttr;
+
+/// The container's process, as it will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub argv: Vec<CString>,
+    /// Without HOME where the document has none: [`env::fill_home`] needs the container's passwd.
+    pub env: Vec<CString>,
+    pub cwd: PathBuf,
+    pub terminal: bool,
+    /// Rows and columns.
+    pub console_size: Option<(u16, u16)>,
+    pub user: credentials::User,
+    pub capabilities: capabilities::Sets,
+    pub rlimits: Vec<rlimits::Rlimit>,
+    pub no_new_privs: bool,
+    pub oom_score_adj: Option<i32>,
+    pub scheduler: Option<SchedAttr>,
+    pub io_priority: Option<io_priority::IoPriority>,
+    /// For an exec only, not for the container's first process.
+    pub affinity: affinity::Affinity,
+    pub labels: lsm::Labels,
+    pub personality: Option<personality::Personality>,
+    pub memory_policy: Option<memory_policy::MemoryPolicy>,
+}
+
+/// What planning has to know about where the process will run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    pub capabilities: capabilities::Held,
+    pub lsm: lsm::Host,
+}
+
+impl Host {
+    /// Of the calling process: `proc` is the root of a procfs in which it can be found.
+    pub fn probe(proc: BorrowedFd, user_namespace: bool) -> Result<Self> {
+        let capabilities = if user_namespace {
+            capabilities::Held::IN_USER_NAMESPACE
+        } else {
+            let own = credentials::Status::read(proc)?;
+            capabilities::Held { bounding: own.bounding, permitted: own.permitted }
+        };
+        Ok(Self { capabilities, lsm: lsm::Host::probe() })
+    }
+}
+
+/// Plans the process. `prefix` is where the document stands: `process` in config.json, empty for the document
+/// of an exec. `None` if something is wrong, all of which then is in `problems`.
+pub fn plan(
+    process: &Process,
+    linux: Option<&Linux>,
+    host: Host,
+    prefix: &str,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Plan> {
+    let dotted = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+    let at = |member: &str| format!("{dotted}{member}");
+    let before = problems.0.len();
+    let terminal = process.terminal().unwrap_or(false);
+    let plan = Plan {
+        argv: argv(process.args().as_deref().unwrap_or_default(), &at("args"), problems),
+        env: env::plan(process.env().as_deref().unwrap_or_default(), &at("env"), problems),
+        cwd: cwd(process, &at("cwd"), problems),
+        terminal,
+        console_size: if terminal { console_size(process, &at("consoleSize"), problems) } else { None },
+        user: user(process, &at("user"), problems),
+        capabilities: capabilities::plan(
+            process.capabilities().as_ref(),
+            host.capabilities,
+            &at("capabilities"),
+            problems,
+            warnings,
+        ),
+        rlimits: rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), &at("rlimits"), problems),
+        no_new_privs: process.no_new_privileges().unwrap_or(false),
+        oom_score_adj: oom_score_adj(process.oom_score_adj(), &at("oomScoreAdj"), problems),
+        scheduler: scheduler::plan(process.scheduler().as_ref(), &at("scheduler"), problems, warnings),
+        io_priority: io_priority::plan(process.io_priority().as_ref(), &at("ioPriority"), problems),
+        affinity: affinity::plan(process.exec_cpu_affinity().as_ref(), &at("execCPUAffinity"), problems),
+        labels: lsm::plan(
+            process.apparmor_profile().as_deref(),
+            process.selinux_label().as_deref(),
+            host.lsm,
+            &dotted,
+            problems,
+            warnings,
+        ),
+        personality: personality::plan(linux.and_then(|l| l.personality().as_ref()), problems),
+        memory_policy: memory_policy::plan(linux.and_then(|l| l.memory_policy().as_ref()), problems),
+    };
+    (problems.0.len() == before).then_some(plan)
+}
+
+fn argv(args: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
+    match args.first() {
+        None => problems.add(place, "must name a program"),
+        Some(name) if name.is_empty() => problems.add(format_args!("{place}[0]"), "must not be empty"),
+        Some(_) => {}
+    }
+    strings(args, place, problems)
+}
+
+/// C strings of texts, which must not contain a NUL.
+pub(crate) fn strings(texts: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
+    let mut all = Vec::with_capacity(texts.len());
+    for (i, text) in texts.iter().enumerate() {
+        match CString::new(text.as_str()) {
+            Ok(text) => all.push(text),
+            Err(_) => problems.add(format_args!("{place}[{i}]"), "contains a NUL"),
+        }
+    }
+    all
+}
+
+fn cwd(process: &Process, place: &str, problems: &mut Problems) -> PathBuf {
+    let cwd = process.cwd();
+    if !cwd.is_absolute() {
+        problems.add(place, format_args!("{cwd:?} is not absolute"));
+    }
+    if cwd.as_os_str().as_bytes().contains(&0) {
+        problems.add(place, "contains a NUL");
+    }
+    cwd.clone()
+}
+
+fn console_size(process: &Process, place: &str, problems: &mut Problems) -> Option<(u16, u16)> {
+    let size = process.console_size()?;
+    // `struct winsize` has 16 bits for each.
+    let mut bounded = |name: &str, n: u64| {
+        let bounded = u16::try_from(n).ok();
+        if bounded.is_none() {
+            problems.add(format_args!("{place}.{name}"), format_args!("{n} is above {}", u16::MAX));
+        }
+        bounded
+    };
+    let (rows, columns) = (bounded("height", size.height()), bounded("width", size.width()));
+    Some((rows?, columns?))
+}
+
+fn user(process: &Process, place: &str, problems: &mut Problems) -> credentials::User {
+    let user = process.user();
+    let gids = user.additional_gids().as_deref().unwrap_or_default();
+    let mut id = |place: String, id: u32| {
+        if id == users::NO_ID {
+            problems.add(place, format_args!("{id} is nobody's id"));
+        }
+    };
+    id(format!("{place}.uid"), user.uid());
+    id(format!("{place}.gid"), user.gid());
+    for (i, gid) in gids.iter().enumerate() {
+        id(format!("{place}.additionalGids[{i}]"), *gid);
+    }
+    if gids.len() > users::GROUPS_MAX {
+        problems.add(
+            format_args!("{place}.additionalGids"),
+            format_args!("{} are more than {}", gids.len(), users::GROUPS_MAX),
+        );
+    }
+    if let Some(mask) = user.umask().filter(|mask| *mask > 0o777) {
+        problems.add(format_args!("{place}.umask"), format_args!("{mask} is above 511 (0777)"));
+    }
+    credentials::User {
+        uid: user.uid(),
+        gid: user.gid(),
+        additional_gids: gids.to_vec(),
+        umask: user.umask(),
+    }
+}
+
+fn oom_score_adj(score: Option<i32>, place: &str, problems: &mut Problems) -> Option<i32> {
+    if let Some(score) = score.filter(|score| !(-1000..=1000).contains(score)) {
+        problems.add(place, format_args!("{score} is not within -1000 to 1000"));
+    }
+    score
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Host = Host {
+        capabilities: capabilities::Held::IN_USER_NAMESPACE,
+        lsm: lsm::Host { apparmor: false, selinux: false },
+    };
+
+    fn check(json: &str, prefix: &str) -> (Option<Plan>, String) {
+        let process: Process = serde_json::from_str(json).unwrap();
+        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+        let plan = plan(&process, None, HOST, prefix, &mut problems, &mut warnings);
+        assert_eq!(warnings, [""; 0]);
+        (plan, problems.to_string())
+    }
+
+    #[test]
+    fn a_small_process() {
+        let (plan, problems) = check(
+            r#"{"user": {"uid": 1, "gid": 2, "umask": 18, "additionalGids": [3]}, "args": ["a", ""],
+                "env": ["A=1"], "cwd": "/w", "terminal": true, "consoleSize": {"height": 25, "width": 80},
+                "noNewPrivileges": true, "oomScoreAdj": -1000}"#,
+            "process",
+        );
+        let expected = Plan {
+            argv: vec![c"a".into(), c"".into()],
+            env: vec![c"A=1".into()],
+            cwd: "/w".into(),
+            terminal: true,
+            console_size: Some((25, 80)),
+            user: credentials::User { uid: 1, gid: 2, additional_gids: vec![3], umask: Some(0o22) },
+            capabilities: capabilities::Sets::default(),
+            rlimits: vec![],
+            no_new_privs: true,
+            oom_score_adj: Some(-1000),
+            scheduler: None,
+            io_priority: None,
+            affinity: affinity::Affinity::default(),
+            labels: lsm::Labels::default(),
+            personality: None,
+            memory_policy: None,
+        };
+        assert_eq!((plan, problems.as_str()), (Some(expected), ""));
+    }
+
+    #[test]
+    fn console_size_matters_only_with_a_terminal() {
+        let size = r#""args": ["a"], "cwd": "/", "consoleSize": {"height": 65536, "width": 0}}"#;
+        let (plan, problems) = check(&format!(r#"{{"user": {{}}, {size}"#), "process");
+        assert_eq!((plan.unwrap().console_size, problems.as_str()), (None, ""));
+        let (plan, problems) = check(&format!(r#"{{"user": {{}}, "terminal": true, {size}"#), "");
+        assert_eq!((plan, problems.as_str()), (None, "consoleSize.height: 65536 is above 65535"));
+    }
+
+    #[test]
+    fn everything_wrong_is_found_at_its_place() {
+        for (json, prefix, expected) in [
+            (r#"{"user": {}, "cwd": "/"}"#, "process", "process.args: must name a program"),
+            (r#"{"user": {}, "cwd": "/", "args": []}"#, "", "args: must name a program"),
+            (r#"{"user": {}, "cwd": "/", "args": [""]}"#, "", "args[0]: must not be empty"),
+            (r#"{"user": {}, "cwd": "/", "args": ["a", "b\u0000"]}"#, "", "args[1]: contains a NUL"),
+            (r#"{"user": {}, "cwd": "", "args": ["a"]}"#, "process", "process.cwd: \"\" is not absolute"),
+            (r#"{"user": {}, "cwd": "w", "args": ["a"]}"#, "", "cwd: \"w\" is not absolute"),
+            (r#"{"user": {}, "cwd": "/\u0000", "args": ["a"]}"#, "", "cwd: contains a NUL"),
+            (
+                r#"{"user": {"uid": 4294967295, "gid": 4294967295, "additionalGids": [0, 4294967295]},
+                    "cwd": "/", "args": ["a"]}"#,
+                "",
+                "user.uid: 4294967295 is nobody's id; user.gid: 4294967295 is nobody's id; \
+                 user.additionalGids[1]: 4294967295 is nobody's id",
+            ),
+            (
+                r#"{"user": {"umask": 512}, "cwd": "/", "args": ["a"], "oomScoreAdj": 1001}"#,
+                "process",
+                "process.user.umask: 512 is above 511 (0777); process.oomScoreAdj: 1001 is not within -1000 to 1000",
+            ),
+        ] {
+            assert_eq!(check(json, prefix), (None, expected.to_string()), "{json}");
+        }
+    }
+}

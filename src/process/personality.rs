@@ -1,0 +1,51 @@
+//! `linux.personality`: the execution domain (config-linux.md#personality).
+//!
+//! The specification knows two domains and says of `flags` that none is supported: a flag is an error.
+
+use oci_spec::runtime::{LinuxPersonality, LinuxPersonalityDomain};
+
+use crate::error::{Context, Problems, Result};
+use crate::sys;
+
+/// The argument of `personality(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Personality(pub u32);
+
+pub fn plan(spec: Option<&LinuxPersonality>, problems: &mut Problems) -> Option<Personality> {
+    let spec = spec?;
+    if spec.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        problems.add("linux.personality.flags", "no flag is supported");
+    }
+    // linux/personality.h
+    Some(Personality(match spec.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    }))
+}
+
+pub fn apply(personality: Personality) -> Result<()> {
+    sys::process::personality(personality.0).context("linux.personality")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_but_no_flags() {
+        for (json, expected, problem) in [
+            (r#"{"domain": "LINUX"}"#, 0, ""),
+            (r#"{"domain": "LINUX32", "flags": []}"#, 8, ""),
+            (
+                r#"{"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]}"#,
+                0,
+                "linux.personality.flags: no flag is supported",
+            ),
+        ] {
+            let spec: LinuxPersonality = serde_json::from_str(json).unwrap();
+            let mut problems = Problems::default();
+            assert_eq!(plan(Some(&spec), &mut problems), Some(Personality(expected)), "{json}");
+            assert_eq!(problems.to_string(), problem);
+        }
+    }
+}

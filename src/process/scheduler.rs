@@ -1,0 +1,181 @@
+//! `scheduler`: policy and parameters for `sched_setattr(2)` (config.md#linux-process).
+//!
+//! What the kernel would only call `EINVAL` is refused when planning, with its place. The specification names
+//! the two utilisation clamp flags but has no member for the clamps: they are passed as zero, as runc does.
+
+use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy, Scheduler};
+
+use crate::error::{Context, Problems, Result};
+use crate::sys;
+use crate::sys::process::SchedAttr;
+
+/// The least runtime that the kernel takes, in nanoseconds, and the bit that it keeps for itself.
+const DEADLINE_RUNTIME_MIN: u64 = 1024;
+const DEADLINE_MAX: u64 = i64::MAX as u64;
+
+pub fn plan(
+    spec: Option<&Scheduler>,
+    place: &str,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<SchedAttr> {
+    let spec = spec?;
+    let policy = *spec.policy();
+    let nice = spec.nice().unwrap_or(0);
+    if !(-20..=19).contains(&nice) {
+        problems.add(format_args!("{place}.nice"), format_args!("{nice} is not within -20 to 19"));
+    } else if nice != 0 && !matches!(policy, Policy::SchedOther | Policy::SchedBatch | Policy::SchedIdle) {
+        warnings.push(format!("{place}.nice: {policy} has no nice value, ignoring"));
+    }
+    let times = [*spec.runtime(), *spec.deadline(), *spec.period()].map(Option::unwrap_or_default);
+    let flags = spec.flags().as_deref().unwrap_or_default();
+    Some(SchedAttr {
+        policy: policy_number(policy, place, problems),
+        flags: flags.iter().fold(0, |bits, flag| bits | flag_bit(*flag)),
+        nice,
+        priority: priority(policy, spec.priority().unwrap_or(0), place, problems),
+        runtime: times[0],
+        deadline: times[1],
+        period: check_times(policy, times, place, problems),
+        ..SchedAttr::default()
+    })
+}
+
+/// linux/sched.h
+fn policy_number(policy: Policy, place: &str, problems: &mut Problems) -> u32 {
+    match policy {
+        Policy::SchedOther => 0,
+        Policy::SchedFifo => 1,
+        Policy::SchedRr => 2,
+        Policy::SchedBatch => 3,
+        Policy::SchedIso => {
+            problems.add(format_args!("{place}.policy"), "no kernel implements SCHED_ISO");
+            4
+        }
+        Policy::SchedIdle => 5,
+        Policy::SchedDeadline => 6,
+    }
+}
+
+fn flag_bit(flag: Flag) -> u64 {
+    match flag {
+        Flag::SchedResetOnFork => 0x01,
+        Flag::SchedFlagReclaim => 0x02,
+        Flag::SchedFlagDLOverrun => 0x04,
+        Flag::SchedFlagKeepPolicy => 0x08,
+        Flag::SchedFlagKeepParams => 0x10,
+        Flag::SchedFlagUtilClampMin => 0x20,
+        Flag::SchedFlagUtilClampMax => 0x40,
+    }
+}
+
+fn priority(policy: Policy, priority: i32, place: &str, problems: &mut Problems) -> u32 {
+    let realtime = matches!(policy, Policy::SchedFifo | Policy::SchedRr);
+    if realtime && !(1..=99).contains(&priority) {
+        problems.add(
+            format_args!("{place}.priority"),
+            format_args!("{priority} is not within 1 to 99, as {policy} needs"),
+        );
+    } else if !realtime && priority != 0 {
+        problems.add(format_args!("{place}.priority"), "only SCHED_FIFO and SCHED_RR have a priority");
+    }
+    u32::try_from(priority).unwrap_or_default()
+}
+
+/// Checks the three times of a deadline; returns the period, which is the deadline where it is not given.
+fn check_times(policy: Policy, times: [u64; 3], place: &str, problems: &mut Problems) -> u64 {
+    let [runtime, deadline, period] = times;
+    if policy != Policy::SchedDeadline {
+        for (name, time) in ["runtime", "deadline", "period"].into_iter().zip(times) {
+            if time != 0 {
+                problems.add(format_args!("{place}.{name}"), "only SCHED_DEADLINE has one");
+            }
+        }
+        return period;
+    }
+    let period = if period == 0 { deadline } else { period };
+    if runtime < DEADLINE_RUNTIME_MIN {
+        problems.add(
+            format_args!("{place}.runtime"),
+            format_args!("{runtime} is less than {DEADLINE_RUNTIME_MIN} nanoseconds"),
+        );
+    }
+    if !(runtime <= deadline && deadline <= period && period <= DEADLINE_MAX) {
+        problems.add(place, "SCHED_DEADLINE needs runtime <= deadline <= period < 2^63");
+    }
+    period
+}
+
+/// Sets the policy of the calling process; what it makes and executes inherits it.
+pub fn apply(attr: &SchedAttr) -> Result<()> {
+    sys::process::sched_setattr(attr).context("process.scheduler")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str, expected: &[&str]) -> SchedAttr {
+        let spec: Scheduler = serde_json::from_str(json).unwrap();
+        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+        let attr = plan(Some(&spec), "s", &mut problems, &mut warnings).unwrap();
+        let said = problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(warnings);
+        assert_eq!(said.collect::<Vec<_>>(), expected, "{json}");
+        attr
+    }
+
+    #[test]
+    fn good_ones_become_the_kernels_numbers() {
+        for (json, expected) in [
+            (r#"{"policy": "SCHED_OTHER", "nice": -20}"#, SchedAttr { nice: -20, ..SchedAttr::default() }),
+            (
+                r#"{"policy": "SCHED_FIFO", "priority": 99, "flags": ["SCHED_RESET_ON_FORK"]}"#,
+                SchedAttr { policy: 1, priority: 99, flags: 1, ..SchedAttr::default() },
+            ),
+            (
+                r#"{"policy": "SCHED_BATCH", "nice": 19}"#,
+                SchedAttr { policy: 3, nice: 19, ..SchedAttr::default() },
+            ),
+            (
+                r#"{"policy": "SCHED_DEADLINE", "runtime": 42000, "deadline": 1000000}"#,
+                SchedAttr {
+                    policy: 6,
+                    runtime: 42000,
+                    deadline: 1_000_000,
+                    period: 1_000_000,
+                    ..SchedAttr::default()
+                },
+            ),
+        ] {
+            assert_eq!(check(json, &[]), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn bad_ones_are_told() {
+        for (json, expected) in [
+            (r#"{"policy": "SCHED_ISO"}"#, "s.policy: no kernel implements SCHED_ISO"),
+            (r#"{"policy": "SCHED_OTHER", "nice": 20}"#, "s.nice: 20 is not within -20 to 19"),
+            (r#"{"policy": "SCHED_FIFO"}"#, "s.priority: 0 is not within 1 to 99, as SCHED_FIFO needs"),
+            (
+                r#"{"policy": "SCHED_OTHER", "priority": 1}"#,
+                "s.priority: only SCHED_FIFO and SCHED_RR have a priority",
+            ),
+            (r#"{"policy": "SCHED_IDLE", "period": 1}"#, "s.period: only SCHED_DEADLINE has one"),
+            (
+                r#"{"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 5}"#,
+                "s.runtime: 1 is less than 1024 nanoseconds",
+            ),
+            (
+                r#"{"policy": "SCHED_DEADLINE", "runtime": 9000, "deadline": 5000}"#,
+                "s: SCHED_DEADLINE needs runtime <= deadline <= period < 2^63",
+            ),
+            (
+                r#"{"policy": "SCHED_RR", "priority": 1, "nice": 1}"#,
+                "s.nice: SCHED_RR has no nice value, ignoring",
+            ),
+        ] {
+            check(json, &[expected]);
+        }
+    }
+}

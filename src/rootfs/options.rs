@@ -1,0 +1,255 @@
+//! The table of mount options (config.md#linux-mount-options): a new option is one row.
+
+use crate::sys::mount::{
+    Attr, MOUNT_ATTR_ATIME_MASK, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME,
+    MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE,
+};
+
+/// What an option means.
+#[derive(Clone, Copy, Debug)]
+enum Meaning {
+    /// Nothing, or what is so anyway.
+    Default,
+    /// An attribute of the mount, and the superblock's flag of the same name.
+    Set(u64),
+    Clear(u64),
+    /// One of the access-time modes, which exclude each other.
+    Atime(u64),
+    /// The same on all mounts below.
+    SetAll(u64),
+    ClearAll(u64),
+    AtimeAll(u64),
+    /// A flag of the superblock, with the name that fsconfig(2) knows it by.
+    Super(&'static str),
+    SuperOff(&'static str),
+    /// A flag that only mount(2) takes.
+    Legacy(u64),
+    LegacyOff(u64),
+    Propagation(u64, bool),
+    Bind(bool),
+    Remount,
+    CopyUp,
+    IdMap(bool),
+}
+
+use Meaning::{
+    Atime, AtimeAll, Bind, Clear, ClearAll, CopyUp, Default as Nothing, IdMap, Legacy, LegacyOff,
+    Propagation, Remount, Set, SetAll, Super, SuperOff,
+};
+
+const RELATIME: u64 = 0;
+
+#[rustfmt::skip]
+const TABLE: &[(&str, Meaning)] = &[
+    ("async", SuperOff("sync")), ("atime", Clear(MOUNT_ATTR_NOATIME)), ("bind", Bind(false)),
+    ("defaults", Nothing), ("dev", Clear(MOUNT_ATTR_NODEV)), ("diratime", Clear(MOUNT_ATTR_NODIRATIME)),
+    ("dirsync", Super("dirsync")), ("exec", Clear(MOUNT_ATTR_NOEXEC)), ("idmap", IdMap(false)),
+    ("iversion", Legacy(libc::MS_I_VERSION)), ("lazytime", Super("lazytime")), ("loud", LegacyOff(libc::MS_SILENT)),
+    ("mand", Super("mand")), ("noatime", Atime(MOUNT_ATTR_NOATIME)), ("nodev", Set(MOUNT_ATTR_NODEV)),
+    ("nodiratime", Set(MOUNT_ATTR_NODIRATIME)), ("noexec", Set(MOUNT_ATTR_NOEXEC)),
+    ("noiversion", LegacyOff(libc::MS_I_VERSION)), ("nolazytime", SuperOff("lazytime")), ("nomand", SuperOff("mand")),
+    ("norelatime", Nothing), ("nostrictatime", Nothing), ("nosuid", Set(MOUNT_ATTR_NOSUID)),
+    ("nosymfollow", Set(MOUNT_ATTR_NOSYMFOLLOW)), ("private", Propagation(MS_PRIVATE, false)),
+    ("ratime", ClearAll(MOUNT_ATTR_NOATIME)), ("rbind", Bind(true)), ("rdev", ClearAll(MOUNT_ATTR_NODEV)),
+    ("rdiratime", ClearAll(MOUNT_ATTR_NODIRATIME)), ("relatime", Atime(RELATIME)), ("remount", Remount),
+    ("rexec", ClearAll(MOUNT_ATTR_NOEXEC)), ("ridmap", IdMap(true)), ("rnoatime", AtimeAll(MOUNT_ATTR_NOATIME)),
+    ("rnodev", SetAll(MOUNT_ATTR_NODEV)), ("rnodiratime", SetAll(MOUNT_ATTR_NODIRATIME)),
+    ("rnoexec", SetAll(MOUNT_ATTR_NOEXEC)), ("rnorelatime", Nothing), ("rnostrictatime", Nothing),
+    ("rnosuid", SetAll(MOUNT_ATTR_NOSUID)), ("rnosymfollow", SetAll(MOUNT_ATTR_NOSYMFOLLOW)),
+    ("ro", Set(MOUNT_ATTR_RDONLY)), ("rprivate", Propagation(MS_PRIVATE, true)),
+    ("rrelatime", AtimeAll(RELATIME)), ("rro", SetAll(MOUNT_ATTR_RDONLY)), ("rrw", ClearAll(MOUNT_ATTR_RDONLY)),
+    ("rshared", Propagation(MS_SHARED, true)), ("rslave", Propagation(MS_SLAVE, true)),
+    ("rstrictatime", AtimeAll(MOUNT_ATTR_STRICTATIME)), ("rsuid", ClearAll(MOUNT_ATTR_NOSUID)),
+    ("rsymfollow", ClearAll(MOUNT_ATTR_NOSYMFOLLOW)), ("runbindable", Propagation(MS_UNBINDABLE, true)),
+    ("rw", Clear(MOUNT_ATTR_RDONLY)), ("shared", Propagation(MS_SHARED, false)),
+    ("silent", Legacy(libc::MS_SILENT)), ("slave", Propagation(MS_SLAVE, false)),
+    ("strictatime", Atime(MOUNT_ATTR_STRICTATIME)), ("suid", Clear(MOUNT_ATTR_NOSUID)),
+    ("symfollow", Clear(MOUNT_ATTR_NOSYMFOLLOW)), ("sync", Super("sync")), ("tmpcopyup", CopyUp), ("unbindable", Propagation(MS_UNBINDABLE, false)),
+];
+
+/// The options' names, for `features`.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    TABLE.iter().map(|(name, _)| *name).collect()
+}
+
+/// A propagation that is set, and whether on all mounts below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Propagate {
+    pub flag: u64,
+    pub recursive: bool,
+}
+
+/// The value of `rootfsPropagation`, which is one of the propagation options.
+#[must_use]
+pub fn propagation(name: &str) -> Option<Propagate> {
+    TABLE.iter().find_map(|(known, meaning)| match meaning {
+        Propagation(flag, recursive) if *known == name => {
+            Some(Propagate { flag: *flag, recursive: *recursive })
+        }
+        _ => None,
+    })
+}
+
+/// What a mount's options come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Recursive or not.
+    pub bind: Option<bool>,
+    pub remount: bool,
+    pub copy_up: bool,
+    pub idmap: Option<bool>,
+    pub attr: Attr,
+    /// For all mounts of the tree.
+    pub attr_all: Attr,
+    pub propagation: Vec<Propagate>,
+    /// Flags of the superblock by fsconfig's names.
+    pub superblock: Vec<&'static str>,
+    /// Flags that only mount(2) takes.
+    pub legacy: u64,
+    /// Options for the file system: `key` or `key=value`.
+    pub data: Vec<String>,
+}
+
+/// Reads a list of options. Later ones win over earlier ones.
+#[must_use]
+pub fn parse(list: &[String]) -> Options {
+    let mut options = Options::default();
+    for option in list {
+        match TABLE.iter().find(|(name, _)| name == option) {
+            Some((_, meaning)) => add(&mut options, *meaning),
+            None if for_userspace(option) => {}
+            None => options.data.push(option.clone()),
+        }
+    }
+    options
+}
+
+/// Options that mount(8) and its configuration file keep for themselves. Engines also send empty ones.
+fn for_userspace(option: &str) -> bool {
+    const NAMES: [&str; 10] =
+        ["_netdev", "auto", "group", "noauto", "nofail", "nogroup", "nouser", "owner", "user", "users"];
+    const PREFIXES: [&str; 4] = ["x-", "X-", "comment=", "user="];
+    option.is_empty() || NAMES.contains(&option) || PREFIXES.iter().any(|prefix| option.starts_with(prefix))
+}
+
+fn add(options: &mut Options, meaning: Meaning) {
+    let set = |attr: &mut Attr, bits: u64| {
+        attr.set |= bits;
+        attr.clear &= !bits;
+    };
+    let clear = |attr: &mut Attr, bits: u64| {
+        attr.clear |= bits;
+        attr.set &= !bits;
+    };
+    // The access-time mode is one field: the kernel wants all of it cleared to set another.
+    let atime = |attr: &mut Attr, mode: u64| {
+        attr.set = attr.set & !MOUNT_ATTR_ATIME_MASK | mode;
+        attr.clear |= MOUNT_ATTR_ATIME_MASK;
+    };
+    match meaning {
+        Nothing => {}
+        Set(bits) => set(&mut options.attr, bits),
+        Clear(MOUNT_ATTR_NOATIME) => atime(&mut options.attr, RELATIME),
+        Clear(bits) => clear(&mut options.attr, bits),
+        Atime(mode) => atime(&mut options.attr, mode),
+        SetAll(bits) => set(&mut options.attr_all, bits),
+        ClearAll(MOUNT_ATTR_NOATIME) => atime(&mut options.attr_all, RELATIME),
+        ClearAll(bits) => clear(&mut options.attr_all, bits),
+        AtimeAll(mode) => atime(&mut options.attr_all, mode),
+        Super(name) if options.superblock.contains(&name) => {}
+        Super(name) => options.superblock.push(name),
+        SuperOff(name) => options.superblock.retain(|set| *set != name),
+        Legacy(flag) => options.legacy |= flag,
+        LegacyOff(flag) => options.legacy &= !flag,
+        Propagation(flag, recursive) => options.propagation.push(Propagate { flag, recursive }),
+        Bind(recursive) => options.bind = Some(recursive || options.bind == Some(true)),
+        Remount => options.remount = true,
+        CopyUp => options.copy_up = true,
+        IdMap(recursive) => options.idmap = Some(recursive || options.idmap == Some(true)),
+    }
+}
+
+/// mount(2)'s flags for attributes and superblock flags.
+#[must_use]
+pub fn legacy_flags(options: &Options) -> u64 {
+    const FLAGS: [(u64, u64); 7] = [
+        (MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
+        (MOUNT_ATTR_NOSUID, libc::MS_NOSUID),
+        (MOUNT_ATTR_NODEV, libc::MS_NODEV),
+        (MOUNT_ATTR_NOEXEC, libc::MS_NOEXEC),
+        (MOUNT_ATTR_NOATIME, libc::MS_NOATIME),
+        (MOUNT_ATTR_STRICTATIME, libc::MS_STRICTATIME),
+        (MOUNT_ATTR_NODIRATIME, libc::MS_NODIRATIME),
+    ];
+    const SUPER: [(&str, u64); 4] = [
+        ("sync", libc::MS_SYNCHRONOUS),
+        ("dirsync", libc::MS_DIRSYNC),
+        ("mand", libc::MS_MANDLOCK),
+        ("lazytime", 1 << 25),
+    ];
+    const NOSYMFOLLOW: u64 = 256;
+    let set = options.attr.set | options.attr_all.set;
+    let mut flags = options.legacy;
+    flags |= FLAGS.iter().filter(|(attr, _)| set & attr != 0).fold(0, |all, (_, flag)| all | flag);
+    flags |= SUPER
+        .iter()
+        .filter(|(name, _)| options.superblock.contains(name))
+        .fold(0, |all, (_, flag)| all | flag);
+    if set & MOUNT_ATTR_NOSYMFOLLOW != 0 { flags | NOSYMFOLLOW } else { flags }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(text: &str) -> Options {
+        parse(&text.split(',').map(str::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_has_no_name_twice() {
+        assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn options_come_to_attributes() {
+        let attr = |set, clear| Attr { set, clear, propagation: 0 };
+        for (text, expected, expected_all) in [
+            ("defaults", attr(0, 0), attr(0, 0)),
+            ("ro,nosuid", attr(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0), attr(0, 0)),
+            ("ro,rw", attr(0, MOUNT_ATTR_RDONLY), attr(0, 0)),
+            ("noatime", attr(MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
+            ("noatime,strictatime", attr(MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
+            ("noatime,atime", attr(0, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
+            ("rro,rnoexec,nodev", attr(MOUNT_ATTR_NODEV, 0), attr(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, 0)),
+            ("rstrictatime", attr(0, 0), attr(MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK)),
+        ] {
+            let options = options(text);
+            assert_eq!((options.attr, options.attr_all), (expected, expected_all), "{text}");
+            assert!(options.data.is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_tables_is_data_or_userspaces() {
+        let options =
+            options("size=64k,,x-gvfs-hide,mode=755,nofail,hidepid=2,sync,async,iversion,loud,silent");
+        assert_eq!(options.data, ["size=64k", "mode=755", "hidepid=2"]);
+        assert_eq!(options.superblock, [""; 0]);
+        assert_eq!(options.legacy, libc::MS_I_VERSION | libc::MS_SILENT);
+    }
+
+    #[test]
+    fn bind_and_propagation() {
+        assert_eq!(options("rbind,bind").bind, Some(true));
+        let shared = options("bind,rslave,shared");
+        assert_eq!(shared.bind, Some(false));
+        let expected =
+            [Propagate { flag: MS_SLAVE, recursive: true }, Propagate { flag: MS_SHARED, recursive: false }];
+        assert_eq!(shared.propagation, expected);
+        assert_eq!(propagation("rshared"), Some(Propagate { flag: MS_SHARED, recursive: true }));
+        assert_eq!(propagation("rw"), None);
+    }
+}

@@ -1,0 +1,307 @@
+//! What corten remembers of a container, and what the kernel says of it.
+//!
+//! `<root>/<id>/` holds `config.json`, a verbatim copy (later edits of the bundle must have no effect,
+//! runtime.md#lifecycle), and `state.json`: facts only. The status is never stored: it is derived from the process.
+//! Making the directory is the lock against a second container of that id; whoever changes a container holds
+//! flock(2) on it. Files are replaced by rename, so a reader sees the old or the new one.
+
+mod process;
+mod record;
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+pub use process::{boot_id, pidfd, start_time};
+pub use record::{CgroupRecord, Document, Owner, Record, Status, document, owner, spec_state};
+
+use crate::error::{Context, Kind, Result, fail};
+use crate::sys::{self, fs};
+
+const CONFIG: &str = "config.json";
+const STATE: &str = "state.json";
+const MAX_FILE: u64 = 64 << 20;
+
+/// Begins the name of a directory that is being removed. The colon keeps it from being an id.
+const DELETED: &str = ".deleted:";
+
+/// Ids as runc takes them: letters, digits, `_`, `+`, `-`, `.`; not a path.
+pub fn check_id(id: &str) -> Result<()> {
+    if id.is_empty() {
+        return Err(fail(Kind::Usage, "container id cannot be empty"));
+    }
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
+    if id.len() > 1024 || id == "." || id == ".." || !id.bytes().all(known) {
+        // A log line need not repeat a megabyte.
+        let shown: String = id.chars().take(64).collect();
+        return Err(fail(Kind::Usage, format!("invalid container ID format: {shown:?}")));
+    }
+    Ok(())
+}
+
+/// Where the states are: `--root`, else what [`choose_root`] says.
+pub fn root(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return std::path::absolute(path).with_context(|| format!("--root {path:?}"));
+    }
+    let xdg = std::env::var_os("XDG_RUNTIME_DIR");
+    let user = std::env::var_os("USER");
+    choose_root(xdg.as_deref(), user.as_deref(), sys::task::euid(), in_user_namespace)
+}
+
+/// `$XDG_RUNTIME_DIR/corten` for those who are not the host's root, `/run/corten` for root. Rootless Podman runs us as
+/// root of its user namespace: that one goes by XDG_RUNTIME_DIR too, unless it says that it is root, as runc has it.
+fn choose_root(
+    xdg: Option<&OsStr>,
+    user: Option<&OsStr>,
+    euid: u32,
+    in_user_namespace: impl FnOnce() -> bool,
+) -> Result<PathBuf> {
+    match xdg.filter(|dir| !dir.is_empty()) {
+        Some(dir) if euid != 0 || (user != Some(OsStr::new("root")) && in_user_namespace()) => {
+            Ok(Path::new(dir).join("corten"))
+        }
+        None if euid != 0 => {
+            Err(fail(Kind::Usage, "XDG_RUNTIME_DIR is not set (hint: --root tells where to keep the state)"))
+        }
+        _ => Ok(PathBuf::from("/run/corten")),
+    }
+}
+
+/// Whether root here is not the host's: then its id map is not the identity on everything.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
+}
+
+/// A container's directory, open.
+#[derive(Debug)]
+pub struct Dir {
+    root: OwnedFd,
+    id: String,
+    fd: OwnedFd,
+    locked: Cell<bool>,
+}
+
+fn not_found(id: &str) -> anyhow::Error {
+    fail(Kind::NotFound, format!("container {id:?} does not exist"))
+}
+
+fn open_dir(parent: &OwnedFd, name: &Path) -> sys::Result<OwnedFd> {
+    fs::open(parent.as_fd(), name, fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW, 0)
+}
+
+/// Makes a container's directory and locks it. Of two callers with the same id, one fails.
+pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
+    check_id(id)?;
+    let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
+        Err(e) if e.errno == Errno::ENOENT => {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(root)
+                .with_context(|| format!("mkdir({root:?})"))?;
+            fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0)?
+        }
+        other => other?,
+    };
+    match fs::mkdirat(parent.as_fd(), Path::new(id), 0o700) {
+        Err(e) if e.errno == Errno::EEXIST => {
+            return Err(fail(Kind::Exists, format!("container with ID {id:?} already exists")));
+        }
+        other => other?,
+    }
+    let fd = open_dir(&parent, Path::new(id))?;
+    let dir = Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) };
+    // A `delete --force` may come between: it removes the empty directory, and the lock tells.
+    dir.lock(Duration::from_secs(10))?;
+    Ok(dir)
+}
+
+/// Opens a container's directory, without the lock.
+pub fn open(root: &Path, id: &str) -> Result<Dir> {
+    check_id(id)?;
+    let missing = |e: sys::Error| match e.errno {
+        Errno::ENOENT | Errno::ENOTDIR => not_found(id),
+        _ => e.into(),
+    };
+    let parent = fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0).map_err(missing)?;
+    let fd = open_dir(&parent, Path::new(id)).map_err(missing)?;
+    Ok(Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) })
+}
+
+/// The ids of all containers, sorted. Removes what a `delete` that was killed has left of its container.
+pub fn ids(root: &Path) -> Result<Vec<String>> {
+    let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut ids = Vec::new();
+    for name in fs::list_dir(parent.as_fd())? {
+        if name.as_os_str().as_bytes().starts_with(DELETED.as_bytes()) {
+            // Its own `delete` may still be at it: what is gone already is no error, and the next `list` is there too.
+            let _ = purge(&parent, &name);
+        } else if let Some(id) = name.to_str().filter(|id| check_id(id).is_ok()) {
+            ids.push(id.to_string());
+        }
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Removes a directory of ours and the plain entries in it, never a tree.
+fn purge(parent: &OwnedFd, name: &Path) -> sys::Result<()> {
+    let gone = |result: sys::Result<()>| match result {
+        Err(e) if e.errno == Errno::ENOENT => Ok(()),
+        other => other,
+    };
+    let dir = match open_dir(parent, name) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+        other => other?,
+    };
+    for entry in fs::list_dir(dir.as_fd())? {
+        gone(fs::unlinkat(dir.as_fd(), &entry, false))?;
+    }
+    gone(fs::unlinkat(parent.as_fd(), name, true))
+}
+
+impl Dir {
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The directory, for files that others keep in it (sockets, fifos). [`Dir::remove`] unlinks them.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Waits for the lock, which lasts as long as this value. The container may have been deleted meanwhile.
+    pub fn lock(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut pause = Duration::from_millis(1);
+        // flock(2) has no time limit of its own, and a timer's signal would meet other waits.
+        while let Err(e) = fs::try_lock(self.fd.as_fd()) {
+            if e.errno != Errno::EAGAIN {
+                return Err(e.into());
+            }
+            if Instant::now() >= deadline {
+                let text = format!("container {:?} is in use by another corten command", self.id);
+                return Err(fail(Kind::WrongStatus, text));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        // The lock may be that of a directory which is no longer the container's.
+        let named = open_dir(&self.root, Path::new(&self.id)).and_then(|fd| fs::fstat(fd.as_fd()));
+        let own = fs::fstat(self.fd.as_fd())?;
+        match named {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino) => {
+                self.locked.set(true);
+                Ok(())
+            }
+            Err(e) if e.errno != Errno::ENOENT => Err(e.into()),
+            _ => Err(not_found(&self.id)),
+        }
+    }
+
+    /// Whether somebody else holds the lock.
+    fn in_use(&self) -> bool {
+        if self.locked.get() {
+            return false;
+        }
+        // Tried on a descriptor of its own, whose closing ends the lock.
+        open_dir(&self.fd, Path::new(".")).is_ok_and(|own| fs::try_lock(own.as_fd()).is_err())
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> sys::Result<()> {
+        let part = PathBuf::from(format!("{name}.new"));
+        let flags = fs::O_WRONLY | fs::O_CREAT | libc::O_TRUNC | fs::O_NOFOLLOW;
+        let file = fs::open(self.fd.as_fd(), &part, flags, 0o600)?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let n = nix::unistd::write(&file, rest)
+                .map_err(|e| sys::Error::new(format!("write({name:?})"), e))?;
+            rest = &rest[n..];
+        }
+        fs::rename(self.fd.as_fd(), &part, Path::new(name))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>> {
+        let file = match fs::open(self.fd.as_fd(), Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
+            Err(e) if e.errno == Errno::ENOENT => return Ok(None),
+            other => other?,
+        };
+        let bytes = fs::read_limited(file, MAX_FILE).with_context(|| name.to_string())?;
+        String::from_utf8(bytes).with_context(|| name.to_string()).map(Some)
+    }
+
+    /// Keeps the bundle's configuration as it was read.
+    pub fn save_config(&self, text: &str) -> Result<()> {
+        self.write(CONFIG, text.as_bytes()).context("keeping config.json")
+    }
+
+    /// The configuration that the container was made with.
+    pub fn load_config(&self) -> Result<String> {
+        self.read(CONFIG)?.ok_or_else(|| self.unfinished())
+    }
+
+    pub fn save(&self, record: &Record) -> Result<()> {
+        let bytes = serde_json::to_vec(record).context("state.json")?;
+        self.write(STATE, &bytes).context("keeping the state")
+    }
+
+    /// The record; `None` if `create` has not written one yet, or was killed before.
+    pub fn find_record(&self) -> Result<Option<Record>> {
+        let Some(text) = self.read(STATE)? else { return Ok(None) };
+        serde_json::from_str(&text).with_context(|| format!("container {:?}: state.json", self.id)).map(Some)
+    }
+
+    /// The record, which must be there.
+    pub fn load(&self) -> Result<Record> {
+        self.find_record()?.ok_or_else(|| self.unfinished())
+    }
+
+    fn unfinished(&self) -> anyhow::Error {
+        let hint =
+            if self.in_use() { "is being created" } else { "was never finished (hint: delete --force)" };
+        fail(Kind::WrongStatus, format!("container {:?} {hint}", self.id))
+    }
+
+    /// The status, from the process and, where it runs, from `frozen`.
+    pub fn status(&self, record: &Record, frozen: impl FnOnce(&CgroupRecord) -> bool) -> Result<Status> {
+        let stat = process::alive(record)?;
+        let being_created = !record.created_done && self.in_use();
+        let status = record::derive(record, stat.as_ref(), being_created);
+        let stopped = matches!(status, Status::Stopped | Status::Creating);
+        match &record.cgroup {
+            Some(cgroup) if !stopped && frozen(cgroup) => Ok(Status::Paused),
+            _ => Ok(status),
+        }
+    }
+
+    /// Removes the container's directory. The id is free at once; being killed in between leaves nothing that hinders.
+    pub fn remove(self) -> Result<()> {
+        let id = Path::new(&self.id);
+        let trash = PathBuf::from(format!("{DELETED}{}:{}", self.id, std::process::id()));
+        match fs::rename(self.root.as_fd(), id, &trash) {
+            Err(e) if matches!(e.errno, Errno::ENOTEMPTY | Errno::EEXIST) => {
+                // A process of our id was killed just here.
+                purge(&self.root, &trash)?;
+                fs::rename(self.root.as_fd(), id, &trash)?;
+            }
+            other => other?,
+        }
+        purge(&self.root, &trash).context("removing the container's state")
+    }
+}
+
+#[cfg(test)]
+mod tests;

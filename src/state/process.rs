@@ -1,0 +1,92 @@
+//! The container's process as /proc shows it. A process id alone is nobody: the kernel gives it to another process
+//! later, so it counts only together with the time that the process started and the boot of the machine.
+
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+
+use super::record::Record;
+use crate::error::{Context, Kind, Result, fail};
+use crate::sys;
+
+/// The fields of `/proc/PID/stat` that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) state: char,
+    pub(super) flags: u32,
+    pub(super) threads: u32,
+    pub(super) start_time: u64,
+}
+
+impl Stat {
+    /// A zombie whose other threads run on is not dead: its program may have ended its first thread.
+    pub(super) fn dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
+    }
+
+    /// The process is a copy that clone(2) made and has not called execve(2) (PF_FORKNOEXEC in the kernel's sched.h).
+    pub(super) fn before_exec(&self) -> bool {
+        self.flags & 0x40 != 0
+    }
+}
+
+/// Reads proc_pid_stat(5). The second field is the program's name in parentheses, which may hold anything.
+pub(super) fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // The first here is the file's third.
+    let field = |number: usize| fields.get(number - 3);
+    Some(Stat {
+        state: field(3)?.chars().next()?,
+        flags: field(9)?.parse().ok()?,
+        threads: field(20)?.parse().ok()?,
+        start_time: field(22)?.parse().ok()?,
+    })
+}
+
+fn read_stat(pid: i32) -> Result<Option<Stat>> {
+    let path = format!("/proc/{pid}/stat");
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let stat = parse_stat(&String::from_utf8_lossy(&bytes));
+            stat.map(Some).ok_or_else(|| fail(Kind::Os, format!("{path}: not understood")))
+        }
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            // Without /proc every container would seem stopped, and be deleted from under its processes.
+            std::fs::metadata("/proc/self/stat").context("/proc/self/stat")?;
+            Ok(None)
+        }
+        Err(e) => Err(e).with_context(|| format!("open({path:?})")),
+    }
+}
+
+/// The identity of this boot of the machine.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).with_context(|| format!("open({path:?})"))?;
+    Ok(text.trim_end().to_string())
+}
+
+/// When a process started, in the kernel's ticks after boot; `None` if there is no such process.
+pub fn start_time(pid: i32) -> Result<Option<u64>> {
+    Ok(read_stat(pid)?.map(|stat| stat.start_time))
+}
+
+/// The container's own process, unless it has ended.
+pub(super) fn alive(record: &Record) -> Result<Option<Stat>> {
+    let Some(pid) = record.pid else { return Ok(None) };
+    let Some(stat) = read_stat(pid)? else { return Ok(None) };
+    let same = record.start_time == Some(stat.start_time) && !stat.dead();
+    Ok(if same && record.boot_id == boot_id()? { Some(stat) } else { None })
+}
+
+/// A descriptor of the container's process, unless it has ended. What is done through it cannot hit a stranger.
+pub fn pidfd(record: &Record) -> Result<Option<OwnedFd>> {
+    let Some(pid) = record.pid.filter(|pid| *pid > 0) else { return Ok(None) };
+    match sys::task::pidfd_open(pid) {
+        // The descriptor was taken first: if the process is the recorded one now, it was then.
+        Ok(fd) => Ok(alive(record)?.map(|_| fd)),
+        Err(e) if e.errno == Errno::ESRCH => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}

@@ -1,0 +1,167 @@
+//! The facts in state.json, the status that follows from them, and the documents that show it to others.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::process::Stat;
+use crate::cli::SPEC_VERSION;
+
+/// Where the container's cgroup is, for every later command: engines do not repeat `--systemd-cgroup`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupRecord {
+    pub manager: String,
+    /// The absolute path of its directory.
+    pub path: PathBuf,
+    /// Directories above it that were made for it, outermost first.
+    #[serde(default)]
+    pub parents: Vec<PathBuf>,
+}
+
+/// Who made the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub uid: u32,
+    pub name: String,
+}
+
+/// Facts only: nothing here changes with what the container does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub id: String,
+    /// Absolute, as `rootfs`.
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// What the bundle declares: some rules differ by version.
+    pub oci_version: String,
+    pub pid: Option<i32>,
+    /// In the kernel's ticks after boot.
+    pub start_time: Option<u64>,
+    pub boot_id: String,
+    pub cgroup: Option<CgroupRecord>,
+    /// The types of namespaces that are not the host's.
+    pub namespaces: Vec<String>,
+    pub owner: Owner,
+    /// RFC 3339.
+    pub created: String,
+    /// `create` has come to its end.
+    pub created_done: bool,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// A `delete` has begun.
+    #[serde(default)]
+    pub deleting: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// The status of a container whose process is `stat`, or has ended. `being_created`: `create` is still at work.
+pub(super) fn derive(record: &Record, stat: Option<&Stat>, being_created: bool) -> Status {
+    match stat {
+        Some(_) if !record.created_done => Status::Creating,
+        Some(stat) if stat.before_exec() => Status::Created,
+        Some(_) => Status::Running,
+        None if record.pid.is_none() && being_created => Status::Creating,
+        None => Status::Stopped,
+    }
+}
+
+/// What `state` and `list` print, runc's members in runc's order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document<'a> {
+    pub oci_version: &'static str,
+    pub id: &'a str,
+    /// 0 when stopped.
+    pub pid: i32,
+    pub status: String,
+    pub bundle: &'a PathBuf,
+    pub rootfs: &'a PathBuf,
+    pub created: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: &'a BTreeMap<String, String>,
+    pub owner: &'a str,
+}
+
+#[must_use]
+pub fn document(record: &Record, status: Status) -> Document<'_> {
+    Document {
+        oci_version: SPEC_VERSION,
+        id: &record.id,
+        pid: if status == Status::Stopped { 0 } else { record.pid.unwrap_or(0) },
+        status: status.to_string(),
+        bundle: &record.bundle,
+        rootfs: &record.rootfs,
+        created: &record.created,
+        annotations: &record.annotations,
+        owner: &record.owner.name,
+    }
+}
+
+/// The state that hooks read on stdin (runtime.md#state). The process id is that in the hook's namespace.
+#[must_use]
+pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct State<'a> {
+        oci_version: &'static str,
+        id: &'a str,
+        status: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
+        bundle: std::borrow::Cow<'a, str>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        annotations: &'a BTreeMap<String, String>,
+    }
+    let state = State {
+        oci_version: SPEC_VERSION,
+        id: &record.id,
+        status: status.to_string(),
+        pid,
+        bundle: record.bundle.to_string_lossy(),
+        annotations: &record.annotations,
+    };
+    // Strings and numbers always have a JSON form.
+    serde_json::to_string(&state).unwrap_or_default()
+}
+
+/// Who `uid` is, by the host's /etc/passwd; the number if it has no name there.
+#[must_use]
+pub fn owner(uid: u32) -> Owner {
+    let name = match uid {
+        0 => Some("root".to_string()),
+        _ => user_name(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), uid),
+    };
+    Owner { uid, name: name.unwrap_or_else(|| uid.to_string()) }
+}
+
+pub(super) fn user_name(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_string())
+    })
+}

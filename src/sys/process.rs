@@ -1,0 +1,135 @@
+//! Attributes of processes: scheduling, memory policy, limits, process groups, and what can be executed.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, setpgid};
+
+use super::{Error, Result, check};
+
+/// `struct sched_attr` up to the utilisation clamps, a form that every supported kernel takes.
+#[repr(C)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    pub size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+    pub util_min: u32,
+    pub util_max: u32,
+}
+
+/// `sched_setattr(2)` of the caller; the size is filled in here.
+pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
+    let sized = SchedAttr { size: size_of::<SchedAttr>() as u32, ..attr.clone() };
+    // SAFETY: `sized` is a live sched_attr that states its own size.
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const sized, 0) };
+    check(ret, || format!("sched_setattr(policy {}, flags {:#x})", attr.policy, attr.flags)).map(drop)
+}
+
+/// `ioprio_set(2)` of all processes in the caller's process group.
+pub fn ioprio_set_group(class: u32, level: u32) -> Result<()> {
+    const IOPRIO_WHO_PGRP: i32 = 2;
+    const IOPRIO_CLASS_SHIFT: u32 = 13;
+    let value = (class << IOPRIO_CLASS_SHIFT | level) as i32;
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PGRP, 0, value) };
+    check(ret, || format!("ioprio_set(IOPRIO_WHO_PGRP, class {class}, level {level})")).map(drop)
+}
+
+/// The caller's own I/O priority: class and level.
+pub fn ioprio_get() -> Result<(u32, u32)> {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) };
+    check(ret, || "ioprio_get()".into()).map(|value| (value as u32 >> 13, value as u32 & 0x1fff))
+}
+
+/// `sched_setaffinity(2)` of the caller; bit n of word n / 64 is CPU n.
+pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
+    // SAFETY: the length in bytes is that of the live slice.
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
+    check(ret, || "sched_setaffinity()".into()).map(drop)
+}
+
+/// `set_mempolicy(2)` of the caller; no words for no nodes.
+pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
+    // The kernel takes one off the number of bits before it reads them.
+    let (pointer, bits) =
+        if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), nodes.len() * 64 + 1) };
+    // SAFETY: null with no bits, else a live slice of at least that many bits less one.
+    let ret = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
+    check(ret, || format!("set_mempolicy({mode:#x})")).map(drop)
+}
+
+/// `personality(2)`.
+pub fn personality(persona: u32) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(persona)) };
+    check(ret, || format!("personality({persona:#x})")).map(drop)
+}
+
+/// A soft and a hard limit; `u64::MAX` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// `prlimit(2)`: reads a limit of a process, 0 being the caller, and sets it if `new` is given.
+pub fn prlimit(pid: i32, resource: u32, new: Option<Limit>) -> Result<Limit> {
+    let wanted = new.map(|l| libc::rlimit64 { rlim_cur: l.soft, rlim_max: l.hard });
+    let pointer = wanted.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `pointer` is null or a live rlimit64, and `old` is one to write to.
+    let ret = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, pointer, &raw mut old) };
+    check(ret, || match new {
+        Some(l) => format!("prlimit(soft {}, hard {})", l.soft, l.hard),
+        None => "prlimit()".into(),
+    })?;
+    Ok(Limit { soft: old.rlim_cur, hard: old.rlim_max })
+}
+
+/// Puts a process, 0 being the caller, into a process group of its own.
+pub fn lead_group(pid: i32) -> Result<()> {
+    setpgid(Pid::from_raw(pid), Pid::from_raw(0)).map_err(|e| Error::new(format!("setpgid({pid})"), e))
+}
+
+/// Kills all processes of a group.
+pub fn kill_group(leader: i32) -> Result<()> {
+    // killpg(1) and killpg(0) would mean everyone and ourselves.
+    if leader <= 1 {
+        return Err(Error::new(format!("kill(-{leader})"), Errno::EINVAL));
+    }
+    killpg(Pid::from_raw(leader), Signal::SIGKILL).map_err(|e| Error::new(format!("kill(-{leader})"), e))
+}
+
+/// Makes every write to the open file go to its end.
+pub fn set_append(fd: BorrowedFd) -> Result<()> {
+    // SAFETY: only a flag of the open file changes.
+    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) };
+    check(ret.into(), || "fcntl(F_SETFL, O_APPEND)".into()).map(drop)
+}
+
+/// The type and permission bits of a file.
+pub fn stat_mode(path: &CStr) -> Result<u32> {
+    nix::sys::stat::stat(path)
+        .map(|stat| stat.st_mode)
+        .map_err(|e| Error::new(format!("stat {}", path.to_string_lossy()), e))
+}
+
+/// Whether the effective ids may execute a file: `faccessat2(2)` with `AT_EACCESS`. The raw call, since
+/// libc's emulation for old kernels decides without capabilities and LSMs.
+pub fn may_execute(path: &CStr) -> Result<()> {
+    // SAFETY: `path` is NUL-terminated and outlives the call.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS)
+    };
+    check(ret, || format!("faccessat2({path:?}, X_OK)")).map(drop)
+}

@@ -1,0 +1,412 @@
+//! What `process` and `hooks` of config.json do to a real process, asked of the kernel (config.md#process,
+//! config-linux.md, config.md#posix-platform-hooks).
+//!
+//! Each test runs in a process of its own, a fork of this test binary started again with one test: it may give
+//! up its credentials, and has one thread and may fork, as the runtime. Needs root.
+
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use corten::error::Problems;
+use corten::hooks::{self, Hook};
+use corten::process::capabilities::{Held, Sets};
+use corten::process::credentials::{self, Groups, Status, User};
+use corten::process::rlimits::Rlimit;
+use corten::process::{
+    self, affinity, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler,
+};
+use corten::sys;
+use corten::sys::process::Limit;
+use corten::sys::task::Forked;
+use corten::sys::{fs, task};
+
+/// Runs `body` in a process of its own, started through `wrapper` if there is one.
+fn alone_in(name: &str, wrapper: &[&str], body: impl FnOnce()) {
+    const ALONE: &str = "CORTEN_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        // libtest runs even a single test in a thread; its own waits for the end and holds no lock.
+        assert_eq!(forked(body), 0, "{name}");
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped {name}: needs root");
+        return;
+    }
+    let own = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
+    let mut words = wrapper.to_vec();
+    words.extend([own.as_str(), name, "--exact", "--nocapture", "--test-threads=1"]);
+    let output = Command::new(words[0]).args(&words[1..]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{name}: {said}");
+}
+
+fn alone(name: &str, body: impl FnOnce()) {
+    alone_in(name, &[], body);
+}
+
+/// Runs `body` in a fork and returns its exit code: 0 if it came back, 101 if it panicked.
+fn forked(body: impl FnOnce()) -> i32 {
+    match task::clone3(0, None).unwrap() {
+        Forked::Child => {
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            task::exit_now(if ended.is_ok() { 0 } else { 101 })
+        }
+        Forked::Parent { pidfd, .. } => i32::from(task::wait(pidfd.as_fd()).unwrap().status()),
+    }
+}
+
+fn proc() -> OwnedFd {
+    fs::open(fs::CWD, Path::new("/proc"), fs::O_PATH | fs::O_DIRECTORY, 0).unwrap()
+}
+
+fn user(uid: u32, gid: u32, more: &[u32]) -> User {
+    User { uid, gid, additional_gids: more.to_vec(), umask: None }
+}
+
+const KILL: u64 = 1 << 5;
+const CHOWN: u64 = 1;
+
+/// The five sets, the bounding set's drop included, for root and another user, with and without groups.
+#[test]
+fn credentials_are_what_was_planned() {
+    alone("credentials_are_what_was_planned", || {
+        let all =
+            Sets { bounding: KILL | CHOWN, effective: KILL, permitted: KILL | CHOWN, ..Sets::default() };
+        let ambient = Sets { inheritable: KILL, ambient: KILL, ..all };
+        for (who, sets) in [
+            (user(0, 0, &[]), all),
+            (user(0, 5, &[7, 6, 6]), ambient),
+            (user(1000, 1001, &[4, 20]), ambient),
+            (user(1000, 1001, &[]), Sets::default()),
+            (user(65534, 65534, &[65534]), all),
+        ] {
+            let code = forked(|| {
+                sys::credentials::setgroups(&[1234, 5678]).unwrap();
+                credentials::apply(&who, &sets, Groups::Set, proc().as_fd()).unwrap();
+                let now = Status::read(proc().as_fd()).unwrap();
+                assert_eq!((now.uids, now.gids), ([who.uid; 4], [who.gid; 4]));
+                let mut groups = who.additional_gids.clone();
+                groups.sort_unstable();
+                assert_eq!(now.groups, groups);
+                assert_eq!(
+                    (now.bounding, now.effective, now.permitted),
+                    (sets.bounding, sets.effective, sets.permitted)
+                );
+                assert_eq!((now.inheritable, now.ambient), (sets.inheritable, sets.ambient));
+            });
+            assert_eq!(code, 0, "{who:?} {sets:?}");
+        }
+    });
+}
+
+/// Ambient capabilities survive execve by another user than root; nothing else does.
+#[test]
+fn capabilities_after_execve() {
+    alone("capabilities_after_execve", || {
+        let sets = Sets {
+            bounding: KILL | CHOWN,
+            effective: KILL,
+            permitted: KILL | CHOWN,
+            inheritable: KILL,
+            ambient: KILL,
+        };
+        for (uid, sets, expected) in [
+            (1000, sets, "0000000000000020"),
+            (1000, Sets { ambient: 0, ..sets }, "0000000000000000"),
+            (0, sets, "0000000000000021"),
+            (0, Sets::default(), "0000000000000000"),
+        ] {
+            let script = format!("grep -q '^CapPrm:.{expected}$' /proc/self/status");
+            let argv = ["sh", "-c", &script].map(|word| CString::new(word).unwrap());
+            let code = forked(|| {
+                credentials::apply(&user(uid, uid, &[]), &sets, Groups::Set, proc().as_fd()).unwrap();
+                panic!("{:#}", exec::execve(c"/bin/sh", &argv, &[c"PATH=/bin:/usr/bin".into()]));
+            });
+            assert_eq!(code, 0, "{uid} {sets:?}");
+        }
+    });
+}
+
+/// A set that the kernel does not grant is an error, not a container with fewer or more rights.
+#[test]
+fn an_impossible_set_is_an_error() {
+    alone("an_impossible_set_is_an_error", || {
+        let code = forked(|| {
+            let none = Sets::default();
+            credentials::apply(&user(0, 0, &[]), &none, Groups::Set, proc().as_fd()).unwrap();
+            let more = Sets { permitted: KILL, ..none };
+            let error =
+                credentials::apply(&user(0, 0, &[]), &more, Groups::Denied, proc().as_fd()).unwrap_err();
+            assert_eq!(
+                format!("{error:#}"),
+                "process.capabilities: capset(0x0, 0x20, 0x0): operation not permitted"
+            );
+            // Bounding capabilities that are gone do not come back: only the read-back can tell.
+            let error = credentials::apply(
+                &user(0, 0, &[]),
+                &Sets { bounding: KILL, ..none },
+                Groups::Denied,
+                proc().as_fd(),
+            );
+            assert_eq!(
+                error.unwrap_err().to_string(),
+                "credentials: the bounding set is 0x0 instead of 0x20"
+            );
+        });
+        assert_eq!(code, 0);
+    });
+}
+
+/// In a user namespace that denies setgroups, groups asked for are an error and none are fine.
+#[test]
+fn setgroups_denied() {
+    alone_in("setgroups_denied", &["unshare", "--user", "--map-root-user"], || {
+        assert_eq!(Groups::probe(proc().as_fd()).unwrap(), Groups::Denied);
+        let held = process::Host::probe(proc().as_fd(), true).unwrap().capabilities;
+        assert_eq!(held, Held::IN_USER_NAMESPACE);
+        let sets = Sets { bounding: CHOWN, effective: CHOWN, permitted: CHOWN, ..Sets::default() };
+        let error = credentials::apply(&user(0, 0, &[0]), &sets, Groups::Denied, proc().as_fd()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "process.user.additionalGids: setgroups is denied in this user namespace"
+        );
+        let error = credentials::apply(&user(0, 0, &[]), &sets, Groups::Set, proc().as_fd()).unwrap_err();
+        assert_eq!(format!("{error:#}"), "process.user: setgroups([]): operation not permitted");
+    });
+}
+
+#[test]
+fn setgroups_denied_with_none() {
+    alone_in("setgroups_denied_with_none", &["unshare", "--user", "--map-root-user"], || {
+        let sets = Sets { bounding: CHOWN, effective: CHOWN, permitted: CHOWN, ..Sets::default() };
+        credentials::apply(&user(0, 0, &[]), &sets, Groups::Denied, proc().as_fd()).unwrap();
+        assert_eq!(Status::read(proc().as_fd()).unwrap().effective, CHOWN);
+    });
+}
+
+#[test]
+fn umask_is_set_only_if_asked() {
+    alone("umask_is_set_only_if_asked", || {
+        for (umask, expected) in [(None, "0051"), (Some(0), "0000"), (Some(0o777), "0777")] {
+            let who = User { umask, ..user(0, 0, &[]) };
+            let code = forked(|| {
+                sys::credentials::umask(0o51);
+                credentials::apply(&who, &Sets::default(), Groups::Set, proc().as_fd()).unwrap();
+                let status = std::fs::read_to_string("/proc/self/status").unwrap();
+                assert!(status.contains(&format!("Umask:\t{expected}\n")), "{status}");
+            });
+            assert_eq!(code, 0, "{umask:?}");
+        }
+    });
+}
+
+fn nofile(soft: u64, hard: u64) -> Rlimit {
+    let limit = Limit { soft, hard };
+    Rlimit { resource: 7, name: "RLIMIT_NOFILE", limit, place: "process.rlimits[0]".into() }
+}
+
+#[test]
+fn rlimits_are_set_and_errors_name_their_place() {
+    alone("rlimits_are_set_and_errors_name_their_place", || {
+        rlimits::apply(&[nofile(50, 100)]).unwrap();
+        assert_eq!(sys::process::prlimit(0, 7, None).unwrap(), Limit { soft: 50, hard: 100 });
+        // Raising beyond fs.nr_open is refused whatever the capabilities.
+        let error = rlimits::apply(&[nofile(50, u64::MAX - 1)]).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.starts_with("process.rlimits[0] RLIMIT_NOFILE: prlimit(soft 50, hard "), "{text}");
+        assert!(text.ends_with("operation not permitted"), "{text}");
+        // From outside only hard limits that are too low are touched.
+        rlimits::raise_hard(0, &[nofile(1, 90)]).unwrap();
+        assert_eq!(sys::process::prlimit(0, 7, None).unwrap(), Limit { soft: 50, hard: 100 });
+    });
+}
+
+#[test]
+fn scheduling_and_memory() {
+    alone("scheduling_and_memory", || {
+        task::setsid().or_else(|_| sys::process::lead_group(0)).unwrap();
+        io_priority::apply(io_priority::IoPriority { class: 2, level: 6 }).unwrap();
+        assert_eq!(sys::process::ioprio_get().unwrap(), (2, 6));
+
+        let mut problems = Problems::default();
+        let spec = serde_json::from_str(r#"{"policy": "SCHED_BATCH", "nice": 7}"#).unwrap();
+        let batch = scheduler::plan(Some(&spec), "s", &mut problems, &mut Vec::new()).unwrap();
+        scheduler::apply(&batch).unwrap();
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        // Counted from the state, which is field 3: nice is 19, the policy 41.
+        assert_eq!((fields[16], fields[38]), ("7", "3"));
+
+        personality::apply(personality::Personality(8)).unwrap();
+        assert_eq!(std::fs::read_to_string("/proc/self/personality").unwrap().trim(), "00000008");
+
+        let spec = serde_json::from_str(r#"{"initial": "0"}"#).unwrap();
+        let cpus = affinity::plan(Some(&spec), "a", &mut problems).initial.unwrap();
+        affinity::apply(&cpus).unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+
+        let spec = serde_json::from_str(r#"{"mode": "MPOL_BIND", "nodes": "0"}"#).unwrap();
+        match memory_policy::apply(&memory_policy::plan(Some(&spec), &mut problems).unwrap()) {
+            Ok(()) => assert!(std::fs::read_to_string("/proc/self/numa_maps").unwrap().contains("bind:0")),
+            Err(e) => assert_eq!(
+                format!("{e:#}"),
+                "linux.memoryPolicy: set_mempolicy(0x2): function not implemented"
+            ),
+        }
+        assert_eq!(problems.to_string(), "");
+    });
+}
+
+/// A profile for a kernel with the module whose write fails is an error that names the profile.
+#[test]
+fn a_label_that_cannot_be_set_is_an_error() {
+    alone("a_label_that_cannot_be_set_is_an_error", || {
+        if lsm::Host::probe() != lsm::Host::default() {
+            eprintln!("skipped: this kernel runs AppArmor or SELinux");
+            return;
+        }
+        let labels = lsm::Labels { apparmor: Some("no-such".into()), selinux: None };
+        let error = lsm::apply(&labels, proc().as_fd()).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.starts_with("process.apparmorProfile \"no-such\": "), "{text}");
+    });
+}
+
+/// The lookup sees what the container's user sees.
+#[test]
+fn lookup_as_another_user() {
+    alone("lookup_as_another_user", || {
+        let dir = std::env::temp_dir().join(format!("corten-lookup-{}", std::process::id()));
+        let closed = dir.join("closed");
+        std::fs::create_dir_all(&closed).unwrap();
+        std::fs::copy("/bin/true", dir.join("mine")).unwrap();
+        std::fs::copy("/bin/true", closed.join("x")).unwrap();
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        mode(&dir, 0o755);
+        mode(&closed, 0o700);
+        mode(&dir.join("mine"), 0o700);
+        let find = |path: &Path| {
+            let name = CString::new(path.to_str().unwrap()).unwrap();
+            exec::lookup(&name, &[]).map(drop).map_err(|e| e.to_string())
+        };
+        assert_eq!(find(&dir.join("mine")), Ok(()));
+        task::setfsgid(1000).unwrap();
+        task::setfsuid(1000).unwrap();
+        let (mine, x) = (dir.join("mine"), closed.join("x"));
+        assert_eq!(find(&mine), Err(format!("exec: {mine:?}: permission denied")));
+        assert_eq!(find(&x), Err(format!("exec: {x:?}: stat {}: permission denied", x.display())));
+        task::setfsuid(0).unwrap();
+        task::setfsgid(0).unwrap();
+
+        // An empty element of PATH is the working directory, from which Go refuses to run.
+        std::env::set_current_dir(&dir).unwrap();
+        let error = exec::lookup(c"mine", &[c"PATH=/none:".into()]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "exec: \"mine\": cannot run executable found relative to current directory"
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    });
+}
+
+fn shell(place: &str, script: &str, timeout: Option<Duration>) -> Hook {
+    let argv = ["sh", "-c", script].map(|word| CString::new(word).unwrap()).to_vec();
+    Hook { place: place.into(), path: c"/bin/sh".into(), argv, env: None, timeout }
+}
+
+fn outcome(hook: Hook) -> String {
+    hooks::run(&[hook], b"{\"status\":\"creating\"}").map_or_else(|e| format!("{e:#}"), |()| String::new())
+}
+
+#[test]
+fn hooks_succeed_or_say_why_not() {
+    alone("hooks_succeed_or_say_why_not", || {
+        let second = Some(Duration::from_secs(1));
+        for (script, expected) in [
+            ("read state; [ \"$state\" = '{\"status\":\"creating\"}' ]", ""),
+            ("exit 3", "exit status 3"),
+            ("echo out; echo err >&2; exit 1", "exit status 1: out\\nerr"),
+            ("echo a; echo b > /dev/stderr; echo c; exit 1", "exit status 1: b\\nc"),
+            ("kill -TERM $$", "killed by signal 15"),
+            // std ignores SIGPIPE, and whoever started us may have blocked signals: a hook sees neither.
+            // (Signal 32 is glibc's own: its posix_spawn ignores it and its sigaction does not touch it.)
+            (
+                "grep -Eq '^SigIgn:.0{8}[08]0{7}$' /proc/self/status && grep -Eq '^SigBlk:.0+$' /proc/self/status",
+                "",
+            ),
+            // Only the three standard descriptors, and the one that ls has open itself.
+            ("[ \"$(ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 ' ]", ""),
+            ("[ \"$(cut -d' ' -f5 /proc/$$/stat)\" = $$ ]", ""),
+        ] {
+            let expected =
+                if expected.is_empty() { String::new() } else { format!("hooks.x[0] /bin/sh: {expected}") };
+            assert_eq!(outcome(shell("hooks.x[0]", script, second)), expected, "{script}");
+        }
+        let missing = Hook { path: c"/no/such".into(), ..shell("hooks.x[0]", "", None) };
+        assert_eq!(
+            outcome(missing),
+            "hooks.x[0] /no/such: exit status 127: exec /no/such: no such file or directory"
+        );
+    });
+}
+
+/// An absent env is the runtime's own, a given one the hook's only one.
+#[test]
+fn the_environment_of_hooks() {
+    alone("the_environment_of_hooks", || {
+        assert_eq!(outcome(shell("h", "[ -n \"$CORTEN_TEST_ALONE\" ]", None)), "");
+        let alone = Hook {
+            env: Some(vec![c"A=1".into()]),
+            ..shell("h", "[ -z \"$CORTEN_TEST_ALONE\" -a $A = 1 ]", None)
+        };
+        assert_eq!(outcome(alone), "");
+    });
+}
+
+/// The time limit ends the whole process group, and a process that keeps the output open delays nothing.
+#[test]
+fn the_time_limit_of_hooks() {
+    alone("the_time_limit_of_hooks", || {
+        let second = Some(Duration::from_secs(1));
+        let marker = std::env::temp_dir().join(format!("corten-hook-{}", std::process::id()));
+        let left = format!("(sleep 2; touch {}) & echo waiting; sleep 30", marker.display());
+        for (script, expected, at_least, at_most) in [
+            (left.as_str(), "hooks.prestart[0] /bin/sh: timed out after 1s: waiting", 1.0, 1.9),
+            // Left behind by a hook that ended in time, it may live on.
+            ("sleep 5 & exit 0", "", 0.0, 0.9),
+        ] {
+            let start = Instant::now();
+            assert_eq!(outcome(shell("hooks.prestart[0]", script, second)), expected);
+            let took = start.elapsed().as_secs_f64();
+            assert!(took >= at_least && took <= at_most, "{script}: {took}");
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(!marker.exists(), "a process of the hook's group outlived it");
+        let _ = std::fs::remove_file(marker);
+        // A time beyond the clock's end is no limit, and no panic.
+        assert_eq!(outcome(shell("h", "exit 0", Some(Duration::from_secs(i64::MAX as u64)))), "");
+    });
+}
+
+/// poststop: "the remaining hooks and lifecycle continue" (runtime.md#lifecycle).
+#[test]
+fn one_failure_stops_the_list_but_for_poststop() {
+    alone("one_failure_stops_the_list_but_for_poststop", || {
+        let marker = std::env::temp_dir().join(format!("corten-hooks-{}", std::process::id()));
+        let list =
+            [shell("p[0]", "exit 1", None), shell("p[1]", &format!("touch {}", marker.display()), None)];
+        let error = hooks::run(&list, b"{}").unwrap_err();
+        assert_eq!((error.to_string().as_str(), marker.exists()), ("p[0] /bin/sh: exit status 1", false));
+        assert_eq!(hooks::run_all(&list, b"{}"), ["p[0] /bin/sh: exit status 1, ignoring"]);
+        assert!(marker.exists());
+        std::fs::remove_file(marker).unwrap();
+    });
+}
