@@ -5,10 +5,10 @@
 //! is up. Its standard input is a file in memory that holds the state, and its output goes to another: so a
 //! process that it leaves behind with its output open cannot block us, as pipes would.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use anyhow::anyhow;
 use oci_spec::runtime::{Hook as Spec, Hooks};
 
 use crate::error::{Context, Problems, Result};
-use crate::process::strings;
+use crate::process::{env, strings};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, process, signal, task, tty};
 
@@ -105,7 +105,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     let output = fs::memfd("hook").with_context(place)?;
     // A hook may open /dev/stderr anew, with an offset of its own.
     process::set_append(output.as_fd()).with_context(place)?;
-    let env = hook.env.clone().unwrap_or_else(own_env);
+    let env = hook.env.clone().unwrap_or_else(env::own);
     match task::clone3(0, None).with_context(place)? {
         Forked::Child => become_hook(hook, &env, &input, &output),
         Forked::Parent { pid, pidfd } => {
@@ -131,7 +131,7 @@ fn become_hook(hook: &Hook, env: &[CString], input: &OwnedFd, output: &OwnedFd) 
         tty::replace(input.as_fd(), 0)?;
         tty::replace(output.as_fd(), 1)?;
         tty::replace(output.as_fd(), 2)?;
-        signal::reset()?;
+        signal::reset(signal::ALL)?;
         fs::close_on_exec_from(3)?;
         let errno = task::execve(&hook.path, &hook.argv, env);
         Err(sys::Error::new(format!("exec {}", hook.path.to_string_lossy()), errno))
@@ -179,13 +179,6 @@ fn one_line(bytes: &[u8]) -> String {
     let cut = escaped.len().saturating_sub(TAIL);
     let cut = (cut..=escaped.len()).find(|i| escaped.is_char_boundary(*i)).unwrap_or(0);
     escaped.split_off(cut)
-}
-
-fn own_env() -> Vec<CString> {
-    let entry = |(name, value): (OsString, OsString)| {
-        CString::new([name.as_bytes(), b"=", &value.into_vec()].concat()).ok()
-    };
-    std::env::vars_os().filter_map(entry).collect()
 }
 
 #[cfg(test)]

@@ -6,10 +6,12 @@ pub mod commands;
 pub mod config;
 pub mod error;
 pub mod hooks;
+pub mod host;
 pub mod log;
 pub mod namespaces;
 pub mod process;
 pub mod rootfs;
+pub mod seccomp;
 pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;

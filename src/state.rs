@@ -52,7 +52,7 @@ pub fn root(given: Option<&Path>) -> Result<PathBuf> {
     }
     let xdg = std::env::var_os("XDG_RUNTIME_DIR");
     let user = std::env::var_os("USER");
-    choose_root(xdg.as_deref(), user.as_deref(), sys::task::euid(), in_user_namespace)
+    choose_root(xdg.as_deref(), user.as_deref(), sys::task::euid(), crate::host::in_user_namespace)
 }
 
 /// `$XDG_RUNTIME_DIR/corten` for those who are not the host's root, `/run/corten` for root. Rootless Podman runs us as
@@ -72,12 +72,6 @@ fn choose_root(
         }
         _ => Ok(PathBuf::from("/run/corten")),
     }
-}
-
-/// Whether root here is not the host's: then its id map is not the identity on everything.
-fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }
 
 /// A container's directory, open.

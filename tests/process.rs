@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use corten::error::Problems;
+use corten::error::{Problems, Result};
 use corten::hooks::{self, Hook};
 use corten::process::capabilities::{Held, Sets};
 use corten::process::credentials::{self, Groups, Status, User};
@@ -68,6 +68,12 @@ fn user(uid: u32, gid: u32, more: &[u32]) -> User {
     User { uid, gid, additional_gids: more.to_vec(), umask: None }
 }
 
+fn become_user(who: &User, sets: &Sets, groups: Groups) -> Result<()> {
+    let proc = proc();
+    let before = Status::read(proc.as_fd())?;
+    credentials::apply(who, sets, groups, &before, proc.as_fd(), None::<fn() -> Result<()>>)
+}
+
 const KILL: u64 = 1 << 5;
 const CHOWN: u64 = 1;
 
@@ -87,7 +93,7 @@ fn credentials_are_what_was_planned() {
         ] {
             let code = forked(|| {
                 sys::credentials::setgroups(&[1234, 5678]).unwrap();
-                credentials::apply(&who, &sets, Groups::Set, proc().as_fd()).unwrap();
+                become_user(&who, &sets, Groups::Set).unwrap();
                 let now = Status::read(proc().as_fd()).unwrap();
                 assert_eq!((now.uids, now.gids), ([who.uid; 4], [who.gid; 4]));
                 let mut groups = who.additional_gids.clone();
@@ -124,7 +130,7 @@ fn capabilities_after_execve() {
             let script = format!("grep -q '^CapPrm:.{expected}$' /proc/self/status");
             let argv = ["sh", "-c", &script].map(|word| CString::new(word).unwrap());
             let code = forked(|| {
-                credentials::apply(&user(uid, uid, &[]), &sets, Groups::Set, proc().as_fd()).unwrap();
+                become_user(&user(uid, uid, &[]), &sets, Groups::Set).unwrap();
                 panic!("{:#}", exec::execve(c"/bin/sh", &argv, &[c"PATH=/bin:/usr/bin".into()]));
             });
             assert_eq!(code, 0, "{uid} {sets:?}");
@@ -138,21 +144,15 @@ fn an_impossible_set_is_an_error() {
     alone("an_impossible_set_is_an_error", || {
         let code = forked(|| {
             let none = Sets::default();
-            credentials::apply(&user(0, 0, &[]), &none, Groups::Set, proc().as_fd()).unwrap();
+            become_user(&user(0, 0, &[]), &none, Groups::Set).unwrap();
             let more = Sets { permitted: KILL, ..none };
-            let error =
-                credentials::apply(&user(0, 0, &[]), &more, Groups::Denied, proc().as_fd()).unwrap_err();
+            let error = become_user(&user(0, 0, &[]), &more, Groups::Denied).unwrap_err();
             assert_eq!(
                 format!("{error:#}"),
                 "process.capabilities: capset(0x0, 0x20, 0x0): operation not permitted"
             );
             // Bounding capabilities that are gone do not come back: only the read-back can tell.
-            let error = credentials::apply(
-                &user(0, 0, &[]),
-                &Sets { bounding: KILL, ..none },
-                Groups::Denied,
-                proc().as_fd(),
-            );
+            let error = become_user(&user(0, 0, &[]), &Sets { bounding: KILL, ..none }, Groups::Denied);
             assert_eq!(
                 error.unwrap_err().to_string(),
                 "credentials: the bounding set is 0x0 instead of 0x20"
@@ -170,12 +170,12 @@ fn setgroups_denied() {
         let held = process::Host::probe(proc().as_fd(), true).unwrap().capabilities;
         assert_eq!(held, Held::IN_USER_NAMESPACE);
         let sets = Sets { bounding: CHOWN, effective: CHOWN, permitted: CHOWN, ..Sets::default() };
-        let error = credentials::apply(&user(0, 0, &[0]), &sets, Groups::Denied, proc().as_fd()).unwrap_err();
+        let error = become_user(&user(0, 0, &[0]), &sets, Groups::Denied).unwrap_err();
         assert_eq!(
             error.to_string(),
             "process.user.additionalGids: setgroups is denied in this user namespace"
         );
-        let error = credentials::apply(&user(0, 0, &[]), &sets, Groups::Set, proc().as_fd()).unwrap_err();
+        let error = become_user(&user(0, 0, &[]), &sets, Groups::Set).unwrap_err();
         assert_eq!(format!("{error:#}"), "process.user: setgroups([]): operation not permitted");
     });
 }
@@ -184,7 +184,7 @@ fn setgroups_denied() {
 fn setgroups_denied_with_none() {
     alone_in("setgroups_denied_with_none", &["unshare", "--user", "--map-root-user"], || {
         let sets = Sets { bounding: CHOWN, effective: CHOWN, permitted: CHOWN, ..Sets::default() };
-        credentials::apply(&user(0, 0, &[]), &sets, Groups::Denied, proc().as_fd()).unwrap();
+        become_user(&user(0, 0, &[]), &sets, Groups::Denied).unwrap();
         assert_eq!(Status::read(proc().as_fd()).unwrap().effective, CHOWN);
     });
 }
@@ -196,7 +196,7 @@ fn umask_is_set_only_if_asked() {
             let who = User { umask, ..user(0, 0, &[]) };
             let code = forked(|| {
                 sys::credentials::umask(0o51);
-                credentials::apply(&who, &Sets::default(), Groups::Set, proc().as_fd()).unwrap();
+                become_user(&who, &Sets::default(), Groups::Set).unwrap();
                 let status = std::fs::read_to_string("/proc/self/status").unwrap();
                 assert!(status.contains(&format!("Umask:\t{expected}\n")), "{status}");
             });

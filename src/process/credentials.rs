@@ -7,7 +7,7 @@
 //! Then `/proc/self/status` is read and compared with the plan: a call that does less than it says (youki
 //! never called setgroups for an empty list) must not go unseen.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use anyhow::{anyhow, bail};
 
@@ -42,23 +42,41 @@ impl Groups {
     }
 }
 
-/// Becomes `user` with the capabilities `sets`. `proc` is the root of a procfs in which we can be found.
-pub fn apply(user: &User, sets: &Sets, groups: Groups, proc: BorrowedFd) -> Result<()> {
+/// Becomes `user` with the capabilities `sets`. `before` is what we are, `proc` the root of a procfs in which we can be
+/// found. `privileged` is done at the last moment at which the effective set holds all that is permitted: a seccomp
+/// filter without no_new_privs needs CAP_SYS_ADMIN. After it only prctl, capset and a read of an open file are called,
+/// so that a profile which denies anything else does no harm.
+pub fn apply(
+    user: &User,
+    sets: &Sets,
+    groups: Groups,
+    before: &Status,
+    proc: BorrowedFd,
+    privileged: Option<impl FnOnce() -> Result<()>>,
+) -> Result<()> {
     if groups == Groups::Denied && !user.additional_gids.is_empty() {
         bail!("process.user.additionalGids: setgroups is denied in this user namespace");
     }
     if let Some(mask) = user.umask {
         sys::umask(mask);
     }
-    let before = Status::read(proc)?;
     let unwanted = before.bounding & !sets.bounding;
     for number in (0..64).filter(|n| unwanted >> n & 1 == 1) {
         sys::drop_bounding(number).context("process.capabilities.bounding")?;
     }
     change_user(user, groups).context("process.user")?;
+    let status = sys::open_self(proc, "status", fs::O_RDONLY)?;
+    if let Some(privileged) = privileged {
+        if user.uid != 0 {
+            sys::capset(before.permitted, before.permitted, before.inheritable)
+                .context("process.capabilities")?;
+        }
+        privileged()?;
+    }
     change_sets(sets).context("process.capabilities")?;
 
-    let differences = differences(&Status::read(proc)?, user, sets, groups);
+    // Its text is made when it is read.
+    let differences = differences(&Status::from_file(status)?, user, sets, groups);
     if differences.is_empty() { Ok(()) } else { Err(anyhow!("credentials: {}", differences.join(", "))) }
 }
 
@@ -100,13 +118,19 @@ pub struct Status {
     pub effective: u64,
     pub bounding: u64,
     pub ambient: u64,
+    /// The signals that are ignored, bit 0 being signal 1.
+    pub ignored: u64,
 }
 
 impl Status {
     /// The calling process's own.
     pub fn read(proc: BorrowedFd) -> Result<Self> {
+        Self::from_file(sys::open_self(proc, "status", fs::O_RDONLY)?)
+    }
+
+    fn from_file(file: OwnedFd) -> Result<Self> {
         // The longest line has 65,536 groups of up to ten digits.
-        let text = fs::read_limited(sys::open_self(proc, "status", fs::O_RDONLY)?, 1 << 20)?;
+        let text = fs::read_limited(file, 1 << 20)?;
         Self::parse(&String::from_utf8_lossy(&text)).context("/proc/self/status: not understood")
     }
 
@@ -125,6 +149,7 @@ impl Status {
             effective: mask("CapEff")?,
             bounding: mask("CapBnd")?,
             ambient: mask("CapAmb")?,
+            ignored: mask("SigIgn")?,
         })
     }
 }
@@ -164,7 +189,7 @@ fn differences(now: &Status, user: &User, sets: &Sets, groups: Groups) -> Vec<St
 mod tests {
     use super::*;
 
-    const TEXT: &str = "Name:\tx\nUid:\t1\t1\t1\t1\nGid:\t2\t2\t2\t2\nGroups:\t4 3 \nCapInh:\t0000000000000001\n\
+    const TEXT: &str = "Name:\tx\nUid:\t1\t1\t1\t1\nGid:\t2\t2\t2\t2\nGroups:\t4 3 \nSigIgn:\t0000000000001000\nCapInh:\t0000000000000001\n\
         CapPrm:\t0000000000000003\nCapEff:\t0000000000000002\nCapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000001\n";
 
     fn status() -> Status {
@@ -182,6 +207,7 @@ mod tests {
             effective: 2,
             bounding: 0x1ff_ffff_ffff,
             ambient: 1,
+            ignored: 1 << 12,
         };
         assert_eq!(status(), expected);
         assert!(Status::parse(&TEXT.replace("4 3", "")).unwrap().groups.is_empty());

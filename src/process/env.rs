@@ -5,7 +5,7 @@
 //! (sd_listen_fds(3), sd_notify(3)) are handed on.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,15 @@ pub fn fill_home(env: &mut Vec<CString>, passwd: &[u8], uid: u32) {
         env.retain(|entry| !entry.to_bytes().starts_with(b"HOME="));
         env.push(entry);
     }
+}
+
+/// The runtime's own environment.
+#[must_use]
+pub fn own() -> Vec<CString> {
+    let entry = |(name, value): (OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+    };
+    std::env::vars_os().filter_map(entry).collect()
 }
 
 /// What a service manager left to the runtime for the container.

@@ -18,6 +18,7 @@ pub mod memory_policy;
 pub mod personality;
 pub mod rlimits;
 pub mod scheduler;
+pub mod sysctl;
 pub mod users;
 
 use std::ffi::CString;

@@ -177,12 +177,46 @@ pub fn memfd_with(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// An empty anonymous file that can be sealed.
+/// An empty anonymous file that can be sealed and never executed.
 pub fn memfd(name: &str) -> Result<OwnedFd> {
+    memfd_create(name, libc::MFD_NOEXEC_SEAL)
+}
+
+/// The flags for whether it may be executed came with Linux 6.3, where an administrator may demand that one is given.
+fn memfd_create(name: &str, exec: u32) -> Result<OwnedFd> {
     let name = cstring(Path::new(name))?;
-    // SAFETY: `name` is NUL-terminated and outlives the call.
-    let ret = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-    check_fd(ret.into(), || "memfd_create()".into())
+    let make = |flags| {
+        // SAFETY: `name` is NUL-terminated and outlives the call.
+        let ret = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        check_fd(ret.into(), || format!("memfd_create({flags:#x})"))
+    };
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    match make(flags | exec) {
+        Err(e) if e.errno == Errno::EINVAL => make(flags),
+        other => other,
+    }
+}
+
+const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+
+/// A copy in memory that can be executed and never be written to again.
+pub fn sealed_copy(path: &Path) -> Result<OwnedFd> {
+    let error = |e: io::Error| Error::new("copy", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
+    let mut from = std::fs::File::from(open(CWD, path, O_RDONLY, 0)?);
+    let mut to = std::fs::File::from(memfd_create("corten", libc::MFD_EXEC)?);
+    io::copy(&mut from, &mut to).map_err(error)?;
+    // SAFETY: only properties of the file change.
+    let ret = unsafe { libc::fcntl(to.as_raw_fd(), libc::F_ADD_SEALS, SEALS) };
+    check(ret.into(), || "fcntl(F_ADD_SEALS)".into())?;
+    Ok(to.into())
+}
+
+/// Whether a file can never be written to.
+pub fn write_sealed(path: &Path) -> Result<bool> {
+    let file = open(CWD, path, O_RDONLY, 0)?;
+    // SAFETY: no pointers are passed; a file that cannot be sealed answers EINVAL.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    Ok(seals >= 0 && seals & SEALS == SEALS)
 }
 
 /// Positions a file at its start.

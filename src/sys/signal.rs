@@ -3,25 +3,34 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::{Error, Result, check, check_fd, retry};
 
-/// Sets the dispositions that differ from the default back to it, and unblocks all signals, as a program
-/// expects at its start. Rust's std ignores SIGPIPE, and a caller may have ignored others.
-pub fn reset() -> Result<()> {
-    for number in 1..=64 {
-        // SAFETY: plain data; the kernel reads `default` and writes `old`, both of the type it expects.
-        unsafe {
-            let mut old: libc::sigaction = std::mem::zeroed();
-            if libc::sigaction(number, std::ptr::null(), &raw mut old) == 0
-                && old.sa_sigaction != libc::SIG_DFL
-            {
-                let default: libc::sigaction = std::mem::zeroed();
-                libc::sigaction(number, &raw const default, std::ptr::null_mut());
-            }
-        }
+/// Every signal whose disposition can be changed, for [`reset`]: all but SIGKILL and SIGSTOP.
+pub const ALL: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+
+/// Sets the dispositions of those signals of `ignored` (bit 0 is signal 1) back to the default and unblocks all
+/// signals, as a program expects at its start: execve(2) itself resets what has a handler, but not what is ignored.
+pub fn reset(ignored: u64) -> Result<()> {
+    for number in (1..=64).filter(|n| ignored >> (n - 1) & 1 == 1) {
+        default_action(number)?;
     }
+    unblock_all()
+}
+
+/// `rt_sigaction(2)`, raw: glibc's refuses the signals 32 and 33, which a caller built with it may leave ignored.
+fn default_action(number: i32) -> Result<()> {
+    // The kernel's structure: handler, flags, restorer where there is one, mask. All zero is the default action.
+    let default = [0u64; 4];
+    let none = std::ptr::null_mut::<u64>();
+    // SAFETY: `default` is at least as large as the kernel's structure on every architecture and outlives the call.
+    let ret = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), none, 8) };
+    check(ret, || format!("rt_sigaction({number})")).map(drop)
+}
+
+/// Unblocks all signals.
+pub fn unblock_all() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|e| Error::new("rt_sigprocmask()", e))
 }
@@ -30,13 +39,6 @@ pub fn reset() -> Result<()> {
 pub fn block_all() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|e| Error::new("rt_sigprocmask()", e))
-}
-
-/// Restores the default action of SIGPIPE.
-pub fn default_sigpipe() -> Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of ours.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }.map(drop).map_err(|e| Error::new("rt_sigaction()", e))
 }
 
 /// A descriptor from which all blocked signals can be read.

@@ -288,6 +288,12 @@ pub fn fexecve(file: BorrowedFd, argv: &[CString], env: &[CString]) -> Error {
     }
 }
 
+/// The running kernel's release, as `uname -r` prints it.
+pub fn kernel_release() -> Result<String> {
+    let name = nix::sys::utsname::uname().map_err(|e| Error::new("uname()", e))?;
+    Ok(name.release().to_string_lossy().into_owned())
+}
+
 /// Ends the process at once: no destructors, no flushing of what the parent had buffered.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit only ends the process.

@@ -1,0 +1,210 @@
+//! What the two processes of a launch say to each other: events and at most one error, never the plan, which the child
+//! has by being a copy of the runtime.
+//!
+//! A message is a tag and its bytes, on a socket that keeps message borders; the end of the stream means that the other
+//! process is gone.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Kind, Result, fail};
+use crate::sys::{self, socket};
+
+/// From the container's side to the runtime.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The process is in a new user namespace, whose maps it waits for.
+    MapsWanted,
+    /// The process between has cloned the container's: its id and a descriptor of it.
+    Cloned { pid: i32, pidfd: OwnedFd },
+    /// All is mounted, and the prestart and createRuntime hooks are waited for.
+    Mounted,
+    /// The master of the container's terminal.
+    Console(OwnedFd),
+    /// Everything is done but what `start` begins.
+    Ready,
+    Error(anyhow::Error),
+    /// The other end is closed: the program runs, or the process has died.
+    Closed,
+}
+
+/// From the runtime to the container's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Go {
+    /// What was waited for is done.
+    On,
+    /// The container is on record: wait for `start`.
+    Wait,
+    /// The container is on record: run the program.
+    Start,
+}
+
+/// One end of a channel.
+#[derive(Debug)]
+pub(super) struct Channel(OwnedFd);
+
+impl Channel {
+    pub(super) fn pair() -> Result<(Self, Self)> {
+        let (a, b) = socket::channel()?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// An end that `start` holds or accepts.
+    pub(super) fn from_socket(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    pub(super) fn send(&self, event: &Event) -> Result<()> {
+        match event {
+            Event::MapsWanted => self.send_bytes(b"u", &[]),
+            Event::Cloned { pid, pidfd } => {
+                self.send_bytes(&[&b"p"[..], &pid.to_le_bytes()].concat(), &[pidfd.as_fd()])
+            }
+            Event::Mounted => self.send_bytes(b"m", &[]),
+            Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
+            Event::Ready => self.send_bytes(b"r", &[]),
+            Event::Error(error) => self.send_bytes(&[&b"e"[..], &encode(error)].concat(), &[]),
+            Event::Closed => Ok(()),
+        }
+    }
+
+    fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd]) -> Result<()> {
+        Ok(socket::send(self.fd(), bytes, fds)?)
+    }
+
+    pub(super) fn receive(&self) -> Result<Event> {
+        let (bytes, fd) = match socket::receive(self.fd()) {
+            // A process that ended with an unread message of ours resets the connection.
+            Err(e) if e.errno == Errno::ECONNRESET => return Ok(Event::Closed),
+            other => other?,
+        };
+        let Some((tag, rest)) = bytes.split_first() else { return Ok(Event::Closed) };
+        match (tag, fd, rest.try_into().map(i32::from_le_bytes)) {
+            (b'u', _, _) => Ok(Event::MapsWanted),
+            (b'p', Some(pidfd), Ok(pid)) => Ok(Event::Cloned { pid, pidfd }),
+            (b'm', _, _) => Ok(Event::Mounted),
+            (b'c', Some(master), _) => Ok(Event::Console(master)),
+            (b'r', _, _) => Ok(Event::Ready),
+            (b'e', _, _) => Ok(Event::Error(decode(rest))),
+            _ => Err(fail(Kind::Os, "a message between our two processes was not understood")),
+        }
+    }
+
+    pub(super) fn go(&self, go: Go) -> Result<()> {
+        let byte = match go {
+            Go::On => b'o',
+            Go::Wait => b'w',
+            Go::Start => b's',
+        };
+        self.send_bytes(&[byte], &[])
+    }
+
+    /// Waits for the runtime's word. If the runtime is gone, so is the reason for this container.
+    pub(super) fn await_go(&self) -> Result<Go> {
+        match socket::receive(self.fd())?.0.as_slice() {
+            b"o" => Ok(Go::On),
+            b"w" => Ok(Go::Wait),
+            b"s" => Ok(Go::Start),
+            _ => Err(fail(Kind::Os, "the runtime is gone")),
+        }
+    }
+}
+
+/// An error on its way: what was said about it, outermost first, and what the caller branches on.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    kind: u8,
+    context: Vec<String>,
+    call: Option<(String, i32)>,
+}
+
+const KINDS: [Kind; 7] = [
+    Kind::Config,
+    Kind::Usage,
+    Kind::NotFound,
+    Kind::Exists,
+    Kind::WrongStatus,
+    Kind::Unsupported,
+    Kind::Os,
+];
+
+/// The message of an error. One that does not fit is told with fewer words.
+fn encode(error: &anyhow::Error) -> Vec<u8> {
+    let fits = |bytes: &Vec<u8>| bytes.len() < socket::MESSAGE_MAX;
+    [2048, 512, 64].map(|most| encode_with(error, most)).into_iter().find(fits).unwrap_or_default()
+}
+
+fn encode_with(error: &anyhow::Error, most: usize) -> Vec<u8> {
+    let short = |text: &str| text.chars().take(most).collect::<String>();
+    let call = error.downcast_ref::<sys::Error>().map(|e| (short(&e.call), e.errno as i32));
+    let mut context: Vec<String> = error.chain().map(|e| short(&e.to_string())).collect();
+    if call.is_some() {
+        context.pop();
+    }
+    let kind = crate::error::kind(error);
+    let kind = KINDS.iter().position(|k| *k == kind).unwrap_or(KINDS.len() - 1) as u8;
+    // Strings and numbers always have a JSON form.
+    serde_json::to_vec(&Wire { kind, context, call }).unwrap_or_default()
+}
+
+fn decode(bytes: &[u8]) -> anyhow::Error {
+    let Ok(mut wire) = serde_json::from_slice::<Wire>(bytes) else {
+        return fail(Kind::Os, "an error between our two processes was not understood");
+    };
+    let kind = KINDS.get(usize::from(wire.kind)).copied().unwrap_or(Kind::Os);
+    let root = match wire.call {
+        Some((call, errno)) => sys::Error::new(call, Errno::from_raw(errno)).into(),
+        None => {
+            let message = wire.context.pop().unwrap_or_default();
+            if kind == Kind::Os { anyhow::Error::msg(message) } else { fail(kind, message) }
+        }
+    };
+    wire.context.into_iter().rev().fold(root, anyhow::Error::context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_arrive_as_they_were() {
+        let system = anyhow::Error::new(sys::Error::new("move_mount()", Errno::EPERM));
+        let long = anyhow::Error::msg("\u{1}".repeat(9000)).context("x");
+        for (error, text, kind) in [
+            (
+                system.context("mounts[1] /proc").context("outer"),
+                "outer: mounts[1] /proc: move_mount(): operation not permitted",
+                Kind::Os,
+            ),
+            (fail(Kind::Config, "is wrong").context("a"), "a: is wrong", Kind::Config),
+            (anyhow::Error::msg("plain"), "plain", Kind::Os),
+        ] {
+            let errno = sys::errno(&error);
+            let arrived = decode(&encode(&error));
+            assert_eq!(format!("{arrived:#}"), text);
+            assert_eq!((crate::error::kind(&arrived), sys::errno(&arrived)), (kind, errno));
+        }
+        assert!(encode(&long).len() < socket::MESSAGE_MAX);
+        assert!(format!("{:#}", decode(&encode(&long))).starts_with("x: \u{1}"));
+    }
+
+    #[test]
+    fn both_ends_hear_of_the_others_end() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&Event::Ready).unwrap();
+        assert!(matches!(b.receive().unwrap(), Event::Ready));
+        b.go(Go::Start).unwrap();
+        assert_eq!(a.await_go().unwrap(), Go::Start);
+        drop(a);
+        assert!(matches!(b.receive().unwrap(), Event::Closed));
+        let (a, b) = Channel::pair().unwrap();
+        drop(b);
+        assert_eq!(a.await_go().unwrap_err().to_string(), "the runtime is gone");
+    }
+}

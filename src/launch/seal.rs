@@ -1,0 +1,38 @@
+//! Sealing: a container must not reach the file that we are executed from (CVE-2019-5736: a process in the container
+//! opened the runtime through /proc/PID/exe and wrote to it).
+//!
+//! A detached read-only copy of the mount is executed instead of the file itself: what is opened through /proc/PID/exe
+//! then lies on a read-only mount that nobody else can reach and change. Where that is not permitted, the executable
+//! runs from a sealed copy in memory. Only the commands that put a process into a container pay for it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use crate::error::{Context, Result};
+use crate::process::env;
+use crate::sys::{self, fs, mount, task};
+
+/// Executes us anew from a sealed place, unless we are.
+pub fn ensure() -> Result<()> {
+    let own = Path::new("/proc/self/exe");
+    if fs::on_read_only_mount(own)? || fs::write_sealed(own)? {
+        return Ok(());
+    }
+    let file = match read_only_copy(own) {
+        Ok(file) => file,
+        // As a user we may not copy mounts.
+        Err(_) => fs::sealed_copy(own).context("copying our executable into memory")?,
+    };
+    let argv: Vec<CString> =
+        std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect();
+    Err(task::fexecve(file.as_fd(), &argv, &env::own())).context("executing our sealed copy")
+}
+
+fn read_only_copy(path: &Path) -> sys::Result<OwnedFd> {
+    let copy = mount::open_tree_clone(fs::CWD, path, false)?;
+    let attr = mount::Attr { set: mount::MOUNT_ATTR_RDONLY, ..mount::Attr::default() };
+    mount::mount_setattr(copy.as_fd(), false, &attr)?;
+    Ok(copy)
+}

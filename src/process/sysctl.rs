@@ -1,0 +1,141 @@
+//! `linux.sysctl`: kernel parameters of the container's namespaces (config-linux.md#sysctl).
+//!
+//! Only those that belong to a namespace which is the container's own may be set: any other would change the host.
+//! They are written through the host's procfs, which shows each process those of its own namespaces.
+
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Linux;
+
+use crate::error::{Context, Problems, Result};
+use crate::namespaces;
+use crate::sys::fs;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sysctl {
+    /// Where it stands: `linux.sysctl["net.ipv4.ip_forward"]`.
+    pub place: String,
+    /// Below /proc/sys.
+    pub path: PathBuf,
+    pub value: String,
+}
+
+/// Parameters of the ipc namespace, besides all below fs/mqueue.
+const IPC: [&str; 11] = [
+    "msg_next_id",
+    "msgmax",
+    "msgmnb",
+    "msgmni",
+    "sem",
+    "sem_next_id",
+    "shm_next_id",
+    "shm_rmid_forced",
+    "shmall",
+    "shmmax",
+    "shmmni",
+];
+
+/// In the order of their names, whatever a hash's order was.
+pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, problems: &mut Problems) -> Vec<Sysctl> {
+    let mut all = Vec::new();
+    for (key, value) in linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten() {
+        let place = format!("linux.sysctl[{key:?}]");
+        let path = path(key);
+        if !plain(&path) || key.contains('\0') {
+            problems.add(&place, "is not the name of a parameter");
+            continue;
+        }
+        match namespace(&path) {
+            Ok(flag) if namespaces.has(flag) => {
+                all.push(Sysctl { place, path: path.into(), value: value.clone() });
+            }
+            Ok(flag) => {
+                let name = namespaces::kind(flag).map_or("", |kind| kind.name);
+                problems.add(&place, format_args!("needs a {name} namespace, or the host's would change"));
+            }
+            Err(message) => problems.add(&place, message),
+        }
+    }
+    all.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    all
+}
+
+/// The path of a name, by sysctl(8)'s rule: whichever of `.` and `/` comes first separates, and the other is then part
+/// of a name (`net.ipv4.conf.eno2/100.mtu`, `net/ipv4/conf/eno2.100/mtu`).
+fn path(key: &str) -> String {
+    match key.find(['.', '/']).map(|at| key.as_bytes()[at]) {
+        Some(b'.') => key
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+        _ => key.to_string(),
+    }
+}
+
+fn plain(path: &str) -> bool {
+    path.split('/').all(|name| !matches!(name, "" | "." | ".."))
+}
+
+/// The namespace that a parameter belongs to.
+fn namespace(path: &str) -> Result<i32, &'static str> {
+    match path.split_once('/') {
+        Some(("net", _)) => Ok(libc::CLONE_NEWNET),
+        Some(("fs", rest)) if rest.starts_with("mqueue/") => Ok(libc::CLONE_NEWIPC),
+        Some(("kernel", name)) if IPC.contains(&name) => Ok(libc::CLONE_NEWIPC),
+        Some(("kernel", "domainname")) => Ok(libc::CLONE_NEWUTS),
+        Some(("kernel", "hostname")) => Err("is set by the member hostname"),
+        _ => Err("does not belong to a namespace: the host's would change"),
+    }
+}
+
+/// Writes them. `proc` is the root of a procfs; the caller is in the container's namespaces.
+pub fn apply(sysctls: &[Sysctl], proc: BorrowedFd) -> Result<()> {
+    for sysctl in sysctls {
+        let path = Path::new("sys").join(&sysctl.path);
+        fs::write_at(proc, &path, sysctl.value.as_bytes()).with_context(|| sysctl.place.clone())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_containers_own_can_be_set() {
+        let own = namespaces::Plan { create: libc::CLONE_NEWNET | libc::CLONE_NEWIPC, ..Default::default() };
+        for (key, expected) in [
+            ("net.ipv4.ip_forward", Ok("net/ipv4/ip_forward")),
+            ("net/ipv4/conf/eno2.100/rp_filter", Ok("net/ipv4/conf/eno2.100/rp_filter")),
+            ("net.ipv4.conf.eno2/100.rp_filter", Ok("net/ipv4/conf/eno2.100/rp_filter")),
+            ("kernel.shmmax", Ok("kernel/shmmax")),
+            ("kernel/shm_rmid_forced", Ok("kernel/shm_rmid_forced")),
+            ("fs.mqueue.msg_max", Ok("fs/mqueue/msg_max")),
+            ("kernel.domainname", Err("needs a uts namespace, or the host's would change")),
+            ("kernel.hostname", Err("is set by the member hostname")),
+            ("vm.swappiness", Err("does not belong to a namespace: the host's would change")),
+            ("kernel.core_pattern", Err("does not belong to a namespace: the host's would change")),
+            ("net/../kernel/core_pattern", Err("is not the name of a parameter")),
+            ("net./../kernel", Err("is not the name of a parameter")),
+            ("net", Err("does not belong to a namespace: the host's would change")),
+            ("", Err("is not the name of a parameter")),
+        ] {
+            let linux: Linux = serde_json::from_value(serde_json::json!({"sysctl": {key: "1"}})).unwrap();
+            let mut problems = Problems::default();
+            let plan = plan(Some(&linux), &own, &mut problems);
+            match expected {
+                Ok(path) => assert_eq!((plan[0].path.to_str(), problems.0.len()), (Some(path), 0), "{key}"),
+                Err(message) => assert_eq!(problems.0[0].message, message, "{key}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A policy becomes a program: load the architecture, find its block; there, a balanced tree of comparisons finds the
+//! interval that the number lies in, and the interval says what to return or which chain of argument checks decides.
+//!
+//! Every number of 32 bits lies in one interval, x32's calls (those with bit 30) after x86-64's. What libseccomp and
+//! runc do is matched where profiles rely on it:
+//! * a rule with the default action is dropped, so that it cannot shadow another;
+//! * the first rule without arguments decides for its call, whatever rules with arguments say;
+//! * rules with arguments are tried in their order;
+//! * a call newer than all those that the profile names gets ENOSYS, so that programs fall back to an older one.
+
+use libc::sock_filter;
+use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+
+use super::abi::Abi;
+use super::bpf::{ARCH, ARGS, JA, JEQ_K, JGE_K, LD_W_ABS, NR, RET_K, jump, statement};
+use super::syscalls::{self, Column, Row};
+
+/// What is returned for an architecture that the profile does not list: libseccomp's choice, and so what users of runc
+/// and crun have. It ends the thread, which is all of a program that has one.
+pub(super) const OTHER_ARCH: u32 = libc::SECCOMP_RET_KILL_THREAD;
+
+/// A comparison of one argument.
+#[derive(Clone, Debug)]
+pub(super) struct Comparison {
+    pub(super) index: u8,
+    pub(super) operator: SeccompCmpOp,
+    pub(super) value: u64,
+}
+
+/// A rule for one call: `action` if all comparisons are true.
+#[derive(Clone)]
+pub(super) struct Rule {
+    pub(super) call: &'static Row,
+    pub(super) action: u32,
+    pub(super) args: Vec<Comparison>,
+}
+
+/// What is to be compiled. Actions are the values that the filter returns.
+pub(super) struct Policy {
+    pub(super) default: u32,
+    /// What calls newer than the profile get.
+    pub(super) newer: Option<u32>,
+    /// The native one first: its block is the first to be tried.
+    pub(super) abis: Vec<Abi>,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// What happens to a call.
+#[derive(Clone)]
+enum Outcome {
+    Return(u32),
+    Chain(Vec<sock_filter>),
+}
+
+impl PartialEq for Outcome {
+    fn eq(&self, other: &Self) -> bool {
+        let fields = |i: &sock_filter| (i.code, i.jt, i.jf, i.k);
+        match (self, other) {
+            (Self::Return(a), Self::Return(b)) => a == b,
+            (Self::Chain(a), Self::Chain(b)) => a.iter().map(fields).eq(b.iter().map(fields)),
+            _ => false,
+        }
+    }
+}
+
+/// The numbers from `start` to the next interval's, but for the `hole`.
+struct Interval {
+    start: u32,
+    outcome: Outcome,
+    hole: Option<(u32, Outcome)>,
+}
+
+/// The program. An error is that of a comparison that cannot be expressed.
+pub(super) fn compile(policy: &Policy) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
+    let mut program = vec![statement(LD_W_ABS, ARCH)];
+    let mut done = Vec::new();
+    for abi in &policy.abis {
+        if done.contains(&abi.audit) {
+            continue;
+        }
+        done.push(abi.audit);
+        let mut block = vec![statement(LD_W_ABS, NR)];
+        tree(&mut block, &intervals(policy, abi.audit)?);
+        skip_unless_equal(&mut program, abi.audit, &block);
+    }
+    program.push(statement(RET_K, OTHER_ARCH));
+    Ok(program)
+}
+
+/// `block` if the accumulator is `k`, else what comes after it. Conditional jumps reach 255 instructions.
+fn skip_unless_equal(out: &mut Vec<sock_filter>, k: u32, block: &[sock_filter]) {
+    match u8::try_from(block.len()) {
+        Ok(len) => out.push(jump(JEQ_K, k, 0, len)),
+        Err(_) => out.extend([jump(JEQ_K, k, 1, 0), statement(JA, block.len() as u32)]),
+    }
+    out.extend_from_slice(block);
+}
+
+/// A search tree over intervals, of which there is at least one.
+fn tree(out: &mut Vec<sock_filter>, intervals: &[Interval]) {
+    let (left, right) = intervals.split_at(intervals.len() / 2);
+    let (false, Some(first)) = (left.is_empty(), right.first()) else {
+        return right.iter().for_each(|interval| leaf(out, interval));
+    };
+    let at = out.len();
+    out.push(jump(JGE_K, first.start, 0, 0));
+    tree(out, left);
+    let distance = out.len() - at - 1;
+    match u8::try_from(distance) {
+        Ok(distance) => out[at].jt = distance,
+        Err(_) => {
+            out[at].jf = 1;
+            out.insert(at + 1, statement(JA, distance as u32));
+        }
+    }
+    tree(out, right);
+}
+
+fn leaf(out: &mut Vec<sock_filter>, interval: &Interval) {
+    if let Some((number, outcome)) = &interval.hole {
+        match outcome {
+            Outcome::Return(action) => skip_unless_equal(out, *number, &[statement(RET_K, *action)]),
+            Outcome::Chain(code) => skip_unless_equal(out, *number, code),
+        }
+    }
+    match &interval.outcome {
+        Outcome::Return(action) => out.push(statement(RET_K, *action)),
+        Outcome::Chain(code) => out.extend_from_slice(code),
+    }
+}
+
+/// The intervals of all ABIs with an audit number, which cover every number of 32 bits.
+fn intervals(policy: &Policy, audit: u32) -> Result<Vec<Interval>, seccompiler::BackendError> {
+    let mut abis: Vec<Abi> = policy.abis.iter().filter(|abi| abi.audit == audit).copied().collect();
+    abis.sort_unstable_by_key(|abi| abi.range());
+    abis.dedup();
+    let mut all: Vec<(u32, Outcome)> = Vec::new();
+    // Where the profile's ABIs begin and end: beyond lie those that it does not list.
+    let mut next = Some(0);
+    for abi in abis {
+        let (first, last) = abi.range();
+        if next.is_some_and(|next| next < first) {
+            push(&mut all, next.unwrap_or(0), Outcome::Return(OTHER_ARCH));
+        }
+        calls(policy, abi, &mut all)?;
+        next = last.checked_add(1);
+    }
+    if let Some(next) = next {
+        push(&mut all, next, Outcome::Return(OTHER_ARCH));
+    }
+    Ok(fold(all))
+}
+
+/// Begins an interval, unless it would say what the one before says.
+fn push(all: &mut Vec<(u32, Outcome)>, start: u32, outcome: Outcome) {
+    match all.last_mut() {
+        Some((_, last)) if *last == outcome => {}
+        Some((same, last)) if *same == start => *last = outcome,
+        _ => all.push((start, outcome)),
+    }
+}
+
+/// Appends the intervals of one ABI.
+fn calls(policy: &Policy, abi: Abi, all: &mut Vec<(u32, Outcome)>) -> Result<(), seccompiler::BackendError> {
+    let (first, last) = abi.range();
+    push(all, first, Outcome::Return(policy.default));
+    let rules = numbered(policy, abi);
+    for group in rules.chunk_by(|a, b| a.0 == b.0) {
+        let Some((number, _, _)) = group.first() else { continue };
+        push(all, *number, outcome(group, policy.default, abi)?);
+        push(all, number + 1, Outcome::Return(policy.default));
+    }
+    let newest = policy.rules.iter().filter_map(|rule| abi.number(rule.call)).max();
+    if let (Some(newer), Some(newest)) = (policy.newer, newest) {
+        if newest < last {
+            push(all, newest + 1, Outcome::Return(newer));
+        }
+    }
+    Ok(())
+}
+
+/// The rules that matter to an ABI, by number and then in the profile's order.
+fn numbered(policy: &Policy, abi: Abi) -> Vec<(u32, u32, Vec<Comparison>)> {
+    let mut rules = Vec::with_capacity(policy.rules.len());
+    if let (Some(newer), Column::S390 | Column::S390x) = (policy.newer, abi.column) {
+        // These machines pass numbers above 255 in a register, and 0 where the kernel does not know the call. What
+        // number 0 was, setup(2), is long gone.
+        rules.push((0, newer, Vec::new()));
+    }
+    for rule in policy.rules.iter().filter(|rule| rule.action != policy.default) {
+        if let Some((number, call)) = multiplexed(rule.call, abi) {
+            // The call's own arguments lie in memory, where a filter cannot look: as in libseccomp, the first
+            // comparison is that of the call's number and the others stay.
+            let mut args = vec![Comparison { index: 0, operator: SeccompCmpOp::Eq, value: call }];
+            args.extend(rule.args.iter().filter(|arg| arg.index != 0).cloned());
+            rules.push((number, rule.action, args));
+        }
+        if let Some(number) = abi.number(rule.call) {
+            rules.push((number, rule.action, rule.args.clone()));
+        }
+    }
+    // Stable: the order within a number is the profile's.
+    rules.sort_by_key(|(number, _, _)| *number);
+    rules
+}
+
+/// The number of the call that `call` may also come through on an ABI, and the first argument that it then has.
+fn multiplexed(call: &Row, abi: Abi) -> Option<(u32, u64)> {
+    let (by, number) = syscalls::multiplexed(call.name())?;
+    Some((abi.number(syscalls::find(by)?)?, number))
+}
+
+/// What the rules of one number come to.
+fn outcome(
+    rules: &[(u32, u32, Vec<Comparison>)],
+    default: u32,
+    abi: Abi,
+) -> Result<Outcome, seccompiler::BackendError> {
+    if let Some((_, action, _)) = rules.iter().find(|(_, _, args)| args.is_empty()) {
+        return Ok(Outcome::Return(*action));
+    }
+    let mut chain = Vec::new();
+    for (_, action, args) in rules {
+        chain.extend(comparisons(args, abi)?);
+        chain.push(statement(RET_K, *action));
+    }
+    chain.push(statement(RET_K, default));
+    Ok(Outcome::Chain(chain))
+}
+
+/// Code that goes on if all comparisons are true, and else skips one instruction after itself.
+fn comparisons(args: &[Comparison], abi: Abi) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
+    let width = if abi.wide() { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
+    let mut conditions = Vec::with_capacity(args.len());
+    for arg in args {
+        let (width, operator) = (width.clone(), arg.operator.clone());
+        conditions.push(SeccompCondition::new(arg.index, width, operator, arg.value)?);
+    }
+    let program: BpfProgram = SeccompRule::new(conditions)?.into();
+    // The first two instructions are jumps into the rule and past it, for a caller that jumps to the rule.
+    Ok(program
+        .into_iter()
+        .skip(2)
+        .map(|i| {
+            // seccompiler knows little-endian machines only, whose arguments have their lower half first.
+            let swap = i.code == LD_W_ABS && i.k >= ARGS && abi.big_endian();
+            jump(i.code, if swap { i.k ^ 4 } else { i.k }, i.jt, i.jf)
+        })
+        .collect())
+}
+
+/// Folds a single number between two intervals that say the same into one interval with a hole: one comparison and
+/// three leaves' worth less of the tree.
+fn fold(all: Vec<(u32, Outcome)>) -> Vec<Interval> {
+    let mut folded: Vec<Interval> = Vec::with_capacity(all.len());
+    let mut rest = all.into_iter().peekable();
+    while let Some((start, outcome)) = rest.next() {
+        let single = rest.peek().is_some_and(|(next, _)| start.checked_add(1) == Some(*next));
+        if let (true, Some(last)) = (single, folded.last_mut()) {
+            let plain = last.hole.is_none() && matches!(last.outcome, Outcome::Return(_));
+            if plain && rest.peek().is_some_and(|(_, after)| *after == last.outcome) {
+                last.hole = Some((start, outcome));
+                rest.next();
+                continue;
+            }
+        }
+        folded.push(Interval { start, outcome, hole: None });
+    }
+    folded
+}

@@ -1,0 +1,316 @@
+//! `linux.seccomp`: a profile becomes a program of classic BPF that decides over every system call of the container.
+//!
+//! `plan` checks the profile and compiles it, before anything is made; `apply` loads the program, as the last thing
+//! before execve. There is no library between the profile and the kernel: `compile` has the algorithm, `abi` and
+//! `syscalls` the architectures and their numbers, `bpf` the instructions. `listener` hands the descriptor of a
+//! SCMP_ACT_NOTIFY filter to the agent that answers.
+
+mod abi;
+pub mod bpf;
+mod compile;
+pub mod listener;
+mod syscalls;
+
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use libc::sock_filter;
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompFilterFlag as Flag,
+    LinuxSeccompOperator as Operator, LinuxSyscall,
+};
+
+use seccompiler::SeccompCmpOp;
+
+use crate::error::{Problems, Result};
+use crate::sys;
+use crate::sys::seccomp::INSTRUCTIONS_MAX;
+
+/// What will be loaded.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub filter: Vec<sock_filter>,
+    /// The flags of seccomp(2).
+    pub flags: u64,
+    /// Who answers, where the filter asks.
+    pub listener: Option<Listener>,
+}
+
+/// The agent that gets the filter's descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub path: PathBuf,
+    pub metadata: Option<String>,
+}
+
+/// The spec's actions, operators and flags, for `features`.
+pub const ACTIONS: &[&str] = &[
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+pub const OPERATORS: &[&str] = &[
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+pub const FLAGS: &[&str] = &[
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
+/// The spec's architectures, for `features`.
+#[must_use]
+pub fn archs() -> Vec<&'static str> {
+    abi::names()
+}
+
+/// Those of [`FLAGS`] that the running kernel has.
+#[must_use]
+pub fn supported_flags() -> Vec<&'static str> {
+    use crate::sys::seccomp::{LOG, SPEC_ALLOW, TSYNC, WAIT_KILLABLE_RECV, flag_available};
+    let bits = [LOG, SPEC_ALLOW, TSYNC, WAIT_KILLABLE_RECV];
+    FLAGS.iter().zip(bits).filter(|(_, bit)| flag_available(*bit)).map(|(name, _)| *name).collect()
+}
+
+/// A system call has at most six arguments.
+const ARGUMENTS: usize = 6;
+
+/// The calls by which the container's process gives its listener away, after the filter is loaded: nobody could
+/// answer for them. runc refuses `write`, for the same reason.
+const SENDING: [&str; 2] = ["sendmsg", "write"];
+
+/// Plans the filter of a profile. `None` if something is wrong, all of which then is in `problems`.
+pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<Plan> {
+    plan_for(profile, abi::NATIVE, problems, warnings)
+}
+
+/// [`plan`] on a machine of any architecture.
+fn plan_for(
+    profile: &LinuxSeccomp,
+    native: Arch,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Plan> {
+    let before = problems.0.len();
+    let default = default_action(profile, problems);
+    let abis = abis(profile, native, problems);
+    let syscalls = profile.syscalls().as_deref().unwrap_or_default();
+    let mut rules = Vec::with_capacity(512);
+    for (i, syscall) in syscalls.iter().enumerate() {
+        add_rules(&mut rules, syscall, i, problems);
+    }
+    let notifies = syscalls.iter().any(|s| s.action() == Action::ScmpActNotify);
+    let listener = listener(profile, notifies, problems, warnings);
+    let flags = flags(profile, notifies, warnings);
+    if problems.0.len() != before {
+        return None;
+    }
+    let newer = newer(profile.default_action(), default);
+    match compile::compile(&compile::Policy { default, newer, abis, rules }) {
+        Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => Some(Plan { filter, flags, listener }),
+        Ok(filter) => {
+            let len = filter.len();
+            problems.add(
+                "linux.seccomp",
+                format_args!("needs {len} instructions; the kernel takes {INSTRUCTIONS_MAX}"),
+            );
+            None
+        }
+        Err(error) => {
+            problems.add("linux.seccomp", error);
+            None
+        }
+    }
+}
+
+/// What calls newer than the profile get. EPERM would tell a C library that the call is there and forbidden, instead of
+/// sending it to the older call that the profile allows; runc returns ENOSYS, too.
+fn newer(action: Action, default: u32) -> Option<u32> {
+    let enosys = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    (action == Action::ScmpActErrno && default != enosys).then_some(enosys)
+}
+
+fn default_action(profile: &LinuxSeccomp, problems: &mut Problems) -> u32 {
+    let action = profile.default_action();
+    if action == Action::ScmpActNotify {
+        // The process could not even say that its filter is loaded.
+        problems.add("linux.seccomp.defaultAction", "must not be SCMP_ACT_NOTIFY");
+    }
+    return_value(action, profile.default_errno_ret(), "linux.seccomp.defaultErrnoRet", problems)
+}
+
+/// What a filter returns for an action (linux/seccomp.h). Without an errno it is EPERM (config-linux.md#seccomp).
+fn return_value(action: Action, errno: Option<u32>, place: &str, problems: &mut Problems) -> u32 {
+    // The kernel cuts an errno down to its MAX_ERRNO in silence.
+    let (value, max) = match action {
+        Action::ScmpActKill | Action::ScmpActKillThread => (libc::SECCOMP_RET_KILL_THREAD, 0),
+        Action::ScmpActKillProcess => (libc::SECCOMP_RET_KILL_PROCESS, 0),
+        Action::ScmpActTrap => (libc::SECCOMP_RET_TRAP, 0),
+        Action::ScmpActErrno => (libc::SECCOMP_RET_ERRNO, 4095),
+        Action::ScmpActNotify => (libc::SECCOMP_RET_USER_NOTIF, 0),
+        Action::ScmpActTrace => (libc::SECCOMP_RET_TRACE, 65535),
+        Action::ScmpActLog => (libc::SECCOMP_RET_LOG, 0),
+        Action::ScmpActAllow => (libc::SECCOMP_RET_ALLOW, 0),
+    };
+    match errno {
+        None if max == 0 => value,
+        None => value | libc::EPERM as u32,
+        Some(_) if max == 0 => {
+            problems.add(place, format_args!("{action} takes no errno"));
+            value
+        }
+        Some(errno) if errno > max => {
+            problems.add(place, format_args!("{errno} is above {max}"));
+            value
+        }
+        Some(errno) => value | errno,
+    }
+}
+
+/// The ABIs of the profile and the native one, which libseccomp's filters always have: without it the container's
+/// program could not even start.
+fn abis(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> Vec<abi::Abi> {
+    let listed = profile.architectures().as_deref().unwrap_or_default();
+    let mut abis = Vec::with_capacity(listed.len() + 1);
+    for (i, arch) in std::iter::once(native).chain(listed.iter().copied()).enumerate() {
+        match abi::Abi::new(arch, native) {
+            Some(abi) if abis.contains(&abi) => {}
+            Some(abi) => abis.push(abi),
+            None if i == 0 => problems.add("linux.seccomp", "corten has no system calls of this machine"),
+            None => problems.add(
+                format_args!("linux.seccomp.architectures[{}]", i - 1),
+                format_args!("{arch} is unknown"),
+            ),
+        }
+    }
+    abis
+}
+
+/// Adds the rules of `linux.seccomp.syscalls[i]`. A name that no kernel has is none of the container's business: the
+/// profile may be newer than corten.
+fn add_rules(rules: &mut Vec<compile::Rule>, syscall: &LinuxSyscall, i: usize, problems: &mut Problems) {
+    let place = format!("linux.seccomp.syscalls[{i}]");
+    let action = return_value(syscall.action(), syscall.errno_ret(), &format!("{place}.errnoRet"), problems);
+    if syscall.names().is_empty() {
+        problems.add(format_args!("{place}.names"), "must name a system call");
+    }
+    let args = comparisons(syscall, &place, problems);
+    // An argument that is compared twice: each comparison is a rule of its own, as it is in runc.
+    let twice = args.iter().enumerate().any(|(j, arg)| args[..j].iter().any(|a| a.index == arg.index));
+    let alternatives = args.chunks(if twice { 1 } else { ARGUMENTS });
+    for (j, name) in syscall.names().iter().enumerate() {
+        if syscall.action() == Action::ScmpActNotify && SENDING.contains(&name.as_str()) {
+            problems.add(
+                format_args!("{place}.names[{j}]"),
+                format_args!("{name} sends the listener, and so must not be SCMP_ACT_NOTIFY"),
+            );
+        }
+        let Some(call) = syscalls::find(name) else { continue };
+        if args.is_empty() {
+            rules.push(compile::Rule { call, action, args: Vec::new() });
+        }
+        for args in alternatives.clone() {
+            rules.push(compile::Rule { call, action, args: args.to_vec() });
+        }
+    }
+}
+
+/// The comparisons of a rule.
+fn comparisons(syscall: &LinuxSyscall, place: &str, problems: &mut Problems) -> Vec<compile::Comparison> {
+    let args = syscall.args().as_deref().unwrap_or_default();
+    let mut comparisons = Vec::with_capacity(args.len());
+    for (i, arg) in args.iter().enumerate() {
+        let (operator, value) = match arg.op() {
+            Operator::ScmpCmpNe => (SeccompCmpOp::Ne, arg.value()),
+            Operator::ScmpCmpLt => (SeccompCmpOp::Lt, arg.value()),
+            Operator::ScmpCmpLe => (SeccompCmpOp::Le, arg.value()),
+            Operator::ScmpCmpEq => (SeccompCmpOp::Eq, arg.value()),
+            Operator::ScmpCmpGe => (SeccompCmpOp::Ge, arg.value()),
+            Operator::ScmpCmpGt => (SeccompCmpOp::Gt, arg.value()),
+            // `value` is the mask here.
+            Operator::ScmpCmpMaskedEq => {
+                (SeccompCmpOp::MaskedEq(arg.value()), arg.value_two().unwrap_or_default())
+            }
+        };
+        match u8::try_from(arg.index()) {
+            Ok(index) if arg.index() < ARGUMENTS => {
+                comparisons.push(compile::Comparison { index, operator, value });
+            }
+            _ => problems.add(
+                format_args!("{place}.args[{i}].index"),
+                format_args!("{} is not within 0 to 5", arg.index()),
+            ),
+        }
+    }
+    comparisons
+}
+
+fn listener(
+    profile: &LinuxSeccomp,
+    notifies: bool,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Listener> {
+    let metadata = profile.listener_metadata();
+    let Some(path) = profile.listener_path() else {
+        if metadata.is_some() {
+            problems.add("linux.seccomp.listenerMetadata", "must not be set without listenerPath");
+        }
+        if notifies {
+            problems.add("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs a listener");
+        }
+        return None;
+    };
+    if !path.is_absolute() {
+        problems.add("linux.seccomp.listenerPath", format_args!("{path:?} is not absolute"));
+    }
+    if !notifies {
+        warnings.push("linux.seccomp.listenerPath: no call has SCMP_ACT_NOTIFY, ignoring".into());
+        return None;
+    }
+    Some(Listener { path: path.clone(), metadata: metadata.clone() })
+}
+
+/// The flags asked for, and no others.
+fn flags(profile: &LinuxSeccomp, notifies: bool, warnings: &mut Vec<String>) -> u64 {
+    use crate::sys::seccomp::{LOG, NEW_LISTENER, SPEC_ALLOW, TSYNC, TSYNC_ESRCH, WAIT_KILLABLE_RECV};
+    let mut bits = if notifies { NEW_LISTENER } else { 0 };
+    for (i, flag) in profile.flags().as_deref().unwrap_or_default().iter().enumerate() {
+        bits |= match flag {
+            Flag::SeccompFilterFlagLog => LOG,
+            Flag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
+            // Else the call could not return both a listener and the thread that failed, and the kernel refuses.
+            Flag::SeccompFilterFlagTsync if notifies => TSYNC | TSYNC_ESRCH,
+            Flag::SeccompFilterFlagTsync => TSYNC,
+            Flag::SeccompFilterFlagWaitKillableRecv if notifies => WAIT_KILLABLE_RECV,
+            Flag::SeccompFilterFlagWaitKillableRecv => {
+                warnings.push(format!(
+                    "linux.seccomp.flags[{i}]: {flag} without a call that has SCMP_ACT_NOTIFY, ignoring"
+                ));
+                0
+            }
+        };
+    }
+    bits
+}
+
+/// Loads the filter into the calling process. Nothing but an error's report and execve can be relied on afterwards.
+pub fn apply(plan: &Plan) -> Result<Option<OwnedFd>> {
+    Ok(sys::seccomp::load(&plan.filter, plan.flags)?)
+}

@@ -1,0 +1,24 @@
+//! The one thing that a new network namespace needs from us.
+
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use super::{Error, Result, check};
+
+/// Sets the loopback interface of our network namespace up; the kernel gives it its addresses then.
+pub fn loopback_up() -> Result<()> {
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|e| Error::new("socket()", e))?;
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    // IFF_RUNNING is the kernel's to set; a fresh interface has no other flag to keep but IFF_LOOPBACK, which it does
+    // not let us change.
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which is alive.
+    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    check(ret.into(), || "ioctl(SIOCSIFFLAGS, lo)".into()).map(drop)
+}
