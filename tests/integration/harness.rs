@@ -48,7 +48,9 @@ fn outside(name: &str) -> Result<(), String> {
         return Err("needs root".into());
     }
     let tree = v2_tree().ok_or("no cgroup v2 tree is mounted")?;
-    let id = format!("corten-test.{}.{}", std::process::id(), name.replace("::", "."));
+    // The pid alone is no name: it is one of a pid namespace.
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
+    let id = format!("corten-test.{}.{now:x}", name.replace("::", "."));
     let scratch = Scratch { dir: std::env::temp_dir().join(&id), cgroup: tree.join(&id) };
     fs::create_dir_all(&scratch.dir).unwrap();
     fs::create_dir(&scratch.cgroup).unwrap();
@@ -234,6 +236,14 @@ pub fn processes() -> Vec<String> {
     found
 }
 
+/// Kills what a test has made a hook leave running.
+pub fn kill_all(words: &str) {
+    for line in processes().iter().filter(|line| line.contains(words)) {
+        let pid = line.split(' ').next().unwrap_or_default();
+        drop(Command::new("kill").args(["-KILL", pid]).status());
+    }
+}
+
 /// Reaps what was reparented to this process. Never while a `Running` is being waited for.
 pub fn reap() {
     while !matches!(
@@ -366,6 +376,8 @@ pub struct Output {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
+    /// For the message of a failed assertion.
+    #[allow(dead_code)]
     line: String,
 }
 
