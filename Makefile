@@ -1,22 +1,30 @@
-# `make help` lists what there is.
-.PHONY: help build deps test check clean
+# make help tells the targets. Everything is built by cargo; this file only names what is done together.
+PREFIX ?= /usr/local
+export RUST_TEST_THREADS ?= 2
+BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(rustc -vV | sed -n 's/^host: //p')/release/corten
 
+.PHONY: help build demo test test-engines check install clean peers
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-
-build: deps ## the release executable
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+build: ## the release binary, one static executable
+	@scripts/install-deps build
 	cargo build --release
-
-deps:
+demo: build ## run a shell in a container made of busybox
+	@scripts/install-deps test
+	@scripts/demo $(BINARY)
+test: ## unit and integration tests; installs what they need; the last line counts them
 	@scripts/install-deps build test
-
-test: deps ## every test that this machine can run
 	@scripts/test
-
-check: deps ## formatting, lints, the size of files
+test-engines: build ## Podman with corten as its runtime; the last line counts the checks
+	@scripts/install-deps engines
+	@scripts/podman-smoke $(BINARY)
+check: ## formatting, lints, file sizes, no unsafe outside src/sys
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	@scripts/check-size
-
-clean: ## removes what was built
+	cargo clippy --quiet --all-targets -- -D warnings
+	@scripts/check-source
+install: build ## the binary to PREFIX/bin (/usr/local)
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/corten
+peers: ## crun and runc of Debian sid under target/peers, to compare with
+	@scripts/peers
+clean: ## everything that was built or fetched
 	cargo clean

@@ -1,0 +1,142 @@
+//! What other programs parse: list, ps, features, spec, --version.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::isolated;
+
+/// `list` as a table, as json and as ids.
+#[test]
+fn list() {
+    isolated(|t| {
+        assert_eq!(t.corten(&["list", "-q"]).ok(), "");
+        let none = t.corten(&["list", "--format", "json"]).ok();
+        assert!(matches!(none.trim_end(), "[]" | "null"), "{none}");
+        let bundle = t.bundle(|_| {});
+        t.create(&bundle, "b");
+        let pid = t.start(&bundle, "a");
+        assert_eq!(t.corten(&["list", "--quiet"]).ok(), "a\nb\n");
+        let all: Value = serde_json::from_str(&t.corten(&["list", "-f", "json"]).ok()).unwrap();
+        let facts = |n: usize| (all[n]["id"].clone(), all[n]["status"].clone(), all[n]["bundle"].clone());
+        assert_eq!(facts(0), (json!("a"), json!("running"), json!(bundle.path())));
+        assert_eq!(facts(1), (json!("b"), json!("created"), json!(bundle.path())));
+        assert_eq!(all[0]["pid"], pid);
+        let table = t.corten(&["list"]).ok();
+        let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
+        assert_eq!(rows[1][..4], ["a", &pid.to_string(), "running", bundle.path()]);
+        assert_eq!(rows.len(), 3);
+        t.delete("a");
+        t.delete("b");
+    });
+}
+
+/// go-runc wants host pids as a JSON array; the table is ps(1)'s, its lines those of the container.
+#[test]
+fn ps() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            c["process"]["args"] = json!(["/bin/sh", "-c", "sleep 1001 & exec sleep 1000"]);
+        });
+        let pid = t.start(&bundle, "c1");
+        let pids = || -> Vec<i32> {
+            serde_json::from_str(&t.corten(&["ps", "--format", "json", "c1"]).ok()).unwrap()
+        };
+        assert!(crate::harness::poll(std::time::Duration::from_secs(5), || pids().len() == 2));
+        assert!(pids().contains(&pid));
+        let table = t.corten(&["ps", "c1"]).ok();
+        assert_eq!(table.lines().filter(|line| line.contains("sleep")).count(), 2, "{table}");
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        t.corten(&["delete", "c1"]).ok();
+    });
+}
+
+/// features.md: the document that containerd and Docker read.
+#[test]
+fn features() {
+    isolated(|t| {
+        let features: Value = serde_json::from_str(&t.corten(&["features"]).ok()).unwrap();
+        let has = |pointer: &str, word: &str| {
+            let list = features.pointer(pointer).and_then(Value::as_array);
+            assert!(
+                list.is_some_and(|list| list.contains(&json!(word))),
+                "{pointer} lacks {word}: {features}"
+            );
+        };
+        for hook in
+            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+        {
+            has("/hooks", hook);
+        }
+        for option in [
+            "ro",
+            "rro",
+            "rbind",
+            "rprivate",
+            "tmpcopyup",
+            "idmap",
+            "ridmap",
+            "nosymfollow",
+            "lazytime",
+            "defaults",
+        ] {
+            has("/mountOptions", option);
+        }
+        for kind in ["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"] {
+            has("/linux/namespaces", kind);
+        }
+        has("/linux/capabilities", "CAP_CHECKPOINT_RESTORE");
+        has("/linux/seccomp/actions", "SCMP_ACT_ERRNO");
+        has("/linux/seccomp/operators", "SCMP_CMP_MASKED_EQ");
+        has("/linux/seccomp/archs", "SCMP_ARCH_X86_64");
+        for pointer in ["/linux/mountExtensions/idmap/enabled", "/linux/cgroup/v2", "/linux/seccomp/enabled"]
+        {
+            assert_eq!(features.pointer(pointer), Some(&json!(true)), "{pointer}");
+        }
+        for key in ["ociVersionMin", "ociVersionMax"] {
+            assert!(features[key].as_str().unwrap().starts_with("1."), "{features}");
+        }
+    });
+}
+
+/// What `spec` writes is a bundle that runs, and never overwrites one.
+#[test]
+fn spec() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let config = bundle.dir.join("config.json");
+        t.corten(&["spec", "--bundle", bundle.path()]).fails("exist");
+        fs::remove_file(&config).unwrap();
+        t.corten(&["spec", "-b", bundle.path()]).ok();
+        let text = fs::read_to_string(&config).unwrap();
+        let written: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(written["process"]["terminal"], true);
+        bundle.edit(|c| {
+            c["process"]["terminal"] = json!(false);
+            c["process"]["args"] = json!(["/bin/echo", "ran"]);
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "ran\n");
+        fs::remove_file(&config).unwrap();
+        t.corten(&["spec", "--rootless", "--bundle", bundle.path()]).ok();
+        let written: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        assert_eq!(written["linux"]["uidMappings"][0]["containerID"], 0);
+    });
+}
+
+/// Docker splits the first line at "version"; go-runc wants `commit: ` and `spec: `.
+#[test]
+fn version() {
+    isolated(|t| {
+        for flag in ["--version", "-v"] {
+            let text = t.corten(&[flag]).ok();
+            let lines: Vec<_> = text.lines().collect();
+            assert!(
+                lines[0].split_once(" version ").is_some_and(|(_, v)| v.starts_with(char::is_numeric)),
+                "{text}"
+            );
+            assert!(lines.iter().any(|line| line.starts_with("spec: 1.")), "{text}");
+        }
+    });
+}

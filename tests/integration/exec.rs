@@ -1,0 +1,209 @@
+//! `exec`: another process in a running container, with the container's own restrictions.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Test, isolated, poll};
+
+/// The lines of /proc/self/status that say what a process may do.
+fn rights(text: &str) -> Vec<String> {
+    let keys =
+        ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
+    let of_interest = |line: &&str| line.split_once(':').is_some_and(|(key, _)| keys.contains(&key));
+    text.lines().filter(of_interest).map(str::to_string).collect()
+}
+
+/// A process of exec has exactly the container process' rights.
+#[test]
+fn exec_has_the_containers_rights() {
+    isolated(|t| {
+        let edits: &[fn(&mut Value)] = &[
+            |_| {},
+            |config| config["process"]["noNewPrivileges"] = json!(false),
+            |config| {
+                config["process"]["user"] =
+                    json!({"uid": 1000, "gid": 1000, "additionalGids": [5, 7], "umask": 63});
+            },
+            |config| {
+                let caps = json!(["CAP_CHOWN", "CAP_NET_RAW"]);
+                for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+                    config["process"]["capabilities"][set] = caps.clone();
+                }
+                config["process"]["user"]["uid"] = json!(1000);
+            },
+            |config| {
+                let deny = json!({"names": ["mkdirat", "mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95});
+                config["linux"]["seccomp"] = json!({
+                    "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [deny],
+                });
+            },
+        ];
+        for edit in edits {
+            let bundle = t.bundle(|config| {
+                edit(config);
+                config["process"]["args"] =
+                    json!(["/bin/sh", "-c", "cat /proc/self/status; umask; exec sleep 1000"]);
+            });
+            let mut command = t.command(&["run", "-d", "-b", bundle.path(), "c1"]);
+            let out = t.call(&mut command).ok();
+            let mut theirs = String::new();
+            poll(Duration::from_secs(10), || {
+                let pid = t.pid("c1");
+                theirs = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                theirs.contains("sleep")
+            });
+            drop(out);
+            let mine = t.exec("c1", "cat /proc/self/status").ok();
+            assert_eq!(rights(&mine), rights(&theirs));
+            assert_eq!(rights(&mine).len(), 10);
+            t.delete("c1");
+        }
+    });
+}
+
+/// exec runs in every namespace, the cgroup and the root of the container.
+#[test]
+fn exec_is_in_the_container() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}))
+        });
+        let pid = t.start(&bundle, "c1");
+        let out =
+            t.exec("c1", "for n in cgroup ipc mnt net pid time uts; do readlink /proc/self/ns/$n; done").ok();
+        for (line, kind) in out.lines().zip(["cgroup", "ipc", "mnt", "net", "pid", "time", "uts"]) {
+            let theirs = fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+            assert_eq!(line, theirs.to_str().unwrap());
+        }
+        let cgroup = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let file = t.dir.join("pid");
+        t.corten(&["exec", "-d", "--pid-file", file.to_str().unwrap(), "c1", "/bin/sleep", "1000"]).ok();
+        let other = fs::read_to_string(&file).unwrap();
+        assert_eq!(cgroup(&other), cgroup(&pid.to_string()));
+        assert!(other.parse::<i32>().is_ok(), "{other:?} is not a bare number");
+        t.delete("c1");
+    });
+}
+
+/// The status of the command, and 255 for a failure of the runtime's own.
+#[test]
+fn exec_tells_the_status() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.create(&bundle, "c1");
+        t.corten(&["start", "c1"]).ok();
+        for code in [0, 1, 42] {
+            t.exec("c1", &format!("exit {code}")).exits(code);
+        }
+        t.exec("c1", "kill -TERM $$").exits(143);
+        for (program, text) in [
+            ("/no/such", r#"exec: "/no/such": stat /no/such: no such file or directory"#),
+            ("nosuch", r#"exec: "nosuch": executable file not found in $PATH"#),
+            ("/etc/passwd", r#"exec: "/etc/passwd": permission denied"#),
+            ("/etc", r#"exec: "/etc": is a directory"#),
+        ] {
+            t.corten(&["exec", "c1", program]).fails(text).exits(255);
+            let file = t.dir.join("pid");
+            t.corten(&["exec", "-d", "--pid-file", file.to_str().unwrap(), "c1", program])
+                .fails(text)
+                .exits(255);
+            assert!(!file.exists(), "no pid file after a failure");
+        }
+        t.corten(&["exec", "nosuch", "/bin/true"]).fails("does not exist").exits(255);
+        t.delete("c1");
+    });
+}
+
+/// The flags that change the process.
+#[test]
+fn exec_takes_its_own_settings() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            for set in ["bounding", "effective", "permitted"] {
+                config["process"]["capabilities"][set] = json!(["CAP_KILL"]);
+            }
+            config["process"]["env"].as_array_mut().unwrap().push(json!("OLD=1"));
+            config["process"]["cwd"] = json!("/tmp");
+        });
+        t.start(&bundle, "c1");
+        let show = "echo $A.$B.$OLD; pwd; id -u; id -g; id -G; grep CapEff /proc/self/status";
+        let rows: &[(&[&str], &str)] = &[
+            (&[], "..1\n/tmp\n0\n0\n0\nCapEff:\t0000000000000020\n"),
+            (
+                &["-e", "A=x", "--env", "B=y", "--env=OLD=2"],
+                "x.y.2\n/tmp\n0\n0\n0\nCapEff:\t0000000000000020\n",
+            ),
+            (&["--cwd", "/etc"], "..1\n/etc\n0\n0\n0\nCapEff:\t0000000000000020\n"),
+            (&["-u", "1000:100"], "..1\n/tmp\n1000\n100\n100\nCapEff:\t0000000000000000\n"),
+            (&["--user=1000"], "..1\n/tmp\n1000\n0\n0\nCapEff:\t0000000000000000\n"),
+            (
+                &["-u", "1000:100", "-g", "7", "-g", "8"],
+                "..1\n/tmp\n1000\n100\n100 7 8\nCapEff:\t0000000000000000\n",
+            ),
+            (&["--cap", "CAP_CHOWN", "-c", "CAP_SETUID"], "..1\n/tmp\n0\n0\n0\nCapEff:\t00000000000000a1\n"),
+        ];
+        for (flags, expected) in rows {
+            let args = [&["exec"], *flags, &["c1", "/bin/sh", "-c", show]].concat();
+            assert_eq!(t.corten(&args).ok(), *expected, "{flags:?}");
+        }
+        t.delete("c1");
+    });
+}
+
+/// --process takes a whole process object, from a file.
+#[test]
+fn exec_takes_a_process_document() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c1");
+        let document = json!({
+            "args": ["/bin/sh", "-c", "echo $WORD; pwd; id -u; umask; grep -E 'CapEff|NoNewPrivs' /proc/self/status; ulimit -n"],
+            "cwd": "/var",
+            "env": ["PATH=/bin", "WORD=given"],
+            "user": {"uid": 1000, "gid": 1000, "umask": 0o27},
+            "noNewPrivileges": true,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 100}],
+        });
+        let file = t.dir.join("process.json");
+        fs::write(&file, document.to_string()).unwrap();
+        let expected = "given\n/var\n1000\n0027\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n99\n";
+        for flag in ["--process", "-p"] {
+            assert_eq!(t.corten(&["exec", flag, file.to_str().unwrap(), "c1"]).ok(), expected);
+        }
+        for broken in ["{", "[]", r#"{"args": [], "cwd": "/"}"#, r#"{"args": ["true"], "cwd": "relative"}"#] {
+            fs::write(&file, broken).unwrap();
+            t.corten(&["exec", "--process", file.to_str().unwrap(), "c1"]).fails("").exits(255);
+        }
+        t.delete("c1");
+    });
+}
+
+/// Only a created or running container takes another process; nothing of the caller's is open in it.
+#[test]
+fn exec_wants_a_living_container() {
+    isolated(|t: &Test| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c1");
+        let out = t.exec("c1", "cd /proc/self/fd; for n in *; do [ -e $n ] && echo $n; done; true").ok();
+        assert_eq!(out, "0\n1\n2\n");
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        t.corten(&["exec", "c1", "/bin/true"]).fails("").exits(255);
+        t.corten(&["delete", "c1"]).ok();
+    });
+}
+
+/// A process of exec that is left running dies with the container.
+#[test]
+fn exec_processes_die_with_the_container() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| crate::harness::without_namespace(config, "pid"));
+        t.start(&bundle, "c1");
+        t.corten(&["exec", "-d", "c1", "/bin/sleep", "1001"]).ok();
+        assert_eq!(crate::harness::processes().len(), 2);
+        t.delete("c1");
+        assert_eq!(crate::harness::processes().len(), 0);
+    });
+}

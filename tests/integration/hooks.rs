@@ -1,0 +1,220 @@
+//! `hooks`: all six, in order and in their places, with the container's state on stdin; and what a failure means.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Test, isolated, poll};
+
+const ALL: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// A hook that appends to a file of the bundle, which is mounted at /log for those that run in the container's root.
+fn shell(script: &str) -> Value {
+    json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]})
+}
+
+/// A bundle with a writable directory that hooks find at the same path inside and outside.
+fn with_hooks(t: &Test, edit: impl FnOnce(&mut Value, &str)) -> (Bundle, String) {
+    let shared = t.dir.join("shared");
+    fs::create_dir_all(&shared).unwrap();
+    let path = shared.to_str().unwrap().to_string();
+    let bundle = t.bundle(|c| {
+        let mount = json!({"destination": path, "source": path, "type": "bind", "options": ["bind", "rw"]});
+        c["mounts"].as_array_mut().unwrap().push(mount);
+        c["hooks"] = json!({});
+        edit(c, &path);
+    });
+    (bundle, path)
+}
+
+/// config.md#posix-platform-hooks: the order of kinds and within a list; runtime.md#lifecycle: when each runs.
+#[test]
+fn hooks_run_in_order() {
+    isolated(|t| {
+        let (bundle, dir) = with_hooks(t, |c, dir| {
+            for kind in ALL {
+                c["hooks"][kind] = json!([
+                    shell(&format!("echo {kind} 1 >>{dir}/log")),
+                    shell(&format!("echo {kind} 2 >>{dir}/log")),
+                ]);
+            }
+        });
+        let log = || fs::read_to_string(format!("{dir}/log")).unwrap();
+        let lines =
+            |kinds: &[&str]| kinds.iter().map(|kind| format!("{kind} 1\n{kind} 2\n")).collect::<String>();
+        t.create(&bundle, "c1");
+        assert_eq!(log(), lines(&ALL[..3]));
+        t.corten(&["start", "c1"]).ok();
+        assert_eq!(log(), lines(&ALL[..5]));
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        assert_eq!(log(), lines(&ALL[..5]));
+        t.corten(&["delete", "c1"]).ok();
+        assert_eq!(log(), lines(&ALL));
+    });
+}
+
+/// runtime.md#state on stdin: the container as it is at that moment; namespaces as config.md's table says.
+#[test]
+fn hooks_are_told_the_state() {
+    isolated(|t| {
+        let (bundle, dir) = with_hooks(t, |c, dir| {
+            for kind in ALL {
+                let script = format!(
+                    "cat >{dir}/{kind}; for n in pid mnt net; do readlink /proc/self/ns/$n; done >{dir}/{kind}.ns"
+                );
+                c["hooks"][kind] = json!([shell(&script)]);
+            }
+            c["annotations"] = json!({"key": "value"});
+        });
+        let pid = t.start(&bundle, "c1");
+        let inside: Vec<_> = ["pid", "mnt", "net"]
+            .map(|n| fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap().to_string_lossy().into_owned())
+            .into();
+        t.delete("c1");
+        for kind in ALL {
+            let text = fs::read_to_string(format!("{dir}/{kind}")).unwrap();
+            let state: Value = serde_json::from_str(&text).unwrap();
+            let statuses: &[&str] = match kind {
+                "prestart" | "createRuntime" | "createContainer" => &["creating", "created"],
+                "startContainer" => &["created"],
+                "poststart" => &["running"],
+                _ => &["stopped"],
+            };
+            assert!(statuses.contains(&state["status"].as_str().unwrap()), "{kind}: {state}");
+            assert_eq!((&state["id"], &state["bundle"]), (&json!("c1"), &json!(bundle.path())), "{kind}");
+            assert_eq!(state["annotations"]["key"], "value", "{kind}");
+            match kind {
+                "prestart" | "createRuntime" | "poststart" => assert_eq!(state["pid"], pid, "{kind}"),
+                "poststop" => {}
+                _ => assert!(state["pid"].as_i64().is_some_and(|n| n > 0), "{kind}: {state}"),
+            }
+            let seen = fs::read_to_string(format!("{dir}/{kind}.ns")).unwrap();
+            let seen: Vec<_> = seen.lines().collect();
+            let in_container = matches!(kind, "createContainer" | "startContainer");
+            assert_eq!(seen[1] == inside[1] && seen[2] == inside[2], in_container, "{kind}: {seen:?}");
+        }
+    });
+}
+
+/// config.md#createcontainer-hooks: the mounts are there, the root is not yet entered and still writable.
+#[test]
+fn create_container_hooks_can_change_the_root() {
+    isolated(|t| {
+        let (bundle, dir) = with_hooks(t, |c, dir| {
+            c["root"]["readonly"] = json!(true);
+            let script = format!(
+                "root=$(sed -n 's/.*\"bundle\": *\"\\([^\"]*\\)\".*/\\1/p')/rootfs; echo made >$root/from-hook; \
+                 [ -e $root/proc/self ] && echo mounted >{dir}/log"
+            );
+            c["hooks"]["createContainer"] = json!([shell(&script)]);
+            c["process"]["args"] =
+                json!(["/bin/sh", "-c", "cat /from-hook; touch /x 2>&1 | grep -o 'Read-only'"]);
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "made\nRead-only\n");
+        assert_eq!(fs::read_to_string(format!("{dir}/log")).unwrap(), "mounted\n");
+    });
+}
+
+/// runtime.md#lifecycle: a failing hook before the program is an error of `create` or `start`; the container is
+/// destroyed and the poststop hooks run.
+#[test]
+fn a_failing_hook_is_the_commands_failure() {
+    isolated(|t| {
+        for kind in &ALL[..5] {
+            let (bundle, dir) = with_hooks(t, |c, dir| {
+                c["hooks"][kind] = json!([
+                    shell("true"),
+                    shell("echo hook is sad >&2; exit 3"),
+                    shell(&format!("echo went on >>{dir}/log")),
+                ]);
+                c["hooks"]["poststop"] = json!([shell(&format!("echo poststop >>{dir}/log"))]);
+                c["ociVersion"] = json!("1.3.0");
+            });
+            let created = t.corten(&["create", "-b", bundle.path(), "c1"]);
+            if matches!(*kind, "startContainer" | "poststart") {
+                created.ok();
+                t.corten(&["start", "c1"]).fails(&format!("hooks.{kind}[1]"));
+                t.until("c1", "stopped");
+                t.corten(&["delete", "c1"]).ok();
+            } else {
+                created.fails(&format!("hooks.{kind}[1]"));
+                t.corten(&["state", "c1"]).fails("does not exist");
+            }
+            assert_eq!(fs::read_to_string(format!("{dir}/log")).unwrap(), "poststop\n", "{kind}");
+            fs::remove_file(format!("{dir}/log")).unwrap();
+            t.corten(&["run", "-b", bundle.path(), "c1"]).fails("");
+        }
+    });
+}
+
+/// runtime.md#lifecycle: a failing poststop hook is warned of; the others and the deletion go on.
+#[test]
+fn delete_goes_on_after_a_failing_poststop_hook() {
+    isolated(|t| {
+        let (bundle, dir) = with_hooks(t, |c, dir| {
+            c["hooks"]["poststop"] = json!([shell("exit 1"), shell(&format!("echo second >>{dir}/log"))]);
+        });
+        t.start(&bundle, "c1");
+        t.corten(&["delete", "-f", "c1"]).exits(0);
+        assert_eq!(fs::read_to_string(format!("{dir}/log")).unwrap(), "second\n");
+        t.corten(&["state", "c1"]).fails("does not exist");
+    });
+}
+
+/// config.md#posix-platform-hooks: the timeout ends the hook and whatever it has started.
+#[test]
+fn a_hook_has_its_time() {
+    isolated(|t| {
+        for script in ["sleep 100", "sleep 100 & exit 0", "sleep 100 & wait", "trap '' TERM; sleep 100"] {
+            let (bundle, _) = with_hooks(t, |c, _| {
+                let mut hook = shell(script);
+                hook["timeout"] = json!(1);
+                c["hooks"]["createRuntime"] = json!([hook]);
+            });
+            let start = Instant::now();
+            let out = t.corten(&["create", "-b", bundle.path(), "c1"]);
+            assert!(start.elapsed() < Duration::from_secs(5), "{script}: {:?}", start.elapsed());
+            if script.contains("exit 0") {
+                // The hook itself is done in time; what it left behind must not hold up anyone.
+                assert_eq!(out.code, 0, "{out:?}");
+                t.delete("c1");
+                crate::harness::kill_all("sleep 100");
+            } else {
+                out.fails("hooks.createRuntime[0]");
+            }
+            let gone = || !crate::harness::processes().iter().any(|line| line.contains("sleep 100"));
+            assert!(poll(Duration::from_secs(5), gone), "{script}");
+        }
+    });
+}
+
+/// config.md#posix-platform-hooks: an absolute path and a positive timeout; env is the hook's whole environment.
+#[test]
+fn hooks_are_checked() {
+    isolated(|t| {
+        for (key, value, place) in [
+            ("path", json!("bin/true"), "hooks.createRuntime[0].path"),
+            ("path", json!(""), "hooks.createRuntime[0].path"),
+            ("timeout", json!(0), "hooks.createRuntime[0].timeout"),
+            ("timeout", json!(-5), "hooks.createRuntime[0].timeout"),
+            ("path", json!("/no/such/hook"), "hooks.createRuntime[0]"),
+        ] {
+            let (bundle, _) = with_hooks(t, |c, _| {
+                let mut hook = shell("true");
+                hook[key] = value;
+                c["hooks"]["createRuntime"] = json!([hook]);
+            });
+            t.corten(&["create", "-b", bundle.path(), "c1"]).fails(place);
+        }
+        let (bundle, dir) = with_hooks(t, |c, dir| {
+            let script = format!("tr '\\0' '\\n' </proc/$$/environ >{dir}/env; echo $0 >>{dir}/env");
+            c["hooks"]["createRuntime"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script, "named"], "env": ["A=1", "PATH=/bin:/usr/bin"]}]);
+        });
+        t.create(&bundle, "c1");
+        assert_eq!(fs::read_to_string(format!("{dir}/env")).unwrap(), "A=1\nPATH=/bin:/usr/bin\nnamed\n");
+        t.delete("c1");
+    });
+}

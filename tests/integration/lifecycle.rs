@@ -1,0 +1,374 @@
+//! create, start, state, kill, delete: the operations and the states between them.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::harness::{isolated, poll};
+
+/// runtime.md#lifecycle: created, running, stopped, gone; `state` has every required property.
+#[test]
+fn a_container_goes_through_its_states() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["annotations"] = json!({"org.example.key": "value"});
+        });
+        t.create(&bundle, "c1");
+        let state = t.document("c1");
+        assert_eq!(state["id"], "c1");
+        assert_eq!(state["status"], "created");
+        assert_eq!(state["bundle"], bundle.path());
+        assert_eq!(state["annotations"], json!({"org.example.key": "value"}));
+        assert_eq!(state["rootfs"], bundle.rootfs().to_str().unwrap());
+        assert!(state["ociVersion"].as_str().unwrap().starts_with("1."), "{state}");
+        let created = state["created"].as_str().unwrap();
+        assert!(created.len() >= 20 && created.ends_with('Z') && created.as_bytes()[10] == b'T', "{created}");
+        let pid = t.pid("c1");
+        assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+
+        t.corten(&["start", "c1"]).ok();
+        assert_eq!(t.status("c1"), "running");
+        assert_eq!(t.pid("c1"), pid, "the process that create made is the container's");
+        let name = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n";
+        assert!(name(), "start returns when the program runs");
+
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        let state = t.document("c1");
+        assert!(state["pid"].is_null() || state["pid"] == 0, "a stopped container has no process: {state}");
+        t.corten(&["delete", "c1"]).ok();
+        t.corten(&["state", "c1"]).fails("does not exist");
+    });
+}
+
+/// runtime.md#create: an id in use is an error that changes nothing.
+#[test]
+fn an_id_is_used_once() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.create(&bundle, "c1");
+        let before = t.document("c1");
+        t.corten(&["create", "--bundle", bundle.path(), "c1"]).fails("exist");
+        t.corten(&["run", "--bundle", bundle.path(), "c1"]).fails("exist");
+        assert_eq!(t.document("c1"), before);
+        t.delete("c1");
+        t.create(&bundle, "c1");
+        t.delete("c1");
+    });
+}
+
+/// runtime.md#operations: an id that does not exist is an error, in the words that engines look for.
+#[test]
+fn unknown_ids_are_errors() {
+    isolated(|t| {
+        for args in [
+            &["state", "c9"][..],
+            &["start", "c9"],
+            &["kill", "c9", "TERM"],
+            &["delete", "c9"],
+            &["exec", "c9", "/bin/true"],
+            &["ps", "c9"],
+        ] {
+            t.corten(args).fails("does not exist");
+        }
+        t.corten(&["delete", "--force", "c9"]).ok();
+        t.corten(&["delete", "-f", "c9"]).ok();
+    });
+}
+
+/// Ids are names of one directory: nothing else may be reached with them.
+#[test]
+fn ids_are_checked() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let long = "x".repeat(1025);
+        for id in ["", ".", "..", "a/b", "../c1", "/c1", "a b", "a\nb", long.as_str(), "ü", "a*"] {
+            t.corten(&["create", "--bundle", bundle.path(), id]).fails("");
+            t.corten(&["state", id]).fails("");
+            t.corten(&["kill", id, "KILL"]).fails("");
+        }
+        for id in ["a", "A.b_c+d-e", "0", "a..b"] {
+            t.create(&bundle, id);
+            t.delete(id);
+        }
+    });
+}
+
+/// runtime.md#delete: a container that is not stopped is not deleted, and nothing happens to it.
+#[test]
+fn delete_wants_a_stopped_container() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.create(&bundle, "c1");
+        let pid = t.pid("c1");
+        t.corten(&["delete", "c1"]).fails("");
+        assert_eq!((t.status("c1").as_str(), t.pid("c1")), ("created", pid));
+        t.corten(&["start", "c1"]).ok();
+        t.corten(&["delete", "c1"]).fails("");
+        assert_eq!((t.status("c1").as_str(), t.pid("c1")), ("running", pid));
+        t.corten(&["delete", "--force", "c1"]).ok();
+        assert!(
+            !fs::exists(format!("/proc/{pid}/exe")).unwrap()
+                || fs::read_link(format!("/proc/{pid}/exe")).is_err()
+        );
+
+        t.create(&bundle, "c2");
+        t.corten(&["delete", "-f", "c2"]).ok();
+    });
+}
+
+/// runtime.md#start: only a created container is started.
+#[test]
+fn start_wants_a_created_container() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let pid = t.start(&bundle, "c1");
+        t.corten(&["start", "c1"]).fails("");
+        assert_eq!((t.status("c1").as_str(), t.pid("c1")), ("running", pid));
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        t.corten(&["start", "c1"]).fails("");
+        t.corten(&["delete", "c1"]).ok();
+    });
+}
+
+/// Engines parse the pid file with atoi of its bytes: digits only, there when create returns, and none after an error.
+#[test]
+fn the_pid_file_is_a_bare_number() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let file = t.dir.join("pid");
+        let path = file.to_str().unwrap();
+        t.corten(&["create", "--pid-file", path, "--bundle", bundle.path(), "c1"]).ok();
+        assert_eq!(fs::read_to_string(&file).unwrap(), t.pid("c1").to_string());
+        t.delete("c1");
+        fs::remove_file(&file).unwrap();
+
+        bundle.edit(|config| config["process"]["args"] = json!(["/no/such"]));
+        t.corten(&["create", &format!("--pid-file={path}"), "--bundle", bundle.path(), "c1"])
+            .fails("/no/such");
+        assert!(!file.exists());
+        bundle.edit(|config| config["process"]["args"] = json!(["/bin/true"]));
+        t.corten(&["create", "--pid-file", "/no/such/dir/pid", "--bundle", bundle.path(), "c1"])
+            .fails("/no/such/dir");
+    });
+}
+
+/// The bundle is the working directory without --bundle, and options may follow the id.
+#[test]
+fn the_bundle_is_the_working_directory() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.call(t.command(&["create", "c1"]).current_dir(&bundle.dir)).ok();
+        assert_eq!(t.document("c1")["bundle"], bundle.path());
+        t.corten(&["delete", "c1", "--force"]).ok();
+        t.call(t.command(&["create", "c1", "-b", "."]).current_dir(&bundle.dir)).ok();
+        assert_eq!(t.document("c1")["bundle"], bundle.path());
+        t.delete("c1");
+    });
+}
+
+/// What cannot be executed is found out by create already, in the words that docker and podman map to 126 and 127.
+#[test]
+fn create_tells_what_cannot_be_executed() {
+    isolated(|t| {
+        for (program, user, text) in [
+            ("/no/such", 0, r#"exec: "/no/such": stat /no/such: no such file or directory"#),
+            ("nosuch", 0, r#"exec: "nosuch": executable file not found in $PATH"#),
+            ("/etc/passwd", 0, r#"exec: "/etc/passwd": permission denied"#),
+            ("/root/secret/true", 1000, r#"exec: "/root/secret/true":"#),
+            ("/root/secret/true", 1000, "permission denied"),
+            ("/etc", 0, r#"exec: "/etc": is a directory"#),
+        ] {
+            let bundle = t.bundle(|config| {
+                config["process"]["args"] = json!([program]);
+                config["process"]["user"]["uid"] = json!(user);
+            });
+            let secret = bundle.rootfs().join("root/secret");
+            fs::create_dir(&secret).unwrap();
+            fs::copy(t.dir.join("busybox"), secret.join("true")).unwrap();
+            t.call(std::process::Command::new("chmod").arg("700").arg(&secret)).ok();
+            t.corten(&["create", "--bundle", bundle.path(), "c1"]).fails(text).exits(1);
+            t.corten(&["run", "--bundle", bundle.path(), "c1"]).fails(text);
+        }
+    });
+}
+
+/// runtime.md#start: an error of execve is an error of `start`, not a container that dies with nobody told.
+#[test]
+fn start_tells_what_execve_said() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/my-program"]));
+        let program = bundle.rootfs().join("my-program");
+        let install = |text: &str| {
+            fs::write(&program, text).unwrap();
+            t.call(std::process::Command::new("chmod").arg("755").arg(&program)).ok();
+        };
+        install("\0not a program");
+        t.create(&bundle, "c1");
+        t.corten(&["start", "c1"]).fails("exec format error").exits(1);
+        t.until("c1", "stopped");
+        t.corten(&["delete", "c1"]).ok();
+
+        install("#!/bin/sh\n");
+        t.create(&bundle, "c2");
+        fs::remove_file(&program).unwrap();
+        t.corten(&["start", "c2"])
+            .fails(r#"exec: "/my-program": stat /my-program: no such file or directory"#);
+        t.corten(&["delete", "--force", "c2"]).ok();
+
+        install("#!/no/such/interpreter\n");
+        t.corten(&["run", "--bundle", bundle.path(), "c3"]).fails("no such file or directory");
+    });
+}
+
+/// runtime.md#start: `process` may be missing at create and must be there at start.
+#[test]
+fn start_wants_a_process() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config.as_object_mut().unwrap().remove("process");
+        });
+        t.create(&bundle, "c1");
+        assert_eq!(t.status("c1"), "created");
+        t.corten(&["start", "c1"]).fails("process");
+        t.corten(&["delete", "--force", "c1"]).ok();
+    });
+}
+
+/// runtime.md#create: changes to config.json after create have no effect.
+#[test]
+fn later_changes_of_the_configuration_have_no_effect() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["process"]["args"] = json!(["/bin/sh", "-c", "echo $WORD >/out; sleep 1000"]);
+            config["annotations"] = json!({"key": "old"});
+            config["process"]["env"].as_array_mut().unwrap().push(json!("WORD=old"));
+        });
+        t.create(&bundle, "c1");
+        bundle.write("{ broken");
+        t.corten(&["start", "c1"]).ok();
+        let out = bundle.rootfs().join("out");
+        assert!(poll(std::time::Duration::from_secs(10), || {
+            fs::read_to_string(&out).is_ok_and(|text| text == "old\n")
+        }));
+        assert_eq!(t.document("c1")["annotations"]["key"], "old");
+        assert_eq!(t.exec("c1", "echo $PWD").ok(), "/\n");
+        t.delete("c1");
+    });
+}
+
+/// Signals by number and by name with or without SIG; TERM when none is named.
+#[test]
+fn kill_takes_every_way_to_name_a_signal() {
+    isolated(|t| {
+        let script = "for s in HUP USR1 USR2 WINCH TERM; do trap \"echo $s >>/out\" $s; done; \
+                      while :; do sleep 0.01; done";
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
+        t.start(&bundle, "c1");
+        let caught = || {
+            let pid = t.pid("c1");
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.lines().any(|line| line.starts_with("SigCgt:") && line.contains("8004a03"))
+        };
+        poll(std::time::Duration::from_secs(5), caught);
+        let rows: &[(&[&str], &str)] = &[
+            (&["kill", "c1", "1"], "HUP"),
+            (&["kill", "c1", "USR1"], "USR1"),
+            (&["kill", "c1", "SIGUSR2"], "USR2"),
+            (&["kill", "c1", "winch"], "WINCH"),
+            (&["kill", "c1", "sigusr1"], "USR1"),
+            (&["kill", "c1"], "TERM"),
+            (&["kill", "--all", "c1", "SIGHUP"], "HUP"),
+            (&["kill", "-a", "c1", "15"], "TERM"),
+        ];
+        let out = bundle.rootfs().join("out");
+        for (args, expected) in rows {
+            let _ = fs::remove_file(&out);
+            t.corten(args).ok();
+            let came = poll(std::time::Duration::from_secs(10), || {
+                fs::read_to_string(&out).is_ok_and(|text| text.lines().any(|line| line == *expected))
+            });
+            assert!(came, "{args:?}: no {expected}");
+        }
+        for signal in ["NOSUCH", "SIG", "0x9", "-1", "65", "99999999999", ""] {
+            t.corten(&["kill", "--", "c1", signal]).fails("");
+        }
+        assert_eq!(t.status("c1"), "running");
+        t.delete("c1");
+    });
+}
+
+/// runtime.md#kill: a stopped container is sent nothing; containerd looks for these words.
+#[test]
+fn kill_wants_a_living_container() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
+        t.create(&bundle, "c1");
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        t.corten(&["kill", "c1", "TERM"]).fails("container not running");
+        t.corten(&["kill", "c1", "KILL"]).fails("container not running");
+        t.corten(&["delete", "c1"]).ok();
+    });
+}
+
+/// A payload that exits leaves a stopped container, reaped or not, until delete.
+#[test]
+fn state_is_stopped_after_exit() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
+        t.create(&bundle, "c1");
+        t.corten(&["start", "c1"]).ok();
+        t.until("c1", "stopped");
+        crate::harness::reap();
+        assert_eq!(t.status("c1"), "stopped");
+        t.corten(&["exec", "c1", "/bin/true"]).fails("").exits(255);
+        t.corten(&["delete", "c1"]).ok();
+    });
+}
+
+/// What the init leaves running dies with the container, with and without a pid namespace.
+#[test]
+fn delete_takes_every_process_along() {
+    isolated(|t| {
+        for pid_namespace in [true, false] {
+            let bundle = t.bundle(|config| {
+                config["process"]["args"] =
+                    json!(["/bin/sh", "-c", "setsid sleep 1001 & setsid sleep 1002 & sleep 1000"]);
+                if !pid_namespace {
+                    crate::harness::without_namespace(config, "pid");
+                }
+            });
+            t.start(&bundle, "c1");
+            let count =
+                || crate::harness::processes().iter().filter(|line| line.contains("sleep 100")).count();
+            assert!(poll(std::time::Duration::from_secs(10), || count() >= 3));
+            t.corten(&["kill", "c1", "KILL"]).ok();
+            t.until("c1", "stopped");
+            t.corten(&["delete", "c1"]).ok();
+            assert_eq!(crate::harness::processes(), Vec::<String>::new());
+        }
+    });
+}
+
+/// A container whose processes are in the host's pid namespace is emptied by `kill --all`, also after its init's death.
+#[test]
+fn kill_all_reaches_what_init_left() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["process"]["args"] =
+                json!(["/bin/sh", "-c", "setsid sleep 1001 & setsid sleep 1002 & exec sleep 1000"]);
+            crate::harness::without_namespace(config, "pid");
+        });
+        t.start(&bundle, "c1");
+        let all = || crate::harness::processes().len();
+        assert!(poll(std::time::Duration::from_secs(10), || all() == 3));
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        t.corten(&["kill", "--all", "c1", "KILL"]).ok();
+        assert!(poll(std::time::Duration::from_secs(10), || all() == 0));
+        t.corten(&["kill", "--all", "c1", "KILL"]).ok();
+        t.corten(&["delete", "c1"]).ok();
+    });
+}

@@ -1,0 +1,14 @@
+//! The runtime against the kernel, by area. Each test's comment names the clause or the demand that it proves.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+mod cgroups;
+mod cli;
+mod errors;
+mod exec;
+mod harness;
+mod hooks;
+mod lifecycle;
+mod namespaces;
+mod process;
+mod run;
+mod seccomp;

@@ -1,0 +1,250 @@
+//! `linux.namespaces` and what hangs on them: id mappings, time offsets, host and domain name.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Test, isolated, without_namespace};
+
+const KINDS: &[(&str, &str)] = &[
+    ("pid", "pid"),
+    ("network", "net"),
+    ("mount", "mnt"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("user", "user"),
+    ("cgroup", "cgroup"),
+    ("time", "time"),
+];
+
+fn add(config: &mut Value, namespace: Value) {
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);
+}
+
+fn map_ids(config: &mut Value) {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    config["linux"]["uidMappings"] = map.clone();
+    config["linux"]["gidMappings"] = map;
+    add(config, json!({"type": "user"}));
+}
+
+/// What a process is in, by the links in /proc.
+fn namespace(pid: &str, link: &str) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap()
+}
+
+/// A user-namespaced container's root must be able to reach its rootfs.
+fn give_rootfs(t: &Test, bundle: &crate::harness::Bundle) {
+    let mut chown = std::process::Command::new("chown");
+    t.call(chown.args(["-hR", "100000:100000"]).arg(bundle.rootfs())).ok();
+}
+
+/// config-linux.md#namespaces: a type that is listed is new, one that is not is the runtime's.
+#[test]
+fn all_eight_new_and_none() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            add(c, json!({"type": "time"}));
+        });
+        give_rootfs(t, &bundle);
+        let pid = t.start(&bundle, "c1").to_string();
+        for (kind, link) in KINDS {
+            assert_ne!(namespace(&pid, link), namespace("thread-self", link), "{kind}");
+        }
+        t.delete("c1");
+        for (kind, link) in KINDS.iter().filter(|(kind, _)| !matches!(*kind, "user" | "time" | "mount")) {
+            let bundle = t.bundle(|c| {
+                without_namespace(c, kind);
+                if *kind == "uts" {
+                    c["hostname"] = json!(null);
+                    c.as_object_mut().unwrap().remove("hostname");
+                }
+            });
+            let pid = t.start(&bundle, "c1").to_string();
+            for (other, other_link) in KINDS.iter().filter(|(kind, _)| !matches!(*kind, "user" | "time")) {
+                let same = namespace(&pid, other_link) == namespace("thread-self", other_link);
+                assert_eq!(same, other == kind, "without {kind}: {other}");
+            }
+            assert_eq!(namespace(&pid, link), namespace("thread-self", link));
+            t.delete("c1");
+        }
+    });
+}
+
+/// config-linux.md#namespaces: a path is joined, alone and all together.
+#[test]
+fn joined_by_path() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| add(c, json!({"type": "time"})));
+        let first = t.start(&bundle, "c1").to_string();
+        let kinds = ["pid", "network", "ipc", "uts", "cgroup", "time"];
+        let all = kinds.join(" ");
+        for joined in kinds.iter().copied().chain([all.as_str()]) {
+            let bundle = t.bundle(|c| {
+                c.as_object_mut().unwrap().remove("hostname");
+                add(c, json!({"type": "time"}));
+                for entry in c["linux"]["namespaces"].as_array_mut().unwrap() {
+                    let kind = entry["type"].as_str().unwrap().to_string();
+                    if joined.split(' ').any(|name| name == kind) {
+                        let link = KINDS.iter().find(|(name, _)| *name == kind).unwrap().1;
+                        entry["path"] = json!(format!("/proc/{first}/ns/{link}"));
+                    }
+                }
+            });
+            let pid = t.start(&bundle, "c2").to_string();
+            for (kind, link) in KINDS.iter().filter(|(kind, _)| *kind != "user") {
+                let same = namespace(&pid, link) == namespace(&first, link);
+                assert_eq!(same, joined.split(' ').any(|name| name == *kind), "joined {joined}: {kind}");
+            }
+            // exec finds the same places.
+            let seen = t.exec("c2", "readlink /proc/self/ns/net").ok();
+            assert_eq!(seen.trim_end(), namespace(&pid, "net").to_str().unwrap());
+            t.delete("c2");
+        }
+        t.delete("c1");
+    });
+}
+
+/// Joining a user namespace together with what belongs to it, as pods with user namespaces do.
+#[test]
+fn a_user_namespace_is_joined() {
+    isolated(|t| {
+        let bundle = t.bundle(map_ids);
+        give_rootfs(t, &bundle);
+        let first = t.start(&bundle, "c1").to_string();
+        let bundle = t.bundle(|c| {
+            c.as_object_mut().unwrap().remove("hostname");
+            add(c, json!({"type": "user"}));
+            for entry in c["linux"]["namespaces"].as_array_mut().unwrap() {
+                let kind = entry["type"].as_str().unwrap().to_string();
+                if ["user", "network", "ipc", "uts"].contains(&kind.as_str()) {
+                    let link = KINDS.iter().find(|(name, _)| *name == kind).unwrap().1;
+                    entry["path"] = json!(format!("/proc/{first}/ns/{link}"));
+                }
+            }
+        });
+        give_rootfs(t, &bundle);
+        let pid = t.start(&bundle, "c2").to_string();
+        for (kind, link) in KINDS {
+            let shared = ["user", "network", "ipc", "uts", "time"].contains(kind);
+            assert_eq!(namespace(&pid, link) == namespace(&first, link), shared, "{kind}");
+        }
+        assert_eq!(t.exec("c2", "id -u; cat /proc/self/uid_map | tr -s ' '").ok(), "0\n 0 100000 65536\n");
+        t.delete("c2");
+        t.delete("c1");
+    });
+}
+
+/// Wrong lists are configuration errors, which name the entry.
+#[test]
+fn wrong_namespaces_are_refused() {
+    isolated(|t| {
+        for (entry, text) in [
+            (json!({"type": "time", "path": "/proc/self/ns/net"}), "linux.namespaces[6]"),
+            (json!({"type": "time", "path": "/etc/passwd"}), "linux.namespaces[6]"),
+            (json!({"type": "time", "path": "/no/such"}), "/no/such"),
+            (json!({"type": "time", "path": "relative"}), "linux.namespaces[6]"),
+            (json!({"type": "mount"}), "linux.namespaces[6]"),
+            (json!({"type": "pid", "path": "/proc/self/ns/pid"}), "linux.namespaces[6]"),
+            (json!({"type": "nosuch"}), "linux.namespaces[6]"),
+        ] {
+            t.run("true", |c| add(c, entry)).fails(text);
+        }
+    });
+}
+
+/// config-linux.md#user-namespace-mappings.
+#[test]
+fn id_mappings() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["linux"]["gidMappings"] = json!([
+                {"containerID": 0, "hostID": 100_000, "size": 10},
+                {"containerID": 100, "hostID": 200_000, "size": 5},
+            ]);
+            let script = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; stat -c %u:%g /proc/self /dev/null /dev/pts/ptmx; grep ^CapEff /proc/self/status";
+            c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        });
+        give_rootfs(t, &bundle);
+        let out = t.run_bundle(&bundle).ok();
+        assert!(out.starts_with(" 0 100000 65536\n 0 100000 10\n 100 200000 5\n0\n0:0\n"), "{out}");
+        assert!(out.ends_with("CapEff:\t0000000020000420\n"), "{out}");
+        let maps: &[(Value, &str)] = &[
+            (json!([{"containerID": 0, "hostID": 0, "size": 0}]), "linux.uidMappings"),
+            (
+                json!([{"containerID": 0, "hostID": 0, "size": 10}, {"containerID": 5, "hostID": 100, "size": 10}]),
+                "linux.uidMappings",
+            ),
+            (json!([{"containerID": 4294967295u32, "hostID": 0, "size": 2}]), "linux.uidMappings"),
+        ];
+        for (map, text) in maps {
+            let edit = |c: &mut Value| {
+                map_ids(c);
+                c["linux"]["uidMappings"] = map.clone();
+            };
+            t.run("true", edit).fails(text);
+        }
+        t.run("true", |c| c["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 1}]))
+            .fails("linux.uidMappings");
+    });
+}
+
+/// config-linux.md#offset-for-time-namespace.
+#[test]
+fn time_offsets() {
+    isolated(|t| {
+        let edit = |c: &mut Value| {
+            add(c, json!({"type": "time"}));
+            c["linux"]["timeOffsets"] = json!({"monotonic": {"secs": 172_800, "nanosecs": 5}, "boottime": {"secs": 86400, "nanosecs": 0}});
+        };
+        let out = t.run("cat /proc/self/timens_offsets | tr -s ' '; cut -d. -f1 /proc/uptime", edit).ok();
+        assert!(out.starts_with("monotonic 172800 5\nboottime 86400 0\n"), "{out}");
+        let uptime: f64 = out.lines().last().unwrap().parse().unwrap();
+        assert!(uptime > 86400.0, "{uptime}");
+        let offsets = json!({"monotonic": {"secs": 1, "nanosecs": 0}});
+        t.run("true", |c| c["linux"]["timeOffsets"] = offsets.clone()).fails("linux.timeOffsets");
+        let clock = |c: &mut Value| {
+            add(c, json!({"type": "time"}));
+            c["linux"]["timeOffsets"] = json!({"nosuch": {"secs": 1}});
+        };
+        t.run("true", clock).fails("linux.timeOffsets");
+    });
+}
+
+/// config.md#hostname, config.md#domainname: set, and refused without a uts namespace of the container's own.
+#[test]
+fn host_and_domain_name() {
+    isolated(|t| {
+        let show = "hostname; cat /proc/sys/kernel/domainname";
+        let edit = |c: &mut Value| {
+            c["hostname"] = json!("my.host");
+            c["domainname"] = json!("my.domain");
+        };
+        assert_eq!(t.run(show, edit).ok(), "my.host\nmy.domain\n");
+        t.run(show, |c| without_namespace(c, "uts")).fails("hostname");
+        let domain = |c: &mut Value| {
+            without_namespace(c, "uts");
+            c.as_object_mut().unwrap().remove("hostname");
+            c["domainname"] = json!("my.domain");
+        };
+        t.run(show, domain).fails("domainname");
+        t.run(show, |c| c["hostname"] = json!("x".repeat(65))).fails("hostname");
+    });
+}
+
+/// Without a mount namespace the container is chrooted only, and nothing of its rootfs stays mounted on the host's side.
+#[test]
+fn no_mount_namespace() {
+    isolated(|t| {
+        let edit = |c: &mut Value| {
+            without_namespace(c, "mount");
+            c["mounts"] = json!([]);
+            c["linux"]["maskedPaths"] = json!([]);
+            c["linux"]["readonlyPaths"] = json!([]);
+        };
+        assert_eq!(t.run("ls /etc; pwd", edit).ok(), "group\npasswd\n/\n");
+    });
+}

@@ -1,0 +1,404 @@
+//! `process`: what the container's program finds itself to be. Most tests are rows: an edit, a script, its output.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Test, isolated};
+
+/// An edit of the configuration, a script, and what it must print.
+type Row<'a> = (fn(&mut Value), &'a str, &'a str);
+
+#[track_caller]
+fn check(t: &Test, rows: &[Row]) {
+    for (edit, script, expected) in rows {
+        let out = t.run(script, *edit).ok();
+        assert_eq!(out, *expected, "{script}");
+    }
+}
+
+/// config.md#user: ids, additional groups (none unless named) and umask.
+#[test]
+fn user_groups_and_umask() {
+    isolated(|t| {
+        let ids = "grep -E '^(Uid|Gid|Groups)' /proc/self/status | tr -s ' \\t' ' '; umask";
+        let root = "Uid: 0 0 0 0\nGid: 0 0 0 0\nGroups: \n0022\n";
+        check(
+            t,
+            &[
+                (|c| c["process"]["user"] = json!({"uid": 0, "gid": 0, "umask": 0o22}), ids, root),
+                (
+                    |c| {
+                        c["process"]["user"] =
+                            json!({"uid": 1000, "gid": 1001, "umask": 0o77, "additionalGids": [5, 1234567]})
+                    },
+                    ids,
+                    "Uid: 1000 1000 1000 1000\nGid: 1001 1001 1001 1001\nGroups: 5 1234567 \n0077\n",
+                ),
+                (
+                    |c| {
+                        c["process"]["user"] = json!({"uid": 4294967294u32, "gid": 4294967294u32, "umask": 0})
+                    },
+                    ids,
+                    "Uid: 4294967294 4294967294 4294967294 4294967294\nGid: 4294967294 4294967294 4294967294 4294967294\nGroups: \n0000\n",
+                ),
+            ],
+        );
+    });
+}
+
+/// config.md#user: the caller's supplementary groups do not reach the container.
+#[test]
+fn the_callers_groups_stay_outside() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| c["process"]["args"] = json!(["id", "-G"]));
+        let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--groups", "1234,5678"]).arg(runtime.get_program()).args(runtime.get_args());
+        assert_eq!(t.call(&mut command).ok(), "0\n");
+    });
+}
+
+/// The five capability sets, each as the kernel shows it.
+#[test]
+fn capability_sets() {
+    isolated(|t| {
+        let sets = "grep ^Cap /proc/self/status | tr '\\t' ' '";
+        let show = |inheritable: &str, permitted: &str, effective: &str, bounding: &str, ambient: &str| {
+            format!(
+                "CapInh: {inheritable:0>16}\nCapPrm: {permitted:0>16}\nCapEff: {effective:0>16}\nCapBnd: {bounding:0>16}\nCapAmb: {ambient:0>16}\n"
+            )
+        };
+        check(
+            t,
+            &[
+                (
+                    |c| {
+                        c["process"]["capabilities"] = json!({"bounding": ["CAP_CHOWN", "CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"]});
+                    },
+                    sets,
+                    &show("0", "20", "20", "21", "0"),
+                ),
+                (
+                    |c| {
+                        let kill = json!(["CAP_KILL"]);
+                        c["process"]["noNewPrivileges"] = json!(false);
+                        c["process"]["capabilities"] = json!({"bounding": ["CAP_CHOWN", "CAP_KILL"], "effective": kill, "permitted": kill});
+                    },
+                    sets,
+                    // Root's execve raises permitted and effective to the bounding set, unless no_new_privs is set.
+                    &show("0", "21", "21", "21", "0"),
+                ),
+                (
+                    |c| {
+                        let all = json!(["CAP_CHOWN", "CAP_NET_RAW"]);
+                        c["process"]["user"]["uid"] = json!(1000);
+                        c["process"]["capabilities"] = json!({
+                            "bounding": ["CAP_CHOWN", "CAP_NET_RAW", "CAP_KILL"], "effective": all, "permitted": all,
+                            "inheritable": all, "ambient": ["CAP_NET_RAW"],
+                        });
+                    },
+                    sets,
+                    &show("2001", "2000", "2000", "2021", "2000"),
+                ),
+                (
+                    |c| {
+                        c["process"]["user"]["uid"] = json!(1000);
+                        c["process"]["capabilities"] = json!({});
+                    },
+                    sets,
+                    &show("0", "0", "0", "0", "0"),
+                ),
+            ],
+        );
+    });
+}
+
+/// config.md#linux-process: an unknown capability is warned of and ignored from 1.1.0 on, an error before.
+#[test]
+fn unknown_capabilities() {
+    isolated(|t| {
+        let with = |version: &'static str| {
+            move |c: &mut Value| {
+                c["ociVersion"] = json!(version);
+                c["process"]["capabilities"]["bounding"] = json!(["CAP_KILL", "CAP_FLY"]);
+            }
+        };
+        let out = t.run("grep CapBnd /proc/self/status", with("1.2.0")).exits(0);
+        assert_eq!(out.stdout, "CapBnd:\t0000000000000020\n");
+        assert!(out.stderr.contains("CAP_FLY") && out.stderr.trim_end().ends_with("ignoring"), "{out:?}");
+        t.run("true", with("1.0.2")).fails("CAP_FLY");
+    });
+}
+
+/// config.md#posix-process: limits that lower are set, unknown and doubled ones are errors.
+#[test]
+fn rlimits() {
+    isolated(|t| {
+        let limits = "grep -E 'open files|file size|core file' /proc/self/limits | tr -s ' '";
+        let edit = |c: &mut Value| {
+            c["process"]["rlimits"] = json!([
+                {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},
+                {"type": "RLIMIT_FSIZE", "soft": 1_000_000, "hard": 2_000_000},
+                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+            ]);
+        };
+        let out = t.run(limits, edit).ok();
+        assert_eq!(
+            out,
+            "Max file size 1000000 2000000 bytes \nMax core file size 0 0 bytes \nMax open files 100 200 files \n"
+        );
+        let nofile = json!({"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200});
+        for (list, text) in [
+            (json!([nofile, nofile]), "process.rlimits[1]"),
+            (json!([{"type": "RLIMIT_NOSUCH", "soft": 1, "hard": 1}]), "RLIMIT_NOSUCH"),
+            (json!([{"type": "RLIMIT_NOFILE", "soft": 200, "hard": 100}]), "process.rlimits[0]"),
+        ] {
+            t.run("true", |c| c["process"]["rlimits"] = list).fails(text);
+        }
+    });
+}
+
+/// noNewPrivileges and oomScoreAdj as given; untouched when not.
+#[test]
+fn no_new_privileges_and_the_oom_score() {
+    isolated(|t| {
+        let show = "grep NoNewPrivs /proc/self/status; cat /proc/self/oom_score_adj";
+        let mine = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        check(
+            t,
+            &[
+                (|_| {}, show, &format!("NoNewPrivs:\t1\n{mine}")),
+                (
+                    |c| {
+                        c["process"]["noNewPrivileges"] = json!(false);
+                        c["process"]["oomScoreAdj"] = json!(500);
+                    },
+                    show,
+                    "NoNewPrivs:\t0\n500\n",
+                ),
+                (|c| c["process"]["oomScoreAdj"] = json!(1000), show, "NoNewPrivs:\t1\n1000\n"),
+            ],
+        );
+        t.run("true", |c| c["process"]["oomScoreAdj"] = json!(1001)).fails("oomScoreAdj");
+    });
+}
+
+/// config.md#scheduler.
+#[test]
+fn scheduler() {
+    isolated(|t| {
+        // proc(5): nice, real-time priority and policy.
+        let show = "awk '{print $19, $40, $41}' /proc/$$/stat";
+        check(
+            t,
+            &[
+                (
+                    |c| c["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5}),
+                    show,
+                    "5 0 3\n",
+                ),
+                (
+                    |c| c["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": 19}),
+                    show,
+                    "19 0 0\n",
+                ),
+                (|c| c["process"]["scheduler"] = json!({"policy": "SCHED_IDLE"}), show, "0 0 5\n"),
+                (
+                    |c| c["process"]["scheduler"] = json!({"policy": "SCHED_RR", "priority": 3}),
+                    show,
+                    "0 3 2\n",
+                ),
+            ],
+        );
+        for scheduler in [
+            json!({"policy": "SCHED_NOSUCH"}),
+            json!({"policy": "SCHED_OTHER", "nice": 20}),
+            json!({"policy": "SCHED_FIFO", "priority": 100}),
+            json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_NOSUCH"]}),
+        ] {
+            t.run("true", |c| c["process"]["scheduler"] = scheduler).fails("scheduler");
+        }
+    });
+}
+
+/// config.md#linux-process: ioPriority, of the whole process group.
+#[test]
+fn io_priority() {
+    isolated(|t| {
+        let show = "ionice -p $$; ionice -p $(ionice -p 0 >/dev/null; echo $$)";
+        for (class, priority, expected) in
+            [("IOPRIO_CLASS_BE", 3, "best-effort: prio 3\n"), ("IOPRIO_CLASS_IDLE", 0, "idle\n")]
+        {
+            let edit =
+                |c: &mut Value| c["process"]["ioPriority"] = json!({"class": class, "priority": priority});
+            assert_eq!(t.run(show, edit).ok(), expected.repeat(2));
+        }
+        for (class, priority) in [("IOPRIO_CLASS_BE", 8), ("IOPRIO_CLASS_BE", -1), ("IOPRIO_CLASS_NOSUCH", 0)]
+        {
+            let edit =
+                |c: &mut Value| c["process"]["ioPriority"] = json!({"class": class, "priority": priority});
+            t.run("true", edit).fails("ioPriority");
+        }
+    });
+}
+
+/// config-linux.md#personality.
+#[test]
+fn personality() {
+    isolated(|t| {
+        check(
+            t,
+            &[
+                (|c| c["linux"]["personality"] = json!({"domain": "LINUX32"}), "uname -m", "i686\n"),
+                (|c| c["linux"]["personality"] = json!({"domain": "LINUX"}), "uname -m", "x86_64\n"),
+            ],
+        );
+        t.run("true", |c| c["linux"]["personality"] = json!({"domain": "NOSUCH"})).fails("personality");
+    });
+}
+
+/// config.md#process: cwd is made when missing, with the container's user able to stand in it; it must be absolute.
+#[test]
+fn cwd() {
+    isolated(|t| {
+        check(
+            t,
+            &[
+                (|c| c["process"]["cwd"] = json!("/etc"), "pwd", "/etc\n"),
+                (|c| c["process"]["cwd"] = json!("/new/deep/dir"), "pwd; ls /new", "/new/deep/dir\ndeep\n"),
+                (
+                    |c| {
+                        c["process"]["cwd"] = json!("/home/alice");
+                        c["process"]["user"]["uid"] = json!(1000);
+                    },
+                    "pwd",
+                    "/home/alice\n",
+                ),
+            ],
+        );
+        for cwd in ["relative", "", "."] {
+            t.run("true", |c| c["process"]["cwd"] = json!(cwd)).fails("process.cwd");
+        }
+        t.run("true", |c| c["process"]["cwd"] = json!("/etc/passwd")).fails("not a directory");
+        // CVE-2024-21626: a descriptor of the host's must not be a way out.
+        for fd in 3..12 {
+            let out = t.run("pwd; ls ..", |c| c["process"]["cwd"] = json!(format!("/proc/self/fd/{fd}")));
+            assert!(out.code != 0, "{out:?}");
+        }
+    });
+}
+
+/// HOME comes from the container's passwd when env has none; PATH and the rest are what env says, in its order.
+#[test]
+fn environment() {
+    isolated(|t| {
+        let alice = |c: &mut Value| c["process"]["user"]["uid"] = json!(1000);
+        assert_eq!(t.run("echo $HOME", |_| {}).ok(), "/root\n");
+        assert_eq!(t.run("echo $HOME", alice).ok(), "/home/alice\n");
+        assert_eq!(t.run("echo $HOME", |c| c["process"]["user"]["uid"] = json!(4242)).ok(), "/\n");
+        let given = json!(["PATH=/bin", "HOME=/given", "A=1=2", "EMPTY="]);
+        let bundle = t.bundle(|c| {
+            c["process"]["args"] = json!(["env"]);
+            c["process"]["env"] = given;
+        });
+        let out = t.run_bundle(&bundle).ok();
+        assert_eq!(out, "PATH=/bin\nHOME=/given\nA=1=2\nEMPTY=\n");
+        t.run("true", |c| c["process"]["env"] = json!(["=x"])).fails("process.env[0]");
+        t.run("true", |c| c["process"]["env"] = json!(["A=\u{0}b"])).fails("process.env[0]");
+    });
+}
+
+/// The program is looked up in the PATH of env and gets the arguments unchanged, the first too.
+#[test]
+fn arguments() {
+    isolated(|t| {
+        let run = |args: Value, path: &str| {
+            let bundle = t.bundle(|c| {
+                c["process"]["args"] = args;
+                c["process"]["env"] = json!([format!("PATH={path}")]);
+            });
+            t.run_bundle(&bundle)
+        };
+        assert_eq!(run(json!(["echo", "a b", "", "ü"]), "/bin").ok(), "a b  ü\n");
+        assert_eq!(run(json!(["echo", "x"]), "/no/such:/etc:/bin").ok(), "x\n");
+        run(json!(["echo"]), "/no/such").fails("executable file not found in $PATH");
+        run(json!(["bin/echo", "x"]), "/bin").exits(0);
+        run(json!([]), "/bin").fails("process.args");
+        run(json!([""]), "/bin").fails("");
+        run(json!(["a\u{0}b"]), "/bin").fails("process.args[0]");
+    });
+}
+
+/// config-linux.md#sysctl: both separators, set in the container's namespaces only, and only such.
+#[test]
+fn sysctl() {
+    isolated(|t| {
+        let edit = |c: &mut Value| {
+            c["linux"]["sysctl"] = json!({
+                "net.ipv4.ip_forward": "1", "net/ipv4/conf/lo/forwarding": "1", "kernel.msgmax": "4242", "fs.mqueue.msg_max": "42",
+            });
+        };
+        let show = "cd /proc/sys; cat net/ipv4/ip_forward net/ipv4/conf/lo/forwarding kernel/msgmax fs/mqueue/msg_max";
+        assert_eq!(t.run(show, edit).ok(), "1\n1\n4242\n42\n");
+        for name in
+            ["kernel.panic", "vm.swappiness", "net", "", "net/../kernel/panic", "kernel.shm_rmid_forced.x"]
+        {
+            t.run("true", |c| c["linux"]["sysctl"] = json!({name: "1"})).fails("linux.sysctl");
+        }
+        let shared = |c: &mut Value| {
+            crate::harness::without_namespace(c, "network");
+            c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+        };
+        t.run("true", shared).fails("linux.sysctl");
+    });
+}
+
+/// Signals that the caller ignores or blocks are the payload's again by default.
+#[test]
+fn signal_dispositions_are_reset() {
+    isolated(|t| {
+        let bundle =
+            t.bundle(|c| c["process"]["args"] = json!(["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"]));
+        let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .arg("-c")
+            .arg("trap '' PIPE USR1 HUP; exec \"$0\" \"$@\"")
+            .arg(runtime.get_program())
+            .args(runtime.get_args());
+        let out = t.call(&mut shell).ok();
+        let masks: Vec<_> = out.lines().map(|line| u64::from_str_radix(&line[8..], 16).unwrap()).collect();
+        // 32 and 33 are the C library's own, out of reach of its sigaction.
+        assert_eq!(masks.iter().map(|mask| mask & !0x1_8000_0000).collect::<Vec<_>>(), [0, 0], "{out}");
+    });
+}
+
+/// A session keyring of the container's own, unless --no-new-keyring.
+#[test]
+fn the_session_keyring_is_new() {
+    isolated(|t| {
+        // /proc/keys lists the keys that the reader possesses; runc and crun name the keyring for the container.
+        let bundle = t.bundle(|c| {
+            c["linux"]["maskedPaths"] = json!([]);
+            c["process"]["args"] = json!(["cat", "/proc/keys"]);
+        });
+        assert!(t.run_bundle(&bundle).ok().contains("_ses.r"));
+        let out = t.corten(&["run", "--no-new-keyring", "-b", bundle.path(), "other"]).ok();
+        assert!(!out.contains("_ses.other"), "{out}");
+    });
+}
+
+/// NOTIFY_SOCKET: the payload's READY=1 reaches the caller's socket by a path that exists inside.
+#[test]
+fn the_notify_socket_is_passed() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            c["process"]["args"] = json!(["/bin/sh", "-c", "test -S $NOTIFY_SOCKET && echo $NOTIFY_SOCKET"])
+        });
+        let path = t.dir.join("notify.sock");
+        let _socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let mut command = t.command(&["run", "-b", bundle.path(), "r"]);
+        let out = t.call(command.env("NOTIFY_SOCKET", &path)).ok();
+        assert!(out.starts_with('/'), "{out}");
+        let _ = std::fs::remove_file(path);
+    });
+}

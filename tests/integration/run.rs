@@ -1,0 +1,196 @@
+//! `run`: a container in the foreground, or detached, from its creation to its deletion.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{isolated, poll};
+
+/// The payload's exit status is the command's; 128+n when a signal ended it.
+#[test]
+fn the_status_is_the_payloads() {
+    isolated(|t| {
+        for (script, code) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255)] {
+            t.run(script, |_| {}).exits(code);
+        }
+        // A process of pid 1 is immune to its own signals, so the one that dies here is not its namespace's init.
+        for (signal, code) in [("KILL", 137), ("TERM", 143), ("SEGV", 139)] {
+            let edit = |config: &mut _| crate::harness::without_namespace(config, "pid");
+            t.run(&format!("kill -{signal} $$"), edit).exits(code);
+        }
+        let out = t.run("echo out; echo err >&2; exit 3", |_| {}).exits(3);
+        assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("out\n", "err\n"));
+    });
+}
+
+/// A failure of the runtime itself is not the payload's status: one line, and nothing was made.
+#[test]
+fn a_failure_before_the_payload_is_told() {
+    isolated(|t| {
+        t.run("true", |config| config["process"]["args"] = json!(["/no/such"])).fails("/no/such");
+        t.run("true", |config| config["process"]["cwd"] = json!("relative")).fails("process.cwd");
+        t.corten(&["run", "--bundle", "/no/such/bundle", "r"]).fails("/no/such/bundle");
+    });
+}
+
+/// Standard input reaches the payload.
+#[test]
+fn stdin_is_the_callers() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["cat"]));
+        let input = bundle.dir.join("my-input");
+        fs::write(&input, "some words\n").unwrap();
+        let mut command = t.command(&["run", "-b", bundle.path(), "r"]);
+        let out = t.spawn(command.stdin(fs::File::open(input).unwrap())).wait();
+        assert_eq!(out.ok(), "some words\n");
+    });
+}
+
+/// A payload that exits before the runtime looks must not be missed: two hundred times.
+#[test]
+fn a_payload_that_exits_at_once_is_not_missed() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
+        for _ in 0..200 {
+            t.run_bundle(&bundle).ok();
+        }
+    });
+}
+
+/// Signals sent to the foreground runtime reach the payload, which goes on to choose its own status.
+#[test]
+fn signals_are_forwarded() {
+    isolated(|t| {
+        for (signal, name) in [(1, "HUP"), (2, "INT"), (3, "QUIT"), (10, "USR1"), (12, "USR2"), (15, "TERM")]
+        {
+            let script =
+                format!("trap 'echo caught; exit 5' {name}; echo ready; while :; do sleep 0.01; done");
+            let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
+            let running = t.spawn(&mut t.command(&["run", "-b", bundle.path(), "r"]));
+            let ready = || fs::read_to_string(&running.stdout).is_ok_and(|text| text.contains("ready"));
+            assert!(poll(Duration::from_secs(10), ready));
+            t.call(Command::new("kill").arg(format!("-{signal}")).arg(running.child.id().to_string())).ok();
+            let out = running.wait().exits(5);
+            assert_eq!(out.stdout, "ready\ncaught\n", "{name}");
+        }
+    });
+}
+
+/// The foreground runtime that is killed takes nothing into its own hands: the container is there to be deleted.
+#[test]
+fn a_killed_run_leaves_a_container_that_can_be_deleted() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let mut running = t.spawn(&mut t.command(&["run", "-b", bundle.path(), "r"]));
+        let is_running = || t.corten(&["state", "r"]).stdout.contains("running");
+        assert!(poll(Duration::from_secs(10), is_running));
+        running.child.kill().unwrap();
+        running.wait().exits(137);
+        t.delete("r");
+    });
+}
+
+/// --detach returns when the program runs; the container is deleted by its owner.
+#[test]
+fn detached_containers_go_on() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let file = t.dir.join("pid");
+        for flag in ["--detach", "-d"] {
+            t.corten(&["run", flag, "--pid-file", file.to_str().unwrap(), "-b", bundle.path(), "r"]).ok();
+            assert_eq!(t.status("r"), "running");
+            let pid = fs::read_to_string(&file).unwrap();
+            assert_eq!(pid, t.pid("r").to_string());
+            assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "sleep\n");
+            t.delete("r");
+        }
+        bundle.edit(|config| config["process"]["args"] = json!(["/no/such"]));
+        t.corten(&["run", "-d", "-b", bundle.path(), "r"]).fails("/no/such");
+    });
+}
+
+/// --keep leaves a stopped container; without it `run` deletes what it made.
+#[test]
+fn keep_keeps() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", "exit 4"]));
+        t.corten(&["run", "--keep", "-b", bundle.path(), "r"]).exits(4);
+        assert_eq!(t.status("r"), "stopped");
+        t.corten(&["delete", "r"]).ok();
+        t.corten(&["run", "-b", bundle.path(), "r"]).exits(4);
+        t.corten(&["state", "r"]).fails("does not exist");
+    });
+}
+
+/// Only the standard streams and what --preserve-fds names are open in the container; gaps are no error.
+#[test]
+fn file_descriptors_are_closed_but_the_preserved() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["process"]["args"] =
+                json!(["/bin/sh", "-c", "cd /proc/self/fd; for n in *; do [ -e $n ] && echo $n; done; true"]);
+        });
+        let file = fs::File::open("/dev/null").unwrap();
+        assert!(file.as_raw_fd() > 2);
+        let run = |redirect: &str, flags: &str| {
+            let line = format!("exec \"$0\" --root \"$1\" run {flags} -b \"$2\" r {redirect}");
+            let runtime = t.command(&[]);
+            let mut shell = Command::new("sh");
+            shell.arg("-c").arg(line).arg(runtime.get_program()).arg(t.state()).arg(bundle.path());
+            t.call(&mut shell).ok()
+        };
+        let open =
+            |text: String| text.split_whitespace().map(|n| n.parse::<u32>().unwrap()).collect::<Vec<_>>();
+        assert_eq!(open(run("3</dev/null 5</dev/null 9</dev/null", "")), [0, 1, 2]);
+        assert_eq!(open(run("3</dev/null 4</dev/null 5</dev/null", "--preserve-fds 2")), [0, 1, 2, 3, 4]);
+        assert_eq!(open(run("3</dev/null 5</dev/null 7</dev/null", "--preserve-fds=3")), [0, 1, 2, 3, 5]);
+    });
+}
+
+/// sd_listen_fds(3): sockets that systemd passes stay open, and LISTEN_PID is the container's own pid.
+#[test]
+fn listen_fds_are_passed() {
+    isolated(|t| {
+        let script = "echo $LISTEN_FDS $LISTEN_PID; [ -e /proc/self/fd/3 ] && echo open";
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
+        let mut shell = Command::new("sh");
+        let line = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --root \"$1\" run -b \"$2\" r 3</dev/null";
+        shell.arg("-c").arg(line).arg(t.command(&[]).get_program()).arg(t.state()).arg(bundle.path());
+        let out = t.call(&mut shell).ok();
+        assert_eq!(out, "1 1\nopen\n");
+    });
+}
+
+/// Every spelling of an option that engines use: before or after the id, with = or a blank.
+#[test]
+fn options_may_stand_anywhere() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
+        let option = format!("--bundle={}", bundle.path());
+        for args in [
+            &["run", option.as_str(), "r"][..],
+            &["run", "r", option.as_str()],
+            &["run", "-b", bundle.path(), "r"],
+            &["run", "--no-subreaper", "--no-new-keyring", option.as_str(), "r"],
+            &["run", "-no-subreaper", option.as_str(), "r"],
+        ] {
+            t.corten(args).ok();
+        }
+        t.corten(&[
+            "--systemd-cgroup=false",
+            "--debug",
+            "--rootless=false",
+            "--criu",
+            "criu",
+            "run",
+            &option,
+            "r",
+        ])
+        .exits(0);
+        t.corten(&["--cgroup-manager=cgroupfs", "run", &option, "r"]).ok();
+        t.corten(&["--cgroup-manager", "disabled", "run", &option, "r"]).ok();
+    });
+}
