@@ -95,10 +95,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
 
 /// What a process can be given: in a user namespace its first process holds every capability.
 pub fn process_host(host: &Host, user_namespace: bool) -> process::Host {
-    let capabilities = if user_namespace {
-        capabilities::Held::IN_USER_NAMESPACE
-    } else {
-        host.process.capabilities
-    };
+    let capabilities =
+        if user_namespace { capabilities::Held::IN_USER_NAMESPACE } else { host.process.capabilities };
     process::Host { capabilities, ..host.process }
 }

@@ -69,8 +69,7 @@ pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
         "auto" => Some(None),
         _ => None,
     };
-    let fallback =
-        if m.get_flag("systemd-cgroup") { Manager::Systemd } else { Manager::default() };
+    let fallback = if m.get_flag("systemd-cgroup") { Manager::Systemd } else { Manager::default() };
     Ok(Globals {
         root: path(m, "root"),
         log,

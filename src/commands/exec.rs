@@ -22,7 +22,9 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         Status::Running | Status::Created => {}
         Status::Paused if args.ignore_paused => {}
         Status::Paused => return Err(fail(Kind::WrongStatus, "cannot exec in a paused container")),
-        status => return Err(fail(Kind::WrongStatus, format!("cannot exec in a container that is {status}"))),
+        status => {
+            return Err(fail(Kind::WrongStatus, format!("cannot exec in a container that is {status}")));
+        }
     }
     let target = state::pidfd(&record)?.ok_or_else(|| fail(Kind::WrongStatus, "container not running"))?;
     let host = Host::probe(globals.rootless)?;

@@ -18,7 +18,10 @@ pub(super) enum Event {
     /// The process is in a new user namespace, whose maps it waits for.
     MapsWanted,
     /// The process between has cloned the container's: its id and a descriptor of it.
-    Cloned { pid: i32, pidfd: OwnedFd },
+    Cloned {
+        pid: i32,
+        pidfd: OwnedFd,
+    },
     /// All is mounted, and the prestart and createRuntime hooks are waited for.
     Mounted,
     /// The master of the container's terminal.

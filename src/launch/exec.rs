@@ -2,7 +2,7 @@
 //! it is the code of that one: [`super::program`].
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::channel::{Channel, Event, Go};
@@ -116,7 +116,13 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         drop(ours);
         end_with(theirs, |report| {
             die_with_parent()?;
-            if in_user { between(request, &entry, console_socket, report) } else {
+            let own =
+                [console_socket.as_ref(), entry.root.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
+            let needed = [report.fd(), proc, request.target].map(|fd| fd.as_raw_fd());
+            fs::close_all_but(own.chain(needed).chain(request.preserved.iter().copied()).collect())?;
+            if in_user {
+                between(request, &entry, console_socket, report)
+            } else {
                 entry.enter(request.target, entry.kinds & !for_children)?;
                 init(request, console_socket, report)
             }

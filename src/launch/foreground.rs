@@ -80,8 +80,7 @@ impl<'a> Relay<'a> {
         let raw = tty::Raw::new(stdin.as_fd());
         let (input, stdout) = (Vec::new(), std::io::stdout());
         tty::set_nonblocking(master)?;
-        let relay =
-            Self { master, stdin, stdout, input, input_open: true, output_open: true, _raw: raw };
+        let relay = Self { master, stdin, stdout, input, input_open: true, output_open: true, _raw: raw };
         relay.resize()?;
         Ok(relay)
     }

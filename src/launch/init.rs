@@ -3,7 +3,7 @@
 //! specification (runtime.md#lifecycle) force; docs/architecture.md tells why.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::channel::{Channel, Event, Go};
 use super::program::{self, Setting};
@@ -13,7 +13,7 @@ use crate::plan::Plan;
 use crate::process::{env, lsm, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::task::Forked;
-use crate::sys::{net, socket, task, tty};
+use crate::sys::{fs, net, socket, task, tty};
 use crate::{hooks, process, rootfs};
 
 /// What the container's process has to do, and what it does it with.
@@ -42,6 +42,18 @@ pub(super) fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Re
     task::exit_now(1)
 }
 
+impl Container<'_> {
+    /// The descriptors that the process needs; the caller's others, the lock on the state among them, it must not have.
+    fn descriptors(&self, report: &Channel) -> Vec<i32> {
+        let own = [self.console_socket.as_ref(), self.start.as_ref()];
+        let own = own.into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let more = self.joined.descriptors().chain(self.sources.descriptors()).chain(own);
+        more.chain([report.fd().as_raw_fd(), self.proc.as_raw_fd()])
+            .chain(self.preserved.iter().copied())
+            .collect()
+    }
+}
+
 /// Dies with the runtime. A change of credentials clears it.
 pub(super) fn die_with_parent() -> Result<()> {
     Ok(task::set_parent_death_signal(libc::SIGKILL)?)
@@ -50,6 +62,7 @@ pub(super) fn die_with_parent() -> Result<()> {
 /// The first process of a launch: the container's own, or the one between.
 pub(super) fn first(container: Container, report: &mut Channel) -> Result<Infallible> {
     die_with_parent()?;
+    fs::close_all_but(container.descriptors(report))?;
     let namespaces = &container.plan.namespaces;
     match namespaces.stages() {
         Stages::Direct => {
@@ -206,7 +219,8 @@ pub(super) fn attach_terminal(
     }
     match socket {
         Some(socket) => {
-            socket::send(socket.as_fd(), b"/dev/ptmx", &[terminal.master.as_fd()]).context("--console-socket")?;
+            socket::send(socket.as_fd(), b"/dev/ptmx", &[terminal.master.as_fd()])
+                .context("--console-socket")?;
         }
         None => report.send_console(terminal.master.as_fd())?,
     }

@@ -28,8 +28,8 @@ use crate::host::Host;
 use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
-use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::seccomp::Listener;
+use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{fs, socket, task};
 use crate::{hooks, log, rootfs, seccomp, state};
@@ -106,9 +106,8 @@ pub fn create(request: &Request) -> Result<Launched> {
             service: request.service,
         };
         let mut process = spawn(plan, &joined, cgroup.as_ref(), child)?;
-        let attended = attend(&mut process, request, &dir, &mut record).and_then(|()| {
-            commit(&process, request, &dir, &mut record, pidfd_socket.as_ref())
-        });
+        let attended = attend(&mut process, request, &dir, &mut record)
+            .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
         match attended {
             Ok(()) => Ok(process),
             Err(e) => {

@@ -18,8 +18,8 @@ use crate::error::{Context, Result};
 use crate::process::credentials::{self, Groups, Status};
 use crate::process::{self, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler};
 use crate::rootfs::resolve::{self, Missing};
-use crate::sys::{self, fs, signal, task};
 use crate::seccomp;
+use crate::sys::{self, fs, signal, task};
 
 /// Where and as what the program runs.
 #[derive(Clone, Copy)]

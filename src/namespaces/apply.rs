@@ -1,7 +1,7 @@
 //! Opening, joining and leaving namespaces.
 
 use std::fmt::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -13,6 +13,13 @@ use crate::sys::{fs, task};
 /// Namespaces that are joined, open, in the order of the plan.
 #[derive(Debug, Default)]
 pub struct Joined(Vec<(Join, OwnedFd)>);
+
+impl Joined {
+    /// The numbers of all descriptors in here.
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
+        self.0.iter().map(|(_, fd)| fd.as_raw_fd())
+    }
+}
 
 /// Opens the namespaces to join, on the host's side, and checks that each is of its type (config-linux.md: "The
 /// runtime MUST generate an error if path is not associated with a namespace of type type").

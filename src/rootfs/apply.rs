@@ -27,7 +27,8 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
         let host = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
         mount::mount_setattr(host.as_fd(), true, &Attr { propagation: MS_PRIVATE, ..Attr::default() })?;
     }
-    let root = attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
+    let root =
+        attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
     for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
         make(&root, plan, mount, source)
             .with_context(|| format!("{} {}", mount.place, mount.destination.display()))?;
@@ -167,7 +168,9 @@ fn cgroup(plan: &Plan, options: &Options) -> Result<OwnedFd> {
     }
     let context_free = Options { data: Vec::new(), superblock: Vec::new(), ..options.clone() };
     match new("cgroup2", Some("cgroup"), &context_free) {
-        Err(e) if matches!(e.errno, Errno::EPERM | Errno::EBUSY) && facts.cgroup.is_some() => part(&facts.cgroup),
+        Err(e) if matches!(e.errno, Errno::EPERM | Errno::EBUSY) && facts.cgroup.is_some() => {
+            part(&facts.cgroup)
+        }
         other => {
             let tree = other?;
             shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;

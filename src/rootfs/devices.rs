@@ -65,7 +65,8 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
     let before = problems.0.len();
     let path = device.path();
     if !path.is_absolute() || path.file_name().is_none() || path.as_os_str().as_bytes().contains(&0) {
-        problems.add(format_args!("{place}.path"), format_args!("{path:?} is not the absolute path of a file"));
+        problems
+            .add(format_args!("{place}.path"), format_args!("{path:?} is not the absolute path of a file"));
     }
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,

@@ -8,7 +8,9 @@ use nix::errno::Errno;
 use super::apply::Root;
 use super::{MountNamespace, Plan, resolve};
 use crate::error::{Context, Kind, Result, fail};
-use crate::sys::mount::{self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
+use crate::sys::mount::{
+    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+};
 use crate::sys::{self, fs, task};
 
 const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };

@@ -125,7 +125,8 @@ fn kind(
     match fstype {
         "bind" | "rbind" | "none" | "" => {
             let hint = "(hint: the option bind or rbind makes a bind mount)";
-            problems.add(format_args!("{place}.type"), format_args!("{fstype:?} is not a file system {hint}"));
+            problems
+                .add(format_args!("{place}.type"), format_args!("{fstype:?} is not a file system {hint}"));
             Kind::Remount
         }
         "cgroup" | "cgroup2" => Kind::Cgroup,
@@ -139,7 +140,10 @@ fn kind(
 /// A bind mount has the superblock of its source, which is not the container's to change.
 fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, warnings: &mut Vec<String>) {
     for option in options.data.drain(..) {
-        problems.add(format_args!("{place}.options"), format_args!("{option:?} is not an option of a bind mount"));
+        problems.add(
+            format_args!("{place}.options"),
+            format_args!("{option:?} is not an option of a bind mount"),
+        );
     }
     for name in options.superblock.drain(..) {
         warnings.push(format!("{place}.options: {name:?} has no effect on a bind mount, ignoring"));
@@ -175,7 +179,8 @@ fn id_mapping(
     };
     for (name, map) in [("uidMappings", &mapping.uid_map), ("gidMappings", &mapping.gid_map)] {
         if map.is_empty() {
-            problems.add(format_args!("{place}.{name}"), "must not be empty, nor the container's own mappings");
+            problems
+                .add(format_args!("{place}.{name}"), "must not be empty, nor the container's own mappings");
         }
     }
     mapping

@@ -5,7 +5,7 @@
 //! user, the path is opened and checked here, and opened once more in the container's mount namespace, where a
 //! descriptor of ours would refer to a mount of another namespace; if it is not the same file by then, that is an error.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -64,6 +64,17 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd) -> Result<Sources> {
     Ok(Sources { root, mounts, under_root })
 }
 
+impl Sources {
+    /// The numbers of all descriptors in here.
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
+        let all = self.mounts.iter().flatten().chain([&self.root]);
+        all.filter_map(|source| match &source.tree {
+            Tree::Copy(tree) => Some(tree.as_raw_fd()),
+            Tree::Checked { .. } => None,
+        })
+    }
+}
+
 fn open(path: &Path, recursive: bool, directory: bool, root: Option<Propagate>) -> sys::Result<Source> {
     match mount::open_tree_clone(fs::CWD, path, recursive) {
         Err(e) if e.errno == Errno::EPERM => {
@@ -109,7 +120,12 @@ fn map_ids(source: &Source, mapping: &IdMapping, proc: BorrowedFd) -> Result<()>
 
 impl Source {
     /// The detached tree, for whoever attaches it: the container's process.
-    pub(super) fn into_tree(self, path: &Path, recursive: bool, root: Option<Propagate>) -> sys::Result<OwnedFd> {
+    pub(super) fn into_tree(
+        self,
+        path: &Path,
+        recursive: bool,
+        root: Option<Propagate>,
+    ) -> sys::Result<OwnedFd> {
         let (device, inode) = match self.tree {
             Tree::Copy(tree) => return Ok(tree),
             Tree::Checked { device, inode } => (device, inode),

@@ -245,6 +245,23 @@ pub fn rewind(fd: &OwnedFd) -> Result<()> {
     nix::unistd::lseek(fd, 0, nix::unistd::Whence::SeekSet).map(drop).map_err(|e| Error::new("lseek()", e))
 }
 
+/// Closes every descriptor from 3 on but those of `kept`. For a process that clone3 has just made and that never goes
+/// back to where it was made: what its maker holds, a lock among it, is not its own to keep.
+pub fn close_all_but(mut kept: Vec<i32>) -> Result<()> {
+    kept.sort_unstable();
+    kept.push(i32::MAX);
+    let mut first = 3;
+    for fd in kept {
+        if fd > first {
+            // SAFETY: the values that own these descriptors belong to frames that this process never returns to.
+            let ret = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            check(ret, || format!("close_range({first}, {})", fd - 1))?;
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+    Ok(())
+}
+
 /// Marks every descriptor from `first` on close-on-exec, whoever left it to us.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: no pointers are passed, and the descriptors stay open: nobody's `OwnedFd` is pulled away.
