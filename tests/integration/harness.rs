@@ -490,16 +490,6 @@ pub fn default_config() -> Value {
     })
 }
 
-/// Appends to an array of the configuration, which is made when absent: `push(config, "/linux/devices", ...)`.
-pub fn push(config: &mut Value, pointer: &str, value: Value) {
-    let (parent, key) = pointer.rsplit_once('/').unwrap();
-    let list = &mut config.pointer_mut(parent).unwrap()[key];
-    if list.is_null() {
-        *list = json!([]);
-    }
-    list.as_array_mut().unwrap().push(value);
-}
-
 /// Takes the namespace of this type out of the configuration.
 pub fn without_namespace(config: &mut Value, kind: &str) {
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);

@@ -10,5 +10,6 @@ mod hooks;
 mod lifecycle;
 mod namespaces;
 mod process;
+mod rootfs;
 mod run;
 mod seccomp;

@@ -1,0 +1,280 @@
+//! `root`, `mounts` and what hangs on them. Most tests are rows: options, and what mountinfo says inside.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Test, isolated};
+
+/// mountinfo's fields of the mount at /mnt: its options, its propagation and its superblock's options.
+const SHOW: &str = "awk '$5 == \"/mnt\" { n = 7; while ($n != \"-\") n++; \
+                    print \",\" $6 \",\", (n > 7 ? $7 : \"private\"), \",\" $(n + 3) \",\" }' /proc/self/mountinfo";
+
+fn mount(c: &mut Value, value: Value) {
+    c["mounts"].as_array_mut().unwrap().push(value);
+}
+
+/// A mount at /mnt of a directory with a mount below it, or of a tmpfs.
+fn show(t: &Test, kind: &str, options: &[&str]) -> crate::harness::Output {
+    let source = t.dir.join("shared");
+    fs::create_dir_all(source.join("below")).unwrap();
+    t.run(SHOW, |c| {
+        let source = if kind == "bind" { source.to_str().unwrap() } else { "source" };
+        mount(c, json!({"destination": "/mnt", "type": kind, "source": source, "options": options}));
+    })
+}
+
+/// config.md#linux-mount-options: every option of the table, by what the kernel then says of the mount.
+#[test]
+fn the_tables_options() {
+    isolated(|t| {
+        // Options; words that mountinfo must show; words that it must not.
+        let rows: &[(&str, &[&str], &str, &str)] = &[
+            ("tmpfs", &[], "rw relatime", "ro nosuid nodev noexec"),
+            ("tmpfs", &["defaults"], "rw", "ro"),
+            ("tmpfs", &[""], "rw", "ro"),
+            ("tmpfs", &["x-systemd.automount", "x-anything=1"], "rw", "ro"),
+            ("tmpfs", &["ro"], "ro", "rw"),
+            ("tmpfs", &["ro", "rw"], "rw", "ro"),
+            ("tmpfs", &["nosuid", "nodev", "noexec"], "nosuid nodev noexec", ""),
+            ("tmpfs", &["nosuid", "suid", "nodev", "dev", "noexec", "exec"], "rw", "nosuid nodev noexec"),
+            ("tmpfs", &["noatime"], "noatime", "relatime"),
+            ("tmpfs", &["noatime", "atime"], "", "noatime"),
+            ("tmpfs", &["strictatime"], "", "noatime relatime"),
+            ("tmpfs", &["nodiratime"], "nodiratime", ""),
+            ("tmpfs", &["nodiratime", "diratime"], "", "nodiratime"),
+            ("tmpfs", &["noatime", "relatime"], "rw", ""),
+            ("tmpfs", &["strictatime", "nostrictatime"], "relatime", "noatime"),
+            ("tmpfs", &["relatime", "norelatime"], "rw", ""),
+            ("tmpfs", &["nosymfollow"], "nosymfollow", ""),
+            ("tmpfs", &["nosymfollow", "symfollow"], "", "nosymfollow"),
+            ("tmpfs", &["sync", "dirsync"], "sync dirsync", ""),
+            ("tmpfs", &["sync", "async"], "", "sync"),
+            ("tmpfs", &["lazytime"], "lazytime", ""),
+            ("tmpfs", &["lazytime", "nolazytime"], "", "lazytime"),
+            ("tmpfs", &["iversion"], "rw", ""),
+            ("tmpfs", &["noiversion", "silent", "loud", "mand", "nomand"], "rw", ""),
+            ("tmpfs", &["size=64k", "mode=700"], "size=64k mode=700", ""),
+            ("tmpfs", &["rro"], "ro", "rw"),
+            ("bind", &["bind"], "rw", "ro"),
+            ("bind", &["rbind", "ro"], "ro", ""),
+            ("bind", &["bind", "ro", "nosuid", "nodev", "noexec"], "ro nosuid nodev noexec", ""),
+            ("bind", &["rbind", "rro"], "ro", ""),
+            (
+                "bind",
+                &["rbind", "rnosuid", "rnodev", "rnoexec", "rnosymfollow"],
+                "nosuid nodev noexec nosymfollow",
+                "",
+            ),
+            ("bind", &["rbind", "rnoatime"], "noatime", "relatime"),
+            ("bind", &["rbind", "rrelatime", "rnodiratime"], "relatime nodiratime", ""),
+            (
+                "bind",
+                &["rbind", "rro", "rrw", "rsuid", "rdev", "rexec", "rsymfollow"],
+                "rw",
+                "nosuid nodev noexec",
+            ),
+            ("bind", &["bind", "defaults"], "rw", ""),
+        ];
+        let mut wrong = Vec::new();
+        for (kind, options, wanted, unwanted) in rows {
+            let out = show(t, kind, options);
+            let has = |word: &str| out.stdout.contains(&format!(",{word},"));
+            // A superblock is rw below a read-only mount.
+            let mine = out.stdout.split(' ').next().unwrap_or_default();
+            let missing = !wanted.split_whitespace().all(has);
+            let present = unwanted.split_whitespace().any(|word| mine.contains(&format!(",{word},")));
+            if out.code != 0 || !out.stderr.is_empty() || missing || present {
+                wrong.push(format!("{kind} {options:?}: {}{}", out.stdout, out.stderr));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// config.md#linux-mount-options: propagation is each mount's own.
+#[test]
+fn propagation_per_mount() {
+    isolated(|t| {
+        for kind in ["tmpfs", "bind"] {
+            for (option, wanted) in [
+                ("private", "private"),
+                ("rprivate", "private"),
+                ("shared", "shared:"),
+                ("rshared", "shared:"),
+                ("unbindable", "unbindable"),
+                ("runbindable", "unbindable"),
+            ] {
+                let options = if kind == "bind" { vec!["rbind", option] } else { vec![option] };
+                let out = show(t, kind, &options).ok();
+                assert!(out.contains(&format!(" {wanted}")), "{kind} {option}: {out}");
+            }
+        }
+    });
+}
+
+/// Options nobody knows are the filesystem's; on a bind mount there is none to take them.
+#[test]
+fn unknown_options() {
+    isolated(|t| {
+        show(t, "tmpfs", &["nosuchoption=1"]).fails("mounts[7]");
+        show(t, "bind", &["bind", "nosuchoption"]).fails("mounts[7]");
+        show(t, "nosuchfs", &[]).fails("mounts[7]");
+    });
+}
+
+/// Targets are made, as directories or files; what a symbolic link points to stays inside the root.
+#[test]
+fn targets_are_made_inside() {
+    isolated(|t| {
+        let host = t.dir.join("outside");
+        fs::create_dir(&host).unwrap();
+        fs::write(t.dir.join("file"), "bound\n").unwrap();
+        for (target, file) in [
+            ("/new/deep/dir", false),
+            ("/new/deep/file", true),
+            ("relative/dir", false),
+            ("/dangling/x", false),
+            ("/dangling", false),
+            ("/dangling-file", true),
+            ("/up/x", false),
+            ("/mnt/../../../../tmp/x", false),
+        ] {
+            let bundle = t.bundle(|c| {
+                let source = t.dir.join(if file { "file" } else { "shared" });
+                fs::create_dir_all(t.dir.join("shared")).unwrap();
+                mount(
+                    c,
+                    json!({"destination": target, "source": source, "type": "bind", "options": ["bind"]}),
+                );
+                c["process"]["args"] = json!(["true"]);
+            });
+            symlink(host.join("made"), bundle.rootfs().join("dangling")).unwrap();
+            symlink(host.join("made-file"), bundle.rootfs().join("dangling-file")).unwrap();
+            symlink("../../../../../../../..", bundle.rootfs().join("up")).unwrap();
+            let out = t.run_bundle(&bundle);
+            // A relative destination is deprecated: a warning is in order.
+            assert_eq!(out.code, 0, "{target}: {}", out.stderr);
+            assert_eq!(fs::read_dir(&host).unwrap().count(), 0, "{target} reached the host");
+            assert!(!fs::exists("/x").unwrap(), "{target} reached the host's root");
+        }
+    });
+}
+
+/// config.md#mounts: a relative bind source is relative to the bundle.
+#[test]
+fn bind_sources_are_the_bundles() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            mount(c, json!({"destination": "/mnt/file", "source": "my-file", "options": ["bind", "ro"]}));
+            c["process"]["args"] = json!(["cat", "/mnt/file"]);
+        });
+        fs::write(bundle.dir.join("my-file"), "of the bundle\n").unwrap();
+        assert_eq!(t.run_bundle(&bundle).ok(), "of the bundle\n");
+        fs::remove_file(bundle.dir.join("my-file")).unwrap();
+        t.run_bundle(&bundle).fails("mounts[7]").fails("no such file or directory");
+    });
+}
+
+/// config-linux.md#default-devices and #dev-symbolic-links.
+#[test]
+fn default_devices_and_links() {
+    isolated(|t| {
+        let script = "cd /dev; stat -c '%n %F %t:%T %a' null zero full random urandom tty; for l in fd stdin stdout stderr ptmx; do readlink $l; done";
+        let out = t.run(script, |c| c["process"]["noNewPrivileges"] = json!(true)).ok();
+        for line in [
+            "null character special file 1:3 666",
+            "zero character special file 1:5 666",
+            "full character special file 1:7 666",
+            "random character special file 1:8 666",
+            "urandom character special file 1:9 666",
+            "tty character special file 5:0 666",
+            "/proc/self/fd",
+            "/proc/self/fd/0",
+            "/proc/self/fd/1",
+            "/proc/self/fd/2",
+            "pts/ptmx",
+        ] {
+            assert!(out.lines().any(|got| got == line), "no {line}: {out}");
+        }
+    });
+}
+
+/// config-linux.md#devices: anywhere in the root, with mode and owner; what is there already must match.
+#[test]
+fn devices_of_the_configuration() {
+    isolated(|t| {
+        let device = |value: Value| move |c: &mut Value| c["linux"]["devices"] = json!([value]);
+        let show = "stat -c '%F %t:%T %a %u:%g' /dev/x /opt/x /opt/p 2>/dev/null; true";
+        for (value, expected) in [
+            (
+                json!({"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 7, "gid": 8}),
+                "character special file 1:3 640 7:8\n",
+            ),
+            (
+                json!({"path": "/dev/x", "type": "u", "major": 1, "minor": 3}),
+                "character special file 1:3 666 0:0\n",
+            ),
+            (
+                json!({"path": "/opt/x", "type": "b", "major": 7, "minor": 0, "fileMode": 0o600}),
+                "block special file 7:0 600 0:0\n",
+            ),
+            (json!({"path": "/opt/p", "type": "p", "fileMode": 0o622}), "fifo 0:0 622 0:0\n"),
+        ] {
+            assert_eq!(t.run(show, device(value.clone())).ok(), expected, "{value}");
+        }
+        t.run("true", device(json!({"path": "/etc/passwd", "type": "c", "major": 1, "minor": 3})))
+            .fails("linux.devices[0]");
+        t.run("true", device(json!({"path": "/dev/x", "type": "c"}))).fails("linux.devices[0]");
+        t.run("true", device(json!({"path": "dev/x", "type": "c", "major": 1, "minor": 3})))
+            .fails("linux.devices[0]");
+    });
+}
+
+/// Masked and read-only paths, those that are not there skipped; the read-only root; without a mount namespace's help.
+#[test]
+fn masked_and_read_only() {
+    isolated(|t| {
+        let script = "cat /etc/secret; ls /home/alice; touch /home/bob 2>&1 | grep -o Read-only; touch /tmp/x && echo written";
+        let bundle = t.bundle(|c| {
+            c["linux"]["maskedPaths"] = json!(["/etc/secret", "/home/alice", "/no/such"]);
+            c["linux"]["readonlyPaths"] = json!(["/home", "/no/such"]);
+            c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        });
+        fs::write(bundle.rootfs().join("etc/secret"), "secret").unwrap();
+        fs::write(bundle.rootfs().join("home/alice/file"), "").unwrap();
+        assert_eq!(t.run_bundle(&bundle).ok(), "Read-only\nwritten\n");
+        let read_only = |c: &mut Value| c["root"]["readonly"] = json!(true);
+        assert_eq!(
+            t.run("touch /x 2>&1 | grep -o Read-only; : >/dev/shm/x && echo shm", read_only).ok(),
+            "Read-only\nshm\n"
+        );
+        let bundle = t.bundle(|c| c["process"]["args"] = json!(["ls", "/"]));
+        let out = t.corten(&["run", "--no-pivot", "-b", bundle.path(), "r"]).ok();
+        assert!(out.contains("proc") && !out.contains("boot"), "{out}");
+    });
+}
+
+/// tmpcopyup: the tmpfs begins with what the image has there, modes and links included.
+#[test]
+fn tmpfs_copies_up() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            mount(
+                c,
+                json!({"destination": "/home", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}),
+            );
+            c["process"]["args"] = json!([
+                "/bin/sh",
+                "-c",
+                "cat /home/alice/file; readlink /home/link; stat -c %a /home/alice; echo x >/home/new"
+            ]);
+        });
+        fs::write(bundle.rootfs().join("home/alice/file"), "copied\n").unwrap();
+        symlink("alice/file", bundle.rootfs().join("home/link")).unwrap();
+        t.call(std::process::Command::new("chmod").arg("751").arg(bundle.rootfs().join("home/alice"))).ok();
+        assert_eq!(t.run_bundle(&bundle).ok(), "copied\nalice/file\n751\n");
+        assert!(!bundle.rootfs().join("home/new").exists());
+    });
+}
