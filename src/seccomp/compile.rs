@@ -151,12 +151,13 @@ fn intervals(policy: &Policy, audit: u32) -> Result<Vec<Interval>, seccompiler::
     Ok(fold(all))
 }
 
-/// Begins an interval, unless it would say what the one before says.
+/// Begins an interval, instead of one that begins there, and unless it would say what the one before says.
 fn push(all: &mut Vec<(u32, Outcome)>, start: u32, outcome: Outcome) {
-    match all.last_mut() {
-        Some((_, last)) if *last == outcome => {}
-        Some((same, last)) if *same == start => *last = outcome,
-        _ => all.push((start, outcome)),
+    if all.last().is_some_and(|last| last.0 == start) {
+        all.pop();
+    }
+    if all.last().is_none_or(|last| last.1 != outcome) {
+        all.push((start, outcome));
     }
 }
 
