@@ -147,6 +147,8 @@ fn intervals(policy: &Policy, audit: u32) -> Result<Vec<Interval>, seccompiler::
     }
     if let Some(next) = next {
         push(&mut all, next, Outcome::Return(OTHER_ARCH));
+        // Not x32's: -1 is no call, but what a tracer makes of a call that is to be skipped.
+        push(&mut all, u32::MAX, Outcome::Return(policy.default));
     }
     Ok(fold(all))
 }
