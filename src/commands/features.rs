@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::SPEC_VERSION;
 use crate::error::{Context, Result};
+use crate::{rootfs, seccomp};
 
 /// What the seccomp compiler knows, by the spec's names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,8 +35,14 @@ const MEMORY_MODES: &[&str] = &[
 const MEMORY_FLAGS: &[&str] = &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
 pub(super) fn run() -> Result<()> {
-    // The mount options and the seccomp lists are those of the modules' own tables.
-    let value = document(&[], &Seccomp::default(), last_capability()?);
+    let seccomp = Seccomp {
+        actions: seccomp::ACTIONS,
+        operators: seccomp::OPERATORS,
+        archs: &seccomp::archs(),
+        known_flags: seccomp::FLAGS,
+        supported_flags: &seccomp::supported_flags(),
+    };
+    let value = document(&rootfs::options::names(), &seccomp, last_capability()?);
     super::print(&(serde_json::to_string_pretty(&value).context("JSON")? + "\n"))
 }
 

@@ -147,16 +147,19 @@ fn intervals(policy: &Policy, audit: u32) -> Result<Vec<Interval>, seccompiler::
     }
     if let Some(next) = next {
         push(&mut all, next, Outcome::Return(OTHER_ARCH));
+        // Not x32's: -1 is no call, but what a tracer makes of a call that is to be skipped.
+        push(&mut all, u32::MAX, Outcome::Return(policy.default));
     }
     Ok(fold(all))
 }
 
-/// Begins an interval, unless it would say what the one before says.
+/// Begins an interval, instead of one that begins there, and unless it would say what the one before says.
 fn push(all: &mut Vec<(u32, Outcome)>, start: u32, outcome: Outcome) {
-    match all.last_mut() {
-        Some((_, last)) if *last == outcome => {}
-        Some((same, last)) if *same == start => *last = outcome,
-        _ => all.push((start, outcome)),
+    if all.last().is_some_and(|last| last.0 == start) {
+        all.pop();
+    }
+    if all.last().is_none_or(|last| last.1 != outcome) {
+        all.push((start, outcome));
     }
 }
 

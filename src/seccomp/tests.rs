@@ -1,1 +1,292 @@
+//! Decisions of compiled filters, through the interpreter.
+
+use oci_spec::runtime::Arch;
+
+use super::bpf::{Call, run, valid};
 use super::*;
+
+const X86_64: u32 = 0xc000_003e;
+const I386: u32 = 0x4000_0003;
+const X32: u32 = 0x4000_0000;
+
+const KILL: u32 = 0;
+const ALLOW: u32 = 0x7fff_0000;
+const EPERM: u32 = 0x5_0001;
+const ENOSYS: u32 = 0x5_0000 + 38;
+
+pub(super) const DOCKER: &str = include_str!("../../tests/golden/seccomp/docker.json");
+pub(super) const PODMAN: &str = include_str!("../../tests/golden/seccomp/podman.json");
+
+fn plan_of(json: &str, native: Arch) -> (Option<Plan>, String, Vec<String>) {
+    let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
+    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let plan = plan_for(&profile, native, &mut problems, &mut warnings);
+    if let Some(plan) = &plan {
+        assert!(valid(&plan.filter), "{}", bpf::dump(&plan.filter));
+    }
+    (plan, problems.to_string(), warnings)
+}
+
+fn filter_of(json: &str, native: Arch) -> Vec<sock_filter> {
+    let (plan, problems, _) = plan_of(json, native);
+    assert_eq!(problems, "");
+    plan.unwrap().filter
+}
+
+fn decide(filter: &[sock_filter], arch: u32, nr: u32, args: &[u64]) -> u32 {
+    let mut all = [0; 6];
+    all[..args.len()].copy_from_slice(args);
+    let big_endian = arch & 0x4000_0000 == 0;
+    run(filter, &Call { arch, nr, args: all }, big_endian).unwrap().0
+}
+
+fn check(filter: &[sock_filter], rows: &[(u32, u32, &[u64], u32)]) {
+    for (arch, nr, args, expected) in rows {
+        let found = decide(filter, *arch, *nr, args);
+        assert_eq!(found, *expected, "{arch:#x} {nr} {args:x?}: {found:#x}\n{}", bpf::dump(filter));
+    }
+}
+
+#[test]
+fn dockers_profile() {
+    let filter = filter_of(DOCKER, Arch::ScmpArchX86_64);
+    check(
+        &filter,
+        &[
+            (X86_64, 0, &[], ALLOW),
+            (X86_64, 59, &[], ALLOW),
+            (X86_64, 165, &[], EPERM),
+            // clone: no new namespaces; clone3, whose flags lie in memory: not there.
+            (X86_64, 56, &[0x11], ALLOW),
+            (X86_64, 56, &[0x1000_0000], EPERM),
+            (X86_64, 56, &[1 << 40 | 0x11], ALLOW),
+            (X86_64, 435, &[], ENOSYS),
+            (X86_64, 135, &[0xffff_ffff], ALLOW),
+            (X86_64, 135, &[0x1_ffff_ffff], EPERM),
+            (X86_64, 135, &[4], EPERM),
+            (X86_64, 41, &[2], ALLOW),
+            (X86_64, 41, &[40], EPERM),
+            (X86_64, 401, &[], EPERM),
+            (X86_64, 600, &[], ENOSYS),
+            (X86_64, X32 | 59, &[], EPERM),
+            (X86_64, X32 | 520, &[], ALLOW),
+            (X86_64, X32 | 135, &[0x1_0000_0008], ALLOW),
+            (X86_64, X32 | 600, &[], ENOSYS),
+            (I386, 11, &[], ALLOW),
+            (I386, 120, &[0x2000_0000], EPERM),
+            (I386, 102, &[1], ALLOW),
+            (I386, 117, &[], ALLOW),
+            (I386, 359, &[40], EPERM),
+            (I386, 21, &[], EPERM),
+            (I386, 900, &[], ENOSYS),
+            (0xc000_00b7, 0, &[], KILL),
+        ],
+    );
+    let steps: usize =
+        (0..462).map(|nr| run(&filter, &Call { arch: X86_64, nr, args: [0; 6] }, false).unwrap().1).sum();
+    println!("{} instructions, {:.1} steps", filter.len(), steps as f64 / 462.0);
+    assert!(filter.len() <= 700 && steps <= 12 * 462);
+}
+
+#[test]
+fn podmans_profile() {
+    let filter = filter_of(PODMAN, Arch::ScmpArchX86_64);
+    const EINVAL: u32 = 0x5_0000 + 22;
+    check(
+        &filter,
+        &[
+            (X86_64, 0, &[], ALLOW),
+            (X86_64, 246, &[], EPERM),
+            // Netlink's audit needs CAP_AUDIT_WRITE.
+            (X86_64, 41, &[16, 3, 9], EINVAL),
+            (X86_64, 41, &[16, 3, 0], ALLOW),
+            (X86_64, 41, &[2, 3, 9], ALLOW),
+            (X86_64, 41, &[40], EPERM),
+            (X86_64, 600, &[], ENOSYS),
+            (I386, 102, &[1], ALLOW),
+        ],
+    );
+    println!("{} instructions", filter.len());
+}
+
+#[test]
+fn rules_of_one_call() {
+    let errno = |n: u32| 0x5_0000 | n;
+    // The default's action is no rule; the first rule without arguments decides, wherever it stands.
+    let filter = filter_of(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_NATIVE"], "syscalls": [
+            {"names": ["read", "write"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+            {"names": ["read", "no_such_call", ""], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 2},
+            {"names": ["close"], "action": "SCMP_ACT_ERRNO", "errnoRet": 3,
+             "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["close"], "action": "SCMP_ACT_LOG"},
+            {"names": ["stat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4,
+             "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 1, "value": 2, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["stat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5,
+             "args": [{"index": 1, "value": 2, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["fstat"], "action": "SCMP_ACT_TRACE", "errnoRet": 65535,
+             "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 0, "value": 2, "op": "SCMP_CMP_EQ"}]}]}"#,
+        Arch::ScmpArchX86_64,
+    );
+    check(
+        &filter,
+        &[
+            (X86_64, 0, &[], ALLOW),
+            (X86_64, 1, &[], EPERM),
+            (X86_64, 3, &[1], 0x7ffc_0000),
+            (X86_64, 4, &[1, 2], errno(4)),
+            (X86_64, 4, &[0, 2], errno(5)),
+            (X86_64, 4, &[1, 1], EPERM),
+            (X86_64, 5, &[1], 0x7ff0_ffff),
+            (X86_64, 5, &[2], 0x7ff0_ffff),
+            (X86_64, 5, &[3], EPERM),
+            (X86_64, 6, &[], ENOSYS),
+            (X86_64, X32, &[], KILL),
+            (X86_64, u32::MAX, &[], EPERM),
+            (I386, 3, &[], KILL),
+        ],
+    );
+}
+
+/// Only the default's ENOSYS or an action that is not errno keeps calls newer than the profile from ENOSYS.
+#[test]
+fn newer_calls() {
+    for (default, expected) in [
+        (r#""SCMP_ACT_ERRNO""#, ENOSYS),
+        (r#""SCMP_ACT_ERRNO", "defaultErrnoRet": 38"#, ENOSYS),
+        (r#""SCMP_ACT_ERRNO", "defaultErrnoRet": 5"#, ENOSYS),
+        (r#""SCMP_ACT_KILL_PROCESS""#, 0x8000_0000),
+        (r#""SCMP_ACT_ALLOW""#, ALLOW),
+        (r#""SCMP_ACT_TRACE""#, 0x7ff0_0001),
+    ] {
+        let json = format!(
+            r#"{{"defaultAction": {default}, "syscalls": [{{"names": ["read", "mount"], "action": "SCMP_ACT_LOG"}}]}}"#
+        );
+        let filter = filter_of(&json, Arch::ScmpArchX86_64);
+        check(&filter, &[(X86_64, 166, &[], expected), (X86_64, 165, &[], 0x7ffc_0000)]);
+    }
+    // Nothing is newer than nothing.
+    let filter = filter_of(r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#, Arch::ScmpArchX86_64);
+    check(&filter, &[(X86_64, 0, &[], EPERM), (X86_64, 9999, &[], EPERM)]);
+    // s390's number 0 is that of every call that the kernel does not know.
+    let json = r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}"#;
+    let filter = filter_of(json, Arch::ScmpArchS390x);
+    check(
+        &filter,
+        &[(0x8000_0016, 0, &[], ENOSYS), (0x8000_0016, 3, &[], ALLOW), (0x8000_0016, 2, &[], EPERM)],
+    );
+}
+
+#[test]
+fn everything_wrong_is_found_at_its_place() {
+    let rule = |members: &str| {
+        format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["read"], {members}}}]}}"#)
+    };
+    let rows: &[(String, &str)] = &[
+        (
+            rule(r#""action": "SCMP_ACT_ALLOW", "errnoRet": 1"#),
+            "linux.seccomp.syscalls[0].errnoRet: SCMP_ACT_ALLOW takes no errno",
+        ),
+        (
+            rule(r#""action": "SCMP_ACT_ERRNO", "errnoRet": 4096"#),
+            "linux.seccomp.syscalls[0].errnoRet: 4096 is above 4095",
+        ),
+        (
+            rule(r#""action": "SCMP_ACT_TRACE", "errnoRet": 65536"#),
+            "linux.seccomp.syscalls[0].errnoRet: 65536 is above 65535",
+        ),
+        (
+            rule(r#""action": "SCMP_ACT_LOG", "args": [{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]"#),
+            "linux.seccomp.syscalls[0].args[0].index: 6 is not within 0 to 5",
+        ),
+        (
+            rule(r#""action": "SCMP_ACT_NOTIFY""#),
+            "linux.seccomp.listenerPath: SCMP_ACT_NOTIFY needs a listener",
+        ),
+        (
+            r#"{"defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1,
+                "syscalls": [{"names": [], "action": "SCMP_ACT_LOG"}]}"#
+                .into(),
+            "linux.seccomp.defaultErrnoRet: SCMP_ACT_KILL takes no errno; \
+             linux.seccomp.syscalls[0].names: must name a system call",
+        ),
+        (
+            r#"{"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/a"}"#.into(),
+            "linux.seccomp.defaultAction: must not be SCMP_ACT_NOTIFY",
+        ),
+        (
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "a", "syscalls": [
+                {"names": ["open", "sendmsg"], "action": "SCMP_ACT_NOTIFY"},
+                {"names": ["write"], "action": "SCMP_ACT_NOTIFY"}]}"#
+                .into(),
+            "linux.seccomp.syscalls[0].names[1]: sendmsg sends the listener, and so must not be SCMP_ACT_NOTIFY; \
+             linux.seccomp.syscalls[1].names[0]: write sends the listener, and so must not be SCMP_ACT_NOTIFY; \
+             linux.seccomp.listenerPath: \"a\" is not absolute",
+        ),
+        (
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": ""}"#.into(),
+            "linux.seccomp.listenerMetadata: must not be set without listenerPath",
+        ),
+    ];
+    for (json, expected) in rows {
+        let (plan, problems, _) = plan_of(json, Arch::ScmpArchX86_64);
+        assert_eq!((plan.is_none(), problems.as_str()), (true, *expected), "{json}");
+    }
+}
+
+#[test]
+fn a_program_that_the_kernel_would_not_take() {
+    let rule = |i| {
+        format!(
+            r#"{{"names": ["read"], "action": "SCMP_ACT_LOG",
+                "args": [{{"index": 0, "value": {i}, "op": "SCMP_CMP_EQ"}}]}}"#
+        )
+    };
+    let json = |n| {
+        let rules: Vec<String> = (0..n).map(rule).collect();
+        format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}]}}"#, rules.join(","))
+    };
+    assert!(plan_of(&json(800), Arch::ScmpArchX86_64).0.is_some());
+    let (_, problems, _) = plan_of(&json(900), Arch::ScmpArchX86_64);
+    assert_eq!(problems, "linux.seccomp: needs 4514 instructions; the kernel takes 4096");
+}
+
+#[test]
+fn flags_and_listener() {
+    use crate::sys::seccomp::{LOG, NEW_LISTENER, TSYNC, TSYNC_ESRCH, WAIT_KILLABLE_RECV};
+    let flags = r#""flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#;
+    let asks = r#""syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]"#;
+    let listener = Listener { path: "/a".into(), metadata: Some("m".into()) };
+    for (members, bits, expected, warnings) in [
+        (r#""flags": []"#.to_string(), 0, None, vec![]),
+        (
+            flags.to_string(),
+            LOG | TSYNC,
+            None,
+            vec![
+                "linux.seccomp.flags[2]: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV without a call that has \
+                  SCMP_ACT_NOTIFY, ignoring",
+            ],
+        ),
+        (
+            format!(r#"{flags}, {asks}, "listenerPath": "/a", "listenerMetadata": "m""#),
+            LOG | TSYNC | TSYNC_ESRCH | WAIT_KILLABLE_RECV | NEW_LISTENER,
+            Some(listener),
+            vec![],
+        ),
+        (
+            r#""listenerPath": "/a""#.to_string(),
+            0,
+            None,
+            vec!["linux.seccomp.listenerPath: no call has SCMP_ACT_NOTIFY, ignoring"],
+        ),
+    ] {
+        let json = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", {members}}}"#);
+        let (plan, problems, found) = plan_of(&json, Arch::ScmpArchX86_64);
+        let plan = plan.unwrap();
+        assert_eq!((plan.flags, plan.listener, problems.as_str()), (bits, expected, ""), "{json}");
+        assert_eq!(found, warnings);
+    }
+}

@@ -77,11 +77,6 @@ pub(super) fn find(name: &str) -> Option<&'static Row> {
     TABLE.get(index)
 }
 
-/// All of them, by name.
-pub(super) fn all() -> &'static [Row] {
-    &TABLE
-}
-
 /// What a call is of a multiplexer: the multiplexer's name and the number that its first argument then has
 /// (linux/net.h and linux/ipc.h).
 pub(super) fn multiplexed(name: &str) -> Option<(&'static str, u64)> {

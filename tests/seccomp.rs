@@ -1,0 +1,248 @@
+//! Filters in real processes: config-linux.md#seccomp.
+
+#![allow(unsafe_code, clippy::unwrap_used)]
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+
+use corten::error::Problems;
+use corten::seccomp::{self, Plan, bpf, listener};
+use corten::sys;
+use nix::errno::Errno;
+use oci_spec::runtime::LinuxSeccomp;
+
+const DOCKER: &str = include_str!("golden/seccomp/docker.json");
+
+fn plan(json: &str) -> Plan {
+    let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
+    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let plan = seccomp::plan(&profile, &mut problems, &mut warnings);
+    assert_eq!((problems.to_string().as_str(), warnings.len()), ("", 0));
+    plan.unwrap()
+}
+
+/// Forks a process that loads the filter, then does `act` and exits with what that returns, 255 for a failure.
+fn under(plan: &Plan, act: impl FnOnce(Option<OwnedFd>) -> i32) -> std::process::ExitStatus {
+    // SAFETY: the child only makes system calls and small allocations; glibc keeps its allocator usable after fork.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        // SAFETY: prctl with these arguments reads no memory; _exit returns to nobody.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            libc::_exit(seccomp::apply(plan).map_or(255, act));
+        }
+    }
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, and `pid` is our own child, waited for once.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    std::process::ExitStatus::from_raw(status)
+}
+
+/// The errno of a raw call, 0 if it succeeds.
+fn errno_of(nr: libc::c_long, args: [libc::c_long; 3]) -> i32 {
+    // SAFETY: the tests call with arguments that point to nothing.
+    let ret = unsafe { libc::syscall(nr, args[0], args[1], args[2], 0, 0, 0) };
+    if ret < 0 { Errno::last_raw() } else { 0 }
+}
+
+/// The errno of an i386 call.
+#[cfg(target_arch = "x86_64")]
+fn errno_of_i386(nr: u32, arg: u32) -> i32 {
+    let mut ret = nr;
+    // SAFETY: int 0x80 takes its arguments in registers and clobbers r8 to r11; rbx is restored.
+    unsafe {
+        std::arch::asm!(
+            "push rbx", "mov ebx, {arg:e}", "int 0x80", "pop rbx",
+            arg = in(reg) arg, inout("eax") ret, in("ecx") 0, in("edx") 0,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    let ret = ret as i32;
+    if ret < 0 { -ret } else { 0 }
+}
+
+#[test]
+fn a_denied_call_gets_its_errno() {
+    let plan = plan(
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77},
+            {"names": ["getpgid"], "action": "SCMP_ACT_ERRNO"},
+            {"names": ["getsid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4095,
+             "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]}]}"#,
+    );
+    let status = under(&plan, |_| {
+        let found = [
+            errno_of(libc::SYS_getppid, [0; 3]),
+            errno_of(libc::SYS_getpgid, [0; 3]),
+            errno_of(libc::SYS_getsid, [1, 0, 0]),
+            errno_of(libc::SYS_getsid, [0; 3]),
+        ];
+        i32::from(found != [77, libc::EPERM, 4095, 0])
+    });
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn dockers_profile_in_the_kernel() {
+    let filter = plan(DOCKER);
+    let status = under(&filter, |_| {
+        let found = [
+            errno_of(libc::SYS_getpid, [0; 3]),
+            errno_of(libc::SYS_personality, [0xffff_ffff, 0, 0]),
+            errno_of(libc::SYS_personality, [0x40, 0, 0]),
+            errno_of(libc::SYS_clone, [libc::CLONE_NEWUSER.into(), 0, 0]),
+            errno_of(libc::SYS_clone3, [0; 3]),
+            errno_of(libc::SYS_mount, [0; 3]),
+            errno_of(libc::SYS_socket, [libc::AF_VSOCK.into(), libc::SOCK_STREAM.into(), 0]),
+            errno_of(libc::SYS_socket, [libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0]),
+            errno_of(1000, [0; 3]),
+        ];
+        let (p, n) = (libc::EPERM, libc::ENOSYS);
+        found.iter().zip([0, 0, p, p, n, p, p, 0, n]).position(|(a, b)| *a != b).map_or(0, |i| i as i32 + 1)
+    });
+    assert_eq!(status.code(), Some(0));
+    // int 0x80: getpid, personality(0x40), mount.
+    let status = under(&filter, |_| {
+        let found = [errno_of_i386(20, 0), errno_of_i386(136, 0x40), errno_of_i386(21, 0)];
+        i32::from(found != [0, libc::EPERM, libc::EPERM])
+    });
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn an_architecture_that_is_not_listed_is_killed() {
+    let status = under(&plan(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#), |_| {
+        errno_of_i386(20, 0);
+        1
+    });
+    assert_eq!(status.signal(), Some(libc::SIGSYS));
+}
+
+#[test]
+fn a_program_runs_under_dockers_profile() {
+    let filter = plan(DOCKER);
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "mkdir -p / && cat /proc/self/status"]);
+    // SAFETY: the closure makes system calls only.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            seccomp::apply(&filter).map(drop).map_err(|e| io::Error::other(e.to_string()))
+        });
+    }
+    let out = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(out.contains("\nSeccomp:\t2\n"), "{out}");
+}
+
+#[test]
+fn actions_that_end_or_interrupt_the_process() {
+    for (action, expected) in [
+        ("SCMP_ACT_KILL", libc::SIGSYS),
+        ("SCMP_ACT_KILL_PROCESS", libc::SIGSYS),
+        ("SCMP_ACT_KILL_THREAD", libc::SIGSYS),
+        ("SCMP_ACT_TRAP", libc::SIGSYS),
+    ] {
+        let json = format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["getppid"], "action": "{action}"}}]}}"#
+        );
+        let status = under(&plan(&json), |_| errno_of(libc::SYS_getppid, [0; 3]));
+        assert_eq!(status.signal(), Some(expected), "{action}");
+    }
+    // Without a tracer a traced call is not there (seccomp(2)).
+    let json = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["getppid"], "action": "SCMP_ACT_TRACE"}, {"names": ["getpgid"], "action": "SCMP_ACT_LOG"}]}"#;
+    let status = under(&plan(json), |_| {
+        i32::from(
+            [errno_of(libc::SYS_getppid, [0; 3]), errno_of(libc::SYS_getpgid, [0; 3])] != [libc::ENOSYS, 0],
+        )
+    });
+    assert_eq!(status.code(), Some(0));
+}
+
+/// Every flag that the kernel has can be set, together, with and without a listener.
+#[test]
+fn flags() {
+    let supported = seccomp::supported_flags();
+    assert!(supported.contains(&"SECCOMP_FILTER_FLAG_LOG"), "{supported:?}");
+    let names: Vec<String> = supported
+        .iter()
+        .filter(|name| !name.ends_with("WAIT_KILLABLE_RECV"))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    let json = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": [{}]}}"#, names.join(","));
+    assert_eq!(under(&plan(&json), |_| 0).code(), Some(0));
+    let all: Vec<String> = supported.iter().map(|name| format!("{name:?}")).collect();
+    let json = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ALLOW", "flags": [{}], "listenerPath": "/a",
+            "syscalls": [{{"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"}}]}}"#,
+        all.join(",")
+    );
+    assert_eq!(under(&plan(&json), |fd| i32::from(fd.is_none())).code(), Some(0));
+    for action in [libc::SECCOMP_RET_KILL_PROCESS, libc::SECCOMP_RET_USER_NOTIF] {
+        assert!(sys::seccomp::action_available(action));
+    }
+    assert!(!sys::seccomp::action_available(0x1234_0000));
+    assert!(!sys::seccomp::flag_available(1 << 30));
+}
+
+/// config-linux.md#containerprocessstate: one connection, the state and the descriptor in one message.
+#[test]
+fn the_listener_gets_the_state_and_the_descriptor() {
+    let dir = std::env::temp_dir().join(format!("corten-seccomp-{}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let path = dir.join("agent.sock");
+    let agent = UnixListener::bind(&path).unwrap();
+    let json = format!(
+        r#"{{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": {path:?}, "listenerMetadata": "m",
+            "syscalls": [{{"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"}}]}}"#
+    );
+    let plan = plan(&json);
+    let planned = plan.listener.clone().unwrap();
+    let state = serde_json::json!({"id": "c"});
+    let state = listener::process_state("1.3.0", 7, planned.metadata.as_deref(), state).to_string();
+    let status = under(&plan, |fd| {
+        let Some(fd) = fd else { return 1 };
+        listener::send(fd.as_fd(), &planned.path, state.as_bytes()).map_or(2, |()| 0)
+    });
+    assert_eq!(status.code(), Some(0));
+    let (mut connection, _) = agent.accept().unwrap();
+    let (bytes, fd) = sys::socket::receive(connection.as_fd()).unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let expected = r#"{"fds":["seccompFd"],"metadata":"m","ociVersion":"1.3.0","pid":7,"state":{"id":"c"}}"#;
+    assert_eq!(value, serde_json::from_str::<serde_json::Value>(expected).unwrap());
+    let fd = fd.unwrap();
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+    assert_eq!(target.to_str(), Some("anon_inode:seccomp notify"));
+    assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// The kernel takes what the interpreter takes.
+#[test]
+fn a_long_program_loads() {
+    let rules: Vec<String> = (0..700)
+        .map(|i| {
+            format!(
+                r#"{{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": {},
+                    "args": [{{"index": 1, "value": {}, "op": "SCMP_CMP_EQ"}}]}}"#,
+                i + 1,
+                i * 3
+            )
+        })
+        .collect();
+    let plan = plan(&format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}]}}"#, rules.join(",")));
+    assert!(plan.filter.len() > 3500 && bpf::valid(&plan.filter));
+    let status = under(&plan, |_| {
+        i32::from(
+            [errno_of(libc::SYS_getppid, [9, 2097, 0]), errno_of(libc::SYS_getppid, [9, 2096, 0])]
+                != [700, 0],
+        )
+    });
+    assert_eq!(status.code(), Some(0));
+}
