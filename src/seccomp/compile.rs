@@ -190,8 +190,11 @@ fn numbered(policy: &Policy, abi: Abi) -> Vec<(u32, u32, Vec<Comparison>)> {
         // number 0 was, setup(2), is long gone.
         rules.push((0, newer, Vec::new()));
     }
+    // Most ABIs have no multiplexer, and need not ask of every call whether it comes through one.
+    let multiplexers = ["socketcall", "ipc"].map(|by| syscalls::find(by).and_then(|by| abi.number(by)));
     for rule in policy.rules.iter().filter(|rule| rule.action != policy.default) {
-        if let Some((number, call)) = multiplexed(rule.call, abi) {
+        let through = if multiplexers == [None; 2] { None } else { multiplexed(rule.call, abi) };
+        if let Some((number, call)) = through {
             // The call's own arguments lie in memory, where a filter cannot look: as in libseccomp, the first
             // comparison is that of the call's number and the others stay.
             let mut args = vec![Comparison { index: 0, operator: SeccompCmpOp::Eq, value: call }];

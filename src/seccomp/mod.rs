@@ -37,6 +37,8 @@ pub struct Plan {
     pub flags: u64,
     /// Who answers, where the filter asks.
     pub listener: Option<Listener>,
+    /// The profile's names that are no system call of any architecture, for a debugging line.
+    pub unknown: Vec<String>,
 }
 
 /// The agent that gets the filter's descriptor.
@@ -111,9 +113,9 @@ fn plan_for(
     let default = default_action(profile, problems);
     let abis = abis(profile, native, problems);
     let syscalls = profile.syscalls().as_deref().unwrap_or_default();
-    let mut rules = Vec::with_capacity(512);
+    let (mut rules, mut unknown) = (Vec::with_capacity(512), Vec::new());
     for (i, syscall) in syscalls.iter().enumerate() {
-        add_rules(&mut rules, syscall, i, problems);
+        add_rules(&mut rules, &mut unknown, syscall, i, problems);
     }
     let notifies = syscalls.iter().any(|s| s.action() == Action::ScmpActNotify);
     let listener = listener(profile, notifies, problems, warnings);
@@ -123,7 +125,7 @@ fn plan_for(
     }
     let newer = newer(profile.default_action(), default);
     match compile::compile(&compile::Policy { default, newer, abis, rules }) {
-        Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => Some(Plan { filter, flags, listener }),
+        Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => Some(Plan { filter, flags, listener, unknown }),
         Ok(filter) => {
             let len = filter.len();
             problems.add(
@@ -204,7 +206,13 @@ fn abis(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> Vec<ab
 
 /// Adds the rules of `linux.seccomp.syscalls[i]`. A name that no kernel has is none of the container's business: the
 /// profile may be newer than corten.
-fn add_rules(rules: &mut Vec<compile::Rule>, syscall: &LinuxSyscall, i: usize, problems: &mut Problems) {
+fn add_rules(
+    rules: &mut Vec<compile::Rule>,
+    unknown: &mut Vec<String>,
+    syscall: &LinuxSyscall,
+    i: usize,
+    problems: &mut Problems,
+) {
     let place = format!("linux.seccomp.syscalls[{i}]");
     let action = return_value(syscall.action(), syscall.errno_ret(), &format!("{place}.errnoRet"), problems);
     if syscall.names().is_empty() {
@@ -221,7 +229,10 @@ fn add_rules(rules: &mut Vec<compile::Rule>, syscall: &LinuxSyscall, i: usize, p
                 format_args!("{name} sends the listener, and so must not be SCMP_ACT_NOTIFY"),
             );
         }
-        let Some(call) = syscalls::find(name) else { continue };
+        let Some(call) = syscalls::find(name) else {
+            unknown.push(name.clone());
+            continue;
+        };
         if args.is_empty() {
             rules.push(compile::Rule { call, action, args: Vec::new() });
         }

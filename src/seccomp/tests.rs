@@ -91,6 +91,8 @@ fn dockers_profile() {
 #[test]
 fn podmans_profile() {
     let filter = filter_of(PODMAN, Arch::ScmpArchX86_64);
+    let unknown = plan_of(PODMAN, Arch::ScmpArchX86_64).0.unwrap().unknown;
+    assert_eq!(unknown, [""; 0]);
     const EINVAL: u32 = 0x5_0000 + 22;
     check(
         &filter,
