@@ -79,6 +79,9 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     let seccomp = linux
         .and_then(|l| l.seccomp().as_ref())
         .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));
+    if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
+        problems.add("annotations", "has an empty key");
+    }
     problems.into_result()?;
     Ok(Plan {
         namespaces,

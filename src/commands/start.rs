@@ -26,7 +26,8 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
             return Err(fail(Kind::WrongStatus, format!("cannot start a container that is {status}")));
         }
     }
-    let later = if record.start_reads_config { Later::read(&dir)? } else { Later::default() };
+    let reads = record.start_reads_config || record.delete_reads_config;
+    let later = if reads { Later::read(&dir)? } else { Later::default() };
     if later.no_process {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));
     }

@@ -16,6 +16,9 @@ use crate::{log, rootfs, state};
 /// How long killed processes may take to end: one in the middle of writing to a slow disk takes its time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long one that is on its way out is waited for.
+const GRACE: Duration = Duration::from_millis(200);
+
 /// Kills what runs in the container and removes all that was made for it. Then the poststop hooks run, whose failures
 /// are only told (runtime.md#lifecycle).
 pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
@@ -45,6 +48,7 @@ pub fn undo(dir: Dir, record: &Record, poststop: &[Hook]) {
 /// Kills the container's processes and waits for their end.
 fn kill_and_wait(record: &Record, deadline: Instant) -> Result<()> {
     let late = || fail(Kind::Os, "processes of the container do not end (hint: try again later)");
+    let pidfd = state::pidfd(record)?;
     if let Some(cgroup) = record.cgroup.as_ref().map(|c| Cgroup::open(&c.path)).transpose()?.flatten()
         && cgroup.populated()?
     {
@@ -53,10 +57,18 @@ fn kill_and_wait(record: &Record, deadline: Instant) -> Result<()> {
             return Err(late()).with_context(|| cgroup.path.display().to_string());
         }
     }
-    let Some(pidfd) = state::pidfd(record)? else { return Ok(()) };
+    let Some(pidfd) = pidfd else { return Ok(()) };
     match task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
         Err(e) if e.errno == Errno::ESRCH => return Ok(()),
         other => other?,
     }
-    if task::poll_readable(&[pidfd.as_fd()], Some(deadline))?.contains(&true) { Ok(()) } else { Err(late()) }
+    // The first process of a pid namespace stays until whoever has put others there has reaped them. It runs nothing
+    // more then, and those who reap may be waiting for us.
+    let ended = |until: Instant| -> Result<bool> {
+        Ok(task::poll_readable(&[pidfd.as_fd()], Some(until.min(deadline)))?.contains(&true))
+    };
+    if ended(Instant::now() + GRACE)? || state::pidfd(record)?.is_none() || ended(deadline)? {
+        return Ok(());
+    }
+    Err(late())
 }

@@ -133,7 +133,8 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     }
     let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     let process = Process { pid, pidfd, console: None, channel: ours };
-    let prepared = limits(pid, request.process, proc).and_then(|()| process.channel.go(Go::On));
+    let prepared = limits(pid, request.process, proc)
+        .and_then(|()| if in_user { process.channel.go(Go::On) } else { Ok(()) });
     match prepared {
         Ok(()) => Ok(process),
         Err(e) => {

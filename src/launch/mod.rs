@@ -106,6 +106,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             service: request.service,
         };
         let mut process = spawn(plan, &joined, cgroup.as_ref(), child)?;
+        record.pid = Some(process.pid);
         let attended = attend(&mut process, request, &dir, &mut record)
             .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
         match attended {

@@ -7,7 +7,7 @@
 //! Then `/proc/self/status` is read and compared with the plan: a call that does less than it says (youki
 //! never called setgroups for an empty list) must not go unseen.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use anyhow::{anyhow, bail};
 
@@ -42,10 +42,12 @@ impl Groups {
     }
 }
 
-/// Becomes `user` with the capabilities `sets`. `before` is what we are, `proc` the root of a procfs in which we can be
-/// found. `privileged` is done at the last moment at which the effective set holds all that is permitted: a seccomp
-/// filter without no_new_privs needs CAP_SYS_ADMIN. After it only prctl, capset and a read of an open file are called,
-/// so that a profile which denies anything else does no harm.
+/// Becomes `user` with the capabilities `sets`, and compares what the kernel says then. `before` is what we are, `proc`
+/// the root of a procfs in which we can be found.
+///
+/// `privileged` is done at the last moment at which the effective set holds all that is permitted: a seccomp filter
+/// without no_new_privs needs CAP_SYS_ADMIN. After it only prctl, capset and capget are called, so that a profile which
+/// denies anything else does no harm.
 pub fn apply(
     user: &User,
     sets: &Sets,
@@ -65,18 +67,27 @@ pub fn apply(
         sys::drop_bounding(number).context("process.capabilities.bounding")?;
     }
     change_user(user, groups).context("process.user")?;
-    let status = sys::open_self(proc, "status", fs::O_RDONLY)?;
-    if let Some(privileged) = privileged {
-        if user.uid != 0 {
-            sys::capset(before.permitted, before.permitted, before.inheritable)
-                .context("process.capabilities")?;
+    let differences = match privileged {
+        None => {
+            change_sets(sets).context("process.capabilities")?;
+            let now = Status::read(proc)?;
+            [identity(&now, user, sets, groups), others(&now, sets)].concat()
         }
-        privileged()?;
-    }
-    change_sets(sets).context("process.capabilities")?;
-
-    // Its text is made when it is read.
-    let differences = differences(&Status::from_file(status)?, user, sets, groups);
+        Some(privileged) => {
+            let now = Status::read(proc)?;
+            if user.uid != 0 {
+                sys::capset(before.permitted, before.permitted, before.inheritable)
+                    .context("process.capabilities")?;
+            }
+            privileged()?;
+            change_sets(sets).context("process.capabilities")?;
+            // Ambient are at most those that are permitted and inheritable; the kernel sees to that.
+            let (effective, permitted, inheritable) = sys::capget().context("process.capabilities")?;
+            let held =
+                Status { effective, permitted, inheritable, ambient: sets.ambient, ..Status::default() };
+            [identity(&now, user, sets, groups), others(&held, sets)].concat()
+        }
+    };
     if differences.is_empty() { Ok(()) } else { Err(anyhow!("credentials: {}", differences.join(", "))) }
 }
 
@@ -125,12 +136,8 @@ pub struct Status {
 impl Status {
     /// The calling process's own.
     pub fn read(proc: BorrowedFd) -> Result<Self> {
-        Self::from_file(sys::open_self(proc, "status", fs::O_RDONLY)?)
-    }
-
-    fn from_file(file: OwnedFd) -> Result<Self> {
         // The longest line has 65,536 groups of up to ten digits.
-        let text = fs::read_limited(file, 1 << 20)?;
+        let text = fs::read_limited(sys::open_self(proc, "status", fs::O_RDONLY)?, 1 << 20)?;
         Self::parse(&String::from_utf8_lossy(&text)).context("/proc/self/status: not understood")
     }
 
@@ -154,8 +161,8 @@ impl Status {
     }
 }
 
-/// What differs from the plan; empty if all is as it should be.
-fn differences(now: &Status, user: &User, sets: &Sets, groups: Groups) -> Vec<String> {
+/// What of the user, the groups and the bounding set differs from the plan; empty if all is as it should be.
+fn identity(now: &Status, user: &User, sets: &Sets, groups: Groups) -> Vec<String> {
     let mut found = Vec::new();
     for (name, ids, wanted) in [("uid", now.uids, user.uid), ("gid", now.gids, user.gid)] {
         if ids != [wanted; 4] {
@@ -171,18 +178,25 @@ fn differences(now: &Status, user: &User, sets: &Sets, groups: Groups) -> Vec<St
     if groups == Groups::Set && sorted(&now.groups) != wanted {
         found.push(format!("groups are {:?} instead of {wanted:?}", now.groups));
     }
-    for (name, is, wanted) in [
-        ("bounding", now.bounding, sets.bounding),
+    found.extend(set_difference("bounding", now.bounding, sets.bounding));
+    found
+}
+
+/// Likewise of the other sets.
+fn others(now: &Status, sets: &Sets) -> Vec<String> {
+    [
         ("effective", now.effective, sets.effective),
         ("permitted", now.permitted, sets.permitted),
         ("inheritable", now.inheritable, sets.inheritable),
         ("ambient", now.ambient, sets.ambient),
-    ] {
-        if is != wanted {
-            found.push(format!("the {name} set is {is:#x} instead of {wanted:#x}"));
-        }
-    }
-    found
+    ]
+    .into_iter()
+    .filter_map(|(name, is, wanted)| set_difference(name, is, wanted))
+    .collect()
+}
+
+fn set_difference(name: &str, is: u64, wanted: u64) -> Option<String> {
+    (is != wanted).then(|| format!("the {name} set is {is:#x} instead of {wanted:#x}"))
 }
 
 #[cfg(test)]
@@ -225,6 +239,9 @@ mod tests {
     fn every_difference_is_found() {
         let user = User { uid: 1, gid: 2, additional_gids: vec![3, 4], umask: None };
         let sets = Sets { bounding: 0x1ff_ffff_ffff, effective: 2, permitted: 3, inheritable: 1, ambient: 1 };
+        let differences = |now: &Status, user: &User, sets: &Sets, groups| {
+            [identity(now, user, sets, groups), others(now, sets)].concat()
+        };
         assert_eq!(differences(&status(), &user, &sets, Groups::Set), [""; 0]);
         let rows = [
             (Status { uids: [1, 1, 1, 0], ..status() }, "uid is [1, 1, 1, 0] instead of 1"),
@@ -239,8 +256,8 @@ mod tests {
         for (now, expected) in rows {
             assert_eq!(differences(&now, &user, &sets, Groups::Set), [expected]);
         }
-        let others = Status { groups: vec![9], ..status() };
+        let foreign = Status { groups: vec![9], ..status() };
         let alone = User { additional_gids: vec![], ..user };
-        assert_eq!(differences(&others, &alone, &sets, Groups::Denied), [""; 0]);
+        assert_eq!(differences(&foreign, &alone, &sets, Groups::Denied), [""; 0]);
     }
 }

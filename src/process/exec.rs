@@ -66,21 +66,24 @@ fn executable(path: &CStr) -> std::result::Result<(), String> {
     }
 }
 
-/// Becomes the program. Returns only if that failed, with what to tell.
+/// Becomes the program, which [`lookup`] found for `argv[0]`. Returns only if that failed, with what to tell.
 pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
-    explain(path, task::execve(path, argv, env))
-}
-
-/// The error of an execve: only from what is known, since a seccomp filter may forbid to look.
-fn explain(path: &CStr, errno: Errno) -> anyhow::Error {
-    let error = sys::Error::new(format!("exec {}", path.to_string_lossy()), errno);
+    let errno = task::execve(path, argv, env);
+    let name = argv.first().map_or(path, CString::as_c_str).to_string_lossy().into_owned();
+    // A seccomp filter may forbid to look; then only what execve said is known.
+    if errno == Errno::ENOENT
+        && let Err(e) = process::stat_mode(path)
+        && e.errno == Errno::ENOENT
+    {
+        return anyhow!("exec: {name:?}: {e}");
+    }
     let hint = match errno {
-        Errno::ENOENT => "the file, or the interpreter or dynamic loader that it names, is missing",
-        Errno::ENOEXEC => "not a binary of this architecture, nor a script that starts with #!",
-        Errno::E2BIG => "the arguments and environment are too long",
-        _ => return error.into(),
+        Errno::ENOENT => " (hint: the interpreter or dynamic loader that it names is missing)",
+        Errno::ENOEXEC => " (hint: not a binary of this architecture, nor a script that starts with #!)",
+        Errno::E2BIG => " (hint: the arguments and environment are too long)",
+        _ => "",
     };
-    anyhow!("{error} (hint: {hint})")
+    anyhow!("exec: {name:?}: {}{hint}", sys::text(errno))
 }
 
 #[cfg(test)]
@@ -128,20 +131,31 @@ mod tests {
 
     #[test]
     fn errors_of_execve() {
-        for (errno, expected) in [
-            (Errno::EACCES, "exec /x: permission denied"),
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::env::temp_dir().join(format!("corten-execve-{}", std::process::id()));
+        let path = CString::new(file.as_os_str().as_bytes()).unwrap();
+        for (content, expected) in [
+            (None, format!("exec: \"x\": stat {}: no such file or directory", file.display())),
             (
-                Errno::ENOENT,
-                "exec /x: no such file or directory (hint: the file, or the interpreter or dynamic loader that it \
-                 names, is missing)",
+                Some("#!/no/such\n"),
+                "exec: \"x\": no such file or directory (hint: the interpreter or dynamic loader that it names is \
+                 missing)"
+                    .into(),
             ),
             (
-                Errno::ENOEXEC,
-                "exec /x: exec format error (hint: not a binary of this architecture, nor a script that starts \
-                 with #!)",
+                Some("\0"),
+                "exec: \"x\": exec format error (hint: not a binary of this architecture, nor a script that starts \
+                 with #!)"
+                    .into(),
             ),
         ] {
-            assert_eq!(format!("{:#}", explain(c"/x", errno)), expected);
+            if let Some(content) = content {
+                std::fs::write(&file, content).unwrap();
+                std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+            }
+            assert_eq!(format!("{:#}", execve(&path, &[c"x".into()], &[])), expected);
         }
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(execve(c"/", &[], &[]).to_string(), "exec: \"/\": permission denied");
     }
 }

@@ -68,6 +68,10 @@ fn make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
             if links > LINKS_MAX {
                 return Err(Error::new(format!("openat2({path:?})"), Errno::ELOOP));
             }
+            // A link of procfs that leads to a descriptor's file shows the text of a path and is none.
+            if fs::filesystem_magic(found.as_fd())? == libc::PROC_SUPER_MAGIC {
+                drop(fs::openat2(here, Path::new(&name), fs::O_PATH, 0, fs::RESOLVE_NO_MAGICLINKS)?);
+            }
             let target = fs::readlinkat(found.as_fd(), Path::new(""))?;
             if target.is_absolute() {
                 passed.truncate(1);

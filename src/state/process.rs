@@ -19,9 +19,10 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    /// A zombie whose other threads run on is not dead: its program may have ended its first thread.
+    /// It runs nothing more: it is a zombie, or on its way to be one (PF_EXITING). One whose other threads run on is not
+    /// dead: its program may have ended its first thread.
     pub(super) fn dead(&self) -> bool {
-        matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
+        (matches!(self.state, 'Z' | 'X' | 'x') || self.flags & 0x4 != 0) && self.threads <= 1
     }
 
     /// The process is a copy that clone(2) made and has not called execve(2) (PF_FORKNOEXEC in the kernel's sched.h).

@@ -9,9 +9,10 @@ use nix::errno::Errno;
 
 use super::{Error, Result, check, fs};
 
+const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
 /// `capset(2)`: the three sets that one call changes at once, as bit masks.
 pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
-    const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
     // `struct __user_cap_header_struct`: the version and the process, 0 being the caller.
     let header: [u32; 2] = [LINUX_CAPABILITY_VERSION_3, 0];
     let half = |shift: u32| [effective, permitted, inheritable].map(|set| (set >> shift) as u32);
@@ -20,6 +21,17 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
     // SAFETY: version 3 reads a header of two and data of two times three 32-bit numbers: these live arrays.
     let ret = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
     check(ret, || format!("capset({effective:#x}, {permitted:#x}, {inheritable:#x})")).map(drop)
+}
+
+/// `capget(2)`: our effective, permitted and inheritable sets.
+pub fn capget() -> Result<(u64, u64, u64)> {
+    let header: [u32; 2] = [LINUX_CAPABILITY_VERSION_3, 0];
+    let mut data = [[0u32; 3]; 2];
+    // SAFETY: version 3 reads a header of two and writes data of two times three 32-bit numbers: these live arrays.
+    let ret = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    check(ret, || "capget()".into())?;
+    let whole = |set: usize| u64::from(data[0][set]) | u64::from(data[1][set]) << 32;
+    Ok((whole(0), whole(1), whole(2)))
 }
 
 /// Drops a capability from the bounding set, by number: a newer kernel may have more than have names here.

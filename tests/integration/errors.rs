@@ -18,7 +18,6 @@ fn malformed_files() {
             "null".into(),
             "[]".into(),
             "3".into(),
-            "{}".into(),
             whole[..whole.len() / 2].into(),
             whole[..whole.len() - 1].into(),
             format!("{whole}x"),
@@ -36,6 +35,8 @@ fn malformed_files() {
                 assert!(out.stderr.len() < 2000 && !out.stderr.contains("panicked"), "{}", out.stderr);
             }
         }
+        bundle.write("{}");
+        t.corten(&["create", "-b", bundle.path(), "c1"]).fails("ociVersion");
         fs::write(bundle.dir.join("config.json"), [b'{', b'"', 0xff, 0xfe, b'"', b'}']).unwrap();
         t.corten(&["create", "-b", bundle.path(), "c1"]).fails("config.json");
         fs::remove_file(bundle.dir.join("config.json")).unwrap();
@@ -130,14 +131,15 @@ fn all_errors_are_told_at_once() {
 fn a_failed_call_logs_one_record() {
     isolated(|t| {
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["/no/such"]));
-        let file = t.dir.join("log");
+        let file = t.dir.join("corten.log");
         let log = file.to_str().unwrap();
         for flags in [["--log", log, "--log-format", "json"], ["--log-format=json", "--log", log, "--debug"]]
         {
             let mut args = flags.to_vec();
             args.extend(["create", "-b", bundle.path(), "c1"]);
             let said = t.corten(&args).fails("no such file or directory");
-            let record: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+            let text = fs::read_to_string(&file).unwrap();
+            let record: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
             assert_eq!(record["level"], "error");
             assert!(said.stderr.contains(record["msg"].as_str().unwrap()), "{record} {}", said.stderr);
             let time = record["time"].as_str().unwrap();

@@ -165,12 +165,12 @@ fn id_mappings() {
                 {"containerID": 0, "hostID": 100_000, "size": 10},
                 {"containerID": 100, "hostID": 200_000, "size": 5},
             ]);
-            let script = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; stat -c %u:%g /proc/self /dev/null /dev/pts/ptmx; grep ^CapEff /proc/self/status";
+            let script = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; stat -Lc %u:%g /proc/self /dev/pts/ptmx; grep ^CapEff /proc/self/status";
             c["process"]["args"] = json!(["/bin/sh", "-c", script]);
         });
         give_rootfs(t, &bundle);
         let out = t.run_bundle(&bundle).ok();
-        assert!(out.starts_with(" 0 100000 65536\n 0 100000 10\n 100 200000 5\n0\n0:0\n"), "{out}");
+        assert!(out.starts_with(" 0 100000 65536\n 0 100000 10\n 100 200000 5\n0\n0:0\n0:0\n"), "{out}");
         assert!(out.ends_with("CapEff:\t0000000020000420\n"), "{out}");
         let maps: &[(Value, &str)] = &[
             (json!([{"containerID": 0, "hostID": 0, "size": 0}]), "linux.uidMappings"),
