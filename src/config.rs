@@ -57,7 +57,7 @@ fn read(path: &Path) -> Result<String> {
     if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(fail(Kind::Config, format!("{}: not a regular file", path.display())));
     }
-    let bytes = match fs::read_limited(file, MAX_SIZE) {
+    let bytes = match fs::read_whole(file, MAX_SIZE) {
         Err(sys::Error { errno: Errno::EFBIG, .. }) => {
             let limit = MAX_SIZE >> 20;
             return Err(fail(Kind::Config, format!("{}: larger than {limit} MiB", path.display())));

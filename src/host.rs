@@ -17,6 +17,8 @@ pub struct Host {
     pub proc: OwnedFd,
     /// We are not the host's root: neither its user 0, nor in its user namespace.
     pub rootless: bool,
+    /// We are in a user namespace other than the first.
+    pub user_namespace: bool,
     pub cgroups: cgroups::Host,
     pub process: process::Host,
 }
@@ -25,12 +27,10 @@ impl Host {
     /// `rootless` is what the command line says, if it says anything.
     pub fn probe(rootless: Option<bool>) -> Result<Self> {
         let proc = procfs()?;
-        let rootless = match rootless {
-            Some(given) => given,
-            None => task::euid() != 0 || in_user_namespace(),
-        };
+        let user_namespace = in_user_namespace();
+        let rootless = rootless.unwrap_or_else(|| task::euid() != 0 || user_namespace);
         let process = process::Host::probe(proc.as_fd(), false)?;
-        Ok(Self { proc, rootless, cgroups: cgroups::Host::probe()?, process })
+        Ok(Self { proc, rootless, user_namespace, cgroups: cgroups::Host::probe()?, process })
     }
 }
 
@@ -47,7 +47,7 @@ pub fn procfs() -> Result<OwnedFd> {
 /// Whether root here is not the host's: then its id map is not the identity on everything.
 #[must_use]
 pub fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = fs::read_text(fs::CWD, Path::new("/proc/self/uid_map")).unwrap_or_default();
     map.split_ascii_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
 }
 

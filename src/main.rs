@@ -1,24 +1,36 @@
 //! The corten executable: opens the log, reads the command line, runs the verb, tells the outcome.
 
-use std::ffi::OsString;
-use std::process::ExitCode;
+#![no_main]
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use corten::sys::{args, fs, signal};
 use corten::{cli, commands, log};
 
-fn main() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().collect();
+#[allow(unsafe_code)]
+#[path = "sys/start.rs"]
+mod start;
+
+/// The result is the exit code.
+fn run() -> u8 {
+    let args: Vec<OsString> =
+        args::get().iter().map(|arg| OsString::from_vec(arg.to_bytes().to_vec())).collect();
     let preview = cli::preview(&args);
-    let result = log::init(&preview.log)
+    let result = fs::fill_standard()
+        .and_then(|()| signal::ignore_pipe())
+        .map_err(Into::into)
+        .and_then(|()| log::init(&preview.log))
         .and_then(|()| cli::parse(args))
         .and_then(|(globals, command)| commands::run(&globals, command));
     match result {
         Ok(code) => {
             log::flush();
-            ExitCode::from(code)
+            code
         }
         Err(error) => {
             log::error(&error);
-            ExitCode::from(preview.failure)
+            preview.failure
         }
     }
 }

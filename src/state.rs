@@ -194,9 +194,8 @@ impl Dir {
             pause = (pause * 2).min(Duration::from_millis(20));
         }
         // The lock may be that of a directory which is no longer the container's.
-        let named = open_dir(&self.root, Path::new(&self.id)).and_then(|fd| fs::fstat(fd.as_fd()));
         let own = fs::fstat(self.fd.as_fd())?;
-        match named {
+        match fs::stat_at(self.root.as_fd(), Path::new(&self.id)) {
             Ok(stat) if (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino) => {
                 self.locked.set(true);
                 Ok(())
@@ -204,6 +203,12 @@ impl Dir {
             Err(e) if e.errno != Errno::ENOENT => Err(e.into()),
             _ => Err(not_found(&self.id)),
         }
+    }
+
+    /// Gives the lock away: others may change the container.
+    pub fn unlock(&self) -> Result<()> {
+        self.locked.set(false);
+        Ok(fs::unlock(self.fd.as_fd())?)
     }
 
     /// Whether somebody else holds the lock.
@@ -215,17 +220,23 @@ impl Dir {
         open_dir(&self.fd, Path::new(".")).is_ok_and(|own| fs::try_lock(own.as_fd()).is_err())
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> sys::Result<()> {
+    /// Replaces a file: whoever reads it sees the old or the new one.
+    fn replace(&self, name: &str, bytes: &[u8]) -> sys::Result<()> {
         let part = PathBuf::from(format!("{name}.new"));
+        self.write(&part, bytes)?;
+        fs::rename(self.fd.as_fd(), &part, Path::new(name))
+    }
+
+    fn write(&self, name: &Path, bytes: &[u8]) -> sys::Result<()> {
         let flags = fs::O_WRONLY | fs::O_CREAT | libc::O_TRUNC | fs::O_NOFOLLOW;
-        let file = fs::open(self.fd.as_fd(), &part, flags, 0o600)?;
+        let file = fs::open(self.fd.as_fd(), name, flags, 0o600)?;
         let mut rest = bytes;
         while !rest.is_empty() {
             let n = nix::unistd::write(&file, rest)
                 .map_err(|e| sys::Error::new(format!("write({name:?})"), e))?;
             rest = &rest[n..];
         }
-        fs::rename(self.fd.as_fd(), &part, Path::new(name))
+        Ok(())
     }
 
     fn read(&self, name: &str) -> Result<Option<String>> {
@@ -233,13 +244,13 @@ impl Dir {
             Err(e) if e.errno == Errno::ENOENT => return Ok(None),
             other => other?,
         };
-        let bytes = fs::read_limited(file, MAX_FILE).with_context(|| name.to_string())?;
+        let bytes = fs::read_whole(file, MAX_FILE).with_context(|| name.to_string())?;
         String::from_utf8(bytes).with_context(|| name.to_string()).map(Some)
     }
 
-    /// Keeps the bundle's configuration as it was read.
+    /// Keeps the bundle's configuration as it was read. Nobody reads it before there is a record.
     pub fn save_config(&self, text: &str) -> Result<()> {
-        self.write(CONFIG, text.as_bytes()).context("keeping config.json")
+        self.write(Path::new(CONFIG), text.as_bytes()).context("keeping config.json")
     }
 
     /// The configuration that the container was made with.
@@ -249,7 +260,7 @@ impl Dir {
 
     pub fn save(&self, record: &Record) -> Result<()> {
         let bytes = serde_json::to_vec(record).context("state.json")?;
-        self.write(STATE, &bytes).context("keeping the state")
+        self.replace(STATE, &bytes).context("keeping the state")
     }
 
     /// The record; `None` if `create` has not written one yet, or was killed before.
@@ -293,7 +304,17 @@ impl Dir {
             }
             other => other?,
         }
-        purge(&self.root, &trash).context("removing the container's state")
+        self.purge_known(&trash)
+            .or_else(|_| purge(&self.root, &trash))
+            .context("removing the container's state")
+    }
+
+    /// Removes the directory with the files that usually are in it, without looking.
+    fn purge_known(&self, trash: &Path) -> sys::Result<()> {
+        for name in [CONFIG, STATE] {
+            fs::unlinkat(self.fd.as_fd(), Path::new(name), false)?;
+        }
+        fs::unlinkat(self.root.as_fd(), trash, true)
     }
 }
 

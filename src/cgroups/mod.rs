@@ -20,7 +20,7 @@ use crate::error::{Kind, Problems, Result, fail};
 
 pub use host::Host;
 pub use resources::Write;
-pub use tree::{Cgroup, delegate};
+pub use tree::{Cgroup, delegate, remove_empty, remove_parents};
 pub use v2::{create, missing, replace_device_program};
 
 /// Who makes cgroups on this host: `--cgroup-manager`, `--systemd-cgroup`.

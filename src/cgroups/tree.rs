@@ -35,8 +35,15 @@ pub(super) fn open_dir(at: BorrowedFd, path: &Path) -> sys::Result<OwnedFd> {
     fs::open(at, path, fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW, 0)
 }
 
-/// The text of a file of the kernel's.
+/// The text of a file of the kernel's that is one record.
 pub(super) fn read_file(at: BorrowedFd, name: &str) -> Result<String> {
+    let fd = fs::open(at, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
+    let bytes = fs::read_whole(fd, MAX_FILE).with_context(|| name.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The text of one that is a list of any length.
+pub(super) fn read_list(at: BorrowedFd, name: &str) -> Result<String> {
     let fd = fs::open(at, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
     let bytes = fs::read_limited(fd, MAX_FILE).with_context(|| name.to_string())?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -69,7 +76,7 @@ impl Cgroup {
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
         let read = |dir: BorrowedFd| {
-            let text = match read_file(dir, "cgroup.procs") {
+            let text = match read_list(dir, "cgroup.procs") {
                 // A threaded cgroup tells none of its processes, but the one above it that it belongs to
                 // does. A removed one has none.
                 Err(e)
@@ -175,9 +182,8 @@ impl Cgroup {
         self.named(wait_for(self.dir(), "populated 0", deadline))
     }
 
-    /// Removes the cgroup and all below it, once nothing runs in it any more, then those of `parents`
-    /// (outermost first) that nobody else uses by now.
-    pub fn remove(self, parents: &[PathBuf], deadline: Instant) -> Result<()> {
+    /// Removes the cgroup and all below it, once nothing runs in it any more.
+    pub fn remove(self, deadline: Instant) -> Result<()> {
         let mut pause = Duration::ZERO;
         loop {
             match fs::unlinkat(fs::CWD, &self.path, true) {
@@ -193,14 +199,23 @@ impl Cgroup {
                 pause = (pause * 2).clamp(Duration::from_micros(200), Duration::from_millis(20));
             }
         }
-        for parent in parents.iter().rev().filter(|p| **p != self.path) {
-            match fs::unlinkat(fs::CWD, parent, true) {
-                Err(e) if e.errno != Errno::ENOENT => break, // In use by others by now, and theirs to remove.
-                _ => {}
-            }
-        }
         Ok(())
     }
+}
+
+/// Removes a cgroup if nothing runs in it and none is below it; true if it is gone.
+#[must_use]
+pub fn remove_empty(path: &Path) -> bool {
+    match fs::unlinkat(fs::CWD, path, true) {
+        Ok(()) => true,
+        Err(e) => e.errno == Errno::ENOENT,
+    }
+}
+
+/// Removes those of `parents` (outermost first) that nobody else uses by now.
+pub fn remove_parents(parents: &[PathBuf]) {
+    // In use by others by now, it is theirs to remove, as are those above it.
+    let _ = parents.iter().rev().try_for_each(|parent| remove_empty(parent).then_some(()));
 }
 
 /// Waits for a line of `cgroup.events`, whose changes the kernel tells by POLLPRI; false if the deadline
@@ -249,7 +264,7 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
 /// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
 /// "delegation").
 pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
-    let listed = read_file(fs::CWD, "/sys/kernel/cgroup/delegate");
+    let listed = read_list(fs::CWD, "/sys/kernel/cgroup/delegate");
     let names = listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
     for name in std::iter::once("").chain(names.lines()) {
         // Not every file exists in every cgroup: some belong to a controller.

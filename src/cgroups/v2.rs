@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
 use super::resources::{Absent, Write};
-use super::tree::{Cgroup, open_dir, read_file};
+use super::tree::{Cgroup, open_dir, read_file, read_list};
 use super::{Plan, devices};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
@@ -182,7 +182,7 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
 /// Whether a cgroup has processes directly inside, and is not the root, to which no such rule applies (it
 /// alone has no `cgroup.type`).
 fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
-    let procs = read_file(dir, "cgroup.procs");
+    let procs = read_list(dir, "cgroup.procs");
     if procs.is_ok_and(|text| text.is_empty()) {
         return Ok(false);
     }
@@ -254,7 +254,7 @@ fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
 
 /// Whether any swap is active: the list has a heading and then a line for each.
 fn host_swaps() -> bool {
-    read_file(fs::CWD, "/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+    read_list(fs::CWD, "/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 
 /// Attaches the device filter, in the place of those of an earlier user of the cgroup.

@@ -4,9 +4,7 @@ use super::create::Prepared;
 use super::start::{PATIENCE, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
-use crate::hooks::Hook;
 use crate::launch::{self, Launched, foreground, seal};
-use crate::state::{self, Record};
 use crate::sys::task;
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
@@ -33,30 +31,16 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         return started.map(|()| 0);
     }
     let dir = finish(dir, &record, started, &plan.hooks.poststart, &plan.hooks.poststop)?;
-    // Others may kill it, execute in it and delete it while we wait.
-    drop(dir);
     let Some(signals) = signals else { return Ok(0) };
+    // Others may delete it while we wait.
+    dir.unlock()?;
     let status = foreground::wait(&process, &signals)?;
-    if !args.keep {
-        delete(globals, &record, &plan.hooks.poststop)?;
+    if args.keep {
+        return Ok(status);
+    }
+    match dir.lock(PATIENCE) {
+        Err(e) if kind(&e) == Kind::NotFound => {}
+        locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop))?,
     }
     Ok(status)
-}
-
-/// Deletes the container, unless somebody else did, and perhaps made another of its name.
-fn delete(globals: &Globals, record: &Record, poststop: &[Hook]) -> Result<()> {
-    let deleted = || -> Result<()> {
-        let dir = state::open(&state::root(globals.root.as_deref())?, &record.id)?;
-        dir.lock(PATIENCE)?;
-        match dir.find_record()? {
-            Some(found) if (found.pid, found.start_time) == (record.pid, record.start_time) => {
-                launch::destroy(dir, record, poststop)
-            }
-            _ => Ok(()),
-        }
-    };
-    match deleted() {
-        Err(e) if kind(&e) == Kind::NotFound => Ok(()),
-        other => other,
-    }
 }

@@ -1,12 +1,12 @@
 //! Taking a container away: after an error of `create`, at the end of `run`, and by `delete`. It can be done again
 //! after having been interrupted anywhere, and leaves the record as long as anything else remains.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::cgroups::Cgroup;
+use crate::cgroups::{self, Cgroup};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::state::{Dir, Record, Status, spec_state};
@@ -23,11 +23,18 @@ const GRACE: Duration = Duration::from_millis(200);
 /// are only told (runtime.md#lifecycle).
 pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    kill_and_wait(record, deadline)?;
-    if let Some(cgroup) = &record.cgroup
-        && let Some(found) = Cgroup::open(&cgroup.path)?
-    {
-        found.remove(&cgroup.parents, deadline)?;
+    let pidfd = state::pidfd(record)?;
+    if let Some(cgroup) = &record.cgroup {
+        // Usually nothing is left in it, and the kernel removes only what is empty.
+        let removed = pidfd.is_none() && cgroups::remove_empty(&cgroup.path);
+        if !removed && let Some(found) = Cgroup::open(&cgroup.path)? {
+            kill_in(&found, deadline)?;
+            found.remove(deadline)?;
+        }
+        cgroups::remove_parents(&cgroup.parents);
+    }
+    if let Some(pidfd) = pidfd {
+        kill_and_wait(record, &pidfd, deadline)?;
     }
     if let Some(under) = record.under_root {
         rootfs::detach(&record.rootfs, under)?;
@@ -45,19 +52,24 @@ pub fn undo(dir: Dir, record: &Record, poststop: &[Hook]) {
     }
 }
 
-/// Kills the container's processes and waits for their end.
-fn kill_and_wait(record: &Record, deadline: Instant) -> Result<()> {
-    let late = || fail(Kind::Os, "processes of the container do not end (hint: try again later)");
-    let pidfd = state::pidfd(record)?;
-    if let Some(cgroup) = record.cgroup.as_ref().map(|c| Cgroup::open(&c.path)).transpose()?.flatten()
-        && cgroup.populated()?
-    {
-        cgroup.kill()?;
-        if !cgroup.wait_empty(deadline)? {
-            return Err(late()).with_context(|| cgroup.path.display().to_string());
-        }
+fn late() -> anyhow::Error {
+    fail(Kind::Os, "processes of the container do not end (hint: try again later)")
+}
+
+/// Kills all in a cgroup and waits for its end.
+fn kill_in(cgroup: &Cgroup, deadline: Instant) -> Result<()> {
+    if !cgroup.populated()? {
+        return Ok(());
     }
-    let Some(pidfd) = pidfd else { return Ok(()) };
+    cgroup.kill()?;
+    if cgroup.wait_empty(deadline)? {
+        return Ok(());
+    }
+    Err(late()).with_context(|| cgroup.path.display().to_string())
+}
+
+/// Kills the container's first process and waits for its end.
+fn kill_and_wait(record: &Record, pidfd: &OwnedFd, deadline: Instant) -> Result<()> {
     match task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
         Err(e) if e.errno == Errno::ESRCH => return Ok(()),
         other => other?,

@@ -185,6 +185,7 @@ fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel
         seccomp: request.seccomp,
         proc: request.host.proc.as_fd(),
         preserved: request.preserved,
+        user_namespace: request.host.user_namespace || request.record.namespaces.iter().any(|n| n == "user"),
         service: request.service,
         notify_socket: None,
     })?;

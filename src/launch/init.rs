@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use super::channel::{Channel, Event, Go};
 use super::program::{self, Setting};
 use crate::error::{Context, Kind, Result, fail};
+use crate::hooks::{self, Hook};
 use crate::namespaces::{self, Joined, Stages};
 use crate::plan::Plan;
 use crate::process::{env, lsm, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::task::Forked;
 use crate::sys::{fs, net, socket, task, tty};
-use crate::{hooks, process, rootfs};
+use crate::{process, rootfs};
 
 /// What the container's process has to do, and what it does it with.
 pub(super) struct Container<'a> {
@@ -31,6 +32,8 @@ pub(super) struct Container<'a> {
     pub(super) start: Option<OwnedFd>,
     pub(super) preserved: &'a [i32],
     pub(super) service: &'a env::Service,
+    /// We are in a user namespace already.
+    pub(super) user_namespace: bool,
 }
 
 /// Runs `act`, which never comes back but with an error, and ends the process with telling it. `act` may exchange the
@@ -146,8 +149,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         let terminal = root.console()?;
         attach_terminal(process, &terminal, container.console_socket.take(), report)?;
     }
-    let hook_state = |status| spec_state(container.record, status, Some(std::process::id() as i32));
-    hooks::run(&plan.hooks.create_container, hook_state(Status::Creating).as_bytes())?;
+    run_hooks(&plan.hooks.create_container, container.record, Status::Creating)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
     root.enter(&plan.rootfs)?;
 
@@ -156,6 +158,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         seccomp: plan.seccomp.as_ref(),
         proc: container.proc,
         preserved: container.preserved,
+        user_namespace: container.user_namespace || plan.namespaces.has(libc::CLONE_NEWUSER),
         service: container.service,
         notify_socket: plan.notify_socket.as_deref(),
     };
@@ -169,9 +172,18 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         *report = Channel::from_socket(socket::accept(listener.as_fd())?);
     }
     drop(container.start);
-    hooks::run(&plan.hooks.start_container, hook_state(Status::Created).as_bytes())?;
+    run_hooks(&plan.hooks.start_container, container.record, Status::Created)?;
     let none = || fail(Kind::Config, "process: the configuration has none to start");
     program.ok_or_else(none)?.run(report)
+}
+
+/// Runs hooks in the container's namespaces, where our id is another.
+fn run_hooks(hooks: &[Hook], record: &Record, status: Status) -> Result<()> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let state = spec_state(record, status, Some(std::process::id() as i32));
+    hooks::run(hooks, state.as_bytes())
 }
 
 /// The names and the interface of new namespaces, and the session keyring.

@@ -104,6 +104,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             start,
             preserved: request.preserved,
             service: request.service,
+            user_namespace: request.host.user_namespace,
         };
         let mut process = spawn(plan, &joined, cgroup.as_ref(), child)?;
         record.pid = Some(process.pid);
@@ -360,6 +361,8 @@ impl Process {
 /// Lets the program of a created container run, and tells whether it does.
 pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
     let socket = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET))?;
+    // It serves once.
+    fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false)?;
     await_program(&Channel::from_socket(socket), listener, record, record.pid.unwrap_or_default())
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Setting<'a> {
     pub(super) proc: BorrowedFd<'a>,
     /// Descriptors that the caller leaves to the program.
     pub(super) preserved: &'a [i32],
+    /// It runs in a user namespace, made by us or not.
+    pub(super) user_namespace: bool,
     pub(super) service: &'a env::Service,
     pub(super) notify_socket: Option<&'a Path>,
 }
@@ -59,7 +61,8 @@ pub(super) fn find(setting: Setting) -> Result<Program> {
         env::fill_home(&mut env, &passwd(root.as_fd())?, process.user.uid);
     }
     env::add_service(&mut env, setting.service, std::process::id(), setting.notify_socket);
-    let groups = Groups::probe(setting.proc)?;
+    // Only a user namespace can deny it.
+    let groups = if setting.user_namespace { Groups::probe(setting.proc)? } else { Groups::Set };
     let path = as_user(process, groups, || match process.argv.first() {
         Some(name) => exec::lookup(name, &env),
         None => Ok(CString::default()),

@@ -5,19 +5,17 @@
 //! then lies on a read-only mount that nobody else can reach and change. Where that is not permitted, the executable
 //! runs from a sealed copy in memory. Only the commands that put a process into a container pay for it.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use crate::error::{Context, Result};
 use crate::process::env;
-use crate::sys::{self, fs, mount, task};
+use crate::sys::{self, args, fs, mount, task};
 
 /// Executes us anew from a sealed place, unless we are.
 pub fn ensure() -> Result<()> {
     let own = Path::new("/proc/self/exe");
-    if fs::on_read_only_mount(own)? || fs::write_sealed(own)? {
+    if fs::never_written(own)? {
         return Ok(());
     }
     let file = match read_only_copy(own) {
@@ -25,9 +23,7 @@ pub fn ensure() -> Result<()> {
         // As a user we may not copy mounts.
         Err(_) => fs::sealed_copy(own).context("copying our executable into memory")?,
     };
-    let argv: Vec<CString> =
-        std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect();
-    Err(task::fexecve(file.as_fd(), &argv, &env::own())).context("executing our sealed copy")
+    Err(task::fexecve(file.as_fd(), args::get(), &env::own())).context("executing our sealed copy")
 }
 
 fn read_only_copy(path: &Path) -> sys::Result<OwnedFd> {

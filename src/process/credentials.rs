@@ -37,7 +37,7 @@ pub enum Groups {
 impl Groups {
     /// What holds for the calling process in its user namespace.
     pub fn probe(proc: BorrowedFd) -> Result<Self> {
-        let text = fs::read_limited(sys::open_self(proc, "setgroups", fs::O_RDONLY)?, 64)?;
+        let text = fs::read_whole(sys::open_self(proc, "setgroups", fs::O_RDONLY)?, 64)?;
         Ok(if text.trim_ascii() == b"deny" { Self::Denied } else { Self::Set })
     }
 }
@@ -66,10 +66,12 @@ pub fn apply(
     for number in (0..64).filter(|n| unwanted >> n & 1 == 1) {
         sys::drop_bounding(number).context("process.capabilities.bounding")?;
     }
-    change_user(user, groups).context("process.user")?;
+    if !identity(before, user, &Sets { bounding: before.bounding, ..*sets }, groups).is_empty() {
+        change_user(user, groups).context("process.user")?;
+    }
     let differences = match privileged {
         None => {
-            change_sets(sets).context("process.capabilities")?;
+            change_sets(sets, before).context("process.capabilities")?;
             let now = Status::read(proc)?;
             [identity(&now, user, sets, groups), others(&now, sets)].concat()
         }
@@ -80,7 +82,7 @@ pub fn apply(
                     .context("process.capabilities")?;
             }
             privileged()?;
-            change_sets(sets).context("process.capabilities")?;
+            change_sets(sets, before).context("process.capabilities")?;
             // Ambient are at most those that are permitted and inheritable; the kernel sees to that.
             let (effective, permitted, inheritable) = sys::capget().context("process.capabilities")?;
             let held =
@@ -108,8 +110,10 @@ fn change_user(user: &User, groups: Groups) -> Result<()> {
     Ok(())
 }
 
-fn change_sets(sets: &Sets) -> Result<()> {
-    sys::clear_ambient()?;
+fn change_sets(sets: &Sets, before: &Status) -> Result<()> {
+    if before.ambient != 0 {
+        sys::clear_ambient()?;
+    }
     sys::capset(sets.effective, sets.permitted, sets.inheritable)?;
     for capability in capabilities::members(sets.ambient) {
         sys::raise_ambient(capability)?;
@@ -137,7 +141,7 @@ impl Status {
     /// The calling process's own.
     pub fn read(proc: BorrowedFd) -> Result<Self> {
         // The longest line has 65,536 groups of up to ten digits.
-        let text = fs::read_limited(sys::open_self(proc, "status", fs::O_RDONLY)?, 1 << 20)?;
+        let text = fs::read_whole(sys::open_self(proc, "status", fs::O_RDONLY)?, 1 << 20)?;
         Self::parse(&String::from_utf8_lossy(&text)).context("/proc/self/status: not understood")
     }
 

@@ -30,11 +30,11 @@ impl Host {
     #[must_use]
     pub fn probe() -> Self {
         const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
-        let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled");
+        let apparmor = fs::read_text(fs::CWD, Path::new("/sys/module/apparmor/parameters/enabled"));
         let selinux = fs::open(fs::CWD, Path::new("/sys/fs/selinux"), fs::O_PATH | fs::O_DIRECTORY, 0)
             .and_then(|dir| fs::filesystem_magic(std::os::fd::AsFd::as_fd(&dir)));
         Self {
-            apparmor: apparmor.is_ok_and(|text| text.starts_with(b"Y")),
+            apparmor: apparmor.is_ok_and(|text| text.starts_with('Y')),
             selinux: selinux.is_ok_and(|magic| magic == SELINUX_MAGIC),
         }
     }

@@ -1,5 +1,6 @@
 //! The one loop over the mounts, in the container's process.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,14 @@ use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY, MS_PRIVATE};
 use crate::sys::{self, fs};
 
 /// The container's root directory, attached.
-pub struct Root(OwnedFd);
+pub struct Root {
+    fd: OwnedFd,
+    /// Descriptors that have done their work: they are closed together, since each call counts.
+    spent: RefCell<Vec<OwnedFd>>,
+}
+
+/// How many of them may wait: the container's limit on open files may be ours.
+const SPENT_MAX: usize = 64;
 
 /// The longest value that fsconfig(2) takes.
 const VALUE_MAX: usize = 255;
@@ -41,7 +49,7 @@ fn attach_root(plan: &Plan, source: Source) -> sys::Result<Root> {
     let tree = source.into_tree(&plan.path, true, plan.propagation)?;
     let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
-    Ok(Root(tree))
+    Ok(Root { fd: tree, spent: RefCell::new(vec![target]) })
 }
 
 fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Result<()> {
@@ -52,17 +60,17 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
             let missing = if source.is_directory { Missing::Directory } else { Missing::File };
             let tree = source.into_tree(path, *recursive, plan.propagation)?;
             shape(tree.as_fd(), options)?;
-            attach(root, mount, &tree, missing)
+            attach(root, mount, tree, missing)
         }
         (Kind::Cgroup, _) => {
-            let tree = cgroup(plan, options)?;
-            attach(root, mount, &tree, Missing::Directory)
+            let tree = cgroup(root, plan, options)?;
+            attach(root, mount, tree, Missing::Directory)
         }
         (Kind::New { fstype, source }, _) => {
             if needs_old_call(options) {
                 return make_by_old_call(root, mount, fstype, source.as_deref());
             }
-            let tree = new(fstype, source.as_deref(), options)?;
+            let tree = new(root, fstype, source.as_deref(), options)?;
             if options.copy_up {
                 let below = root.target(mount, Missing::Directory)?;
                 copyup::copy(below.as_fd(), tree.as_fd()).context("tmpcopyup")?;
@@ -70,15 +78,18 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
                 shape_with(tree.as_fd(), false, attr, &[])?;
             }
             shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
-            attach(root, mount, &tree, Missing::Directory)
+            attach(root, mount, tree, Missing::Directory)
         }
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
 
-fn attach(root: &Root, mount: &Mount, tree: &OwnedFd, missing: Missing) -> Result<()> {
+fn attach(root: &Root, mount: &Mount, tree: OwnedFd, missing: Missing) -> Result<()> {
     let target = root.target(mount, missing)?;
-    Ok(mount::move_mount(tree.as_fd(), target.as_fd())?)
+    mount::move_mount(tree.as_fd(), target.as_fd())?;
+    root.spend(tree);
+    root.spend(target);
+    Ok(())
 }
 
 /// Gives a mount its attributes, and those of its whole tree, and its propagation: as few calls as say it.
@@ -101,9 +112,9 @@ fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, propagation: &[Prop
 }
 
 /// A new file system, detached, with its attributes from the beginning.
-fn new(fstype: &str, source: Option<&str>, options: &Options) -> sys::Result<OwnedFd> {
-    let context = mount::fsopen(fstype)?;
-    let context = context.as_fd();
+fn new(root: &Root, fstype: &str, source: Option<&str>, options: &Options) -> sys::Result<OwnedFd> {
+    let owned = mount::fsopen(fstype)?;
+    let context = owned.as_fd();
     if let Some(source) = source {
         mount::fsconfig_string(context, "source", source)?;
     }
@@ -123,7 +134,9 @@ fn new(fstype: &str, source: Option<&str>, options: &Options) -> sys::Result<Own
         }
     }
     mount::fsconfig_create(context)?;
-    mount::fsmount(context, attributes)
+    let tree = mount::fsmount(context, attributes)?;
+    root.spend(owned);
+    Ok(tree)
 }
 
 fn needs_old_call(options: &Options) -> bool {
@@ -155,7 +168,7 @@ fn remount(root: &Root, mount: &Mount) -> Result<()> {
 /// The cgroup hierarchy. In a cgroup namespace of its own the container sees its own part of it. Without, a new file
 /// system would show the same as the host's, and the making of it would reset the hierarchy's own options; so the
 /// host's mount is shown.
-fn cgroup(plan: &Plan, options: &Options) -> Result<OwnedFd> {
+fn cgroup(root: &Root, plan: &Plan, options: &Options) -> Result<OwnedFd> {
     let facts = &plan.facts;
     let part = |path: &Option<PathBuf>| -> Result<OwnedFd> {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
@@ -167,7 +180,7 @@ fn cgroup(plan: &Plan, options: &Options) -> Result<OwnedFd> {
         return part(&facts.cgroup_mount);
     }
     let context_free = Options { data: Vec::new(), superblock: Vec::new(), ..options.clone() };
-    match new("cgroup2", Some("cgroup"), &context_free) {
+    match new(root, "cgroup2", Some("cgroup"), &context_free) {
         Err(e) if matches!(e.errno, Errno::EPERM | Errno::EBUSY) && facts.cgroup.is_some() => {
             part(&facts.cgroup)
         }
@@ -182,7 +195,21 @@ fn cgroup(plan: &Plan, options: &Options) -> Result<OwnedFd> {
 impl Root {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
+    }
+
+    /// Takes a descriptor that is not needed any more.
+    pub(super) fn spend(&self, fd: OwnedFd) {
+        let mut spent = self.spent.borrow_mut();
+        spent.push(fd);
+        if spent.len() >= SPENT_MAX {
+            fs::close_together(spent.split_off(0));
+        }
+    }
+
+    /// Closes what is spent.
+    pub(super) fn close_spent(&self) {
+        fs::close_together(self.spent.take());
     }
 
     /// Where a mount goes, made if it is missing.
@@ -190,19 +217,22 @@ impl Root {
         // What programs take for the kernel's word must not lie where a link of the image's leads (CVE-2019-19921).
         if let Kind::New { fstype, .. } = &mount.kind
             && matches!(fstype.as_str(), "proc" | "sysfs")
-            && is_link(self.fd(), &mount.destination)?
+            && let Some(found) = existing(self.fd(), &mount.destination)?
         {
-            let text = format!("a symbolic link is no place for {fstype}");
-            return Err(fail(crate::error::Kind::Config, text));
+            if fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFLNK {
+                let text = format!("a symbolic link is no place for {fstype}");
+                return Err(fail(crate::error::Kind::Config, text));
+            }
+            return Ok(found);
         }
         Ok(resolve::open_or_make(self.fd(), &mount.destination, missing)?)
     }
 }
 
-fn is_link(root: BorrowedFd, path: &Path) -> sys::Result<bool> {
+/// What is at a path, a link itself.
+fn existing(root: BorrowedFd, path: &Path) -> sys::Result<Option<OwnedFd>> {
     match resolve::open_with(root, path, fs::O_PATH | fs::O_NOFOLLOW) {
-        Ok(found) => Ok(fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFLNK),
-        Err(e) if e.errno == Errno::ENOENT => Ok(false),
-        Err(e) => Err(e),
+        Err(e) if e.errno == Errno::ENOENT => Ok(None),
+        other => other.map(Some),
     }
 }

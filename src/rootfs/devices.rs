@@ -99,12 +99,13 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
 pub(super) fn apply(root: &Root, plan: &Plan) -> Result<()> {
     // The mode is given at the making, whole.
     let umask = credentials::umask(0);
-    let made = nodes(root, plan).and_then(|()| if plan.default_devices { links(root) } else { Ok(()) });
+    let made = nodes(root, plan).and_then(|dev| if plan.default_devices { links(root, dev) } else { Ok(()) });
     credentials::umask(umask);
     made
 }
 
-fn nodes(root: &Root, plan: &Plan) -> Result<()> {
+/// Makes the nodes. What it returns is the last node's directory: usually /dev.
+fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>> {
     let mut open: Option<(&Path, OwnedFd)> = None;
     for device in &plan.devices {
         let at = || format!("{} {}", device.place, device.path.display());
@@ -118,7 +119,7 @@ fn nodes(root: &Root, plan: &Plan) -> Result<()> {
         node(dir.as_fd(), name, device, plan.facts.user_namespace).with_context(at)?;
         open = Some((parent, dir));
     }
-    Ok(())
+    Ok(open)
 }
 
 fn node(dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
@@ -171,8 +172,11 @@ fn bind(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
     Ok(mount::move_mount(tree.as_fd(), target.as_fd())?)
 }
 
-fn links(root: &Root) -> Result<()> {
-    let dev = resolve::open_or_make(root.fd(), Path::new("/dev"), Missing::Directory).context("/dev")?;
+fn links(root: &Root, last: Option<(&Path, OwnedFd)>) -> Result<()> {
+    let dev = match last {
+        Some((path, dir)) if path == Path::new("/dev") => dir,
+        _ => resolve::open_or_make(root.fd(), Path::new("/dev"), Missing::Directory).context("/dev")?,
+    };
     for (name, target) in LINKS {
         let link = || fs::symlinkat(Path::new(target), dev.as_fd(), Path::new(name));
         match link() {

@@ -44,6 +44,7 @@ impl Root {
             let attr = Attr { propagation: propagate.flag, ..Attr::default() };
             mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
         }
+        self.close_spent();
         Ok(())
     }
 
@@ -71,6 +72,8 @@ impl Root {
                 };
                 let cover = mount::open_tree_clone(null.as_fd(), Path::new(""), false).with_context(at)?;
                 mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
+                self.spend(cover);
+                self.spend(target);
                 continue;
             }
             // Only an attached tree can be copied before Linux 6.15.
@@ -80,8 +83,13 @@ impl Root {
             };
             let cover = cover.with_context(at)?;
             mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
-            empty.get_or_insert(cover);
+            self.spend(target);
+            match &empty {
+                Some(_) => self.spend(cover),
+                None => empty = Some(cover),
+            }
         }
+        [null, empty].into_iter().flatten().for_each(|fd| self.spend(fd));
         Ok(())
     }
 
@@ -98,7 +106,10 @@ impl Root {
         let Some(target) = self.find(path)? else { return Ok(()) };
         let copy = mount::open_tree_clone(target.as_fd(), Path::new(""), true)?;
         mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;
-        mount::move_mount(copy.as_fd(), target.as_fd())
+        mount::move_mount(copy.as_fd(), target.as_fd())?;
+        self.spend(copy);
+        self.spend(target);
+        Ok(())
     }
 }
 

@@ -41,9 +41,20 @@ pub fn open_with(root: BorrowedFd, path: &Path, flags: i32) -> Result<OwnedFd> {
 /// Opens a path as O_PATH and makes what is missing: directories 0755, a file 0644 as the last component.
 pub fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
     match open(root, path) {
-        Err(e) if e.errno == Errno::ENOENT => make(root, path, last),
+        Err(e) if e.errno == Errno::ENOENT => make_last(root, path, last).or_else(|_| make(root, path, last)),
         other => other,
     }
+}
+
+/// The usual case: only the last name is missing, and no link is in its place.
+fn make_last(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::new(format!("openat2({path:?})"), Errno::ENOENT));
+    };
+    let above = if above.as_os_str().is_empty() { Path::new("/") } else { above };
+    let dir = open(root, above)?;
+    make_one(dir.as_fd(), Path::new(name), last)?;
+    open_one(dir.as_fd(), Path::new(name))
 }
 
 /// Walks component by component. Every directory passed is held open, so `..` is the one that we came through, and a
@@ -91,28 +102,27 @@ fn make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
 
 /// Opens one name without following it, making it if it is missing. Another may make it between: then that is taken.
 fn step(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<OwnedFd> {
-    let open = || {
-        fs::openat2(
-            dir,
-            name,
-            fs::O_PATH | fs::O_NOFOLLOW,
-            0,
-            fs::RESOLVE_BENEATH | fs::RESOLVE_NO_MAGICLINKS,
-        )
-    };
-    match open() {
+    match open_one(dir, name) {
         Err(e) if e.errno == Errno::ENOENT => {}
         other => return other,
     }
-    let made = match kind {
+    match make_one(dir, name, kind) {
+        Err(e) if e.errno != Errno::EEXIST => Err(e),
+        _ => open_one(dir, name),
+    }
+}
+
+fn open_one(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
+    let resolve = fs::RESOLVE_BENEATH | fs::RESOLVE_NO_MAGICLINKS;
+    fs::openat2(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0, resolve)
+}
+
+fn make_one(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<()> {
+    match kind {
         Missing::Directory => fs::mkdirat(dir, name, 0o755),
         Missing::File => {
             fs::open(dir, name, fs::O_CREAT | fs::O_EXCL | fs::O_NOFOLLOW | fs::O_WRONLY, 0o644).map(drop)
         }
-    };
-    match made {
-        Err(e) if e.errno != Errno::EEXIST => Err(e),
-        _ => open(),
     }
 }
 

@@ -2,12 +2,13 @@
 //! later, so it counts only together with the time that the process started and the boot of the machine.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::errno::Errno;
 
 use super::record::Record;
 use crate::error::{Context, Kind, Result, fail};
-use crate::sys;
+use crate::sys::{self, fs};
 
 /// The fields of `/proc/PID/stat` that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,24 +48,23 @@ pub(super) fn parse_stat(text: &str) -> Option<Stat> {
 
 fn read_stat(pid: i32) -> Result<Option<Stat>> {
     let path = format!("/proc/{pid}/stat");
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let stat = parse_stat(&String::from_utf8_lossy(&bytes));
+    match fs::read_text(fs::CWD, Path::new(&path)) {
+        Ok(text) => {
+            let stat = parse_stat(&text);
             stat.map(Some).ok_or_else(|| fail(Kind::Os, format!("{path}: not understood")))
         }
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => {
             // Without /proc every container would seem stopped, and be deleted from under its processes.
             std::fs::metadata("/proc/self/stat").context("/proc/self/stat")?;
             Ok(None)
         }
-        Err(e) => Err(e).with_context(|| format!("open({path:?})")),
+        Err(e) => Err(e.into()),
     }
 }
 
 /// The identity of this boot of the machine.
 pub fn boot_id() -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = std::fs::read_to_string(path).with_context(|| format!("open({path:?})"))?;
+    let text = fs::read_text(fs::CWD, Path::new("/proc/sys/kernel/random/boot_id"))?;
     Ok(text.trim_end().to_string())
 }
 

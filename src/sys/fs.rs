@@ -66,6 +66,12 @@ pub fn fstat(fd: BorrowedFd) -> Result<libc::stat> {
     nix::sys::stat::fstat(fd).map_err(|e| Error::new("fstat()", e))
 }
 
+/// `fstatat(2)`, of a link itself.
+pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
+    nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
+}
+
 /// The type of the file system that `fd` lies on: `PROC_SUPER_MAGIC` and its like.
 pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
     let stat = nix::sys::statfs::fstatfs(fd).map_err(|e| Error::new("fstatfs()", e))?;
@@ -73,10 +79,15 @@ pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
     Ok(stat.filesystem_type().0 as i64)
 }
 
-/// Whether the mount that `path` lies on is read-only.
-pub fn on_read_only_mount(path: &Path) -> Result<bool> {
-    let stat = nix::sys::statvfs::statvfs(path).map_err(|e| Error::new(format!("statvfs({path:?})"), e))?;
-    Ok(stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
+/// Whether nobody can ever write to a file: the mount that it lies on is read-only, or it is a sealed one in memory.
+pub fn never_written(path: &Path) -> Result<bool> {
+    use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+    let stat = statfs(path).map_err(|e| Error::new(format!("statfs({path:?})"), e))?;
+    if stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+        return Ok(true);
+    }
+    let in_memory = stat.filesystem_type() == FsType(TMPFS_MAGIC.0);
+    Ok(in_memory && write_sealed(path)?)
 }
 
 pub fn mkdirat(dir: BorrowedFd, path: &Path, mode: u32) -> Result<()> {
@@ -147,11 +158,42 @@ pub fn list_dir(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
 
 /// Reads a whole file of at most `limit` bytes; a larger one is `EFBIG`.
 pub fn read_limited(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
-    use io::Read;
-    let mut bytes = Vec::new();
-    let error = |e: io::Error| Error::new("read()", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
-    std::fs::File::from(fd).take(limit + 1).read_to_end(&mut bytes).map_err(error)?;
-    if bytes.len() as u64 > limit { Err(Error::new("read()", Errno::EFBIG)) } else { Ok(bytes) }
+    read_until(fd, limit, |_| false)
+}
+
+/// Like [`read_limited`], for files that give all that there is room for at once: regular ones and those of the kernel's
+/// that are one record. It saves the read that only says that there is no more.
+pub fn read_whole(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
+    read_until(fd, limit, |left| left > 0)
+}
+
+/// Reads until nothing comes, or `enough` says so of the room that a read has left.
+fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; 8192];
+    let mut len = 0;
+    loop {
+        let n = retry(|| nix::unistd::read(&fd, &mut bytes[len..]).map_err(|e| Error::new("read()", e)))?;
+        len += n;
+        if len as u64 > limit {
+            return Err(Error::new("read()", Errno::EFBIG));
+        }
+        if n == 0 || enough(bytes.len() - len) {
+            bytes.truncate(len);
+            return Ok(bytes);
+        }
+        if len == bytes.len() {
+            bytes.resize(2 * len, 0);
+        }
+    }
+}
+
+/// The text of one of the kernel's small files.
+pub fn read_text(dir: BorrowedFd, path: &Path) -> Result<String> {
+    let bytes = read_whole(open(dir, path, O_RDONLY, 0)?, 1 << 20).map_err(|mut e| {
+        e.call = format!("read({path:?})");
+        e
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Writes `bytes` to a file of the kernel's in one `write(2)`.
@@ -232,8 +274,8 @@ pub fn mount_id(dir: BorrowedFd, path: &Path) -> Result<u64> {
     Ok(found.stx_mnt_id)
 }
 
-/// Whether a file can never be written to.
-pub fn write_sealed(path: &Path) -> Result<bool> {
+/// Whether a file in memory is sealed against writing.
+fn write_sealed(path: &Path) -> Result<bool> {
     let file = open(CWD, path, O_RDONLY, 0)?;
     // SAFETY: no pointers are passed; a file that cannot be sealed answers EINVAL.
     let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
@@ -243,6 +285,26 @@ pub fn write_sealed(path: &Path) -> Result<bool> {
 /// Positions a file at its start.
 pub fn rewind(fd: &OwnedFd) -> Result<()> {
     nix::unistd::lseek(fd, 0, nix::unistd::Whence::SeekSet).map(drop).map_err(|e| Error::new("lseek()", e))
+}
+
+/// Opens /dev/null in the place of a standard stream that is closed: else a file of ours would get its number and be
+/// what the container reads or writes.
+pub fn fill_standard() -> Result<()> {
+    let mut polled = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    retry(|| {
+        // SAFETY: the array of three entries lives until the call returns.
+        let ret = unsafe { libc::poll(polled.as_mut_ptr(), 3, 0) };
+        check(ret.into(), || "poll(0, 1, 2)".into())
+    })?;
+    for closed in polled.iter().filter(|p| p.revents & libc::POLLNVAL != 0) {
+        use std::os::fd::IntoRawFd;
+        // The lowest free number is given, and it stays open over execve like the others.
+        let fd = open(CWD, Path::new("/dev/null"), O_RDWR, 0)?.into_raw_fd();
+        if fd == closed.fd {
+            keep_on_exec(fd)?;
+        }
+    }
+    Ok(())
 }
 
 /// Closes every descriptor from 3 on but those of `kept`. For a process that clone3 has just made and that never goes
@@ -260,6 +322,19 @@ pub fn close_all_but(mut kept: Vec<i32>) -> Result<()> {
         first = first.max(fd.saturating_add(1));
     }
     Ok(())
+}
+
+/// Closes descriptors, neighbours in one call.
+pub fn close_together(fds: Vec<OwnedFd>) {
+    use std::os::fd::IntoRawFd;
+    let mut numbers: Vec<i32> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
+        if let [first, .., last] | [first @ last] = run {
+            // SAFETY: we owned each of these descriptors until here.
+            unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) };
+        }
+    }
 }
 
 /// Marks every descriptor from `first` on close-on-exec, whoever left it to us.
@@ -281,6 +356,13 @@ pub fn try_lock(fd: BorrowedFd) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
     check(ret.into(), || "flock(LOCK_EX)".into()).map(drop)
+}
+
+/// Gives a `flock(2)` back.
+pub fn unlock(fd: BorrowedFd) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) };
+    check(ret.into(), || "flock(LOCK_UN)".into()).map(drop)
 }
 
 /// A duplicate, close-on-exec.

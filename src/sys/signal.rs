@@ -29,6 +29,13 @@ fn default_action(number: i32) -> Result<()> {
     check(ret, || format!("rt_sigaction({number})")).map(drop)
 }
 
+/// Makes a write to a pipe that nobody reads an error instead of our end.
+pub fn ignore_pipe() -> Result<()> {
+    // SAFETY: the action runs no code of ours.
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(Error::new("rt_sigaction(SIGPIPE)", Errno::last())) } else { Ok(()) }
+}
+
 /// Unblocks all signals.
 pub fn unblock_all() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
