@@ -431,7 +431,7 @@ fn the_end_is_not_missed() {
 #[test]
 fn a_chatterbox_does_not_hold_the_runtime() {
     isolated(|t| {
-        let script = "trap '' HUP; yes & sleep 0.1; exit 6";
+        let script = "trap '' HUP; for n in 1 2 3 4; do yes & done; sleep 0.1; exit 6";
         let bundle = bundle(t, script, |c| without_namespace(c, "pid"));
         let mut session = Session::new();
         session.run(t, &bundle);
