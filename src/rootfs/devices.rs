@@ -86,6 +86,10 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
         })
     };
     let (major, minor) = (number("major", device.major()), number("minor", device.minor()));
+    // What is absent reads as 0, and no driver has 0:0.
+    if kind != libc::S_IFIFO && (major, minor) == (0, 0) && problems.0.len() == before {
+        problems.add(format_args!("{place}.major"), "major and minor are required");
+    }
     let mode = device.file_mode().unwrap_or(0o666);
     if mode & !0o7777 & !libc::S_IFMT != 0 {
         problems.add(format_args!("{place}.fileMode"), format_args!("{mode:#o} is not a mode"));
@@ -228,6 +232,7 @@ mod tests {
                 "linux.devices[0].major: -1 is not a device number; \
                  linux.devices[0].minor: 4294967296 is not a device number",
             ),
+            (r#""path": "/p", "type": "c""#, "linux.devices[0].major: major and minor are required"),
             (r#""path": "/p", "type": "a""#, "linux.devices[0].type: \"a\" is not the type of a device"),
         ] {
             let (devices, problems) = check(&format!(r#"{{"devices": [{{{device}}}]}}"#));

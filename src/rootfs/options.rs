@@ -16,10 +16,13 @@ enum Meaning {
     Clear(u64),
     /// One of the access-time modes, which exclude each other.
     Atime(u64),
+    /// Takes back `strictatime`.
+    NotStrict,
     /// The same on all mounts below.
     SetAll(u64),
     ClearAll(u64),
     AtimeAll(u64),
+    NotStrictAll,
     /// A flag of the superblock, with the name that fsconfig(2) knows it by.
     Super(&'static str),
     SuperOff(&'static str),
@@ -34,8 +37,8 @@ enum Meaning {
 }
 
 use Meaning::{
-    Atime, AtimeAll, Bind, Clear, ClearAll, CopyUp, Default as Nothing, IdMap, Legacy, LegacyOff,
-    Propagation, Remount, Set, SetAll, Super, SuperOff,
+    Atime, AtimeAll, Bind, Clear, ClearAll, CopyUp, Default as Nothing, IdMap, Legacy, LegacyOff, NotStrict,
+    NotStrictAll, Propagation, Remount, Set, SetAll, Super, SuperOff,
 };
 
 const RELATIME: u64 = 0;
@@ -49,13 +52,13 @@ const TABLE: &[(&str, Meaning)] = &[
     ("mand", Super("mand")), ("noatime", Atime(MOUNT_ATTR_NOATIME)), ("nodev", Set(MOUNT_ATTR_NODEV)),
     ("nodiratime", Set(MOUNT_ATTR_NODIRATIME)), ("noexec", Set(MOUNT_ATTR_NOEXEC)),
     ("noiversion", LegacyOff(libc::MS_I_VERSION)), ("nolazytime", SuperOff("lazytime")), ("nomand", SuperOff("mand")),
-    ("norelatime", Nothing), ("nostrictatime", Nothing), ("nosuid", Set(MOUNT_ATTR_NOSUID)),
+    ("norelatime", Nothing), ("nostrictatime", NotStrict), ("nosuid", Set(MOUNT_ATTR_NOSUID)),
     ("nosymfollow", Set(MOUNT_ATTR_NOSYMFOLLOW)), ("private", Propagation(MS_PRIVATE, false)),
     ("ratime", ClearAll(MOUNT_ATTR_NOATIME)), ("rbind", Bind(true)), ("rdev", ClearAll(MOUNT_ATTR_NODEV)),
     ("rdiratime", ClearAll(MOUNT_ATTR_NODIRATIME)), ("relatime", Atime(RELATIME)), ("remount", Remount),
     ("rexec", ClearAll(MOUNT_ATTR_NOEXEC)), ("ridmap", IdMap(true)), ("rnoatime", AtimeAll(MOUNT_ATTR_NOATIME)),
     ("rnodev", SetAll(MOUNT_ATTR_NODEV)), ("rnodiratime", SetAll(MOUNT_ATTR_NODIRATIME)),
-    ("rnoexec", SetAll(MOUNT_ATTR_NOEXEC)), ("rnorelatime", Nothing), ("rnostrictatime", Nothing),
+    ("rnoexec", SetAll(MOUNT_ATTR_NOEXEC)), ("rnorelatime", Nothing), ("rnostrictatime", NotStrictAll),
     ("rnosuid", SetAll(MOUNT_ATTR_NOSUID)), ("rnosymfollow", SetAll(MOUNT_ATTR_NOSYMFOLLOW)),
     ("ro", Set(MOUNT_ATTR_RDONLY)), ("rprivate", Propagation(MS_PRIVATE, true)),
     ("rrelatime", AtimeAll(RELATIME)), ("rro", SetAll(MOUNT_ATTR_RDONLY)), ("rrw", ClearAll(MOUNT_ATTR_RDONLY)),
@@ -148,8 +151,13 @@ fn add(options: &mut Options, meaning: Meaning) {
         attr.set = attr.set & !MOUNT_ATTR_ATIME_MASK | mode;
         attr.clear |= MOUNT_ATTR_ATIME_MASK;
     };
+    let is_strict = |attr: &Attr| attr.set & MOUNT_ATTR_ATIME_MASK == MOUNT_ATTR_STRICTATIME;
     match meaning {
         Nothing => {}
+        NotStrict if is_strict(&options.attr) => atime(&mut options.attr, RELATIME),
+        NotStrictAll if is_strict(&options.attr_all) => atime(&mut options.attr_all, RELATIME),
+        // What a source has that is not asked for stays.
+        NotStrict | NotStrictAll => {}
         Set(bits) => set(&mut options.attr, bits),
         Clear(MOUNT_ATTR_NOATIME) => atime(&mut options.attr, RELATIME),
         Clear(bits) => clear(&mut options.attr, bits),
@@ -222,6 +230,9 @@ mod tests {
             ("ro,rw", attr(0, MOUNT_ATTR_RDONLY), attr(0, 0)),
             ("noatime", attr(MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
             ("noatime,strictatime", attr(MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
+            ("strictatime,nostrictatime", attr(0, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
+            ("noatime,nostrictatime", attr(MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
+            ("rstrictatime,rnostrictatime", attr(0, 0), attr(0, MOUNT_ATTR_ATIME_MASK)),
             ("noatime,atime", attr(0, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
             ("rro,rnoexec,nodev", attr(MOUNT_ATTR_NODEV, 0), attr(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, 0)),
             ("rstrictatime", attr(0, 0), attr(MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK)),

@@ -13,3 +13,4 @@ mod process;
 mod rootfs;
 mod run;
 mod seccomp;
+mod terminal;

@@ -1,0 +1,540 @@
+//! Terminals: those that a console socket takes, and those that the runtime relays in the foreground.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use corten::sys::tty;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Test, isolated, poll, without_namespace};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A bundle whose process has a terminal and runs a shell script.
+fn bundle(t: &Test, script: &str, edit: impl FnOnce(&mut Value)) -> Bundle {
+    t.bundle(|c| {
+        c["process"]["terminal"] = json!(true);
+        c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        edit(c);
+    })
+}
+
+/// An engine's end of a console socket.
+struct Socket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl Socket {
+    fn new(t: &Test, name: &str) -> Self {
+        let path = t.dir.join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self { path, listener }
+    }
+
+    fn path(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    /// What the runtime has sent when its command is over: exactly one message, with a name and one descriptor.
+    fn master(&self) -> File {
+        let (stream, _) = self.listener.accept().expect("nobody connected");
+        let (name, mut fds) = receive(stream.as_fd());
+        assert!(!name.is_empty(), "engines take an empty message for the end");
+        assert_eq!(fds.len(), 1);
+        assert_eq!((&stream).read(&mut [0; 16]).unwrap(), 0, "more than one message");
+        assert_eq!(
+            self.listener.accept().unwrap_err().kind(),
+            ErrorKind::WouldBlock,
+            "more than one connection"
+        );
+        File::from(fds.remove(0))
+    }
+}
+
+#[allow(unsafe_code)]
+fn receive(stream: impl AsRawFd) -> (Vec<u8>, Vec<OwnedFd>) {
+    let mut buffer = [0; 4096];
+    let mut control = nix::cmsg_space!([i32; 8]);
+    let mut fds = Vec::new();
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags).unwrap();
+    for part in message.cmsgs().unwrap() {
+        if let ControlMessageOwned::ScmRights(received) = part {
+            // SAFETY: the kernel has just put these descriptors into our table; nobody else knows them.
+            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let length = message.bytes;
+    (buffer[..length].to_vec(), fds)
+}
+
+/// Reads a master until `done` says that it is enough or its last slave is closed.
+fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
+    fcntl(&*master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).unwrap();
+    let mut seen = Vec::new();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\r', "");
+    let over = poll(LIMIT, || {
+        let mut buffer = [0; 65536];
+        loop {
+            // All that tests look for is short.
+            if done(&text(&seen[seen.len().saturating_sub(4096)..])) {
+                return true;
+            }
+            match master.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(n) => seen.extend_from_slice(&buffer[..n]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => return true,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    });
+    let seen = text(&seen);
+    assert!(over, "the terminal stays open; it said {seen:?}");
+    seen
+}
+
+fn all(master: &mut File) -> String {
+    read_until(master, |_| false)
+}
+
+/// Everything that makes a terminal the process's own.
+const ALL_OF_IT: &str = "tty; for n in 0 1 2; do [ -t $n ] && echo is a terminal; done; stty size; \
+    [ $(stat -c %t:%T /dev/console) = $(stat -c %t:%T $(tty)) ] && echo console; \
+    echo x >/dev/tty && echo controlling; \
+    awk '{ print ($6 == $1 ? \"leader\" : \"no leader\"), ($8 == $5 ? \"foreground\" : \"background\") }' /proc/$$/stat";
+
+/// config.md#process and runc's docs/terminals.md: the master goes over the socket, the slave is the process's
+/// controlling terminal, standard streams and /dev/console, of the size that was asked for.
+#[test]
+fn the_master_goes_over_the_console_socket() {
+    isolated(|t| {
+        let socket = Socket::new(t, "console");
+        let size = |c: &mut Value| c["process"]["consoleSize"] = json!({"height": 33, "width": 77});
+        let bundle = bundle(t, ALL_OF_IT, size);
+        t.corten(&["create", "-b", bundle.path(), "--console-socket", socket.path(), "c1"]).ok();
+        let mut master = socket.master();
+        assert_eq!(tty::size(master.as_fd()), Some((33, 77)));
+        t.corten(&["start", "c1"]).ok();
+        let expected = "/dev/pts/0\nis a terminal\nis a terminal\nis a terminal\n33 77\nconsole\nx\ncontrolling\nleader foreground\n";
+        assert_eq!(all(&mut master), expected);
+        t.until("c1", "stopped");
+        t.delete("c1");
+    });
+}
+
+/// The same whatever else is asked for, and with `run --detach`.
+#[test]
+fn every_kind_of_container_has_its_terminal() {
+    isolated(|t| {
+        let socket = Socket::new(t, "console");
+        let rows: &[fn(&mut Value)] = &[
+            |_| {},
+            |c| c["root"]["readonly"] = json!(true),
+            |c| c["process"]["noNewPrivileges"] = json!(false),
+            |c| without_namespace(c, "pid"),
+            |c| without_namespace(c, "mount"),
+            |c| {
+                let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+                (c["linux"]["uidMappings"], c["linux"]["gidMappings"]) = (map.clone(), map);
+                c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            },
+        ];
+        for (row, edit) in rows.iter().enumerate() {
+            let bundle = bundle(t, ALL_OF_IT, edit);
+            if row == 5 {
+                t.call(Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs())).ok();
+            }
+            // busybox does not show the size of nothing.
+            bundle.edit(|c| c["process"]["consoleSize"] = json!({"height": 2, "width": 3}));
+            if row == 4 {
+                // Without a mount namespace these stay what the host made them.
+                bundle.edit(|c| {
+                    c["linux"].as_object_mut().unwrap().retain(|key, _| !key.ends_with("Paths"));
+                });
+            }
+            t.corten(&["run", "-d", "-b", bundle.path(), "--console-socket", socket.path(), "c1"]).ok();
+            let said = all(&mut socket.master());
+            let expected = "/dev/pts/0\nis a terminal\nis a terminal\nis a terminal\n2 3\nconsole\nx\ncontrolling\nleader foreground\n";
+            assert_eq!(said, expected, "row {row}");
+            t.until("c1", "stopped");
+            t.delete("c1");
+        }
+    });
+}
+
+/// The slave is the user's own, whatever devpts' mode says; its group stays devpts'.
+#[test]
+fn the_slave_is_the_users() {
+    isolated(|t| {
+        let socket = Socket::new(t, "console");
+        let script = "stat -c '%u:%g %a' $(tty); for f in /dev/tty /dev/console /dev/stdout /dev/stderr; do echo $f >$f; done";
+        let expected = "1000:5 620\n/dev/tty\n/dev/console\n/dev/stdout\n/dev/stderr\n";
+        let user = |c: &mut Value| c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        let bundle = bundle(t, script, user);
+        t.corten(&["run", "-d", "-b", bundle.path(), "--console-socket", socket.path(), "c1"]).ok();
+        assert_eq!(all(&mut socket.master()), expected);
+        t.until("c1", "stopped");
+        t.delete("c1");
+    });
+}
+
+/// A terminal of exec's: from the container's devpts, with the size of the process document.
+#[test]
+fn exec_has_a_terminal() {
+    isolated(|t| {
+        let socket = Socket::new(t, "console");
+        t.start(&t.bundle(|_| {}), "c1");
+        let script = "tty; for n in 0 1 2; do [ -t $n ] && echo is a terminal; done; stty size; echo x >/dev/tty; stat -c %u $(tty)";
+        // Which is what busybox says of the size of nothing.
+        let expected = |size, user| {
+            format!("/dev/pts/0\nis a terminal\nis a terminal\nis a terminal\n{size}\nx\n{user}\n")
+        };
+        let exec = |args: &[&str]| {
+            t.corten(&[&["exec", "--console-socket", socket.path()], args].concat()).ok();
+            all(&mut socket.master())
+        };
+        assert_eq!(exec(&["-d", "-t", "c1", "/bin/sh", "-c", script]), expected("stty: standard input", 0));
+        assert_eq!(
+            exec(&["-d", "-t", "-u", "1000", "c1", "/bin/sh", "-c", script]),
+            expected("stty: standard input", 1000)
+        );
+        let file = t.dir.join("process.json");
+        let document = json!({
+            "terminal": true, "consoleSize": {"height": 20, "width": 30}, "cwd": "/",
+            "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"], "args": ["/bin/sh", "-c", script],
+        });
+        fs::write(&file, document.to_string()).unwrap();
+        assert_eq!(exec(&["-d", "--process", file.to_str().unwrap(), "c1"]), expected("20 30", 0));
+        // In the foreground: the engine has the output, the caller the status. The engine holds the socket's queue.
+        t.corten(&["exec", "-t", "--console-socket", socket.path(), "c1", "/bin/sh", "-c", "exit 6"])
+            .exits(6);
+        drop(socket.master());
+        t.delete("c1");
+    });
+}
+
+/// Wrong combinations, a socket that is not there, and what an image may put in the place of the multiplexer.
+#[test]
+fn what_cannot_be_is_told() {
+    isolated(|t| {
+        let socket = Socket::new(t, "console");
+        let with = bundle(t, "true", |_| {});
+        let without = t.bundle(|_| {});
+        t.corten(&["create", "-b", with.path(), "c1"]).fails("--console-socket");
+        t.corten(&["run", "-d", "-b", with.path(), "c1"]).fails("--console-socket");
+        t.corten(&["create", "-b", without.path(), "--console-socket", socket.path(), "c1"])
+            .fails("terminal");
+        let nowhere = t.dir.join("nowhere");
+        for path in [nowhere.to_str().unwrap(), with.path()] {
+            t.corten(&["create", "-b", with.path(), "--console-socket", path, "c1"])
+                .fails("--console-socket");
+        }
+        let no_devpts = bundle(t, "true", |c| {
+            c["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/pts");
+        });
+        let create = |bundle: &Bundle| {
+            t.corten(&["create", "-b", bundle.path(), "--console-socket", socket.path(), "c1"])
+        };
+        create(&no_devpts).fails("process.terminal");
+        let forged = bundle(t, "true", |c| {
+            c["mounts"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+            c["linux"]["devices"] = json!([{"path": "/dev/pts/ptmx", "type": "c", "major": 1, "minor": 3}]);
+        });
+        create(&forged).fails("process.terminal");
+    });
+}
+
+/// A user's terminal with the runtime in its foreground.
+struct Session {
+    master: File,
+    slave: File,
+    path: PathBuf,
+    before: Termios,
+    child: Option<Child>,
+}
+
+impl Session {
+    fn new() -> Self {
+        let master =
+            posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let path = PathBuf::from(ptsname_r(&master).unwrap());
+        let flags = libc::O_NOCTTY;
+        let slave = {
+            use std::os::unix::fs::OpenOptionsExt;
+            File::options().read(true).write(true).custom_flags(flags).open(&path).unwrap()
+        };
+        let before = tcgetattr(&slave).unwrap();
+        let session = Self { master: File::from(OwnedFd::from(master)), slave, path, before, child: None };
+        session.resize(30, 90);
+        session
+    }
+
+    fn resize(&self, rows: u32, columns: u32) {
+        let (rows, columns) = (rows.to_string(), columns.to_string());
+        let mut stty = Command::new("stty");
+        stty.arg("-F").arg(&self.path).args(["rows", &rows, "cols", &columns]);
+        assert!(stty.status().unwrap().success());
+    }
+
+    /// Starts the runtime as the leader of the terminal's session.
+    fn start(&mut self, runtime: &Command) {
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(runtime.get_program()).args(runtime.get_args());
+        let stream = || Stdio::from(self.slave.try_clone().unwrap());
+        command.stdin(stream()).stdout(stream()).stderr(stream());
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    fn until(&mut self, text: &str) -> String {
+        read_until(&mut self.master, |seen| seen.contains(text))
+    }
+
+    fn send(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn local_flags(&self) -> LocalFlags {
+        tcgetattr(&self.slave).unwrap().local_flags
+    }
+
+    /// Waits for the runtime's end and gives its status and the rest of what it said. The terminal must be as before.
+    fn end(&mut self) -> (i32, String) {
+        let mut child = self.child.take().unwrap();
+        let started = Instant::now();
+        let mut status = None;
+        let mut said = String::new();
+        while status.is_none() {
+            assert!(started.elapsed() < LIMIT, "the runtime hangs; it said {said:?}");
+            status = child.try_wait().unwrap();
+            let nap = Instant::now() + Duration::from_millis(5);
+            said += &read_until(&mut self.master, |_| Instant::now() > nap);
+        }
+        assert!(tcgetattr(&self.slave).unwrap() == self.before, "the terminal is not as it was");
+        (status.unwrap().code().unwrap(), said)
+    }
+
+    fn run(&mut self, t: &Test, bundle: &Bundle) {
+        self.start(&t.command(&["run", "-b", bundle.path(), "r"]));
+    }
+}
+
+/// Output, input, size and status pass through; meanwhile the user's terminal is raw, afterwards as it was.
+#[test]
+fn the_foreground_is_relayed() {
+    isolated(|t| {
+        let mut session = Session::new();
+        let script = "stty size; tty; echo ready; read line; echo \"got $line\"; exit 3";
+        session.run(t, &bundle(t, script, |_| {}));
+        assert_eq!(session.until("ready\n"), "30 90\n/dev/pts/0\nready\n");
+        assert!(!session.local_flags().intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG));
+        session.send("hello\n");
+        let (code, said) = session.end();
+        // The echo is the container's terminal's.
+        assert_eq!((code, said.as_str()), (3, "hello\ngot hello\n"));
+    });
+}
+
+/// The window's later sizes reach the container, with the signal that tells.
+#[test]
+fn a_resize_is_passed_on() {
+    isolated(|t| {
+        let mut session = Session::new();
+        let script = "trap 'stty size; exit 4' WINCH; echo ready; while :; do sleep 0.01; done";
+        session.run(t, &bundle(t, script, |_| {}));
+        session.until("ready\n");
+        session.resize(50, 132);
+        assert_eq!(session.end(), (4, "50 132\n".into()));
+    });
+}
+
+/// consoleSize is the size where the user's terminal has none to say; else it would be wrong at once.
+#[test]
+fn the_users_size_wins() {
+    isolated(|t| {
+        let size = |c: &mut Value| c["process"]["consoleSize"] = json!({"height": 33, "width": 77});
+        let bundle = bundle(t, "stty size", size);
+        let mut session = Session::new();
+        session.run(t, &bundle);
+        assert_eq!(session.end(), (0, "30 90\n".into()));
+        assert_eq!(t.run_bundle(&bundle).ok(), "33 77\r\n");
+    });
+}
+
+/// Keys that make signals make them in the container; signals sent to the runtime go there, too.
+#[test]
+fn keys_and_signals_reach_the_payload() {
+    isolated(|t| {
+        let script = "trap 'echo caught; exit 9' INT QUIT TERM; echo ready; while :; do sleep 0.01; done";
+        let bundle = bundle(t, script, |_| {});
+        for key in ["\u{3}", "\u{1c}"] {
+            let mut session = Session::new();
+            session.run(t, &bundle);
+            session.until("ready\n");
+            session.send(key);
+            let (code, said) = session.end();
+            assert!(code == 9 && said.ends_with("caught\n"), "{code} {said:?}");
+        }
+        let mut session = Session::new();
+        session.run(t, &bundle);
+        session.until("ready\n");
+        let pid = session.child.as_ref().unwrap().id().to_string();
+        t.call(Command::new("kill").args(["-TERM", &pid])).ok();
+        assert_eq!(session.end(), (9, "caught\n".into()));
+    });
+}
+
+/// `run` ends when the payload does, however short it is, and whoever still has the terminal open; the user's
+/// terminal is given back also after an error.
+#[test]
+fn the_end_is_not_missed() {
+    isolated(|t| {
+        let short = bundle(t, "exit 5", |_| {});
+        for _ in 0..50 {
+            let mut session = Session::new();
+            session.run(t, &short);
+            assert_eq!(session.end(), (5, String::new()));
+        }
+        let holds =
+            bundle(t, "trap '' HUP; sleep 1000 & echo started; exit 6", |c| without_namespace(c, "pid"));
+        let mut session = Session::new();
+        session.run(t, &holds);
+        assert_eq!(session.end(), (6, "started\n".into()));
+        let killed = bundle(t, "kill -KILL $$", |c| without_namespace(c, "pid"));
+        session.run(t, &killed);
+        assert_eq!(session.end().0, 137);
+        let missing = bundle(t, "", |c| c["process"]["args"] = json!(["/no/such"]));
+        session.run(t, &missing);
+        let (code, said) = session.end();
+        assert!(code != 0 && said.contains("/no/such") && said.lines().count() == 1, "{said}");
+    });
+}
+
+/// A process that writes on and on to the terminal must not keep `run` from ending.
+#[test]
+fn a_chatterbox_does_not_hold_the_runtime() {
+    isolated(|t| {
+        let script = "trap '' HUP; for n in 1 2 3 4; do yes & done; sleep 0.1; exit 6";
+        let bundle = bundle(t, script, |c| without_namespace(c, "pid"));
+        let mut session = Session::new();
+        session.run(t, &bundle);
+        assert_eq!(session.end().0, 6);
+    });
+}
+
+/// All of the output arrives, also its last part, and of a payload that is gone at once.
+#[test]
+fn no_output_is_lost() {
+    isolated(|t| {
+        let bundle = bundle(t, "seq 1 150000", |_| {});
+        let complete = |said: &str| {
+            let expected: String = (1..=150_000).map(|n| format!("{n}\n")).collect();
+            assert!(said == expected, "{} bytes of {}", said.len(), expected.len());
+        };
+        let mut session = Session::new();
+        session.run(t, &bundle);
+        let (code, said) = session.end();
+        assert_eq!(code, 0);
+        complete(&said);
+        complete(&t.run_bundle(&bundle).ok().replace("\r\n", "\n"));
+        // Through a pipe that is read slowly.
+        let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "\"$@\" | (sleep 0.3; cat)", "sh"])
+            .arg(runtime.get_program())
+            .args(runtime.get_args());
+        complete(&t.call(&mut shell).ok().replace("\r\n", "\n"));
+        for _ in 0..50 {
+            bundle.edit(|c| c["process"]["args"] = json!(["/bin/echo", "last words"]));
+            assert_eq!(t.run_bundle(&bundle).ok(), "last words\r\n");
+        }
+    });
+}
+
+/// Much input, also for a payload that is slow to read it.
+#[test]
+fn no_input_is_lost() {
+    isolated(|t| {
+        let script = "stty -echo; echo ready; sleep 0.2; head -n 5000 | wc -c";
+        let bundle = bundle(t, script, |_| {});
+        let mut session = Session::new();
+        session.run(t, &bundle);
+        session.until("ready\n");
+        let text = "a line of thirty-two characters\n".repeat(5000);
+        let mut rest = text.as_bytes();
+        let sent = poll(LIMIT, || {
+            match session.master.write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+            }
+            rest.is_empty()
+        });
+        assert!(sent, "{} bytes are not taken", rest.len());
+        assert_eq!(session.end(), (0, format!("{}\n", text.len())));
+    });
+}
+
+/// Without a terminal of the user's the container has one all the same.
+#[test]
+fn without_a_users_terminal() {
+    isolated(|t| {
+        let bundle = bundle(t, "[ -t 0 ] && [ -t 2 ] && tty; echo err >&2; exit 8", |_| {});
+        let out = t.run_bundle(&bundle).exits(8);
+        assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("/dev/pts/0\r\nerr\r\n", ""));
+        // Input from a file is typed in, and its end does not end the payload.
+        let bundle = self::bundle(t, "stty -echo; read a; echo got $a", |_| {});
+        let input = t.dir.join("input");
+        fs::write(&input, "words\n").unwrap();
+        let mut command = t.command(&["run", "-b", bundle.path(), "r"]);
+        let out = t.spawn(command.stdin(File::open(&input).unwrap())).wait().ok();
+        assert!(out.ends_with("got words\r\n"), "{out:?}");
+        // Nobody reads the output any more: that is no reason to hang.
+        let mut shell = Command::new("sh");
+        let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
+        bundle.edit(|c| c["process"]["args"] = json!(["/bin/sh", "-c", "seq 1 150000; exit 3"]));
+        shell.args(["-c", "\"$@\" | true", "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+        drop(t.call(&mut shell));
+        poll(LIMIT, || !Path::new(&t.state().join("r")).exists());
+    });
+}
+
+/// `exec --tty` in the foreground is relayed like `run`.
+#[test]
+fn exec_is_relayed() {
+    isolated(|t| {
+        t.start(&t.bundle(|_| {}), "c1");
+        let mut session = Session::new();
+        let script = "trap 'stty size; exit 4' WINCH; stty size; tty; read line; echo got $line; while :; do sleep 0.01; done";
+        session.start(&t.command(&["exec", "-t", "c1", "/bin/sh", "-c", script]));
+        assert_eq!(session.until("pts/0\n"), "30 90\n/dev/pts/0\n");
+        session.send("hello\n");
+        assert_eq!(session.until("got hello\n"), "hello\ngot hello\n");
+        session.resize(11, 22);
+        assert_eq!(session.end(), (4, "11 22\n".into()));
+        session.start(&t.command(&["exec", "-t", "c1", "/bin/seq", "1", "50000"]));
+        let (code, said) = session.end();
+        assert!(code == 0 && said.ends_with("\n50000\n") && said.lines().count() == 50000);
+        session.start(&t.command(&["exec", "-t", "c1", "/no/such"]));
+        let (code, said) = session.end();
+        assert!(code == 255 && said.contains("/no/such"), "{code} {said}");
+        t.delete("c1");
+    });
+}
