@@ -8,7 +8,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
 	@scripts/install-deps build
-	cargo build --release
+	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) cargo build --release
 demo: build ## run a shell in a container made of busybox
 	@scripts/install-deps test
 	@scripts/demo $(BINARY)

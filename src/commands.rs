@@ -73,7 +73,7 @@ fn version() -> String {
     format!(
         "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n",
         env!("CARGO_PKG_VERSION"),
-        option_env!("CORTEN_COMMIT").unwrap_or("unknown"),
+        option_env!("CORTEN_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown"),
     )
 }
 

@@ -55,7 +55,7 @@ fn attach_root(plan: &Plan, source: Source) -> sys::Result<Root> {
 fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Result<()> {
     let options = &mount.options;
     match (&mount.kind, source) {
-        (Kind::Remount, _) => return remount(root, mount),
+        (Kind::Remount, _) => remount(root, mount),
         (Kind::Bind { source: path, recursive, .. }, Some(source)) => {
             let missing = if source.is_directory { Missing::Directory } else { Missing::File };
             let tree = source.into_tree(path, *recursive, plan.propagation)?;
