@@ -1,14 +1,14 @@
 # make help tells the targets. Everything is built by cargo; this file only names what is done together.
 PREFIX ?= /usr/local
 export RUST_TEST_THREADS ?= 2
-BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(rustc -vV | sed -n 's/^host: //p')/release/corten
+BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(scripts/target)/release/corten
 
 .PHONY: help build demo test test-engines check install clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
 	@scripts/install-deps build
-	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) cargo build --release
+	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) cargo build --release --target $$(scripts/target)
 demo: build ## run a shell in a container made of busybox
 	@scripts/install-deps test
 	@scripts/demo $(BINARY)

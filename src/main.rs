@@ -5,12 +5,16 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use corten::sys::arena::Arena;
 use corten::sys::{args, fs, signal};
 use corten::{cli, commands, log};
 
 #[allow(unsafe_code)]
 #[path = "sys/start.rs"]
 mod start;
+
+#[global_allocator]
+static MEMORY: Arena = Arena::new();
 
 /// The result is the exit code.
 fn run() -> u8 {

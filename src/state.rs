@@ -295,10 +295,10 @@ impl Dir {
     /// Removes the container's directory. The id is free at once; being killed in between leaves nothing that hinders.
     pub fn remove(self) -> Result<()> {
         let id = Path::new(&self.id);
-        let trash = PathBuf::from(format!("{DELETED}{}:{}", self.id, std::process::id()));
+        let trash = PathBuf::from(format!("{DELETED}{}", self.id));
         match fs::rename(self.root.as_fd(), id, &trash) {
             Err(e) if matches!(e.errno, Errno::ENOTEMPTY | Errno::EEXIST) => {
-                // A process of our id was killed just here.
+                // A `delete` was killed just here.
                 purge(&self.root, &trash)?;
                 fs::rename(self.root.as_fd(), id, &trash)?;
             }

@@ -50,7 +50,10 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
     };
     let result = result.and_then(|dir| {
         let fresh = made.last() == Some(&plan.dir());
-        check_unused(dir.as_fd(), plan)?;
+        // A new one is empty, and one right below the hierarchy's root has none above it that could be frozen.
+        if !fresh || plan.path.components().count() > 1 {
+            check_unused(dir.as_fd(), plan)?;
+        }
         for write in &plan.writes {
             apply(dir.as_fd(), write, plan)?;
         }

@@ -35,14 +35,14 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) fn new(globals: &Globals, args: &Create) -> Result<Self> {
         state::check_id(&args.id)?;
-        let service = env::service(|name| std::env::var(name).ok(), std::process::id());
+        let service = env::service(|name| std::env::var(name).ok(), std::process::id);
         let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
-        let host = Host::probe(globals.rootless)?;
         let bundle = absolute(&args.bundle)?;
         let mut config = match &args.config {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
         };
+        let host = Host::probe(globals.rootless, config.spec.process().as_ref())?;
         let request = plan::Request {
             id: &args.id,
             bundle: &bundle,
@@ -67,8 +67,10 @@ impl Prepared {
         let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
         let (console_socket, pidfd_socket) = (absolute(&args.console_socket)?, absolute(&args.pidfd_socket)?);
         let (pid_file, root) = (absolute(&args.pid_file)?, state::root(globals.root.as_deref())?);
-        // Hooks expect it, and runc does it.
-        std::env::set_current_dir(&self.bundle).with_context(|| format!("chdir({:?})", self.bundle))?;
+        if args.bundle != Path::new(".") {
+            // Hooks expect it, and runc does it.
+            std::env::set_current_dir(&self.bundle).with_context(|| format!("chdir({:?})", self.bundle))?;
+        }
         launch::create(&launch::Request {
             id: &args.id,
             bundle: &self.bundle,

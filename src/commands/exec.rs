@@ -15,7 +15,7 @@ use crate::{log, plan, seccomp};
 
 pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     seal::ensure()?;
-    let service = env::service(|name| std::env::var(name).ok(), std::process::id());
+    let service = env::service(|name| std::env::var(name).ok(), std::process::id);
     let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
     let (dir, record) = super::open(globals, &args.id)?;
     match super::status(&dir, &record)? {
@@ -27,10 +27,10 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         }
     }
     let target = state::pidfd(&record)?.ok_or_else(|| fail(Kind::WrongStatus, "container not running"))?;
-    let host = Host::probe(globals.rootless)?;
     let kept = config::parse(dir.load_config()?)?;
     let wanted = wanted(args, kept.spec.process().as_ref(), kept.version)?;
 
+    let host = Host::probe(globals.rootless, Some(&wanted))?;
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let linux = kept.spec.linux().as_ref();
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));

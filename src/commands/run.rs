@@ -34,13 +34,12 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let Some(signals) = signals else { return Ok(0) };
     // Others may delete it while we wait.
     dir.unlock()?;
-    let status = foreground::wait(&process, &signals)?;
-    if args.keep {
-        return Ok(status);
+    let status = foreground::wait(&process, &signals);
+    if !args.keep {
+        match dir.lock(PATIENCE) {
+            Err(e) if kind(&e) == Kind::NotFound => {}
+            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop))?,
+        }
     }
-    match dir.lock(PATIENCE) {
-        Err(e) if kind(&e) == Kind::NotFound => {}
-        locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop))?,
-    }
-    Ok(status)
+    status
 }

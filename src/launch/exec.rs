@@ -173,14 +173,14 @@ fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel
     task::setsid()?;
     let name = format!("_ses.{}", request.record.id);
     session_keyring(&name, Some(&process.labels), request.host.proc.as_fd())?;
+    let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     if process.terminal {
-        let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
         attach_terminal(process, &rootfs::terminal(root.as_fd())?, console_socket, report)?;
     }
     if let Some(cpus) = &process.affinity.last {
         affinity::apply(cpus)?;
     }
-    let program = program::find(Setting {
+    let setting = Setting {
         process,
         seccomp: request.seccomp,
         proc: request.host.proc.as_fd(),
@@ -188,7 +188,8 @@ fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel
         user_namespace: request.host.user_namespace || request.record.namespaces.iter().any(|n| n == "user"),
         service: request.service,
         notify_socket: None,
-    })?;
+    };
+    let program = program::find(setting, root.as_fd())?;
     task::set_parent_death_signal(0)?;
     report.send(&Event::Ready)?;
     report.await_go()?;

@@ -143,6 +143,8 @@ impl<'a> Relay<'a> {
             match nix::unistd::write(&self.stdout, rest) {
                 Ok(n) => rest = &rest[n..],
                 Err(Errno::EINTR) => {}
+                // Nobody reads it any more; the program may go on.
+                Err(Errno::EPIPE) => break,
                 Err(e) => return Err(sys::Error::new("write(stdout)", e).into()),
             }
         }

@@ -151,7 +151,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     }
     run_hooks(&plan.hooks.create_container, container.record, Status::Creating)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
-    root.enter(&plan.rootfs)?;
+    let root = root.enter(&plan.rootfs)?;
 
     let setting = |process| Setting {
         process,
@@ -162,7 +162,8 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         service: container.service,
         notify_socket: plan.notify_socket.as_deref(),
     };
-    let program = plan.process.as_ref().map(|process| program::find(setting(process))).transpose()?;
+    let program =
+        plan.process.as_ref().map(|process| program::find(setting(process), root.as_fd())).transpose()?;
     // From here on it is the end of the channel that tells of the runtime's death, until the container is on record.
     task::set_parent_death_signal(0)?;
     report.send(&Event::Ready)?;

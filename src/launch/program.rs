@@ -44,23 +44,22 @@ pub(super) struct Program<'a> {
     groups: Groups,
 }
 
-/// Goes to the working directory and finds the program and what its environment lacks. The root and the working
-/// directory are the container's root.
-pub(super) fn find(setting: Setting) -> Result<Program> {
+/// Goes to the working directory and finds the program and what its environment lacks. `root` is the container's root,
+/// which is our root and working directory.
+pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program<'a>> {
     let process = setting.process;
-    let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     if process.cwd != Path::new("/") {
         // Every descriptor of the host's is closed on exec, and this one is opened inside the root: the working
         // directory cannot be outside (CVE-2024-21626).
-        let cwd = resolve::open_or_make(root.as_fd(), &process.cwd, Missing::Directory)
+        let cwd = resolve::open_or_make(root, &process.cwd, Missing::Directory)
             .and_then(|cwd| task::fchdir(cwd.as_fd()));
         cwd.with_context(|| format!("process.cwd {}", process.cwd.display()))?;
     }
     let mut env = process.env.clone();
     if env::get(&env, "HOME").is_none_or(<[u8]>::is_empty) {
-        env::fill_home(&mut env, &passwd(root.as_fd())?, process.user.uid);
+        env::fill_home(&mut env, &passwd(root)?, process.user.uid);
     }
-    env::add_service(&mut env, setting.service, std::process::id(), setting.notify_socket);
+    env::add_service(&mut env, setting.service, std::process::id, setting.notify_socket);
     // Only a user namespace can deny it.
     let groups = if setting.user_namespace { Groups::probe(setting.proc)? } else { Groups::Set };
     let path = as_user(process, groups, || match process.argv.first() {

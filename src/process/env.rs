@@ -74,11 +74,11 @@ pub struct Service {
 /// More descriptors than any process may have open.
 const LISTEN_FDS_MAX: u32 = 1 << 20;
 
-/// Reads the runtime's own environment, `pid` being the runtime. Sockets meant for another process, a parent
+/// Reads the runtime's own environment, `pid` telling the runtime's. Sockets meant for another process, a parent
 /// that started us without clearing its environment, are not ours to give away.
 #[must_use]
-pub fn service(own: impl Fn(&str) -> Option<String>, pid: u32) -> Service {
-    let ours = own("LISTEN_PID").and_then(|text| text.parse().ok()) == Some(pid);
+pub fn service(own: impl Fn(&str) -> Option<String>, pid: impl FnOnce() -> u32) -> Service {
+    let ours = own("LISTEN_PID").and_then(|text| text.parse().ok()).is_some_and(|meant: u32| meant == pid());
     let count = own("LISTEN_FDS").and_then(|text| text.parse().ok()).filter(|n| *n <= LISTEN_FDS_MAX);
     let listen_fds = count.filter(|_| ours).unwrap_or(0);
     Service {
@@ -91,7 +91,12 @@ pub fn service(own: impl Fn(&str) -> Option<String>, pid: u32) -> Service {
 /// Adds the service manager's variables. `pid` is the process's own id as it sees it: usually 1, but not in an
 /// exec or without a pid namespace, where runc's constant 1 makes the program ignore its sockets.
 /// `notify` is where the notification socket is in the container.
-pub fn add_service(env: &mut Vec<CString>, service: &Service, pid: u32, notify: Option<&Path>) {
+pub fn add_service(
+    env: &mut Vec<CString>,
+    service: &Service,
+    pid: impl FnOnce() -> u32,
+    notify: Option<&Path>,
+) {
     let mut set = |name: &str, value: &[u8]| {
         let prefix = format!("{name}=");
         if let Ok(entry) = CString::new([prefix.as_bytes(), value].concat()) {
@@ -101,7 +106,7 @@ pub fn add_service(env: &mut Vec<CString>, service: &Service, pid: u32, notify: 
     };
     if service.listen_fds > 0 {
         set("LISTEN_FDS", service.listen_fds.to_string().as_bytes());
-        set("LISTEN_PID", pid.to_string().as_bytes());
+        set("LISTEN_PID", pid().to_string().as_bytes());
         if let Some(names) = &service.listen_names {
             set("LISTEN_FDNAMES", names.as_bytes());
         }
@@ -171,14 +176,14 @@ mod tests {
         for (own, expected) in rows {
             let find = |name: &str| own.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string());
             let mut env = Vec::new();
-            add_service(&mut env, &service(find, 7), 1, None);
+            add_service(&mut env, &service(find, || 7), || 1, None);
             assert_eq!(strings(&env), expected, "{own:?}");
         }
         let find = |name: &str| (name == "NOTIFY_SOCKET").then(|| "/run/n.sock".to_string());
-        let found = service(find, 7);
+        let found = service(find, || 7);
         assert_eq!(found.notify_socket, Some(PathBuf::from("/run/n.sock")));
         let mut env = vec![CString::new("NOTIFY_SOCKET=/old").unwrap()];
-        add_service(&mut env, &found, 1, Some(Path::new("/run/notify/notify.sock")));
+        add_service(&mut env, &found, || 1, Some(Path::new("/run/notify/notify.sock")));
         assert_eq!(strings(&env), ["NOTIFY_SOCKET=/run/notify/notify.sock"]);
     }
 }

@@ -63,15 +63,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Of the calling process: `proc` is the root of a procfs in which it can be found.
-    pub fn probe(proc: BorrowedFd, user_namespace: bool) -> Result<Self> {
-        let capabilities = if user_namespace {
-            capabilities::Held::IN_USER_NAMESPACE
-        } else {
-            let own = credentials::Status::read(proc)?;
-            capabilities::Held { bounding: own.bounding, permitted: own.permitted }
-        };
-        Ok(Self { capabilities, lsm: lsm::Host::probe() })
+    /// Of the calling process: `proc` is the root of a procfs in which it can be found. Which security modules there are
+    /// matters only for a process with `labels`.
+    pub fn probe(proc: BorrowedFd, labels: bool) -> Result<Self> {
+        let own = credentials::Status::read(proc)?;
+        let capabilities = capabilities::Held { bounding: own.bounding, permitted: own.permitted };
+        Ok(Self { capabilities, lsm: if labels { lsm::Host::probe() } else { lsm::Host::default() } })
     }
 }
 

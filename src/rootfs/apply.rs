@@ -11,7 +11,7 @@ use super::resolve::{self, Missing};
 use super::sources::{Source, Sources};
 use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
 use crate::error::{Context, Result, fail};
-use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY, MS_PRIVATE};
+use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs};
 
 /// The container's root directory, attached.
@@ -24,16 +24,12 @@ pub struct Root {
 /// How many of them may wait: the container's limit on open files may be ours.
 const SPENT_MAX: usize = 64;
 
-/// The longest value that fsconfig(2) takes.
-const VALUE_MAX: usize = 255;
-
 /// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
 /// reached.
 pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
     if plan.facts.mount_namespace == MountNamespace::New {
         // What we mount and unmount stays ours, whatever the host has shared.
-        let host = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
-        mount::mount_setattr(host.as_fd(), true, &Attr { propagation: MS_PRIVATE, ..Attr::default() })?;
+        mount::make_all_private()?;
     }
     let root =
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
@@ -60,32 +56,23 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
             let missing = if source.is_directory { Missing::Directory } else { Missing::File };
             let tree = source.into_tree(path, *recursive, plan.propagation)?;
             shape(tree.as_fd(), options)?;
-            attach(root, mount, tree, missing)
+            attach(root, tree, root.target(mount, missing)?)
         }
-        (Kind::Cgroup, _) => {
-            let tree = cgroup(root, plan, options)?;
-            attach(root, mount, tree, Missing::Directory)
+        (Kind::Cgroup, _) => cgroup(root, plan, mount),
+        (Kind::New { fstype, source }, _) if options.copy_up => {
+            let tree = detached(root, fstype, source.as_deref(), options)?;
+            let target = root.target(mount, Missing::Directory)?;
+            copyup::copy(target.as_fd(), tree.as_fd()).context("tmpcopyup")?;
+            let attr = Attr { set: options.attr.set & MOUNT_ATTR_RDONLY, ..Attr::default() };
+            shape_with(tree.as_fd(), false, attr, &options.propagation)?;
+            attach(root, tree, target)
         }
-        (Kind::New { fstype, source }, _) => {
-            if needs_old_call(options) {
-                return make_by_old_call(root, mount, fstype, source.as_deref());
-            }
-            let tree = new(root, fstype, source.as_deref(), options)?;
-            if options.copy_up {
-                let below = root.target(mount, Missing::Directory)?;
-                copyup::copy(below.as_fd(), tree.as_fd()).context("tmpcopyup")?;
-                let attr = Attr { set: options.attr.set & MOUNT_ATTR_RDONLY, ..Attr::default() };
-                shape_with(tree.as_fd(), false, attr, &[])?;
-            }
-            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
-            attach(root, mount, tree, Missing::Directory)
-        }
+        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref()),
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
 
-fn attach(root: &Root, mount: &Mount, tree: OwnedFd, missing: Missing) -> Result<()> {
-    let target = root.target(mount, missing)?;
+fn attach(root: &Root, tree: OwnedFd, target: OwnedFd) -> Result<()> {
     mount::move_mount(tree.as_fd(), target.as_fd())?;
     root.spend(tree);
     root.spend(target);
@@ -111,8 +98,30 @@ fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, propagation: &[Prop
     Ok(())
 }
 
-/// A new file system, detached, with its attributes from the beginning.
-fn new(root: &Root, fstype: &str, source: Option<&str>, options: &Options) -> sys::Result<OwnedFd> {
+/// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
+/// call; but only that tells which option the file system refuses.
+fn new(root: &Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
+    let options = &mount.options;
+    let target = root.target(mount, Missing::Directory)?;
+    let (device, data) = (Path::new(source.unwrap_or("none")), options.data.join(","));
+    match mount::mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &data) {
+        Err(e) if e.errno == Errno::EINVAL && options.legacy == 0 => {
+            let tree = detached(root, fstype, source, options)?;
+            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
+            return attach(root, tree, target);
+        }
+        made => made?,
+    }
+    root.spend(target);
+    if options.propagation.is_empty() {
+        return Ok(());
+    }
+    let made = resolve::open(root.fd(), &mount.destination)?;
+    Ok(shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?)
+}
+
+/// A new file system that is attached nowhere yet, with its attributes from the beginning.
+fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) -> sys::Result<OwnedFd> {
     let owned = mount::fsopen(fstype)?;
     let context = owned.as_fd();
     if let Some(source) = source {
@@ -139,21 +148,6 @@ fn new(root: &Root, fstype: &str, source: Option<&str>, options: &Options) -> sy
     Ok(tree)
 }
 
-fn needs_old_call(options: &Options) -> bool {
-    let long = |option: &String| option.split_once('=').is_some_and(|(_, value)| value.len() > VALUE_MAX);
-    options.legacy != 0 || options.data.iter().any(long)
-}
-
-/// With mount(2), which takes flags and long values that fsconfig(2) does not.
-fn make_by_old_call(root: &Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
-    let target = root.target(mount, Missing::Directory)?;
-    let options = &mount.options;
-    let source = Path::new(source.unwrap_or("none"));
-    mount::mount(Some(source), target.as_fd(), Some(fstype), legacy_flags(options), &options.data.join(","))?;
-    let made = resolve::open(root.fd(), &mount.destination)?;
-    Ok(shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?)
-}
-
 /// Changes what is mounted at the destination: with `bind` the mount, else the file system.
 fn remount(root: &Root, mount: &Mount) -> Result<()> {
     let options = &mount.options;
@@ -168,27 +162,22 @@ fn remount(root: &Root, mount: &Mount) -> Result<()> {
 /// The cgroup hierarchy. In a cgroup namespace of its own the container sees its own part of it. Without, a new file
 /// system would show the same as the host's, and the making of it would reset the hierarchy's own options; so the
 /// host's mount is shown.
-fn cgroup(root: &Root, plan: &Plan, options: &Options) -> Result<OwnedFd> {
+fn cgroup(root: &Root, plan: &Plan, mount: &Mount) -> Result<()> {
     let facts = &plan.facts;
-    let part = |path: &Option<PathBuf>| -> Result<OwnedFd> {
+    let part = |path: &Option<PathBuf>| -> Result<()> {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
         let tree = mount::open_tree_clone(fs::CWD, path.as_ref().ok_or_else(none)?, true)?;
-        shape(tree.as_fd(), options)?;
-        Ok(tree)
+        shape(tree.as_fd(), &mount.options)?;
+        attach(root, tree, root.target(mount, Missing::Directory)?)
     };
     if !facts.cgroup_namespace {
         return part(&facts.cgroup_mount);
     }
-    let context_free = Options { data: Vec::new(), superblock: Vec::new(), ..options.clone() };
-    match new(root, "cgroup2", Some("cgroup"), &context_free) {
-        Err(e) if matches!(e.errno, Errno::EPERM | Errno::EBUSY) && facts.cgroup.is_some() => {
+    match new(root, mount, "cgroup2", Some("cgroup")) {
+        Err(e) if matches!(sys::errno(&e), Some(Errno::EPERM | Errno::EBUSY)) && facts.cgroup.is_some() => {
             part(&facts.cgroup)
         }
-        other => {
-            let tree = other?;
-            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
-            Ok(tree)
-        }
+        other => other,
     }
 }
 
@@ -208,8 +197,9 @@ impl Root {
     }
 
     /// Closes what is spent.
-    pub(super) fn close_spent(&self) {
-        fs::close_together(self.spent.take());
+    pub(super) fn into_fd(self) -> OwnedFd {
+        fs::close_together(self.spent.into_inner());
+        self.fd
     }
 
     /// Where a mount goes, made if it is missing.
@@ -217,22 +207,18 @@ impl Root {
         // What programs take for the kernel's word must not lie where a link of the image's leads (CVE-2019-19921).
         if let Kind::New { fstype, .. } = &mount.kind
             && matches!(fstype.as_str(), "proc" | "sysfs")
-            && let Some(found) = existing(self.fd(), &mount.destination)?
         {
-            if fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFLNK {
-                let text = format!("a symbolic link is no place for {fstype}");
-                return Err(fail(crate::error::Kind::Config, text));
-            }
-            return Ok(found);
+            return directory(self.fd(), &mount.destination)
+                .with_context(|| format!("only a directory is a place for {fstype}"));
         }
         Ok(resolve::open_or_make(self.fd(), &mount.destination, missing)?)
     }
 }
 
-/// What is at a path, a link itself.
-fn existing(root: BorrowedFd, path: &Path) -> sys::Result<Option<OwnedFd>> {
-    match resolve::open_with(root, path, fs::O_PATH | fs::O_NOFOLLOW) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(None),
-        other => other.map(Some),
+/// A directory that is no link, made if it is missing.
+fn directory(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
+    match resolve::open_with(root, path, fs::O_PATH | fs::O_DIRECTORY | fs::O_NOFOLLOW) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(resolve::open_or_make(root, path, Missing::Directory)?),
+        other => Ok(other?),
     }
 }

@@ -17,8 +17,8 @@ const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 
 
 impl Root {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
-    /// directory is the new root.
-    pub fn enter(self, plan: &Plan) -> Result<()> {
+    /// directory is the new root, whose descriptor is returned.
+    pub fn enter(self, plan: &Plan) -> Result<OwnedFd> {
         self.mask(plan)?;
         for path in &plan.readonly_paths {
             self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
@@ -44,8 +44,7 @@ impl Root {
             let attr = Attr { propagation: propagate.flag, ..Attr::default() };
             mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
         }
-        self.close_spent();
-        Ok(())
+        Ok(self.into_fd())
     }
 
     /// For a root that is an initramfs, which cannot be pivoted away.
@@ -125,7 +124,7 @@ fn host_null() -> Result<OwnedFd> {
 
 fn empty_directory() -> sys::Result<OwnedFd> {
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    mount::new_filesystem("tmpfs", &[("mode", "0555"), ("nr_inodes", "1")], attributes)
+    mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
 }
 
 /// Takes away what [`super::mount_all`] attached in the host's mount namespace. `under` is the mount that was there

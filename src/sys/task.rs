@@ -132,6 +132,14 @@ pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
     })
 }
 
+/// Whether our child has ended; it stays to be reaped.
+pub fn has_ended(pid: i32) -> Result<bool> {
+    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let status = waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), peek);
+    status.map(|s| s != WaitStatus::StillAlive).map_err(|e| Error::new("waitid()", e))
+}
+
 /// Reaps children that have ended, without waiting, but not `kept`, whose status somebody wants. Those behind it wait
 /// for their turn until it is reaped.
 pub fn reap_others(kept: i32) {
@@ -301,20 +309,13 @@ pub fn join_session_keyring(name: &str) -> Result<i32> {
     check(ret, || format!("keyctl(JOIN_SESSION_KEYRING, {name:?})")).map(|serial| serial as i32)
 }
 
-/// Lets the key's owner link, search and read it, as a container's root expects of its session keyring.
+/// Lets the session keyring's owner search it by its serial number, as a container's root expects, besides what the
+/// kernel grants a new one.
 pub fn permit_keyring_owner(serial: i32) -> Result<()> {
-    const KEYCTL_DESCRIBE: libc::c_long = 6;
     const KEYCTL_SETPERM: libc::c_long = 5;
-    const KEY_USR_SEARCH: u32 = 0x0008_0000;
-    let mut text = [0u8; 256];
-    // SAFETY: the buffer's length is passed; the kernel writes no more.
-    let n =
-        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len()) };
-    let n = check(n, || "keyctl(DESCRIBE)".into())? as usize;
-    // "keyring;0;0;3f030000;name": the fourth field is the mask.
-    let described = String::from_utf8_lossy(&text[..n.min(text.len())]).into_owned();
-    let mask = described.split(';').nth(3).and_then(|m| u32::from_str_radix(m, 16).ok());
-    let mask = mask.ok_or_else(|| Error::new("keyctl(DESCRIBE)", Errno::EINVAL))? | KEY_USR_SEARCH;
+    const KEY_POS_ALL: u32 = 0x3f00_0000;
+    const KEY_USR_VIEW_READ_SEARCH_LINK: u32 = 0x001b_0000;
+    let mask = KEY_POS_ALL | KEY_USR_VIEW_READ_SEARCH_LINK;
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, serial, mask) };
     check(ret, || "keyctl(SETPERM)".into()).map(drop)

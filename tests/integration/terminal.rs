@@ -319,16 +319,19 @@ impl Session {
     fn end(&mut self) -> (i32, String) {
         let mut child = self.child.take().unwrap();
         let started = Instant::now();
-        let mut status = None;
         let mut said = String::new();
-        while status.is_none() {
-            assert!(started.elapsed() < LIMIT, "the runtime hangs; it said {said:?}");
-            status = child.try_wait().unwrap();
+        let mut ended = false;
+        while !ended {
+            if started.elapsed() > LIMIT {
+                child.kill().unwrap();
+                panic!("the runtime hangs; it said {said:?}: {:?}", child.wait());
+            }
+            ended = child.try_wait().unwrap().is_some();
             let nap = Instant::now() + Duration::from_millis(5);
             said += &read_until(&mut self.master, |_| Instant::now() > nap);
         }
         assert!(tcgetattr(&self.slave).unwrap() == self.before, "the terminal is not as it was");
-        (status.unwrap().code().unwrap(), said)
+        (child.wait().unwrap().code().unwrap(), said)
     }
 
     fn run(&mut self, t: &Test, bundle: &Bundle) {
