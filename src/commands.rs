@@ -14,12 +14,12 @@ mod start;
 mod state;
 
 use std::io::Write;
-use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
 pub use features::{Seccomp, document as features_document};
 
+use crate::cgroups::Cgroup;
 use crate::cli::{Command, Globals, SPEC_VERSION};
 use crate::error::{Context, Result};
 use crate::state::{CgroupRecord, Dir, Record, Status};
@@ -98,31 +98,14 @@ fn status(dir: &Dir, record: &Record) -> Result<Status> {
     dir.status(record, frozen)
 }
 
-/// Whether a cgroup is frozen.
+/// Whether a cgroup is frozen; one that is gone is not.
 fn frozen(cgroup: &CgroupRecord) -> bool {
-    let events = std::fs::read_to_string(cgroup.path.join("cgroup.events")).unwrap_or_default();
-    events.lines().any(|line| line == "frozen 1")
+    matches!(Cgroup::open(&cgroup.path), Ok(Some(found)) if found.frozen().unwrap_or(false))
 }
 
-/// The processes in a cgroup; none if it is gone.
-fn cgroup_pids(cgroup: &CgroupRecord) -> Result<Vec<i32>> {
-    match std::fs::read_to_string(cgroup.path.join("cgroup.procs")) {
-        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e).with_context(|| cgroup.path.display().to_string()),
-    }
-}
-
-/// Signals every process in a cgroup. Those that end meanwhile, and a cgroup that is gone, are no error.
-fn signal_cgroup(cgroup: &CgroupRecord, signal: i32) -> Result<()> {
-    for pid in cgroup_pids(cgroup)? {
-        let sent = sys::task::pidfd_open(pid).and_then(|fd| sys::task::pidfd_send_signal(fd.as_fd(), signal));
-        match sent {
-            Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
-            _ => {}
-        }
-    }
-    Ok(())
+/// The container's cgroup, if it has one that is not gone.
+fn cgroup(record: &Record) -> Result<Option<Cgroup>> {
+    Ok(record.cgroup.as_ref().map(|cgroup| Cgroup::open(&cgroup.path)).transpose()?.flatten())
 }
 
 /// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.

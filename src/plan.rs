@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 use crate::cgroups::{self, Manager};
 use crate::error::{Problems, Result};
 use crate::host::Host;
+use crate::namespaces::idmap::{self, IdMap};
 use crate::process::sysctl::{self, Sysctl};
 use crate::process::{self, capabilities, env};
 use crate::{hooks, namespaces, rootfs, seccomp};
@@ -40,6 +41,24 @@ pub struct Plan {
     pub seccomp: Option<seccomp::Plan>,
     /// Where the notification socket is in the container.
     pub notify_socket: Option<PathBuf>,
+}
+
+impl Plan {
+    /// The host's ids of the container's root, where the container is to make cgroups of its own below its cgroup: it is
+    /// in a user and a cgroup namespace of its own and has the hierarchy mounted for writing.
+    #[must_use]
+    pub fn delegates_to(&self) -> Option<(u32, u32)> {
+        let facts = &self.rootfs.facts;
+        let writable = |mount: &rootfs::Mount| {
+            let set = mount.options.attr.set | mount.options.attr_all.set;
+            mount.kind == rootfs::Kind::Cgroup && set & crate::sys::mount::MOUNT_ATTR_RDONLY == 0
+        };
+        if !facts.cgroup_namespace || !self.rootfs.mounts.iter().any(writable) {
+            return None;
+        }
+        let root = |map: &[IdMap]| idmap::to_host(map, 0);
+        root(&self.namespaces.uid_map).zip(root(&self.namespaces.gid_map))
+    }
 }
 
 /// Plans a container.

@@ -53,6 +53,9 @@ impl Prepared {
         };
         let plan = plan::create(&config.spec, &request, &host, &mut config.warnings)?;
         config.warnings.drain(..).for_each(log::warn);
+        if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
+            log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));
+        }
         Ok(Self { bundle, config, plan, host, service, preserved })
     }
 

@@ -44,7 +44,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     if process.terminal && args.detach && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "a terminal with --detach needs --console-socket"));
     }
-    let cgroup = record.cgroup.as_ref().map(|cgroup| Cgroup::open(&cgroup.path)).transpose()?.flatten();
+    let cgroup = super::cgroup(&record)?;
     let below = cgroup_below(cgroup.as_ref(), &args.cgroup)?;
     let absolute = |path: &Option<std::path::PathBuf>| path.as_deref().map(absolute).transpose();
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };

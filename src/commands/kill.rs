@@ -37,8 +37,10 @@ fn signal_one(record: &Record, signal: i32) -> Result<()> {
 }
 
 fn signal_all(record: &Record, signal: i32) -> Result<()> {
+    let cgroup = super::cgroup(record)?;
     match &record.cgroup {
-        Some(cgroup) => super::signal_cgroup(cgroup, signal),
+        Some(_) if signal == libc::SIGKILL => cgroup.map_or(Ok(()), |cgroup| cgroup.kill()),
+        Some(_) => cgroup.map_or(Ok(()), |cgroup| cgroup.signal_all(signal).map(drop)),
         // The end of a pid namespace's first process is the end of all in it.
         None if signal == libc::SIGKILL && record.namespaces.iter().any(|n| n == "pid") => {
             signal_one(record, signal)

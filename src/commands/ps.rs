@@ -7,10 +7,11 @@ use crate::error::{Context, Kind, Result, fail};
 
 pub(super) fn run(globals: &Globals, args: &Ps) -> Result<()> {
     let (_dir, record) = super::open(globals, &args.id)?;
-    let Some(cgroup) = &record.cgroup else {
+    if record.cgroup.is_none() {
         return Err(fail(Kind::Unsupported, "the container has no cgroup to find its processes by"));
-    };
-    let pids = super::cgroup_pids(cgroup)?;
+    }
+    let mut pids = super::cgroup(&record)?.map_or(Ok(Vec::new()), |cgroup| cgroup.pids())?;
+    pids.sort_unstable();
     match args.format {
         Format::Json => super::print(&(serde_json::to_string(&pids).context("JSON")? + "\n")),
         Format::Table => super::print(&filter(&host_ps(&args.options)?, &pids)?),

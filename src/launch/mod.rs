@@ -169,7 +169,11 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
         // Another container's perhaps: not ours to remove.
         record.cgroup = None;
     }
-    Ok(made?.flatten())
+    let made = made?.flatten();
+    if let (Some(cgroup), Some((uid, gid))) = (&made, plan.delegates_to()) {
+        cgroups::delegate(cgroup, uid, gid)?;
+    }
+    Ok(made)
 }
 
 /// Clones the container's process, or the one between.

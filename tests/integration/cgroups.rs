@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::{directories, isolated, skip, without_namespace};
+use crate::namespaces::{give_rootfs, map_ids};
 
 const CGROUP: &str = "/sys/fs/cgroup";
 
@@ -52,6 +53,29 @@ fn the_namespace_is_rooted_at_the_cgroup() {
             without_namespace(c, "cgroup");
         });
         assert!(t.run_bundle(&bundle).ok().contains("0::/c1\n"));
+    });
+}
+
+/// cgroups(7), delegation: in a user namespace the container's root may make cgroups below its own, if the hierarchy is
+/// mounted for writing, and never change its own limits.
+#[test]
+fn a_user_namespaces_root_has_its_cgroup() {
+    isolated(|t| {
+        for (options, expected) in [(json!([]), "made\n"), (json!(["ro"]), "not made\n")] {
+            let script = "mkdir /sys/fs/cgroup/sub 2>/dev/null && echo made || echo not made; \
+                          [ -w /sys/fs/cgroup/hugetlb.2MB.max ] && echo a limit";
+            let bundle = t.bundle(|c| {
+                map_ids(c);
+                for mount in c["mounts"].as_array_mut().unwrap() {
+                    if mount["type"] == "cgroup" {
+                        mount["options"] = options.clone();
+                    }
+                }
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            });
+            give_rootfs(t, &bundle);
+            assert_eq!(t.run_bundle(&bundle).stdout, expected, "{options}");
+        }
     });
 }
 

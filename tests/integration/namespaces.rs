@@ -22,7 +22,7 @@ fn add(config: &mut Value, namespace: Value) {
     config["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);
 }
 
-fn map_ids(config: &mut Value) {
+pub fn map_ids(config: &mut Value) {
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     config["linux"]["uidMappings"] = map.clone();
     config["linux"]["gidMappings"] = map;
@@ -35,7 +35,7 @@ fn namespace(pid: &str, link: &str) -> PathBuf {
 }
 
 /// A user-namespaced container's root must be able to reach its rootfs.
-fn give_rootfs(t: &Test, bundle: &crate::harness::Bundle) {
+pub fn give_rootfs(t: &Test, bundle: &crate::harness::Bundle) {
     let mut chown = std::process::Command::new("chown");
     t.call(chown.args(["-hR", "100000:100000"]).arg(bundle.rootfs())).ok();
 }
