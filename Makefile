@@ -3,7 +3,7 @@ PREFIX ?= /usr/local
 export RUST_TEST_THREADS ?= 2
 BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(scripts/target)/release/corten
 
-.PHONY: help build demo test test-engines check install clean peers
+.PHONY: help build demo test test-engines check install bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
@@ -26,5 +26,7 @@ install: build ## the binary to PREFIX/bin (/usr/local)
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/corten
 peers: ## crun and runc of Debian sid under target/peers, to compare with
 	@scripts/peers
+bench: build peers ## corten beside crun and runc, interleaved: medians and ratios
+	@benches/side-by-side $(BINARY) target/peers/crun target/peers/runc
 clean: ## everything that was built or fetched
 	cargo clean

@@ -1,0 +1,76 @@
+//! Golden plans: each directory of tests/golden has a config.json and the plan that it comes to on a fixed host, or what
+//! is wrong with it. `UPDATE_GOLDEN=1 cargo test --test golden` writes the plans anew, for a review by `git diff`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+
+use corten::cgroups::{self, Manager};
+use corten::host::{self, Host};
+use corten::process::{self, capabilities::Held, env::Service, lsm};
+use corten::{config, plan};
+
+/// A host that does not depend on where the test runs.
+fn host(rootless: bool) -> Host {
+    let all = (1 << 41) - 1;
+    Host {
+        proc: host::procfs().unwrap(),
+        rootless,
+        user_namespace: false,
+        cgroups: cgroups::Host {
+            v2_mount: Some("/sys/fs/cgroup".into()),
+            own: Some("user.slice/session.scope".into()),
+        },
+        process: process::Host {
+            capabilities: Held { bounding: all, permitted: all },
+            lsm: lsm::Host { apparmor: false, selinux: false },
+        },
+    }
+}
+
+fn planned(directory: &Path) -> String {
+    let mut warnings = Vec::new();
+    let config = match config::load(directory) {
+        Ok(config) => config,
+        Err(e) => return format!("{e:#}\n"),
+    };
+    let request = plan::Request {
+        id: "c1",
+        bundle: Path::new("/bundle"),
+        manager: Manager::Cgroupfs,
+        no_pivot: false,
+        no_new_keyring: false,
+        service: &Service::default(),
+    };
+    let rootless = directory.ends_with("rootless");
+    match plan::create(&config.spec, &request, &host(rootless), &mut warnings) {
+        Ok(plan) => {
+            let warnings = config.warnings.iter().chain(&warnings);
+            let warnings: String = warnings.map(|warning| format!("warning: {warning}\n")).collect();
+            format!("{warnings}{plan:#?}\n")
+        }
+        Err(e) => format!("{e:#}\n"),
+    }
+}
+
+#[test]
+fn plans_are_as_they_were() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut seen = 0;
+    for entry in fs::read_dir(golden).unwrap() {
+        let directory = entry.unwrap().path();
+        if !directory.join("config.json").exists() {
+            continue;
+        }
+        seen += 1;
+        let (plan, file) = (planned(&directory), directory.join("plan.txt"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&file, &plan).unwrap();
+        }
+        let kept = fs::read_to_string(&file).unwrap_or_default();
+        let difference = plan.lines().zip(kept.lines()).find(|(now, then)| now != then);
+        assert!(plan == kept, "{}: {difference:?}", directory.display());
+    }
+    assert!(seen >= 5);
+}
