@@ -14,12 +14,12 @@ mod start;
 mod state;
 
 use std::io::Write;
-use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
 pub use features::{Seccomp, document as features_document};
 
+use crate::cgroups::Cgroup;
 use crate::cli::{Command, Globals, SPEC_VERSION};
 use crate::error::{Context, Result};
 use crate::state::{CgroupRecord, Dir, Record, Status};
@@ -104,25 +104,17 @@ fn frozen(cgroup: &CgroupRecord) -> bool {
     events.lines().any(|line| line == "frozen 1")
 }
 
-/// The processes in a cgroup; none if it is gone.
+/// The processes in a cgroup and in those below it; none if it is gone.
 fn cgroup_pids(cgroup: &CgroupRecord) -> Result<Vec<i32>> {
-    match std::fs::read_to_string(cgroup.path.join("cgroup.procs")) {
-        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e).with_context(|| cgroup.path.display().to_string()),
-    }
+    Cgroup::open(&cgroup.path)?.map_or(Ok(Vec::new()), |cgroup| cgroup.pids())
 }
 
-/// Signals every process in a cgroup. Those that end meanwhile, and a cgroup that is gone, are no error.
+/// Signals every process in a cgroup and in those below it. Those that end meanwhile, and a cgroup that is gone, are no
+/// error.
 fn signal_cgroup(cgroup: &CgroupRecord, signal: i32) -> Result<()> {
-    for pid in cgroup_pids(cgroup)? {
-        let sent = sys::task::pidfd_open(pid).and_then(|fd| sys::task::pidfd_send_signal(fd.as_fd(), signal));
-        match sent {
-            Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
-            _ => {}
-        }
-    }
-    Ok(())
+    let Some(cgroup) = Cgroup::open(&cgroup.path)? else { return Ok(()) };
+    // SIGKILL reaches also what is being forked meanwhile.
+    if signal == libc::SIGKILL { cgroup.kill() } else { cgroup.signal_all(signal).map(drop) }
 }
 
 /// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.
