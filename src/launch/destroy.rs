@@ -22,15 +22,18 @@ const GRACE: Duration = Duration::from_millis(200);
 /// Kills what runs in the container and removes all that was made for it. Then the poststop hooks run, whose failures
 /// are only told (runtime.md#lifecycle).
 pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    kill_and_wait(record, deadline)?;
-    if let Some(cgroup) = &record.cgroup
-        && let Some(found) = Cgroup::open(&cgroup.path)?
-    {
-        found.remove(&cgroup.parents, deadline)?;
-    }
-    if let Some(under) = record.under_root {
-        rootfs::detach(&record.rootfs, under)?;
+    // After a reboot nothing of it is left, and its cgroup's path may be another's.
+    if record.boot_id == state::boot_id()? {
+        let deadline = Instant::now() + PATIENCE;
+        kill_and_wait(record, deadline)?;
+        if let Some(cgroup) = &record.cgroup
+            && let Some(found) = Cgroup::open(&cgroup.path)?
+        {
+            found.remove(&cgroup.parents, deadline)?;
+        }
+        if let Some(under) = record.under_root {
+            rootfs::detach(&record.rootfs, under)?;
+        }
     }
     dir.remove()?;
     let state = spec_state(record, Status::Stopped, None);
