@@ -36,11 +36,13 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     // Others may kill it, execute in it and delete it while we wait.
     drop(dir);
     let Some(signals) = signals else { return Ok(0) };
-    let status = foreground::wait(&process, &signals)?;
+    let status = foreground::wait(&process, &signals);
     if !args.keep {
-        delete(globals, &record, &plan.hooks.poststop)?;
+        // Also if we could not wait: nobody else would.
+        let deleted = delete(globals, &record, &plan.hooks.poststop);
+        return status.and_then(|status| deleted.map(|()| status));
     }
-    Ok(status)
+    status
 }
 
 /// Deletes the container, unless somebody else did, and perhaps made another of its name.
