@@ -13,7 +13,7 @@ use crate::plan::Plan;
 use crate::process::{env, lsm, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::task::Forked;
-use crate::sys::{fs, net, socket, task, tty};
+use crate::sys::{credentials, fs, net, socket, task, tty};
 use crate::{hooks, process, rootfs};
 
 /// What the container's process has to do, and what it does it with.
@@ -115,6 +115,8 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
     match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {
         Forked::Child => {
             die_with_parent()?;
+            // What we say before the runtime has been told of us, it would take for the word of the one between.
+            report.await_go()?;
             init(container, report)
         }
         Forked::Parent { pid, pidfd } => {
@@ -137,7 +139,10 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     }
     name_and_network(&container)?;
     task::setsid()?;
+    // What is made in the container must not depend on the caller's umask.
+    let umask = credentials::umask(0o022);
     let root = rootfs::mount_all(&plan.rootfs, container.sources)?;
+    credentials::umask(umask);
     if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
         report.send(&Event::Mounted)?;
         report.await_go()?;
@@ -158,8 +163,11 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         preserved: container.preserved,
         service: container.service,
         notify_socket: plan.notify_socket.as_deref(),
+        make_cwd: true,
     };
+    credentials::umask(0o022);
     let program = plan.process.as_ref().map(|process| program::find(setting(process))).transpose()?;
+    credentials::umask(umask);
     // From here on it is the end of the channel that tells of the runtime's death, until the container is on record.
     task::set_parent_death_signal(0)?;
     report.send(&Event::Ready)?;

@@ -32,6 +32,8 @@ pub(super) struct Setting<'a> {
     pub(super) preserved: &'a [i32],
     pub(super) service: &'a env::Service,
     pub(super) notify_socket: Option<&'a Path>,
+    /// A working directory that is missing is made: `create`'s part, not `exec`'s.
+    pub(super) make_cwd: bool,
 }
 
 /// A program that has been found.
@@ -50,8 +52,12 @@ pub(super) fn find(setting: Setting) -> Result<Program> {
     if process.cwd != Path::new("/") {
         // Every descriptor of the host's is closed on exec, and this one is opened inside the root: the working
         // directory cannot be outside (CVE-2024-21626).
-        let cwd = resolve::open_or_make(root.as_fd(), &process.cwd, Missing::Directory)
-            .and_then(|cwd| task::fchdir(cwd.as_fd()));
+        let cwd = if setting.make_cwd {
+            resolve::open_or_make(root.as_fd(), &process.cwd, Missing::Directory)
+        } else {
+            resolve::open_with(root.as_fd(), &process.cwd, fs::O_PATH | fs::O_DIRECTORY)
+        };
+        let cwd = cwd.and_then(|cwd| task::fchdir(cwd.as_fd()));
         cwd.with_context(|| format!("process.cwd {}", process.cwd.display()))?;
     }
     let mut env = process.env.clone();
