@@ -127,6 +127,8 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
 fn become_hook(hook: &Hook, env: &[CString], input: &OwnedFd, output: &OwnedFd) -> ! {
     let attempt = || -> sys::Result<()> {
         process::lead_group(0)?;
+        // It must not outlive who waits for it: nobody else knows of it.
+        task::set_parent_death_signal(libc::SIGKILL)?;
         tty::replace(input.as_fd(), 0)?;
         tty::replace(output.as_fd(), 1)?;
         tty::replace(output.as_fd(), 2)?;

@@ -1,9 +1,15 @@
 //! `delete`: removes a container that has stopped, or with --force any.
 
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
 use super::start::{Later, PATIENCE};
 use crate::cli::{Delete, Globals};
 use crate::error::{Kind, Result, fail, kind};
 use crate::state::{Dir, Status};
+use crate::sys::task;
 use crate::{launch, log, state};
 
 pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
@@ -16,8 +22,12 @@ pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
 
 fn delete(globals: &Globals, args: &Delete) -> Result<()> {
     let dir = state::open(&state::root(globals.root.as_deref())?, &args.id)?;
+    if args.force && dir.lock(Duration::ZERO).is_err() {
+        // A `start` whose hook does not end holds the lock: it lets go once the container's process has ended.
+        kill(&dir)?;
+    }
     dir.lock(PATIENCE)?;
-    let record = match dir.find_record() {
+    let mut record = match dir.find_record() {
         Ok(Some(record)) => record,
         Ok(None) if !args.force => dir.load()?,
         // `create` was killed before it made anything.
@@ -34,7 +44,20 @@ fn delete(globals: &Globals, args: &Delete) -> Result<()> {
         return Err(fail(Kind::WrongStatus, format!("cannot delete a container that is {status} {hint}")));
     }
     let poststop = if record.delete_reads_config { poststop(&dir)? } else { Vec::new() };
+    if record.boot_id != state::boot_id()? {
+        // A reboot has taken all of it away, and what lies at its paths now is others'.
+        (record.pid, record.cgroup, record.under_root) = (None, None, None);
+    }
     launch::destroy(dir, &record, &poststop)
+}
+
+/// Kills the container's process, if there is one on record.
+fn kill(dir: &Dir) -> Result<()> {
+    let Some(record) = dir.find_record().ok().flatten() else { return Ok(()) };
+    match state::pidfd(&record)?.map(|fd| task::pidfd_send_signal(fd.as_fd(), libc::SIGKILL)) {
+        Some(Err(e)) if e.errno != Errno::ESRCH => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 fn poststop(dir: &Dir) -> Result<Vec<crate::hooks::Hook>> {

@@ -36,9 +36,13 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     dir.unlock()?;
     let status = foreground::wait(&process, &signals);
     if !args.keep {
+        // Also if we could not wait: nobody else would.
         match dir.lock(PATIENCE) {
             Err(e) if kind(&e) == Kind::NotFound => {}
-            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop))?,
+            locked => {
+                let deleted = locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop));
+                return status.and_then(|status| deleted.map(|()| status));
+            }
         }
     }
     status

@@ -75,7 +75,12 @@ impl Channel {
             Event::Console(master) => self.send_console(master.as_fd()),
             Event::Listener(fd) => self.send_bytes(b"l", &[fd.as_fd()]),
             Event::Ready => self.send_bytes(b"r", &[]),
-            Event::Error(error) => self.send_bytes(&[&b"e"[..], &encode(error)].concat(), &[]),
+            // By write(2), which more seccomp profiles allow than sendmsg(2).
+            Event::Error(error) => {
+                let bytes = [&b"e"[..], &encode(error)].concat();
+                let written = nix::unistd::write(&self.0, &bytes);
+                Ok(written.map(drop).map_err(|e| sys::Error::new("write(channel)", e))?)
+            }
             Event::Closed => Ok(()),
         }
     }

@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::channel::{Channel, Event, Go};
 use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
 use super::program::{self, Setting};
@@ -100,9 +102,12 @@ impl Entry {
 fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Result<Process> {
     let proc = request.host.proc.as_fd();
     let (ours, theirs) = Channel::pair()?;
-    // The container's processes are about to see ours: they must not be able to look into it.
-    task::set_dumpable(false)?;
     let in_user = entry.kinds & libc::CLONE_NEWUSER != 0;
+    if !in_user || task::euid() == 0 {
+        // The container's processes are about to see ours: they must not be able to look into it. As a user we could
+        // not set its limits then: it hides before it enters.
+        task::set_dumpable(false)?;
+    }
     let for_children = if in_user { 0 } else { entry.kinds & libc::CLONE_NEWPID };
     let before = if for_children == 0 {
         None
@@ -111,7 +116,12 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         task::setns(request.target, for_children).context("joining the container's namespaces")?;
         Some(before)
     };
-    let cloned = task::clone3(0, request.cgroup.map(Cgroup::dir));
+    let mut cloned = task::clone3(0, request.cgroup.map(Cgroup::dir));
+    if matches!(&cloned, Err(e) if e.errno == Errno::EBUSY)
+        && let Some(below) = cgroup_of_target(request)
+    {
+        cloned = task::clone3(0, Some(below.dir()));
+    }
     if let Ok(Forked::Child) = cloned {
         drop(ours);
         end_with(theirs, |report| {
@@ -144,6 +154,18 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     }
 }
 
+/// The cgroup below the container's that its own process has moved to, as systemd does: one that shares out controllers
+/// takes no processes itself.
+fn cgroup_of_target(request: &Request) -> Option<Cgroup> {
+    let file = PathBuf::from(format!("{}/cgroup", request.record.pid?));
+    let file = fs::open(request.host.proc.as_fd(), &file, fs::O_RDONLY, 0).ok()?;
+    let text = String::from_utf8(fs::read_limited(file, 1 << 16).ok()?).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let path = request.host.cgroups.v2_mount.as_ref()?.join(path);
+    let inside = path.starts_with(&request.record.cgroup.as_ref()?.path);
+    if inside { Cgroup::open(&path).ok()? } else { None }
+}
+
 /// A user namespace that is not below ours gives us the right to enter the others once we are in it, and a pid
 /// namespace holds for children only: so there is a process between.
 fn between(
@@ -153,11 +175,14 @@ fn between(
     report: &mut Channel,
 ) -> Result<Infallible> {
     report.await_go()?;
+    task::set_dumpable(false)?;
     entry.enter(request.target, entry.kinds)?;
     become_root()?;
     match task::clone3(libc::CLONE_PARENT as u64, None)? {
         Forked::Child => {
             die_with_parent()?;
+            // Until the runtime has been told of us.
+            report.await_go()?;
             init(request, console_socket, report)
         }
         Forked::Parent { pid, pidfd } => {
@@ -188,6 +213,7 @@ fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel
         user_namespace: request.host.user_namespace || request.record.namespaces.iter().any(|n| n == "user"),
         service: request.service,
         notify_socket: None,
+        make_cwd: false,
     };
     let program = program::find(setting, root.as_fd())?;
     task::set_parent_death_signal(0)?;

@@ -103,7 +103,11 @@ impl<'a> Relay<'a> {
 
     fn copy(&mut self, stdin: bool, master: bool) -> Result<()> {
         if stdin {
-            self.input = read(self.stdin.as_fd())?;
+            // A terminal that is gone, or not ours to read at the moment, is the end of the input.
+            self.input = match read(self.stdin.as_fd()) {
+                Err(e) if e.errno == Errno::EAGAIN => return Ok(()),
+                other => other.unwrap_or_default(),
+            };
             self.input_open = !self.input.is_empty();
         }
         if master || stdin {
@@ -143,9 +147,10 @@ impl<'a> Relay<'a> {
             match nix::unistd::write(&self.stdout, rest) {
                 Ok(n) => rest = &rest[n..],
                 Err(Errno::EINTR) => {}
-                // Nobody reads it any more; the program may go on.
-                Err(Errno::EPIPE) => break,
-                Err(e) => return Err(sys::Error::new("write(stdout)", e).into()),
+                // Whoever shares it with us has made it so.
+                Err(Errno::EAGAIN) => task::poll(&mut [Poll::new(self.stdout.as_fd(), false, true)])?,
+                // Nobody reads it any more: that is the reader's choice, and the program runs on.
+                Err(_) => break,
             }
         }
         Ok(!bytes.is_empty())

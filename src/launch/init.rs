@@ -14,7 +14,7 @@ use crate::plan::Plan;
 use crate::process::{env, lsm, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::task::Forked;
-use crate::sys::{fs, net, socket, task, tty};
+use crate::sys::{credentials, fs, net, socket, task, tty};
 use crate::{process, rootfs};
 
 /// What the container's process has to do, and what it does it with.
@@ -118,6 +118,8 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
     match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {
         Forked::Child => {
             die_with_parent()?;
+            // What we say before the runtime has been told of us, it would take for the word of the one between.
+            report.await_go()?;
             init(container, report)
         }
         Forked::Parent { pid, pidfd } => {
@@ -140,7 +142,10 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     }
     name_and_network(&container)?;
     task::setsid()?;
+    // What is made in the container has the modes that are given, whatever the caller's umask is.
+    let umask = credentials::umask(0);
     let root = rootfs::mount_all(&plan.rootfs, container.sources)?;
+    credentials::umask(umask);
     if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
         report.send(&Event::Mounted)?;
         report.await_go()?;
@@ -161,6 +166,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         user_namespace: container.user_namespace || plan.namespaces.has(libc::CLONE_NEWUSER),
         service: container.service,
         notify_socket: plan.notify_socket.as_deref(),
+        make_cwd: true,
     };
     let program =
         plan.process.as_ref().map(|process| program::find(setting(process), root.as_fd())).transpose()?;

@@ -12,6 +12,7 @@ mod init;
 mod program;
 pub mod seal;
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -82,13 +83,17 @@ pub fn create(request: &Request) -> Result<Launched> {
     let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
     let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
 
-    let dir = state::create_dir(request.root, request.id)?;
     let mut record = record(request, missing)?;
     record.under_root = sources.under_root;
+    let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
         dir.save_config(&request.config.text)?;
         dir.save(&record)?;
+        let on_record = record.cgroup.is_some();
         let cgroup = make_cgroup(plan, &mut record)?;
+        if record.cgroup.is_some() && !on_record {
+            dir.save(&record)?;
+        }
         let start = if request.at_once {
             None
         } else {
@@ -136,7 +141,8 @@ fn connect(path: Option<&Path>, option: &'static str) -> Result<Option<OwnedFd>>
 /// What `create` is about to make, for a record of it that outlives a crash.
 fn record(request: &Request, mut missing: Vec<PathBuf>) -> Result<Record> {
     let plan = request.plan;
-    let cgroup = plan.cgroup.as_ref().map(|cgroup| {
+    // One that is there already is another's, until it has been found to be free.
+    let cgroup = plan.cgroup.as_ref().filter(|cgroup| missing.contains(&cgroup.dir())).map(|cgroup| {
         missing.retain(|dir| *dir != cgroup.dir());
         CgroupRecord { manager: "cgroupfs".into(), path: cgroup.dir(), parents: missing }
     });
@@ -165,9 +171,14 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
     let mut warnings = Vec::new();
     let made = plan.cgroup.as_ref().map(|cgroup| cgroups::create(cgroup, &mut warnings)).transpose();
     warnings.into_iter().for_each(log::warn);
-    if !matches!(made, Ok(Some(Some(_)))) {
+    match &made {
+        Ok(Some(Some(cgroup))) if record.cgroup.is_none() => {
+            let path = cgroup.path.clone();
+            record.cgroup = Some(CgroupRecord { manager: "cgroupfs".into(), path, parents: Vec::new() });
+        }
+        Ok(Some(Some(_))) => {}
         // Another container's perhaps: not ours to remove.
-        record.cgroup = None;
+        _ => record.cgroup = None,
     }
     let made = made?.flatten();
     if let (Some(cgroup), Some((uid, gid))) = (&made, plan.delegates_to()) {
@@ -315,7 +326,10 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let invalid = || fail(Kind::Usage, format!("{}: is not the name of a file", at()));
     let name = path.file_name().ok_or_else(invalid)?;
     let part = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = std::fs::write(&part, pid.to_string()).and_then(|()| std::fs::rename(&part, path));
+    // A new file: in a directory of everybody's a link of that name could lead anywhere.
+    let written = std::fs::File::create_new(&part)
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .and_then(|()| std::fs::rename(&part, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&part);
     }
@@ -331,6 +345,7 @@ impl Process {
                     let between = std::mem::replace(&mut self.pidfd, pidfd);
                     self.pid = pid;
                     task::wait(between.as_fd())?;
+                    self.channel.go(Go::On)?;
                 }
                 Event::Console(master) => self.console = Some(master),
                 Event::Error(error) => return Err(error),

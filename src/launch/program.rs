@@ -34,6 +34,8 @@ pub(super) struct Setting<'a> {
     pub(super) user_namespace: bool,
     pub(super) service: &'a env::Service,
     pub(super) notify_socket: Option<&'a Path>,
+    /// A working directory that is missing is made: `create`'s part, not `exec`'s.
+    pub(super) make_cwd: bool,
 }
 
 /// A program that has been found.
@@ -51,8 +53,16 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     if process.cwd != Path::new("/") {
         // Every descriptor of the host's is closed on exec, and this one is opened inside the root: the working
         // directory cannot be outside (CVE-2024-21626).
-        let cwd = resolve::open_or_make(root, &process.cwd, Missing::Directory)
-            .and_then(|cwd| task::fchdir(cwd.as_fd()));
+        let cwd = match resolve::open_with(root, &process.cwd, fs::O_PATH | fs::O_DIRECTORY) {
+            Err(e) if e.errno == Errno::ENOENT && setting.make_cwd => {
+                let umask = sys::credentials::umask(0);
+                let made = resolve::open_or_make(root, &process.cwd, Missing::Directory);
+                sys::credentials::umask(umask);
+                made
+            }
+            other => other,
+        };
+        let cwd = cwd.and_then(|cwd| task::fchdir(cwd.as_fd()));
         cwd.with_context(|| format!("process.cwd {}", process.cwd.display()))?;
     }
     let mut env = process.env.clone();

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Context, Kind, Problems, Result, fail};
-use crate::sys::{fs, task};
+use crate::sys::{fs, socket, task};
 
 /// One row of a `uid_map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,12 +125,13 @@ pub fn user_namespace(
     uid_map: &[IdMap],
     gid_map: &[IdMap],
 ) -> Result<std::os::fd::OwnedFd> {
+    let (ours, theirs) = socket::channel()?;
     match task::clone3(libc::CLONE_NEWUSER as u64, None)? {
         task::Forked::Child => {
-            let _ = task::set_parent_death_signal(libc::SIGKILL);
-            loop {
-                std::thread::park();
-            }
+            drop(ours);
+            // Until we are killed, or the runtime is, whenever that happens.
+            let _ = socket::receive(theirs.as_fd());
+            task::exit_now(0)
         }
         task::Forked::Parent { pid, pidfd } => {
             let opened = write(proc, pid, uid_map, gid_map).and_then(|()| {

@@ -12,7 +12,7 @@ use super::Plan;
 use super::apply::Root;
 use super::resolve::{self, Missing};
 use crate::error::{Context, Kind, Problems, Result, fail};
-use crate::sys::{self, credentials, fs, mount};
+use crate::sys::{self, fs, mount};
 
 /// A node to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,13 +99,10 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
     (problems.0.len() == before).then_some(device)
 }
 
-/// Makes them all. Directories are opened once for neighbours.
+/// Makes them all; the umask must be 0. Directories are opened once for neighbours.
 pub(super) fn apply(root: &Root, plan: &Plan) -> Result<()> {
-    // The mode is given at the making, whole.
-    let umask = credentials::umask(0);
-    let made = nodes(root, plan).and_then(|dev| if plan.default_devices { links(root, dev) } else { Ok(()) });
-    credentials::umask(umask);
-    made
+    let dev = nodes(root, plan)?;
+    if plan.default_devices { links(root, dev) } else { Ok(()) }
 }
 
 /// Makes the nodes. What it returns is the last node's directory: usually /dev.

@@ -93,7 +93,8 @@ pub fn pidfd(record: &Record) -> Result<Option<OwnedFd>> {
     match sys::task::pidfd_open(pid) {
         // The descriptor was taken first: if the process is the recorded one now, it was then.
         Ok(fd) => Ok(alive(record)?.map(|_| fd)),
-        Err(e) if e.errno == Errno::ESRCH => Ok(None),
+        // EINVAL, and ENOENT on newer kernels: the number is by now that of another process's thread.
+        Err(e) if matches!(e.errno, Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => Ok(None),
         Err(e) => Err(e.into()),
     }
 }
