@@ -1,10 +1,12 @@
 //! create, start, state, kill, delete: the operations and the states between them.
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{isolated, poll};
+use crate::harness::{isolated, poll, processes};
 
 /// runtime.md#lifecycle: created, running, stopped, gone; `state` has every required property.
 #[test]
@@ -370,5 +372,55 @@ fn kill_all_reaches_what_init_left() {
         assert!(poll(std::time::Duration::from_secs(10), || all() == 0));
         t.corten(&["kill", "--all", "c1", "KILL"]).ok();
         t.corten(&["delete", "c1"]).ok();
+    });
+}
+
+/// `delete --force` need not wait for a hook that does not end.
+#[test]
+fn delete_by_force_ends_a_start_that_hangs() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["hooks"] = json!({"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]});
+        });
+        t.create(&bundle, "c");
+        let start = t.spawn(t.command(&["start", "c"]).stdin(Stdio::null()));
+        assert!(poll(Duration::from_secs(10), || processes().iter().any(|line| line.contains("sleep 1000"))));
+        t.delete("c");
+        start.wait().fails("was killed before its program ran");
+    });
+}
+
+/// A hook ends with the `create` that waits for it: nobody else knows of it.
+#[test]
+fn a_killed_create_leaves_no_hook() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]});
+        });
+        let bundle = bundle.path();
+        let mut create = t.spawn(t.command(&["create", "--bundle", bundle, "c"]).stdin(Stdio::null()));
+        assert!(poll(Duration::from_secs(10), || processes().iter().any(|line| line.contains("sleep 1000"))));
+        create.child.kill().unwrap();
+        create.wait();
+        t.delete("c");
+    });
+}
+
+/// After a reboot what lies at the recorded paths is somebody else's.
+#[test]
+fn delete_does_not_touch_what_a_later_boot_has_made() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c");
+        let other = t.dir.join("other");
+        fs::create_dir_all(other.join("c")).unwrap();
+        let state = fs::read_to_string(t.state().join("c/state.json")).unwrap();
+        let mut state: serde_json::Value = serde_json::from_str(&state).unwrap();
+        state["bootId"] = json!("another");
+        fs::write(other.join("c/state.json"), state.to_string()).unwrap();
+        t.corten(&["--root", other.to_str().unwrap(), "delete", "--force", "c"]).ok();
+        assert!(!other.join("c").exists());
+        assert_eq!(t.status("c"), "running");
+        t.delete("c");
     });
 }
