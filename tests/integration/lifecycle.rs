@@ -251,7 +251,7 @@ fn later_changes_of_the_configuration_have_no_effect() {
         bundle.write("{ broken");
         t.corten(&["start", "c1"]).ok();
         let out = bundle.rootfs().join("out");
-        assert!(poll(std::time::Duration::from_secs(10), || {
+        assert!(poll(Duration::from_secs(10), || {
             fs::read_to_string(&out).is_ok_and(|text| text == "old\n")
         }));
         assert_eq!(t.document("c1")["annotations"]["key"], "old");
@@ -273,7 +273,7 @@ fn kill_takes_every_way_to_name_a_signal() {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
             status.lines().any(|line| line.starts_with("SigCgt:") && line.contains("8004a03"))
         };
-        poll(std::time::Duration::from_secs(5), caught);
+        poll(Duration::from_secs(5), caught);
         let rows: &[(&[&str], &str)] = &[
             (&["kill", "c1", "1"], "HUP"),
             (&["kill", "c1", "USR1"], "USR1"),
@@ -288,7 +288,7 @@ fn kill_takes_every_way_to_name_a_signal() {
         for (args, expected) in rows {
             let _ = fs::remove_file(&out);
             t.corten(args).ok();
-            let came = poll(std::time::Duration::from_secs(10), || {
+            let came = poll(Duration::from_secs(10), || {
                 fs::read_to_string(&out).is_ok_and(|text| text.lines().any(|line| line == *expected))
             });
             assert!(came, "{args:?}: no {expected}");
@@ -343,13 +343,12 @@ fn delete_takes_every_process_along() {
                 }
             });
             t.start(&bundle, "c1");
-            let count =
-                || crate::harness::processes().iter().filter(|line| line.contains("sleep 100")).count();
-            assert!(poll(std::time::Duration::from_secs(10), || count() >= 3));
+            let count = || processes().iter().filter(|line| line.contains("sleep 100")).count();
+            assert!(poll(Duration::from_secs(10), || count() >= 3));
             t.corten(&["kill", "c1", "KILL"]).ok();
             t.until("c1", "stopped");
             t.corten(&["delete", "c1"]).ok();
-            assert_eq!(crate::harness::processes(), Vec::<String>::new());
+            assert_eq!(processes(), Vec::<String>::new());
         }
     });
 }
@@ -364,12 +363,12 @@ fn kill_all_reaches_what_init_left() {
             crate::harness::without_namespace(config, "pid");
         });
         t.start(&bundle, "c1");
-        let all = || crate::harness::processes().len();
-        assert!(poll(std::time::Duration::from_secs(10), || all() == 3));
+        let all = || processes().len();
+        assert!(poll(Duration::from_secs(10), || all() == 3));
         t.corten(&["kill", "c1", "KILL"]).ok();
         t.until("c1", "stopped");
         t.corten(&["kill", "--all", "c1", "KILL"]).ok();
-        assert!(poll(std::time::Duration::from_secs(10), || all() == 0));
+        assert!(poll(Duration::from_secs(10), || all() == 0));
         t.corten(&["kill", "--all", "c1", "KILL"]).ok();
         t.corten(&["delete", "c1"]).ok();
     });
