@@ -24,7 +24,10 @@ pub struct Host {
 
 impl Host {
     pub fn probe() -> Result<Self> {
-        Ok(Self::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
+        let open = |path: &str| fs::open(fs::CWD, Path::new(path), fs::O_RDONLY, 0);
+        let mountinfo = fs::read_limited(open("/proc/self/mountinfo")?, 64 << 20).context("mountinfo")?;
+        let own = fs::read_whole(open("/proc/self/cgroup")?, 1 << 20).context("cgroup")?;
+        Ok(Self::parse(&mountinfo, &own))
     }
 
     /// The facts in the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
@@ -94,11 +97,6 @@ fn bytes_to_path(bytes: &[u8]) -> PathBuf {
 }
 
 /// A file of /proc. A host with tens of thousands of mounts has a few megabytes of mountinfo.
-fn read(path: &str) -> Result<Vec<u8>> {
-    let fd = fs::open(fs::CWD, Path::new(path), fs::O_RDONLY, 0)?;
-    fs::read_limited(fd, 64 << 20).with_context(|| path.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,15 +35,16 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     // Others may delete it while we wait.
     dir.unlock()?;
     let status = foreground::wait(&process, &signals);
-    if !args.keep {
+    let deleted = if args.keep {
+        Ok(())
+    } else {
         // Also if we could not wait: nobody else would.
         match dir.lock(PATIENCE) {
-            Err(e) if kind(&e) == Kind::NotFound => {}
-            locked => {
-                let deleted = locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop));
-                return status.and_then(|status| deleted.map(|()| status));
-            }
+            Err(e) if kind(&e) == Kind::NotFound => Ok(()),
+            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)),
         }
-    }
-    status
+    };
+    // The process ends here: the kernel closes all of these at once.
+    std::mem::forget((process, signals, prepared));
+    status.and_then(|status| deleted.map(|()| status))
 }

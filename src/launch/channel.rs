@@ -22,6 +22,8 @@ pub(super) enum Event {
         pid: i32,
         pidfd: OwnedFd,
     },
+    /// The process is in its mount namespace, from which the sources are to be opened.
+    SourcesWanted,
     /// All is mounted, and the prestart and createRuntime hooks are waited for.
     Mounted,
     /// The master of the container's terminal.
@@ -71,6 +73,7 @@ impl Channel {
             Event::Cloned { pid, pidfd } => {
                 self.send_bytes(&[&b"p"[..], &pid.to_le_bytes()].concat(), &[pidfd.as_fd()])
             }
+            Event::SourcesWanted => self.send_bytes(b"t", &[]),
             Event::Mounted => self.send_bytes(b"m", &[]),
             Event::Console(master) => self.send_console(master.as_fd()),
             Event::Listener(fd) => self.send_bytes(b"l", &[fd.as_fd()]),
@@ -104,6 +107,7 @@ impl Channel {
         match (tag, fd, rest.try_into().map(i32::from_le_bytes)) {
             (b'u', _, _) => Ok(Event::MapsWanted),
             (b'p', Some(pidfd), Ok(pid)) => Ok(Event::Cloned { pid, pidfd }),
+            (b't', _, _) => Ok(Event::SourcesWanted),
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), _) => Ok(Event::Listener(fd)),
@@ -120,6 +124,16 @@ impl Channel {
             Go::Start => b's',
         };
         self.send_bytes(&[byte], &[])
+    }
+
+    /// Gives the container's process a descriptor.
+    pub(super) fn give(&self, fd: BorrowedFd) -> Result<()> {
+        self.send_bytes(b"f", &[fd])
+    }
+
+    /// Waits for a descriptor of the runtime's.
+    pub(super) fn take(&self) -> Result<OwnedFd> {
+        socket::receive(self.fd())?.1.ok_or_else(|| fail(Kind::Os, "the runtime is gone"))
     }
 
     /// Waits for the runtime's word. If the runtime is gone, so is the reason for this container.

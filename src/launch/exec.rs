@@ -142,7 +142,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         task::setns(before.as_fd(), for_children)?;
     }
     let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
-    let process = Process { pid, pidfd, console: None, channel: ours };
+    let process = Process { pid, pidfd, console: None, between: in_user, channel: ours };
     let prepared = limits(pid, request.process, proc)
         .and_then(|()| if in_user { process.channel.go(Go::On) } else { Ok(()) });
     match prepared {

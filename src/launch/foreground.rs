@@ -50,7 +50,7 @@ fn pass_on(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Resul
     while let Some(number) = signal::next(signals.0.as_fd())? {
         match number {
             libc::SIGCHLD => task::reap_others(process.pid),
-            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), Relay::resize)?,
+            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), |relay| fit(relay.master))?,
             number => match task::pidfd_send_signal(process.pidfd.as_fd(), number) {
                 Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
                 _ => {}
@@ -58,6 +58,14 @@ fn pass_on(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Resul
         }
     }
     Ok(())
+}
+
+/// Makes the container's terminal as large as the user's, if the user has one.
+pub(super) fn fit(master: BorrowedFd) -> Result<()> {
+    match tty::size(std::io::stdin().as_fd()) {
+        Some((rows, columns)) => Ok(tty::set_size(master, rows, columns)?),
+        None => Ok(()),
+    }
 }
 
 /// Between our standard streams, which usually are the user's terminal, and the container's terminal.
@@ -80,17 +88,7 @@ impl<'a> Relay<'a> {
         let raw = tty::Raw::new(stdin.as_fd());
         let (input, stdout) = (Vec::new(), std::io::stdout());
         tty::set_nonblocking(master)?;
-        let relay = Self { master, stdin, stdout, input, input_open: true, output_open: true, _raw: raw };
-        relay.resize()?;
-        Ok(relay)
-    }
-
-    /// Makes the container's terminal as large as the user's.
-    fn resize(&self) -> Result<()> {
-        match tty::size(self.stdin.as_fd()) {
-            Some((rows, columns)) => Ok(tty::set_size(self.master, rows, columns)?),
-            None => Ok(()),
-        }
+        Ok(Self { master, stdin, stdout, input, input_open: true, output_open: true, _raw: raw })
     }
 
     /// What is waited for on standard input and on the master.

@@ -25,7 +25,8 @@ pub(super) struct Container<'a> {
     /// The root of the host's procfs.
     pub(super) proc: BorrowedFd<'a>,
     pub(super) joined: &'a Joined,
-    pub(super) sources: rootfs::Sources,
+    /// Not there where they must be opened from our own mount namespace, once it is made.
+    pub(super) sources: Option<rootfs::Sources>,
     /// Where the terminal's master goes; without, to the runtime.
     pub(super) console_socket: Option<OwnedFd>,
     /// Where `start` will knock; `run` goes straight on.
@@ -50,7 +51,8 @@ impl Container<'_> {
     fn descriptors(&self, report: &Channel) -> Vec<i32> {
         let own = [self.console_socket.as_ref(), self.start.as_ref()];
         let own = own.into_iter().flatten().map(AsRawFd::as_raw_fd);
-        let more = self.joined.descriptors().chain(self.sources.descriptors()).chain(own);
+        let sources = self.sources.iter().flat_map(rootfs::Sources::descriptors);
+        let more = self.joined.descriptors().chain(sources).chain(own);
         more.chain([report.fd().as_raw_fd(), self.proc.as_raw_fd()])
             .chain(self.preserved.iter().copied())
             .collect()
@@ -144,7 +146,14 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     task::setsid()?;
     // What is made in the container has the modes that are given, whatever the caller's umask is.
     let umask = credentials::umask(0);
-    let root = rootfs::mount_all(&plan.rootfs, container.sources)?;
+    let sources = match container.sources.take() {
+        Some(sources) => sources,
+        None => {
+            report.send(&Event::SourcesWanted)?;
+            rootfs::Sources::receive(&plan.rootfs, || report.take())?
+        }
+    };
+    let root = rootfs::mount_all(&plan.rootfs, sources)?;
     credentials::umask(umask);
     if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
         report.send(&Event::Mounted)?;

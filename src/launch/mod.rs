@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
+use nix::errno::Errno;
 
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, undo};
@@ -32,7 +33,7 @@ use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
 use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
-use crate::sys::{fs, socket, task};
+use crate::sys::{self, fs, socket, task};
 use crate::{hooks, log, rootfs, seccomp, state};
 
 /// Where `start` knocks, in the container's state directory.
@@ -71,6 +72,8 @@ pub struct Process {
     pub pidfd: OwnedFd,
     /// Its terminal's master, where no console socket takes it.
     pub console: Option<OwnedFd>,
+    /// It is the process between, until that has cloned the container's.
+    between: bool,
     channel: Channel,
 }
 
@@ -78,13 +81,20 @@ pub struct Process {
 pub fn create(request: &Request) -> Result<Launched> {
     let plan = request.plan;
     let joined = namespaces::open(&plan.namespaces)?;
-    let sources = rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd())?;
+    // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get
+    // the sources: copies of its own mounts, opened with our rights.
+    let late = plan.namespaces.has(libc::CLONE_NEWUSER) && plan.namespaces.creates(libc::CLONE_NEWNS);
+    let sources = if late && task::euid() == 0 {
+        None
+    } else {
+        Some(rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd())?)
+    };
     let console_socket = connect(request.console_socket, "--console-socket")?;
     let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
     let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
 
     let mut record = record(request, missing)?;
-    record.under_root = sources.under_root;
+    record.under_root = sources.as_ref().and_then(|sources| sources.under_root);
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
         dir.save_config(&request.config.text)?;
@@ -219,7 +229,7 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
         }
     };
     drop(theirs);
-    let process = Process { pid, pidfd, console: None, channel: ours };
+    let process = Process { pid, pidfd, console: None, between: !direct, channel: ours };
     let prepared = namespaces::return_from(before).and_then(|()| prepare(&process, plan, proc));
     match prepared {
         Ok(()) => Ok(process),
@@ -230,11 +240,11 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
     }
 }
 
-fn explain_clone(error: crate::sys::Error) -> anyhow::Error {
+fn explain_clone(error: sys::Error) -> anyhow::Error {
     let hint = match error.errno {
-        nix::errno::Errno::EBUSY => " (hint: the cgroup cannot take processes)",
-        nix::errno::Errno::ENOSPC => " (hint: the limit on namespaces, /proc/sys/user, is reached)",
-        nix::errno::Errno::EAGAIN => " (hint: the limit on processes is reached)",
+        Errno::EBUSY => " (hint: the cgroup cannot take processes)",
+        Errno::ENOSPC => " (hint: the limit on namespaces, /proc/sys/user, is reached)",
+        Errno::EAGAIN => " (hint: the limit on processes is reached)",
         _ => "",
     };
     if hint.is_empty() { error.into() } else { anyhow!("{error}{hint}") }
@@ -251,7 +261,7 @@ fn prepare(process: &Process, plan: &Plan, proc: BorrowedFd) -> Result<()> {
         idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
     }
     if !direct || namespaces.creates(libc::CLONE_NEWUSER) {
-        process.channel.go(Go::On)?;
+        process.go(Go::On)?;
     }
     Ok(())
 }
@@ -274,7 +284,13 @@ fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Reco
                 let namespaces = &plan.namespaces;
                 let proc = request.host.proc.as_fd();
                 idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
-                process.channel.go(Go::On)?;
+                process.go(Go::On)?;
+            }
+            Event::SourcesWanted => {
+                let proc = request.host.proc.as_fd();
+                let open = || rootfs::open_sources(&plan.rootfs, proc);
+                let sources = namespaces::in_mount_namespace_of(process.pid, proc, open)?;
+                sources.trees().try_for_each(|tree| process.channel.give(tree))?;
             }
             Event::Mounted => {
                 put_on_record(process, record)?;
@@ -282,7 +298,7 @@ fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Reco
                 let state = spec_state(record, Status::Creating, record.pid);
                 hooks::run(&plan.hooks.prestart, state.as_bytes())?;
                 hooks::run(&plan.hooks.create_runtime, state.as_bytes())?;
-                process.channel.go(Go::On)?;
+                process.go(Go::On)?;
             }
             Event::Ready => return put_on_record(process, record),
             _ => return Err(unexpected()),
@@ -311,12 +327,12 @@ fn commit(
     if let Some(socket) = pidfd_socket {
         socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
     }
+    record.created_done = true;
+    dir.save(record)?;
     if let Some(path) = request.pid_file {
         write_pid_file(path, process.pid)?;
     }
-    record.created_done = true;
-    dir.save(record)?;
-    if request.at_once { Ok(()) } else { process.channel.go(Go::Wait) }
+    if request.at_once { Ok(()) } else { process.go(Go::Wait) }
 }
 
 /// Writes a process id without a newline, which containerd could not parse, and by rename: whoever sees the file sees
@@ -340,19 +356,36 @@ impl Process {
     /// The next event that is not only for us.
     fn next(&mut self) -> Result<Event> {
         loop {
+            // If the process between dies, the channel may stay open: the container's process waits at it.
+            if self.between && !task::poll_readable(&[self.channel.fd(), self.pidfd.as_fd()], None)?[0] {
+                return Err(self.died());
+            }
             match self.channel.receive()? {
                 Event::Cloned { pid, pidfd } => {
+                    self.between = false;
                     let between = std::mem::replace(&mut self.pidfd, pidfd);
                     self.pid = pid;
                     task::wait(between.as_fd())?;
                     self.channel.go(Go::On)?;
                 }
-                Event::Console(master) => self.console = Some(master),
+                Event::Console(master) => {
+                    // Before the program runs, which may ask for it.
+                    foreground::fit(master.as_fd())?;
+                    self.console = Some(master);
+                }
                 Event::Error(error) => return Err(error),
                 Event::Closed => return Err(self.died()),
                 other => return Ok(other),
             }
         }
+    }
+
+    /// Lets it go on. That it has died is told better than that nobody listens.
+    fn go(&self, go: Go) -> Result<()> {
+        self.channel.go(go).map_err(|e| match sys::errno(&e) {
+            Some(Errno::EPIPE | Errno::ECONNRESET) => self.died(),
+            _ => e,
+        })
     }
 
     /// Why it died without a word.
@@ -372,7 +405,7 @@ impl Process {
 
     /// Lets the program run, and tells whether it does.
     pub fn start(&self, listener: Option<&Listener>, record: &Record) -> Result<()> {
-        self.channel.go(Go::Start)?;
+        self.go(Go::Start)?;
         await_program(&self.channel, listener, record, self.pid)
     }
 }

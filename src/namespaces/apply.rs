@@ -84,6 +84,22 @@ pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Res
     Ok(before)
 }
 
+/// Does something in the mount namespace of another process, with our own rights.
+pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
+    let own = open(proc, "self/ns/mnt", fs::O_RDONLY)?;
+    let theirs = open(proc, &format!("{pid}/ns/mnt"), fs::O_RDONLY)?;
+    // Joining a mount namespace changes both to its root.
+    let (root, directory) = (open(fs::CWD, "/", fs::O_PATH)?, open(fs::CWD, ".", fs::O_PATH)?);
+    task::setns(theirs.as_fd(), libc::CLONE_NEWNS)?;
+    let result = act();
+    task::setns(own.as_fd(), libc::CLONE_NEWNS)?;
+    task::fchdir(root.as_fd())?;
+    task::chroot_here()?;
+    task::fchdir(directory.as_fd())?;
+    result
+}
+
 /// Makes a time namespace for our children and sets its clocks, which can be done only before anyone is inside.
 pub fn write_offsets(plan: &Plan, proc: BorrowedFd) -> Result<()> {
     task::unshare(libc::CLONE_NEWTIME).context("linux.timeOffsets")?;

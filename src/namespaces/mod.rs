@@ -16,7 +16,9 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use crate::error::Problems;
 
-pub use apply::{Joined, enter_for_children, join, join_all, open, return_from, write_offsets};
+pub use apply::{
+    Joined, enter_for_children, in_mount_namespace_of, join, join_all, open, return_from, write_offsets,
+};
 pub use idmap::IdMap;
 
 /// A kind of namespace: the kernel's flag, the spec's name, and the file in `/proc/PID/ns`.

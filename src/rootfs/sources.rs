@@ -65,6 +65,28 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd) -> Result<Sources> {
 }
 
 impl Sources {
+    /// The detached trees, the root's first, for another process's [`Sources::receive`]. All are, where they are opened
+    /// by whom this is for: the host's root.
+    pub fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let all = [&self.root].into_iter().chain(self.mounts.iter().flatten());
+        all.filter_map(|source| match &source.tree {
+            Tree::Copy(tree) => Some(tree.as_fd()),
+            Tree::Checked { .. } => None,
+        })
+    }
+
+    /// The sources of a plan that another process has opened, one by one.
+    pub fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
+        let mut source = || -> Result<Source> {
+            let tree = next()?;
+            let (_, is_directory) = kind(&tree, false)?;
+            Ok(Source { tree: Tree::Copy(tree), is_directory })
+        };
+        let root = source()?;
+        let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut source).transpose());
+        Ok(Self { root, mounts: mounts.collect::<Result<_>>()?, under_root: None })
+    }
+
     /// The numbers of all descriptors in here.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> {
         let all = self.mounts.iter().flatten().chain([&self.root]);

@@ -207,3 +207,41 @@ fn exec_processes_die_with_the_container() {
         assert_eq!(crate::harness::processes().len(), 0);
     });
 }
+
+/// A working directory that is missing is exec's error, as in runc; only `create` makes it.
+#[test]
+fn a_missing_working_directory_is_not_made() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c");
+        t.corten(&["exec", "--cwd", "/nope", "c", "/bin/true"]).fails("no such file or directory").exits(255);
+        assert!(!bundle.rootfs().join("nope").exists());
+        t.delete("c");
+    });
+}
+
+/// The container's process may have moved to a cgroup below, as systemd does: then its own takes no more processes
+/// (runc#2356), and what is in those below belongs to the container too.
+#[test]
+fn cgroups_below_are_the_containers() {
+    isolated(|t| {
+        let enabled = |dir: &str| fs::write(format!("{dir}/cgroup.subtree_control"), "+hugetlb").is_ok();
+        let has = enabled("/sys/fs/cgroup");
+        let bundle = t.bundle(|config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.last_mut().unwrap()["options"] = json!(["rw"]);
+            let script = "cd /sys/fs/cgroup; mkdir in; echo 1 > in/cgroup.procs; echo +hugetlb > cgroup.subtree_control; \
+                          echo > /moved; exec sleep 1000";
+            config["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        });
+        let pid = t.start(&bundle, "c");
+        assert!(poll(Duration::from_secs(10), || bundle.rootfs().join("moved").exists()));
+        if has {
+            assert_eq!(t.exec("c", "echo in").ok(), "in\n");
+        }
+        assert_eq!(t.corten(&["ps", "--format", "json", "c"]).ok(), format!("[{pid}]\n"));
+        t.corten(&["kill", "--all", "c", "KILL"]).ok();
+        t.until("c", "stopped");
+        t.delete("c");
+    });
+}

@@ -1,10 +1,12 @@
 //! create, start, state, kill, delete: the operations and the states between them.
 
 use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{isolated, poll};
+use crate::harness::{isolated, poll, processes};
 
 /// runtime.md#lifecycle: created, running, stopped, gone; `state` has every required property.
 #[test]
@@ -249,7 +251,7 @@ fn later_changes_of_the_configuration_have_no_effect() {
         bundle.write("{ broken");
         t.corten(&["start", "c1"]).ok();
         let out = bundle.rootfs().join("out");
-        assert!(poll(std::time::Duration::from_secs(10), || {
+        assert!(poll(Duration::from_secs(10), || {
             fs::read_to_string(&out).is_ok_and(|text| text == "old\n")
         }));
         assert_eq!(t.document("c1")["annotations"]["key"], "old");
@@ -271,7 +273,7 @@ fn kill_takes_every_way_to_name_a_signal() {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
             status.lines().any(|line| line.starts_with("SigCgt:") && line.contains("8004a03"))
         };
-        poll(std::time::Duration::from_secs(5), caught);
+        poll(Duration::from_secs(5), caught);
         let rows: &[(&[&str], &str)] = &[
             (&["kill", "c1", "1"], "HUP"),
             (&["kill", "c1", "USR1"], "USR1"),
@@ -286,7 +288,7 @@ fn kill_takes_every_way_to_name_a_signal() {
         for (args, expected) in rows {
             let _ = fs::remove_file(&out);
             t.corten(args).ok();
-            let came = poll(std::time::Duration::from_secs(10), || {
+            let came = poll(Duration::from_secs(10), || {
                 fs::read_to_string(&out).is_ok_and(|text| text.lines().any(|line| line == *expected))
             });
             assert!(came, "{args:?}: no {expected}");
@@ -341,13 +343,12 @@ fn delete_takes_every_process_along() {
                 }
             });
             t.start(&bundle, "c1");
-            let count =
-                || crate::harness::processes().iter().filter(|line| line.contains("sleep 100")).count();
-            assert!(poll(std::time::Duration::from_secs(10), || count() >= 3));
+            let count = || processes().iter().filter(|line| line.contains("sleep 100")).count();
+            assert!(poll(Duration::from_secs(10), || count() >= 3));
             t.corten(&["kill", "c1", "KILL"]).ok();
             t.until("c1", "stopped");
             t.corten(&["delete", "c1"]).ok();
-            assert_eq!(crate::harness::processes(), Vec::<String>::new());
+            assert_eq!(processes(), Vec::<String>::new());
         }
     });
 }
@@ -362,13 +363,63 @@ fn kill_all_reaches_what_init_left() {
             crate::harness::without_namespace(config, "pid");
         });
         t.start(&bundle, "c1");
-        let all = || crate::harness::processes().len();
-        assert!(poll(std::time::Duration::from_secs(10), || all() == 3));
+        let all = || processes().len();
+        assert!(poll(Duration::from_secs(10), || all() == 3));
         t.corten(&["kill", "c1", "KILL"]).ok();
         t.until("c1", "stopped");
         t.corten(&["kill", "--all", "c1", "KILL"]).ok();
-        assert!(poll(std::time::Duration::from_secs(10), || all() == 0));
+        assert!(poll(Duration::from_secs(10), || all() == 0));
         t.corten(&["kill", "--all", "c1", "KILL"]).ok();
         t.corten(&["delete", "c1"]).ok();
+    });
+}
+
+/// `delete --force` need not wait for a hook that does not end.
+#[test]
+fn delete_by_force_ends_a_start_that_hangs() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["hooks"] = json!({"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]});
+        });
+        t.create(&bundle, "c");
+        let start = t.spawn(t.command(&["start", "c"]).stdin(Stdio::null()));
+        assert!(poll(Duration::from_secs(10), || processes().iter().any(|line| line.contains("sleep 1000"))));
+        t.delete("c");
+        start.wait().fails("was killed before its program ran");
+    });
+}
+
+/// A hook ends with the `create` that waits for it: nobody else knows of it.
+#[test]
+fn a_killed_create_leaves_no_hook() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            config["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]});
+        });
+        let bundle = bundle.path();
+        let mut create = t.spawn(t.command(&["create", "--bundle", bundle, "c"]).stdin(Stdio::null()));
+        assert!(poll(Duration::from_secs(10), || processes().iter().any(|line| line.contains("sleep 1000"))));
+        create.child.kill().unwrap();
+        create.wait();
+        t.delete("c");
+    });
+}
+
+/// After a reboot what lies at the recorded paths is somebody else's.
+#[test]
+fn delete_does_not_touch_what_a_later_boot_has_made() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c");
+        let other = t.dir.join("other");
+        fs::create_dir_all(other.join("c")).unwrap();
+        let state = fs::read_to_string(t.state().join("c/state.json")).unwrap();
+        let mut state: serde_json::Value = serde_json::from_str(&state).unwrap();
+        state["bootId"] = json!("another");
+        fs::write(other.join("c/state.json"), state.to_string()).unwrap();
+        t.corten(&["--root", other.to_str().unwrap(), "delete", "--force", "c"]).ok();
+        assert!(!other.join("c").exists());
+        assert_eq!(t.status("c"), "running");
+        t.delete("c");
     });
 }

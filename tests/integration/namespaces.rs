@@ -248,3 +248,37 @@ fn no_mount_namespace() {
         assert_eq!(t.run("ls /etc; pwd", edit).ok(), "group\npasswd\n/\n");
     });
 }
+
+/// mount_namespaces(7): what the host has mounted with restrictions, the root of another user namespace cannot loosen, nor
+/// unmount what hides something.
+#[test]
+fn the_hosts_mount_flags_are_locked() {
+    isolated(|t| {
+        let source = t.dir.join("my-source");
+        let below = source.join("below");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join("hidden"), "").unwrap();
+        let mount = |args: &[&str]| t.call(std::process::Command::new("mount").args(args)).ok();
+        let (path, inner) = (source.to_str().unwrap(), below.to_str().unwrap());
+        mount(&["--bind", path, path]);
+        mount(&["-o", "remount,bind,ro,nosuid,nodev", path]);
+        mount(&["-t", "tmpfs", "tmpfs", inner]);
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            let mounts = c["mounts"].as_array_mut().unwrap();
+            mounts.push(json!({"destination": "/mnt", "type": "bind", "source": path, "options": ["rbind"]}));
+            for set in ["bounding", "effective", "permitted"] {
+                c["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
+            }
+            let script = "mount -o remount,bind,rw,dev,suid /mnt 2>/dev/null && echo remounted; \
+                          umount /mnt/below 2>/dev/null && echo unmounted; ls /mnt/below; grep -c /mnt /proc/mounts";
+            c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        });
+        give_rootfs(t, &bundle);
+        let out = t.run_bundle(&bundle).ok();
+        for path in [inner, path] {
+            t.call(std::process::Command::new("umount").arg(path)).ok();
+        }
+        assert_eq!(out, "2\n");
+    });
+}

@@ -278,3 +278,25 @@ fn tmpfs_copies_up() {
         assert!(!bundle.rootfs().join("home/new").exists());
     });
 }
+
+/// What is made for mounts can be passed by every user, whatever the caller's umask.
+#[test]
+fn mount_points_do_not_depend_on_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            let mount = json!({"destination": "/made/here", "type": "tmpfs", "source": "tmpfs"});
+            config["mounts"].as_array_mut().unwrap().push(mount);
+            config["process"]["args"] = json!(["/bin/true"]);
+            config["process"]["cwd"] = json!("/work/here");
+        });
+        let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+        let out = t.run_bundle(&bundle);
+        nix::sys::stat::umask(umask);
+        out.ok();
+        for dir in ["made", "made/here", "work", "work/here"] {
+            let mode = fs::metadata(bundle.rootfs().join(dir)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o755, "{dir}");
+        }
+    });
+}
