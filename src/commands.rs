@@ -23,11 +23,14 @@ use crate::cgroups::Cgroup;
 use crate::cli::{Command, Globals, SPEC_VERSION};
 use crate::error::{Context, Result};
 use crate::state::{CgroupRecord, Dir, Record, Status};
-use crate::sys;
+use crate::{host, sys};
 
 /// Runs a command. The result is the exit code: that of the payload, where one is waited for.
 pub fn run(globals: &Globals, command: Command) -> Result<u8> {
     let name = label(&command);
+    if !matches!(command, Command::Help(_) | Command::Version) {
+        host::check_kernel()?;
+    }
     let result = match command {
         Command::Help(text) => print(&text).map(|()| 0),
         Command::Version => print(&version()).map(|()| 0),

@@ -1,6 +1,5 @@
 //! Files and directories by descriptor. Every descriptor is close-on-exec from birth.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -370,11 +369,6 @@ pub fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(|e| {
         Error::new("fcntl(F_DUPFD_CLOEXEC)", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EBADF)))
     })
-}
-
-/// Reads the C string form of a path for calls of other modules.
-pub fn c_path(path: &Path) -> Result<CString> {
-    cstring(path)
 }
 
 /// Those of the `count` descriptors from `first` on that are open and not close-on-exec: those that whoever executed us

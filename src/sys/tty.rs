@@ -18,14 +18,6 @@ pub fn open_slave(master: BorrowedFd) -> Result<OwnedFd> {
     check_fd(ret.into(), || "ioctl(TIOCGPTPEER)".into())
 }
 
-/// The number of the master's slave: its name in devpts.
-pub fn slave_number(master: BorrowedFd) -> Result<u32> {
-    let mut number: libc::c_uint = 0;
-    // SAFETY: TIOCGPTN writes one unsigned int, which is alive.
-    let ret = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) };
-    check(ret.into(), || "ioctl(TIOCGPTN)".into()).map(|_| number)
-}
-
 /// Makes `slave` the controlling terminal of our new session.
 pub fn set_controlling(slave: BorrowedFd) -> Result<()> {
     // SAFETY: TIOCSCTTY takes a number.
