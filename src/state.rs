@@ -111,11 +111,17 @@ pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
         }
         other => other?,
     }
-    let fd = open_dir(&parent, Path::new(id))?;
-    let dir = Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) };
-    // A `delete --force` may come between: it removes the empty directory, and the lock tells.
-    dir.lock(Duration::from_secs(10))?;
-    Ok(dir)
+    let opened = open_dir(&parent, Path::new(id));
+    let locked = opened.map_err(Into::into).and_then(|fd| {
+        let dir = Dir { root: fs::dup(parent.as_fd())?, id: id.to_string(), fd, locked: Cell::new(false) };
+        // A `delete --force` may come between: it removes the empty directory, and the lock tells.
+        dir.lock(Duration::from_secs(10)).map(|()| dir)
+    });
+    if locked.is_err() {
+        // Only if it is empty: it may be another's by now.
+        let _ = fs::unlinkat(parent.as_fd(), Path::new(id), true);
+    }
+    locked
 }
 
 /// Opens a container's directory, without the lock.
