@@ -5,6 +5,7 @@ mod cgroups;
 mod cli;
 mod errors;
 mod exec;
+mod exec_options;
 mod harness;
 mod hooks;
 mod lifecycle;

@@ -29,25 +29,25 @@ fn bundle(t: &Test, script: &str, edit: impl FnOnce(&mut Value)) -> Bundle {
 }
 
 /// An engine's end of a console socket.
-struct Socket {
+pub struct Socket {
     path: PathBuf,
     listener: UnixListener,
 }
 
 impl Socket {
-    fn new(t: &Test, name: &str) -> Self {
+    pub fn new(t: &Test, name: &str) -> Self {
         let path = t.dir.join(name);
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         Self { path, listener }
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
     /// What the runtime has sent when its command is over: exactly one message, with a name and one descriptor.
-    fn master(&self) -> File {
+    pub fn master(&self) -> File {
         let (stream, _) = self.listener.accept().expect("nobody connected");
         let (name, mut fds) = receive(stream.as_fd());
         assert!(!name.is_empty(), "engines take an empty message for the end");
