@@ -10,6 +10,7 @@ mod hooks;
 mod lifecycle;
 mod namespaces;
 mod process;
+mod propagation;
 mod rootfs;
 mod run;
 mod seccomp;
