@@ -64,7 +64,7 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
             let tree = detached(root, fstype, source.as_deref(), options)?;
             let target = root.target(mount, Missing::Directory)?;
             copyup::copy(target.as_fd(), tree.as_fd()).context("tmpcopyup")?;
-            let attr = Attr { set: options.attr.set & MOUNT_ATTR_RDONLY, ..Attr::default() };
+            let attr = Attr { set: options.attributes() & MOUNT_ATTR_RDONLY, ..Attr::default() };
             shape_with(tree.as_fd(), false, attr, &options.propagation)?;
             attach(root, tree, target)
         }
@@ -128,7 +128,7 @@ fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) 
     if let Some(source) = source {
         mount::fsconfig_string(context, "source", source)?;
     }
-    let mut attributes = options.attr.set | options.attr_all.set;
+    let mut attributes = options.attributes();
     if options.copy_up {
         attributes &= !MOUNT_ATTR_RDONLY;
     } else if attributes & MOUNT_ATTR_RDONLY != 0 {

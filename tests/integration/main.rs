@@ -8,6 +8,7 @@ mod exec;
 mod harness;
 mod hooks;
 mod lifecycle;
+mod mounts;
 mod namespaces;
 mod process;
 mod propagation;
