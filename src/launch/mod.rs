@@ -417,7 +417,7 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
 fn await_program(channel: &Channel, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
     loop {
         match channel.receive()? {
-            Event::Closed if !running(pid) && state::ended_before_exec(pid)? => {
+            Event::Closed if state::ended_before_exec(pid)? => {
                 return Err(anyhow!("the container's process was killed before its program ran"));
             }
             Event::Closed => return Ok(()),
@@ -426,11 +426,6 @@ fn await_program(channel: &Channel, listener: Option<&Listener>, record: &Record
             _ => return Err(unexpected()),
         }
     }
-}
-
-/// Whether a child of ours runs. Of one that is not ours nothing is known.
-fn running(pid: i32) -> bool {
-    task::has_ended(pid) == Ok(false)
 }
 
 /// Hands the filter's descriptor to its agent.
