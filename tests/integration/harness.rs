@@ -26,6 +26,10 @@ const SKIPPED: i32 = 77;
 /// No call of the runtime may take longer; a loaded machine is allowed for.
 const CALL: Duration = Duration::from_secs(30);
 const WHOLE_TEST: Duration = Duration::from_secs(240);
+/// How often longer a test may take in all, as `CORTEN_TEST_PATIENCE` says: in a sweep of everything.
+fn patience() -> u32 {
+    std::env::var("CORTEN_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 const CGROUP: &str = "/sys/fs/cgroup";
 
 /// Runs the body of the calling test in its own namespaces. The closure's type tells the test's name.
@@ -68,7 +72,7 @@ fn outside(name: &str) -> Result<(), String> {
         .stderr(file)
         .spawn()
         .unwrap();
-    let status = wait(&mut child, WHOLE_TEST);
+    let status = wait(&mut child, WHOLE_TEST * patience());
     let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
     match status.map(|status| status.code()) {
         Some(Some(0)) if text.contains("1 passed") => Ok(()),
@@ -184,7 +188,7 @@ pub fn directories(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Everything that a container may leave behind, a line each.
-fn traces(test: &Test) -> Vec<String> {
+pub fn traces(test: &Test) -> Vec<String> {
     reap();
     let list = |dir: PathBuf| -> Vec<PathBuf> {
         fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -208,7 +212,7 @@ fn traces(test: &Test) -> Vec<String> {
 }
 
 /// What is there now that was not there `before`.
-fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
+pub fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
     let mut left = traces(test);
     left.retain(|trace| match before.iter().position(|known| known == trace) {
         Some(index) => {
