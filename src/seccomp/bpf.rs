@@ -91,26 +91,3 @@ pub fn valid(program: &[sock_filter]) -> bool {
             }
         })
 }
-
-/// A line for each instruction.
-#[must_use]
-pub fn dump(program: &[sock_filter]) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    for (at, i) in program.iter().enumerate() {
-        let target = |offset: usize| at + 1 + offset;
-        let (t, f) = (target(i.jt.into()), target(i.jf.into()));
-        // Writing to a String cannot fail.
-        let _ = match i.code {
-            LD_W_ABS => writeln!(text, "{at:4} ld [{}]", i.k),
-            ALU_AND_K => writeln!(text, "{at:4} and {:#x}", i.k),
-            JA => writeln!(text, "{at:4} ja {}", target(i.k as usize)),
-            JEQ_K => writeln!(text, "{at:4} jeq {:#x} {t} {f}", i.k),
-            JGT_K => writeln!(text, "{at:4} jgt {:#x} {t} {f}", i.k),
-            JGE_K => writeln!(text, "{at:4} jge {:#x} {t} {f}", i.k),
-            RET_K => writeln!(text, "{at:4} ret {:#010x}", i.k),
-            code => writeln!(text, "{at:4} {code:#x} {:#x} {t} {f}", i.k),
-        };
-    }
-    text
-}

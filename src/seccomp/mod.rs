@@ -8,6 +8,8 @@
 mod abi;
 pub mod bpf;
 mod compile;
+pub mod dump;
+mod explain;
 pub mod listener;
 mod syscalls;
 
@@ -23,6 +25,7 @@ use oci_spec::runtime::{
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
+pub use explain::explain;
 use seccompiler::SeccompCmpOp;
 
 use crate::error::{Problems, Result};
@@ -119,21 +122,15 @@ fn plan_for(
     warnings: &mut Vec<String>,
 ) -> Option<Plan> {
     let before = problems.0.len();
-    let default = default_action(profile, problems);
-    let abis = abis(profile, native, problems);
-    let syscalls = profile.syscalls().as_deref().unwrap_or_default();
-    let (mut rules, mut unknown) = (Vec::with_capacity(512), Vec::new());
-    for (i, syscall) in syscalls.iter().enumerate() {
-        add_rules(&mut rules, &mut unknown, syscall, i, problems);
-    }
-    let notifies = syscalls.iter().any(|s| s.action() == Action::ScmpActNotify);
+    let (policy, unknown) = policy(profile, native, problems);
+    let mut syscalls = profile.syscalls().iter().flatten();
+    let notifies = syscalls.any(|s| s.action() == Action::ScmpActNotify);
     let listener = listener(profile, notifies, problems, warnings);
     let flags = flags(profile, notifies, warnings);
     if problems.0.len() != before {
         return None;
     }
-    let newer = newer(profile.default_action(), default);
-    match compile::compile(&compile::Policy { default, newer, abis, rules }) {
+    match compile::compile(&policy) {
         Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => Some(Plan { filter, flags, listener, unknown }),
         Ok(filter) => {
             let len = filter.len();
@@ -148,6 +145,18 @@ fn plan_for(
             None
         }
     }
+}
+
+/// What a profile says, ready to be compiled, and its unknown names.
+fn policy(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> (compile::Policy, Vec<String>) {
+    let default = default_action(profile, problems);
+    let abis = abis(profile, native, problems);
+    let (mut rules, mut unknown) = (Vec::with_capacity(512), Vec::new());
+    for (i, syscall) in profile.syscalls().iter().flatten().enumerate() {
+        add_rules(&mut rules, &mut unknown, syscall, i, problems);
+    }
+    let newer = newer(profile.default_action(), default);
+    (compile::Policy { default, newer, abis, rules }, unknown)
 }
 
 /// What calls newer than the profile get. EPERM would tell a C library that the call is there and forbidden, instead of
@@ -243,10 +252,10 @@ fn add_rules(
             continue;
         };
         if args.is_empty() {
-            rules.push(compile::Rule { call, action, args: Vec::new() });
+            rules.push(compile::Rule { call, action, args: Vec::new(), index: i });
         }
         for args in alternatives.clone() {
-            rules.push(compile::Rule { call, action, args: args.to_vec() });
+            rules.push(compile::Rule { call, action, args: args.to_vec(), index: i });
         }
     }
 }
