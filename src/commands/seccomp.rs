@@ -18,7 +18,7 @@ pub(super) fn run(args: &Explain) -> Result<()> {
     let mut warnings = Vec::new();
     let text = if args.dump {
         let mut problems = Problems::default();
-        let plan = seccomp::plan(&profile, &mut problems, &mut warnings);
+        let plan = seccomp::compile_profile(&profile, &mut problems, &mut warnings);
         problems.into_result()?;
         plan.map(|plan| seccomp::dump::dump(&plan.filter)).unwrap_or_default()
     } else {

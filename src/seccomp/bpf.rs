@@ -74,6 +74,30 @@ pub fn run(program: &[sock_filter], call: &Call, big_endian: bool) -> Option<(u3
     None
 }
 
+/// What a program returns for a call whatever its arguments are. `None` if it looks at them.
+#[must_use]
+pub fn certain(program: &[sock_filter], arch: u32, nr: u32) -> Option<u32> {
+    let mut at = 0usize;
+    let mut accumulator = 0u32;
+    for _ in 0..program.len() {
+        let instruction = program.get(at)?;
+        let k = instruction.k;
+        at += 1;
+        let branch = |taken: bool| usize::from(if taken { instruction.jt } else { instruction.jf });
+        match instruction.code {
+            LD_W_ABS if k == NR => accumulator = nr,
+            LD_W_ABS if k == ARCH => accumulator = arch,
+            JA => at = at.checked_add(k as usize)?,
+            JEQ_K => at += branch(accumulator == k),
+            JGT_K => at += branch(accumulator > k),
+            JGE_K => at += branch(accumulator >= k),
+            RET_K => return Some(k),
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// Whether the kernel's checks would pass: known instructions, jumps within the program, a return at its end.
 #[must_use]
 pub fn valid(program: &[sock_filter]) -> bool {

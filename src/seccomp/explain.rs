@@ -96,6 +96,18 @@ impl<'a> View<'a> {
     }
 }
 
+/// Where in a profile stands what decides over a call, whatever its arguments are.
+pub(super) fn place(profile: &LinuxSeccomp, abi: Abi, call: &str) -> String {
+    let (policy, _) = super::policy(profile, abi::NATIVE, &mut Problems::default());
+    let view = View::new(&policy, abi);
+    let nr = syscalls::find(call).and_then(|row| abi.number(row));
+    let clauses = nr.map(|nr| view.clauses(nr)).unwrap_or_default();
+    match clauses.first().map(|clause| &clause.source) {
+        Some(Source::Rule(index)) => format!("linux.seccomp.syscalls[{index}].action"),
+        _ => "linux.seccomp.defaultAction".into(),
+    }
+}
+
 fn short(abi: Abi) -> String {
     abi.name().trim_start_matches("SCMP_ARCH_").to_lowercase()
 }

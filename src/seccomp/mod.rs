@@ -42,6 +42,10 @@ pub struct Plan {
     pub listener: Option<Listener>,
     /// The profile's names that are no system call of any architecture, for a debugging line.
     pub unknown: Vec<String>,
+    /// The errno that execve(2) gets, if it gets one whatever its arguments are: the program cannot be started.
+    pub execve: Option<u32>,
+    /// The filter may end the process between its loading and the program: it then has to be looked at whether it did.
+    pub may_end: bool,
 }
 
 impl std::fmt::Debug for Plan {
@@ -49,7 +53,11 @@ impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut plan = f.debug_struct("Plan");
         plan.field("instructions", &self.filter.len()).field("flags", &self.flags);
-        plan.field("listener", &self.listener).field("unknown", &self.unknown).finish()
+        plan.field("listener", &self.listener).field("unknown", &self.unknown);
+        if let Some(errno) = &self.execve {
+            plan.field("execve", errno);
+        }
+        plan.finish()
     }
 }
 
@@ -109,12 +117,55 @@ const ARGUMENTS: usize = 6;
 /// answer for them. runc refuses `write`, for the same reason.
 const SENDING: [&str; 2] = ["sendmsg", "write"];
 
-/// Plans the filter of a profile. `None` if something is wrong, all of which then is in `problems`.
+/// What is called between the loading of the filter and the program.
+const UNDER_THE_FILTER: [&str; 6] = ["sendmsg", "prctl", "capset", "capget", "prlimit64", "execve"];
+
+/// Whether a filter's answer ends the process.
+fn ends(fate: u32) -> bool {
+    matches!(
+        fate & !libc::SECCOMP_RET_DATA,
+        libc::SECCOMP_RET_KILL_THREAD | libc::SECCOMP_RET_KILL_PROCESS | libc::SECCOMP_RET_TRAP
+    )
+}
+
+/// Plans the filter of a container's profile. `None` if something is wrong, all of which then is in `problems`.
+///
+/// Among what is wrong is a filter that ends the process at execve(2), by which every program is started: `start` would
+/// only find a dead process.
 pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<Plan> {
+    let mut plan = compile_profile(profile, problems, warnings)?;
+    let native = abi::Abi::new(abi::NATIVE, abi::NATIVE)?;
+    let fate = |name| {
+        let nr = native.number(syscalls::find(name)?)?;
+        bpf::certain(&plan.filter, native.audit, nr)
+    };
+    plan.may_end = UNDER_THE_FILTER.iter().any(|name| fate(name).is_none_or(ends));
+    match fate("execve") {
+        Some(fate) if ends(fate) => {
+            problems.add(
+                explain::place(profile, native, "execve"),
+                format_args!("{} for execve, by which every program is started", dump::action(fate)),
+            );
+            return None;
+        }
+        Some(fate) if fate & !libc::SECCOMP_RET_DATA == libc::SECCOMP_RET_ERRNO => {
+            plan.execve = Some(fate & libc::SECCOMP_RET_DATA);
+        }
+        _ => {}
+    }
+    Some(plan)
+}
+
+/// Compiles a profile for this machine, whether or not a program could be started under it.
+pub fn compile_profile(
+    profile: &LinuxSeccomp,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Plan> {
     plan_for(profile, abi::NATIVE, problems, warnings)
 }
 
-/// [`plan`] on a machine of any architecture.
+/// [`compile_profile`] on a machine of any architecture.
 fn plan_for(
     profile: &LinuxSeccomp,
     native: Arch,
@@ -131,7 +182,9 @@ fn plan_for(
         return None;
     }
     match compile::compile(&policy) {
-        Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => Some(Plan { filter, flags, listener, unknown }),
+        Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => {
+            Some(Plan { filter, flags, listener, unknown, execve: None, may_end: true })
+        }
         Ok(filter) => {
             let len = filter.len();
             problems.add(
