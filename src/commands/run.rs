@@ -5,6 +5,7 @@ use super::start::{PATIENCE, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::{self, Launched, foreground, seal};
+use crate::state::Status;
 use crate::sys::task;
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
@@ -23,8 +24,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         task::set_child_subreaper()?;
     }
     let Launched { dir, record, process } = prepared.launch(globals, &args.create, true)?;
-    let listener = plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref());
-    let started = process.start(listener, &record);
+    let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
         // There is nobody who could delete it but us.
         launch::undo(dir, &record, &plan.hooks.poststop);

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use crate::cli::Globals;
 use crate::config::{self, Config};
 use crate::error::{Kind, Problems, Result, fail, kind};
@@ -11,7 +9,6 @@ use crate::hooks::{self, Hook};
 use crate::launch;
 use crate::seccomp::Listener;
 use crate::state::{Dir, Record, Status, spec_state};
-use crate::sys;
 
 /// Whoever holds the lock is about to be done.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,12 +28,7 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     if later.no_process {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));
     }
-    let started = launch::start(&dir, later.listener.as_ref(), &record).map_err(|e| match sys::errno(&e) {
-        Some(Errno::ECONNREFUSED | Errno::ENOENT) => {
-            fail(Kind::WrongStatus, "the container is being started already, or its process has ended")
-        }
-        _ => e,
-    });
+    let started = launch::start(&dir, later.listener.as_ref(), &record);
     finish(dir, &record, started, &later.poststart, &later.poststop).map(drop)
 }
 
