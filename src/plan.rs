@@ -91,10 +91,9 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
     let sysctl = sysctl::plan(linux, &namespaces, &mut problems);
     let held = process_host(host, facts.user_namespace);
-    let process = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process::plan(process, linux, held, "process", &mut problems, warnings));
+    let process = spec.process().as_ref().and_then(|process| {
+        process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut problems, warnings)
+    });
     let seccomp = linux
         .and_then(|l| l.seccomp().as_ref())
         .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));

@@ -36,7 +36,15 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let linux = kept.spec.linux().as_ref();
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
-    let process = process::plan(&wanted, linux, held, "process", &mut problems, &mut warnings);
+    let process = process::plan(
+        &wanted,
+        linux,
+        kept.spec.annotations().as_ref(),
+        held,
+        "process",
+        &mut problems,
+        &mut warnings,
+    );
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut problems, &mut warnings));
     problems.into_result()?;
