@@ -9,7 +9,7 @@ use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::host::Host;
 use crate::launch::{exec, foreground, seal};
-use crate::process::{self, capabilities, env};
+use crate::process::{self, capabilities, env, lsm};
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
 
@@ -32,7 +32,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let kept = config::parse(dir.load_config()?)?;
     let wanted = wanted(args, kept.spec.process().as_ref(), kept.version)?;
 
-    let host = Host::probe(globals.rootless, Some(&wanted))?;
+    let host = Host::probe(globals.rootless, lsm::labelled(&wanted))?;
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let linux = kept.spec.linux().as_ref();
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
