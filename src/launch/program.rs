@@ -178,13 +178,10 @@ impl Program<'_> {
             }
         };
         let become_user = |privileged| {
-            credentials::apply(&process.user, &process.capabilities, self.groups, &before, proc, privileged)
+            let (user, sets, no_new_privs) = (&process.user, &process.capabilities, process.no_new_privs);
+            credentials::apply(user, sets, self.groups, no_new_privs, &before, proc, privileged)
         };
-        if process.no_new_privs {
-            become_user(None)?;
-            task::set_no_new_privs()?;
-            limit_and_load()?;
-        } else if seccomp.is_some() || self.ruleset.is_some() {
+        if !process.no_new_privs && (seccomp.is_some() || self.ruleset.is_some()) {
             become_user(Some(limit_and_load))?;
         } else {
             become_user(None)?;
