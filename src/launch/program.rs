@@ -4,11 +4,11 @@
 //! [`find`] runs inside the container, at the time of `create`, and finds what can be found without giving anything up.
 //! [`Program::run`] becomes the user and executes. With no_new_privs the filter comes last. Without, seccomp(2) needs
 //! CAP_SYS_ADMIN, so it comes just before the capabilities are given up; that is why both belong after the start signal:
-//! a profile must not be able to break the wait for it.
+//! a profile must not be able to break the wait for it. Landlock has the same rule and comes before the filter.
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::process::credentials::{self, Groups, Status};
 use crate::process::rlimits::Rlimit;
 use crate::process::{
-    self, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler, users,
+    self, env, exec, io_priority, landlock, lsm, memory_policy, personality, rlimits, scheduler, users,
 };
 use crate::rootfs::resolve::{self, Missing};
 use crate::seccomp;
@@ -47,6 +47,8 @@ pub(super) struct Program<'a> {
     path: CString,
     env: Vec<CString>,
     groups: Groups,
+    /// The rules of Landlock to come under.
+    ruleset: Option<OwnedFd>,
 }
 
 /// Goes to the working directory and finds the program and what its environment lacks. `root` is the container's root,
@@ -80,7 +82,8 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
         Some(name) => exec::lookup(name, &env),
         None => Ok(CString::default()),
     })?;
-    Ok(Program { setting, path, env, groups })
+    let ruleset = process.landlock.as_ref().map(|rules| landlock::build(rules, root)).transpose()?;
+    Ok(Program { setting, path, env, groups, ruleset })
 }
 
 /// The content of the container's passwd or group file, empty if it has none; or what is wrong with the file.
@@ -176,15 +179,15 @@ impl Program<'_> {
         for fd in preserved {
             fs::keep_on_exec(*fd).context("--preserve-fds")?;
         }
-        let limit_and_load = || limit_and_load(&self.setting, report);
-        let become_user = |privileged| {
-            credentials::apply(&process.user, &process.capabilities, self.groups, &before, proc, privileged)
+        let limit_and_load = || {
+            self.ruleset.iter().try_for_each(|ruleset| landlock::apply(ruleset.as_fd()))?;
+            limit_and_load(&self.setting, report)
         };
-        if process.no_new_privs {
-            become_user(None)?;
-            task::set_no_new_privs()?;
-            limit_and_load()?;
-        } else if seccomp.is_some() {
+        let become_user = |privileged| {
+            let (user, sets, no_new_privs) = (&process.user, &process.capabilities, process.no_new_privs);
+            credentials::apply(user, sets, self.groups, no_new_privs, &before, proc, privileged)
+        };
+        if !process.no_new_privs && (seccomp.is_some() || self.ruleset.is_some()) {
             become_user(Some(limit_and_load))?;
         } else {
             become_user(None)?;

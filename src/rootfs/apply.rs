@@ -139,6 +139,10 @@ fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) 
     }
     for option in &options.data {
         match option.split_once('=') {
+            // Only mount(2), which parts its options at commas, wants a label with commas in quotes.
+            Some((key, value)) if key.ends_with("context") => {
+                mount::fsconfig_string(context, key, value.trim_matches('"'))?;
+            }
             Some((key, value)) => mount::fsconfig_string(context, key, value)?,
             None => mount::fsconfig_flag(context, option)?,
         }

@@ -8,6 +8,7 @@ mod exec;
 mod exec_options;
 mod harness;
 mod hooks;
+mod landlock;
 mod lifecycle;
 mod mounts;
 mod namespaces;
