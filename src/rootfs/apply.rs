@@ -61,9 +61,10 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
         }
         (Kind::Cgroup, _) => cgroup(root, plan, mount),
         (Kind::New { fstype, source }, _) if options.copy_up => {
-            let tree = detached(root, fstype, source.as_deref(), options)?;
+            let data: Vec<&str> = options.data.iter().map(String::as_str).collect();
+            let tree = detached(root, fstype, source.as_deref(), options, &data)?;
             let target = root.target(mount, Missing::Directory)?;
-            copyup::copy(target.as_fd(), tree.as_fd()).context("tmpcopyup")?;
+            copyup::copy(target.as_fd(), tree.as_fd(), &data).context("tmpcopyup")?;
             let attr = Attr { set: options.attributes() & MOUNT_ATTR_RDONLY, ..Attr::default() };
             shape_with(tree.as_fd(), false, attr, &options.propagation)?;
             attach(root, tree, target)
@@ -100,14 +101,26 @@ fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, propagation: &[Prop
 }
 
 /// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
-/// call; but only that tells which option the file system refuses.
+/// call; but only that tells which option the file system refuses, and takes more than a page of them.
 fn new(root: &Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
     let options = &mount.options;
-    let target = root.target(mount, Missing::Directory)?;
-    let (device, data) = (Path::new(source.unwrap_or("none")), options.data.join(","));
-    match mount::mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &data) {
+    let (target, mode) = root.place(mount, fstype)?;
+    let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
+    let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
+    let made = if mount::fits(&joined) {
+        mount::mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
+    } else if options.legacy == 0 {
+        Err(sys::Error::new(format!("mount({fstype:?})"), Errno::EINVAL))
+    } else {
+        Err(sys::Error::new(format!("mount({fstype:?}, {} bytes of options)", joined.len()), Errno::E2BIG))
+    };
+    match made {
         Err(e) if e.errno == Errno::EINVAL && options.legacy == 0 => {
-            let tree = detached(root, fstype, source, options)?;
+            let tree = match detached(root, fstype, source, options, &data) {
+                // It was refused for its length: what mount(2) has said is the reason.
+                Err(refused) if refused.errno == Errno::E2BIG && mount::fits(&joined) => return Err(e.into()),
+                tree => tree?,
+            };
             shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
             return attach(root, tree, target);
         }
@@ -121,8 +134,15 @@ fn new(root: &Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result
     Ok(shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?)
 }
 
-/// A new file system that is attached nowhere yet, with its attributes from the beginning.
-fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) -> sys::Result<OwnedFd> {
+/// A new file system that is attached nowhere yet, with its attributes from the beginning. An option that is too long is
+/// told after those that are wrong.
+fn detached(
+    root: &Root,
+    fstype: &str,
+    source: Option<&str>,
+    options: &Options,
+    data: &[&str],
+) -> sys::Result<OwnedFd> {
     let owned = mount::fsopen(fstype)?;
     let context = owned.as_fd();
     if let Some(source) = source {
@@ -137,12 +157,18 @@ fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) 
     for name in &options.superblock {
         mount::fsconfig_flag(context, name)?;
     }
-    for option in &options.data {
+    let mut too_long = Ok(());
+    for option in data {
         match option.split_once('=') {
+            Some((key, value)) if value.len() > mount::FSCONFIG_MAX => {
+                let call = format!("fsconfig({key}=, {} bytes)", value.len());
+                too_long = Err(sys::Error::new(call, Errno::E2BIG));
+            }
             Some((key, value)) => mount::fsconfig_string(context, key, value)?,
             None => mount::fsconfig_flag(context, option)?,
         }
     }
+    too_long?;
     mount::fsconfig_create(context)?;
     let tree = mount::fsmount(context, attributes)?;
     root.spend(owned);
@@ -201,6 +227,19 @@ impl Root {
     pub(super) fn into_fd(self) -> OwnedFd {
         fs::close_together(self.spent.into_inner());
         self.fd
+    }
+
+    /// Where a new file system goes, and the option that a tmpfs gets besides its own: the mode of the directory that it
+    /// covers, as other runtimes have it, unless that is new.
+    fn place(&self, mount: &Mount, fstype: &str) -> Result<(OwnedFd, Option<String>)> {
+        if fstype == "tmpfs"
+            && !mount.options.data.iter().any(|option| option.starts_with("mode="))
+            && let Ok(target) = resolve::open(self.fd(), &mount.destination)
+        {
+            let mode = fs::fstat(target.as_fd())?.st_mode & 0o7777;
+            return Ok((target, Some(format!("mode={mode:o}"))));
+        }
+        Ok((self.target(mount, Missing::Directory)?, None))
     }
 
     /// Where a mount goes, made if it is missing.
