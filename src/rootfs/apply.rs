@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use nix::errno::Errno;
 
 use super::options::{Options, Propagate, legacy_flags};
@@ -31,10 +32,10 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
         // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
         mount::make_all_slave()?;
     }
-    let root =
+    let mut root =
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
     for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
-        make(&root, plan, mount, source)
+        make(&mut root, plan, mount, source)
             .with_context(|| format!("{} {}", mount.place, mount.destination.display()))?;
     }
     devices::apply(&root, plan)?;
@@ -48,7 +49,7 @@ fn attach_root(plan: &Plan, source: Source) -> sys::Result<Root> {
     Ok(Root { fd: tree, spent: RefCell::new(vec![target]) })
 }
 
-fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Result<()> {
+fn make(root: &mut Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Result<()> {
     let options = &mount.options;
     match (&mount.kind, source) {
         (Kind::Remount, _) => remount(root, mount),
@@ -57,7 +58,8 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
             let first = sources::for_bind(plan.propagation, &options.propagation);
             let tree = source.into_tree(path, *recursive, &first)?;
             shape(tree.as_fd(), options)?;
-            attach(root, tree, root.target(mount, missing)?)
+            let target = root.target(mount, missing)?;
+            attach(root, mount, tree, target)
         }
         (Kind::Cgroup, _) => cgroup(root, plan, mount),
         (Kind::New { fstype, source }, _) if options.copy_up => {
@@ -67,18 +69,34 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
             copyup::copy(target.as_fd(), tree.as_fd(), &data).context("tmpcopyup")?;
             let attr = Attr { set: options.attributes() & MOUNT_ATTR_RDONLY, ..Attr::default() };
             shape_with(tree.as_fd(), false, attr, &options.propagation)?;
-            attach(root, tree, target)
+            attach(root, mount, tree, target)
         }
         (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref()),
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
 
-fn attach(root: &Root, tree: OwnedFd, target: OwnedFd) -> Result<()> {
-    mount::move_mount(tree.as_fd(), target.as_fd())?;
-    root.spend(tree);
+/// Attaches a tree. What is attached on the root is the root from then on: else all that comes after would be hidden.
+fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Result<()> {
+    mount::move_mount(tree.as_fd(), target.as_fd()).map_err(|e| explain(e, tree.as_fd(), target.as_fd()))?;
     root.spend(target);
+    let done = match mount.is_on_root() {
+        true => std::mem::replace(&mut root.fd, tree),
+        false => tree,
+    };
+    root.spend(done);
     Ok(())
+}
+
+/// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL.
+fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
+    let is_directory =
+        |fd| fs::fstat(fd).is_ok_and(|stat: libc::stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    match (is_directory(tree), is_directory(target)) {
+        (true, false) => anyhow!("a directory cannot be mounted on a file: {error}"),
+        (false, true) => anyhow!("a file cannot be mounted on a directory: {error}"),
+        _ => error.into(),
+    }
 }
 
 /// Gives a mount its attributes, and those of its whole tree, and its propagation: as few calls as say it.
@@ -102,27 +120,30 @@ fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, propagation: &[Prop
 
 /// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
 /// call; but only that tells which option the file system refuses, and takes more than a page of them.
-fn new(root: &Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
+fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
     let options = &mount.options;
     let (target, mode) = root.place(mount, fstype)?;
     let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
     let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
-    let made = if mount::fits(&joined) {
+    // A mount on the root must be had as a descriptor: no path leads to it from below.
+    let one_call = mount::fits(&joined) && !mount.is_on_root();
+    let made = if one_call {
         mount::mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
     } else if options.legacy == 0 {
         Err(sys::Error::new(format!("mount({fstype:?})"), Errno::EINVAL))
     } else {
-        Err(sys::Error::new(format!("mount({fstype:?}, {} bytes of options)", joined.len()), Errno::E2BIG))
+        let what = "silent and iversion go neither with options longer than a page nor with a mount on /";
+        return Err(fail(crate::error::Kind::Unsupported, what));
     };
     match made {
         Err(e) if e.errno == Errno::EINVAL && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
                 // It was refused for its length: what mount(2) has said is the reason.
-                Err(refused) if refused.errno == Errno::E2BIG && mount::fits(&joined) => return Err(e.into()),
+                Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
                 tree => tree?,
             };
             shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
-            return attach(root, tree, target);
+            return attach(root, mount, tree, target);
         }
         made => made?,
     }
@@ -189,20 +210,21 @@ fn remount(root: &Root, mount: &Mount) -> Result<()> {
 /// The cgroup hierarchy. In a cgroup namespace of its own the container sees its own part of it. Without, a new file
 /// system would show the same as the host's, and the making of it would reset the hierarchy's own options; so the
 /// host's mount is shown.
-fn cgroup(root: &Root, plan: &Plan, mount: &Mount) -> Result<()> {
+fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<()> {
     let facts = &plan.facts;
-    let part = |path: &Option<PathBuf>| -> Result<()> {
+    let part = |root: &mut Root, path: &Option<PathBuf>| -> Result<()> {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
         let tree = mount::open_tree_clone(fs::CWD, path.as_ref().ok_or_else(none)?, true)?;
         shape(tree.as_fd(), &mount.options)?;
-        attach(root, tree, root.target(mount, Missing::Directory)?)
+        let target = root.target(mount, Missing::Directory)?;
+        attach(root, mount, tree, target)
     };
     if !facts.cgroup_namespace {
-        return part(&facts.cgroup_mount);
+        return part(root, &facts.cgroup_mount);
     }
     match new(root, mount, "cgroup2", Some("cgroup")) {
         Err(e) if matches!(sys::errno(&e), Some(Errno::EPERM | Errno::EBUSY)) && facts.cgroup.is_some() => {
-            part(&facts.cgroup)
+            part(root, &facts.cgroup)
         }
         other => other,
     }
