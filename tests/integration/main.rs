@@ -4,6 +4,7 @@
 mod binds;
 mod cgroups;
 mod cli;
+mod devices;
 mod errors;
 mod exec;
 mod filesystems;
