@@ -45,15 +45,24 @@ impl Mount {
     pub fn is_bind(&self) -> bool {
         matches!(self.kind, Kind::Bind { .. })
     }
+
+    /// It covers the root itself.
+    pub(super) fn is_on_root(&self) -> bool {
+        names(&self.destination, "/")
+    }
 }
 
 /// Whether a destination names that absolute path, however it is written.
 pub(super) fn names(destination: &Path, path: &str) -> bool {
-    let names = |path: &Path| {
-        let normal = path.components().filter(|c| matches!(c, Component::Normal(_)));
-        normal.map(|c| c.as_os_str().to_os_string()).collect::<Vec<_>>()
-    };
-    names(destination) == names(Path::new(path))
+    let mut names = Vec::new();
+    for component in destination.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => drop(names.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    names.into_iter().eq(Path::new(path).iter().skip(1))
 }
 
 pub(super) fn plan(
@@ -224,6 +233,25 @@ mod tests {
             let mut options = Options { data, ..Options::default() };
             label_new("u:r:t:s0:c1,c2", &kind, &mut options);
             assert_eq!(options.data, expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_destination_may_be_written_in_many_ways() {
+        for (destination, path, same) in [
+            ("/dev", "/dev", true),
+            ("dev", "/dev", true),
+            ("//dev/./", "/dev", true),
+            ("/dev/../dev", "/dev", true),
+            ("/devices", "/dev", false),
+            ("/dev/pts", "/dev", false),
+            ("/", "/dev", false),
+            ("/", "/", true),
+            ("/mnt/..", "/", true),
+            ("/../..", "/", true),
+            ("/mnt", "/", false),
+        ] {
+            assert_eq!(names(Path::new(destination), path), same, "{destination} {path}");
         }
     }
 }
