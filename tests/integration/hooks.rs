@@ -78,8 +78,8 @@ fn hooks_are_told_the_state() {
             let text = fs::read_to_string(format!("{dir}/{kind}")).unwrap();
             let state: Value = serde_json::from_str(&text).unwrap();
             let statuses: &[&str] = match kind {
-                "prestart" | "createRuntime" | "createContainer" => &["creating", "created"],
-                "startContainer" => &["created"],
+                // They come after step 2, which is the end of `creating`; runtime-tools' hooks_stdin wants that too.
+                "prestart" | "createRuntime" | "createContainer" | "startContainer" => &["created"],
                 "poststart" => &["running"],
                 _ => &["stopped"],
             };
