@@ -290,7 +290,8 @@ fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Reco
             Event::Mounted => {
                 put_on_record(process, record)?;
                 dir.save(record)?;
-                let state = spec_state(record, Status::Creating, record.pid);
+                // `creating` is step 2 of the lifecycle; these hooks are the steps after it (runtime.md#lifecycle).
+                let state = spec_state(record, Status::Created, record.pid);
                 hooks::run(&plan.hooks.prestart, state.as_bytes())?;
                 hooks::run(&plan.hooks.create_runtime, state.as_bytes())?;
                 process.go(Go::On)?;

@@ -164,6 +164,11 @@ fn kind(
 /// A bind mount has the superblock of its source, which is not the container's to change.
 fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, warnings: &mut Vec<String>) {
     for option in options.data.drain(..) {
+        // mount(2) has always ignored all of them with MS_BIND, and these are written by habit; others are mistakes.
+        if options::is_for_tmpfs(&option) {
+            warnings.push(format!("{place}.options: {option:?} has no effect on a bind mount, ignoring"));
+            continue;
+        }
         problems.add(
             format_args!("{place}.options"),
             format_args!("{option:?} is not an option of a bind mount"),
