@@ -14,9 +14,11 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::channel::{Channel, Event};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result, fail};
 use crate::process::credentials::{self, Groups, Status};
-use crate::process::{self, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler};
+use crate::process::{
+    self, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler, users,
+};
 use crate::rootfs::resolve::{self, Missing};
 use crate::seccomp;
 use crate::sys::{self, fs, signal, task};
@@ -67,7 +69,8 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     }
     let mut env = process.env.clone();
     if env::get(&env, "HOME").is_none_or(<[u8]>::is_empty) {
-        env::fill_home(&mut env, &passwd(root)?, process.user.uid);
+        let passwd = names_file(root, "/etc/passwd")?.unwrap_or_default();
+        env::fill_home(&mut env, &passwd, process.user.uid);
     }
     env::add_service(&mut env, setting.service, std::process::id, setting.notify_socket);
     // Only a user namespace can deny it.
@@ -79,20 +82,48 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     Ok(Program { setting, path, env, groups })
 }
 
-/// The container's passwd, empty if it has none.
-fn passwd(root: BorrowedFd) -> Result<Vec<u8>> {
-    // Not to be led astray by a fifo or a device of that name.
-    let file = match resolve::open_with(root, Path::new("/etc/passwd"), fs::O_RDONLY | libc::O_NONBLOCK) {
-        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => return Ok(Vec::new()),
-        other => other.context("/etc/passwd")?,
+/// The content of the container's passwd or group file, empty if it has none; or what is wrong with the file.
+fn names_file(root: BorrowedFd, path: &str) -> Result<std::result::Result<Vec<u8>, String>> {
+    // Not to be led astray by a fifo or a terminal of that name. We are in the container's cgroup, which says what
+    // other devices it can make us open.
+    let flags = fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = match resolve::open_with(root, Path::new(path), flags) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {
+            return Ok(Ok(Vec::new()));
+        }
+        // A link to itself, or one of a procfs, which could lead anywhere.
+        Err(e) if e.errno == Errno::ELOOP => return Ok(Err(e.to_string())),
+        other => other.with_context(|| path.to_string())?,
     };
     if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Ok(Vec::new());
+        return Ok(Err(format!("{path} of the container is not a regular file")));
     }
-    match fs::read_limited(file, process::users::CONTENT_MAX as u64) {
-        Err(e) if e.errno == Errno::EFBIG => Ok(Vec::new()),
-        other => Ok(other.context("/etc/passwd")?),
+    match fs::read_limited(file, users::CONTENT_MAX as u64) {
+        Err(e) if e.errno == Errno::EFBIG => {
+            Ok(Err(format!("{path} of the container is larger than {} MiB", users::CONTENT_MAX >> 20)))
+        }
+        other => Ok(Ok(other.with_context(|| path.to_string())?)),
     }
+}
+
+/// The process as a user whom the container's files name. `more` are groups besides the user's own.
+pub(super) fn as_named(
+    process: &process::Plan,
+    text: &str,
+    more: &[u32],
+    root: BorrowedFd,
+) -> Result<process::Plan> {
+    let wrong = |message: String| fail(Kind::Config, format!("--user {text:?}: {message}"));
+    let passwd = names_file(root, "/etc/passwd")?.map_err(wrong)?;
+    let group = names_file(root, "/etc/group")?.map_err(wrong)?;
+    let who = users::who(text, &passwd, &group).map_err(wrong)?;
+    let mut named = process.clone();
+    named.user.uid = who.uid;
+    named.user.gid = who.gid.unwrap_or(process.user.gid);
+    if let Some(groups) = who.additional_gids {
+        named.user.additional_gids = [&groups, more].concat();
+    }
+    Ok(named)
 }
 
 /// Does something with the file system rights of the process's user.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::{self, Missing};
-use super::sources::{Source, Sources};
+use super::sources::{self, Source, Sources};
 use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
@@ -28,8 +28,8 @@ const SPENT_MAX: usize = 64;
 /// reached.
 pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
     if plan.facts.mount_namespace == MountNamespace::New {
-        // What we mount and unmount stays ours, whatever the host has shared.
-        mount::make_all_private()?;
+        // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
+        mount::make_all_slave()?;
     }
     let root =
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
@@ -42,7 +42,7 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
 }
 
 fn attach_root(plan: &Plan, source: Source) -> sys::Result<Root> {
-    let tree = source.into_tree(&plan.path, true, plan.propagation)?;
+    let tree = source.into_tree(&plan.path, true, &sources::for_root(plan.propagation))?;
     let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
     Ok(Root { fd: tree, spent: RefCell::new(vec![target]) })
@@ -54,7 +54,8 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
         (Kind::Remount, _) => remount(root, mount),
         (Kind::Bind { source: path, recursive, .. }, Some(source)) => {
             let missing = if source.is_directory { Missing::Directory } else { Missing::File };
-            let tree = source.into_tree(path, *recursive, plan.propagation)?;
+            let first = sources::for_bind(plan.propagation, &options.propagation);
+            let tree = source.into_tree(path, *recursive, &first)?;
             shape(tree.as_fd(), options)?;
             attach(root, tree, root.target(mount, missing)?)
         }
@@ -63,7 +64,7 @@ fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Resu
             let tree = detached(root, fstype, source.as_deref(), options)?;
             let target = root.target(mount, Missing::Directory)?;
             copyup::copy(target.as_fd(), tree.as_fd()).context("tmpcopyup")?;
-            let attr = Attr { set: options.attr.set & MOUNT_ATTR_RDONLY, ..Attr::default() };
+            let attr = Attr { set: options.attributes() & MOUNT_ATTR_RDONLY, ..Attr::default() };
             shape_with(tree.as_fd(), false, attr, &options.propagation)?;
             attach(root, tree, target)
         }
@@ -127,7 +128,7 @@ fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) 
     if let Some(source) = source {
         mount::fsconfig_string(context, "source", source)?;
     }
-    let mut attributes = options.attr.set | options.attr_all.set;
+    let mut attributes = options.attributes();
     if options.copy_up {
         attributes &= !MOUNT_ATTR_RDONLY;
     } else if attributes & MOUNT_ATTR_RDONLY != 0 {

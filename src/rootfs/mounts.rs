@@ -106,10 +106,19 @@ fn kind(
     warnings: &mut Vec<String>,
 ) -> Kind {
     let fstype = mount.typ().as_deref().unwrap_or_default();
+    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.idmap.is_some();
+    if options.copy_up && (options.remount || options.bind.is_some() || fstype != "tmpfs") {
+        problems.add(format_args!("{place}.options"), "\"tmpcopyup\" is for a new tmpfs");
+    }
     if options.remount {
+        if mapped {
+            problems.add(place, "id mappings cannot be changed by a remount");
+        }
+        if options.bind.is_some() {
+            refuse_on_bind(place, options, problems, warnings);
+        }
         return Kind::Remount;
     }
-    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.idmap.is_some();
     if let Some(recursive) = options.bind {
         refuse_on_bind(place, options, problems, warnings);
         let source = mount.source().clone().unwrap_or_default();
@@ -148,8 +157,8 @@ fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, w
     for name in options.superblock.drain(..) {
         warnings.push(format!("{place}.options: {name:?} has no effect on a bind mount, ignoring"));
     }
-    if options.copy_up {
-        problems.add(format_args!("{place}.options"), "\"tmpcopyup\" is for a tmpfs");
+    if options.legacy & libc::MS_I_VERSION != 0 {
+        warnings.push(format!("{place}.options: \"iversion\" has no effect on a bind mount, ignoring"));
     }
     options.legacy = 0;
 }

@@ -62,12 +62,12 @@ pub fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Re
     setattr(mount, recursive, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
 }
 
-/// Makes every mount of our namespace private: what is mounted and unmounted from now on stays in it.
-pub fn make_all_private() -> Result<()> {
+/// Makes every mount of our namespace a slave: what is mounted and unmounted from now on stays in it.
+pub fn make_all_slave() -> Result<()> {
     let none = ptr::null::<libc::c_char>();
     // SAFETY: the target is a static string; with these flags the other pointers are not read.
-    let ret = unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | MS_PRIVATE, none.cast()) };
-    check(ret.into(), || "mount(\"/\", MS_REC | MS_PRIVATE)".into()).map(drop)
+    let ret = unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | MS_SLAVE, none.cast()) };
+    check(ret.into(), || "mount(\"/\", MS_REC | MS_SLAVE)".into()).map(drop)
 }
 
 fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> Result<()> {
