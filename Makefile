@@ -3,7 +3,7 @@ PREFIX ?= /usr/local
 export RUST_TEST_THREADS ?= 2
 BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(scripts/target)/release/corten
 
-.PHONY: help build demo test faults test-engines validation check install bench clean peers
+.PHONY: help build demo test faults test-engines test-vm validation check install bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
@@ -23,6 +23,9 @@ test-engines: build ## Podman with corten as its runtime; the last line counts t
 	@scripts/podman-smoke $(BINARY)
 validation: $(if $(RUNTIME),,build) ## runtime-tools' validation programs with corten or RUNTIME=...; the last line counts them
 	@tests/oci-validation/run $(or $(RUNTIME),$(BINARY))
+test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=sid: on sid's kernel
+	@scripts/install-deps vm
+	@scripts/test-vm
 check: ## formatting, lints, file sizes, no unsafe outside src/sys
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings

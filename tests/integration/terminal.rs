@@ -15,7 +15,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Test, isolated, poll, without_namespace};
+use crate::harness::{Bundle, Test, isolated, patience, poll, without_namespace};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -322,7 +322,7 @@ impl Session {
         let mut said = String::new();
         let mut ended = false;
         while !ended {
-            if started.elapsed() > LIMIT {
+            if started.elapsed() > LIMIT * patience() {
                 child.kill().unwrap();
                 panic!("the runtime hangs; it said {said:?}: {:?}", child.wait());
             }
