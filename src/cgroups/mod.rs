@@ -5,6 +5,7 @@
 //! while the cgroup is empty and gives the descriptor that the container's first process is born into.
 //! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
 
+pub mod dbus;
 pub mod devices;
 mod host;
 pub mod resources;
