@@ -83,7 +83,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
         cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
         no_pivot: request.no_pivot,
-        cgroup: cgroup.as_ref().map(cgroups::Plan::dir),
+        cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
         cgroup_mount: host.cgroups.v2_mount.clone(),
         notify_socket: request.service.notify_socket.clone(),
     };

@@ -77,7 +77,7 @@ fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgr
         return Err(unknown("must be a path below the container's cgroup"));
     }
     let above = cgroup.ok_or_else(|| unknown("the container has no cgroup"))?;
-    let found = Cgroup::open(&above.path.join(path)).context("--cgroup")?;
+    let found = above.below(path).context("--cgroup")?;
     found.map(Some).ok_or_else(|| unknown("there is no such cgroup"))
 }
 

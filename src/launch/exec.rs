@@ -11,7 +11,7 @@ use super::channel::{Channel, Event, Go};
 use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
 use super::program::{self, Setting};
 use super::{Process, connect, limits, unexpected, write_pid_file};
-use crate::cgroups::Cgroup;
+use crate::cgroups::{Cgroup, v2};
 use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::namespaces::KINDS;
@@ -116,7 +116,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         task::setns(request.target, for_children).context("joining the container's namespaces")?;
         Some(before)
     };
-    let mut cloned = task::clone3(0, request.cgroup.map(Cgroup::dir));
+    let mut cloned = task::clone3(0, request.cgroup.and_then(Cgroup::birthplace));
     if matches!(&cloned, Err(e) if e.errno == Errno::EBUSY)
         && let Some(below) = cgroup_of_target(request)
     {
@@ -156,14 +156,14 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
 
 /// The cgroup below the container's that its own process has moved to, as systemd does: one that shares out controllers
 /// takes no processes itself.
-fn cgroup_of_target(request: &Request) -> Option<Cgroup> {
+fn cgroup_of_target(request: &Request) -> Option<v2::Cgroup> {
     let file = PathBuf::from(format!("{}/cgroup", request.record.pid?));
     let file = fs::open(request.host.proc.as_fd(), &file, fs::O_RDONLY, 0).ok()?;
     let text = String::from_utf8(fs::read_limited(file, 1 << 16).ok()?).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let path = request.host.cgroups.v2_mount.as_ref()?.join(path);
     let inside = path.starts_with(&request.record.cgroup.as_ref()?.path);
-    if inside { Cgroup::open(&path).ok()? } else { None }
+    if inside { v2::Cgroup::open(&path).ok()? } else { None }
 }
 
 /// A user namespace that is not below ours gives us the right to enter the others once we are in it, and a pid

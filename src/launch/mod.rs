@@ -31,7 +31,7 @@ use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
-use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
+use crate::state::{Dir, Record, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, socket, task};
 use crate::{hooks, log, rootfs, seccomp, state};
@@ -149,13 +149,9 @@ fn connect(path: Option<&Path>, option: &'static str) -> Result<Option<OwnedFd>>
 }
 
 /// What `create` is about to make, for a record of it that outlives a crash.
-fn record(request: &Request, mut missing: Vec<PathBuf>) -> Result<Record> {
+fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
     let plan = request.plan;
-    // One that is there already is another's, until it has been found to be free.
-    let cgroup = plan.cgroup.as_ref().filter(|cgroup| missing.contains(&cgroup.dir())).map(|cgroup| {
-        missing.retain(|dir| *dir != cgroup.dir());
-        CgroupRecord { manager: "cgroupfs".into(), path: cgroup.dir(), parents: missing }
-    });
+    let cgroup = plan.cgroup.as_ref().and_then(|cgroup| cgroup.claim(missing));
     let spec = &request.config.spec;
     Ok(Record {
         id: request.id.into(),
@@ -183,8 +179,7 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
     warnings.into_iter().for_each(log::warn);
     match &made {
         Ok(Some(Some(cgroup))) if record.cgroup.is_none() => {
-            let path = cgroup.path.clone();
-            record.cgroup = Some(CgroupRecord { manager: "cgroupfs".into(), path, parents: Vec::new() });
+            record.cgroup = Some(cgroup.record());
         }
         Ok(Some(Some(_))) => {}
         // Another container's perhaps: not ours to remove.
@@ -216,7 +211,7 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
         kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
         kinds => kinds,
     };
-    let cloned = task::clone3(kinds as u64, cgroup.map(Cgroup::dir));
+    let cloned = task::clone3(kinds as u64, cgroup.and_then(Cgroup::birthplace));
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
             drop(ours);
