@@ -19,6 +19,8 @@ pub struct Host {
     pub proc: OwnedFd,
     /// We are not the host's root: neither its user 0, nor in its user namespace.
     pub rootless: bool,
+    /// Our user's id, in our own user namespace.
+    pub uid: u32,
     /// We are in a user namespace other than the first.
     pub user_namespace: bool,
     pub cgroups: cgroups::Host,
@@ -33,7 +35,8 @@ impl Host {
         let rootless = rootless.unwrap_or_else(|| task::euid() != 0 || user_namespace);
         let labelled = |p: &Process| p.apparmor_profile().is_some() || p.selinux_label().is_some();
         let process = process::Host::probe(proc.as_fd(), process.is_some_and(labelled))?;
-        Ok(Self { proc, rootless, user_namespace, cgroups: cgroups::Host::probe()?, process })
+        let (uid, cgroups) = (task::euid(), cgroups::Host::probe()?);
+        Ok(Self { proc, rootless, uid, user_namespace, cgroups, process })
     }
 }
 

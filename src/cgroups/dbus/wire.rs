@@ -76,6 +76,12 @@ impl Value {
         }
     }
 
+    /// The type, as D-Bus writes it.
+    #[must_use]
+    pub fn signature(&self) -> String {
+        signature(std::slice::from_ref(self))
+    }
+
     fn add_signature(&self, out: &mut String) {
         let all = |out: &mut String, open, values: &[Self], close| {
             out.push(open);
@@ -128,7 +134,7 @@ impl Value {
             }
             Self::Signature(text) => write_signature(out, text),
             Self::Variant(value) => {
-                write_signature(out, &signature(std::slice::from_ref(value)));
+                write_signature(out, &value.signature());
                 value.write(out);
             }
             Self::Array(element, values) => {
@@ -169,9 +175,9 @@ fn write_signature(out: &mut Vec<u8>, text: &str) {
     out.push(0);
 }
 
-fn signature(values: &[impl std::borrow::Borrow<Value>]) -> String {
+fn signature(values: &[Value]) -> String {
     let mut text = String::new();
-    values.iter().for_each(|value| value.borrow().add_signature(&mut text));
+    values.iter().for_each(|value| value.add_signature(&mut text));
     text
 }
 
