@@ -10,6 +10,7 @@ pub mod devices;
 mod host;
 pub mod resources;
 mod tree;
+pub mod v1;
 pub mod v2;
 
 use std::os::unix::ffi::OsStrExt;
@@ -53,6 +54,8 @@ pub struct Request<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     V2(v2::Plan),
+    /// v1, and v2 beside it.
+    V1(v1::Plan),
 }
 
 impl Plan {
@@ -61,6 +64,7 @@ impl Plan {
     pub fn dirs(&self) -> Vec<PathBuf> {
         match self {
             Self::V2(plan) => vec![plan.dir()],
+            Self::V1(plan) => plan.unified.iter().map(v2::Plan::dir).chain(plan.dirs()).collect(),
         }
     }
 
@@ -68,11 +72,13 @@ impl Plan {
     /// `missing`. One that is there already is another's, until it has been found to be free.
     #[must_use]
     pub fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
-        let Self::V2(plan) = self;
-        let path = plan.dir();
+        let path = match self {
+            Self::V2(plan) => plan.dir(),
+            Self::V1(plan) => return plan.claim(missing),
+        };
         missing.contains(&path).then(|| {
             missing.retain(|dir| *dir != path);
-            CgroupRecord { manager: "cgroupfs".into(), path, parents: missing }
+            CgroupRecord { manager: "cgroupfs".into(), path, parents: missing, ..CgroupRecord::default() }
         })
     }
 
@@ -82,6 +88,7 @@ impl Plan {
     pub fn optional(&self) -> bool {
         match self {
             Self::V2(plan) => plan.optional(),
+            Self::V1(plan) => plan.optional(),
         }
     }
 }
@@ -95,30 +102,35 @@ pub fn plan(
     problems: &mut Problems,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Plan>> {
-    let writes = request.resources.map_or_else(Vec::new, |r| resources::plan(r, problems));
+    let lower = if host.v1.is_empty() { resources::plan } else { v1::resources::plan };
     let rules = request.resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
     let devices = devices::plan(rules, problems);
     match request.manager {
         Manager::Disabled => {
+            let writes = request.resources.map_or_else(Vec::new, |r| lower(r, problems));
             plan_without(&writes, rules, problems, warnings);
             return Ok(None);
         }
         Manager::Systemd => {
             return Err(fail(Kind::Unsupported, "the systemd cgroup manager is not supported yet"));
         }
+        Manager::Cgroupfs if !host.v1.is_empty() => {
+            return Ok(v1::plan(request, host, devices, problems).map(Plan::V1));
+        }
         Manager::Cgroupfs => {}
     }
+    let writes = request.resources.map_or_else(Vec::new, |r| lower(r, problems));
     let Some(mount) = host.v2_mount.clone() else {
         if request.rootless && !writes.iter().any(Write::limits) {
-            warnings.push("no cgroup v2 hierarchy is mounted: the container gets no cgroup, ignoring".into());
+            warnings.push("no cgroup hierarchy is mounted: the container gets no cgroup, ignoring".into());
             return Ok(None);
         }
         return Err(fail(
             Kind::Unsupported,
-            "no cgroup v2 hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
+            "no cgroup hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
         ));
     };
-    let path = plan_path(request, host, problems);
+    let path = plan_below(request, problems).and_then(|below| below.place(host.own.as_deref(), "", problems));
     Ok(path.map(|path| Plan::V2(v2::Plan { mount, path, writes, devices, rootless: request.rootless })))
 }
 
@@ -138,6 +150,12 @@ fn plan_without(
     }
 }
 
+/// The cgroup's path, before it is known from where.
+struct Below {
+    path: PathBuf,
+    absolute: bool,
+}
+
 /// The cgroup's path below the mount.
 ///
 /// As config-linux.md#cgroups-path says, an absolute path begins at the mount. A relative one runc takes from
@@ -145,23 +163,33 @@ fn plan_without(
 /// children. The same place serves a rootless container without a path, since there its user may have a
 /// delegated cgroup. As root such a container gets a directory at the top, of one level, so that no shared
 /// parent is left behind.
-fn plan_path(request: &Request, host: &Host, problems: &mut Problems) -> Option<PathBuf> {
-    let place = "linux.cgroupsPath";
+fn plan_below(request: &Request, problems: &mut Problems) -> Option<Below> {
     let default = format!("corten-{}", request.id);
-    let below = match request.path {
-        Some(path) => plain(path).map_err(|message| problems.add(place, message)).ok()?,
+    let path = match request.path {
+        Some(path) => plain(path).map_err(|message| problems.add(PATH, message)).ok()?,
         None => PathBuf::from(default),
     };
-    let absolute = request.path.map_or(!request.rootless, Path::is_absolute);
-    if absolute {
-        return Some(below);
+    Some(Below { path, absolute: request.path.map_or(!request.rootless, Path::is_absolute) })
+}
+
+/// Its place in config.json.
+const PATH: &str = "linux.cgroupsPath";
+
+impl Below {
+    /// The path below the mount of a hierarchy (v1's have names) where our own cgroup is `own`.
+    fn place(&self, own: Option<&Path>, hierarchy: &str, problems: &mut Problems) -> Option<PathBuf> {
+        if self.absolute {
+            return Some(self.path.clone());
+        }
+        let Some(own) = own else {
+            let blank = if hierarchy.is_empty() { "" } else { " " };
+            let what = format!("mounted{blank}{hierarchy} hierarchy");
+            problems.add(PATH, format!("is relative, but our own cgroup lies outside the {what}"));
+            return None;
+        };
+        let parent = own.parent().unwrap_or(Path::new(""));
+        Some(parent.join(&self.path))
     }
-    let Some(own) = &host.own else {
-        problems.add(place, "is relative, but our own cgroup lies outside the mounted hierarchy");
-        return None;
-    };
-    let parent = own.parent().unwrap_or(Path::new(""));
-    Some(parent.join(below))
 }
 
 /// A path as plain names only. Nothing is normalised away silently but `.` and repeated slashes.
@@ -189,7 +217,7 @@ mod tests {
     use crate::error::kind;
 
     fn host(own: Option<&str>) -> Host {
-        Host { v2_mount: Some("/sys/fs/cgroup".into()), own: own.map(PathBuf::from) }
+        Host { v2_mount: Some("/sys/fs/cgroup".into()), own: own.map(PathBuf::from), ..Host::default() }
     }
 
     fn request(path: Option<&str>) -> Request<'_> {
@@ -264,9 +292,9 @@ mod tests {
         };
         let systemd = Request { manager: Manager::Systemd, ..limited };
         assert!(refused(&systemd, &host(None)).contains("systemd"));
-        let nowhere = Host { v2_mount: None, own: None };
-        assert!(refused(&request(None), &nowhere).contains("no cgroup v2"));
-        assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup v2"));
+        let nowhere = Host::default();
+        assert!(refused(&request(None), &nowhere).contains("no cgroup hierarchy"));
+        assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup hierarchy"));
         let (plan_, _, warnings) = planned(&Request { rootless: true, ..request(None) }, &nowhere);
         assert_eq!((plan_, warnings.len()), (None, 1));
     }

@@ -58,8 +58,13 @@ impl Plan {
 /// a record of it that outlives a crash.
 #[must_use]
 pub fn missing(plan: &Plan) -> Vec<PathBuf> {
+    missing_below(&plan.mount, &plan.path)
+}
+
+/// Likewise of any hierarchy.
+pub(super) fn missing_below(mount: &Path, path: &Path) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> =
-        plan.dir().ancestors().take(plan.path.components().count()).map(Into::into).collect();
+        mount.join(path).ancestors().take(path.components().count()).map(Into::into).collect();
     dirs.reverse();
     let first = dirs.iter().position(|dir| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_err());
     first.map_or_else(Vec::new, |first| dirs.split_off(first))
@@ -84,8 +89,9 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
         if !fresh || plan.path.components().count() > 1 {
             check_unused(dir.as_fd(), plan)?;
         }
-        for write in &plan.writes {
-            apply(dir.as_fd(), write, plan)?;
+        if !plan.writes.is_empty() {
+            let path = plan.dir();
+            plan.writes.iter().try_for_each(|write| apply(dir.as_fd(), write, &path))?;
         }
         apply_devices(dir.as_fd(), plan, fresh, warnings)?;
         Ok(dir)
@@ -257,7 +263,7 @@ fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
 }
 
 /// Sets one limit.
-fn apply(dir: BorrowedFd, write: &Write, plan: &Plan) -> Result<()> {
+pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
     if let Some(file) = write.floor {
         let used: u64 = read_file(dir, file)?.trim().parse().unwrap_or(0);
         if write.value.parse().is_ok_and(|limit: u64| limit < used) {
@@ -275,8 +281,8 @@ fn apply(dir: BorrowedFd, write: &Write, plan: &Plan) -> Result<()> {
         Absent::NoSwap if !host_swaps() => Ok(()),
         Absent::Instead { file, value } => write_value(dir, file, value).with_context(|| write.place.clone()),
         Absent::Fails | Absent::NoSwap => {
-            let (place, file, dir) = (&write.place, &write.file, plan.dir());
-            Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", dir.display())))
+            let (place, file) = (&write.place, &write.file);
+            Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", path.display())))
         }
     }
 }

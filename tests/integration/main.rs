@@ -14,3 +14,4 @@ mod rootfs;
 mod run;
 mod seccomp;
 mod terminal;
+mod v1;
