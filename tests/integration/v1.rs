@@ -58,6 +58,79 @@ fn joined(t: &Test, view: View) {
     assert!(directories(Path::new(CGROUP)).iter().all(|dir| !dir.ends_with("above")));
 }
 
+/// config.md#mounts with type cgroup: the container's own part of each hierarchy, at the places that the host has, and
+/// not to be written to if so asked.
+#[test]
+fn the_hierarchies_are_mounted() {
+    isolated_in(View::V1, |t| mounted(t, View::V1));
+}
+
+/// Likewise on a hybrid host, with v2 among them.
+#[test]
+fn the_hierarchies_are_mounted_with_v2() {
+    isolated_in(View::Hybrid, |t| mounted(t, View::Hybrid));
+}
+
+fn mounted(t: &Test, view: View) {
+    let names = |dir: &Path| {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into())
+            .collect();
+        names.sort();
+        names.join("\n") + "\n"
+    };
+    let expected = names(Path::new(CGROUP));
+    assert_eq!(expected.contains("unified"), view == View::Hybrid);
+    let script = "ls /sys/fs/cgroup; cat /sys/fs/cgroup/*/cgroup.procs | sort -u; \
+                  cd /sys/fs/cgroup; for dir in . *; do mkdir $dir/x 2>/dev/null && echo made $dir; done; true";
+    for namespace in [true, false] {
+        for options in [json!(["ro", "nosuid"]), json!(["nosuid"])] {
+            let bundle = t.bundle(|c| {
+                c["linux"]["cgroupsPath"] = json!("/c1");
+                for mount in c["mounts"].as_array_mut().unwrap() {
+                    if mount["type"] == "cgroup" {
+                        mount["options"] = options.clone();
+                    }
+                }
+                if !namespace {
+                    without_namespace(c, "cgroup");
+                }
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            });
+            let out = t.run_bundle(&bundle).ok();
+            let rest = out.strip_prefix(&expected).unwrap_or_else(|| panic!("{out}"));
+            // Only the container's own processes.
+            assert!(
+                rest.starts_with("1\n") && rest.lines().all(|l| l.starts_with("made") || l.len() < 3),
+                "{out}"
+            );
+            assert_eq!(rest.contains("made"), options.as_array().unwrap().len() == 1, "{out}");
+        }
+    }
+}
+
+/// Where the host has v1, the type cgroup2 is v2's alone; and in a user namespace all are mounted too.
+#[test]
+fn the_hierarchies_are_mounted_in_every_namespace() {
+    isolated_in(View::Hybrid, |t| {
+        let out = t.run("ls /sys/fs/cgroup", |c| {
+            for mount in c["mounts"].as_array_mut().unwrap() {
+                if mount["type"] == "cgroup" {
+                    mount["type"] = json!("cgroup2");
+                }
+            }
+        });
+        assert!(out.ok().contains("cgroup.controllers"));
+        let bundle = t.bundle(|c| {
+            crate::namespaces::map_ids(c);
+            c["process"]["args"] = json!(["cat", "/sys/fs/cgroup/pids/cgroup.procs"]);
+        });
+        crate::namespaces::give_rootfs(t, &bundle);
+        assert_eq!(t.run_bundle(&bundle).ok(), "1\n");
+    });
+}
+
 /// With a user namespace, one that is joined, a process between: it is in all of them too.
 #[test]
 fn every_way_of_cloning_joins() {

@@ -146,6 +146,47 @@ pub(super) fn plan(
     Some(Plan { parts, devices, unified, rootless: request.rootless, denies })
 }
 
+/// What a container sees of a hierarchy, where all are mounted together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The directory's name: `cpu,cpuacct`.
+    pub name: String,
+    /// Other names for it, of its controllers.
+    pub links: Vec<String>,
+    /// The host's directory to show there.
+    pub dir: PathBuf,
+    /// It need not be there.
+    pub optional: bool,
+}
+
+/// What the container sees of the host's hierarchies; nothing on a host without v1. Without a cgroup of its own
+/// it sees its caller's.
+#[must_use]
+pub fn views(plan: Option<&super::Plan>, host: &Host) -> Vec<View> {
+    let name = |mount: &Path| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let plan = match plan {
+        Some(super::Plan::V1(plan)) => Some(plan),
+        _ => None,
+    };
+    let own = |mount: &Path, own: Option<&PathBuf>| own.map_or(mount.into(), |own| mount.join(own));
+    let mut views: Vec<View> = Vec::new();
+    for hierarchy in &host.v1 {
+        let name = name(&hierarchy.mount);
+        let part = plan.and_then(|plan| plan.parts.iter().find(|part| part.mount == hierarchy.mount));
+        let dir = part.map_or_else(|| own(&hierarchy.mount, hierarchy.own.as_ref()), Part::dir);
+        let optional = part.is_some_and(Part::named);
+        // A hierarchy without controllers has but one name.
+        let links = hierarchy.controllers.iter().filter(|c| **c != name && !c.starts_with("name="));
+        views.push(View { links: links.cloned().collect(), name, dir, optional });
+    }
+    if let Some(mount) = host.v2_mount.as_ref().filter(|_| !views.is_empty()) {
+        let unified = plan.and_then(|plan| plan.unified.as_ref());
+        let dir = unified.map_or_else(|| own(mount, host.own.as_ref()), v2::Plan::dir);
+        views.push(View { name: name(mount), links: Vec::new(), dir, optional: false });
+    }
+    views
+}
+
 /// The freezer's first: without v2 it is how processes are found and held.
 fn ordered(hierarchies: &[Hierarchy]) -> impl Iterator<Item = &Hierarchy> {
     let (first, others): (Vec<_>, Vec<_>) = hierarchies.iter().partition(|h| h.has("freezer"));
