@@ -27,7 +27,9 @@ struct Sandbox {
 
 impl Sandbox {
     fn new(test: &str) -> Option<Self> {
-        let host = Host::probe().unwrap();
+        let mut host = Host::probe().unwrap();
+        // Also beside v1's hierarchies.
+        host.v1.clear();
         if task::euid() != 0 || host.v2_mount.is_none() {
             println!("skipped: needs root and a cgroup v2 hierarchy");
             return None;

@@ -1,17 +1,18 @@
 //! The cgroup of a container, on whatever kind of host: what launching and later commands do with it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Plan, tree, v2};
-use crate::error::Result;
+use super::{Plan, tree, v1, v2};
+use crate::error::{Kind, Result, fail};
 use crate::state::CgroupRecord;
 
 /// A container's cgroup on the host.
 #[derive(Debug)]
 pub enum Cgroup {
     V2(v2::Cgroup),
+    V1(v1::Cgroup),
 }
 
 /// What [`create`] is about to make, for a record of it that outlives a crash.
@@ -19,6 +20,7 @@ pub enum Cgroup {
 pub fn missing(plan: &Plan) -> Vec<std::path::PathBuf> {
     match plan {
         Plan::V2(plan) => v2::missing(plan),
+        Plan::V1(plan) => plan.missing(),
     }
 }
 
@@ -27,6 +29,7 @@ pub fn missing(plan: &Plan) -> Vec<std::path::PathBuf> {
 pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
     match plan {
         Plan::V2(plan) => Ok(v2::create(plan, warnings)?.map(Cgroup::V2)),
+        Plan::V1(plan) => Ok(v1::create(plan, warnings)?.map(Cgroup::V1)),
     }
 }
 
@@ -34,25 +37,34 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
 pub fn limit(plan: &Plan, pid: i32, warnings: &mut Vec<String>) -> Result<Cgroup> {
     match plan {
         Plan::V2(plan) => Ok(Cgroup::V2(v2::limit(plan, pid, warnings)?)),
+        Plan::V1(_) => Err(fail(Kind::Unsupported, "systemd makes no cgroups of v1 for us")),
     }
 }
 
 /// Removes a recorded cgroup if nothing runs in it and none is below it; true if it is gone.
 #[must_use]
 pub fn remove_empty(record: &CgroupRecord) -> bool {
-    tree::remove_empty(&record.path)
+    let v2 = record.path.as_os_str().is_empty() || tree::remove_empty(&record.path);
+    record.v1.iter().fold(v2, |gone, dir| tree::remove_empty(dir) && gone)
 }
 
 /// Gives a cgroup to its container's root, as far as that cannot change its own limits then.
 pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
     match cgroup {
         Cgroup::V2(cgroup) => tree::delegate(cgroup, uid, gid),
+        // v1's controllers are not safe in others' hands.
+        Cgroup::V1(cgroup) => {
+            cgroup.unified.as_ref().map_or(Ok(()), |cgroup| tree::delegate(cgroup, uid, gid))
+        }
     }
 }
 
 impl Cgroup {
     /// The cgroup on record; `None` if it is gone.
     pub fn open(record: &CgroupRecord) -> Result<Option<Self>> {
+        if !record.v1.is_empty() {
+            return Ok(v1::Cgroup::open(record)?.map(Self::V1));
+        }
         Ok(v2::Cgroup::open(&record.path)?.map(Self::V2))
     }
 
@@ -60,6 +72,7 @@ impl Cgroup {
     pub fn below(&self, path: &Path) -> Result<Option<Self>> {
         match self {
             Self::V2(cgroup) => Ok(v2::Cgroup::open(&cgroup.path.join(path))?.map(Self::V2)),
+            Self::V1(cgroup) => Ok(cgroup.below(path)?.map(Self::V1)),
         }
     }
 
@@ -71,6 +84,7 @@ impl Cgroup {
             Self::V2(cgroup) => {
                 CgroupRecord { manager, path: cgroup.path.clone(), ..CgroupRecord::default() }
             }
+            Self::V1(cgroup) => cgroup.record(),
         }
     }
 
@@ -79,6 +93,15 @@ impl Cgroup {
     pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::V2(cgroup) => Some(cgroup.dir()),
+            Self::V1(cgroup) => cgroup.unified.as_ref().map(v2::Cgroup::dir),
+        }
+    }
+
+    /// What a process that is not born in all of it enters the rest by ([`v1::enter`]).
+    pub fn doors(&self) -> Result<Vec<OwnedFd>> {
+        match self {
+            Self::V2(_) => Ok(Vec::new()),
+            Self::V1(cgroup) => cgroup.doors(),
         }
     }
 
@@ -86,6 +109,7 @@ impl Cgroup {
     pub fn pids(&self) -> Result<Vec<i32>> {
         match self {
             Self::V2(cgroup) => cgroup.pids(),
+            Self::V1(cgroup) => cgroup.pids(),
         }
     }
 
@@ -93,6 +117,7 @@ impl Cgroup {
     pub fn kill(&self) -> Result<()> {
         match self {
             Self::V2(cgroup) => cgroup.kill(),
+            Self::V1(cgroup) => cgroup.kill(),
         }
     }
 
@@ -100,6 +125,7 @@ impl Cgroup {
     pub fn signal_all(&self, signal: i32) -> Result<usize> {
         match self {
             Self::V2(cgroup) => cgroup.signal_all(signal),
+            Self::V1(cgroup) => cgroup.signal_all(signal),
         }
     }
 
@@ -107,6 +133,7 @@ impl Cgroup {
     pub fn populated(&self) -> Result<bool> {
         match self {
             Self::V2(cgroup) => cgroup.populated(),
+            Self::V1(cgroup) => cgroup.populated(),
         }
     }
 
@@ -114,6 +141,7 @@ impl Cgroup {
     pub fn frozen(&self) -> Result<bool> {
         match self {
             Self::V2(cgroup) => cgroup.frozen(),
+            Self::V1(cgroup) => cgroup.frozen(),
         }
     }
 
@@ -121,6 +149,7 @@ impl Cgroup {
     pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
         match self {
             Self::V2(cgroup) => cgroup.freeze(freeze, deadline),
+            Self::V1(cgroup) => cgroup.freeze(freeze, deadline),
         }
     }
 
@@ -128,6 +157,7 @@ impl Cgroup {
     pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
         match self {
             Self::V2(cgroup) => cgroup.wait_empty(deadline),
+            Self::V1(cgroup) => cgroup.wait_empty(deadline),
         }
     }
 
@@ -135,6 +165,7 @@ impl Cgroup {
     pub fn remove(self, deadline: Instant) -> Result<()> {
         match self {
             Self::V2(cgroup) => cgroup.remove(deadline),
+            Self::V1(cgroup) => cgroup.remove(deadline),
         }
     }
 }

@@ -155,7 +155,7 @@ impl Rule {
     }
 
     /// Whether there is an access to which both apply.
-    fn overlaps(&self, other: &Self) -> bool {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         overlaps(self.kind, other.kind)
             && overlaps(self.major, other.major)
             && overlaps(self.minor, other.minor)
@@ -223,6 +223,12 @@ impl Filter {
 }
 
 impl Rule {
+    /// The accesses as letters.
+    pub(super) fn access_words(&self) -> String {
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+        letters.into_iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect()
+    }
+
     fn compile_into(&self, code: &mut Vec<Instruction>) {
         let action = self.action();
         let wanted = [(TYPE, self.kind.map(|k| k as u32)), (MAJOR, self.major), (MINOR, self.minor)];

@@ -1,8 +1,9 @@
-//! Where this host's cgroup v2 hierarchy is, and where in it we are.
+//! Where this host's cgroup hierarchies are, and where in them we are.
 //!
-//! It is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside v1's, or only a part of it is: a
-//! container's mount shows the sub-tree named in mountinfo's root field. Paths in /proc/self/cgroup begin at
-//! the cgroup namespace's root, not at the mount, and so does that field.
+//! v2 is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside v1's, of which each has one or more
+//! controllers; or only a part of it is: a container's mount shows the sub-tree named in mountinfo's root
+//! field. Paths in /proc/self/cgroup begin at the cgroup namespace's root, not at the mount, and so does that
+//! field.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,6 +14,9 @@ use anyhow::Context;
 use crate::error::Result;
 use crate::sys::fs;
 
+/// Where v2 is mounted if it is the host's only one, or v1's if they are there.
+const CGROUP: &str = "/sys/fs/cgroup";
+
 /// What planning needs to know of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
@@ -20,6 +24,27 @@ pub struct Host {
     pub v2_mount: Option<PathBuf>,
     /// Our own cgroup below that mount, without a leading slash; `None` if the mount does not show it.
     pub own: Option<PathBuf>,
+    /// The mounted hierarchies of cgroup v1; none where v2 is the host's way, at /sys/fs/cgroup itself.
+    pub v1: Vec<Hierarchy>,
+    /// The controllers that v2 has beside v1's.
+    pub v2_controllers: Vec<String>,
+}
+
+/// A hierarchy of cgroup v1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// `cpu`, `cpuacct`; or one name, `name=systemd`, of a hierarchy without controllers.
+    pub controllers: Vec<String>,
+    pub mount: PathBuf,
+    /// Our own cgroup below the mount, as [`Host::own`].
+    pub own: Option<PathBuf>,
+}
+
+impl Hierarchy {
+    #[must_use]
+    pub fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
 }
 
 impl Host {
@@ -27,37 +52,71 @@ impl Host {
         let open = |path: &str| fs::open(fs::CWD, Path::new(path), fs::O_RDONLY, 0);
         let mountinfo = fs::read_limited(open("/proc/self/mountinfo")?, 64 << 20).context("mountinfo")?;
         let own = fs::read_whole(open("/proc/self/cgroup")?, 1 << 20).context("cgroup")?;
-        Ok(Self::parse(&mountinfo, &own))
+        let mut host = Self::parse(&mountinfo, &own);
+        if let Some(mount) = host.v2_mount.as_ref().filter(|_| !host.v1.is_empty()) {
+            let controllers = fs::read_text(fs::CWD, &mount.join("cgroup.controllers"))?;
+            host.v2_controllers = controllers.split_whitespace().map(Into::into).collect();
+        }
+        Ok(host)
     }
 
     /// The facts in the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
     #[must_use]
     pub fn parse(mountinfo: &[u8], cgroup: &[u8]) -> Self {
-        let own = cgroup.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::"));
-        // Outside our cgroup namespace the path begins with "..", which leads nowhere below a mount.
-        let own = own.map(bytes_to_path).filter(|p| !p.components().any(|c| c == Component::ParentDir));
         let mounts: Vec<Mount> = mountinfo.split(|&b| b == b'\n').filter_map(Mount::parse).collect();
         let visible = mounts.iter().enumerate().filter(|(i, mount)| {
             // A mount made later at this place or above it hides this one.
-            mount.v2 && !mounts[i + 1..].iter().any(|later| mount.point.starts_with(&later.point))
+            mount.cgroup && !mounts[i + 1..].iter().any(|later| mount.point.starts_with(&later.point))
         });
-        let candidates: Vec<(&Mount, Option<PathBuf>)> = visible
-            .map(|(_, mount)| {
-                let below = own.as_ref().and_then(|own| own.strip_prefix(&mount.root).ok());
-                (mount, below.map(Path::to_path_buf))
-            })
-            .collect();
-        // One that shows our own cgroup, else any; of several the nearest to the root.
-        let best =
-            candidates.into_iter().min_by_key(|(m, below)| (below.is_none(), m.point.as_os_str().len()));
-        best.map_or_else(Self::default, |(m, own)| Self { v2_mount: Some(m.point.clone()), own })
+        let visible: Vec<&Mount> = visible.map(|(_, mount)| mount).collect();
+        let mut host = Self::default();
+        for line in cgroup.split(|&b| b == b'\n') {
+            let mut fields = line.splitn(3, |&b| b == b':');
+            let (Some(number), Some(names), Some(own)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
+            // Outside our cgroup namespace the path begins with "..", which leads nowhere below a mount.
+            let own = Some(bytes_to_path(own)).filter(|p| !p.components().any(|c| c == Component::ParentDir));
+            if number == b"0" {
+                if let Some((mount, own)) = best(&visible, own.as_deref(), |mount| mount.v2()) {
+                    (host.v2_mount, host.own) = (Some(mount), own);
+                }
+                continue;
+            }
+            let names = String::from_utf8_lossy(names);
+            let controllers: Vec<String> = names.split(',').map(Into::into).collect();
+            let found = best(&visible, own.as_deref(), |mount| {
+                !mount.v2() && controllers.iter().all(|name| mount.options.contains(name))
+            });
+            host.v1.extend(found.map(|(mount, own)| Hierarchy { controllers, mount, own }));
+        }
+        if visible.iter().any(|mount| mount.v2() && mount.point == Path::new(CGROUP)) {
+            host.v1.clear();
+        }
+        host
     }
+}
+
+/// Of the mounts of a hierarchy, with our own cgroup in it: one that shows that, else any; of several the
+/// nearest to the root.
+fn best(
+    mounts: &[&Mount],
+    own: Option<&Path>,
+    wanted: impl Fn(&Mount) -> bool,
+) -> Option<(PathBuf, Option<PathBuf>)> {
+    let below = |mount: &Mount| own.and_then(|own| own.strip_prefix(&mount.root).ok()).map(Path::to_path_buf);
+    let candidates = mounts.iter().filter(|mount| wanted(mount)).map(|mount| (mount, below(mount)));
+    let best = candidates.min_by_key(|(mount, own)| (own.is_none(), mount.point.as_os_str().len()));
+    best.map(|(mount, own)| (mount.point.clone(), own))
 }
 
 struct Mount {
     root: PathBuf,
     point: PathBuf,
-    v2: bool,
+    /// It is of a cgroup file system, v1 or v2.
+    cgroup: bool,
+    /// The options of a v1 hierarchy, its controllers among them; empty for v2.
+    options: Vec<String>,
 }
 
 impl Mount {
@@ -67,8 +126,20 @@ impl Mount {
         let root = unescape(fields.nth(3)?);
         let point = unescape(fields.next()?);
         // Optional fields follow, up to a dash.
-        let kind = fields.skip_while(|&f| f != b"-").nth(1)?;
-        Some(Self { root, point, v2: kind == b"cgroup2" })
+        let mut fields = fields.skip_while(|&f| f != b"-");
+        let kind = fields.nth(1)?;
+        let options = match kind {
+            b"cgroup" => {
+                let text = String::from_utf8_lossy(fields.nth(1)?);
+                text.split(',').map(Into::into).collect()
+            }
+            _ => Vec::new(),
+        };
+        Some(Self { root, point, cgroup: matches!(kind, b"cgroup" | b"cgroup2"), options })
+    }
+
+    fn v2(&self) -> bool {
+        self.cgroup && self.options.is_empty()
     }
 }
 
@@ -96,7 +167,6 @@ fn bytes_to_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
 }
 
-/// A file of /proc. A host with tens of thousands of mounts has a few megabytes of mountinfo.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,11 +227,44 @@ mod tests {
         ];
         for (mountinfo, cgroup, mount, own) in rows {
             let host = Host::parse(mountinfo.as_bytes(), cgroup.as_bytes());
-            let expected = Host { v2_mount: Some(mount.into()), own: own.map(PathBuf::from) };
-            assert_eq!(host, expected, "{mountinfo}{cgroup}");
+            let found = (host.v2_mount.as_deref(), host.own);
+            assert_eq!(found, (Some(Path::new(mount)), own.map(PathBuf::from)), "{mountinfo}{cgroup}");
         }
         for nothing in ["", "garbage\n\n1 2 3\n", v1] {
-            assert_eq!(Host::parse(nothing.as_bytes(), b"4:memory:/x\n"), Host::default());
+            assert_eq!(Host::parse(nothing.as_bytes(), b"5:pids:/x\nx\n0::/\n"), Host::default());
+        }
+    }
+
+    #[test]
+    fn hierarchies_of_v1_are_found() {
+        let tree = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                    32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+                    33 31 0:30 /docker/1 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n\
+                    34 31 0:31 / /sys/fs/cgroup/systemd rw - cgroup systemd rw,xattr,name=systemd\n";
+        let unified = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        let own = "4:memory:/docker/1/x\n3:cpu,cpuacct:/\n2:pids:/\n1:name=systemd:/../a\n0::/\n";
+        let hierarchy = |controllers: &[&str], mount: &str, own: Option<&str>| Hierarchy {
+            controllers: controllers.iter().map(ToString::to_string).collect(),
+            mount: mount.into(),
+            own: own.map(PathBuf::from),
+        };
+        let all = [
+            hierarchy(&["memory"], "/sys/fs/cgroup/memory", Some("x")),
+            hierarchy(&["cpu", "cpuacct"], "/sys/fs/cgroup/cpu,cpuacct", Some("")),
+            hierarchy(&["name=systemd"], "/sys/fs/cgroup/systemd", None),
+        ];
+        let bound = "60 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let aside = "60 1 0:40 / /mnt/v1 rw - cgroup none rw,net_cls\n";
+        for (mountinfo, expected, v2) in [
+            (tree.to_string(), &all[..], None),
+            (format!("{tree}{unified}"), &all, Some("/sys/fs/cgroup/unified")),
+            // With v2 at the usual place it is the host's way, whatever else is mounted.
+            (format!("{tree}{unified}{bound}"), &[], Some("/sys/fs/cgroup")),
+            (format!("{bound}{aside}"), &[], Some("/sys/fs/cgroup")),
+        ] {
+            let host = Host::parse(mountinfo.as_bytes(), own.as_bytes());
+            assert_eq!(host.v1, expected, "{mountinfo}");
+            assert_eq!(host.v2_mount.as_deref(), v2.map(Path::new), "{mountinfo}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod host;
 pub mod resources;
 pub mod systemd;
 mod tree;
+pub mod v1;
 pub mod v2;
 
 use std::collections::HashMap;
@@ -60,6 +61,8 @@ pub struct Request<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     V2(v2::Plan),
+    /// v1, and v2 beside it.
+    V1(v1::Plan),
 }
 
 impl Plan {
@@ -68,6 +71,7 @@ impl Plan {
     pub fn dirs(&self) -> Vec<PathBuf> {
         match self {
             Self::V2(plan) => vec![plan.dir()],
+            Self::V1(plan) => plan.unified.iter().map(v2::Plan::dir).chain(plan.dirs()).collect(),
         }
     }
 
@@ -75,20 +79,25 @@ impl Plan {
     /// `missing`. One that is there already is another's, until it has been found to be free.
     #[must_use]
     pub fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
-        let Self::V2(plan) = self;
-        let (path, unit) = (plan.dir(), self.scope().map(|scope| scope.unit.clone()));
+        let plan = match self {
+            Self::V2(plan) => plan,
+            Self::V1(plan) => return plan.claim(missing),
+        };
+        let (path, unit) = (plan.dir(), plan.scope.as_ref().map(|scope| scope.unit.clone()));
         let manager = if unit.is_some() { "systemd" } else { "cgroupfs" }.into();
         missing.contains(&path).then(|| {
             missing.retain(|dir| *dir != path);
-            CgroupRecord { manager, path, parents: missing, unit }
+            CgroupRecord { manager, path, parents: missing, unit, ..CgroupRecord::default() }
         })
     }
 
     /// The unit that systemd is to make. Its cgroup is made around the container's process, which has to wait for it.
     #[must_use]
     pub fn scope(&self) -> Option<&systemd::Scope> {
-        let Self::V2(plan) = self;
-        plan.scope.as_ref()
+        match self {
+            Self::V2(plan) => plan.scope.as_ref(),
+            Self::V1(_) => None,
+        }
     }
 
     /// Whether the container may run without it: rootless, with no right to make cgroups, and nothing to
@@ -97,6 +106,7 @@ impl Plan {
     pub fn optional(&self) -> bool {
         match self {
             Self::V2(plan) => plan.optional(),
+            Self::V1(plan) => plan.optional(),
         }
     }
 }
@@ -110,31 +120,42 @@ pub fn plan(
     problems: &mut Problems,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Plan>> {
-    let writes = request.resources.map_or_else(Vec::new, |r| resources::plan(r, problems));
+    let lower = if host.v1.is_empty() { resources::plan } else { v1::resources::plan };
     let rules = request.resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
     let devices = devices::plan(rules, problems);
     match request.manager {
         Manager::Disabled => {
+            let writes = request.resources.map_or_else(Vec::new, |r| lower(r, problems));
             plan_without(&writes, rules, problems, warnings);
             return Ok(None);
         }
+        Manager::Systemd if !host.v1.is_empty() => {
+            let hint = "(hint: --cgroup-manager=cgroupfs)";
+            let message = format!("the systemd cgroup manager needs a host that has cgroup v2 only {hint}");
+            return Err(fail(Kind::Unsupported, message));
+        }
+        Manager::Cgroupfs if !host.v1.is_empty() => {
+            return Ok(v1::plan(request, host, devices, problems).map(Plan::V1));
+        }
         Manager::Systemd | Manager::Cgroupfs => {}
     }
+    let writes = request.resources.map_or_else(Vec::new, |r| lower(r, problems));
     let systemd = request.manager == Manager::Systemd;
     let Some(mount) = host.v2_mount.clone() else {
         if !systemd && request.rootless && !writes.iter().any(Write::limits) {
-            warnings.push("no cgroup v2 hierarchy is mounted: the container gets no cgroup, ignoring".into());
+            warnings.push("no cgroup hierarchy is mounted: the container gets no cgroup, ignoring".into());
             return Ok(None);
         }
         return Err(fail(
             Kind::Unsupported,
-            "no cgroup v2 hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
+            "no cgroup hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
         ));
     };
     let placed = if systemd {
         systemd::plan(request, host, &writes, problems).map(|(scope, path)| (Some(scope), path))
     } else {
-        plan_path(request, host, problems).map(|path| (None, path))
+        let below = plan_below(request, problems);
+        below.and_then(|below| below.place(host.own.as_deref(), "", problems)).map(|path| (None, path))
     };
     let rootless = request.rootless;
     Ok(placed.map(|(scope, path)| Plan::V2(v2::Plan { mount, path, scope, writes, devices, rootless })))
@@ -156,6 +177,12 @@ fn plan_without(
     }
 }
 
+/// The cgroup's path, before it is known from where.
+struct Below {
+    path: PathBuf,
+    absolute: bool,
+}
+
 /// The cgroup's path below the mount.
 ///
 /// As config-linux.md#cgroups-path says, an absolute path begins at the mount. A relative one runc takes from
@@ -163,23 +190,33 @@ fn plan_without(
 /// children. The same place serves a rootless container without a path, since there its user may have a
 /// delegated cgroup. As root such a container gets a directory at the top, of one level, so that no shared
 /// parent is left behind.
-fn plan_path(request: &Request, host: &Host, problems: &mut Problems) -> Option<PathBuf> {
-    let place = "linux.cgroupsPath";
+fn plan_below(request: &Request, problems: &mut Problems) -> Option<Below> {
     let default = format!("corten-{}", request.id);
-    let below = match request.path {
-        Some(path) => plain(path).map_err(|message| problems.add(place, message)).ok()?,
+    let path = match request.path {
+        Some(path) => plain(path).map_err(|message| problems.add(PATH, message)).ok()?,
         None => PathBuf::from(default),
     };
-    let absolute = request.path.map_or(!request.rootless, Path::is_absolute);
-    if absolute {
-        return Some(below);
+    Some(Below { path, absolute: request.path.map_or(!request.rootless, Path::is_absolute) })
+}
+
+/// Its place in config.json.
+const PATH: &str = "linux.cgroupsPath";
+
+impl Below {
+    /// The path below the mount of a hierarchy (v1's have names) where our own cgroup is `own`.
+    fn place(&self, own: Option<&Path>, hierarchy: &str, problems: &mut Problems) -> Option<PathBuf> {
+        if self.absolute {
+            return Some(self.path.clone());
+        }
+        let Some(own) = own else {
+            let blank = if hierarchy.is_empty() { "" } else { " " };
+            let what = format!("mounted{blank}{hierarchy} hierarchy");
+            problems.add(PATH, format!("is relative, but our own cgroup lies outside the {what}"));
+            return None;
+        };
+        let parent = own.parent().unwrap_or(Path::new(""));
+        Some(parent.join(&self.path))
     }
-    let Some(own) = &host.own else {
-        problems.add(place, "is relative, but our own cgroup lies outside the mounted hierarchy");
-        return None;
-    };
-    let parent = own.parent().unwrap_or(Path::new(""));
-    Some(parent.join(below))
 }
 
 /// A path as plain names only. Nothing is normalised away silently but `.` and repeated slashes.
@@ -207,7 +244,7 @@ mod tests {
     use crate::error::kind;
 
     fn host(own: Option<&str>) -> Host {
-        Host { v2_mount: Some("/sys/fs/cgroup".into()), own: own.map(PathBuf::from) }
+        Host { v2_mount: Some("/sys/fs/cgroup".into()), own: own.map(PathBuf::from), ..Host::default() }
     }
 
     fn request(path: Option<&str>) -> Request<'_> {
@@ -281,13 +318,13 @@ mod tests {
             assert_eq!(kind(&error), Kind::Unsupported);
             error.to_string()
         };
-        let nowhere = Host { v2_mount: None, own: None };
+        let nowhere = Host::default();
         let systemd = Request { manager: Manager::Systemd, rootless: true, uid: 1000, ..request(None) };
-        assert!(refused(&systemd, &nowhere).contains("no cgroup v2"));
+        assert!(refused(&systemd, &nowhere).contains("no cgroup hierarchy"));
         let Some(Plan::V2(plan_)) = planned(&systemd, &host(None)).0 else { panic!() };
         assert!(plan_.scope.is_some() && !plan_.optional());
-        assert!(refused(&request(None), &nowhere).contains("no cgroup v2"));
-        assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup v2"));
+        assert!(refused(&request(None), &nowhere).contains("no cgroup hierarchy"));
+        assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup hierarchy"));
         let (plan_, _, warnings) = planned(&Request { rootless: true, ..request(None) }, &nowhere);
         assert_eq!((plan_, warnings.len()), (None, 1));
     }

@@ -38,12 +38,12 @@ pub enum Absent {
 }
 
 impl Write {
-    fn new(file: impl Into<String>, value: impl ToString, place: impl Into<String>) -> Self {
+    pub(super) fn new(file: impl Into<String>, value: impl ToString, place: impl Into<String>) -> Self {
         let (file, place) = (file.into(), place.into());
         Self { file, value: value.to_string(), place, absent: Absent::Fails, floor: None }
     }
 
-    fn absent(self, absent: Absent) -> Self {
+    pub(super) fn absent(self, absent: Absent) -> Self {
         Self { absent, ..self }
     }
 
@@ -231,7 +231,7 @@ fn plan_cpu_bandwidth(cpu: &LinuxCpu, writes: &mut Vec<Write>, problems: &mut Pr
     }
 }
 
-fn plan_pids(limit: i64, writes: &mut Vec<Write>, problems: &mut Problems) {
+pub(super) fn plan_pids(limit: i64, writes: &mut Vec<Write>, problems: &mut Problems) {
     let place = "linux.resources.pids.limit";
     match limit {
         -1 => writes.push(Write::new("pids.max", "max", place).absent(Absent::NoLimit)),
@@ -249,7 +249,7 @@ fn io_weight(weight: u16) -> u64 {
 }
 
 /// A weight that is asked for and can be.
-fn checked_weight(weight: Option<u16>, place: &str, problems: &mut Problems) -> Option<u16> {
+pub(super) fn checked_weight(weight: Option<u16>, place: &str, problems: &mut Problems) -> Option<u16> {
     match weight {
         None | Some(0) => None,
         Some(n @ 10..=1000) => Some(n),
@@ -261,7 +261,7 @@ fn checked_weight(weight: Option<u16>, place: &str, problems: &mut Problems) -> 
 }
 
 /// A device number as the io files write it.
-fn device(major: i64, minor: i64, place: &str, problems: &mut Problems) -> Option<String> {
+pub(super) fn device(major: i64, minor: i64, place: &str, problems: &mut Problems) -> Option<String> {
     match (u32::try_from(major), u32::try_from(minor)) {
         (Ok(major), Ok(minor)) => Some(format!("{major}:{minor}")),
         _ => {
@@ -320,13 +320,17 @@ fn plan_throttle(
     })
 }
 
-fn plan_hugepages(limit: &LinuxHugepageLimit, place: &str, writes: &mut Vec<Write>, problems: &mut Problems) {
-    let size = limit.page_size();
-    // It becomes part of a file's name.
-    if !size.ends_with('B') || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
+/// The size of a huge page, which becomes part of a file's name.
+pub(super) fn page_size<'a>(size: &'a str, place: &str, problems: &mut Problems) -> Option<&'a str> {
+    let plain = size.ends_with('B') && size.bytes().all(|b| b.is_ascii_alphanumeric());
+    if !plain {
         problems.add(format!("{place}.pageSize"), format!("{size:?} is not a size such as 2MB"));
-        return;
     }
+    plain.then_some(size)
+}
+
+fn plan_hugepages(limit: &LinuxHugepageLimit, place: &str, writes: &mut Vec<Write>, problems: &mut Problems) {
+    let Some(size) = page_size(limit.page_size(), place, problems) else { return };
     let place = format!("{place}.limit");
     // Pages that are reserved but not touched yet count only in rsvd; with just the other limit a container
     // finds out by SIGBUS.
@@ -342,7 +346,7 @@ fn plan_hugepages(limit: &LinuxHugepageLimit, place: &str, writes: &mut Vec<Writ
     }
 }
 
-fn plan_rdma(resources: &LinuxResources, writes: &mut Vec<Write>, problems: &mut Problems) {
+pub(super) fn plan_rdma(resources: &LinuxResources, writes: &mut Vec<Write>, problems: &mut Problems) {
     let mut entries: Vec<_> = resources.rdma().iter().flatten().collect();
     entries.sort_by_key(|(name, _)| *name);
     for (name, limits) in entries {

@@ -62,6 +62,15 @@ impl Cgroup {
         Ok(Some(Self { dir, path: path.into(), made: Vec::new() }))
     }
 
+    /// The cgroup at a path in a hierarchy of v1; `None` if it is gone. What is asked of it below is what both
+    /// kinds have; it has no events to wait for.
+    pub(super) fn open_v1(path: &Path) -> Result<Option<Self>> {
+        match open_dir(fs::CWD, path) {
+            Err(e) if e.errno == Errno::ENOENT => Ok(None),
+            other => Ok(Some(Self { dir: other?, path: path.into(), made: Vec::new() })),
+        }
+    }
+
     /// The descriptor for `CLONE_INTO_CGROUP`.
     #[must_use]
     pub fn dir(&self) -> BorrowedFd<'_> {
@@ -214,8 +223,8 @@ pub(super) fn remove_empty(path: &Path) -> bool {
 
 /// Removes those of `parents` (outermost first) that nobody else uses by now.
 pub fn remove_parents(parents: &[PathBuf]) {
-    // In use by others by now, it is theirs to remove, as are those above it.
-    let _ = parents.iter().rev().try_for_each(|parent| remove_empty(parent).then_some(()));
+    // One in use by others by now is theirs to remove, as are those above it, but not those of other hierarchies.
+    parents.iter().rev().for_each(|parent| _ = remove_empty(parent));
 }
 
 /// Waits for a line of `cgroup.events`, whose changes the kernel tells by POLLPRI; false if the deadline

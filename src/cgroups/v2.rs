@@ -63,7 +63,12 @@ impl Plan {
 pub fn missing(plan: &Plan) -> Vec<PathBuf> {
     // Slices come and go as systemd sees fit.
     let ours = if plan.scope.is_some() { 1 } else { plan.path.components().count() };
-    let mut dirs: Vec<PathBuf> = plan.dir().ancestors().take(ours).map(Into::into).collect();
+    missing_below(&plan.mount, &plan.path, ours)
+}
+
+/// Likewise of any hierarchy, of the innermost `ours` directories.
+pub(super) fn missing_below(mount: &Path, path: &Path, ours: usize) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = mount.join(path).ancestors().take(ours).map(Into::into).collect();
     dirs.reverse();
     let first = dirs.iter().position(|dir| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_err());
     first.map_or_else(Vec::new, |first| dirs.split_off(first))
@@ -88,8 +93,9 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
         if !fresh || plan.path.components().count() > 1 {
             check_unused(dir.as_fd(), plan)?;
         }
-        for write in &plan.writes {
-            apply(dir.as_fd(), write, plan)?;
+        if !plan.writes.is_empty() {
+            let path = plan.dir();
+            plan.writes.iter().try_for_each(|write| apply(dir.as_fd(), write, &path))?;
         }
         apply_devices(dir.as_fd(), plan, fresh, warnings)?;
         Ok(dir)
@@ -115,9 +121,7 @@ pub fn limit(plan: &Plan, pid: i32, warnings: &mut Vec<String>) -> Result<Cgroup
     let dir = make_directories(plan, &mut Vec::new())?;
     // Frozen, it could never go on.
     refuse_state(dir.as_fd(), plan, &[("frozen 1", "is frozen")])?;
-    for write in &plan.writes {
-        apply(dir.as_fd(), write, plan)?;
-    }
+    plan.writes.iter().try_for_each(|write| apply(dir.as_fd(), write, &path))?;
     // Beside a program of systemd's, if the configuration has asked it for one.
     apply_devices(dir.as_fd(), plan, true, warnings)?;
     let cgroup = Cgroup { dir, path, made: Vec::new() };
@@ -296,7 +300,7 @@ fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result
 }
 
 /// Sets one limit.
-fn apply(dir: BorrowedFd, write: &Write, plan: &Plan) -> Result<()> {
+pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
     if let Some(file) = write.floor {
         let used: u64 = read_file(dir, file)?.trim().parse().unwrap_or(0);
         if write.value.parse().is_ok_and(|limit: u64| limit < used) {
@@ -314,8 +318,8 @@ fn apply(dir: BorrowedFd, write: &Write, plan: &Plan) -> Result<()> {
         Absent::NoSwap if !host_swaps() => Ok(()),
         Absent::Instead { file, value } => write_value(dir, file, value).with_context(|| write.place.clone()),
         Absent::Fails | Absent::NoSwap => {
-            let (place, file, dir) = (&write.place, &write.file, plan.dir());
-            Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", dir.display())))
+            let (place, file) = (&write.place, &write.file);
+            Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", path.display())))
         }
     }
 }

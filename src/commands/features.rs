@@ -68,7 +68,7 @@ pub fn document(mount_options: &[&str], seccomp: &Seccomp, last_capability: u8) 
         "linux": {
             "namespaces": NAMESPACES,
             "capabilities": capabilities,
-            "cgroup": {"v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": seccomp.actions,

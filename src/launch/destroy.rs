@@ -68,7 +68,7 @@ fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<
     if cgroup.wait_empty(deadline)? {
         return Ok(());
     }
-    Err(late()).with_context(|| record.path.display().to_string())
+    Err(late()).with_context(|| record.shown().to_string())
 }
 
 /// Kills the container's first process and waits for its end.

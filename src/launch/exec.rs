@@ -11,7 +11,7 @@ use super::channel::{Channel, Event, Go};
 use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
 use super::program::{self, Setting};
 use super::{Process, connect, limits, unexpected, write_pid_file};
-use crate::cgroups::{Cgroup, v2};
+use crate::cgroups::{Cgroup, v1, v2};
 use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::namespaces::KINDS;
@@ -110,6 +110,7 @@ impl Entry {
 fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Result<Process> {
     let proc = request.host.proc.as_fd();
     let (ours, theirs) = Channel::pair()?;
+    let doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
     let in_user = entry.kinds & libc::CLONE_NEWUSER != 0;
     if !in_user || task::euid() == 0 {
         // The container's processes are about to see ours: they must not be able to look into it. As a user we could
@@ -135,6 +136,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         drop(ours);
         end_with(theirs, |report| {
             die_with_parent()?;
+            v1::enter(doors)?;
             let own =
                 [console_socket.as_ref(), entry.root.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
             let needed = [report.fd(), proc, request.target].map(|fd| fd.as_raw_fd());

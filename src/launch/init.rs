@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::channel::{Channel, Event, Go};
 use super::program::{self, Setting};
+use crate::cgroups::v1;
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::namespaces::{self, Joined, Stages};
@@ -20,6 +21,8 @@ use crate::{process, rootfs};
 /// What the container's process has to do, and what it does it with.
 pub(super) struct Container<'a> {
     pub(super) plan: &'a Plan,
+    /// The cgroups to enter that one cannot be born in: those of v1.
+    pub(super) doors: Vec<OwnedFd>,
     /// For the state that hooks read.
     pub(super) record: &'a Record,
     /// The root of the host's procfs.
@@ -65,8 +68,10 @@ pub(super) fn die_with_parent() -> Result<()> {
 }
 
 /// The first process of a launch: the container's own, or the one between.
-pub(super) fn first(container: Container, report: &mut Channel) -> Result<Infallible> {
+pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     die_with_parent()?;
+    let enters = !container.doors.is_empty();
+    v1::enter(std::mem::take(&mut container.doors))?;
     fs::close_all_but(container.descriptors(report))?;
     let namespaces = &container.plan.namespaces;
     match namespaces.stages() {
@@ -78,8 +83,8 @@ pub(super) fn first(container: Container, report: &mut Channel) -> Result<Infall
             if namespaces.creates(libc::CLONE_NEWUSER) {
                 become_root()?;
                 task::unshare(namespaces.create & !AT_CLONE)?;
-            } else if late {
-                task::unshare(namespaces.create & libc::CLONE_NEWCGROUP)?;
+            } else if (late || enters) && namespaces.creates(libc::CLONE_NEWCGROUP) {
+                task::unshare(libc::CLONE_NEWCGROUP)?;
             }
             init(container, report)
         }

@@ -31,7 +31,7 @@ use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
-use crate::state::{Dir, Record, Status, spec_state};
+use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, socket, task};
 use crate::{hooks, log, rootfs, seccomp, state};
@@ -101,9 +101,9 @@ pub fn create(request: &Request) -> Result<Launched> {
     let result = (|| {
         dir.save_config(&request.config.text)?;
         dir.save(&record)?;
-        let on_record = record.cgroup.is_some();
+        let on_record = record.cgroup.clone();
         let cgroup = if systemd.is_some() { None } else { make_cgroup(plan, &mut record)? };
-        if record.cgroup.is_some() && !on_record {
+        if record.cgroup.is_some() && record.cgroup != on_record {
             dir.save(&record)?;
         }
         let start = if request.at_once {
@@ -113,6 +113,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         };
         let child = init::Container {
             plan,
+            doors: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?,
             record: &record.clone(),
             proc: request.host.proc.as_fd(),
             joined: &joined,
@@ -183,10 +184,10 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
     let made = plan.cgroup.as_ref().map(|cgroup| cgroups::create(cgroup, &mut warnings)).transpose();
     warnings.into_iter().for_each(log::warn);
     match &made {
-        Ok(Some(Some(cgroup))) if record.cgroup.is_none() => {
-            record.cgroup = Some(cgroup.record());
+        Ok(Some(Some(cgroup))) => {
+            let parents = record.cgroup.take().map(|claim| claim.parents).unwrap_or_default();
+            record.cgroup = Some(CgroupRecord { parents, ..cgroup.record() });
         }
-        Ok(Some(Some(_))) => {}
         // Another container's perhaps: not ours to remove.
         _ => record.cgroup = None,
     }
@@ -253,7 +254,9 @@ fn spawn(
     }
     let direct = namespaces.stages() == Stages::Direct;
     let before = if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Vec::new() };
-    let kinds = match namespaces.create {
+    // A cgroup namespace is rooted at the cgroup that one is in at its making.
+    let later = if child.doors.is_empty() { 0 } else { libc::CLONE_NEWCGROUP };
+    let kinds = match namespaces.create & !later {
         _ if !direct => 0,
         kinds if kinds & libc::CLONE_NEWUSER != 0 => kinds & init::AT_CLONE,
         // With offsets it is there already.

@@ -11,6 +11,7 @@ use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::{self, Missing};
 use super::sources::{self, Source, Sources};
 use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
+use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs};
@@ -61,7 +62,8 @@ fn make(root: &mut Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> 
             let target = root.target(mount, missing)?;
             attach(root, mount, tree, target)
         }
-        (Kind::Cgroup, _) => cgroup(root, plan, mount),
+        (Kind::Cgroup, _) if plan.facts.cgroup_views.is_empty() => cgroup(root, plan, mount),
+        (Kind::Cgroup, _) => cgroups_v1(root, &plan.facts.cgroup_views, mount),
         (Kind::New { fstype, source }, _) if options.copy_up => {
             let data: Vec<&str> = options.data.iter().map(String::as_str).collect();
             let tree = detached(root, fstype, source.as_deref(), options, &data)?;
@@ -232,6 +234,39 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<()> {
         }
         other => other,
     }
+}
+
+/// The hierarchies of cgroup v1, in a tmpfs as on the host: of each the container's own part.
+fn cgroups_v1(root: &Root, views: &[View], mount: &Mount) -> Result<()> {
+    let options = &mount.options;
+    let attributes = options.attributes();
+    let parameters = [("source", "cgroup"), ("mode", "755"), ("size", "64k")];
+    let tmpfs = mount::new_filesystem("tmpfs", &parameters, attributes & !MOUNT_ATTR_RDONLY)?;
+    for view in views {
+        fs::mkdirat(tmpfs.as_fd(), Path::new(&view.name), 0o755)?;
+        for link in &view.links {
+            fs::symlinkat(Path::new(&view.name), tmpfs.as_fd(), Path::new(link))?;
+        }
+    }
+    let target = root.target(mount, Missing::Directory)?;
+    mount::move_mount(tmpfs.as_fd(), target.as_fd())?;
+    for view in views {
+        let tree = match mount::open_tree_clone(fs::CWD, &view.dir, false) {
+            // A service manager's hierarchy that we may not make anything in.
+            Err(e) if view.optional && e.errno == Errno::ENOENT => continue,
+            other => other?,
+        };
+        shape(tree.as_fd(), options)?;
+        let place = fs::open(tmpfs.as_fd(), Path::new(&view.name), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+        mount::move_mount(tree.as_fd(), place.as_fd())?;
+        root.spend(tree);
+        root.spend(place);
+    }
+    let attr = Attr { set: attributes & MOUNT_ATTR_RDONLY, ..Attr::default() };
+    shape_with(tmpfs.as_fd(), false, attr, &options.propagation)?;
+    root.spend(tmpfs);
+    root.spend(target);
+    Ok(())
 }
 
 impl Root {

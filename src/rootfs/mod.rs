@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use crate::error::Problems;
-use crate::namespaces;
+use crate::{cgroups, namespaces};
 
 pub use apply::{Root, mount_all};
 pub use devices::Device;
@@ -64,6 +64,8 @@ pub struct Facts {
     /// The container's cgroup, and where its hierarchy is mounted on the host.
     pub cgroup: Option<PathBuf>,
     pub cgroup_mount: Option<PathBuf>,
+    /// On a host with v1, what the container is to see of each hierarchy.
+    pub cgroup_views: Vec<cgroups::v1::View>,
     /// The service manager's notification socket on the host.
     pub notify_socket: Option<PathBuf>,
     /// The SELinux label of new file systems.

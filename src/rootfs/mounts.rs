@@ -80,7 +80,12 @@ pub(super) fn plan(
         if mount.destination().as_os_str().is_empty() || contains_nul(mount.destination()) {
             problems.add(format_args!("{place}.destination"), "is empty or contains a NUL");
         }
-        let kind = kind(mount, &place, bundle, spec, &mut options, problems, warnings);
+        let mut kind = kind(mount, &place, bundle, spec, &mut options, problems, warnings);
+        if kind == Kind::Cgroup && mount.typ().as_deref() == Some("cgroup2") && !facts.cgroup_views.is_empty()
+        {
+            // Where v1's hierarchies are what `cgroup` means, this is v2's alone.
+            kind = Kind::New { fstype: "cgroup2".into(), source: Some("cgroup".into()) };
+        }
         if let Some(label) = &facts.mount_label {
             label_new(label, &kind, &mut options);
         }

@@ -15,14 +15,27 @@ use crate::cli::SPEC_VERSION;
 #[serde(rename_all = "camelCase")]
 pub struct CgroupRecord {
     pub manager: String,
-    /// The absolute path of its directory.
+    /// The absolute path of its directory in v2's hierarchy; empty where there is none.
+    #[serde(default)]
     pub path: PathBuf,
+    /// Of those in v1's hierarchies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub v1: Vec<PathBuf>,
     /// Directories above it that were made for it, outermost first.
     #[serde(default)]
     pub parents: Vec<PathBuf>,
     /// What systemd has to be asked to take away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
+}
+
+impl CgroupRecord {
+    /// The directory that stands for all in messages.
+    #[must_use]
+    pub fn shown(&self) -> std::path::Display<'_> {
+        let path = Some(&self.path).filter(|path| !path.as_os_str().is_empty()).or(self.v1.first());
+        path.unwrap_or(&self.path).display()
+    }
 }
 
 /// Who made the container.

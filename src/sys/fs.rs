@@ -1,7 +1,7 @@
 //! Files and directories by descriptor. Every descriptor is close-on-exec from birth.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -197,9 +197,27 @@ pub fn read_text(dir: BorrowedFd, path: &Path) -> Result<String> {
 
 /// Writes `bytes` to a file of the kernel's in one `write(2)`.
 pub fn write_at(dir: BorrowedFd, path: &Path, bytes: &[u8]) -> Result<()> {
+    write_each(dir, path, [bytes])
+}
+
+/// Writes to a file of the kernel's, each value in one `write(2)` of its own.
+pub fn write_each<'a>(
+    dir: BorrowedFd,
+    path: &Path,
+    values: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<()> {
     let fd = open(dir, path, O_WRONLY, 0)?;
+    values.into_iter().try_for_each(|bytes| write_whole(fd.as_fd(), bytes, path))
+}
+
+/// Writes `bytes` to a file of the kernel's that is open, in one `write(2)`.
+pub fn write_open(fd: BorrowedFd, bytes: &[u8]) -> Result<()> {
+    write_whole(fd, bytes, Path::new("an open file"))
+}
+
+fn write_whole(fd: BorrowedFd, bytes: &[u8], path: &Path) -> Result<()> {
     let shown = || format!("write({path:?}, {:?})", String::from_utf8_lossy(bytes));
-    match nix::unistd::write(&fd, bytes) {
+    match nix::unistd::write(fd, bytes) {
         Ok(n) if n == bytes.len() => Ok(()),
         Ok(_) => Err(Error::new(shown(), Errno::EIO)),
         Err(e) => Err(Error::new(shown(), e)),
@@ -379,7 +397,7 @@ pub fn inherited(first: i32, count: u32) -> Result<Vec<i32>> {
     }
     let beyond = first.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
     let own = open(CWD, Path::new("/proc/self/fd"), O_RDONLY | O_DIRECTORY, 0)?;
-    let numbers = list_dir(std::os::fd::AsFd::as_fd(&own))?;
+    let numbers = list_dir(own.as_fd())?;
     let numbers = numbers.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok());
     let mut given: Vec<i32> = numbers
         .filter(|fd| (first..beyond).contains(fd))

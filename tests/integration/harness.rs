@@ -3,7 +3,8 @@
 //! `isolated` runs a test's body in a process of its own under private mount, pid, net, ipc, uts and cgroup
 //! namespaces: whatever a broken runtime leaks dies with it, and every mount, process and cgroup that the test can
 //! see is its own. That makes "nothing is left behind" an exact comparison, made at the end of every test.
-//! The cgroup namespace sees a v2 tree, also on a host that has one only beside v1 hierarchies.
+//! The cgroup namespace sees a v2 tree, also on a host that has one only beside v1 hierarchies; or, on such a host,
+//! its v1 hierarchies, with or without v2 ([`View`]).
 //!
 //! `CORTEN` names the runtime under test; without it, it is the one that cargo built. `CORTEN_TEST_TREE` is a cgroup that
 //! the tests may divide, where the root of the v2 tree is not theirs. `CORTEN_TEST_PATIENCE` multiplies every limit of
@@ -30,14 +31,40 @@ const CALL: Duration = Duration::from_secs(30);
 const WHOLE_TEST: Duration = Duration::from_secs(240);
 const CGROUP: &str = "/sys/fs/cgroup";
 
+/// What a test sees at /sys/fs/cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    V2,
+    V1,
+    /// v1, and v2 at `unified`.
+    Hybrid,
+}
+
+impl View {
+    /// What `CORTEN_TEST_VIEW` asks for: every test that is not bound to a view can run in each.
+    pub fn wanted() -> Self {
+        match std::env::var("CORTEN_TEST_VIEW").as_deref() {
+            Ok("v1") => Self::V1,
+            Ok("hybrid") => Self::Hybrid,
+            Ok(other) if other != "v2" => panic!("CORTEN_TEST_VIEW={other}"),
+            _ => Self::V2,
+        }
+    }
+}
+
 /// Runs the body of the calling test in its own namespaces. The closure's type tells the test's name.
 pub fn isolated<F: FnOnce(&Test)>(body: F) {
+    isolated_in(View::wanted(), body);
+}
+
+/// Likewise, in a view that the test is bound to.
+pub fn isolated_in<F: FnOnce(&Test)>(view: View, body: F) {
     if let Ok(dir) = std::env::var(INSIDE) {
-        return inside(PathBuf::from(dir), body);
+        return inside(PathBuf::from(dir), view, body);
     }
     let name = std::any::type_name::<F>().split_once("::").map_or("", |(_, name)| name);
     let name = name.trim_end_matches("::{{closure}}");
-    match outside(name) {
+    match outside(name, view) {
         Ok(()) => {}
         // Not through eprintln, which libtest holds back when a test passes.
         Err(reason) => drop(writeln!(std::io::stderr(), "skipped: {name}: {reason}")),
@@ -45,7 +72,7 @@ pub fn isolated<F: FnOnce(&Test)>(body: F) {
 }
 
 /// Starts this binary again for one test; an error is the reason why the test was skipped.
-fn outside(name: &str) -> Result<(), String> {
+fn outside(name: &str, view: View) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root".into());
     }
@@ -54,9 +81,15 @@ fn outside(name: &str) -> Result<(), String> {
     // The pid alone is no name: it is one of a pid namespace.
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
     let id = format!("corten-test.{}.{now:x}", name.replace("::", "."));
-    let scratch = Scratch { dir: std::env::temp_dir().join(&id), cgroup: tree.join(&id) };
+    let v1 = if view == View::V2 { Vec::new() } else { v1_hierarchies() };
+    if view != View::V2 && !v1.iter().any(|hierarchy| hierarchy.name == "memory") {
+        return Err("cgroup v1 is not mounted".into());
+    }
+    let v1 = v1.iter().map(|hierarchy| hierarchy.own.join(&id)).collect();
+    let scratch = Scratch { dir: std::env::temp_dir().join(&id), cgroup: tree.join(&id), v1 };
     fs::create_dir_all(&scratch.dir).unwrap();
     fs::create_dir(&scratch.cgroup).unwrap();
+    scratch.v1.iter().for_each(|dir| make_v1(dir));
     let log = scratch.dir.join("log");
     let file = File::create(&log).unwrap();
     let mut child = Command::new("unshare")
@@ -66,6 +99,7 @@ fn outside(name: &str) -> Result<(), String> {
         .env(INSIDE, &scratch.dir)
         .env("RUST_BACKTRACE", "0")
         .env("CORTEN_TEST_CGROUP", &scratch.cgroup)
+        .env("CORTEN_TEST_ID", &id)
         .stdin(Stdio::null())
         .stdout(file.try_clone().unwrap())
         .stderr(file)
@@ -91,6 +125,7 @@ fn outside(name: &str) -> Result<(), String> {
 struct Scratch {
     dir: PathBuf,
     cgroup: PathBuf,
+    v1: Vec<PathBuf>,
 }
 
 impl Drop for Scratch {
@@ -100,7 +135,9 @@ impl Drop for Scratch {
             directories(cgroup).iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
             fs::remove_dir(cgroup).is_ok()
         };
-        poll(Duration::from_secs(5), || gone(&self.cgroup));
+        for cgroup in std::iter::once(&self.cgroup).chain(&self.v1) {
+            poll(Duration::from_secs(5), || gone(cgroup));
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -112,8 +149,47 @@ fn v2_tree() -> Option<PathBuf> {
     line.split(' ').nth(4).map(PathBuf::from)
 }
 
-fn inside<F: FnOnce(&Test)>(dir: PathBuf, body: F) {
-    enter_cgroup(Path::new(&std::env::var("CORTEN_TEST_CGROUP").unwrap()));
+/// A v1 hierarchy of the machine.
+struct Hierarchy {
+    /// Its controllers, as it is mounted: `cpu,cpuacct`; `name=systemd`.
+    name: String,
+    /// The directory of our own cgroup.
+    own: PathBuf,
+}
+
+fn v1_hierarchies() -> Vec<Hierarchy> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let hierarchy = |line: &str| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let own = fields.next()?.trim_start_matches('/');
+        let mounted = mounts.lines().find(|line| {
+            let (_, options) = line.rsplit_once(' ').unwrap_or_default();
+            line.contains(" - cgroup ") && options.ends_with(&format!(",{name}"))
+        });
+        let point = PathBuf::from(mounted?.split(' ').nth(4)?);
+        Some(Hierarchy { name: name.into(), own: point.join(own) })
+    };
+    cgroups.lines().filter_map(hierarchy).collect()
+}
+
+/// A directory of a v1 hierarchy that processes can enter.
+fn make_v1(dir: &Path) {
+    fs::create_dir(dir).unwrap();
+    for file in ["cpuset.mems", "cpuset.cpus"] {
+        if let Ok(above) = fs::read_to_string(dir.parent().unwrap().join(file)) {
+            fs::write(dir.join(file), above).unwrap();
+        }
+    }
+}
+
+fn inside<F: FnOnce(&Test)>(dir: PathBuf, view: View, body: F) {
+    let cgroup = PathBuf::from(std::env::var("CORTEN_TEST_CGROUP").unwrap());
+    match view {
+        View::V2 => enter_cgroup(&cgroup),
+        View::V1 | View::Hybrid => enter_v1(&cgroup, view),
+    }
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
     let Some(busybox) = busybox else { skip("busybox-static is not installed") };
     fs::copy(busybox, dir.join("busybox")).unwrap();
@@ -139,6 +215,33 @@ fn enter_cgroup(cgroup: &Path) {
     let harness = Path::new(CGROUP).join("harness");
     fs::create_dir(&harness).unwrap();
     fs::write(harness.join("cgroup.procs"), "0").unwrap();
+}
+
+/// Makes a test's cgroups the roots of what this process sees of v1's hierarchies, as many hosts mount them, and of v2
+/// beside them.
+fn enter_v1(v2: &Path, view: View) {
+    let id = std::env::var("CORTEN_TEST_ID").unwrap();
+    let hierarchies = v1_hierarchies();
+    let enter = |dir: &Path| fs::write(dir.join("cgroup.procs"), "0").unwrap();
+    enter(v2);
+    hierarchies.iter().for_each(|hierarchy| enter(&hierarchy.own.join(&id)));
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).unwrap();
+    mount(Some("tmpfs"), CGROUP, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).unwrap();
+    for hierarchy in &hierarchies {
+        let at = Path::new(CGROUP).join(hierarchy.name.trim_start_matches("name="));
+        fs::create_dir(&at).unwrap();
+        let options = Some(hierarchy.name.as_str());
+        mount(Some("cgroup"), &at, Some("cgroup"), MsFlags::empty(), options).unwrap();
+        make_v1(&at.join("harness"));
+        enter(&at.join("harness"));
+    }
+    if view == View::Hybrid {
+        let at = Path::new(CGROUP).join("unified");
+        fs::create_dir(&at).unwrap();
+        mount(Some("cgroup2"), &at, Some("cgroup2"), MsFlags::empty(), None::<&str>).unwrap();
+        fs::create_dir(at.join("harness")).unwrap();
+        enter(&at.join("harness"));
+    }
 }
 
 /// Ends the test as skipped. Only before anything was started.
@@ -294,7 +397,7 @@ impl Test {
         let runtime = std::env::var("CORTEN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_corten").into());
         let mut command = Command::new(runtime);
         command.arg("--root").arg(self.state()).args(args);
-        command.env_remove(INSIDE).env_remove("CORTEN_TEST_CGROUP");
+        command.env_remove(INSIDE).env_remove("CORTEN_TEST_CGROUP").env_remove("CORTEN_TEST_ID");
         command
     }
 

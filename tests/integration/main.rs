@@ -21,3 +21,4 @@ mod rootfs;
 mod run;
 mod seccomp;
 mod terminal;
+mod v1;

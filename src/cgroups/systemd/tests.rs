@@ -2,7 +2,7 @@ use super::super::Manager;
 use super::*;
 
 fn host(own: &str) -> Host {
-    Host { v2_mount: Some("/sys/fs/cgroup".into()), own: Some(own.into()) }
+    Host { v2_mount: Some("/sys/fs/cgroup".into()), own: Some(own.into()), ..Host::default() }
 }
 
 fn request(path: Option<&str>) -> Request<'_> {

@@ -1,0 +1,222 @@
+//! A container's cgroups that exist in v1's hierarchies.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use nix::errno::Errno;
+
+use crate::cgroups::{tree, v2};
+use crate::error::Result;
+use crate::state::CgroupRecord;
+use crate::sys::{self, fs};
+
+/// How long the processes may take to stand still before they are killed all the same.
+const STILL: Duration = Duration::from_millis(500);
+
+/// A container's cgroups on the host.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// Where there is v2 too: it knows the processes.
+    pub unified: Option<v2::Cgroup>,
+    /// The others, the freezer's first.
+    pub dirs: Vec<PathBuf>,
+}
+
+/// Moves the calling process into cgroups, by [`Cgroup::doors`].
+pub fn enter(doors: Vec<OwnedFd>) -> Result<()> {
+    for door in &doors {
+        fs::write_open(door.as_fd(), b"0").context("joining the cgroup")?;
+    }
+    fs::close_together(doors);
+    Ok(())
+}
+
+impl Cgroup {
+    /// The cgroups on record; `None` if all are gone.
+    pub(in crate::cgroups) fn open(record: &CgroupRecord) -> Result<Option<Self>> {
+        let unified = match record.path.as_os_str().is_empty() {
+            true => None,
+            false => v2::Cgroup::open(&record.path)?,
+        };
+        let there = |dir: &&PathBuf| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_ok();
+        let dirs: Vec<PathBuf> = record.v1.iter().filter(there).cloned().collect();
+        Ok((unified.is_some() || !dirs.is_empty()).then_some(Self { unified, dirs }))
+    }
+
+    /// The cgroups of that path below these; `None` if one of them is not there.
+    pub(in crate::cgroups) fn below(&self, path: &Path) -> Result<Option<Self>> {
+        let dirs: Vec<PathBuf> = self.dirs.iter().map(|dir| dir.join(path)).collect();
+        let unified = match &self.unified {
+            None => None,
+            Some(above) => match v2::Cgroup::open(&above.path.join(path))? {
+                None => return Ok(None),
+                found => found,
+            },
+        };
+        let there = dirs.iter().all(|dir| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_ok());
+        Ok(there.then_some(Self { unified, dirs }))
+    }
+
+    pub(in crate::cgroups) fn record(&self) -> CgroupRecord {
+        CgroupRecord {
+            manager: "cgroupfs".into(),
+            path: self.unified.as_ref().map(|cgroup| cgroup.path.clone()).unwrap_or_default(),
+            v1: self.dirs.clone(),
+            ..CgroupRecord::default()
+        }
+    }
+
+    /// By which a process enters, each with the right of whoever has opened them.
+    pub fn doors(&self) -> Result<Vec<OwnedFd>> {
+        let open = |dir: &PathBuf| fs::open(fs::CWD, &dir.join("cgroup.procs"), fs::O_WRONLY, 0);
+        Ok(self.dirs.iter().map(open).collect::<sys::Result<_>>()?)
+    }
+
+    /// Acts on the cgroup that knows the processes, without v2.
+    fn lead<T>(&self, act: impl FnOnce(&tree::Cgroup) -> Result<T>) -> Result<Option<T>> {
+        let Some(first) = self.dirs.first() else { return Ok(None) };
+        tree::Cgroup::open_v1(first)?.map(|found| act(&found)).transpose()
+    }
+
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        match &self.unified {
+            Some(cgroup) => cgroup.pids(),
+            None => Ok(self.lead(tree::Cgroup::pids)?.unwrap_or_default()),
+        }
+    }
+
+    pub fn signal_all(&self, signal: i32) -> Result<usize> {
+        match &self.unified {
+            Some(cgroup) => cgroup.signal_all(signal),
+            None => Ok(self.lead(|found| found.signal_all(signal))?.unwrap_or(0)),
+        }
+    }
+
+    /// Kills everything inside. Frozen, nobody forks away; but who is frozen does not die either.
+    pub fn kill(&self) -> Result<()> {
+        if let Some(cgroup) = &self.unified {
+            cgroup.kill()?;
+            return self.set_freezer("THAWED");
+        }
+        for _ in 0..100 {
+            let still = self.has_freezer() && self.await_freezer(Instant::now() + STILL)?;
+            let sent = self.signal_all(libc::SIGKILL);
+            self.set_freezer("THAWED")?;
+            if sent? == 0 || still {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn populated(&self) -> Result<bool> {
+        match &self.unified {
+            Some(cgroup) => cgroup.populated(),
+            None => Ok(!self.pids()?.is_empty()),
+        }
+    }
+
+    pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
+        if let Some(cgroup) = &self.unified {
+            return cgroup.wait_empty(deadline);
+        }
+        // v1 has no file that tells.
+        let mut pause = Duration::from_micros(200);
+        while self.populated()? {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        Ok(true)
+    }
+
+    pub fn frozen(&self) -> Result<bool> {
+        match &self.unified {
+            Some(cgroup) => cgroup.frozen(),
+            None => Ok(self.freezer_state()?.is_some_and(|state| state == "FROZEN")),
+        }
+    }
+
+    /// Freezes or thaws, and waits until it is so. What cannot be frozen in time is thawed again.
+    pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
+        if let Some(cgroup) = &self.unified {
+            return cgroup.freeze(freeze, deadline);
+        }
+        let path = self.dirs.first().map(|dir| dir.display().to_string()).unwrap_or_default();
+        if !self.has_freezer() {
+            return Err(anyhow!("no cgroup hierarchy with the freezer controller is mounted"));
+        }
+        if freeze {
+            if self.await_freezer(deadline)? {
+                return Ok(());
+            }
+            self.set_freezer("THAWED")?;
+            return Err(anyhow!("{path}: did not freeze in time, thawed again"));
+        }
+        self.set_freezer("THAWED")?;
+        match self.freezer_state()?.as_deref() {
+            None | Some("THAWED") => Ok(()),
+            Some(_) => Err(anyhow!("{path}: did not thaw (hint: a cgroup above it may be frozen)")),
+        }
+    }
+
+    fn has_freezer(&self) -> bool {
+        matches!(self.freezer_state(), Ok(Some(_)))
+    }
+
+    fn freezer(&self) -> Option<PathBuf> {
+        self.dirs.first().map(|dir| dir.join("freezer.state"))
+    }
+
+    /// What the freezer says; `None` without one.
+    fn freezer_state(&self) -> Result<Option<String>> {
+        let Some(file) = self.freezer() else { return Ok(None) };
+        match fs::read_text(fs::CWD, &file) {
+            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(None),
+            other => Ok(Some(other?.trim().to_string())),
+        }
+    }
+
+    /// Tells the freezer what to do, if there is one.
+    fn set_freezer(&self, state: &str) -> Result<()> {
+        let Some(file) = self.freezer() else { return Ok(()) };
+        match fs::write_at(fs::CWD, &file, state.as_bytes()) {
+            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Freezes, and waits until all stand still; false if the deadline passes first.
+    fn await_freezer(&self, deadline: Instant) -> Result<bool> {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            // Said again each time: the kernel then looks anew at those who could not be frozen.
+            self.set_freezer("FROZEN")?;
+            match self.freezer_state()?.as_deref() {
+                None | Some("FROZEN") => return Ok(true),
+                Some(_) if Instant::now() >= deadline => return Ok(false),
+                Some(_) => {}
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Removes the cgroups and all below them, once nothing runs in them any more.
+    pub fn remove(self, deadline: Instant) -> Result<()> {
+        let unified = self.unified.map(|cgroup| cgroup.remove(deadline));
+        let others = self.dirs.iter().map(|dir| {
+            if tree::remove_empty(dir) {
+                return Ok(());
+            }
+            tree::Cgroup::open_v1(dir)?.map_or(Ok(()), |found| found.remove(deadline))
+        });
+        // All are tried, and the first error is told.
+        let results: Vec<Result<()>> = unified.into_iter().chain(others).collect();
+        results.into_iter().collect()
+    }
+}
