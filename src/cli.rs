@@ -56,11 +56,15 @@ pub struct Run {
     pub no_subreaper: bool,
 }
 
-/// `UID[:GID]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
-    pub uid: u32,
-    pub gid: Option<u32>,
+/// `USER[:GROUP]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    Ids {
+        uid: u32,
+        gid: Option<u32>,
+    },
+    /// One of both is a name, which only the container's own files explain.
+    Named(String),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

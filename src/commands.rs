@@ -106,12 +106,12 @@ fn status(dir: &Dir, record: &Record) -> Result<Status> {
 
 /// Whether a cgroup is frozen; one that is gone is not.
 fn frozen(cgroup: &CgroupRecord) -> bool {
-    matches!(Cgroup::open(&cgroup.path), Ok(Some(found)) if found.frozen().unwrap_or(false))
+    matches!(Cgroup::open(cgroup), Ok(Some(found)) if found.frozen().unwrap_or(false))
 }
 
 /// The container's cgroup, if it has one that is not gone.
 fn cgroup(record: &Record) -> Result<Option<Cgroup>> {
-    Ok(record.cgroup.as_ref().map(|cgroup| Cgroup::open(&cgroup.path)).transpose()?.flatten())
+    Ok(record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten())
 }
 
 /// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.

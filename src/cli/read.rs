@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use super::{Command, Create, Exec, Explain, Format, Globals, Kill, Run, User};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
+use crate::process::users;
 use crate::{log, state};
 
 fn text(m: &ArgMatches, name: &str) -> Option<String> {
@@ -159,9 +160,9 @@ pub(super) fn explain(m: &ArgMatches) -> Result<Command> {
 }
 
 fn user(value: &str) -> Option<User> {
-    let (uid, gid) = match value.split_once(':') {
-        Some((uid, gid)) => (uid, Some(gid.parse().ok()?)),
-        None => (value, None),
-    };
-    Some(User { uid: uid.parse().ok()?, gid })
+    if users::names(value) {
+        return Some(User::Named(value.into()));
+    }
+    let who = users::who(value, &[], &[]).ok()?;
+    Some(User::Ids { uid: who.uid, gid: who.gid })
 }

@@ -93,14 +93,14 @@ const EXEC: &[Opt] = &[
     opt("tty", Some('t'), Switch, "give it a terminal"),
     opt("detach", Some('d'), Switch, "do not wait for the process"),
     opt("env", Some('e'), Texts("NAME=VALUE"), "set an environment variable"),
-    opt("user", Some('u'), Text("UID[:GID]"), "whom to run as"),
+    opt("user", Some('u'), Text("USER[:GROUP]"), "whom to run as: ids, or the container's names"),
     opt("additional-gids", Some('g'), Numbers("GID"), "add a supplementary group"),
     opt("cwd", None, Text("DIR"), "working directory"),
-    opt("cap", Some('c'), Texts("CAP"), "add a capability"),
+    opt("cap", Some('c'), Texts("CAP"), "add a capability (not to the inheritable ones)"),
     opt("no-new-privs", None, Switch, "set no_new_privs"),
     opt("apparmor", None, Text("PROFILE"), "AppArmor profile"),
     opt("process-label", None, Text("LABEL"), "SELinux label"),
-    opt("cgroup", None, Texts("PATH"), "run in this cgroup below the container's"),
+    opt("cgroup", None, Texts("[CONTROLLERS:]PATH"), "run in this cgroup below the container's"),
     opt("ignore-paused", None, Switch, "also in a paused container"),
 ];
 

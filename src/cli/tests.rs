@@ -156,7 +156,7 @@ fn execs_as_engines_send_them() {
             "exec -t -u 5:6 c1 sh --help",
             Exec {
                 tty: true,
-                user: Some(User { uid: 5, gid: Some(6) }),
+                user: Some(User::Ids { uid: 5, gid: Some(6) }),
                 args: words("sh --help"),
                 ..exec("c1")
             },
@@ -166,10 +166,14 @@ fn execs_as_engines_send_them() {
             Exec {
                 tty: true,
                 detach: true,
-                user: Some(User { uid: 5, gid: None }),
+                user: Some(User::Ids { uid: 5, gid: None }),
                 args: words("sh"),
                 ..exec("c1")
             },
+        ),
+        (
+            "exec -u web:5 c1 sh",
+            Exec { user: Some(User::Named("web:5".into())), args: words("sh"), ..exec("c1") },
         ),
         (
             "exec -e A=1 --env B=-x --env=C= -g 3 --additional-gids 4 --cap CAP_KILL -c CAP_CHOWN c1 sh",
@@ -295,7 +299,10 @@ fn mistakes_are_told_in_one_line() {
         ("kill c1 9 9", "unexpected argument '9' found"),
         ("list --format=yaml", "invalid value \"yaml\" for --format"),
         ("exec c1", "exec needs a program"),
-        ("exec -u root c1 sh", "invalid value \"root\" for --user"),
+        ("exec -u 4294967295 c1 sh", "invalid value \"4294967295\" for --user"),
+        ("exec -u 0:4294967295 c1 sh", "for --user"),
+        ("exec -u 5: c1 sh", "for --user"),
+        ("exec -u :5 c1 sh", "for --user"),
         ("exec -u 4294967296 c1 sh", "for --user"),
         ("seccomp", "required arguments were not provided"),
         ("seccomp compile /p", "seccomp knows explain, not \"compile\""),

@@ -1,7 +1,7 @@
 //! `run`: create and start in one, and in the foreground wait and delete.
 
 use super::create::Prepared;
-use super::start::{PATIENCE, finish};
+use super::start::{PATIENCE, Poststart, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::{self, Launched, foreground, seal};
@@ -30,7 +30,9 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         launch::undo(dir, &record, &plan.hooks.poststop);
         return started.map(|()| 0);
     }
-    let dir = finish(dir, &record, started, &plan.hooks.poststart, &plan.hooks.poststop)?;
+    let stops = prepared.config.version.stops_after_poststart();
+    let poststart = Poststart { hooks: &plan.hooks.poststart, stops };
+    let dir = finish(dir, &record, started, &poststart, &plan.hooks.poststop)?;
     let Some(signals) = signals else { return Ok(0) };
     // Others may delete it while we wait.
     dir.unlock()?;

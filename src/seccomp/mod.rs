@@ -44,8 +44,6 @@ pub struct Plan {
     pub unknown: Vec<String>,
     /// The errno that execve(2) gets, if it gets one whatever its arguments are: the program cannot be started.
     pub execve: Option<u32>,
-    /// The filter may end the process between its loading and the program: it then has to be looked at whether it did.
-    pub may_end: bool,
 }
 
 impl std::fmt::Debug for Plan {
@@ -117,9 +115,6 @@ const ARGUMENTS: usize = 6;
 /// answer for them. runc refuses `write`, for the same reason.
 const SENDING: [&str; 2] = ["sendmsg", "write"];
 
-/// What is called between the loading of the filter and the program.
-const UNDER_THE_FILTER: [&str; 6] = ["sendmsg", "prctl", "capset", "capget", "prlimit64", "execve"];
-
 /// Whether a filter's answer ends the process.
 fn ends(fate: u32) -> bool {
     matches!(
@@ -139,7 +134,6 @@ pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<
         let nr = native.number(syscalls::find(name)?)?;
         bpf::certain(&plan.filter, native.audit, nr)
     };
-    plan.may_end = UNDER_THE_FILTER.iter().any(|name| fate(name).is_none_or(ends));
     match fate("execve") {
         Some(fate) if ends(fate) => {
             problems.add(
@@ -183,7 +177,7 @@ fn plan_for(
     }
     match compile::compile(&policy) {
         Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => {
-            Some(Plan { filter, flags, listener, unknown, execve: None, may_end: true })
+            Some(Plan { filter, flags, listener, unknown, execve: None })
         }
         Ok(filter) => {
             let len = filter.len();

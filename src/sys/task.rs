@@ -132,14 +132,6 @@ pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
     })
 }
 
-/// Whether our child has ended; it stays to be reaped.
-pub fn has_ended(pid: i32) -> Result<bool> {
-    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    let status = waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), peek);
-    status.map(|s| s != WaitStatus::StillAlive).map_err(|e| Error::new("waitid()", e))
-}
-
 /// Reaps children that have ended, without waiting, but not `kept`, whose status somebody wants. Those behind it wait
 /// for their turn until it is reaped.
 pub fn reap_others(kept: i32) {
