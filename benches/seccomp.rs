@@ -17,24 +17,24 @@ const TABLE: &str = include_str!("../src/seccomp/syscalls/table.rs");
 
 fn plan(profile: &LinuxSeccomp) -> Plan {
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    seccomp::plan(profile, &mut problems, &mut warnings).unwrap()
+    seccomp::compile_profile(profile, &mut problems, &mut warnings).unwrap_or_else(|| panic!("{problems}"))
 }
 
-/// 2,000 rules, four for each of 500 names, one of the four with an argument.
+/// 2,000 rules, four for each of 500 names, hardly two of which have the same fate. Every fiftieth name is decided by its
+/// argument.
 fn large() -> LinuxSeccomp {
     let names = TABLE.lines().filter_map(|line| line.trim().strip_prefix("row(\"")?.split('"').next());
-    let rules: Vec<_> = names
-        .take(500)
-        .flat_map(|name| {
-            (0..4).map(move |i| match i {
+    let rules: Vec<_> = (names.take(500).enumerate())
+        .flat_map(|(n, name)| {
+            (0..4).map(move |i| match n % 50 {
                 0 => json!({"names": [name], "action": "SCMP_ACT_LOG",
-                    "args": [{"index": 0, "value": 7, "op": "SCMP_CMP_EQ"}]}),
-                _ => json!({"names": [name], "action": "SCMP_ACT_ALLOW"}),
+                    "args": [{"index": 0, "value": i, "op": "SCMP_CMP_EQ"}]}),
+                _ => json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": n + 1}),
             })
         })
         .collect();
     assert_eq!(rules.len(), 2000);
-    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules,
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules,
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]});
     serde_json::from_value(profile).unwrap()
 }
