@@ -17,6 +17,8 @@ const ENOSYS: u32 = 0x5_0000 + 38;
 pub(super) const DOCKER: &str = include_str!("../../tests/golden/seccomp/docker.json");
 pub(super) const PODMAN: &str = include_str!("../../tests/golden/seccomp/podman.json");
 
+const CONTAINERD: &str = include_str!("../../tests/golden/seccomp/containerd.json");
+
 fn plan_of(json: &str, native: Arch) -> (Option<Plan>, String, Vec<String>) {
     let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
@@ -109,6 +111,29 @@ fn podmans_profile() {
         ],
     );
     println!("{} instructions", filter.len());
+}
+
+#[test]
+fn containerds_profile() {
+    let filter = filter_of(CONTAINERD, Arch::ScmpArchX86_64);
+    assert_eq!(plan_of(CONTAINERD, Arch::ScmpArchX86_64).0.unwrap().unknown, [""; 0]);
+    check(
+        &filter,
+        &[
+            (X86_64, 0, &[], ALLOW),
+            (X86_64, 56, &[0x11], ALLOW),
+            (X86_64, 56, &[0x1000_0000], EPERM),
+            (X86_64, 101, &[], ALLOW),
+            (X86_64, 135, &[8], ALLOW),
+            (X86_64, 135, &[4], EPERM),
+            (X86_64, 161, &[], ALLOW),
+            (X86_64, 165, &[], EPERM),
+            (X86_64, 435, &[], ENOSYS),
+            (X86_64, 600, &[], ENOSYS),
+            (I386, 102, &[1], ALLOW),
+            (I386, 120, &[0x2000_0000], EPERM),
+        ],
+    );
 }
 
 #[test]
@@ -319,7 +344,7 @@ fn explain_is_what_the_program_does() {
             {"index": 1, "value": 7, "valueTwo": 5, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#;
     let values = [0, 1, 2, 3, 5, 8, 9, 40, 0xffff_ffff, 0x1_0000_0000, u64::MAX];
     let mut calls = 0;
-    for json in [DOCKER, PODMAN, several] {
+    for json in [DOCKER, PODMAN, CONTAINERD, several] {
         let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
         let filter = filter_of(json, Arch::ScmpArchX86_64);
         let (policy, _) = policy(&profile, Arch::ScmpArchX86_64, &mut Problems::default());
