@@ -18,7 +18,8 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let service = env::service(|name| std::env::var(name).ok(), std::process::id);
     let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
     let (dir, record) = super::open(globals, &args.id)?;
-    match super::status(&dir, &record)? {
+    let status = super::status(&dir, &record)?;
+    match status {
         Status::Running | Status::Created => {}
         Status::Paused if args.ignore_paused => {}
         Status::Paused => {
@@ -60,6 +61,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
     let started = exec::exec(&exec::Request {
         record: &record,
+        status,
         target: std::os::fd::AsFd::as_fd(&target),
         process: &process,
         user: named(args),

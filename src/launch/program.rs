@@ -8,7 +8,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use super::channel::{Channel, Event};
 use crate::error::{Context, Kind, Result, fail};
 use crate::process::credentials::{self, Groups, Status};
+use crate::process::rlimits::Rlimit;
 use crate::process::{
     self, env, exec, io_priority, landlock, lsm, memory_policy, personality, rlimits, scheduler, users,
 };
@@ -148,9 +149,21 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
 }
 
 impl Program<'_> {
-    /// Becomes the program; returns only an error.
-    pub(super) fn run(self, report: &Channel) -> Result<Infallible> {
+    /// Becomes the program, or tells why not and ends. It does not go back to who called it: what would be closed on the
+    /// way has been closed already, or is not to be closed under a filter that may not like it.
+    pub(super) fn run(self, report: &Channel) -> ! {
+        let Err(error) = self.execute(report);
+        // If nobody listens any more, there is nobody to tell.
+        let _ = report.send(&Event::Error(error));
+        task::exit_now(1)
+    }
+
+    fn execute(&self, report: &Channel) -> Result<Infallible> {
         let Setting { process, seccomp, proc, preserved, .. } = self.setting;
+        if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
+            // Under the filter there may be no way to tell.
+            return Err(exec::forbidden(&process.argv, errno));
+        }
         let attributes = |process: &process::Plan| -> Result<()> {
             process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
             process.io_priority.map_or(Ok(()), io_priority::apply)?;
@@ -166,16 +179,9 @@ impl Program<'_> {
         for fd in preserved {
             fs::keep_on_exec(*fd).context("--preserve-fds")?;
         }
-        // The limits hold for our own work, too, so nothing that takes descriptors or memory comes after them. The
-        // runtime has raised the hard ones: to lower them needs no right.
-        let limit_and_load = || -> Result<()> {
+        let limit_and_load = || {
             self.ruleset.iter().try_for_each(|ruleset| landlock::apply(ruleset.as_fd()))?;
-            rlimits::apply(&process.rlimits)?;
-            let Some(plan) = seccomp else { return Ok(()) };
-            match seccomp::apply(plan).context("linux.seccomp")? {
-                Some(listener) => report.send(&Event::Listener(listener)),
-                None => Ok(()),
-            }
+            limit_and_load(&self.setting, report)
         };
         let become_user = |privileged| {
             let (user, sets, no_new_privs) = (&process.user, &process.capabilities, process.no_new_privs);
@@ -189,6 +195,33 @@ impl Program<'_> {
         }
         Err(exec::execve(&self.path, &process.argv, &self.env))
     }
+}
+
+/// Sets the limits and loads the filter, if there is one. The limits hold for our own work, too, so nothing that takes
+/// descriptors or memory comes after them. The runtime has raised the hard ones: to lower them needs no right.
+fn limit_and_load(setting: &Setting, report: &Channel) -> Result<()> {
+    let limits = &setting.process.rlimits;
+    let Some(plan) = setting.seccomp else { return rlimits::apply(limits) };
+    let load = || seccomp::apply(plan).context("linux.seccomp");
+    if plan.listener.is_none() {
+        rlimits::apply(limits)?;
+        return load().map(drop);
+    }
+    // The listener's number must be below the limit of descriptors: beside standard input, output and error, what the
+    // caller leaves, and the channel. If that is no room, the limit comes after it, and needs the filter's leave.
+    fs::close_all_but(setting.preserved.iter().copied().chain([report.fd().as_raw_fd()]).collect())?;
+    let taken = 3 + setting.preserved.len() as u64 + 1;
+    let late = |limit: &&Rlimit| limit.name == "RLIMIT_NOFILE" && limit.limit.soft <= taken;
+    rlimits::apply(limits.iter().filter(|limit| !late(limit)))?;
+    if let Some(listener) = load()? {
+        let event = Event::Listener(listener);
+        let sent = report.send(&event);
+        // Closed by execve: a close(2) of our own would be one more call that the filter could forbid or ask about.
+        std::mem::forget(event);
+        sent.context("linux.seccomp.listenerPath: handing over the filter's descriptor")?;
+    }
+    rlimits::apply(limits.iter().filter(late))
+        .context("after linux.seccomp, whose listener has no room below it")
 }
 
 /// Gives standard input, output and error to the process's user, who may want to open /dev/stderr.

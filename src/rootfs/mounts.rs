@@ -45,15 +45,24 @@ impl Mount {
     pub fn is_bind(&self) -> bool {
         matches!(self.kind, Kind::Bind { .. })
     }
+
+    /// It covers the root itself.
+    pub(super) fn is_on_root(&self) -> bool {
+        names(&self.destination, "/")
+    }
 }
 
 /// Whether a destination names that absolute path, however it is written.
 pub(super) fn names(destination: &Path, path: &str) -> bool {
-    let names = |path: &Path| {
-        let normal = path.components().filter(|c| matches!(c, Component::Normal(_)));
-        normal.map(|c| c.as_os_str().to_os_string()).collect::<Vec<_>>()
-    };
-    names(destination) == names(Path::new(path))
+    let mut names = Vec::new();
+    for component in destination.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => drop(names.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    names.into_iter().eq(Path::new(path).iter().skip(1))
 }
 
 pub(super) fn plan(
@@ -155,6 +164,11 @@ fn kind(
 /// A bind mount has the superblock of its source, which is not the container's to change.
 fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, warnings: &mut Vec<String>) {
     for option in options.data.drain(..) {
+        // mount(2) has always ignored all of them with MS_BIND, and these are written by habit; others are mistakes.
+        if options::is_for_tmpfs(&option) {
+            warnings.push(format!("{place}.options: {option:?} has no effect on a bind mount, ignoring"));
+            continue;
+        }
         problems.add(
             format_args!("{place}.options"),
             format_args!("{option:?} is not an option of a bind mount"),
@@ -224,6 +238,25 @@ mod tests {
             let mut options = Options { data, ..Options::default() };
             label_new("u:r:t:s0:c1,c2", &kind, &mut options);
             assert_eq!(options.data, expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_destination_may_be_written_in_many_ways() {
+        for (destination, path, same) in [
+            ("/dev", "/dev", true),
+            ("dev", "/dev", true),
+            ("//dev/./", "/dev", true),
+            ("/dev/../dev", "/dev", true),
+            ("/devices", "/dev", false),
+            ("/dev/pts", "/dev", false),
+            ("/", "/dev", false),
+            ("/", "/", true),
+            ("/mnt/..", "/", true),
+            ("/../..", "/", true),
+            ("/mnt", "/", false),
+        ] {
+            assert_eq!(names(Path::new(destination), path), same, "{destination} {path}");
         }
     }
 }

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod apparmor;
+mod binds;
 mod cgroups;
 mod cli;
+mod devices;
 mod errors;
 mod exec;
 mod exec_options;
+mod filesystems;
 mod harness;
 mod hooks;
 mod landlock;
