@@ -134,6 +134,10 @@ fn inherit(process: &mut Process, own: &Process) {
     if process.io_priority().is_none() {
         process.set_io_priority(*own.io_priority());
     }
+    let umask = process.user().umask().or(own.user().umask());
+    let mut user = process.user().clone();
+    user.set_umask(umask);
+    process.set_user(user);
     if process.exec_cpu_affinity().is_none() {
         process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
     }

@@ -92,11 +92,11 @@ fn names_file(root: BorrowedFd, path: &str) -> Result<std::result::Result<Vec<u8
     // other devices it can make us open.
     let flags = fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = match resolve::open_with(root, Path::new(path), flags) {
-        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => {
             return Ok(Ok(Vec::new()));
         }
-        // A link to itself, or one of a procfs, which could lead anywhere.
-        Err(e) if e.errno == Errno::ELOOP => return Ok(Err(e.to_string())),
+        // A link to itself, or one of a procfs, which could lead anywhere; a device on a mount that allows none.
+        Err(e) if matches!(e.errno, Errno::ELOOP | Errno::EACCES) => return Ok(Err(e.to_string())),
         other => other.with_context(|| path.to_string())?,
     };
     if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {

@@ -100,21 +100,23 @@ fn exec_takes_a_process_document() {
 fn a_process_document_inherits() {
     isolated(|t| {
         start(t, |c| {
+            c["process"]["user"]["umask"] = json!(0o27);
             c["process"]["oomScoreAdj"] = json!(700);
             c["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5});
             c["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
             c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 100}]);
         });
         let script = "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; ulimit -n; cat /proc/self/oom_score_adj; \
-                      awk '{print $19, $41}' /proc/$$/stat; ionice -p $$; echo $HOME";
+                      awk '{print $19, $41}' /proc/$$/stat; ionice -p $$; echo $HOME; umask";
         let inherited = "CapEff:\t0000000020000420\nCapBnd:\t0000000020000420\nNoNewPrivs:\t1\n99\n700\n5 3\n\
-                         best-effort: prio 6\n/root\n";
+                         best-effort: prio 6\n/root\n0027\n";
         let own = "CapEff:\t0000000000000020\nCapBnd:\t0000000000000020\nNoNewPrivs:\t0\n50\n800\n6 3\n\
-                   best-effort: prio 7\n/root\n";
+                   best-effort: prio 7\n/root\n0077\n";
         let kill = json!(["CAP_KILL"]);
         let rest = json!({
             "capabilities": {"bounding": kill, "permitted": kill, "effective": kill}, "noNewPrivileges": false,
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 50, "hard": 60}], "oomScoreAdj": 800,
+            "user": {"uid": 0, "gid": 0, "umask": 0o77},
             "scheduler": {"policy": "SCHED_BATCH", "nice": 6},
             "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 7},
         });
@@ -208,14 +210,20 @@ fn passwd_is_the_containers_and_a_small_file() {
         };
         for (script, text) in [
             ("mkfifo $0", "is not a regular file"),
-            ("mknod $0 c 1 5", "is not a regular file"),
+            // On a mount with nodev it cannot even be opened.
+            ("mknod $0 c 1 5", "--user \"spy\": "),
             ("head -c 1048577 /dev/zero > $0", "is larger than 1 MiB"),
             (&format!("ln -s {} $0", hosts.display()), "no user \"spy\""),
             ("ln -s /proc/self/root/../../hosts-passwd $0", "too many symbolic links"),
             ("ln -s passwd $0", "too many symbolic links"),
         ] {
             make(script);
-            refused(t, &["-u", "spy"], text);
+            let out = t.corten(&["exec", "-u", "spy", "c1", "/bin/true"]).fails(text).exits(255);
+            assert_eq!(
+                out.stderr.contains("no user"),
+                script.contains(hosts.to_str().unwrap()),
+                "{script}: {out:?}"
+            );
             // By number nobody asks the file but for HOME.
             assert_eq!(prints(t, &["-u", "5"], "echo $HOME"), "/\n", "{script}");
         }
