@@ -18,7 +18,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use crate::error::{Kind, Problems, Result, fail};
 
-pub use host::Host;
+pub use host::{Host, unescape};
 pub use resources::Write;
 pub use tree::{Cgroup, delegate, remove_empty, remove_parents};
 pub use v2::{create, missing, replace_device_program};

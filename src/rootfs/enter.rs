@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::apply::Root;
+use super::moved::move_over_root;
 use super::{MountNamespace, Plan, resolve};
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::mount::{
@@ -31,7 +32,7 @@ impl Root {
                 task::fchdir(self.fd())?;
                 task::chroot_here()?;
             }
-            _ if plan.facts.no_pivot => self.move_over_root().context("--no-pivot")?,
+            _ if plan.facts.no_pivot => move_over_root(self.fd()).context("--no-pivot")?,
             _ => {
                 // With both paths the same, the old root comes to lie on the new one, and is what "." then unmounts.
                 task::fchdir(self.fd())?;
@@ -45,15 +46,6 @@ impl Root {
             mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
         }
         Ok(self.into_fd())
-    }
-
-    /// For a root that is an initramfs, which cannot be pivoted away.
-    fn move_over_root(&self) -> sys::Result<()> {
-        let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
-        mount::move_mount(self.fd(), root.as_fd())?;
-        task::fchdir(self.fd())?;
-        task::chroot_here()?;
-        task::chdir_root()
     }
 
     /// Masks files with the host's /dev/null and directories with one empty file system.
@@ -122,7 +114,7 @@ fn host_null() -> Result<OwnedFd> {
     Ok(null)
 }
 
-fn empty_directory() -> sys::Result<OwnedFd> {
+pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
     mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
 }

@@ -13,6 +13,7 @@ mod hooks;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod pivot;
 mod process;
 mod propagation;
 mod rootfs;
