@@ -9,6 +9,7 @@ mod list;
 mod plan;
 mod ps;
 mod run;
+mod seccomp;
 mod spec;
 mod start;
 mod state;
@@ -46,6 +47,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Exec(args) => exec::run(globals, &args),
         Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
+        Command::Explain(args) => seccomp::run(&args).map(|()| 0),
     };
     result.context(name)
 }
@@ -67,6 +69,7 @@ fn label(command: &Command) -> String {
         Command::Spec(_) => ("spec", ""),
         Command::Features => ("features", ""),
         Command::Plan(_) => ("plan", ""),
+        Command::Explain(_) => ("seccomp explain", ""),
     };
     if id.is_empty() { verb.into() } else { format!("{verb} {id}") }
 }
@@ -103,12 +106,12 @@ fn status(dir: &Dir, record: &Record) -> Result<Status> {
 
 /// Whether a cgroup is frozen; one that is gone is not.
 fn frozen(cgroup: &CgroupRecord) -> bool {
-    matches!(Cgroup::open(&cgroup.path), Ok(Some(found)) if found.frozen().unwrap_or(false))
+    matches!(Cgroup::open(cgroup), Ok(Some(found)) if found.frozen().unwrap_or(false))
 }
 
 /// The container's cgroup, if it has one that is not gone.
 fn cgroup(record: &Record) -> Result<Option<Cgroup>> {
-    Ok(record.cgroup.as_ref().map(|cgroup| Cgroup::open(&cgroup.path)).transpose()?.flatten())
+    Ok(record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten())
 }
 
 /// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.

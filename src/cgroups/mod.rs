@@ -5,23 +5,28 @@
 //! while the cgroup is empty and gives the descriptor that the container's first process is born into.
 //! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
 
+mod backend;
+pub mod dbus;
 pub mod devices;
 mod host;
 pub mod resources;
+pub mod systemd;
 mod tree;
-mod v2;
+pub mod v2;
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use crate::error::{Kind, Problems, Result, fail};
+use crate::state::CgroupRecord;
 
+pub use backend::{Cgroup, create, delegate, limit, missing, remove_empty};
 pub use host::{Host, unescape};
 pub use resources::Write;
-pub use tree::{Cgroup, delegate, remove_empty, remove_parents};
-pub use v2::{create, missing, replace_device_program};
+pub use tree::remove_parents;
 
 /// Who makes cgroups on this host: `--cgroup-manager`, `--systemd-cgroup`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,37 +48,56 @@ pub struct Request<'a> {
     pub path: Option<&'a Path>,
     /// `linux.resources`.
     pub resources: Option<&'a LinuxResources>,
+    /// `annotations`: systemd's properties are among them.
+    pub annotations: Option<&'a HashMap<String, String>>,
     pub manager: Manager,
     pub rootless: bool,
+    /// Our user's id, in our own user namespace.
+    pub uid: u32,
 }
 
-/// The cgroup to make.
+/// The cgroup to make, by the kind of host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Where cgroup v2 is mounted.
-    pub mount: PathBuf,
-    /// The cgroup, below the mount: plain names, without a leading slash.
-    pub path: PathBuf,
-    pub writes: Vec<Write>,
-    /// `None` if every device is allowed.
-    pub devices: Option<devices::Filter>,
-    pub rootless: bool,
+pub enum Plan {
+    V2(v2::Plan),
 }
 
 impl Plan {
-    /// The cgroup's directory.
+    /// The container's own directories, in every hierarchy.
     #[must_use]
-    pub fn dir(&self) -> PathBuf {
-        self.mount.join(&self.path)
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        match self {
+            Self::V2(plan) => vec![plan.dir()],
+        }
+    }
+
+    /// The record of what is about to be made: of the container's own directories and those above, such as are
+    /// `missing`. One that is there already is another's, until it has been found to be free.
+    #[must_use]
+    pub fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
+        let Self::V2(plan) = self;
+        let (path, unit) = (plan.dir(), self.scope().map(|scope| scope.unit.clone()));
+        let manager = if unit.is_some() { "systemd" } else { "cgroupfs" }.into();
+        missing.contains(&path).then(|| {
+            missing.retain(|dir| *dir != path);
+            CgroupRecord { manager, path, parents: missing, unit }
+        })
+    }
+
+    /// The unit that systemd is to make. Its cgroup is made around the container's process, which has to wait for it.
+    #[must_use]
+    pub fn scope(&self) -> Option<&systemd::Scope> {
+        let Self::V2(plan) = self;
+        plan.scope.as_ref()
     }
 
     /// Whether the container may run without it: rootless, with no right to make cgroups, and nothing to
     /// limit.
     #[must_use]
     pub fn optional(&self) -> bool {
-        self.rootless
-            && !self.writes.iter().any(Write::limits)
-            && self.devices.as_ref().is_none_or(devices::Filter::only_allows)
+        match self {
+            Self::V2(plan) => plan.optional(),
+        }
     }
 }
 
@@ -94,13 +118,11 @@ pub fn plan(
             plan_without(&writes, rules, problems, warnings);
             return Ok(None);
         }
-        Manager::Systemd => {
-            return Err(fail(Kind::Unsupported, "the systemd cgroup manager is not supported yet"));
-        }
-        Manager::Cgroupfs => {}
+        Manager::Systemd | Manager::Cgroupfs => {}
     }
+    let systemd = request.manager == Manager::Systemd;
     let Some(mount) = host.v2_mount.clone() else {
-        if request.rootless && !writes.iter().any(Write::limits) {
+        if !systemd && request.rootless && !writes.iter().any(Write::limits) {
             warnings.push("no cgroup v2 hierarchy is mounted: the container gets no cgroup, ignoring".into());
             return Ok(None);
         }
@@ -109,8 +131,13 @@ pub fn plan(
             "no cgroup v2 hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
         ));
     };
-    let path = plan_path(request, host, problems);
-    Ok(path.map(|path| Plan { mount, path, writes, devices, rootless: request.rootless }))
+    let placed = if systemd {
+        systemd::plan(request, host, &writes, problems).map(|(scope, path)| (Some(scope), path))
+    } else {
+        plan_path(request, host, problems).map(|path| (None, path))
+    };
+    let rootless = request.rootless;
+    Ok(placed.map(|(scope, path)| Plan::V2(v2::Plan { mount, path, scope, writes, devices, rootless })))
 }
 
 /// Without a cgroup nothing can be limited, and nobody watches over devices.
@@ -185,7 +212,8 @@ mod tests {
 
     fn request(path: Option<&str>) -> Request<'_> {
         let path = path.map(Path::new);
-        Request { id: "web1", path, resources: None, manager: Manager::Cgroupfs, rootless: false }
+        let manager = Manager::Cgroupfs;
+        Request { id: "web1", path, resources: None, annotations: None, manager, rootless: false, uid: 0 }
     }
 
     fn planned(request: &Request, host: &Host) -> (Option<Plan>, Problems, Vec<String>) {
@@ -211,7 +239,8 @@ mod tests {
         ] {
             let (plan, problems, _) = planned(&Request { rootless, ..request(path) }, &host(own));
             assert_eq!(problems.0, [], "{path:?}");
-            assert_eq!(plan.unwrap().path, Path::new(expected), "{path:?}");
+            let expected = Path::new("/sys/fs/cgroup").join(expected);
+            assert_eq!(plan.unwrap().dirs(), [expected], "{path:?}");
         }
     }
 
@@ -252,9 +281,11 @@ mod tests {
             assert_eq!(kind(&error), Kind::Unsupported);
             error.to_string()
         };
-        let systemd = Request { manager: Manager::Systemd, ..limited };
-        assert!(refused(&systemd, &host(None)).contains("systemd"));
         let nowhere = Host { v2_mount: None, own: None };
+        let systemd = Request { manager: Manager::Systemd, rootless: true, uid: 1000, ..request(None) };
+        assert!(refused(&systemd, &nowhere).contains("no cgroup v2"));
+        let Some(Plan::V2(plan_)) = planned(&systemd, &host(None)).0 else { panic!() };
+        assert!(plan_.scope.is_some() && !plan_.optional());
         assert!(refused(&request(None), &nowhere).contains("no cgroup v2"));
         assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup v2"));
         let (plan_, _, warnings) = planned(&Request { rootless: true, ..request(None) }, &nowhere);

@@ -26,7 +26,7 @@ pub struct Cgroup {
     pub(super) dir: OwnedFd,
     /// Its absolute path.
     pub path: PathBuf,
-    /// The directories that [`super::create`] made for it, outermost first.
+    /// The directories that [`super::v2::create`] made for it, outermost first.
     pub made: Vec<PathBuf>,
 }
 
@@ -205,7 +205,7 @@ impl Cgroup {
 
 /// Removes a cgroup if nothing runs in it and none is below it; true if it is gone.
 #[must_use]
-pub fn remove_empty(path: &Path) -> bool {
+pub(super) fn remove_empty(path: &Path) -> bool {
     match fs::unlinkat(fs::CWD, path, true) {
         Ok(()) => true,
         Err(e) => e.errno == Errno::ENOENT,
@@ -263,7 +263,7 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
 /// Gives a cgroup to its container's root, so that it can make cgroups inside and move its processes among
 /// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
 /// "delegation").
-pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
+pub(super) fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
     let listed = read_list(fs::CWD, "/sys/kernel/cgroup/delegate");
     let names = listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
     for name in std::iter::once("").chain(names.lines()) {

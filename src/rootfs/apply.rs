@@ -181,6 +181,10 @@ fn detached(
     let mut too_long = Ok(());
     for option in data {
         match option.split_once('=') {
+            // Only mount(2), which parts its options at commas, wants a label with commas in quotes.
+            Some((key, value)) if key.ends_with("context") => {
+                mount::fsconfig_string(context, key, value.trim_matches('"'))?;
+            }
             Some((key, value)) if value.len() > mount::FSCONFIG_MAX => {
                 let call = format!("fsconfig({key}=, {} bytes)", value.len());
                 too_long = Err(sys::Error::new(call, Errno::E2BIG));
