@@ -131,3 +131,24 @@ pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
         }
     }
 }
+
+/// What is mounted where in a namespace that is joined, before we are in it.
+pub struct Before {
+    root: u64,
+    under: u64,
+}
+
+impl Before {
+    /// Of the namespace that the process is in. Nothing, where there is no such directory: nothing can be mounted on it
+    /// then.
+    #[must_use]
+    pub fn of(rootfs: &Path) -> Option<Self> {
+        let id = |path| fs::mount_id(fs::CWD, path).ok();
+        Some(Self { root: id(Path::new("/"))?, under: id(rootfs)? })
+    }
+
+    /// [`detach`], unless the namespace's root has been changed: then the mounts are its root.
+    pub fn restore(&self, rootfs: &Path) -> Result<()> {
+        if fs::mount_id(fs::CWD, Path::new("/"))? == self.root { detach(rootfs, self.under) } else { Ok(()) }
+    }
+}

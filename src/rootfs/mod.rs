@@ -24,7 +24,7 @@ use crate::namespaces;
 
 pub use apply::{Root, mount_all};
 pub use devices::Device;
-pub use enter::detach;
+pub use enter::{Before, detach};
 pub use mounts::{Kind, Mount};
 use options::Propagate;
 pub use sources::{Sources, open_sources};

@@ -11,6 +11,7 @@ mod exec_options;
 mod filesystems;
 mod harness;
 mod hooks;
+mod joined;
 mod landlock;
 mod lifecycle;
 mod mounts;
