@@ -10,6 +10,7 @@ mod exec;
 mod exec_options;
 mod filesystems;
 mod harness;
+mod hiding;
 mod hooks;
 mod joined;
 mod landlock;
