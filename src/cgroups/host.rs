@@ -144,7 +144,7 @@ impl Mount {
 }
 
 /// Undoes the kernel's octal escapes of blanks and backslashes.
-fn unescape(field: &[u8]) -> PathBuf {
+pub fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, tail @ ..] = rest {

@@ -25,7 +25,7 @@ use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 
 pub use backend::{Cgroup, create, delegate, limit, missing, remove_empty};
-pub use host::Host;
+pub use host::{Host, unescape};
 pub use resources::Write;
 pub use tree::remove_parents;
 

@@ -97,6 +97,7 @@ pub fn create(request: &Request) -> Result<Launched> {
 
     let mut record = record(request, missing)?;
     record.under_root = sources.as_ref().and_then(|sources| sources.under_root);
+    let before = before_joining(request, &joined)?;
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
         dir.save_config(&request.config.text)?;
@@ -145,8 +146,34 @@ pub fn create(request: &Request) -> Result<Launched> {
         Err(error) => {
             let poststop: &[hooks::Hook] = if record.pid.is_some() { &plan.hooks.poststop } else { &[] };
             undo(dir, &record, poststop);
+            if let (Some(before), Some(namespace)) = (before, joined.mount_namespace()) {
+                let restore = || before.restore(&plan.rootfs.path);
+                if let Err(e) = namespaces::in_mount_namespace(namespace, request.host.proc.as_fd(), restore)
+                {
+                    log::warn(format!("undoing, in the mount namespace that is joined: {e:#}, ignoring"));
+                }
+            }
             Err(error)
         }
+    }
+}
+
+/// What is in the mount namespace that is joined, if one is.
+fn before_joining(request: &Request, joined: &Joined) -> Result<Option<rootfs::Before>> {
+    let Some(namespace) = joined.mount_namespace() else { return Ok(None) };
+    let proc = request.host.proc.as_fd();
+    let own = fs::open(proc, Path::new("self/ns/mnt"), fs::O_RDONLY, 0)?;
+    let id = |fd: BorrowedFd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    if id(own.as_fd())? == id(namespace)? {
+        // The change of the root would be the host's.
+        let text = "linux.namespaces: the mount namespace to join is the runtime's own (hint: leave it out)";
+        return Err(fail(Kind::Config, text));
+    }
+    let before = || Ok(rootfs::Before::of(&request.plan.rootfs.path));
+    match namespaces::in_mount_namespace(namespace, proc, before) {
+        // One of a user namespace that is not ours to enter before the container's process does.
+        Err(e) if sys::errno(&e) == Some(Errno::EPERM) => Ok(None),
+        before => before,
     }
 }
 

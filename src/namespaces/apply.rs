@@ -15,6 +15,12 @@ use crate::sys::{fs, task};
 pub struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
+    /// The mount namespace that is joined, if one is.
+    #[must_use]
+    pub fn mount_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.0.iter().find(|(join, _)| join.flag == libc::CLONE_NEWNS).map(|(_, fd)| fd.as_fd())
+    }
+
     /// The numbers of all descriptors in here.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.0.iter().map(|(_, fd)| fd.as_raw_fd())
@@ -86,12 +92,21 @@ pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Res
 
 /// Does something in the mount namespace of another process, with our own rights.
 pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let theirs = fs::open(proc, Path::new(&format!("{pid}/ns/mnt")), fs::O_RDONLY, 0)?;
+    in_mount_namespace(theirs.as_fd(), proc, act)
+}
+
+/// Does something in another mount namespace, with our own rights.
+pub fn in_mount_namespace<T>(
+    theirs: BorrowedFd,
+    proc: BorrowedFd,
+    act: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
     let own = open(proc, "self/ns/mnt", fs::O_RDONLY)?;
-    let theirs = open(proc, &format!("{pid}/ns/mnt"), fs::O_RDONLY)?;
     // Joining a mount namespace changes both to its root.
     let (root, directory) = (open(fs::CWD, "/", fs::O_PATH)?, open(fs::CWD, ".", fs::O_PATH)?);
-    task::setns(theirs.as_fd(), libc::CLONE_NEWNS)?;
+    task::setns(theirs, libc::CLONE_NEWNS)?;
     let result = act();
     task::setns(own.as_fd(), libc::CLONE_NEWNS)?;
     task::fchdir(root.as_fd())?;

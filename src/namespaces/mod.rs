@@ -17,7 +17,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use crate::error::Problems;
 
 pub use apply::{
-    Joined, enter_for_children, in_mount_namespace_of, join, join_all, open, return_from, write_offsets,
+    Joined, enter_for_children, in_mount_namespace, in_mount_namespace_of, join, join_all, open, return_from,
+    write_offsets,
 };
 pub use idmap::IdMap;
 

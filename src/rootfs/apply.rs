@@ -29,7 +29,7 @@ const SPENT_MAX: usize = 64;
 /// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
 /// reached.
 pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
-    if plan.facts.mount_namespace == MountNamespace::New {
+    if plan.facts.mount_namespace != MountNamespace::Host {
         // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
         mount::make_all_slave()?;
     }

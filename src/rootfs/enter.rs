@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::apply::Root;
+use super::moved::move_over_root;
 use super::{MountNamespace, Plan, resolve};
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::mount::{
@@ -31,7 +32,7 @@ impl Root {
                 task::fchdir(self.fd())?;
                 task::chroot_here()?;
             }
-            _ if plan.facts.no_pivot => self.move_over_root().context("--no-pivot")?,
+            _ if plan.facts.no_pivot => move_over_root(self.fd()).context("--no-pivot")?,
             _ => {
                 // With both paths the same, the old root comes to lie on the new one, and is what "." then unmounts.
                 task::fchdir(self.fd())?;
@@ -45,15 +46,6 @@ impl Root {
             mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
         }
         Ok(self.into_fd())
-    }
-
-    /// For a root that is an initramfs, which cannot be pivoted away.
-    fn move_over_root(&self) -> sys::Result<()> {
-        let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
-        mount::move_mount(self.fd(), root.as_fd())?;
-        task::fchdir(self.fd())?;
-        task::chroot_here()?;
-        task::chdir_root()
     }
 
     /// Masks files with the host's /dev/null and directories with one empty file system.
@@ -122,7 +114,7 @@ fn host_null() -> Result<OwnedFd> {
     Ok(null)
 }
 
-fn empty_directory() -> sys::Result<OwnedFd> {
+pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
     mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
 }
@@ -137,5 +129,26 @@ pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
             Err(e) => return Err(e.into()),
             Ok(_) => mount::detach(rootfs)?,
         }
+    }
+}
+
+/// What is mounted where in a namespace that is joined, before we are in it.
+pub struct Before {
+    root: u64,
+    under: u64,
+}
+
+impl Before {
+    /// Of the namespace that the process is in. Nothing, where there is no such directory: nothing can be mounted on it
+    /// then.
+    #[must_use]
+    pub fn of(rootfs: &Path) -> Option<Self> {
+        let id = |path| fs::mount_id(fs::CWD, path).ok();
+        Some(Self { root: id(Path::new("/"))?, under: id(rootfs)? })
+    }
+
+    /// [`detach`], unless the namespace's root has been changed: then the mounts are its root.
+    pub fn restore(&self, rootfs: &Path) -> Result<()> {
+        if fs::mount_id(fs::CWD, Path::new("/"))? == self.root { detach(rootfs, self.under) } else { Ok(()) }
     }
 }

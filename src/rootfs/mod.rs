@@ -9,6 +9,7 @@ mod copyup;
 mod devices;
 mod enter;
 mod mounts;
+mod moved;
 pub mod options;
 pub mod resolve;
 mod sources;
@@ -23,7 +24,7 @@ use crate::{cgroups, namespaces};
 
 pub use apply::{Root, mount_all};
 pub use devices::Device;
-pub use enter::detach;
+pub use enter::{Before, detach};
 pub use mounts::{Kind, Mount};
 use options::Propagate;
 pub use sources::{Sources, open_sources};

@@ -276,14 +276,16 @@ pub fn copy(from: OwnedFd, to: BorrowedFd) -> Result<()> {
     io::copy(&mut std::fs::File::from(from), &mut to).map(drop).map_err(error)
 }
 
-/// The id of the mount that a path lies on.
+/// The id of the mount that a path lies on; an empty path is `dir` itself.
 pub fn mount_id(dir: BorrowedFd, path: &Path) -> Result<u64> {
     const STATX_MNT_ID: u32 = 0x1000;
     let name = cstring(path)?;
     // SAFETY: all-zero bytes are a valid statx.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is NUL-terminated and `found` a live structure of the type that the kernel writes.
-    let ret = unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), 0, STATX_MNT_ID, &raw mut found) };
+    let ret = unsafe {
+        libc::statx(dir.as_raw_fd(), name.as_ptr(), libc::AT_EMPTY_PATH, STATX_MNT_ID, &raw mut found)
+    };
     check(ret.into(), || format!("statx({path:?})"))?;
     if found.stx_mask & STATX_MNT_ID == 0 {
         return Err(Error::new(format!("statx({path:?}, STATX_MNT_ID)"), Errno::ENOTSUP));

@@ -1,0 +1,111 @@
+//! `--no-pivot`: the root is moved over the old one, where that is an initramfs, which cannot be pivoted away.
+//!
+//! The old root's own files stay below, out of everybody's reach; its mounts must not. Who joins the mount namespace
+//! could reach them, and the kernel shows an unmasked procfs to a user namespace inside as long as one like it is
+//! anywhere in its mount namespace (mount_namespaces(7)).
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::enter::empty_directory;
+use crate::cgroups::unescape;
+use crate::error::{Context, Result};
+use crate::sys::{fs, mount, task};
+
+/// Moves the mount `root` over the process's root and changes to it.
+pub(super) fn move_over_root(root: BorrowedFd) -> Result<()> {
+    let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    mount::move_mount(root, old.as_fd())?;
+    // A path still begins at the old root, below what now lies on it.
+    let file = fs::open(fs::CWD, Path::new("/proc/self/mountinfo"), fs::O_RDONLY, 0)?;
+    let text = fs::read_limited(file, 64 << 20).context("/proc/self/mountinfo")?;
+    let own = fs::mount_id(root, Path::new(""))?;
+    let mut stay: Vec<PathBuf> = Vec::new();
+    for other in others(&text, own).into_iter().rev() {
+        // Below one that stays, at the same place, there is no getting at it.
+        if !stay.contains(&other.point)
+            && !leave(&other).with_context(|| other.point.display().to_string())?
+        {
+            stay.push(other.point);
+        }
+    }
+    task::fchdir(root)?;
+    task::chroot_here()?;
+    Ok(task::chdir_root()?)
+}
+
+/// A mount that is not the container's.
+#[derive(Debug, PartialEq, Eq)]
+struct Other {
+    point: PathBuf,
+    /// A procfs or sysfs.
+    of_the_kernel: bool,
+}
+
+/// The mounts in the text of mountinfo that are neither the old root nor at or below the mount `own`; what lies on
+/// others comes after them.
+fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
+    let lines = mountinfo.split(|&b| b == b'\n').filter_map(|line| {
+        let mut fields = line.split(|&b| b == b' ');
+        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse::<u64>().ok();
+        let (id, parent) = (number()?, number()?);
+        let point = unescape(fields.nth(2)?);
+        // Optional fields follow, up to a dash.
+        let kind = fields.skip_while(|&f| f != b"-").nth(1)?;
+        Some((id, parent, Other { point, of_the_kernel: kind == b"proc" || kind == b"sysfs" }))
+    });
+    let lines: Vec<_> = lines.collect();
+    let parents: HashMap<u64, u64> = lines.iter().map(|(id, parent, _)| (*id, *parent)).collect();
+    // How far below the topmost mount it is; nothing, if it is the container's.
+    let depth = |id: u64| {
+        let chain = std::iter::successors(Some(id), |id| parents.get(id).copied()).take(parents.len() + 1);
+        let chain: Vec<u64> = chain.collect();
+        (!chain.contains(&own)).then_some(chain.len())
+    };
+    let mut others: Vec<(usize, Other)> = lines
+        .into_iter()
+        .filter(|(_, _, mount)| mount.point != Path::new("/"))
+        .filter_map(|(id, _, mount)| Some((depth(id)?, mount)))
+        .collect();
+    others.sort_by_key(|(depth, _)| *depth);
+    others.into_iter().map(|(_, mount)| mount).collect()
+}
+
+/// Takes a mount away, and tells whether it is gone. One that a more privileged user namespace has made stays; if it is
+/// the kernel's it is covered, which counts as a mask.
+fn leave(other: &Other) -> Result<bool> {
+    match mount::detach(&other.point) {
+        Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EPERM) => {
+            if other.of_the_kernel {
+                let target = fs::open(fs::CWD, &other.point, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+                mount::move_mount(empty_directory()?.as_fd(), target.as_fd())?;
+            }
+            Ok(false)
+        }
+        // Something was mounted over it.
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_containers_mounts_are_told_from_the_hosts() {
+        let text = b"27 1 254:0 / / rw - ext4 /dev/vda rw\n\
+                     22 27 0:21 / /proc rw shared:3 - proc proc rw\n\
+                     60 22 0:50 / /proc/sys/fs/binfmt_misc rw - autofs x rw\n\
+                     30 27 0:22 / /a\\040b rw - sysfs sysfs rw\n\
+                     80 27 254:0 /c/rootfs / rw - ext4 /dev/vda rw\n\
+                     81 80 0:60 / /proc rw - proc proc rw\n\
+                     79 81 0:61 / /proc/acpi ro - tmpfs none rw\n";
+        let found = others(text, 80);
+        let found: Vec<_> = found.iter().map(|o| (o.point.to_str().unwrap(), o.of_the_kernel)).collect();
+        assert_eq!(found, [("/proc", true), ("/a b", true), ("/proc/sys/fs/binfmt_misc", false)]);
+    }
+}

@@ -1,0 +1,188 @@
+//! Masked and read-only paths, the read-only root, idmapped and cgroup mounts (config-linux.md#masked-paths, #readonly-paths,
+//! config.md#root, #mounts).
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Test, isolated};
+use crate::mounts::{add, fits, host_mount, options};
+
+/// Files, directories, links, what lies in a mounted volume, and what is not there.
+#[test]
+fn masked_paths() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir_all(volume.join("dir")).unwrap();
+        fs::write(volume.join("secret"), "secret").unwrap();
+        fs::write(volume.join("dir/secret"), "secret").unwrap();
+        fs::write(t.dir.join("secret"), "the host's").unwrap();
+        let bundle = t.bundle(|c| {
+            add(c, json!({"destination": "/mnt", "source": volume, "options": ["rbind"]}));
+            c["linux"]["maskedPaths"] = json!([
+                "/etc/secret",
+                "/home/alice",
+                "/mnt/secret",
+                "/mnt/dir",
+                "/to-file",
+                "/to-dir",
+                "/dangling",
+                "/outside",
+                "/no/such",
+                "/etc/passwd/x",
+                "/etc/../etc/secret"
+            ]);
+            let script = "cat /etc/secret /mnt/secret /var/target; ls /home/alice /mnt/dir /var/dir; \
+                          touch /mnt/dir/x /var/dir/x 2>&1 | grep -c Read-only; cat /etc/group | head -n 1";
+            c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        });
+        let root = bundle.rootfs();
+        for path in ["etc/secret", "home/alice/secret", "var/target"] {
+            fs::write(root.join(path), "secret").unwrap();
+        }
+        fs::create_dir(root.join("var/dir")).unwrap();
+        fs::write(root.join("var/dir/secret"), "secret").unwrap();
+        for (link, target) in [("to-file", "/var/target"), ("to-dir", "var/dir"), ("dangling", "nothing")] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        symlink(t.dir.join("secret"), root.join("outside")).unwrap();
+        let out = t.run_bundle(&bundle).ok();
+        assert_eq!(out, "/home/alice:\n\n/mnt/dir:\n\n/var/dir:\n2\nroot:x:0:\n");
+        assert_eq!(fs::read_to_string(t.dir.join("secret")).unwrap(), "the host's");
+        for (list, said) in
+            [("maskedPaths", "linux.maskedPaths[1]"), ("readonlyPaths", "linux.readonlyPaths[1]")]
+        {
+            t.run("true", |c| c["linux"][list] = json!(["/etc", "etc/passwd"]))
+                .fails(said)
+                .fails("etc/passwd");
+        }
+    });
+}
+
+/// Read-only paths keep what else the mount there is, with all mounts below; only they are read-only.
+#[test]
+fn read_only_paths() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        let below = volume.join("below");
+        fs::create_dir_all(&below).unwrap();
+        fs::write(volume.join("file"), "text\n").unwrap();
+        host_mount(t, &["-t", "tmpfs", "x", below.to_str().unwrap()]);
+        let run = |paths: Value, script: &str| {
+            let bundle = t.bundle(|c| {
+                let options = ["rbind", "rnosuid", "rnoexec", "rnoatime"];
+                add(c, json!({"destination": "/mnt", "source": volume, "options": options}));
+                c["linux"]["readonlyPaths"] = paths;
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            });
+            symlink("/mnt/file", bundle.rootfs().join("link")).unwrap();
+            t.run_bundle(&bundle)
+        };
+        let out = run(json!(["/mnt", "/home", "/no/such"]), "cat /proc/self/mountinfo").ok();
+        for path in ["/mnt", "/mnt/below"] {
+            assert!(fits(&options(&out, path).unwrap().0, "ro nosuid noexec noatime !nodev"), "{out}");
+        }
+        assert!(fits(&options(&out, "/home").unwrap().0, "ro !nosuid !nodev !noexec relatime"), "{out}");
+        let out = run(
+            json!(["/link"]),
+            "echo x 2>/dev/null >/mnt/file || echo refused; echo x >/mnt/other; cat /proc/self/mountinfo",
+        );
+        let out = out.ok();
+        assert!(out.starts_with("refused\n") && volume.join("other").exists(), "{out}");
+        assert!(fits(&options(&out, "/mnt/file").unwrap().0, "ro nosuid noexec noatime"), "{out}");
+        t.call(Command::new("umount").arg(&below)).ok();
+    });
+}
+
+/// `root.readonly` is of the root alone: volumes can be written to.
+#[test]
+fn a_read_only_root_with_volumes() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir(&volume).unwrap();
+        let script = "for d in / /etc /mnt /tmp /ro /dev /dev/shm; do touch $d/x 2>/dev/null && echo $d; done; \
+                      cat /proc/self/mountinfo";
+        let out = t.run(script, |c| {
+            c["root"]["readonly"] = json!(true);
+            add(c, json!({"destination": "/mnt", "source": volume, "options": ["bind"]}));
+            add(c, json!({"destination": "/ro", "source": volume, "options": ["bind", "ro"]}));
+            add(c, json!({"destination": "/tmp", "type": "tmpfs", "source": "x"}));
+        });
+        let out = out.ok();
+        assert!(out.starts_with("/mnt\n/tmp\n/dev\n/dev/shm\n"), "{out}");
+        assert!(fits(&options(&out, "/").unwrap().0, "ro"), "{out}");
+    });
+}
+
+/// idmap and ridmap, with the mount's own mappings and the container's.
+#[test]
+fn idmapped_mounts() {
+    isolated(|t| {
+        let source = t.dir.join("my-source");
+        let below = source.join("below");
+        fs::create_dir_all(&below).unwrap();
+        // The directory of the tests is of a file system that knows idmapped mounts, and so is tmpfs from 6.3 on.
+        host_mount(t, &["-t", "tmpfs", "x", below.to_str().unwrap()]);
+        for path in [source.join("file"), below.join("file")] {
+            fs::write(&path, "").unwrap();
+            t.call(Command::new("chown").arg("1000:1001").arg(&path)).ok();
+        }
+        let maps = |c: &mut Value, id: u32| {
+            let map = |from: u32| json!([{"containerID": from, "hostID": id + from, "size": 100}]);
+            c["uidMappings"] = map(1000);
+            c["gidMappings"] = map(1000);
+        };
+        let show = |t: &Test, options: Value, own: bool| {
+            t.run("stat -c %u:%g /mnt/file /mnt/below/file", |c| {
+                let mut mount = json!({"destination": "/mnt", "source": source, "options": options});
+                if own {
+                    maps(&mut mount, 5000);
+                }
+                add(c, mount);
+            })
+        };
+        assert_eq!(show(t, json!(["rbind"]), false).ok(), "1000:1001\n1000:1001\n");
+        assert_eq!(show(t, json!(["rbind", "idmap"]), true).ok(), "6000:6001\n1000:1001\n");
+        assert_eq!(show(t, json!(["rbind", "ridmap"]), true).ok(), "6000:6001\n6000:6001\n");
+        assert_eq!(show(t, json!(["rbind"]), true).ok(), "6000:6001\n1000:1001\n");
+        // Without mappings, neither its own nor the container's, it is an error.
+        show(t, json!(["rbind", "idmap"]), false).fails("mounts[7]");
+        t.run("true", |c| {
+            let mut mount =
+                json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": ["idmap"]});
+            maps(&mut mount, 5000);
+            add(c, mount);
+        })
+        .fails("mounts[7]");
+        t.call(Command::new("umount").arg(&below)).ok();
+    });
+}
+
+/// The cgroup mount shows the container its part, whether it has a cgroup namespace or not; read-only where asked.
+#[test]
+fn cgroup_mounts() {
+    isolated(|t| {
+        for namespace in [true, false] {
+            for (mode, kind) in [("ro", "cgroup"), ("rw", "cgroup2")] {
+                let out = t.run("cat /proc/self/mountinfo; mkdir /sys/fs/cgroup/x 2>/dev/null && rmdir /sys/fs/cgroup/x && echo made; \
+ ls -d /sys/fs/cgroup/harness 2>/dev/null; true", |c| {
+                    if !namespace {
+                        crate::harness::without_namespace(c, "cgroup");
+                    }
+                    let mount = &mut c["mounts"][6];
+                    assert_eq!(mount["destination"], "/sys/fs/cgroup");
+                    mount["type"] = json!(kind);
+                    mount["options"] = json!(["nosuid", "noexec", "nodev", mode]);
+                });
+                let out = out.ok();
+                let found = options(&out, "/sys/fs/cgroup").unwrap();
+                assert!(fits(&found.0, &format!("{mode} nosuid noexec nodev")), "{namespace} {mode}: {out}");
+                // The host's tree is seen only without a namespace.
+                assert_eq!(out.contains("/sys/fs/cgroup/harness\n"), !namespace, "{namespace} {mode}: {out}");
+                assert_eq!(out.contains("made\n"), mode == "rw", "{namespace} {mode}: {out}");
+            }
+        }
+    });
+}
