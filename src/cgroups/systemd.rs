@@ -248,15 +248,18 @@ pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     let no_more = Value::Array("(sa(sv))".into(), Vec::new());
     let body = [Value::str(&unit.name), Value::str("fail"), list(properties), no_more];
     let call = manager("StartTransientUnit", &body);
+    let exists = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.UnitExists");
     let answer = match bus.call(&call) {
         // One that has failed stays until it is told to go.
-        Err(e) if dbus::error_name(&e) == Some("org.freedesktop.systemd1.UnitExists") => {
-            bus.call(&manager("ResetFailedUnit", &[Value::str(&unit.name)]))?;
-            bus.call(&call)
+        Err(e) if exists(&e) => {
+            bus.call(&manager("ResetFailedUnit", &[Value::str(&unit.name)])).and_then(|_| bus.call(&call))
         }
         other => other,
     };
-    let answer = answer.map_err(|e| e.context(unit.name.clone()))?;
+    let answer = answer.map_err(|e| {
+        let place = if exists(&e) { "linux.cgroupsPath: " } else { "" };
+        e.context(format!("{place}{}", unit.name))
+    })?;
     finish(bus, &answer, unit, "start")
 }
 
@@ -297,6 +300,14 @@ pub fn stop(unit: &Unit) -> Result<()> {
         Err(e) if gone(&e) => Ok(()),
         other => other.map(drop).map_err(|e| e.context(unit.name.clone())),
     }
+}
+
+/// Has systemd put one more process into the unit.
+pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
+    let pids = Value::Array("u".into(), vec![Value::U32(pid as u32)]);
+    let body = [Value::str(&unit.name), Value::str(""), pids];
+    let attached = connect(unit)?.call(&manager("AttachProcessesToUnit", &body));
+    attached.map(drop).map_err(|e| e.context(unit.name.clone()))
 }
 
 /// Tells systemd of limits that are changed, so that it does not undo them. They last as long as the unit.

@@ -13,4 +13,5 @@ mod process;
 mod rootfs;
 mod run;
 mod seccomp;
+mod systemd;
 mod terminal;
