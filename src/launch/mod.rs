@@ -342,7 +342,8 @@ fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Reco
             Event::Mounted => {
                 put_on_record(process, record)?;
                 dir.save(record)?;
-                let state = spec_state(record, Status::Creating, record.pid);
+                // `creating` is step 2 of the lifecycle; these hooks are the steps after it (runtime.md#lifecycle).
+                let state = spec_state(record, Status::Created, record.pid);
                 hooks::run(&plan.hooks.prestart, state.as_bytes())?;
                 hooks::run(&plan.hooks.create_runtime, state.as_bytes())?;
                 process.go(Go::On)?;
@@ -451,44 +452,76 @@ impl Process {
     }
 
     /// Lets the program run, and tells whether it does.
-    pub fn start(&self, listener: Option<&Listener>, record: &Record) -> Result<()> {
+    pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
         self.go(Go::Start)?;
-        await_program(&self.channel, listener, record, self.pid)
+        let listener = filter.and_then(|filter| filter.listener.as_ref());
+        let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
+        await_program(&self.channel, agent)?;
+        ended_early(self.pid)
     }
 }
 
 /// Lets the program of a created container run, and tells whether it does.
 pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
-    let socket = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET))?;
-    // It serves once.
-    fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false)?;
-    await_program(&Channel::from_socket(socket), listener, record, record.pid.unwrap_or_default())
+    let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
+        // It serves once.
+        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
+    });
+    let socket = connected.map_err(|e| match e.errno {
+        Errno::ECONNREFUSED | Errno::ENOENT => {
+            fail(Kind::WrongStatus, "the container is being started already, or its process has ended")
+        }
+        _ => e.into(),
+    })?;
+    let pid = record.pid.unwrap_or_default();
+    let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
+    let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
+    if started.is_err()
+        && let Ok(Some(pidfd)) = state::pidfd(record)
+    {
+        // What has told of its failure is about to end. What has not, because its agent could not be reached, must not
+        // run on as if it had been started.
+        let _ = task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+    started
+}
+
+/// Who answers for a filter of the process, and what it is to know of the container.
+#[derive(Clone, Copy)]
+struct Agent<'a> {
+    listener: &'a Listener,
+    /// The process that has the filter.
+    pid: i32,
+    record: &'a Record,
+    /// The container's, not the process's.
+    status: Status,
 }
 
 /// The channel's end is the program's beginning, for execve closes it, or the process's end.
-fn await_program(channel: &Channel, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
+fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
     loop {
         match channel.receive()? {
-            Event::Closed if !running(pid) && state::ended_before_exec(pid)? => {
-                return Err(anyhow!("the container's process was killed before its program ran"));
-            }
             Event::Closed => return Ok(()),
             Event::Error(error) => return Err(error),
-            Event::Listener(fd) => send_listener(&fd, listener, record, pid)?,
+            Event::Listener(fd) => send_listener(&fd, agent)?,
             _ => return Err(unexpected()),
         }
     }
 }
 
-/// Whether a child of ours runs. Of one that is not ours nothing is known.
-fn running(pid: i32) -> bool {
-    task::has_ended(pid) == Ok(false)
+/// An error if a process has ended before its program ran. The channel is closed some time before a process that ends
+/// can be waited for, so /proc is asked.
+fn ended_early(pid: i32) -> Result<()> {
+    if state::ended_before_exec(pid)? {
+        return Err(anyhow!("the container's process was killed before its program ran"));
+    }
+    Ok(())
 }
 
 /// Hands the filter's descriptor to its agent.
-fn send_listener(fd: &OwnedFd, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
-    let listener = listener.ok_or_else(unexpected)?;
-    let state = serde_json::from_str(&spec_state(record, Status::Created, Some(pid))).context("state")?;
+fn send_listener(fd: &OwnedFd, agent: Option<Agent>) -> Result<()> {
+    let Agent { listener, pid, record, status } = agent.ok_or_else(unexpected)?;
+    let state = serde_json::from_str(&spec_state(record, status, record.pid)).context("state")?;
     let state = seccomp::listener::process_state(SPEC_VERSION, pid, listener.metadata.as_deref(), state);
     seccomp::listener::send(fd.as_fd(), &listener.path, state.to_string().as_bytes())
 }
