@@ -36,6 +36,8 @@ pub struct Unit {
 pub struct Scope {
     pub unit: Unit,
     pub properties: Vec<Property>,
+    /// The places of those that annotations ask for: systemd does not say which of them it does not like.
+    pub asked: Vec<String>,
 }
 
 impl Unit {
@@ -57,7 +59,8 @@ pub(super) fn plan(
     problems: &mut Problems,
 ) -> Option<(Scope, PathBuf)> {
     let noted = problems.0.len();
-    let wanted = properties_of_annotations(request.annotations, problems);
+    let (asked, wanted) =
+        properties_of_annotations(request.annotations, problems).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
     let place = "linux.cgroupsPath";
     let mut note = |message: String| problems.add(place, message);
     let (slice, name) = unit_of_path(request).map_err(&mut note).ok()?;
@@ -75,7 +78,7 @@ pub(super) fn plan(
     let mut properties = basics(&unit, &slice, request.id);
     properties.extend(wanted);
     properties.extend(of_writes(writes));
-    Some((Scope { unit, properties }, path))
+    Some((Scope { unit, properties, asked }, path))
 }
 
 /// The slice and the name in `slice:prefix:name`, as runc and its callers have it.
@@ -158,18 +161,17 @@ fn user_manager(host: &Host, uid: u32) -> Result<PathBuf, String> {
 fn properties_of_annotations(
     annotations: Option<&HashMap<String, String>>,
     problems: &mut Problems,
-) -> Vec<Property> {
+) -> Vec<(String, Property)> {
     let wanted = annotations.into_iter().flatten();
     let mut wanted: Vec<_> =
         wanted.filter_map(|(key, text)| Some((key.strip_prefix(properties::ANNOTATION)?, text))).collect();
     wanted.sort_unstable();
     let mut properties = Vec::new();
     for (name, text) in wanted {
+        let place = format!("annotations[\"{}{name}\"]", properties::ANNOTATION);
         match properties::of_annotation(name, text) {
-            Ok(property) => properties.push(property),
-            Err(message) => {
-                problems.add(format!("annotations[\"{}{name}\"]", properties::ANNOTATION), message);
-            }
+            Ok(property) => properties.push((place, property)),
+            Err(message) => problems.add(place, message),
         }
     }
     properties
@@ -248,15 +250,19 @@ pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     let no_more = Value::Array("(sa(sv))".into(), Vec::new());
     let body = [Value::str(&unit.name), Value::str("fail"), list(properties), no_more];
     let call = manager("StartTransientUnit", &body);
+    let exists = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.UnitExists");
     let answer = match bus.call(&call) {
         // One that has failed stays until it is told to go.
-        Err(e) if dbus::error_name(&e) == Some("org.freedesktop.systemd1.UnitExists") => {
-            bus.call(&manager("ResetFailedUnit", &[Value::str(&unit.name)]))?;
-            bus.call(&call)
+        Err(e) if exists(&e) => {
+            bus.call(&manager("ResetFailedUnit", &[Value::str(&unit.name)])).and_then(|_| bus.call(&call))
         }
         other => other,
     };
-    let answer = answer.map_err(|e| e.context(unit.name.clone()))?;
+    let answer = answer.map_err(|e| match &scope.asked[..] {
+        _ if exists(&e) => e.context(format!("linux.cgroupsPath: {}", unit.name)),
+        [] => e.context(unit.name.clone()),
+        asked => e.context(format!("{} with {}", unit.name, asked.join(", "))),
+    })?;
     finish(bus, &answer, unit, "start")
 }
 
@@ -297,6 +303,14 @@ pub fn stop(unit: &Unit) -> Result<()> {
         Err(e) if gone(&e) => Ok(()),
         other => other.map(drop).map_err(|e| e.context(unit.name.clone())),
     }
+}
+
+/// Has systemd put one more process into the unit.
+pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
+    let pids = Value::Array("u".into(), vec![Value::U32(pid as u32)]);
+    let body = [Value::str(&unit.name), Value::str(""), pids];
+    let attached = connect(unit)?.call(&manager("AttachProcessesToUnit", &body));
+    attached.map(drop).map_err(|e| e.context(unit.name.clone()))
 }
 
 /// Tells systemd of limits that are changed, so that it does not undo them. They last as long as the unit.

@@ -27,12 +27,16 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     if let Some(cgroup) = &record.cgroup {
         // Usually nothing is left in it, and the kernel removes only what is empty.
         let removed = pidfd.is_none() && cgroups::remove_empty(cgroup);
-        if !removed && let Some(found) = Cgroup::open(cgroup)? {
-            kill_in(&found, cgroup, deadline)?;
-            found.remove(deadline)?;
+        let found = if removed { None } else { Cgroup::open(cgroup)? };
+        if let Some(found) = &found {
+            kill_in(found, cgroup, deadline)?;
         }
         if let Some(unit) = &cgroup.unit {
+            // First, for it removes the directories too, once they are empty.
             cgroups::systemd::stop(unit)?;
+        }
+        if let Some(found) = found {
+            found.remove(deadline)?;
         }
         cgroups::remove_parents(&cgroup.parents);
     }

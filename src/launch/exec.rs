@@ -11,6 +11,7 @@ use super::channel::{Channel, Event, Go};
 use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
 use super::program::{self, Setting};
 use super::{Process, connect, limits, unexpected, write_pid_file};
+use crate::cgroups::systemd::{self, Unit};
 use crate::cgroups::{Cgroup, v1, v2};
 use crate::error::{Context, Result};
 use crate::host::Host;
@@ -18,7 +19,7 @@ use crate::namespaces::KINDS;
 use crate::process::{self, affinity, env};
 use crate::state::{Record, Status};
 use crate::sys::task::Forked;
-use crate::sys::{fs, socket, task};
+use crate::sys::{self, fs, socket, task};
 use crate::{rootfs, seccomp};
 
 /// What `exec` is asked to do.
@@ -125,13 +126,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         task::setns(request.target, for_children).context("joining the container's namespaces")?;
         Some(before)
     };
-    let mut cloned = task::clone3(0, request.cgroup.and_then(Cgroup::birthplace));
-    if matches!(&cloned, Err(e) if e.errno == Errno::EBUSY)
-        && !request.cgroup_given
-        && let Some(below) = cgroup_of_target(request)
-    {
-        cloned = task::clone3(0, Some(below.dir()));
-    }
+    let (cloned, unit) = clone_inside(request);
     if let Ok(Forked::Child) = cloned {
         drop(ours);
         end_with(theirs, |report| {
@@ -154,7 +149,9 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     }
     let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     let process = Process { pid, pidfd, console: None, between: in_user, channel: ours };
-    let prepared = limits(pid, request.process, proc)
+    let prepared = unit
+        .map_or(Ok(()), |unit| systemd::attach(unit, pid))
+        .and_then(|()| limits(pid, request.process, proc))
         .and_then(|()| if in_user { process.channel.go(Go::On) } else { Ok(()) });
     match prepared {
         Ok(()) => Ok(process),
@@ -162,6 +159,22 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
             process.kill();
             Err(e)
         }
+    }
+}
+
+/// Clones a process into the container's cgroup, or beside it, to be put into the unit by systemd: a user may not move
+/// processes there from a session, whose cgroup is another's.
+fn clone_inside<'a>(request: &Request<'a>) -> (sys::Result<Forked>, Option<&'a Unit>) {
+    let cloned = task::clone3(0, request.cgroup.and_then(Cgroup::birthplace));
+    let unit = request.record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref());
+    match (&cloned, unit) {
+        _ if request.cgroup_given => (cloned, None),
+        (Err(e), _) if e.errno == Errno::EBUSY => match cgroup_of_target(request) {
+            Some(below) => (task::clone3(0, Some(below.dir())), None),
+            None => (cloned, None),
+        },
+        (Err(e), Some(unit)) if e.errno == Errno::EACCES => (task::clone3(0, None), Some(unit)),
+        _ => (cloned, None),
     }
 }
 

@@ -244,7 +244,7 @@ impl<'a> Systemd<'a> {
                 // Another container's perhaps: not ours to remove.
                 record.cgroup = None;
             }
-            return Err(e.context("linux.cgroupsPath"));
+            return Err(e);
         }
         if record.cgroup.is_none() {
             record.cgroup = cgroup.claim(cgroup.dirs());

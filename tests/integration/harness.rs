@@ -612,3 +612,29 @@ pub fn default_config() -> Value {
 pub fn without_namespace(config: &mut Value, kind: &str) {
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);
 }
+
+/// Runs the body on the host itself, where systemd can be met: it takes no part in our namespaces. What the body makes,
+/// it must see gone. Skipped where pid 1, as seen from here, is not systemd with cgroup v2.
+pub fn with_systemd(name: &str, body: impl FnOnce(&Test)) {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
+    let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    let v2 = Path::new(CGROUP).join("cgroup.controllers").exists();
+    let missing = match busybox {
+        _ if !nix::unistd::geteuid().is_root() => "needs root",
+        _ if init.trim() != "systemd" || !v2 => "systemd with cgroup v2 is not running here",
+        None => "busybox-static is not installed",
+        Some(busybox) => {
+            let dir = std::env::temp_dir().join(format!("corten-test.systemd.{name}.{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            fs::copy(busybox, dir.join("busybox")).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+            let test = Test { dir, count: Cell::new(0) };
+            body(&test);
+            let states = fs::read_dir(test.state()).map_or(0, Iterator::count);
+            assert_eq!(states, 0, "containers are left behind");
+            fs::remove_dir_all(&test.dir).unwrap();
+            return;
+        }
+    };
+    drop(writeln!(std::io::stderr(), "skipped: systemd::{name}: {missing}"));
+}

@@ -24,5 +24,6 @@ mod propagation;
 mod rootfs;
 mod run;
 mod seccomp;
+mod systemd;
 mod terminal;
 mod v1;

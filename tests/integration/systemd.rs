@@ -1,0 +1,286 @@
+//! `--systemd-cgroup`: the container's cgroup as a unit of systemd's. These tests need a host that runs it, such as the
+//! VM of this project.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Output, Test, poll, with_systemd, without_namespace};
+use crate::namespaces::{give_rootfs, map_ids};
+
+const CGROUP: &str = "/sys/fs/cgroup";
+
+/// Every test has a unit of its own: they run side by side on one host.
+fn unit(name: &str) -> String {
+    format!("ctest{}-{name}.scope", std::process::id())
+}
+
+fn path(slice: &str, name: &str) -> Value {
+    json!(format!("{slice}:ctest{}:{name}", std::process::id()))
+}
+
+fn systemctl(args: &[&str]) -> String {
+    let output = Command::new("systemctl").args(args).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn property(unit: &str, name: &str) -> String {
+    systemctl(&["show", unit, "--value", "-p", name]).trim().to_string()
+}
+
+/// Whether systemd knows nothing of the unit, nor is there a cgroup.
+fn gone(unit: &str, cgroup: &Path) -> bool {
+    systemctl(&["list-units", "--all", "--plain", "--no-legend", unit]).is_empty() && !cgroup.exists()
+}
+
+fn create(t: &Test, bundle: &Bundle, id: &str) -> Output {
+    t.corten(&["--systemd-cgroup", "create", "-b", bundle.path(), id])
+}
+
+fn values(cgroup: &Path, files: &[&str]) -> Vec<String> {
+    let read = |file: &&str| fs::read_to_string(cgroup.join(file)).unwrap().trim().to_string();
+    files.iter().map(read).collect()
+}
+
+/// systemd knows the limits that it has words for, and leaves all of them, and the device filter, alone when it is
+/// reloaded. Later commands need no --systemd-cgroup.
+#[test]
+fn a_scope_has_the_limits_and_keeps_them() {
+    with_systemd("a_scope_has_the_limits_and_keeps_them", |t| {
+        let unit = unit("limits");
+        let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = path("", "limits");
+            c["annotations"] = json!({
+                "org.systemd.property.TimeoutStopSec": "7",
+                "org.systemd.property.CollectMode": "'inactive-or-failed'",
+            });
+            c["linux"]["devices"] =
+                json!([{"path": "/dev/my", "type": "c", "major": 1, "minor": 11, "fileMode": 438}]);
+            c["linux"]["resources"] = json!({
+                "memory": {"limit": 67_108_864, "reservation": 4096},
+                "cpu": {"shares": 512, "quota": 33_333, "period": 100_000, "cpus": "0", "idle": 0},
+                "pids": {"limit": 20},
+                "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
+                "unified": {"memory.high": "50331648", "cgroup.max.depth": "3"},
+                "devices": [{"allow": false, "access": "rwm"}],
+            });
+        });
+        create(t, &bundle, "limits").ok();
+        let pid = t.pid("limits");
+        assert_eq!(fs::read_to_string(cgroup.join("cgroup.procs")).unwrap().trim(), pid.to_string());
+        for (name, expected) in [
+            ("ActiveState", "active"),
+            ("Delegate", "yes"),
+            ("Slice", "system.slice"),
+            ("MemoryMax", "67108864"),
+            ("MemoryLow", "4096"),
+            ("MemoryHigh", "50331648"),
+            ("CPUWeight", "59"),
+            ("CPUQuotaPerSecUSec", "340ms"),
+            ("AllowedCPUs", "0"),
+            ("TasksMax", "20"),
+            ("TimeoutStopUSec", "7s"),
+            ("CollectMode", "inactive-or-failed"),
+        ] {
+            assert_eq!(property(&unit, name), expected, "{name}");
+        }
+        let files = [
+            "memory.max",
+            "memory.low",
+            "memory.high",
+            "cpu.weight",
+            "cpu.max",
+            "cpuset.cpus",
+            "pids.max",
+            "hugetlb.2MB.max",
+            "cgroup.max.depth",
+        ];
+        let limits = values(&cgroup, &files);
+        assert_eq!(limits[..5], ["67108864", "4096", "50331648", "59", "33333 100000"]);
+        assert_eq!(limits[5..], ["0", "20", "0", "3"]);
+        let refused = |t: &Test| t.exec("limits", "echo x 2>/dev/null >/dev/my").exits(1);
+        t.corten(&["start", "limits"]).ok();
+        refused(t);
+        systemctl(&["daemon-reload"]);
+        assert_eq!(values(&cgroup, &files), limits);
+        refused(t);
+        assert_eq!(t.exec("limits", "cat /proc/self/cgroup").ok(), "0::/\n");
+        t.corten(&["delete", "--force", "limits"]).ok();
+        assert!(gone(&unit, &cgroup));
+    });
+}
+
+/// A nested slice is a path of slices; `run` takes its unit away; a unit whose name is a slice's is one.
+#[test]
+fn slices_are_nested() {
+    with_systemd("slices_are_nested", |t| {
+        let pid = std::process::id();
+        let run = |name: &str, slice: &str| {
+            let bundle = t.bundle(|c| {
+                without_namespace(c, "cgroup");
+                c["linux"]["cgroupsPath"] = path(slice, name);
+                c["linux"]["resources"] = json!({"pids": {"limit": 30}});
+                c["process"]["args"] = json!(["cat", "/proc/self/cgroup"]);
+            });
+            t.corten(&["--systemd-cgroup", "run", "-b", bundle.path(), "nested"]).ok()
+        };
+        let cgroup = format!("cta.slice/cta-b.slice/cta-b-c.slice/{}", unit("nested"));
+        assert_eq!(run("nested", "cta-b-c.slice"), format!("0::/{cgroup}\n"));
+        assert!(gone(&unit("nested"), &Path::new(CGROUP).join(&cgroup)));
+        let slice = format!("ctb{pid}-x.slice");
+        let cgroup = format!("ctb{pid}.slice/{slice}");
+        assert_eq!(run(&slice, "system.slice"), format!("0::/{cgroup}\n"));
+        assert!(gone(&slice, &Path::new(CGROUP).join(&cgroup)));
+    });
+}
+
+/// Whatever fails, and whenever, no unit is left; one of somebody else's is left alone.
+#[test]
+fn a_failing_create_leaves_no_unit() {
+    with_systemd("a_failing_create_leaves_no_unit", |t| {
+        let unit = unit("fails");
+        let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+        type Edit = fn(&mut Value);
+        let edits: [(Edit, &str); 6] = [
+            (|c| c["process"]["args"] = json!(["/nonexistent"]), "/nonexistent"),
+            (
+                |c| c["linux"]["resources"] = json!({"unified": {"memory.foo": "1"}}),
+                "unified[\"memory.foo\"]",
+            ),
+            (|c| c["linux"]["resources"] = json!({"cpu": {"cpus": "5000"}}), "cpu.cpus"),
+            (|c| c["annotations"] = json!({"org.systemd.property.NoSuch": "1"}), "NoSuch"),
+            (|c| c["annotations"] = json!({"org.systemd.property.KillSignal": "'x'"}), "KillSignal"),
+            (|c| c["annotations"] = json!({"org.systemd.property.PIDs": "[uint32 1]"}), "annotations["),
+        ];
+        for (edit, word) in edits {
+            let bundle = t.bundle(|c| {
+                c["linux"]["cgroupsPath"] = path("", "fails");
+                edit(c);
+            });
+            create(t, &bundle, "fails").fails(word);
+            assert!(gone(&unit, &cgroup), "{word}");
+        }
+        for cgroups_path in ["/docker/x", "system.slice:x", "system:x:y", "a--b.slice:x:y"] {
+            let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!(cgroups_path));
+            create(t, &bundle, "fails").fails("linux.cgroupsPath: ");
+        }
+        let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = path("", "fails"));
+        create(t, &bundle, "fails").ok();
+        create(t, &bundle, "other").fails("linux.cgroupsPath: ");
+        assert_eq!(property(&unit, "ActiveState"), "active");
+        t.corten(&["start", "fails"]).ok();
+        t.delete("fails");
+        assert!(gone(&unit, &cgroup));
+    });
+}
+
+/// A unit that has failed keeps its name from the next until it is told to go; a container's death leaves none.
+#[test]
+fn dead_units_are_in_nobodys_way() {
+    with_systemd("dead_units_are_in_nobodys_way", |t| {
+        let unit = unit("dead");
+        let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+        let failed = format!("--unit={unit}");
+        let made = Command::new("systemd-run")
+            .args(["--scope", "-q", &failed, "-p", "RuntimeMaxSec=1", "--"])
+            .args(["sh", "-c", "sleep 100"])
+            .status();
+        assert!(made.is_ok());
+        assert!(poll(Duration::from_secs(20), || property(&unit, "ActiveState") == "failed"));
+        let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = path("", "dead"));
+        create(t, &bundle, "dead").ok();
+        t.corten(&["start", "dead"]).ok();
+        t.corten(&["kill", "dead", "KILL"]).ok();
+        t.until("dead", "stopped");
+        assert!(poll(Duration::from_secs(20), || gone(&unit, &cgroup)), "{}", systemctl(&["status", &unit]));
+        t.corten(&["delete", "dead"]).ok();
+        // And one whose runtime was killed on the way: PDEATHSIG takes the process, delete the rest.
+        for wait in [5, 15, 30, 60, 100] {
+            let mut create = t.command(&["--systemd-cgroup", "create", "-b", bundle.path(), "dead"]);
+            let mut create = t.spawn(&mut create);
+            std::thread::sleep(Duration::from_millis(wait));
+            let _ = create.child.kill();
+            let _ = create.child.wait();
+            t.corten(&["delete", "--force", "dead"]).ok();
+            assert!(gone(&unit, &cgroup), "after {wait} ms");
+        }
+    });
+}
+
+/// cgroups(7), delegation: root of a user namespace has the scope for cgroups of its own, not for its limits.
+#[test]
+fn a_user_namespaces_root_has_the_scope() {
+    with_systemd("a_user_namespaces_root_has_the_scope", |t| {
+        let script = "cat /proc/self/cgroup; mkdir /sys/fs/cgroup/sub && echo made; \
+                      echo 5 2>/dev/null >/sys/fs/cgroup/pids.max && echo a limit";
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["linux"]["cgroupsPath"] = path("", "userns");
+            for mount in c["mounts"].as_array_mut().unwrap() {
+                if mount["type"] == "cgroup" {
+                    mount["options"] = json!([]);
+                }
+            }
+            c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        });
+        give_rootfs(t, &bundle);
+        let out = t.corten(&["--systemd-cgroup", "run", "-b", bundle.path(), "userns"]);
+        assert!(out.stderr.is_empty(), "{out:?}");
+        assert_eq!(out.stdout, "0::/\nmade\n");
+        assert!(gone(&unit("userns"), &Path::new(CGROUP).join("system.slice").join(unit("userns"))));
+    });
+}
+
+/// A user's own systemd makes the scope, over the user's bus or without one; `exec` from a session gets inside.
+#[test]
+fn a_user_has_scopes_too() {
+    with_systemd("a_user_has_scopes_too", |t| {
+        if !Path::new("/run/user/1000/bus").exists() {
+            return eprintln!("skipped: systemd::a_user_has_scopes_too: user 1000 has no systemd");
+        }
+        let dir = t.dir.join("alice");
+        let corten = dir.join("corten");
+        fs::create_dir(&dir).unwrap();
+        let runtime = std::env::var("CORTEN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_corten").into());
+        fs::copy(runtime, &corten).unwrap();
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = path("", "rootless");
+            c["linux"]["resources"] = json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}});
+            for (ids, key) in [("uidMappings", "uid"), ("gidMappings", "gid")] {
+                c["linux"][ids] = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+                c["process"]["user"][key] = json!(0);
+            }
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            let mounts = c["mounts"].as_array_mut().unwrap();
+            mounts.retain(|mount| mount["destination"] != "/dev/pts");
+        });
+        let mut chown = Command::new("chown");
+        t.call(chown.arg("-hR").arg("1000:1000").args([&dir, &bundle.dir])).ok();
+        let cgroup = "user.slice/user-1000.slice/user@1000.service/user.slice";
+        let cgroup: PathBuf = Path::new(CGROUP).join(cgroup).join(unit("rootless"));
+        for bus in ["unix:path=/run/user/1000/bus", "unix:path=/nowhere"] {
+            // The private socket is asked last: the bus must be out of sight for it.
+            let hide =
+                if bus.contains("nowhere") { "mount --bind /dev/null /run/user/1000/bus;" } else { "" };
+            let script = format!(
+                "{hide} exec setpriv --reuid 1000 --regid 1000 --init-groups env XDG_RUNTIME_DIR=/run/user/1000 \
+                 DBUS_SESSION_BUS_ADDRESS={bus} {} --root {} \"$@\"",
+                corten.display(),
+                dir.join("state").display()
+            );
+            let call = |args: &[&str]| {
+                t.call(Command::new("unshare").args(["-m", "sh", "-c", &script, "sh"]).args(args))
+            };
+            call(&["--systemd-cgroup", "create", "-b", bundle.path(), "rootless"]).exits(0);
+            assert_eq!(values(&cgroup, &["memory.max", "pids.max"]), ["67108864", "20"], "{bus}");
+            call(&["start", "rootless"]).ok();
+            assert_eq!(call(&["exec", "rootless", "cat", "/proc/self/cgroup"]).ok(), "0::/\n", "{bus}");
+            call(&["delete", "--force", "rootless"]).ok();
+            assert!(!cgroup.exists(), "{bus}");
+        }
+    });
+}
