@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{Plan, tree, v1, v2};
-use crate::error::Result;
+use crate::error::{Kind, Result, fail};
 use crate::state::CgroupRecord;
 
 /// A container's cgroup on the host.
@@ -30,6 +30,14 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
     match plan {
         Plan::V2(plan) => Ok(v2::create(plan, warnings)?.map(Cgroup::V2)),
         Plan::V1(plan) => Ok(v1::create(plan, warnings)?.map(Cgroup::V1)),
+    }
+}
+
+/// Sets the limits of the cgroup that systemd has made around a process.
+pub fn limit(plan: &Plan, pid: i32, warnings: &mut Vec<String>) -> Result<Cgroup> {
+    match plan {
+        Plan::V2(plan) => Ok(Cgroup::V2(v2::limit(plan, pid, warnings)?)),
+        Plan::V1(_) => Err(fail(Kind::Unsupported, "systemd makes no cgroups of v1 for us")),
     }
 }
 

@@ -64,7 +64,7 @@ impl Cgroup {
             manager: "cgroupfs".into(),
             path: self.unified.as_ref().map(|cgroup| cgroup.path.clone()).unwrap_or_default(),
             v1: self.dirs.clone(),
-            parents: Vec::new(),
+            ..CgroupRecord::default()
         }
     }
 

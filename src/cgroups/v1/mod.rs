@@ -86,13 +86,15 @@ impl Plan {
         };
         let path = self.unified.as_ref().map(v2::Plan::dir).and_then(&mut take).unwrap_or_default();
         let v1: Vec<PathBuf> = self.dirs().filter_map(take).collect();
-        let record = CgroupRecord { manager: "cgroupfs".into(), path, v1, parents: missing };
-        (record != CgroupRecord { manager: "cgroupfs".into(), ..CgroupRecord::default() }).then_some(record)
+        let nothing = path.as_os_str().is_empty() && v1.is_empty() && missing.is_empty();
+        let manager = "cgroupfs".to_string();
+        (!nothing).then_some(CgroupRecord { manager, path, v1, parents: missing, unit: None })
     }
 
     /// The directories of the plan that do not exist yet, outermost first in each hierarchy.
     pub(super) fn missing(&self) -> Vec<PathBuf> {
-        let v1 = self.parts.iter().flat_map(|part| v2::missing_below(&part.mount, &part.path));
+        let v1 =
+            self.parts.iter().flat_map(|part| v2::missing_in(part.dir(), part.path.components().count()));
         self.unified.iter().flat_map(v2::missing).chain(v1).collect()
     }
 }
@@ -139,6 +141,7 @@ pub(super) fn plan(
             mount: mount.clone(),
             path: below.place(host.own.as_deref(), "v2", problems)?,
             writes: unified,
+            scope: None,
             devices: filter.filter(|_| !controlled),
             rootless: request.rootless,
         }),
@@ -278,7 +281,9 @@ mod tests {
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
         let (path, mut problems) = (path.map(Path::new), Problems::default());
         let resources = Some(&resources);
-        let request = Request { id: "c", path, resources, manager: Manager::Cgroupfs, rootless: false };
+        let manager = Manager::Cgroupfs;
+        let request =
+            Request { id: "c", path, resources, annotations: None, manager, rootless: false, uid: 0 };
         let plan = cgroups::plan(&request, host, &mut problems, &mut Vec::new()).unwrap();
         let plan = plan.map(|plan| match plan {
             cgroups::Plan::V1(plan) => plan,
