@@ -79,15 +79,15 @@ impl Plan {
     /// `missing`. One that is there already is another's, until it has been found to be free.
     #[must_use]
     pub fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
-        let plan = match self {
-            Self::V2(plan) => plan,
+        let path = match self {
+            Self::V2(plan) => plan.dir(),
             Self::V1(plan) => return plan.claim(missing),
         };
-        let (path, unit) = (plan.dir(), plan.scope.as_ref().map(|scope| scope.unit.clone()));
+        let unit = self.scope().map(|scope| scope.unit.clone());
         let manager = if unit.is_some() { "systemd" } else { "cgroupfs" }.into();
         missing.contains(&path).then(|| {
             missing.retain(|dir| *dir != path);
-            CgroupRecord { manager, path, parents: missing, unit, ..CgroupRecord::default() }
+            CgroupRecord { manager, path, v1: Vec::new(), parents: missing, unit }
         })
     }
 
@@ -130,9 +130,8 @@ pub fn plan(
             return Ok(None);
         }
         Manager::Systemd if !host.v1.is_empty() => {
-            let hint = "(hint: --cgroup-manager=cgroupfs)";
-            let message = format!("the systemd cgroup manager needs a host that has cgroup v2 only {hint}");
-            return Err(fail(Kind::Unsupported, message));
+            let why = "the systemd cgroup manager needs a host with cgroup v2 only";
+            return Err(fail(Kind::Unsupported, why));
         }
         Manager::Cgroupfs if !host.v1.is_empty() => {
             return Ok(v1::plan(request, host, devices, problems).map(Plan::V1));

@@ -63,12 +63,12 @@ impl Plan {
 pub fn missing(plan: &Plan) -> Vec<PathBuf> {
     // Slices come and go as systemd sees fit.
     let ours = if plan.scope.is_some() { 1 } else { plan.path.components().count() };
-    missing_below(&plan.mount, &plan.path, ours)
+    missing_in(plan.dir(), ours)
 }
 
-/// Likewise of any hierarchy, of the innermost `ours` directories.
-pub(super) fn missing_below(mount: &Path, path: &Path, ours: usize) -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> = mount.join(path).ancestors().take(ours).map(Into::into).collect();
+/// Those of a directory and the `count - 1` above it.
+pub(super) fn missing_in(dir: PathBuf, count: usize) -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = dir.ancestors().take(count).map(Into::into).collect();
     dirs.reverse();
     let first = dirs.iter().position(|dir| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_err());
     first.map_or_else(Vec::new, |first| dirs.split_off(first))

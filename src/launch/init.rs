@@ -83,8 +83,8 @@ pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<In
             if namespaces.creates(libc::CLONE_NEWUSER) {
                 become_root()?;
                 task::unshare(namespaces.create & !AT_CLONE)?;
-            } else if (late || enters) && namespaces.creates(libc::CLONE_NEWCGROUP) {
-                task::unshare(libc::CLONE_NEWCGROUP)?;
+            } else if late || enters {
+                task::unshare(namespaces.create & libc::CLONE_NEWCGROUP)?;
             }
             init(container, report)
         }

@@ -281,16 +281,16 @@ fn spawn(
     }
     let direct = namespaces.stages() == Stages::Direct;
     let before = if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Vec::new() };
-    // A cgroup namespace is rooted at the cgroup that one is in at its making.
-    let later = if child.doors.is_empty() { 0 } else { libc::CLONE_NEWCGROUP };
-    let kinds = match namespaces.create & !later {
+    let kinds = match namespaces.create {
         _ if !direct => 0,
         kinds if kinds & libc::CLONE_NEWUSER != 0 => kinds & init::AT_CLONE,
         // With offsets it is there already.
         kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
         kinds => kinds,
     };
-    let kinds = if plan.waits_for_cgroup() { kinds & !libc::CLONE_NEWCGROUP } else { kinds };
+    // A cgroup namespace is rooted at the cgroup that one is in at its making.
+    let later = plan.waits_for_cgroup() || !child.doors.is_empty();
+    let kinds = if later { kinds & !libc::CLONE_NEWCGROUP } else { kinds };
     let cloned = task::clone3(kinds as u64, cgroup.and_then(Cgroup::birthplace));
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {

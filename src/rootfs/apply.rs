@@ -237,7 +237,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<()> {
 }
 
 /// The hierarchies of cgroup v1, in a tmpfs as on the host: of each the container's own part.
-fn cgroups_v1(root: &Root, views: &[View], mount: &Mount) -> Result<()> {
+fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
     let options = &mount.options;
     let attributes = options.attributes();
     let parameters = [("source", "cgroup"), ("mode", "755"), ("size", "64k")];
@@ -249,7 +249,7 @@ fn cgroups_v1(root: &Root, views: &[View], mount: &Mount) -> Result<()> {
         }
     }
     let target = root.target(mount, Missing::Directory)?;
-    mount::move_mount(tmpfs.as_fd(), target.as_fd())?;
+    attach(root, mount, fs::dup(tmpfs.as_fd())?, target)?;
     for view in views {
         let tree = match mount::open_tree_clone(fs::CWD, &view.dir, false) {
             // A service manager's hierarchy that we may not make anything in.
@@ -265,7 +265,6 @@ fn cgroups_v1(root: &Root, views: &[View], mount: &Mount) -> Result<()> {
     let attr = Attr { set: attributes & MOUNT_ATTR_RDONLY, ..Attr::default() };
     shape_with(tmpfs.as_fd(), false, attr, &options.propagation)?;
     root.spend(tmpfs);
-    root.spend(target);
     Ok(())
 }
 

@@ -392,3 +392,30 @@ fn a_cgroup_in_use_is_refused() {
         t.delete("c1");
     });
 }
+
+/// The life of a container is the same in every view: those tests once more.
+#[test]
+fn lives_are_lived_in_v1() {
+    again("v1");
+}
+
+#[test]
+fn lives_are_lived_in_v1_with_v2() {
+    again("hybrid");
+}
+
+fn again(view: &str) {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["lifecycle::", "run::"]).env("CORTEN_TEST_VIEW", view);
+    let output = command.output().unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("running ") && !text.contains("running 0 tests"),
+        "{text}"
+    );
+    for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
+        // Past libtest, as the harness tells it.
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{line} (view {view})\n")));
+    }
+}

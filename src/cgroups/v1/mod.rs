@@ -86,16 +86,15 @@ impl Plan {
         };
         let path = self.unified.as_ref().map(v2::Plan::dir).and_then(&mut take).unwrap_or_default();
         let v1: Vec<PathBuf> = self.dirs().filter_map(take).collect();
-        let record = CgroupRecord { manager: "cgroupfs".into(), path, v1, parents: missing, unit: None };
-        (record != CgroupRecord { manager: "cgroupfs".into(), ..CgroupRecord::default() }).then_some(record)
+        let nothing = path.as_os_str().is_empty() && v1.is_empty() && missing.is_empty();
+        let manager = "cgroupfs".to_string();
+        (!nothing).then_some(CgroupRecord { manager, path, v1, parents: missing, unit: None })
     }
 
     /// The directories of the plan that do not exist yet, outermost first in each hierarchy.
     pub(super) fn missing(&self) -> Vec<PathBuf> {
-        let v1 = self
-            .parts
-            .iter()
-            .flat_map(|part| v2::missing_below(&part.mount, &part.path, part.path.components().count()));
+        let v1 =
+            self.parts.iter().flat_map(|part| v2::missing_in(part.dir(), part.path.components().count()));
         self.unified.iter().flat_map(v2::missing).chain(v1).collect()
     }
 }
@@ -281,7 +280,8 @@ mod tests {
     fn planned(host: &Host, path: Option<&str>, resources: &str) -> (Option<Plan>, Problems) {
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
         let (path, mut problems) = (path.map(Path::new), Problems::default());
-        let (resources, manager) = (Some(&resources), Manager::Cgroupfs);
+        let resources = Some(&resources);
+        let manager = Manager::Cgroupfs;
         let request =
             Request { id: "c", path, resources, annotations: None, manager, rootless: false, uid: 0 };
         let plan = cgroups::plan(&request, host, &mut problems, &mut Vec::new()).unwrap();
