@@ -9,6 +9,7 @@ mod exec_options;
 mod harness;
 mod hooks;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod namespaces;
 mod process;
