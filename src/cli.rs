@@ -131,6 +131,17 @@ pub struct Spec {
     pub rootless: bool,
 }
 
+/// `seccomp explain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explain {
+    /// Its `linux.seccomp` is the profile.
+    pub bundle: Option<PathBuf>,
+    /// A file that has nothing but a profile.
+    pub profile: Option<PathBuf>,
+    pub dump: bool,
+    pub syscalls: Vec<String>,
+}
+
 /// What to do. A variant for each verb, and the two questions that need none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -148,6 +159,7 @@ pub enum Command {
     Spec(Spec),
     Features,
     Plan(Create),
+    Explain(Explain),
 }
 
 /// What must be known even if the command line turns out to be wrong.

@@ -9,6 +9,7 @@ mod list;
 mod plan;
 mod ps;
 mod run;
+mod seccomp;
 mod spec;
 mod start;
 mod state;
@@ -46,6 +47,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Exec(args) => exec::run(globals, &args),
         Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
+        Command::Explain(args) => seccomp::run(&args).map(|()| 0),
     };
     result.context(name)
 }
@@ -67,6 +69,7 @@ fn label(command: &Command) -> String {
         Command::Spec(_) => ("spec", ""),
         Command::Features => ("features", ""),
         Command::Plan(_) => ("plan", ""),
+        Command::Explain(_) => ("seccomp explain", ""),
     };
     if id.is_empty() { verb.into() } else { format!("{verb} {id}") }
 }

@@ -4,8 +4,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Process;
-
 use crate::error::{Kind, Result, fail};
 use crate::sys::{fs, task};
 use crate::{cgroups, process};
@@ -19,6 +17,8 @@ pub struct Host {
     pub proc: OwnedFd,
     /// We are not the host's root: neither its user 0, nor in its user namespace.
     pub rootless: bool,
+    /// Our user's id, in our own user namespace.
+    pub uid: u32,
     /// We are in a user namespace other than the first.
     pub user_namespace: bool,
     pub cgroups: cgroups::Host,
@@ -26,14 +26,15 @@ pub struct Host {
 }
 
 impl Host {
-    /// `rootless` is what the command line says, if it says anything; `process` is who is to run.
-    pub fn probe(rootless: Option<bool>, process: Option<&Process>) -> Result<Self> {
+    /// `rootless` is what the command line says, if it says anything; `labelled` that something is to have a label of a
+    /// security module.
+    pub fn probe(rootless: Option<bool>, labelled: bool) -> Result<Self> {
         let proc = procfs()?;
         let user_namespace = in_user_namespace();
         let rootless = rootless.unwrap_or_else(|| task::euid() != 0 || user_namespace);
-        let labelled = |p: &Process| p.apparmor_profile().is_some() || p.selinux_label().is_some();
-        let process = process::Host::probe(proc.as_fd(), process.is_some_and(labelled))?;
-        Ok(Self { proc, rootless, user_namespace, cgroups: cgroups::Host::probe()?, process })
+        let process = process::Host::probe(proc.as_fd(), labelled)?;
+        let (uid, cgroups) = (task::euid(), cgroups::Host::probe()?);
+        Ok(Self { proc, rootless, uid, user_namespace, cgroups, process })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Problems, Result};
 use crate::host::Host;
 use crate::namespaces::idmap::{self, IdMap};
 use crate::process::sysctl::{self, Sysctl};
-use crate::process::{self, capabilities, env};
+use crate::process::{self, capabilities, env, lsm};
 use crate::{hooks, namespaces, rootfs, seccomp};
 
 /// What the command line says.
@@ -44,6 +44,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the container's process is cloned before its cgroup is made, and then waits for it. A new cgroup namespace
+    /// is to be rooted there, and so can be made only then.
+    #[must_use]
+    pub fn waits_for_cgroup(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
+    }
+
     /// The host's ids of the container's root, where the container is to make cgroups of its own below its cgroup: it is
     /// in a user and a cgroup namespace of its own and has the hierarchy mounted for writing.
     #[must_use]
@@ -71,8 +78,10 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
             id: request.id,
             path: linux.and_then(|l| l.cgroups_path().as_deref()),
             resources: linux.and_then(|l| l.resources().as_ref()),
+            annotations: spec.annotations().as_ref(),
             manager: request.manager,
             rootless: host.rootless,
+            uid: host.uid,
         },
         &host.cgroups,
         &mut problems,
@@ -86,15 +95,20 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
         cgroup_mount: host.cgroups.v2_mount.clone(),
         notify_socket: request.service.notify_socket.clone(),
+        mount_label: lsm::mount_label(
+            linux.and_then(|l| l.mount_label().as_deref()),
+            host.process.lsm,
+            &mut problems,
+            warnings,
+        ),
     };
     let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut problems, warnings);
     let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
     let sysctl = sysctl::plan(linux, &namespaces, &mut problems);
     let held = process_host(host, facts.user_namespace);
-    let process = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process::plan(process, linux, held, "process", &mut problems, warnings));
+    let process = spec.process().as_ref().and_then(|process| {
+        process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut problems, warnings)
+    });
     let seccomp = linux
         .and_then(|l| l.seccomp().as_ref())
         .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-use super::{Command, Create, Exec, Format, Globals, Kill, Run, User};
+use super::{Command, Create, Exec, Explain, Format, Globals, Kill, Run, User};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::process::users;
@@ -136,6 +136,27 @@ pub(super) fn exec(m: &ArgMatches) -> Result<Command> {
         return Err(fail(Kind::Usage, "exec needs a program to run, or --process"));
     }
     Ok(Command::Exec(exec))
+}
+
+pub(super) fn explain(m: &ArgMatches) -> Result<Command> {
+    let bundle = path(m, "bundle");
+    let mut words = many::<String>(m, "words").into_iter();
+    match words.next().as_deref() {
+        Some("explain") => {}
+        other => {
+            let shown = other.unwrap_or_default();
+            return Err(fail(Kind::Usage, format!("seccomp knows explain, not {shown:?}")));
+        }
+    }
+    let profile = if bundle.is_none() { words.next().map(PathBuf::from) } else { None };
+    if bundle.is_none() && profile.is_none() {
+        return Err(fail(Kind::Usage, "seccomp explain needs a profile, or --bundle"));
+    }
+    let (dump, syscalls) = (m.get_flag("dump"), words.collect::<Vec<_>>());
+    if dump && !syscalls.is_empty() {
+        return Err(fail(Kind::Usage, "seccomp explain --dump prints the whole program, not that of a call"));
+    }
+    Ok(Command::Explain(Explain { bundle, profile, dump, syscalls }))
 }
 
 fn user(value: &str) -> Option<User> {

@@ -37,6 +37,8 @@ pub(super) enum Operands {
     IdSignal,
     /// An id, then words that are not ours even if they look like options.
     IdWords,
+    /// A word that says what to do, and what to do it with.
+    Words,
 }
 
 pub(super) struct Verb {
@@ -197,6 +199,16 @@ const VERBS: &[Verb] = &[
         read: |_| Ok(Command::Features),
     },
     Verb {
+        name: "seccomp",
+        about: "explain a profile: seccomp explain PROFILE|--bundle DIR [SYSCALL...]",
+        options: &[&[
+            opt("bundle", Some('b'), Path("DIR"), "the profile of this bundle's configuration"),
+            opt("dump", None, Switch, "print the program instead"),
+        ]],
+        operands: Operands::Words,
+        read: read::explain,
+    },
+    Verb {
         name: "plan",
         about: "",
         options: &[CREATE, IO],
@@ -232,6 +244,7 @@ pub(super) fn build(verb: &Verb) -> clap::Command {
     let words = Arg::new("words").value_name("WORD").action(ArgAction::Append).num_args(0..);
     match verb.operands {
         Operands::None => command,
+        Operands::Words => command.arg(words.required(true)),
         Operands::Id => command.arg(id.required(true)),
         Operands::MaybeId => command.arg(id),
         Operands::IdSignal => command.arg(id.required(true)).arg(Arg::new("signal").value_name("SIGNAL")),

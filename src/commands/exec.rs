@@ -9,7 +9,7 @@ use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::host::Host;
 use crate::launch::{exec, foreground, seal};
-use crate::process::{self, capabilities, env};
+use crate::process::{self, capabilities, env, lsm};
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
 
@@ -18,7 +18,8 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let service = env::service(|name| std::env::var(name).ok(), std::process::id);
     let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
     let (dir, record) = super::open(globals, &args.id)?;
-    match super::status(&dir, &record)? {
+    let status = super::status(&dir, &record)?;
+    match status {
         Status::Running | Status::Created => {}
         Status::Paused if args.ignore_paused => {}
         Status::Paused => {
@@ -32,11 +33,19 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let kept = config::parse(dir.load_config()?)?;
     let wanted = wanted(args, kept.spec.process().as_ref(), kept.version)?;
 
-    let host = Host::probe(globals.rootless, Some(&wanted))?;
+    let host = Host::probe(globals.rootless, lsm::labelled(&wanted))?;
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let linux = kept.spec.linux().as_ref();
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
-    let process = process::plan(&wanted, linux, held, "process", &mut problems, &mut warnings);
+    let process = process::plan(
+        &wanted,
+        linux,
+        kept.spec.annotations().as_ref(),
+        held,
+        "process",
+        &mut problems,
+        &mut warnings,
+    );
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut problems, &mut warnings));
     problems.into_result()?;
@@ -52,6 +61,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
     let started = exec::exec(&exec::Request {
         record: &record,
+        status,
         target: std::os::fd::AsFd::as_fd(&target),
         process: &process,
         user: named(args),

@@ -16,7 +16,7 @@ use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::namespaces::KINDS;
 use crate::process::{self, affinity, env};
-use crate::state::Record;
+use crate::state::{Record, Status};
 use crate::sys::task::Forked;
 use crate::sys::{fs, socket, task};
 use crate::{rootfs, seccomp};
@@ -24,6 +24,8 @@ use crate::{rootfs, seccomp};
 /// What `exec` is asked to do.
 pub struct Request<'a> {
     pub record: &'a Record,
+    /// The container's.
+    pub status: Status,
     /// The container's own process.
     pub target: BorrowedFd<'a>,
     pub process: &'a process::Plan,
@@ -55,7 +57,7 @@ pub fn exec(request: &Request) -> Result<Process> {
     let mut process = spawn(request, entry, console_socket)?;
     let started = process.next().and_then(|event| {
         let Event::Ready = event else { return Err(unexpected()) };
-        process.start(request.seccomp.and_then(|s| s.listener.as_ref()), request.record)?;
+        process.start(request.seccomp, request.record, request.status)?;
         if let Some(socket) = &pidfd_socket {
             socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
         }

@@ -71,10 +71,15 @@ pub(super) fn first(container: Container, report: &mut Channel) -> Result<Infall
     let namespaces = &container.plan.namespaces;
     match namespaces.stages() {
         Stages::Direct => {
-            if namespaces.creates(libc::CLONE_NEWUSER) {
+            let late = container.plan.waits_for_cgroup();
+            if late || namespaces.creates(libc::CLONE_NEWUSER) {
                 report.await_go()?;
+            }
+            if namespaces.creates(libc::CLONE_NEWUSER) {
                 become_root()?;
                 task::unshare(namespaces.create & !AT_CLONE)?;
+            } else if late {
+                task::unshare(namespaces.create & libc::CLONE_NEWCGROUP)?;
             }
             init(container, report)
         }
@@ -163,7 +168,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         let terminal = root.console()?;
         attach_terminal(process, &terminal, container.console_socket.take(), report)?;
     }
-    run_hooks(&plan.hooks.create_container, container.record, Status::Creating)?;
+    run_hooks(&plan.hooks.create_container, container.record)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
     let root = root.enter(&plan.rootfs)?;
 
@@ -188,17 +193,17 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         *report = Channel::from_socket(socket::accept(listener.as_fd())?);
     }
     drop(container.start);
-    run_hooks(&plan.hooks.start_container, container.record, Status::Created)?;
+    run_hooks(&plan.hooks.start_container, container.record)?;
     let none = || fail(Kind::Config, "process: the configuration has none to start");
     program.ok_or_else(none)?.run(report)
 }
 
 /// Runs hooks in the container's namespaces, where our id is another.
-fn run_hooks(hooks: &[Hook], record: &Record, status: Status) -> Result<()> {
+fn run_hooks(hooks: &[Hook], record: &Record) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
-    let state = spec_state(record, status, Some(std::process::id() as i32));
+    let state = spec_state(record, Status::Created, Some(std::process::id() as i32));
     hooks::run(hooks, state.as_bytes())
 }
 

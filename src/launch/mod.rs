@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, undo};
 
-use crate::cgroups::{self, Cgroup};
+use crate::cgroups::{self, Cgroup, dbus::Bus, systemd};
 use crate::cli::SPEC_VERSION;
 use crate::config::Config;
 use crate::error::{Context, Kind, Result, fail};
@@ -91,6 +91,8 @@ pub fn create(request: &Request) -> Result<Launched> {
     };
     let console_socket = connect(request.console_socket, "--console-socket")?;
     let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
+    let mut systemd =
+        plan.cgroup.as_ref().and_then(cgroups::Plan::scope).map(Systemd::connect).transpose()?;
     let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
 
     let mut record = record(request, missing)?;
@@ -100,7 +102,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         dir.save_config(&request.config.text)?;
         dir.save(&record)?;
         let on_record = record.cgroup.is_some();
-        let cgroup = make_cgroup(plan, &mut record)?;
+        let cgroup = if systemd.is_some() { None } else { make_cgroup(plan, &mut record)? };
         if record.cgroup.is_some() && !on_record {
             dir.save(&record)?;
         }
@@ -121,7 +123,10 @@ pub fn create(request: &Request) -> Result<Launched> {
             service: request.service,
             user_namespace: request.host.user_namespace,
         };
-        let mut process = spawn(plan, &joined, cgroup.as_ref(), child)?;
+        let mut process = spawn(plan, &joined, cgroup.as_ref(), child, |pid| match &mut systemd {
+            Some(systemd) => systemd.place(pid, plan, &dir, &mut record),
+            None => Ok(()),
+        })?;
         record.pid = Some(process.pid);
         let attended = attend(&mut process, request, &dir, &mut record)
             .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
@@ -186,14 +191,58 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
         _ => record.cgroup = None,
     }
     let made = made?.flatten();
-    if let (Some(cgroup), Some((uid, gid))) = (&made, plan.delegates_to()) {
-        cgroups::delegate(cgroup, uid, gid)?;
+    if let Some(cgroup) = &made {
+        delegate(plan, cgroup)?;
     }
     Ok(made)
 }
 
-/// Clones the container's process, or the one between.
-fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Container) -> Result<Process> {
+/// systemd, which makes the container's cgroup around its process.
+struct Systemd<'a> {
+    bus: Bus,
+    scope: &'a systemd::Scope,
+}
+
+impl<'a> Systemd<'a> {
+    fn connect(scope: &'a systemd::Scope) -> Result<Self> {
+        Ok(Self { bus: systemd::connect(&scope.unit)?, scope })
+    }
+
+    /// Puts the process, which waits, into its cgroup, and sets the limits.
+    fn place(&mut self, pid: i32, plan: &Plan, dir: &Dir, record: &mut Record) -> Result<()> {
+        let Some(cgroup) = &plan.cgroup else { return Ok(()) };
+        if let Err(e) = systemd::start(&mut self.bus, self.scope, pid) {
+            if systemd::refused(&e) {
+                // Another container's perhaps: not ours to remove.
+                record.cgroup = None;
+            }
+            return Err(e.context("linux.cgroupsPath"));
+        }
+        if record.cgroup.is_none() {
+            record.cgroup = cgroup.claim(cgroup.dirs());
+            dir.save(record)?;
+        }
+        let mut warnings = Vec::new();
+        let limited = cgroups::limit(cgroup, pid, &mut warnings);
+        warnings.into_iter().for_each(log::warn);
+        delegate(plan, &limited?)
+    }
+}
+
+/// Gives the cgroup to the container's root, if it is to make others inside.
+fn delegate(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
+    plan.delegates_to().map_or(Ok(()), |(uid, gid)| cgroups::delegate(cgroup, uid, gid))
+}
+
+/// Clones the container's process, or the one between. `place` is called with its id while it waits, if the plan has it
+/// wait for its cgroup.
+fn spawn(
+    plan: &Plan,
+    joined: &Joined,
+    cgroup: Option<&Cgroup>,
+    child: init::Container,
+    place: impl FnOnce(i32) -> Result<()>,
+) -> Result<Process> {
     let namespaces = &plan.namespaces;
     let proc = child.proc;
     let (ours, theirs) = Channel::pair()?;
@@ -211,6 +260,7 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
         kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
         kinds => kinds,
     };
+    let kinds = if plan.waits_for_cgroup() { kinds & !libc::CLONE_NEWCGROUP } else { kinds };
     let cloned = task::clone3(kinds as u64, cgroup.and_then(Cgroup::birthplace));
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
@@ -225,7 +275,9 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
     };
     drop(theirs);
     let process = Process { pid, pidfd, console: None, between: !direct, channel: ours };
-    let prepared = namespaces::return_from(before).and_then(|()| prepare(&process, plan, proc));
+    let prepared = namespaces::return_from(before)
+        .and_then(|()| place(pid))
+        .and_then(|()| prepare(&process, plan, proc));
     match prepared {
         Ok(()) => Ok(process),
         Err(e) => {
@@ -255,7 +307,7 @@ fn prepare(process: &Process, plan: &Plan, proc: BorrowedFd) -> Result<()> {
     if direct && namespaces.creates(libc::CLONE_NEWUSER) {
         idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
     }
-    if !direct || namespaces.creates(libc::CLONE_NEWUSER) {
+    if !direct || namespaces.creates(libc::CLONE_NEWUSER) || plan.waits_for_cgroup() {
         process.go(Go::On)?;
     }
     Ok(())
@@ -290,7 +342,8 @@ fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Reco
             Event::Mounted => {
                 put_on_record(process, record)?;
                 dir.save(record)?;
-                let state = spec_state(record, Status::Creating, record.pid);
+                // `creating` is step 2 of the lifecycle; these hooks are the steps after it (runtime.md#lifecycle).
+                let state = spec_state(record, Status::Created, record.pid);
                 hooks::run(&plan.hooks.prestart, state.as_bytes())?;
                 hooks::run(&plan.hooks.create_runtime, state.as_bytes())?;
                 process.go(Go::On)?;
@@ -399,44 +452,76 @@ impl Process {
     }
 
     /// Lets the program run, and tells whether it does.
-    pub fn start(&self, listener: Option<&Listener>, record: &Record) -> Result<()> {
+    pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
         self.go(Go::Start)?;
-        await_program(&self.channel, listener, record, self.pid)
+        let listener = filter.and_then(|filter| filter.listener.as_ref());
+        let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
+        await_program(&self.channel, agent)?;
+        ended_early(self.pid)
     }
 }
 
 /// Lets the program of a created container run, and tells whether it does.
 pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
-    let socket = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET))?;
-    // It serves once.
-    fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false)?;
-    await_program(&Channel::from_socket(socket), listener, record, record.pid.unwrap_or_default())
+    let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
+        // It serves once.
+        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
+    });
+    let socket = connected.map_err(|e| match e.errno {
+        Errno::ECONNREFUSED | Errno::ENOENT => {
+            fail(Kind::WrongStatus, "the container is being started already, or its process has ended")
+        }
+        _ => e.into(),
+    })?;
+    let pid = record.pid.unwrap_or_default();
+    let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
+    let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
+    if started.is_err()
+        && let Ok(Some(pidfd)) = state::pidfd(record)
+    {
+        // What has told of its failure is about to end. What has not, because its agent could not be reached, must not
+        // run on as if it had been started.
+        let _ = task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+    started
+}
+
+/// Who answers for a filter of the process, and what it is to know of the container.
+#[derive(Clone, Copy)]
+struct Agent<'a> {
+    listener: &'a Listener,
+    /// The process that has the filter.
+    pid: i32,
+    record: &'a Record,
+    /// The container's, not the process's.
+    status: Status,
 }
 
 /// The channel's end is the program's beginning, for execve closes it, or the process's end.
-fn await_program(channel: &Channel, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
+fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
     loop {
         match channel.receive()? {
-            Event::Closed if !running(pid) && state::ended_before_exec(pid)? => {
-                return Err(anyhow!("the container's process was killed before its program ran"));
-            }
             Event::Closed => return Ok(()),
             Event::Error(error) => return Err(error),
-            Event::Listener(fd) => send_listener(&fd, listener, record, pid)?,
+            Event::Listener(fd) => send_listener(&fd, agent)?,
             _ => return Err(unexpected()),
         }
     }
 }
 
-/// Whether a child of ours runs. Of one that is not ours nothing is known.
-fn running(pid: i32) -> bool {
-    task::has_ended(pid) == Ok(false)
+/// An error if a process has ended before its program ran. The channel is closed some time before a process that ends
+/// can be waited for, so /proc is asked.
+fn ended_early(pid: i32) -> Result<()> {
+    if state::ended_before_exec(pid)? {
+        return Err(anyhow!("the container's process was killed before its program ran"));
+    }
+    Ok(())
 }
 
 /// Hands the filter's descriptor to its agent.
-fn send_listener(fd: &OwnedFd, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
-    let listener = listener.ok_or_else(unexpected)?;
-    let state = serde_json::from_str(&spec_state(record, Status::Created, Some(pid))).context("state")?;
+fn send_listener(fd: &OwnedFd, agent: Option<Agent>) -> Result<()> {
+    let Agent { listener, pid, record, status } = agent.ok_or_else(unexpected)?;
+    let state = serde_json::from_str(&spec_state(record, status, record.pid)).context("state")?;
     let state = seccomp::listener::process_state(SPEC_VERSION, pid, listener.metadata.as_deref(), state);
     seccomp::listener::send(fd.as_fd(), &listener.path, state.to_string().as_bytes())
 }

@@ -145,6 +145,12 @@ fn for_userspace(option: &str) -> bool {
     option.is_empty() || NAMES.contains(&option) || PREFIXES.iter().any(|prefix| option.starts_with(prefix))
 }
 
+/// Whether a file system's option is one of tmpfs' (tmpfs(5)).
+pub(super) fn is_for_tmpfs(option: &str) -> bool {
+    const KEYS: [&str; 6] = ["gid", "mode", "nr_blocks", "nr_inodes", "size", "uid"];
+    option.split_once('=').is_some_and(|(key, _)| KEYS.contains(&key))
+}
+
 fn add(options: &mut Options, meaning: Meaning) {
     let set = |attr: &mut Attr, bits: u64| {
         attr.set |= bits;

@@ -296,6 +296,30 @@ fn labels_without_a_module() {
     });
 }
 
+/// The labels of config.json on a kernel without those modules: a warning each, and the container runs.
+#[test]
+fn a_containers_labels_without_a_module() {
+    isolated(|t| {
+        if corten::process::lsm::Host::probe() != corten::process::lsm::Host::default() {
+            crate::harness::skip("this kernel runs AppArmor or SELinux");
+        }
+        let out = t.run("grep -c context= /proc/self/mountinfo", |c| {
+            c["process"]["apparmorProfile"] = json!("web");
+            c["process"]["selinuxLabel"] = json!("u:r:t:s0");
+            c["linux"]["mountLabel"] = json!("u:r:f:s0:c1,c2");
+        });
+        assert_eq!(out.stdout, "0\n");
+        for label in [
+            "linux.mountLabel \"u:r:f:s0:c1,c2\": this kernel does not run SELinux, ignoring",
+            "process.selinuxLabel \"u:r:t:s0\": this kernel does not run SELinux, ignoring",
+            "process.apparmorProfile \"web\": this kernel does not run AppArmor, ignoring",
+        ] {
+            assert!(out.stderr.contains(label), "{out:?}");
+        }
+        t.run("true", |c| c["linux"]["mountLabel"] = json!("a\"b")).fails("linux.mountLabel: contains");
+    });
+}
+
 /// --cgroup: one below the container's, in runc's form, and no other in its place.
 #[test]
 fn cgroup_below() {

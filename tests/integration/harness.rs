@@ -71,7 +71,7 @@ fn outside(name: &str) -> Result<(), String> {
         .stderr(file)
         .spawn()
         .unwrap();
-    let status = wait(&mut child, WHOLE_TEST);
+    let status = wait(&mut child, WHOLE_TEST * patience());
     let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
     match status.map(|status| status.code()) {
         Some(Some(0)) if text.contains("1 passed") => Ok(()),
@@ -194,7 +194,7 @@ pub fn directories(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Everything that a container may leave behind, a line each.
-fn traces(test: &Test) -> Vec<String> {
+pub fn traces(test: &Test) -> Vec<String> {
     reap();
     let list = |dir: PathBuf| -> Vec<PathBuf> {
         fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -218,7 +218,7 @@ fn traces(test: &Test) -> Vec<String> {
 }
 
 /// What is there now that was not there `before`.
-fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
+pub fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
     let mut left = traces(test);
     left.retain(|trace| match before.iter().position(|known| known == trace) {
         Some(index) => {

@@ -1,5 +1,4 @@
-//! `mounts` on the kernel (config.md#mounts): options on trees of mounts, file systems with options of their own, and
-//! where mounts come from and go to.
+//! The options of `mounts` (config.md#linux-mount-options), on trees of mounts and on new file systems.
 
 use std::fs;
 
@@ -9,23 +8,23 @@ use serde_json::{Value, json};
 
 use crate::harness::{Test, isolated};
 
-fn add(c: &mut Value, mount: Value) {
+pub fn add(c: &mut Value, mount: Value) {
     c["mounts"].as_array_mut().unwrap().push(mount);
 }
 
-fn host_mount(t: &Test, args: &[&str]) {
+pub fn host_mount(t: &Test, args: &[&str]) {
     t.call(Command::new("mount").args(args)).ok();
 }
 
 /// The options of the last mount at a path, and its superblock's, from mountinfo.
-fn options<'a>(mountinfo: &'a str, path: &str) -> Option<(Vec<&'a str>, Vec<&'a str>)> {
+pub fn options<'a>(mountinfo: &'a str, path: &str) -> Option<(Vec<&'a str>, Vec<&'a str>)> {
     let mut lines = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let line = lines.rfind(|fields| fields.get(4) == Some(&path))?;
     Some((line[5].split(',').collect(), line.last()?.split(',').collect()))
 }
 
 /// Whether all words are there that are wanted, and none that is marked with an exclamation mark.
-fn fits(options: &[&str], wanted: &str) -> bool {
+pub fn fits(options: &[&str], wanted: &str) -> bool {
     wanted.split_whitespace().all(|word| match word.strip_prefix('!') {
         Some(word) => !options.contains(&word),
         None => options.contains(&word),
