@@ -72,7 +72,7 @@ fn too_many_processes_are_refused() {
         assert!(out.code != 0 && out.stdout.is_empty() && out.stderr.contains("fork"), "{out:?}");
         assert_eq!(t.run_bundle(&limited(t, json!({"pids": {"limit": 9}}), script)).ok(), "all\n");
         // exec's process counts too.
-        t.start(&limited(t, json!({"pids": {"limit": 3}}), "sleep 1000 & sleep 1000"), "c1");
+        t.start(&limited(t, json!({"pids": {"limit": 3}}), "sleep 1000 & sleep 1000 & wait"), "c1");
         assert!(poll(Duration::from_secs(10), || figure_of("pids.current") == 3));
         let out = t.exec("c1", "true");
         assert!(out.code != 0 && !out.stderr.is_empty(), "{out:?}");
