@@ -89,8 +89,7 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
     };
     let result = result.and_then(|dir| {
         let fresh = made.last() == Some(&plan.dir());
-        // A new one is empty, and one right below the hierarchy's root has none above it that could be frozen.
-        if !fresh || plan.path.components().count() > 1 {
+        if !fresh {
             check_unused(dir.as_fd(), plan)?;
         }
         if !plan.writes.is_empty() {
@@ -158,16 +157,23 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
     let mut path = plan.mount.clone();
     let mut wanted = available(dir.as_fd(), plan)?;
     let mut fresh = false;
-    for name in &plan.path {
-        enable(dir.as_fd(), &path, &mut wanted, fresh)?;
+    for (depth, name) in plan.path.iter().enumerate() {
         let name = Path::new(name);
+        let parent = path.clone();
         path.push(name);
         let place = || format!("linux.cgroupsPath {}", path.display());
         // What systemd is to make is there by now.
-        fresh = plan.scope.is_none() && make(dir.as_fd(), name).with_context(place)?;
-        if fresh {
+        let is_new = plan.scope.is_none() && make(dir.as_fd(), name).with_context(place)?;
+        if is_new {
             made.push(path.clone());
         }
+        // The first new one is frozen if what it is in is (the root never is). This must fail before controllers are
+        // enabled there: they stay, and then no process can be in that cgroup any more.
+        if is_new && !fresh && depth > 0 {
+            refuse_state(dir.as_fd(), plan, &[("frozen 1", "is frozen")])?;
+        }
+        enable(dir.as_fd(), &parent, &mut wanted, fresh)?;
+        fresh = is_new;
         dir = open_dir(dir.as_fd(), name).with_context(place)?;
     }
     Ok(dir)

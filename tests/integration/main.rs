@@ -16,6 +16,7 @@ mod hooks;
 mod joined;
 mod landlock;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod namespaces;
 mod pivot;
