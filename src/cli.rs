@@ -137,6 +137,8 @@ pub enum Command {
     State(String),
     Kill(Kill),
     Delete(Delete),
+    Pause(String),
+    Resume(String),
     Run(Run),
     Exec(Exec),
     List(List),

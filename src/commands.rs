@@ -6,8 +6,10 @@ mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
 mod plan;
 mod ps;
+mod resume;
 mod run;
 mod spec;
 mod start;
@@ -45,6 +47,8 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Run(args) => run::run(globals, &args),
         Command::Exec(args) => exec::run(globals, &args),
         Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
+        Command::Pause(id) => pause::run(globals, &id).map(|()| 0),
+        Command::Resume(id) => resume::run(globals, &id).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
     };
     result.context(name)
@@ -66,6 +70,8 @@ fn label(command: &Command) -> String {
         Command::Ps(args) => ("ps", args.id.as_str()),
         Command::Spec(_) => ("spec", ""),
         Command::Features => ("features", ""),
+        Command::Pause(id) => ("pause", id.as_str()),
+        Command::Resume(id) => ("resume", id.as_str()),
         Command::Plan(_) => ("plan", ""),
     };
     if id.is_empty() { verb.into() } else { format!("{verb} {id}") }

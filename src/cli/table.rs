@@ -146,6 +146,20 @@ const VERBS: &[Verb] = &[
         read: |m| Ok(Command::Delete(Delete { id: read::id(m)?, force: m.get_flag("force") })),
     },
     Verb {
+        name: "pause",
+        about: "let a container's processes stand still",
+        options: &[],
+        operands: Operands::Id,
+        read: |m| read::id(m).map(Command::Pause),
+    },
+    Verb {
+        name: "resume",
+        about: "let a paused container's processes go on",
+        options: &[],
+        operands: Operands::Id,
+        read: |m| read::id(m).map(Command::Resume),
+    },
+    Verb {
         name: "run",
         about: "create, start, wait and delete",
         options: &[CREATE, RUN, IO],

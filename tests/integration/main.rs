@@ -9,6 +9,7 @@ mod harness;
 mod hooks;
 mod lifecycle;
 mod namespaces;
+mod pause;
 mod process;
 mod rootfs;
 mod run;
