@@ -7,6 +7,7 @@
 
 mod read;
 mod table;
+mod update;
 mod words;
 
 use std::ffi::OsString;
@@ -127,6 +128,18 @@ pub struct Spec {
     pub rootless: bool,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    pub id: String,
+    /// A `linux.resources` document to read; `-` is standard input.
+    pub resources: Option<PathBuf>,
+    /// What the options for single limits say, as such a document.
+    pub document: serde_json::Value,
+    /// `--l3-cache-schema` and `--mem-bw-schema`.
+    pub schemas: Vec<String>,
+    pub dry_run: bool,
+}
+
 /// What to do. A variant for each verb, and the two questions that need none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -139,6 +152,7 @@ pub enum Command {
     Delete(Delete),
     Pause(String),
     Resume(String),
+    Update(Update),
     Run(Run),
     Exec(Exec),
     List(List),

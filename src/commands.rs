@@ -14,6 +14,7 @@ mod run;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 use std::io::Write;
 
@@ -49,6 +50,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
         Command::Pause(id) => pause::run(globals, &id).map(|()| 0),
         Command::Resume(id) => resume::run(globals, &id).map(|()| 0),
+        Command::Update(args) => update::run(globals, &args).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
     };
     result.context(name)
@@ -72,6 +74,7 @@ fn label(command: &Command) -> String {
         Command::Features => ("features", ""),
         Command::Pause(id) => ("pause", id.as_str()),
         Command::Resume(id) => ("resume", id.as_str()),
+        Command::Update(args) => ("update", args.id.as_str()),
         Command::Plan(_) => ("plan", ""),
     };
     if id.is_empty() { verb.into() } else { format!("{verb} {id}") }

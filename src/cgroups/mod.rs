@@ -9,7 +9,9 @@ pub mod devices;
 mod host;
 pub mod resources;
 mod tree;
+pub mod update;
 mod v2;
+pub mod values;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};

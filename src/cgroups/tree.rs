@@ -72,6 +72,24 @@ impl Cgroup {
         result.with_context(|| self.path.display().to_string())
     }
 
+    /// The text of one of its files; `None` if there is no such file.
+    pub fn read(&self, file: &str) -> Result<Option<String>> {
+        match read_list(self.dir(), file) {
+            Err(e) if sys::errno(&e) == Some(Errno::ENOENT) => Ok(None),
+            other => self.named(other).map(Some),
+        }
+    }
+
+    /// Writes to one of its files.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        Ok(fs::write_at(self.dir(), Path::new(file), value.as_bytes())?)
+    }
+
+    /// Puts a device filter in the place of the present one; `None` allows every device.
+    pub fn replace_devices(&self, filter: Option<&super::devices::Filter>) -> Result<()> {
+        Ok(super::replace_device_program(self.dir(), filter, false)?)
+    }
+
     /// The ids of all processes inside, also in cgroups below, as our own pid namespace knows them.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();

@@ -114,6 +114,19 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
     Ok(dir)
 }
 
+/// Enables what the plan's writes need on the way to a cgroup that exists; without `enable`, only finds out whether
+/// it is available at all.
+pub(super) fn enable_for(plan: &Plan, enable: bool) -> Result<()> {
+    if !enable {
+        return available(open_dir(fs::CWD, &plan.mount)?.as_fd(), plan).map(drop);
+    }
+    let mut made = Vec::new();
+    let walked = make_directories(plan, &mut made);
+    // It was deleted meanwhile: not ours to make anew.
+    undo(&mut made);
+    walked.map(drop)
+}
+
 /// A controller, and the place that needs it; `None` if it is only wanted for its figures.
 type Wanted<'a> = (&'a str, Option<&'a str>);
 
@@ -229,11 +242,7 @@ fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
 /// Sets one limit.
 fn apply(dir: BorrowedFd, write: &Write, plan: &Plan) -> Result<()> {
     if let Some(file) = write.floor {
-        let used: u64 = read_file(dir, file)?.trim().parse().unwrap_or(0);
-        if write.value.parse().is_ok_and(|limit: u64| limit < used) {
-            let message = format!("{}: {} is below the usage, {used}", write.place, write.value);
-            return Err(fail(Kind::Config, message));
-        }
+        check_floor(Some(&read_file(dir, file)?), &write.value, &write.place)?;
     }
     let result = write_value(dir, &write.file, &write.value);
     let Err(e) = result else { return Ok(()) };
@@ -251,12 +260,21 @@ fn apply(dir: BorrowedFd, write: &Write, plan: &Plan) -> Result<()> {
     }
 }
 
+/// Refuses a limit below what `used`, the text of a file, says to be in use.
+pub(super) fn check_floor(used: Option<&str>, value: &str, place: &str) -> Result<()> {
+    let used: u64 = used.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    if value.parse().is_ok_and(|limit: u64| limit < used) {
+        return Err(fail(Kind::Config, format!("{place}: {value} is below the usage, {used}")));
+    }
+    Ok(())
+}
+
 fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
     fs::write_at(dir, Path::new(file), value.as_bytes())
 }
 
 /// Whether any swap is active: the list has a heading and then a line for each.
-fn host_swaps() -> bool {
+pub(super) fn host_swaps() -> bool {
     read_list(fs::CWD, "/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 

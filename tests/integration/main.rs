@@ -15,3 +15,4 @@ mod rootfs;
 mod run;
 mod seccomp;
 mod terminal;
+mod update;

@@ -1,0 +1,217 @@
+//! Changing the limits of a cgroup that is in use: only what differs, in an order that the kernel takes, and all
+//! of it or nothing.
+
+use anyhow::{Context, anyhow};
+use nix::errno::Errno;
+
+use super::resources::{Absent, Write};
+use super::tree::Cgroup;
+use super::values::{Units, present, rises, same};
+use super::{Host, Plan, devices, v2};
+use crate::error::{Kind, Result, fail};
+use crate::log;
+use crate::sys;
+
+/// A file that will say something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub file: String,
+    /// What brings the former state back; `None` for a file that cannot be read.
+    pub before: Option<String>,
+    pub after: String,
+    /// The place in the document that asks for it.
+    pub place: String,
+}
+
+/// What is to be changed, and how.
+#[derive(Debug)]
+pub struct Update {
+    pub changes: Vec<Change>,
+    /// The new device filter, where the rules are to be replaced; inside, `None` if every device is allowed.
+    pub devices: Option<Option<devices::Filter>>,
+}
+
+/// Pairs of files where the first must never be above what the second allows for: memory that is to be swapped
+/// out needs room there first, the burst must not exceed the quota.
+const BOUNDED: [(&str, &str); 3] = [
+    ("memory.max", "memory.swap.max"),
+    ("cpu.max.burst", "cpu.max"),
+    ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+];
+
+/// Sorts changes so that at no moment one stands against the kernel's rules.
+pub fn order(changes: &mut [Change]) {
+    for (inner, outer) in BOUNDED {
+        let rising = |change: &Change| rises(change.before.as_deref().unwrap_or("max"), &change.after);
+        let first = |changes: &[Change]| changes.iter().find(|c| c.file == outer).is_some_and(rising);
+        put(changes, inner, outer, first(changes));
+    }
+    // The weight of an idle group cannot be set.
+    let wakes = changes.iter().any(|c| c.file == "cpu.idle" && c.after == "0");
+    put(changes, "cpu.weight", "cpu.idle", wakes);
+}
+
+/// Exchanges two files' changes, if both are there, unless `second` comes first as it is wanted.
+fn put(changes: &mut [Change], first: &str, second: &str, second_first: bool) {
+    let at = |file: &str| changes.iter().position(|c| c.file == file);
+    if let (Some(a), Some(b)) = (at(first), at(second))
+        && (b < a) != second_first
+    {
+        changes.swap(a, b);
+    }
+}
+
+/// Compares what is asked with what the cgroup has. Nothing is changed by it, but that with `enable` controllers
+/// that are needed, and not enabled yet on the way to the cgroup, are.
+pub fn compare(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Change>> {
+    let mut changes: Vec<Change> = Vec::new();
+    let units = Units::probe();
+    for write in writes {
+        let Some(Target { file, value, text }) = resolve(cgroup, &write, enable)? else { continue };
+        let before = text.map(|text| present(&file, &value, &text));
+        if before.as_ref().is_some_and(|before| same(&file, &value, before, units)) {
+            continue;
+        }
+        if let Some(floor) = write.floor {
+            v2::check_floor(cgroup.read(floor)?.as_deref(), &value, &write.place)?;
+        }
+        changes.push(Change { file, before, after: value, place: write.place });
+    }
+    order(&mut changes);
+    Ok(changes)
+}
+
+/// A file that a write is for.
+struct Target {
+    file: String,
+    value: String,
+    /// What it says; `None` for one that is only written.
+    text: Option<String>,
+}
+
+/// The file, if it is there.
+fn target(cgroup: &Cgroup, file: &str, value: &str) -> Result<Option<Target>> {
+    let text = match cgroup.read(file) {
+        Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => None,
+        other => match other? {
+            None => return Ok(None),
+            text => text,
+        },
+    };
+    Ok(Some(Target { file: file.into(), value: value.into(), text }))
+}
+
+/// The file that a write is for in this cgroup. `None`: there is nothing to do.
+fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target>> {
+    let find = || match (target(cgroup, &write.file, &write.value)?, &write.absent) {
+        (None, Absent::Instead { file, value }) => target(cgroup, file, value),
+        (found, _) => Ok(found),
+    };
+    let found = find()?;
+    let nothing = match write.absent {
+        Absent::NoLimit => true,
+        Absent::NoSwap => !v2::host_swaps(),
+        Absent::Fails | Absent::Instead { .. } => false,
+    };
+    if found.is_some() || nothing {
+        return Ok(found);
+    }
+    if write.controller().is_some() {
+        enable_controller(cgroup, write, enable)?;
+        if !enable {
+            let (file, value) = (write.file.clone(), write.value.clone());
+            return Ok(Some(Target { file, value, text: None }));
+        }
+    }
+    let missing = || {
+        let (place, dir, file) = (&write.place, cgroup.path.display(), &write.file);
+        fail(Kind::Unsupported, format!("{place}: {dir} has no file {file}"))
+    };
+    find()?.ok_or_else(missing).map(Some)
+}
+
+/// Sees to it that the controller of a file is enabled for the cgroup, or only that it can be.
+fn enable_controller(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<()> {
+    let mount = Host::probe()?.v2_mount.unwrap_or_default();
+    let Ok(path) = cgroup.path.strip_prefix(&mount) else { return Ok(()) };
+    let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
+    v2::enable_for(&Plan { mount, path, writes, devices: None, rootless: false }, enable)
+}
+
+/// Makes the changes. When one fails, those before it are undone, the last one first.
+pub fn apply(cgroup: &Cgroup, update: &Update) -> Result<()> {
+    let mut done = 0;
+    let result = update.changes.iter().try_for_each(|change| {
+        cgroup.write(&change.file, &change.after).with_context(|| change.place.clone())?;
+        done += 1;
+        Ok(())
+    });
+    // Last: it is one step that does not fail halfway, and cannot be undone without the former rules.
+    let result = result.and_then(|()| match &update.devices {
+        Some(filter) => cgroup.replace_devices(filter.as_ref()).context("devices"),
+        None => Ok(()),
+    });
+    if result.is_err() {
+        undo(cgroup, &update.changes[..done]);
+    }
+    result
+}
+
+/// Takes back changes that were made.
+pub fn undo(cgroup: &Cgroup, changes: &[Change]) {
+    for change in changes.iter().rev() {
+        let undone = match &change.before {
+            Some(before) => cgroup.write(&change.file, before),
+            None => Err(anyhow!("{}: {:?} cannot be taken back", change.file, change.after)),
+        };
+        if let Err(e) = undone {
+            log::warn(format!("undoing: {e:#}, ignoring"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(file: &str, before: &str, after: &str) -> Change {
+        let before = Some(before.to_string());
+        Change { file: file.into(), before, after: after.into(), place: String::new() }
+    }
+
+    #[test]
+    fn changes_come_in_an_order_that_passes() {
+        for (changes, expected) in [
+            // Room to swap into comes before the need for it, and goes after.
+            (
+                &[("memory.swap.max", "5", "9"), ("memory.max", "5", "9")][..],
+                &["memory.swap.max", "memory.max"][..],
+            ),
+            (&[("memory.swap.max", "9", "5"), ("memory.max", "9", "5")], &["memory.max", "memory.swap.max"]),
+            (
+                &[("memory.max", "5", "9"), ("memory.swap.max", "5", "max")],
+                &["memory.swap.max", "memory.max"],
+            ),
+            (
+                &[("memory.memsw.limit_in_bytes", "9", "5"), ("memory.limit_in_bytes", "9", "5")],
+                &["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
+            ),
+            // The kernel refuses a burst above the quota.
+            (&[("cpu.max", "50 100", "90 100"), ("cpu.max.burst", "0", "80")], &["cpu.max", "cpu.max.burst"]),
+            (&[("cpu.max", "90 100", "50 100"), ("cpu.max.burst", "80", "9")], &["cpu.max.burst", "cpu.max"]),
+            (
+                &[("cpu.max", "50 100", "max 100"), ("cpu.max.burst", "0", "80")],
+                &["cpu.max", "cpu.max.burst"],
+            ),
+            // An idle group has no weight to set.
+            (&[("cpu.weight", "1", "5"), ("cpu.idle", "0", "1")], &["cpu.weight", "cpu.idle"]),
+            (&[("cpu.weight", "1", "5"), ("cpu.idle", "1", "0")], &["cpu.idle", "cpu.weight"]),
+            (&[("pids.max", "1", "5"), ("memory.max", "1", "5")], &["pids.max", "memory.max"]),
+        ] {
+            let mut sorted: Vec<Change> = changes.iter().map(|(f, b, a)| change(f, b, a)).collect();
+            order(&mut sorted);
+            let files: Vec<&str> = sorted.iter().map(|c| c.file.as_str()).collect();
+            assert_eq!(files, expected, "{changes:?}");
+        }
+    }
+}
