@@ -140,6 +140,14 @@ pub struct Update {
     pub dry_run: bool,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    pub id: String,
+    /// Only one record.
+    pub stats: bool,
+    pub interval: std::time::Duration,
+}
+
 /// What to do. A variant for each verb, and the two questions that need none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -153,6 +161,7 @@ pub enum Command {
     Pause(String),
     Resume(String),
     Update(Update),
+    Events(Events),
     Run(Run),
     Exec(Exec),
     List(List),

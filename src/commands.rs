@@ -2,6 +2,7 @@
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod kill;
@@ -51,6 +52,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Pause(id) => pause::run(globals, &id).map(|()| 0),
         Command::Resume(id) => resume::run(globals, &id).map(|()| 0),
         Command::Update(args) => update::run(globals, &args).map(|()| 0),
+        Command::Events(args) => events::run(globals, &args).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
     };
     result.context(name)
@@ -75,6 +77,7 @@ fn label(command: &Command) -> String {
         Command::Pause(id) => ("pause", id.as_str()),
         Command::Resume(id) => ("resume", id.as_str()),
         Command::Update(args) => ("update", args.id.as_str()),
+        Command::Events(args) => ("events", args.id.as_str()),
         Command::Plan(_) => ("plan", ""),
     };
     if id.is_empty() { verb.into() } else { format!("{verb} {id}") }

@@ -8,6 +8,7 @@
 pub mod devices;
 mod host;
 pub mod resources;
+pub mod stats;
 mod tree;
 pub mod update;
 mod v2;

@@ -80,6 +80,14 @@ impl Cgroup {
         }
     }
 
+    /// One of its files, open for reading; `None` if there is no such file.
+    pub fn open_file(&self, file: &str) -> Result<Option<OwnedFd>> {
+        match fs::open(self.dir(), Path::new(file), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
+            Err(e) if e.errno == Errno::ENOENT => Ok(None),
+            other => self.named(other.map_err(Into::into)).map(Some),
+        }
+    }
+
     /// Writes to one of its files.
     pub fn write(&self, file: &str, value: &str) -> Result<()> {
         Ok(fs::write_at(self.dir(), Path::new(file), value.as_bytes())?)

@@ -110,7 +110,7 @@ pub fn same(file: &str, written: &str, present: &str, units: Units) -> bool {
 }
 
 /// The members of `0-3,7`.
-fn list(text: &str) -> Option<BTreeSet<u32>> {
+pub(super) fn list(text: &str) -> Option<BTreeSet<u32>> {
     let mut members = BTreeSet::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

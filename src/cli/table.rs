@@ -195,6 +195,16 @@ const VERBS: &[Verb] = &[
         read: update::read,
     },
     Verb {
+        name: "events",
+        about: "print what a container uses, until it stops",
+        options: &[&[
+            opt("stats", None, Switch, "print one record, and end"),
+            opt("interval", None, Text("DURATION"), "how often (default 5s)"),
+        ]],
+        operands: Operands::Id,
+        read: read::events,
+    },
+    Verb {
         name: "run",
         about: "create, start, wait and delete",
         options: &[CREATE, RUN, IO],

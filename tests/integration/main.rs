@@ -4,6 +4,7 @@
 mod cgroups;
 mod cli;
 mod errors;
+mod events;
 mod exec;
 mod harness;
 mod hooks;
