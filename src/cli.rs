@@ -156,6 +156,8 @@ pub enum Command {
     Create(Create),
     Start(String),
     State(String),
+    /// `state --applied`.
+    Applied(String),
     Kill(Kill),
     Delete(Delete),
     Pause(String),

@@ -1,5 +1,6 @@
 //! The subcommands, a file each: load the state, decide, act, save. Standard output is theirs; errors are `main`'s.
 
+mod applied;
 mod create;
 mod delete;
 mod events;
@@ -39,6 +40,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Help(text) => print(&text).map(|()| 0),
         Command::Version => print(&version()).map(|()| 0),
         Command::State(id) => state::run(globals, &id).map(|()| 0),
+        Command::Applied(id) => applied::run(globals, &id).map(|()| 0),
         Command::Kill(args) => kill::run(globals, &args).map(|()| 0),
         Command::List(args) => list::run(globals, &args).map(|()| 0),
         Command::Ps(args) => ps::run(globals, &args).map(|()| 0),
@@ -65,7 +67,7 @@ fn label(command: &Command) -> String {
         Command::Version => ("version", ""),
         Command::Create(args) => ("create", args.id.as_str()),
         Command::Start(id) => ("start", id.as_str()),
-        Command::State(id) => ("state", id.as_str()),
+        Command::State(id) | Command::Applied(id) => ("state", id.as_str()),
         Command::Kill(args) => ("kill", args.id.as_str()),
         Command::Delete(args) => ("delete", args.id.as_str()),
         Command::Run(args) => ("run", args.create.id.as_str()),

@@ -98,6 +98,11 @@ impl Cgroup {
         Ok(super::replace_device_program(self.dir(), filter, false)?)
     }
 
+    /// How many device programs are attached, and whether they are what the filter asks for.
+    pub fn devices_are(&self, filter: Option<&super::devices::Filter>) -> Result<(usize, bool)> {
+        Ok(super::v2::device_program_is(self.dir(), filter)?)
+    }
+
     /// The ids of all processes inside, also in cgroups below, as our own pid namespace knows them.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::resources::{Absent, Write};
 use super::tree::Cgroup;
-use super::values::{Units, present, rises, same};
+use super::values::{Units, part, present, rises, same};
 use super::{Host, Plan, devices, v2};
 use crate::error::{Kind, Result, fail};
 use crate::log;
@@ -61,12 +61,54 @@ fn put(changes: &mut [Change], first: &str, second: &str, second_first: bool) {
     }
 }
 
+/// Drops what a later write to the same place overrides, and a weight that the kernel does not take or tell while the
+/// group is idle.
+fn effective(writes: Vec<Write>) -> Vec<Write> {
+    let idle = writes.iter().any(|w| w.file == "cpu.idle" && w.value == "1");
+    let mut kept: Vec<Write> = Vec::new();
+    for write in writes {
+        kept.retain(|w| w.file != write.file || part(&w.file, &w.value) != part(&write.file, &write.value));
+        if !(idle && write.file == "cpu.weight") {
+            kept.push(write);
+        }
+    }
+    kept
+}
+
+/// What a cgroup says where a write is asked for.
+pub struct Applied {
+    pub write: Write,
+    /// `None`: there is no such file, or it cannot be read.
+    pub found: Option<String>,
+    pub same: bool,
+}
+
+/// Compares what is asked with what the cgroup says.
+pub fn look(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Applied>> {
+    let units = Units::probe();
+    let mut all = Vec::new();
+    for mut write in effective(writes) {
+        let (found, same) = match find(cgroup, &write)? {
+            None if needless(&write) => continue,
+            None => (None, false),
+            Some(Target { file, value, text }) => {
+                let found = text.map(|text| present(&file, &value, &text));
+                let same = found.as_ref().is_some_and(|found| same(&file, &value, found, units));
+                (write.file, write.value) = (file, value);
+                (found, same)
+            }
+        };
+        all.push(Applied { write, found, same });
+    }
+    Ok(all)
+}
+
 /// Compares what is asked with what the cgroup has. Nothing is changed by it, but that with `enable` controllers
 /// that are needed, and not enabled yet on the way to the cgroup, are.
 pub fn compare(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Change>> {
     let mut changes: Vec<Change> = Vec::new();
     let units = Units::probe();
-    for write in writes {
+    for write in effective(writes) {
         let Some(Target { file, value, text }) = resolve(cgroup, &write, enable)? else { continue };
         let before = text.map(|text| present(&file, &value, &text));
         if before.as_ref().is_some_and(|before| same(&file, &value, before, units)) {
@@ -101,19 +143,27 @@ fn target(cgroup: &Cgroup, file: &str, value: &str) -> Result<Option<Target>> {
     Ok(Some(Target { file: file.into(), value: value.into(), text }))
 }
 
-/// The file that a write is for in this cgroup. `None`: there is nothing to do.
-fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target>> {
-    let find = || match (target(cgroup, &write.file, &write.value)?, &write.absent) {
+/// The file that a write is for in this cgroup.
+fn find(cgroup: &Cgroup, write: &Write) -> Result<Option<Target>> {
+    match (target(cgroup, &write.file, &write.value)?, &write.absent) {
         (None, Absent::Instead { file, value }) => target(cgroup, file, value),
         (found, _) => Ok(found),
-    };
-    let found = find()?;
-    let nothing = match write.absent {
+    }
+}
+
+/// Whether nothing is lost where the file of a write does not exist.
+fn needless(write: &Write) -> bool {
+    match write.absent {
         Absent::NoLimit => true,
         Absent::NoSwap => !v2::host_swaps(),
         Absent::Fails | Absent::Instead { .. } => false,
-    };
-    if found.is_some() || nothing {
+    }
+}
+
+/// The file to write. `None`: there is nothing to do.
+fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target>> {
+    let found = find(cgroup, write)?;
+    if found.is_some() || needless(write) {
         return Ok(found);
     }
     if write.controller().is_some() {
@@ -127,7 +177,7 @@ fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target
         let (place, dir, file) = (&write.place, cgroup.path.display(), &write.file);
         fail(Kind::Unsupported, format!("{place}: {dir} has no file {file}"))
     };
-    find()?.ok_or_else(missing).map(Some)
+    find(cgroup, write)?.ok_or_else(missing).map(Some)
 }
 
 /// Sees to it that the controller of a file is enabled for the cgroup, or only that it can be.
@@ -212,6 +262,25 @@ mod tests {
             order(&mut sorted);
             let files: Vec<&str> = sorted.iter().map(|c| c.file.as_str()).collect();
             assert_eq!(files, expected, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_several_words_counts() {
+        for (json, expected) in [
+            (r#"{"memory":{"limit":5},"unified":{"memory.max":"9"}}"#, &["memory.max=9"][..]),
+            (r#"{"cpu":{"shares":512,"idle":1}}"#, &["cpu.idle=1"]),
+            (r#"{"cpu":{"shares":1024,"idle":0}}"#, &["cpu.weight=100", "cpu.idle=0"]),
+            (
+                r#"{"unified":{"io.max":"8:0 rbps=1\n8:0 wbps=2\n8:0 rbps=3"}}"#,
+                &["io.max=8:0 wbps=2", "io.max=8:0 rbps=3"],
+            ),
+        ] {
+            let resources = serde_json::from_str(json).unwrap();
+            let writes = super::super::resources::plan(&resources, &mut crate::error::Problems::default());
+            let kept: Vec<String> =
+                effective(writes).iter().map(|w| format!("{}={}", w.file, w.value)).collect();
+            assert_eq!(kept, expected, "{json}");
         }
     }
 }

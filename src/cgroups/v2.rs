@@ -319,3 +319,17 @@ pub fn replace_device_program(
     }
     Ok(())
 }
+
+/// How many device programs are attached, and whether they are what the filter comes to: one program, this one, or none
+/// where every device is allowed.
+pub(super) fn device_program_is(
+    dir: BorrowedFd,
+    filter: Option<&devices::Filter>,
+) -> sys::Result<(usize, bool)> {
+    let attached = bpf::device_programs(dir)?;
+    let Some(filter) = filter else { return Ok((attached.len(), attached.is_empty())) };
+    let [id] = attached[..] else { return Ok((attached.len(), false)) };
+    let wanted = bpf::load_device_program(&filter.compile(), b"corten_devices\0\0")?;
+    let same = bpf::program_tag(bpf::program_by_id(id)?.as_fd())? == bpf::program_tag(wanted.as_fd())?;
+    Ok((1, same))
+}

@@ -56,6 +56,16 @@ fn is_weight(file: &str) -> bool {
     matches!(file, "io.weight" | "io.bfq.weight")
 }
 
+/// What of a file a write sets: a device and the names of its figures, where there are several.
+pub(super) fn part(file: &str, written: &str) -> String {
+    if !by_key(file, written) {
+        return String::new();
+    }
+    let mut words = written.split_whitespace();
+    let key = words.next().unwrap_or_default().to_string();
+    words.filter_map(|word| word.split_once('=')).fold(key, |all, (name, _)| all + " " + name)
+}
+
 /// The part of a file's text that a write of `written` replaces, in the form in which it can be written again.
 #[must_use]
 pub fn present(file: &str, written: &str, text: &str) -> String {

@@ -150,9 +150,17 @@ const VERBS: &[Verb] = &[
     Verb {
         name: "state",
         about: "print a container's state",
-        options: &[],
+        options: &[&[opt(
+            "applied",
+            None,
+            Switch,
+            "and what the kernel says of it beside what was asked; a difference is an error",
+        )]],
         operands: Operands::Id,
-        read: |m| read::id(m).map(Command::State),
+        read: |m| {
+            let command = if m.get_flag("applied") { Command::Applied } else { Command::State };
+            read::id(m).map(command)
+        },
     },
     Verb {
         name: "kill",
