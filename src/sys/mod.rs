@@ -8,6 +8,7 @@ pub mod credentials;
 pub mod fs;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod seccomp;
 pub mod signal;

@@ -11,6 +11,7 @@ mod harness;
 mod hooks;
 mod lifecycle;
 mod namespaces;
+mod netdev;
 mod pause;
 mod process;
 mod rootfs;
