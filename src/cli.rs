@@ -57,11 +57,15 @@ pub struct Run {
     pub no_subreaper: bool,
 }
 
-/// `UID[:GID]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
-    pub uid: u32,
-    pub gid: Option<u32>,
+/// `USER[:GROUP]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    Ids {
+        uid: u32,
+        gid: Option<u32>,
+    },
+    /// One of both is a name, which only the container's own files explain.
+    Named(String),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,6 +152,17 @@ pub struct Events {
     pub interval: std::time::Duration,
 }
 
+/// `seccomp explain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explain {
+    /// Its `linux.seccomp` is the profile.
+    pub bundle: Option<PathBuf>,
+    /// A file that has nothing but a profile.
+    pub profile: Option<PathBuf>,
+    pub dump: bool,
+    pub syscalls: Vec<String>,
+}
+
 /// What to do. A variant for each verb, and the two questions that need none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -171,6 +186,7 @@ pub enum Command {
     Spec(Spec),
     Features,
     Plan(Create),
+    Explain(Explain),
 }
 
 /// What must be known even if the command line turns out to be wrong.

@@ -13,6 +13,7 @@ mod plan;
 mod ps;
 mod resume;
 mod run;
+mod seccomp;
 mod spec;
 mod start;
 mod state;
@@ -56,6 +57,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Update(args) => update::run(globals, &args).map(|()| 0),
         Command::Events(args) => events::run(globals, &args).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
+        Command::Explain(args) => seccomp::run(&args).map(|()| 0),
     };
     result.context(name)
 }
@@ -81,6 +83,7 @@ fn label(command: &Command) -> String {
         Command::Update(args) => ("update", args.id.as_str()),
         Command::Events(args) => ("events", args.id.as_str()),
         Command::Plan(_) => ("plan", ""),
+        Command::Explain(_) => ("seccomp explain", ""),
     };
     if id.is_empty() { verb.into() } else { format!("{verb} {id}") }
 }
@@ -117,12 +120,12 @@ fn status(dir: &Dir, record: &Record) -> Result<Status> {
 
 /// Whether a cgroup is frozen; one that is gone is not.
 fn frozen(cgroup: &CgroupRecord) -> bool {
-    matches!(Cgroup::open(&cgroup.path), Ok(Some(found)) if found.frozen().unwrap_or(false))
+    matches!(Cgroup::open(cgroup), Ok(Some(found)) if found.frozen().unwrap_or(false))
 }
 
 /// The container's cgroup, if it has one that is not gone.
 fn cgroup(record: &Record) -> Result<Option<Cgroup>> {
-    Ok(record.cgroup.as_ref().map(|cgroup| Cgroup::open(&cgroup.path)).transpose()?.flatten())
+    Ok(record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten())
 }
 
 /// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -49,6 +49,37 @@ pub fn load_file(path: &Path) -> Result<Config> {
 /// Reads the process document of `exec --process`. `version` is that of the container's configuration.
 pub fn load_process(path: &Path, version: Version) -> Result<(Process, Vec<String>)> {
     parse_process(&read(path)?, version)
+}
+
+/// Reads a file that has what a configuration has as `linux.seccomp`, and nothing else.
+pub fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
+    let text = read(path)?;
+    parse_seccomp(&text).with_context(|| path.display().to_string())
+}
+
+fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
+    let value: Value = serde_json::from_str(text).map_err(|e| syntax("profile", &e))?;
+    let mut problems = Problems::default();
+    // What engines ship is a template: which of its rules hold depends on the container's capabilities, the machine and
+    // its kernel, and only the engine decides that.
+    let template = "is of an engine's template, from which the engine makes a linux.seccomp for each container \
+                    (hint: explain a container's bundle with --bundle)";
+    if value.get("archMap").is_some() {
+        problems.add("archMap", template);
+    }
+    for (i, rule) in value.get("syscalls").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        for member in ["includes", "excludes"] {
+            let conditions = rule.get(member).and_then(Value::as_object);
+            if problems.0.is_empty() && conditions.is_some_and(|conditions| !conditions.is_empty()) {
+                problems.add(format_args!("syscalls[{i}].{member}"), template);
+            }
+        }
+    }
+    if value.get("ociVersion").is_some() {
+        problems.add("ociVersion", "this is a whole configuration (hint: --bundle DIR)");
+    }
+    problems.into_result()?;
+    strict::from_str(text).map_err(|e| misplaced("profile", text, &e))
 }
 
 /// Reads a regular file of a sane size: a fifo would make us wait for ever.

@@ -91,7 +91,8 @@ pub fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
     hooks.iter().try_for_each(|hook| run_one(hook, state))
 }
 
-/// Runs all hooks whatever happens; returns the failures. For poststop, which must not stop a deletion.
+/// Runs all hooks whatever happens; returns the failures. For poststop, which must not stop a deletion, and for poststart
+/// in older configurations.
 #[must_use]
 pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
     let failures = hooks.iter().filter_map(|hook| run_one(hook, state).err());

@@ -4,8 +4,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::Process;
-
 use crate::error::{Kind, Result, fail};
 use crate::sys::{fs, task};
 use crate::{cgroups, process};
@@ -26,13 +24,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// `rootless` is what the command line says, if it says anything; `process` is who is to run.
-    pub fn probe(rootless: Option<bool>, process: Option<&Process>) -> Result<Self> {
+    /// `rootless` is what the command line says, if it says anything; `labelled` that something is to have a label of a
+    /// security module.
+    pub fn probe(rootless: Option<bool>, labelled: bool) -> Result<Self> {
         let proc = procfs()?;
         let user_namespace = in_user_namespace();
         let rootless = rootless.unwrap_or_else(|| task::euid() != 0 || user_namespace);
-        let labelled = |p: &Process| p.apparmor_profile().is_some() || p.selinux_label().is_some();
-        let process = process::Host::probe(proc.as_fd(), process.is_some_and(labelled))?;
+        let process = process::Host::probe(proc.as_fd(), labelled)?;
         Ok(Self { proc, rootless, user_namespace, cgroups: cgroups::Host::probe()?, process })
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Problems, Result};
 use crate::host::Host;
 use crate::namespaces::idmap::{self, IdMap};
 use crate::process::sysctl::{self, Sysctl};
-use crate::process::{self, capabilities, env};
+use crate::process::{self, capabilities, env, lsm};
 use crate::{hooks, namespaces, rootfs, seccomp};
 
 /// What the command line says.
@@ -83,18 +83,23 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
         cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
         no_pivot: request.no_pivot,
-        cgroup: cgroup.as_ref().map(cgroups::Plan::dir),
+        cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
         cgroup_mount: host.cgroups.v2_mount.clone(),
         notify_socket: request.service.notify_socket.clone(),
+        mount_label: lsm::mount_label(
+            linux.and_then(|l| l.mount_label().as_deref()),
+            host.process.lsm,
+            &mut problems,
+            warnings,
+        ),
     };
     let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut problems, warnings);
     let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
     let sysctl = sysctl::plan(linux, &namespaces, &mut problems);
     let held = process_host(host, facts.user_namespace);
-    let process = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process::plan(process, linux, held, "process", &mut problems, warnings));
+    let process = spec.process().as_ref().and_then(|process| {
+        process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut problems, warnings)
+    });
     let seccomp = linux
         .and_then(|l| l.seccomp().as_ref())
         .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));

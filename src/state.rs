@@ -155,6 +155,15 @@ pub fn ids(root: &Path) -> Result<Vec<String>> {
     Ok(ids)
 }
 
+/// Removes what a `delete` that was killed at its last step has left of a container that is gone.
+pub fn purge_deleted(root: &Path, id: &str) -> Result<()> {
+    let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    Ok(purge(&parent, Path::new(&format!("{DELETED}{id}")))?)
+}
+
 /// Removes a directory of ours and the plain entries in it, never a tree.
 fn purge(parent: &OwnedFd, name: &Path) -> sys::Result<()> {
     let gone = |result: sys::Result<()>| match result {

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use corten::cgroups::{self, Cgroup, Host, Manager, Plan, Request};
+use corten::cgroups::v2::{self, Cgroup, Plan};
+use corten::cgroups::{self, Host, Manager, Request};
 use corten::error::{Kind, Problems, kind};
 use corten::sys::{bpf, task};
 use oci_spec::runtime::LinuxResources;
@@ -51,12 +52,13 @@ impl Sandbox {
         let mut problems = Problems::default();
         let plan = cgroups::plan(&request, &self.host, &mut problems, &mut Vec::new()).unwrap();
         assert_eq!(problems.0, []);
-        plan.unwrap()
+        let Some(cgroups::Plan::V2(plan)) = plan else { panic!("not v2: {plan:?}") };
+        plan
     }
 
     fn create(&self, path: &str, resources: &str) -> anyhow::Result<Cgroup> {
         let mut warnings = Vec::new();
-        let cgroup = cgroups::create(&self.plan(path, resources), &mut warnings)?;
+        let cgroup = v2::create(&self.plan(path, resources), &mut warnings)?;
         assert_eq!(warnings, [""; 0]);
         Ok(cgroup.unwrap())
     }
@@ -105,7 +107,7 @@ fn made_directories_are_told_and_removed() {
     let top = sandbox.top();
     let plan = sandbox.plan("a/leaf", "{}");
     let expected = [top.clone(), top.join("a"), top.join("a/leaf")];
-    assert_eq!(cgroups::missing(&plan), expected);
+    assert_eq!(v2::missing(&plan), expected);
     let first = sandbox.create("a/leaf", "{}").unwrap();
     assert_eq!(first.made, expected);
     let second = sandbox.create("a/other", "{}").unwrap();
@@ -379,7 +381,8 @@ fn a_delegated_cgroup_belongs_to_the_containers_root() {
     use std::os::unix::fs::MetadataExt;
     let Some(sandbox) = Sandbox::new("delegate") else { return };
     let cgroup = sandbox.create("a", "{}").unwrap();
-    cgroups::delegate(&cgroup, 100_000, 100_001).unwrap();
+    let path = cgroup.path.clone();
+    cgroups::delegate(&cgroups::Cgroup::V2(cgroup), 100_000, 100_001).unwrap();
     for (file, expected) in [
         ("", (100_000, 100_001)),
         ("cgroup.procs", (100_000, 100_001)),
@@ -388,7 +391,7 @@ fn a_delegated_cgroup_belongs_to_the_containers_root() {
         ("cgroup.max.depth", (0, 0)),
         ("cgroup.freeze", (0, 0)),
     ] {
-        let owner = fs::metadata(cgroup.path.join(file)).unwrap();
+        let owner = fs::metadata(path.join(file)).unwrap();
         assert_eq!((owner.uid(), owner.gid()), expected, "{file:?}");
     }
 }
@@ -401,8 +404,8 @@ fn a_user_without_rights_goes_without() {
     // Permissions of files are checked for this thread's own file system user.
     task::setfsuid(65534).unwrap();
     let mut warnings = Vec::new();
-    let none = cgroups::create(&plan("{}"), &mut warnings);
-    let refused = cgroups::create(&plan(r#"{"unified":{"cgroup.max.depth":"1"}}"#), &mut warnings);
+    let none = v2::create(&plan("{}"), &mut warnings);
+    let refused = v2::create(&plan(r#"{"unified":{"cgroup.max.depth":"1"}}"#), &mut warnings);
     task::setfsuid(0).unwrap();
     assert!(none.unwrap().is_none());
     assert_eq!(warnings.len(), 1);

@@ -69,7 +69,7 @@ fn user(uid: u32, gid: u32, more: &[u32]) -> User {
 fn become_user(who: &User, sets: &Sets, groups: Groups) -> Result<()> {
     let proc = proc();
     let before = Status::read(proc.as_fd())?;
-    credentials::apply(who, sets, groups, &before, proc.as_fd(), None::<fn() -> Result<()>>)
+    credentials::apply(who, sets, groups, false, &before, proc.as_fd(), None::<fn() -> Result<()>>)
 }
 
 const KILL: u64 = 1 << 5;
@@ -157,6 +157,140 @@ fn an_impossible_set_is_an_error() {
             );
         });
         assert_eq!(code, 0);
+    });
+}
+
+/// Each step that the kernel refuses is an error with its place, also where the plan is at fault.
+#[test]
+fn a_step_that_fails_is_an_error() {
+    alone("a_step_that_fails_is_an_error", || {
+        const SETPCAP: u64 = 1 << 8;
+        let none = Sets::default();
+        let ours = Status::read(proc().as_fd()).unwrap();
+        let all =
+            Sets { bounding: ours.bounding, effective: ours.permitted, permitted: ours.permitted, ..none };
+        // Ours before the step, what is asked for, and the answer.
+        for (before, who, wanted, expected) in [
+            (all, user(0, 0, &[]), Sets { inheritable: KILL, ambient: KILL, ..all }, Ok(())),
+            (
+                all,
+                user(0, 0, &[]),
+                Sets { permitted: CHOWN, effective: CHOWN, inheritable: KILL, ambient: KILL, ..all },
+                Err("process.capabilities: prctl(PR_CAP_AMBIENT_RAISE, CAP_KILL): operation not permitted"),
+            ),
+            (
+                all,
+                user(1000, 1000, &[]),
+                Sets { ambient: KILL, ..all },
+                Err("process.capabilities: prctl(PR_CAP_AMBIENT_RAISE, CAP_KILL): operation not permitted"),
+            ),
+            (
+                Sets { permitted: all.permitted & !SETPCAP, effective: all.effective & !SETPCAP, ..all },
+                user(0, 0, &[]),
+                Sets { bounding: all.bounding & !CHOWN, ..none },
+                Err("process.capabilities.bounding: prctl(PR_CAPBSET_DROP, 0): operation not permitted"),
+            ),
+            (
+                Sets { permitted: KILL, effective: KILL, ..all },
+                user(0, 5, &[]),
+                Sets { bounding: all.bounding, ..none },
+                Err("process.user: setgroups([]): operation not permitted"),
+            ),
+            (
+                Sets { permitted: 1 << 6, effective: 1 << 6, ..all },
+                user(7, 5, &[]),
+                Sets { bounding: all.bounding, ..none },
+                Err("process.user: setresuid(7): operation not permitted"),
+            ),
+            (
+                Sets { permitted: KILL, effective: KILL, ..all },
+                user(0, 0, &[]),
+                Sets { effective: CHOWN, permitted: CHOWN, ..all },
+                Err("process.capabilities: capset(0x1, 0x1, 0x0): operation not permitted"),
+            ),
+        ] {
+            let code = forked(|| {
+                sys::credentials::setgroups(&[]).unwrap();
+                sys::credentials::capset(before.effective, before.permitted, 0).unwrap();
+                let found = become_user(&who, &wanted, Groups::Set).map_err(|e| format!("{e:#}"));
+                assert_eq!(found, expected.map_err(str::to_string));
+            });
+            assert_eq!(code, 0, "{who:?} {wanted:?}");
+        }
+    });
+}
+
+/// "Keep capabilities" is for the change of the user only: left on, a later change of the program's would keep them.
+/// no_new_privs is set by the same function, and read back.
+#[test]
+fn keep_capabilities_does_not_stay() {
+    alone("keep_capabilities_does_not_stay", || {
+        let sets = Sets { bounding: KILL, effective: KILL, permitted: KILL, ..Sets::default() };
+        for (uid, no_new_privs) in [(1000, true), (0, false)] {
+            let code = forked(|| {
+                let before = Status::read(proc().as_fd()).unwrap();
+                let who = User { umask: Some(0o27), ..user(uid, uid, &[]) };
+                let nothing = None::<fn() -> Result<()>>;
+                credentials::apply(&who, &sets, Groups::Set, no_new_privs, &before, proc().as_fd(), nothing)
+                    .unwrap();
+                let now = Status::read(proc().as_fd()).unwrap();
+                assert_eq!((now.no_new_privs, now.umask, now.permitted), (no_new_privs, 0o27, KILL));
+                assert!(!caps::securebits::has_keepcaps().unwrap());
+            });
+            assert_eq!(code, 0, "{uid}");
+        }
+    });
+}
+
+/// What needs privilege is done with all of it, as another user too, and then the sets are as planned.
+#[test]
+fn the_privileged_step_comes_before_the_sets() {
+    alone("the_privileged_step_comes_before_the_sets", || {
+        let sets = Sets {
+            bounding: KILL | CHOWN,
+            effective: KILL,
+            permitted: KILL,
+            inheritable: KILL,
+            ambient: KILL,
+        };
+        for uid in [0, 1000] {
+            let code = forked(|| {
+                let before = Status::read(proc().as_fd()).unwrap();
+                let mut then = Status::default();
+                let privileged = || {
+                    then = Status::read(proc().as_fd())?;
+                    Ok(())
+                };
+                let who = user(uid, uid, &[]);
+                credentials::apply(
+                    &who,
+                    &sets,
+                    Groups::Set,
+                    false,
+                    &before,
+                    proc().as_fd(),
+                    Some(privileged),
+                )
+                .unwrap();
+                assert_eq!((then.effective, then.uids), (before.permitted, [uid; 4]));
+                let now = Status::read(proc().as_fd()).unwrap();
+                assert_eq!((now.effective, now.ambient, now.bounding), (KILL, KILL, KILL | CHOWN));
+                assert_eq!(sys::credentials::ambient_of(KILL | CHOWN).unwrap(), KILL);
+                let failing = || Err(anyhow::anyhow!("no"));
+                let again = Status::read(proc().as_fd()).unwrap();
+                let error = credentials::apply(
+                    &who,
+                    &sets,
+                    Groups::Denied,
+                    false,
+                    &again,
+                    proc().as_fd(),
+                    Some(failing),
+                );
+                assert_eq!(error.unwrap_err().to_string(), "no");
+            });
+            assert_eq!(code, 0, "{uid}");
+        }
     });
 }
 

@@ -326,7 +326,8 @@ fn compare(
 ) -> usize {
     let typed: LinuxSeccomp = serde_json::from_value(profile.clone()).unwrap();
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    let plan = seccomp::plan(&typed, &mut problems, &mut warnings).unwrap_or_else(|| panic!("{problems}"));
+    let plan = seccomp::compile_profile(&typed, &mut problems, &mut warnings)
+        .unwrap_or_else(|| panic!("{problems}"));
     assert!(bpf::valid(&plan.filter));
     let mut archs: BTreeSet<String> =
         typed.architectures().iter().flatten().map(ToString::to_string).collect();

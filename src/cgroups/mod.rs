@@ -5,13 +5,14 @@
 //! while the cgroup is empty and gives the descriptor that the container's first process is born into.
 //! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
 
+mod backend;
 pub mod devices;
 mod host;
 pub mod resources;
 pub mod stats;
 mod tree;
 pub mod update;
-mod v2;
+pub mod v2;
 pub mod values;
 
 use std::os::unix::ffi::OsStrExt;
@@ -20,11 +21,12 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use crate::error::{Kind, Problems, Result, fail};
+use crate::state::CgroupRecord;
 
+pub use backend::{Cgroup, create, delegate, missing, remove_empty};
 pub use host::Host;
 pub use resources::Write;
-pub use tree::{Cgroup, delegate, remove_empty, remove_parents};
-pub use v2::{create, missing, replace_device_program};
+pub use tree::remove_parents;
 
 /// Who makes cgroups on this host: `--cgroup-manager`, `--systemd-cgroup`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,33 +52,40 @@ pub struct Request<'a> {
     pub rootless: bool,
 }
 
-/// The cgroup to make.
+/// The cgroup to make, by the kind of host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Where cgroup v2 is mounted.
-    pub mount: PathBuf,
-    /// The cgroup, below the mount: plain names, without a leading slash.
-    pub path: PathBuf,
-    pub writes: Vec<Write>,
-    /// `None` if every device is allowed.
-    pub devices: Option<devices::Filter>,
-    pub rootless: bool,
+pub enum Plan {
+    V2(v2::Plan),
 }
 
 impl Plan {
-    /// The cgroup's directory.
+    /// The container's own directories, in every hierarchy.
     #[must_use]
-    pub fn dir(&self) -> PathBuf {
-        self.mount.join(&self.path)
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        match self {
+            Self::V2(plan) => vec![plan.dir()],
+        }
+    }
+
+    /// The record of what is about to be made: of the container's own directories and those above, such as are
+    /// `missing`. One that is there already is another's, until it has been found to be free.
+    #[must_use]
+    pub fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
+        let Self::V2(plan) = self;
+        let path = plan.dir();
+        missing.contains(&path).then(|| {
+            missing.retain(|dir| *dir != path);
+            CgroupRecord { manager: "cgroupfs".into(), path, parents: missing }
+        })
     }
 
     /// Whether the container may run without it: rootless, with no right to make cgroups, and nothing to
     /// limit.
     #[must_use]
     pub fn optional(&self) -> bool {
-        self.rootless
-            && !self.writes.iter().any(Write::limits)
-            && self.devices.as_ref().is_none_or(devices::Filter::only_allows)
+        match self {
+            Self::V2(plan) => plan.optional(),
+        }
     }
 }
 
@@ -113,7 +122,7 @@ pub fn plan(
         ));
     };
     let path = plan_path(request, host, problems);
-    Ok(path.map(|path| Plan { mount, path, writes, devices, rootless: request.rootless }))
+    Ok(path.map(|path| Plan::V2(v2::Plan { mount, path, writes, devices, rootless: request.rootless })))
 }
 
 /// Without a cgroup nothing can be limited, and nobody watches over devices.
@@ -214,7 +223,8 @@ mod tests {
         ] {
             let (plan, problems, _) = planned(&Request { rootless, ..request(path) }, &host(own));
             assert_eq!(problems.0, [], "{path:?}");
-            assert_eq!(plan.unwrap().path, Path::new(expected), "{path:?}");
+            let expected = Path::new("/sys/fs/cgroup").join(expected);
+            assert_eq!(plan.unwrap().dirs(), [expected], "{path:?}");
         }
     }
 

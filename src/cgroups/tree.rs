@@ -26,7 +26,7 @@ pub struct Cgroup {
     pub(super) dir: OwnedFd,
     /// Its absolute path.
     pub path: PathBuf,
-    /// The directories that [`super::create`] made for it, outermost first.
+    /// The directories that [`super::v2::create`] made for it, outermost first.
     pub made: Vec<PathBuf>,
 }
 
@@ -91,16 +91,6 @@ impl Cgroup {
     /// Writes to one of its files.
     pub fn write(&self, file: &str, value: &str) -> Result<()> {
         Ok(fs::write_at(self.dir(), Path::new(file), value.as_bytes())?)
-    }
-
-    /// Puts a device filter in the place of the present one; `None` allows every device.
-    pub fn replace_devices(&self, filter: Option<&super::devices::Filter>) -> Result<()> {
-        Ok(super::replace_device_program(self.dir(), filter, false)?)
-    }
-
-    /// How many device programs are attached, and whether they are what the filter asks for.
-    pub fn devices_are(&self, filter: Option<&super::devices::Filter>) -> Result<(usize, bool)> {
-        Ok(super::v2::device_program_is(self.dir(), filter)?)
     }
 
     /// The ids of all processes inside, also in cgroups below, as our own pid namespace knows them.
@@ -236,7 +226,7 @@ impl Cgroup {
 
 /// Removes a cgroup if nothing runs in it and none is below it; true if it is gone.
 #[must_use]
-pub fn remove_empty(path: &Path) -> bool {
+pub(super) fn remove_empty(path: &Path) -> bool {
     match fs::unlinkat(fs::CWD, path, true) {
         Ok(()) => true,
         Err(e) => e.errno == Errno::ENOENT,
@@ -294,7 +284,7 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
 /// Gives a cgroup to its container's root, so that it can make cgroups inside and move its processes among
 /// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
 /// "delegation").
-pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
+pub(super) fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
     let listed = read_list(fs::CWD, "/sys/kernel/cgroup/delegate");
     let names = listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
     for name in std::iter::once("").chain(names.lines()) {

@@ -5,9 +5,8 @@ use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
 use super::resources::{Absent, Write};
-use super::tree::Cgroup;
 use super::values::{Units, part, present, rises, same};
-use super::{Host, Plan, devices, v2};
+use super::{Cgroup, devices, v2};
 use crate::error::{Kind, Result, fail};
 use crate::log;
 use crate::sys;
@@ -167,25 +166,17 @@ fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target
         return Ok(found);
     }
     if write.controller().is_some() {
-        enable_controller(cgroup, write, enable)?;
+        cgroup.enable(write, enable)?;
         if !enable {
             let (file, value) = (write.file.clone(), write.value.clone());
             return Ok(Some(Target { file, value, text: None }));
         }
     }
     let missing = || {
-        let (place, dir, file) = (&write.place, cgroup.path.display(), &write.file);
-        fail(Kind::Unsupported, format!("{place}: {dir} has no file {file}"))
+        let (place, dir, file) = (&write.place, cgroup.record().path, &write.file);
+        fail(Kind::Unsupported, format!("{place}: {} has no file {file}", dir.display()))
     };
     find(cgroup, write)?.ok_or_else(missing).map(Some)
-}
-
-/// Sees to it that the controller of a file is enabled for the cgroup, or only that it can be.
-fn enable_controller(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<()> {
-    let mount = Host::probe()?.v2_mount.unwrap_or_default();
-    let Ok(path) = cgroup.path.strip_prefix(&mount) else { return Ok(()) };
-    let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
-    v2::enable_for(&Plan { mount, path, writes, devices: None, rootless: false }, enable)
 }
 
 /// Makes the changes. When one fails, those before it are undone, the last one first.

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
+use super::devices;
 use super::resources::{Absent, Write};
-use super::tree::{Cgroup, open_dir, read_file, read_list};
-use super::{Plan, devices};
+pub use super::tree::Cgroup;
+use super::tree::{open_dir, read_file, read_list};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
 
@@ -23,6 +24,35 @@ const ACCOUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 /// How often a directory may vanish under our hands, because another container was the last in it.
 const TRIES: u32 = 10;
+
+/// The cgroup to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where cgroup v2 is mounted.
+    pub mount: PathBuf,
+    /// The cgroup, below the mount: plain names, without a leading slash.
+    pub path: PathBuf,
+    pub writes: Vec<Write>,
+    /// `None` if every device is allowed.
+    pub devices: Option<devices::Filter>,
+    pub rootless: bool,
+}
+
+impl Plan {
+    /// The cgroup's directory.
+    #[must_use]
+    pub fn dir(&self) -> PathBuf {
+        self.mount.join(&self.path)
+    }
+
+    /// Whether the container may run without it.
+    #[must_use]
+    pub fn optional(&self) -> bool {
+        self.rootless
+            && !self.writes.iter().any(Write::limits)
+            && self.devices.as_ref().is_none_or(devices::Filter::only_allows)
+    }
+}
 
 /// The directories of the plan that do not exist yet, outermost first: what [`create`] is about to make, for
 /// a record of it that outlives a crash.
@@ -114,9 +144,13 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
     Ok(dir)
 }
 
-/// Enables what the plan's writes need on the way to a cgroup that exists; without `enable`, only finds out whether
-/// it is available at all.
-pub(super) fn enable_for(plan: &Plan, enable: bool) -> Result<()> {
+/// Enables what a write needs on the way to a cgroup that exists; without `enable`, only finds out whether it is
+/// available at all.
+pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<()> {
+    let mount = super::Host::probe()?.v2_mount.unwrap_or_default();
+    let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
+    let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
+    let plan = &Plan { mount, path, writes, devices: None, rootless: false };
     if !enable {
         return available(open_dir(fs::CWD, &plan.mount)?.as_fd(), plan).map(drop);
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::{Command, Create, Events, Exec, Format, Globals, Kill, Run, User};
+use super::{Command, Create, Events, Exec, Explain, Format, Globals, Kill, Run, User};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
+use crate::process::users;
 use crate::{log, state};
 
 fn text(m: &ArgMatches, name: &str) -> Option<String> {
@@ -159,12 +160,33 @@ pub(super) fn exec(m: &ArgMatches) -> Result<Command> {
     Ok(Command::Exec(exec))
 }
 
+pub(super) fn explain(m: &ArgMatches) -> Result<Command> {
+    let bundle = path(m, "bundle");
+    let mut words = many::<String>(m, "words").into_iter();
+    match words.next().as_deref() {
+        Some("explain") => {}
+        other => {
+            let shown = other.unwrap_or_default();
+            return Err(fail(Kind::Usage, format!("seccomp knows explain, not {shown:?}")));
+        }
+    }
+    let profile = if bundle.is_none() { words.next().map(PathBuf::from) } else { None };
+    if bundle.is_none() && profile.is_none() {
+        return Err(fail(Kind::Usage, "seccomp explain needs a profile, or --bundle"));
+    }
+    let (dump, syscalls) = (m.get_flag("dump"), words.collect::<Vec<_>>());
+    if dump && !syscalls.is_empty() {
+        return Err(fail(Kind::Usage, "seccomp explain --dump prints the whole program, not that of a call"));
+    }
+    Ok(Command::Explain(Explain { bundle, profile, dump, syscalls }))
+}
+
 fn user(value: &str) -> Option<User> {
-    let (uid, gid) = match value.split_once(':') {
-        Some((uid, gid)) => (uid, Some(gid.parse().ok()?)),
-        None => (value, None),
-    };
-    Some(User { uid: uid.parse().ok()?, gid })
+    if users::names(value) {
+        return Some(User::Named(value.into()));
+    }
+    let who = users::who(value, &[], &[]).ok()?;
+    Some(User::Ids { uid: who.uid, gid: who.gid })
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub(super) enum Operands {
     IdSignal,
     /// An id, then words that are not ours even if they look like options.
     IdWords,
+    /// A word that says what to do, and what to do it with.
+    Words,
 }
 
 pub(super) struct Verb {
@@ -91,14 +93,14 @@ const EXEC: &[Opt] = &[
     opt("tty", Some('t'), Switch, "give it a terminal"),
     opt("detach", Some('d'), Switch, "do not wait for the process"),
     opt("env", Some('e'), Texts("NAME=VALUE"), "set an environment variable"),
-    opt("user", Some('u'), Text("UID[:GID]"), "whom to run as"),
+    opt("user", Some('u'), Text("USER[:GROUP]"), "whom to run as: ids, or the container's names"),
     opt("additional-gids", Some('g'), Numbers("GID"), "add a supplementary group"),
     opt("cwd", None, Text("DIR"), "working directory"),
-    opt("cap", Some('c'), Texts("CAP"), "add a capability"),
+    opt("cap", Some('c'), Texts("CAP"), "add a capability (not to the inheritable ones)"),
     opt("no-new-privs", None, Switch, "set no_new_privs"),
     opt("apparmor", None, Text("PROFILE"), "AppArmor profile"),
     opt("process-label", None, Text("LABEL"), "SELinux label"),
-    opt("cgroup", None, Texts("PATH"), "run in this cgroup below the container's"),
+    opt("cgroup", None, Texts("[CONTROLLERS:]PATH"), "run in this cgroup below the container's"),
     opt("ignore-paused", None, Switch, "also in a paused container"),
 ];
 
@@ -264,6 +266,16 @@ const VERBS: &[Verb] = &[
         read: |_| Ok(Command::Features),
     },
     Verb {
+        name: "seccomp",
+        about: "explain a profile: seccomp explain PROFILE|--bundle DIR [SYSCALL...]",
+        options: &[&[
+            opt("bundle", Some('b'), Path("DIR"), "the profile of this bundle's configuration"),
+            opt("dump", None, Switch, "print the program instead"),
+        ]],
+        operands: Operands::Words,
+        read: read::explain,
+    },
+    Verb {
         name: "plan",
         about: "",
         options: &[CREATE, IO],
@@ -299,6 +311,7 @@ pub(super) fn build(verb: &Verb) -> clap::Command {
     let words = Arg::new("words").value_name("WORD").action(ArgAction::Append).num_args(0..);
     match verb.operands {
         Operands::None => command,
+        Operands::Words => command.arg(words.required(true)),
         Operands::Id => command.arg(id.required(true)),
         Operands::MaybeId => command.arg(id),
         Operands::IdSignal => command.arg(id.required(true)).arg(Arg::new("signal").value_name("SIGNAL")),

@@ -156,7 +156,7 @@ fn execs_as_engines_send_them() {
             "exec -t -u 5:6 c1 sh --help",
             Exec {
                 tty: true,
-                user: Some(User { uid: 5, gid: Some(6) }),
+                user: Some(User::Ids { uid: 5, gid: Some(6) }),
                 args: words("sh --help"),
                 ..exec("c1")
             },
@@ -166,10 +166,14 @@ fn execs_as_engines_send_them() {
             Exec {
                 tty: true,
                 detach: true,
-                user: Some(User { uid: 5, gid: None }),
+                user: Some(User::Ids { uid: 5, gid: None }),
                 args: words("sh"),
                 ..exec("c1")
             },
+        ),
+        (
+            "exec -u web:5 c1 sh",
+            Exec { user: Some(User::Named("web:5".into())), args: words("sh"), ..exec("c1") },
         ),
         (
             "exec -e A=1 --env B=-x --env=C= -g 3 --additional-gids 4 --cap CAP_KILL -c CAP_CHOWN c1 sh",
@@ -232,12 +236,25 @@ fn the_other_verbs_as_engines_send_them() {
         ("spec --rootless -b /b", Command::Spec(Spec { bundle: "/b".into(), rootless: true })),
         ("plan --bundle /b", Command::Plan(Create { bundle: "/b".into(), ..create("plan") })),
         ("plan -b /b c1", Command::Plan(Create { bundle: "/b".into(), ..create("c1") })),
+        ("seccomp explain /p", explain(None, Some("/p"), &[])),
+        ("seccomp explain /p read write", explain(None, Some("/p"), &["read", "write"])),
+        ("seccomp explain --bundle /b read", explain(Some("/b"), None, &["read"])),
+        (
+            "seccomp explain -b /b --dump",
+            Command::Explain(Explain { bundle: Some("/b".into()), dump: true, ..Explain::default() }),
+        ),
         ("--version", Command::Version),
         ("-v", Command::Version),
         ("-version", Command::Version),
     ] {
         assert_eq!(command(line), expected, "{line}");
     }
+}
+
+fn explain(bundle: Option<&str>, profile: Option<&str>, syscalls: &[&str]) -> Command {
+    let syscalls = syscalls.iter().map(ToString::to_string).collect();
+    let (bundle, profile) = (bundle.map(Into::into), profile.map(Into::into));
+    Command::Explain(Explain { bundle, profile, dump: false, syscalls })
 }
 
 #[test]
@@ -311,8 +328,15 @@ fn mistakes_are_told_in_one_line() {
         ("kill c1 9 9", "unexpected argument '9' found"),
         ("list --format=yaml", "invalid value \"yaml\" for --format"),
         ("exec c1", "exec needs a program"),
-        ("exec -u root c1 sh", "invalid value \"root\" for --user"),
+        ("exec -u 4294967295 c1 sh", "invalid value \"4294967295\" for --user"),
+        ("exec -u 0:4294967295 c1 sh", "for --user"),
+        ("exec -u 5: c1 sh", "for --user"),
+        ("exec -u :5 c1 sh", "for --user"),
         ("exec -u 4294967296 c1 sh", "for --user"),
+        ("seccomp", "required arguments were not provided"),
+        ("seccomp compile /p", "seccomp knows explain, not \"compile\""),
+        ("seccomp explain", "needs a profile, or --bundle"),
+        ("seccomp explain --dump /p read", "prints the whole program"),
         ("--log-format=xml state c1", "invalid value \"xml\" for --log-format"),
         ("--rootless=maybe state c1", "for --rootless"),
         ("--cgroup-manager=x state c1", "for --cgroup-manager"),

@@ -8,7 +8,7 @@ use oci_spec::runtime::Spec;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cgroups::{Cgroup, devices, resources, update};
+use crate::cgroups::{Cgroup, devices, update};
 use crate::cli::Globals;
 use crate::config;
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -73,7 +73,7 @@ fn planned(spec: &Spec) -> Option<process::Plan> {
         lsm: lsm::Host { apparmor: true, selinux: true },
     };
     let (linux, mut problems, mut warnings) = (spec.linux().as_ref(), Problems::default(), Vec::new());
-    process::plan(spec.process().as_ref()?, linux, host, "process", &mut problems, &mut warnings)
+    process::plan(spec.process().as_ref()?, linux, None, host, "process", &mut problems, &mut warnings)
 }
 
 /// The cgroup's files and its device program.
@@ -81,7 +81,7 @@ fn limits(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     // What was wrong was refused when the container was made.
     let mut problems = Problems::default();
-    let writes = resources.map_or_else(Vec::new, |r| resources::plan(r, &mut problems));
+    let writes = resources.map_or_else(Vec::new, |r| cgroup.plan(r, &mut problems));
     for applied in update::look(cgroup, writes)? {
         let (asked, found) = (json!(applied.write.value), json!(applied.found));
         let (place, file) = (applied.write.place, applied.write.file);

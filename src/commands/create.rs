@@ -8,7 +8,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::launch::{self, Launched, seal};
 use crate::plan::{self, Plan};
-use crate::process::env;
+use crate::process::{env, lsm};
 use crate::sys::fs;
 use crate::{log, state};
 
@@ -42,7 +42,9 @@ impl Prepared {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
         };
-        let host = Host::probe(globals.rootless, config.spec.process().as_ref())?;
+        let mount_label = config.spec.linux().as_ref().is_some_and(|linux| linux.mount_label().is_some());
+        let labelled = mount_label || config.spec.process().as_ref().is_some_and(lsm::labelled);
+        let host = Host::probe(globals.rootless, labelled)?;
         let request = plan::Request {
             id: &args.id,
             bundle: &bundle,

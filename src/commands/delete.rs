@@ -15,7 +15,9 @@ use crate::{launch, log, state};
 pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
     match delete(globals, args) {
         // Engines always delete once more than needed, and want to hear of no error.
-        Err(e) if args.force && kind(&e) == Kind::NotFound => Ok(()),
+        Err(e) if args.force && kind(&e) == Kind::NotFound => {
+            state::purge_deleted(&state::root(globals.root.as_deref())?, &args.id)
+        }
         other => other,
     }
 }
@@ -32,9 +34,10 @@ fn delete(globals: &Globals, args: &Delete) -> Result<()> {
         Ok(None) if !args.force => dir.load()?,
         // `create` was killed before it made anything.
         Ok(None) => return dir.remove(),
-        Err(e) if args.force => {
-            log::warn(format!("{e:#}: what it records cannot be removed, ignoring"));
-            return dir.remove();
+        // A disk that gave it back damaged: the id must not be stuck, and nobody is to believe that all is gone.
+        Err(e) if args.force && e.is::<serde_json::Error>() => {
+            dir.remove()?;
+            return Err(e.context("the container's record is lost, and what may still run is not known"));
         }
         Err(e) => return Err(e),
     };

@@ -4,12 +4,12 @@ use oci_spec::runtime::Process;
 
 use super::create::{absolute, inherited};
 use crate::cgroups::Cgroup;
-use crate::cli::{Exec, Globals};
+use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::host::Host;
 use crate::launch::{exec, foreground, seal};
-use crate::process::{self, capabilities, env};
+use crate::process::{self, capabilities, env, lsm};
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
 
@@ -18,10 +18,13 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let service = env::service(|name| std::env::var(name).ok(), std::process::id);
     let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
     let (dir, record) = super::open(globals, &args.id)?;
-    match super::status(&dir, &record)? {
+    let status = super::status(&dir, &record)?;
+    match status {
         Status::Running | Status::Created => {}
         Status::Paused if args.ignore_paused => {}
-        Status::Paused => return Err(fail(Kind::WrongStatus, "cannot exec in a paused container")),
+        Status::Paused => {
+            return Err(fail(Kind::WrongStatus, "cannot exec in a paused container (hint: --ignore-paused)"));
+        }
         status => {
             return Err(fail(Kind::WrongStatus, format!("cannot exec in a container that is {status}")));
         }
@@ -30,11 +33,19 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let kept = config::parse(dir.load_config()?)?;
     let wanted = wanted(args, kept.spec.process().as_ref(), kept.version)?;
 
-    let host = Host::probe(globals.rootless, Some(&wanted))?;
+    let host = Host::probe(globals.rootless, lsm::labelled(&wanted))?;
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let linux = kept.spec.linux().as_ref();
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
-    let process = process::plan(&wanted, linux, held, "process", &mut problems, &mut warnings);
+    let process = process::plan(
+        &wanted,
+        linux,
+        kept.spec.annotations().as_ref(),
+        held,
+        "process",
+        &mut problems,
+        &mut warnings,
+    );
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut problems, &mut warnings));
     problems.into_result()?;
@@ -50,10 +61,14 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
     let started = exec::exec(&exec::Request {
         record: &record,
+        status,
         target: std::os::fd::AsFd::as_fd(&target),
         process: &process,
+        user: named(args),
+        groups: &args.additional_gids,
         seccomp: seccomp.as_ref(),
         cgroup: below.as_ref().or(cgroup.as_ref()),
+        cgroup_given: below.is_some(),
         host: &host,
         service: &service,
         preserved: &preserved,
@@ -64,21 +79,64 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals))
 }
 
-/// `--cgroup PATH`: a cgroup below the container's.
+/// `--cgroup [CONTROLLERS:]PATH`: a cgroup below the container's.
 fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>> {
-    let Some(text) = wanted.last() else { return Ok(None) };
+    let Some(text) = wanted.first() else { return Ok(None) };
     let unknown = |message: &str| fail(Kind::Usage, format!("--cgroup {text:?}: {message}"));
-    // With one hierarchy there are no controllers to name.
-    if text.contains(':') {
+    // With one hierarchy there are no controllers to name, and nothing to say twice.
+    let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+    if !controllers.is_empty() {
         return Err(unknown("controllers cannot be named on cgroup v2"));
     }
-    let path = std::path::Path::new(text.trim_start_matches('/'));
+    if wanted.len() > 1 {
+        return Err(unknown("is not the only one, and a process is in one cgroup"));
+    }
+    let path = std::path::Path::new(path.trim_start_matches('/'));
     if path.components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
         return Err(unknown("must be a path below the container's cgroup"));
     }
     let above = cgroup.ok_or_else(|| unknown("the container has no cgroup"))?;
-    let found = Cgroup::open(&above.path.join(path)).context("--cgroup")?;
+    let found = above.below(path).context("--cgroup")?;
     found.map(Some).ok_or_else(|| unknown("there is no such cgroup"))
+}
+
+/// The user whom the container's files must explain. A process document has ids.
+fn named(args: &Exec) -> Option<&str> {
+    match &args.user {
+        Some(User::Named(text)) if args.process.is_none() => Some(text),
+        _ => None,
+    }
+}
+
+/// Gives a process document the restrictions that it leaves out, as the container's own process has them.
+fn inherit(process: &mut Process, own: &Process) {
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.no_new_privileges().is_none() {
+        process.set_no_new_privileges(own.no_new_privileges());
+    }
+    if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.selinux_label().as_ref().is_none_or(String::is_empty) {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(own.oom_score_adj());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(own.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*own.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+    }
 }
 
 /// The process document: that of --process, or the container's own with what the command line says.
@@ -86,6 +144,9 @@ fn wanted(args: &Exec, own: Option<&Process>, version: Version) -> Result<Proces
     if let Some(path) = &args.process {
         let (mut process, warnings) = config::load_process(path, version)?;
         warnings.into_iter().for_each(log::warn);
+        if let Some(own) = own {
+            inherit(&mut process, own);
+        }
         if args.tty {
             process.set_terminal(Some(true));
         }
@@ -98,18 +159,16 @@ fn wanted(args: &Exec, own: Option<&Process>, version: Version) -> Result<Proces
     }
     let mut environment = process.env().clone().unwrap_or_default();
     let mut user = process.user().clone();
-    if let Some(given) = args.user {
-        user.set_uid(given.uid);
-        if let Some(gid) = given.gid {
-            user.set_gid(gid);
-        }
-        // The home in there is that of the container's user.
-        environment.retain(|entry| !entry.starts_with("HOME="));
+    // HOME stays what the container's env says, as in runc; without, it is the user's.
+    if let Some(User::Ids { uid, gid }) = args.user {
+        let gid = gid.unwrap_or(user.gid());
+        user.set_uid(uid).set_gid(gid);
     }
     environment.extend(args.env.iter().cloned());
     process.set_env(Some(environment));
     if !args.additional_gids.is_empty() {
-        user.set_additional_gids(Some(args.additional_gids.clone()));
+        let own = user.additional_gids().as_deref().unwrap_or_default();
+        user.set_additional_gids(Some([own, &args.additional_gids].concat()));
     }
     process.set_user(user);
     if args.no_new_privs {

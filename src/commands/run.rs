@@ -1,10 +1,11 @@
 //! `run`: create and start in one, and in the foreground wait and delete.
 
 use super::create::Prepared;
-use super::start::{PATIENCE, finish};
+use super::start::{PATIENCE, Poststart, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::{self, Launched, foreground, seal};
+use crate::state::Status;
 use crate::sys::task;
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
@@ -23,14 +24,15 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         task::set_child_subreaper()?;
     }
     let Launched { dir, record, process } = prepared.launch(globals, &args.create, true)?;
-    let listener = plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref());
-    let started = process.start(listener, &record);
+    let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
         // There is nobody who could delete it but us.
         launch::undo(dir, &record, &plan.hooks.poststop);
         return started.map(|()| 0);
     }
-    let dir = finish(dir, &record, started, &plan.hooks.poststart, &plan.hooks.poststop)?;
+    let stops = prepared.config.version.stops_after_poststart();
+    let poststart = Poststart { hooks: &plan.hooks.poststart, stops };
+    let dir = finish(dir, &record, started, &poststart, &plan.hooks.poststop)?;
     let Some(signals) = signals else { return Ok(0) };
     // Others may delete it while we wait.
     dir.unlock()?;

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use crate::cli::Globals;
 use crate::config::{self, Config};
 use crate::error::{Kind, Problems, Result, fail, kind};
 use crate::hooks::{self, Hook};
 use crate::launch;
+use crate::log;
 use crate::seccomp::Listener;
 use crate::state::{Dir, Record, Status, spec_state};
-use crate::sys;
 
 /// Whoever holds the lock is about to be done.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,13 +29,26 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     if later.no_process {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));
     }
-    let started = launch::start(&dir, later.listener.as_ref(), &record).map_err(|e| match sys::errno(&e) {
-        Some(Errno::ECONNREFUSED | Errno::ENOENT) => {
-            fail(Kind::WrongStatus, "the container is being started already, or its process has ended")
+    let started = launch::start(&dir, later.listener.as_ref(), &record);
+    let poststart = Poststart { hooks: &later.poststart, stops: later.poststart_stops };
+    finish(dir, &record, started, &poststart, &later.poststop).map(drop)
+}
+
+/// The poststart hooks, and whether one that fails stops the container.
+pub(super) struct Poststart<'a> {
+    pub(super) hooks: &'a [Hook],
+    pub(super) stops: bool,
+}
+
+impl Poststart<'_> {
+    fn run(&self, record: &Record) -> Result<()> {
+        let state = || spec_state(record, Status::Running, record.pid);
+        if self.stops {
+            return hooks::run(self.hooks, state().as_bytes());
         }
-        _ => e,
-    });
-    finish(dir, &record, started, &later.poststart, &later.poststop).map(drop)
+        hooks::run_all(self.hooks, state().as_bytes()).into_iter().for_each(log::warn);
+        Ok(())
+    }
 }
 
 /// What becomes of a container once its program runs, or does not. After a failed hook it is stopped and deleted
@@ -46,11 +57,10 @@ pub(super) fn finish(
     dir: Dir,
     record: &Record,
     started: Result<()>,
-    poststart: &[Hook],
+    poststart: &Poststart,
     poststop: &[Hook],
 ) -> Result<Dir> {
-    let state = || spec_state(record, Status::Running, record.pid);
-    match started.and_then(|()| hooks::run(poststart, state().as_bytes())) {
+    match started.and_then(|()| poststart.run(record)) {
         Ok(()) => Ok(dir),
         Err(e) => {
             if kind(&e) == Kind::Hook {
@@ -67,12 +77,13 @@ pub(super) struct Later {
     no_process: bool,
     listener: Option<Listener>,
     poststart: Vec<Hook>,
+    poststart_stops: bool,
     pub(super) poststop: Vec<Hook>,
 }
 
 impl Later {
     pub(super) fn read(dir: &Dir) -> Result<Self> {
-        let Config { spec, .. } = config::parse(dir.load_config()?)?;
+        let Config { spec, version, .. } = config::parse(dir.load_config()?)?;
         let hooks = hooks::plan(spec.hooks().as_ref(), &mut Problems::default());
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let listener = profile.and_then(|profile| {
@@ -80,6 +91,7 @@ impl Later {
             Some(Listener { path, metadata: profile.listener_metadata().clone() })
         });
         let (poststart, poststop) = (hooks.poststart, hooks.poststop);
-        Ok(Self { no_process: spec.process().is_none(), listener, poststart, poststop })
+        let poststart_stops = version.stops_after_poststart();
+        Ok(Self { no_process: spec.process().is_none(), listener, poststart, poststart_stops, poststop })
     }
 }

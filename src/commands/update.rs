@@ -9,7 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::start::PATIENCE;
-use crate::cgroups::{self, devices, resources};
+use crate::cgroups::{self, Cgroup, Write, devices};
 use crate::cli::{Globals, Update};
 use crate::config;
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -37,9 +37,9 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let asked = kept.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
     let effective = complete(wanted, &asked);
     let (_, typed) = config::parse_resources(&effective.to_string())?;
-    let update = plan(&typed)?;
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
+    let update = plan(&cgroup, &typed)?;
     let changes = cgroups::update::compare(&cgroup, update.0, !args.dry_run)?;
     let update = cgroups::update::Update { changes, devices: update.1 };
     if args.dry_run {
@@ -78,12 +78,12 @@ fn document(args: &Update) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| fail(Kind::Config, format!("{}: is not UTF-8", place())))
 }
 
-type Planned = (Vec<resources::Write>, Option<Option<devices::Filter>>);
+type Planned = (Vec<Write>, Option<Option<devices::Filter>>);
 
 /// The writes and the device filter. Places are told as in the document, which begins at the resources.
-fn plan(resources: &LinuxResources) -> Result<Planned> {
+fn plan(cgroup: &Cgroup, resources: &LinuxResources) -> Result<Planned> {
     let mut problems = Problems::default();
-    let mut writes = resources::plan(resources, &mut problems);
+    let mut writes = cgroup.plan(resources, &mut problems);
     let devices = resources.devices().as_deref().map(|rules| devices::plan(rules, &mut problems));
     let places = writes.iter_mut().map(|w| &mut w.place).chain(problems.0.iter_mut().map(|p| &mut p.place));
     for place in places {

@@ -41,6 +41,13 @@ impl Version {
     pub(super) fn tolerates_capabilities(self) -> bool {
         self >= Self { major: 1, minor: 1, patch: 0 }
     }
+
+    /// From this version on a failing poststart hook stops the container, before it is to be warned of
+    /// (runtime.md#lifecycle).
+    #[must_use]
+    pub fn stops_after_poststart(self) -> bool {
+        self >= Self { major: 1, minor: 3, patch: 0 }
+    }
 }
 
 fn semver(text: &str) -> Option<Version> {

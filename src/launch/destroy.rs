@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::cgroups::{self, Cgroup};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
-use crate::state::{Dir, Record, Status, spec_state};
+use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task;
 use crate::{log, rootfs, state};
 
@@ -26,9 +26,9 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     let pidfd = state::pidfd(record)?;
     if let Some(cgroup) = &record.cgroup {
         // Usually nothing is left in it, and the kernel removes only what is empty.
-        let removed = pidfd.is_none() && cgroups::remove_empty(&cgroup.path);
-        if !removed && let Some(found) = Cgroup::open(&cgroup.path)? {
-            kill_in(&found, deadline)?;
+        let removed = pidfd.is_none() && cgroups::remove_empty(cgroup);
+        if !removed && let Some(found) = Cgroup::open(cgroup)? {
+            kill_in(&found, cgroup, deadline)?;
             found.remove(deadline)?;
         }
         cgroups::remove_parents(&cgroup.parents);
@@ -57,7 +57,7 @@ fn late() -> anyhow::Error {
 }
 
 /// Kills all in a cgroup and waits for its end.
-fn kill_in(cgroup: &Cgroup, deadline: Instant) -> Result<()> {
+fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<()> {
     if !cgroup.populated()? {
         return Ok(());
     }
@@ -65,7 +65,7 @@ fn kill_in(cgroup: &Cgroup, deadline: Instant) -> Result<()> {
     if cgroup.wait_empty(deadline)? {
         return Ok(());
     }
-    Err(late()).with_context(|| cgroup.path.display().to_string())
+    Err(late()).with_context(|| record.path.display().to_string())
 }
 
 /// Kills the container's first process and waits for its end.

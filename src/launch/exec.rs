@@ -11,12 +11,12 @@ use super::channel::{Channel, Event, Go};
 use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
 use super::program::{self, Setting};
 use super::{Process, connect, limits, unexpected, write_pid_file};
-use crate::cgroups::Cgroup;
+use crate::cgroups::{Cgroup, v2};
 use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::namespaces::KINDS;
 use crate::process::{self, affinity, env};
-use crate::state::Record;
+use crate::state::{Record, Status};
 use crate::sys::task::Forked;
 use crate::sys::{fs, socket, task};
 use crate::{rootfs, seccomp};
@@ -24,11 +24,19 @@ use crate::{rootfs, seccomp};
 /// What `exec` is asked to do.
 pub struct Request<'a> {
     pub record: &'a Record,
+    /// The container's.
+    pub status: Status,
     /// The container's own process.
     pub target: BorrowedFd<'a>,
     pub process: &'a process::Plan,
+    /// Who the process's user is, if it is for the container's own files to say.
+    pub user: Option<&'a str>,
+    /// The supplementary groups that such a user has besides its own.
+    pub groups: &'a [u32],
     pub seccomp: Option<&'a seccomp::Plan>,
     pub cgroup: Option<&'a Cgroup>,
+    /// It is not the container's but one that was asked for, and no other will do.
+    pub cgroup_given: bool,
     pub host: &'a Host,
     pub service: &'a env::Service,
     pub preserved: &'a [i32],
@@ -49,7 +57,7 @@ pub fn exec(request: &Request) -> Result<Process> {
     let mut process = spawn(request, entry, console_socket)?;
     let started = process.next().and_then(|event| {
         let Event::Ready = event else { return Err(unexpected()) };
-        process.start(request.seccomp.and_then(|s| s.listener.as_ref()), request.record)?;
+        process.start(request.seccomp, request.record, request.status)?;
         if let Some(socket) = &pidfd_socket {
             socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
         }
@@ -116,8 +124,9 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         task::setns(request.target, for_children).context("joining the container's namespaces")?;
         Some(before)
     };
-    let mut cloned = task::clone3(0, request.cgroup.map(Cgroup::dir));
+    let mut cloned = task::clone3(0, request.cgroup.and_then(Cgroup::birthplace));
     if matches!(&cloned, Err(e) if e.errno == Errno::EBUSY)
+        && !request.cgroup_given
         && let Some(below) = cgroup_of_target(request)
     {
         cloned = task::clone3(0, Some(below.dir()));
@@ -156,14 +165,14 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
 
 /// The cgroup below the container's that its own process has moved to, as systemd does: one that shares out controllers
 /// takes no processes itself.
-fn cgroup_of_target(request: &Request) -> Option<Cgroup> {
+fn cgroup_of_target(request: &Request) -> Option<v2::Cgroup> {
     let file = PathBuf::from(format!("{}/cgroup", request.record.pid?));
     let file = fs::open(request.host.proc.as_fd(), &file, fs::O_RDONLY, 0).ok()?;
     let text = String::from_utf8(fs::read_limited(file, 1 << 16).ok()?).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let path = request.host.cgroups.v2_mount.as_ref()?.join(path);
     let inside = path.starts_with(&request.record.cgroup.as_ref()?.path);
-    if inside { Cgroup::open(&path).ok()? } else { None }
+    if inside { v2::Cgroup::open(&path).ok()? } else { None }
 }
 
 /// A user namespace that is not below ours gives us the right to enter the others once we are in it, and a pid
@@ -194,11 +203,13 @@ fn between(
 
 /// The process that becomes the program, in the container.
 fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel) -> Result<Infallible> {
-    let process = request.process;
     task::setsid()?;
     let name = format!("_ses.{}", request.record.id);
-    session_keyring(&name, Some(&process.labels), request.host.proc.as_fd())?;
+    session_keyring(&name, Some(&request.process.labels), request.host.proc.as_fd())?;
     let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    let as_named = |user| program::as_named(request.process, user, request.groups, root.as_fd());
+    let named = request.user.map(as_named).transpose()?;
+    let process = named.as_ref().unwrap_or(request.process);
     if process.terminal {
         attach_terminal(process, &rootfs::terminal(root.as_fd())?, console_socket, report)?;
     }

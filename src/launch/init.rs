@@ -164,7 +164,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         let terminal = root.console()?;
         attach_terminal(process, &terminal, container.console_socket.take(), report)?;
     }
-    run_hooks(&plan.hooks.create_container, container.record, Status::Creating)?;
+    run_hooks(&plan.hooks.create_container, container.record)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
     let root = root.enter(&plan.rootfs)?;
 
@@ -189,17 +189,17 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         *report = Channel::from_socket(socket::accept(listener.as_fd())?);
     }
     drop(container.start);
-    run_hooks(&plan.hooks.start_container, container.record, Status::Created)?;
+    run_hooks(&plan.hooks.start_container, container.record)?;
     let none = || fail(Kind::Config, "process: the configuration has none to start");
     program.ok_or_else(none)?.run(report)
 }
 
 /// Runs hooks in the container's namespaces, where our id is another.
-fn run_hooks(hooks: &[Hook], record: &Record, status: Status) -> Result<()> {
+fn run_hooks(hooks: &[Hook], record: &Record) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
-    let state = spec_state(record, status, Some(std::process::id() as i32));
+    let state = spec_state(record, Status::Created, Some(std::process::id() as i32));
     hooks::run(hooks, state.as_bytes())
 }
 

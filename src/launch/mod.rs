@@ -32,7 +32,7 @@ use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
-use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
+use crate::state::{Dir, Record, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, socket, task};
 use crate::{hooks, log, rootfs, seccomp, state};
@@ -153,13 +153,9 @@ fn connect(path: Option<&Path>, option: &'static str) -> Result<Option<OwnedFd>>
 }
 
 /// What `create` is about to make, for a record of it that outlives a crash.
-fn record(request: &Request, mut missing: Vec<PathBuf>) -> Result<Record> {
+fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
     let plan = request.plan;
-    // One that is there already is another's, until it has been found to be free.
-    let cgroup = plan.cgroup.as_ref().filter(|cgroup| missing.contains(&cgroup.dir())).map(|cgroup| {
-        missing.retain(|dir| *dir != cgroup.dir());
-        CgroupRecord { manager: "cgroupfs".into(), path: cgroup.dir(), parents: missing }
-    });
+    let cgroup = plan.cgroup.as_ref().and_then(|cgroup| cgroup.claim(missing));
     let spec = &request.config.spec;
     Ok(Record {
         id: request.id.into(),
@@ -187,8 +183,7 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
     warnings.into_iter().for_each(log::warn);
     match &made {
         Ok(Some(Some(cgroup))) if record.cgroup.is_none() => {
-            let path = cgroup.path.clone();
-            record.cgroup = Some(CgroupRecord { manager: "cgroupfs".into(), path, parents: Vec::new() });
+            record.cgroup = Some(cgroup.record());
         }
         Ok(Some(Some(_))) => {}
         // Another container's perhaps: not ours to remove.
@@ -220,7 +215,7 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
         kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
         kinds => kinds,
     };
-    let cloned = task::clone3(kinds as u64, cgroup.map(Cgroup::dir));
+    let cloned = task::clone3(kinds as u64, cgroup.and_then(Cgroup::birthplace));
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
             drop(ours);
@@ -309,7 +304,8 @@ fn attend<'a>(
                     let proc = request.host.proc.as_fd();
                     *devices = Some(netdev::give(&plan.namespaces.devices, process.pid, proc)?);
                 }
-                let state = spec_state(record, Status::Creating, record.pid);
+                // `creating` is step 2 of the lifecycle; these hooks are the steps after it (runtime.md#lifecycle).
+                let state = spec_state(record, Status::Created, record.pid);
                 hooks::run(&plan.hooks.prestart, state.as_bytes())?;
                 hooks::run(&plan.hooks.create_runtime, state.as_bytes())?;
                 process.go(Go::On)?;
@@ -418,44 +414,76 @@ impl Process {
     }
 
     /// Lets the program run, and tells whether it does.
-    pub fn start(&self, listener: Option<&Listener>, record: &Record) -> Result<()> {
+    pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
         self.go(Go::Start)?;
-        await_program(&self.channel, listener, record, self.pid)
+        let listener = filter.and_then(|filter| filter.listener.as_ref());
+        let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
+        await_program(&self.channel, agent)?;
+        ended_early(self.pid)
     }
 }
 
 /// Lets the program of a created container run, and tells whether it does.
 pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
-    let socket = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET))?;
-    // It serves once.
-    fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false)?;
-    await_program(&Channel::from_socket(socket), listener, record, record.pid.unwrap_or_default())
+    let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
+        // It serves once.
+        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
+    });
+    let socket = connected.map_err(|e| match e.errno {
+        Errno::ECONNREFUSED | Errno::ENOENT => {
+            fail(Kind::WrongStatus, "the container is being started already, or its process has ended")
+        }
+        _ => e.into(),
+    })?;
+    let pid = record.pid.unwrap_or_default();
+    let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
+    let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
+    if started.is_err()
+        && let Ok(Some(pidfd)) = state::pidfd(record)
+    {
+        // What has told of its failure is about to end. What has not, because its agent could not be reached, must not
+        // run on as if it had been started.
+        let _ = task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+    started
+}
+
+/// Who answers for a filter of the process, and what it is to know of the container.
+#[derive(Clone, Copy)]
+struct Agent<'a> {
+    listener: &'a Listener,
+    /// The process that has the filter.
+    pid: i32,
+    record: &'a Record,
+    /// The container's, not the process's.
+    status: Status,
 }
 
 /// The channel's end is the program's beginning, for execve closes it, or the process's end.
-fn await_program(channel: &Channel, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
+fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
     loop {
         match channel.receive()? {
-            Event::Closed if !running(pid) && state::ended_before_exec(pid)? => {
-                return Err(anyhow!("the container's process was killed before its program ran"));
-            }
             Event::Closed => return Ok(()),
             Event::Error(error) => return Err(error),
-            Event::Listener(fd) => send_listener(&fd, listener, record, pid)?,
+            Event::Listener(fd) => send_listener(&fd, agent)?,
             _ => return Err(unexpected()),
         }
     }
 }
 
-/// Whether a child of ours runs. Of one that is not ours nothing is known.
-fn running(pid: i32) -> bool {
-    task::has_ended(pid) == Ok(false)
+/// An error if a process has ended before its program ran. The channel is closed some time before a process that ends
+/// can be waited for, so /proc is asked.
+fn ended_early(pid: i32) -> Result<()> {
+    if state::ended_before_exec(pid)? {
+        return Err(anyhow!("the container's process was killed before its program ran"));
+    }
+    Ok(())
 }
 
 /// Hands the filter's descriptor to its agent.
-fn send_listener(fd: &OwnedFd, listener: Option<&Listener>, record: &Record, pid: i32) -> Result<()> {
-    let listener = listener.ok_or_else(unexpected)?;
-    let state = serde_json::from_str(&spec_state(record, Status::Created, Some(pid))).context("state")?;
+fn send_listener(fd: &OwnedFd, agent: Option<Agent>) -> Result<()> {
+    let Agent { listener, pid, record, status } = agent.ok_or_else(unexpected)?;
+    let state = serde_json::from_str(&spec_state(record, status, record.pid)).context("state")?;
     let state = seccomp::listener::process_state(SPEC_VERSION, pid, listener.metadata.as_deref(), state);
     seccomp::listener::send(fd.as_fd(), &listener.path, state.to_string().as_bytes())
 }

@@ -4,19 +4,22 @@
 //! [`find`] runs inside the container, at the time of `create`, and finds what can be found without giving anything up.
 //! [`Program::run`] becomes the user and executes. With no_new_privs the filter comes last. Without, seccomp(2) needs
 //! CAP_SYS_ADMIN, so it comes just before the capabilities are given up; that is why both belong after the start signal:
-//! a profile must not be able to break the wait for it.
+//! a profile must not be able to break the wait for it. Landlock has the same rule and comes before the filter.
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 
 use super::channel::{Channel, Event};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result, fail};
 use crate::process::credentials::{self, Groups, Status};
-use crate::process::{self, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler};
+use crate::process::rlimits::Rlimit;
+use crate::process::{
+    self, env, exec, io_priority, landlock, lsm, memory_policy, personality, rlimits, scheduler, users,
+};
 use crate::rootfs::resolve::{self, Missing};
 use crate::seccomp;
 use crate::sys::{self, fs, signal, task};
@@ -44,6 +47,8 @@ pub(super) struct Program<'a> {
     path: CString,
     env: Vec<CString>,
     groups: Groups,
+    /// The rules of Landlock to come under.
+    ruleset: Option<OwnedFd>,
 }
 
 /// Goes to the working directory and finds the program and what its environment lacks. `root` is the container's root,
@@ -67,7 +72,8 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     }
     let mut env = process.env.clone();
     if env::get(&env, "HOME").is_none_or(<[u8]>::is_empty) {
-        env::fill_home(&mut env, &passwd(root)?, process.user.uid);
+        let passwd = names_file(root, "/etc/passwd")?.unwrap_or_default();
+        env::fill_home(&mut env, &passwd, process.user.uid);
     }
     env::add_service(&mut env, setting.service, std::process::id, setting.notify_socket);
     // Only a user namespace can deny it.
@@ -76,23 +82,52 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
         Some(name) => exec::lookup(name, &env),
         None => Ok(CString::default()),
     })?;
-    Ok(Program { setting, path, env, groups })
+    let ruleset = process.landlock.as_ref().map(|rules| landlock::build(rules, root)).transpose()?;
+    Ok(Program { setting, path, env, groups, ruleset })
 }
 
-/// The container's passwd, empty if it has none.
-fn passwd(root: BorrowedFd) -> Result<Vec<u8>> {
-    // Not to be led astray by a fifo or a device of that name.
-    let file = match resolve::open_with(root, Path::new("/etc/passwd"), fs::O_RDONLY | libc::O_NONBLOCK) {
-        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => return Ok(Vec::new()),
-        other => other.context("/etc/passwd")?,
+/// The content of the container's passwd or group file, empty if it has none; or what is wrong with the file.
+fn names_file(root: BorrowedFd, path: &str) -> Result<std::result::Result<Vec<u8>, String>> {
+    // Not to be led astray by a fifo or a terminal of that name. We are in the container's cgroup, which says what
+    // other devices it can make us open.
+    let flags = fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = match resolve::open_with(root, Path::new(path), flags) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {
+            return Ok(Ok(Vec::new()));
+        }
+        // A link to itself, or one of a procfs, which could lead anywhere.
+        Err(e) if e.errno == Errno::ELOOP => return Ok(Err(e.to_string())),
+        other => other.with_context(|| path.to_string())?,
     };
     if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Ok(Vec::new());
+        return Ok(Err(format!("{path} of the container is not a regular file")));
     }
-    match fs::read_limited(file, process::users::CONTENT_MAX as u64) {
-        Err(e) if e.errno == Errno::EFBIG => Ok(Vec::new()),
-        other => Ok(other.context("/etc/passwd")?),
+    match fs::read_limited(file, users::CONTENT_MAX as u64) {
+        Err(e) if e.errno == Errno::EFBIG => {
+            Ok(Err(format!("{path} of the container is larger than {} MiB", users::CONTENT_MAX >> 20)))
+        }
+        other => Ok(Ok(other.with_context(|| path.to_string())?)),
     }
+}
+
+/// The process as a user whom the container's files name. `more` are groups besides the user's own.
+pub(super) fn as_named(
+    process: &process::Plan,
+    text: &str,
+    more: &[u32],
+    root: BorrowedFd,
+) -> Result<process::Plan> {
+    let wrong = |message: String| fail(Kind::Config, format!("--user {text:?}: {message}"));
+    let passwd = names_file(root, "/etc/passwd")?.map_err(wrong)?;
+    let group = names_file(root, "/etc/group")?.map_err(wrong)?;
+    let who = users::who(text, &passwd, &group).map_err(wrong)?;
+    let mut named = process.clone();
+    named.user.uid = who.uid;
+    named.user.gid = who.gid.unwrap_or(process.user.gid);
+    if let Some(groups) = who.additional_gids {
+        named.user.additional_gids = [&groups, more].concat();
+    }
+    Ok(named)
 }
 
 /// Does something with the file system rights of the process's user.
@@ -114,9 +149,21 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
 }
 
 impl Program<'_> {
-    /// Becomes the program; returns only an error.
-    pub(super) fn run(self, report: &Channel) -> Result<Infallible> {
+    /// Becomes the program, or tells why not and ends. It does not go back to who called it: what would be closed on the
+    /// way has been closed already, or is not to be closed under a filter that may not like it.
+    pub(super) fn run(self, report: &Channel) -> ! {
+        let Err(error) = self.execute(report);
+        // If nobody listens any more, there is nobody to tell.
+        let _ = report.send(&Event::Error(error));
+        task::exit_now(1)
+    }
+
+    fn execute(&self, report: &Channel) -> Result<Infallible> {
         let Setting { process, seccomp, proc, preserved, .. } = self.setting;
+        if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
+            // Under the filter there may be no way to tell.
+            return Err(exec::forbidden(&process.argv, errno));
+        }
         let attributes = |process: &process::Plan| -> Result<()> {
             process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
             process.io_priority.map_or(Ok(()), io_priority::apply)?;
@@ -132,24 +179,15 @@ impl Program<'_> {
         for fd in preserved {
             fs::keep_on_exec(*fd).context("--preserve-fds")?;
         }
-        // The limits hold for our own work, too, so nothing that takes descriptors or memory comes after them. The
-        // runtime has raised the hard ones: to lower them needs no right.
-        let limit_and_load = || -> Result<()> {
-            rlimits::apply(&process.rlimits)?;
-            let Some(plan) = seccomp else { return Ok(()) };
-            match seccomp::apply(plan).context("linux.seccomp")? {
-                Some(listener) => report.send(&Event::Listener(listener)),
-                None => Ok(()),
-            }
+        let limit_and_load = || {
+            self.ruleset.iter().try_for_each(|ruleset| landlock::apply(ruleset.as_fd()))?;
+            limit_and_load(&self.setting, report)
         };
         let become_user = |privileged| {
-            credentials::apply(&process.user, &process.capabilities, self.groups, &before, proc, privileged)
+            let (user, sets, no_new_privs) = (&process.user, &process.capabilities, process.no_new_privs);
+            credentials::apply(user, sets, self.groups, no_new_privs, &before, proc, privileged)
         };
-        if process.no_new_privs {
-            become_user(None)?;
-            task::set_no_new_privs()?;
-            limit_and_load()?;
-        } else if seccomp.is_some() {
+        if !process.no_new_privs && (seccomp.is_some() || self.ruleset.is_some()) {
             become_user(Some(limit_and_load))?;
         } else {
             become_user(None)?;
@@ -157,6 +195,33 @@ impl Program<'_> {
         }
         Err(exec::execve(&self.path, &process.argv, &self.env))
     }
+}
+
+/// Sets the limits and loads the filter, if there is one. The limits hold for our own work, too, so nothing that takes
+/// descriptors or memory comes after them. The runtime has raised the hard ones: to lower them needs no right.
+fn limit_and_load(setting: &Setting, report: &Channel) -> Result<()> {
+    let limits = &setting.process.rlimits;
+    let Some(plan) = setting.seccomp else { return rlimits::apply(limits) };
+    let load = || seccomp::apply(plan).context("linux.seccomp");
+    if plan.listener.is_none() {
+        rlimits::apply(limits)?;
+        return load().map(drop);
+    }
+    // The listener's number must be below the limit of descriptors: beside standard input, output and error, what the
+    // caller leaves, and the channel. If that is no room, the limit comes after it, and needs the filter's leave.
+    fs::close_all_but(setting.preserved.iter().copied().chain([report.fd().as_raw_fd()]).collect())?;
+    let taken = 3 + setting.preserved.len() as u64 + 1;
+    let late = |limit: &&Rlimit| limit.name == "RLIMIT_NOFILE" && limit.limit.soft <= taken;
+    rlimits::apply(limits.iter().filter(|limit| !late(limit)))?;
+    if let Some(listener) = load()? {
+        let event = Event::Listener(listener);
+        let sent = report.send(&event);
+        // Closed by execve: a close(2) of our own would be one more call that the filter could forbid or ask about.
+        std::mem::forget(event);
+        sent.context("linux.seccomp.listenerPath: handing over the filter's descriptor")?;
+    }
+    rlimits::apply(limits.iter().filter(late))
+        .context("after linux.seccomp, whose listener has no room below it")
 }
 
 /// Gives standard input, output and error to the process's user, who may want to open /dev/stderr.

@@ -105,8 +105,9 @@ pub fn names(mask: u64) -> String {
     names.join(", ")
 }
 
-/// Adds capabilities, with or without `CAP_`, to all five sets: as another user than root a program keeps only what is
-/// ambient, which must be inheritable, too.
+/// Adds capabilities, with or without `CAP_`, to the bounding, effective and permitted sets, as runc does. Never to the
+/// inheritable set, through which a program's file capabilities would give them to whoever runs it (CVE-2022-29162); so
+/// only one that is inheritable already can become ambient, which is what another user than root keeps.
 pub fn add(process: &mut Process, names: &[String]) -> Result<()> {
     let mut all = process.capabilities().clone().unwrap_or_default();
     for name in names {
@@ -119,10 +120,12 @@ pub fn add(process: &mut Process, names: &[String]) -> Result<()> {
             set.insert(capability);
             Some(set)
         };
-        let sets = [all.bounding(), all.effective(), all.permitted(), all.inheritable(), all.ambient()];
-        let [bounding, effective, permitted, inheritable, ambient] = sets.map(with);
+        let [bounding, effective, permitted] = [all.bounding(), all.effective(), all.permitted()].map(with);
+        if all.inheritable().as_ref().is_some_and(|set| set.contains(&capability)) {
+            let ambient = with(all.ambient());
+            all.set_ambient(ambient);
+        }
         all.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
-        all.set_inheritable(inheritable).set_ambient(ambient);
     }
     process.set_capabilities(Some(all));
     Ok(())

@@ -45,6 +45,8 @@ impl Groups {
 /// Becomes `user` with the capabilities `sets`, and compares what the kernel says then. `before` is what we are, `proc`
 /// the root of a procfs in which we can be found.
 ///
+/// `no_new_privs` comes first: it takes nothing from us before execve, and so it is read back with the rest.
+///
 /// `privileged` is done at the last moment at which the effective set holds all that is permitted: a seccomp filter
 /// without no_new_privs needs CAP_SYS_ADMIN. After it only prctl, capset and capget are called, so that a profile which
 /// denies anything else does no harm.
@@ -52,12 +54,16 @@ pub fn apply(
     user: &User,
     sets: &Sets,
     groups: Groups,
+    no_new_privs: bool,
     before: &Status,
     proc: BorrowedFd,
     privileged: Option<impl FnOnce() -> Result<()>>,
 ) -> Result<()> {
     if groups == Groups::Denied && !user.additional_gids.is_empty() {
         bail!("process.user.additionalGids: setgroups is denied in this user namespace");
+    }
+    if no_new_privs {
+        task::set_no_new_privs().context("process.noNewPrivileges")?;
     }
     if let Some(mask) = user.umask {
         sys::umask(mask);
@@ -73,7 +79,7 @@ pub fn apply(
         None => {
             change_sets(sets, before).context("process.capabilities")?;
             let now = Status::read(proc)?;
-            [identity(&now, user, sets, groups), others(&now, sets)].concat()
+            [marks(&now, user, no_new_privs), identity(&now, user, sets, groups), others(&now, sets)].concat()
         }
         Some(privileged) => {
             let now = Status::read(proc)?;
@@ -83,11 +89,12 @@ pub fn apply(
             }
             privileged()?;
             change_sets(sets, before).context("process.capabilities")?;
-            // Ambient are at most those that are permitted and inheritable; the kernel sees to that.
             let (effective, permitted, inheritable) = sys::capget().context("process.capabilities")?;
-            let held =
-                Status { effective, permitted, inheritable, ambient: sets.ambient, ..Status::default() };
-            [identity(&now, user, sets, groups), others(&held, sets)].concat()
+            let ambient = sys::ambient_of(sets.ambient).context("process.capabilities.ambient")?;
+            // Others are not there: all were cleared.
+            let held = Status { effective, permitted, inheritable, ambient, ..Status::default() };
+            [marks(&now, user, no_new_privs), identity(&now, user, sets, groups), others(&held, sets)]
+                .concat()
         }
     };
     if differences.is_empty() { Ok(()) } else { Err(anyhow!("credentials: {}", differences.join(", "))) }
@@ -133,6 +140,8 @@ pub struct Status {
     pub effective: u64,
     pub bounding: u64,
     pub ambient: u64,
+    pub umask: u32,
+    pub no_new_privs: bool,
     /// The signals that are ignored, bit 0 being signal 1.
     pub ignored: u64,
 }
@@ -162,9 +171,23 @@ impl Status {
             effective: mask("CapEff")?,
             bounding: mask("CapBnd")?,
             ambient: mask("CapAmb")?,
+            umask: u32::from_str_radix(field("Umask")?.trim(), 8).ok()?,
+            no_new_privs: field("NoNewPrivs")?.trim() != "0",
             ignored: mask("SigIgn")?,
         })
     }
+}
+
+/// What differs from the plan in the umask and in no_new_privs, which cannot be taken away if the caller has it.
+fn marks(now: &Status, user: &User, no_new_privs: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(wanted) = user.umask.filter(|wanted| *wanted != now.umask) {
+        found.push(format!("the umask is {:#o} instead of {wanted:#o}", now.umask));
+    }
+    if no_new_privs && !now.no_new_privs {
+        found.push("no_new_privs is not set".into());
+    }
+    found
 }
 
 /// What of the user, the groups and the bounding set differs from the plan; empty if all is as it should be.
@@ -209,8 +232,8 @@ fn set_difference(name: &str, is: u64, wanted: u64) -> Option<String> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "Name:\tx\nUid:\t1\t1\t1\t1\nGid:\t2\t2\t2\t2\nGroups:\t4 3 \nSigIgn:\t0000000000001000\nCapInh:\t0000000000000001\n\
-        CapPrm:\t0000000000000003\nCapEff:\t0000000000000002\nCapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000001\n";
+    const TEXT: &str = "Name:\tx\nUmask:\t0022\nUid:\t1\t1\t1\t1\nGid:\t2\t2\t2\t2\nGroups:\t4 3 \nSigIgn:\t0000000000001000\nCapInh:\t0000000000000001\n\
+        CapPrm:\t0000000000000003\nCapEff:\t0000000000000002\nCapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000001\nNoNewPrivs:\t1\n";
 
     fn status() -> Status {
         Status::parse(TEXT).unwrap()
@@ -227,6 +250,8 @@ mod tests {
             effective: 2,
             bounding: 0x1ff_ffff_ffff,
             ambient: 1,
+            umask: 0o22,
+            no_new_privs: true,
             ignored: 1 << 12,
         };
         assert_eq!(status(), expected);
@@ -234,6 +259,8 @@ mod tests {
         for broken in [
             "",
             &TEXT.replace("CapAmb", "CapXxx"),
+            &TEXT.replace("NoNewPrivs", "Other"),
+            &TEXT.replace("0022", "0029"),
             &TEXT.replace("1\t1\t1\t1", "1\t1\t1"),
             &TEXT.replace("4 3", "4 x"),
         ] {
@@ -243,10 +270,10 @@ mod tests {
 
     #[test]
     fn every_difference_is_found() {
-        let user = User { uid: 1, gid: 2, additional_gids: vec![3, 4], umask: None };
+        let user = User { uid: 1, gid: 2, additional_gids: vec![3, 4], umask: Some(0o22) };
         let sets = Sets { bounding: 0x1ff_ffff_ffff, effective: 2, permitted: 3, inheritable: 1, ambient: 1 };
         let differences = |now: &Status, user: &User, sets: &Sets, groups| {
-            [identity(now, user, sets, groups), others(now, sets)].concat()
+            [marks(now, user, true), identity(now, user, sets, groups), others(now, sets)].concat()
         };
         assert_eq!(differences(&status(), &user, &sets, Groups::Set), [""; 0]);
         let rows = [
@@ -257,11 +284,15 @@ mod tests {
             (Status { effective: 3, ..status() }, "the effective set is 0x3 instead of 0x2"),
             (Status { permitted: 7, ..status() }, "the permitted set is 0x7 instead of 0x3"),
             (Status { inheritable: 0, ..status() }, "the inheritable set is 0x0 instead of 0x1"),
+            (Status { umask: 0, ..status() }, "the umask is 0o0 instead of 0o22"),
+            (Status { no_new_privs: false, ..status() }, "no_new_privs is not set"),
             (Status { ambient: 0, ..status() }, "the ambient set is 0x0 instead of 0x1"),
         ];
         for (now, expected) in rows {
             assert_eq!(differences(&now, &user, &sets, Groups::Set), [expected]);
         }
+        let without = Status { no_new_privs: false, umask: 0, ..status() };
+        assert_eq!(marks(&without, &User { umask: None, ..user.clone() }, false), [""; 0]);
         let foreign = Status { groups: vec![9], ..status() };
         let alone = User { additional_gids: vec![], ..user };
         assert_eq!(differences(&foreign, &alone, &sets, Groups::Denied), [""; 0]);

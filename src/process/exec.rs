@@ -66,6 +66,16 @@ fn executable(path: &CStr) -> std::result::Result<(), String> {
     }
 }
 
+/// What to tell of a program that a seccomp filter would not let be executed.
+pub fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
+    let name = argv.first().map_or(c"", CString::as_c_str).to_string_lossy();
+    let text = match Errno::from_raw(errno as i32) {
+        Errno::UnknownErrno => format!("errno {errno}"),
+        known => sys::text(known),
+    };
+    anyhow!("exec: {name:?}: {text} (hint: linux.seccomp does not let execve through)")
+}
+
 /// Becomes the program, which [`lookup`] found for `argv[0]`. Returns only if that failed, with what to tell.
 pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
     let errno = task::execve(path, argv, env);

@@ -2,15 +2,16 @@
 //!
 //! A label takes effect at the next execve and is written to the process's own `attr` files, through the root
 //! of a verified procfs: under the container's /proc a file of the image's might swallow it (CVE-2019-16884,
-//! CVE-2023-28642). A label for a module that this kernel does not run is ignored with a warning.
+//! CVE-2023-28642). One that the module does not know is an error. A label for a module that this kernel does not run is ignored with a warning.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
+use oci_spec::runtime::Process;
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Problems, Result};
 use crate::sys::{self, credentials::open_self, fs};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,32 @@ impl Host {
             selinux: selinux.is_ok_and(|magic| magic == SELINUX_MAGIC),
         }
     }
+}
+
+/// Whether a process is to have a label.
+#[must_use]
+pub fn labelled(process: &Process) -> bool {
+    process.apparmor_profile().is_some() || process.selinux_label().is_some()
+}
+
+/// The label of the container's new file systems (config-linux.md#mount-label), for the kernel's `context=`.
+pub fn mount_label(
+    label: Option<&str>,
+    host: Host,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<String> {
+    let label = label.filter(|text| !text.is_empty())?;
+    // mount(2) has it in quotes, for the comma between two categories.
+    if label.contains(['\0', '\n', '"']) {
+        problems.add("linux.mountLabel", "contains a NUL, line break or quote");
+        return None;
+    }
+    if !host.selinux {
+        warnings.push(format!("linux.mountLabel {label:?}: this kernel does not run SELinux, ignoring"));
+        return None;
+    }
+    Some(label.into())
 }
 
 /// `place` is that of the process object, with its dot.
@@ -79,10 +106,10 @@ pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
             }
             other => other,
         };
-        written.with_context(|| format!("process.apparmorProfile {profile:?}"))?;
+        written.map_err(|e| refused("process.apparmorProfile", profile, &e))?;
     }
     if let Some(label) = &labels.selinux {
-        write(proc, "attr/exec", label).with_context(|| format!("process.selinuxLabel {label:?}"))?;
+        write(proc, "attr/exec", label).map_err(|e| refused("process.selinuxLabel", label, &e))?;
     }
     Ok(())
 }
@@ -90,7 +117,24 @@ pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
 /// Labels the keys that we make from now on; `None` labels them as before. For the session keyring.
 pub fn label_keys(label: Option<&str>, proc: BorrowedFd) -> Result<()> {
     write(proc, "attr/keycreate", label.unwrap_or_default())
-        .with_context(|| format!("process.selinuxLabel {:?}", label.unwrap_or_default()))
+        .map_err(|e| refused("process.selinuxLabel", label.unwrap_or_default(), &e))
+}
+
+/// The error of a label that its module has refused, with what the errno means there (apparmor_setprocattr,
+/// selinux_lsm_setattr).
+fn refused(place: &str, label: &str, error: &sys::Error) -> anyhow::Error {
+    let why = match (place, error.errno) {
+        ("process.apparmorProfile", Errno::ENOENT) => " (hint: no such profile is loaded)",
+        ("process.apparmorProfile", Errno::EACCES | Errno::EPERM) => {
+            " (hint: our own profile, or no_new_privs, does not let us change to it)"
+        }
+        ("process.selinuxLabel", Errno::EINVAL) => " (hint: the loaded policy has no such label)",
+        ("process.selinuxLabel", Errno::EACCES | Errno::EPERM) => {
+            " (hint: the policy does not let us set it)"
+        }
+        _ => "",
+    };
+    anyhow::Error::new(error.clone()).context(format!("{place} {label:?}{why}"))
 }
 
 fn write(proc: BorrowedFd, name: &str, text: &str) -> sys::Result<()> {
@@ -107,6 +151,51 @@ fn write(proc: BorrowedFd, name: &str, text: &str) -> sys::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_what_it_means() {
+        for (place, errno, hint) in [
+            ("process.apparmorProfile", Errno::ENOENT, " (hint: no such profile is loaded)"),
+            (
+                "process.apparmorProfile",
+                Errno::EACCES,
+                " (hint: our own profile, or no_new_privs, does not let us change to it)",
+            ),
+            ("process.apparmorProfile", Errno::EIO, ""),
+            ("process.selinuxLabel", Errno::EINVAL, " (hint: the loaded policy has no such label)"),
+            ("process.selinuxLabel", Errno::EACCES, " (hint: the policy does not let us set it)"),
+            ("process.selinuxLabel", Errno::ENOENT, ""),
+        ] {
+            let error = refused(place, "web", &sys::Error::new("write to `/proc/self/attr/exec`", errno));
+            let expected =
+                format!("{place} \"web\"{hint}: write to `/proc/self/attr/exec`: {}", sys::text(errno));
+            assert_eq!(format!("{error:#}"), expected);
+            assert_eq!(sys::errno(&error), Some(errno));
+        }
+    }
+
+    #[test]
+    fn mount_labels_need_selinux() {
+        let selinux = Host { apparmor: false, selinux: true };
+        for (label, host, kept, said) in [
+            (None, selinux, None, ""),
+            (Some(""), selinux, None, ""),
+            (Some("u:r:t:s0:c1,c2"), selinux, Some("u:r:t:s0:c1,c2"), ""),
+            (
+                Some("l"),
+                Host::default(),
+                None,
+                "linux.mountLabel \"l\": this kernel does not run SELinux, ignoring",
+            ),
+            (Some("a\"b"), selinux, None, "linux.mountLabel: contains a NUL, line break or quote"),
+            (Some("a\nb"), Host::default(), None, "linux.mountLabel: contains a NUL, line break or quote"),
+        ] {
+            let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+            let found = mount_label(label, host, &mut problems, &mut warnings);
+            assert_eq!(found.as_deref(), kept);
+            assert_eq!(problems.to_string() + &warnings.concat(), said);
+        }
+    }
 
     #[test]
     fn labels_need_their_module() {

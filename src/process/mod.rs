@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod env;
 pub mod exec;
 pub mod io_priority;
+pub mod landlock;
 pub mod list;
 pub mod lsm;
 pub mod memory_policy;
@@ -21,6 +22,7 @@ pub mod scheduler;
 pub mod sysctl;
 pub mod users;
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -53,6 +55,8 @@ pub struct Plan {
     pub labels: lsm::Labels,
     pub personality: Option<personality::Personality>,
     pub memory_policy: Option<memory_policy::MemoryPolicy>,
+    /// From the container's annotations, for all of its processes.
+    pub landlock: Option<landlock::Rules>,
 }
 
 /// What planning has to know about where the process will run.
@@ -77,6 +81,7 @@ impl Host {
 pub fn plan(
     process: &Process,
     linux: Option<&Linux>,
+    annotations: Option<&HashMap<String, String>>,
     host: Host,
     prefix: &str,
     problems: &mut Problems,
@@ -116,6 +121,7 @@ pub fn plan(
         ),
         personality: personality::plan(linux.and_then(|l| l.personality().as_ref()), problems),
         memory_policy: memory_policy::plan(linux.and_then(|l| l.memory_policy().as_ref()), problems),
+        landlock: landlock::plan(annotations, problems),
     };
     (problems.0.len() == before).then_some(plan)
 }
@@ -215,7 +221,7 @@ mod tests {
     fn check(json: &str, prefix: &str) -> (Option<Plan>, String) {
         let process: Process = serde_json::from_str(json).unwrap();
         let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        let plan = plan(&process, None, HOST, prefix, &mut problems, &mut warnings);
+        let plan = plan(&process, None, None, HOST, prefix, &mut problems, &mut warnings);
         assert_eq!(warnings, [""; 0]);
         (plan, problems.to_string())
     }
@@ -245,6 +251,7 @@ mod tests {
             labels: lsm::Labels::default(),
             personality: None,
             memory_policy: None,
+            landlock: None,
         };
         assert_eq!((plan, problems.as_str()), (Some(expected), ""));
     }

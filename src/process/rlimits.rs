@@ -62,7 +62,7 @@ pub fn plan(spec: &[PosixRlimit], place: &str, problems: &mut Problems) -> Vec<R
 
 /// Sets the limits of the calling process. Late, since they hold for our own work too, but before the
 /// credentials, which take away the right to raise a hard limit.
-pub fn apply(limits: &[Rlimit]) -> Result<()> {
+pub fn apply<'a>(limits: impl IntoIterator<Item = &'a Rlimit>) -> Result<()> {
     for wanted in limits {
         prlimit(0, wanted.resource, Some(wanted.limit))
             .with_context(|| format!("{} {}", wanted.place, wanted.name))?;

@@ -25,6 +25,12 @@ pub struct Who {
     pub additional_gids: Option<Vec<u32>>,
 }
 
+/// Whether `USER[:GROUP]` has a name in it, for which the files are needed.
+#[must_use]
+pub fn names(text: &str) -> bool {
+    text.split(':').any(|part| part.bytes().any(|b| !b.is_ascii_digit()))
+}
+
 /// Parses `USER[:GROUP]`, each a number or a name.
 ///
 /// A number means just that, as in runc: passwd is not asked. A name brings the group of its passwd entry and
@@ -133,6 +139,17 @@ mod tests {
             ("big", wrong("user \"big\" of the container's passwd file has no valid ids")),
         ] {
             assert_eq!(who(text, PASSWD, GROUP), expected, "{text:?}");
+        }
+        for (text, expected) in [
+            ("0", false),
+            ("5:6", false),
+            ("", false),
+            ("a", true),
+            ("5:a", true),
+            ("a:5", true),
+            ("-1", true),
+        ] {
+            assert_eq!(names(text), expected, "{text:?}");
         }
         let large = vec![b'x'; CONTENT_MAX + 1];
         assert!(who("web", &large, GROUP).is_err());

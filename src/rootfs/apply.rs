@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use nix::errno::Errno;
 
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::{self, Missing};
-use super::sources::{Source, Sources};
+use super::sources::{self, Source, Sources};
 use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
@@ -28,13 +29,13 @@ const SPENT_MAX: usize = 64;
 /// reached.
 pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
     if plan.facts.mount_namespace == MountNamespace::New {
-        // What we mount and unmount stays ours, whatever the host has shared.
-        mount::make_all_private()?;
+        // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
+        mount::make_all_slave()?;
     }
-    let root =
+    let mut root =
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
     for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
-        make(&root, plan, mount, source)
+        make(&mut root, plan, mount, source)
             .with_context(|| format!("{} {}", mount.place, mount.destination.display()))?;
     }
     devices::apply(&root, plan)?;
@@ -42,41 +43,60 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
 }
 
 fn attach_root(plan: &Plan, source: Source) -> sys::Result<Root> {
-    let tree = source.into_tree(&plan.path, true, plan.propagation)?;
+    let tree = source.into_tree(&plan.path, true, &sources::for_root(plan.propagation))?;
     let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
     Ok(Root { fd: tree, spent: RefCell::new(vec![target]) })
 }
 
-fn make(root: &Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Result<()> {
+fn make(root: &mut Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Result<()> {
     let options = &mount.options;
     match (&mount.kind, source) {
         (Kind::Remount, _) => remount(root, mount),
         (Kind::Bind { source: path, recursive, .. }, Some(source)) => {
             let missing = if source.is_directory { Missing::Directory } else { Missing::File };
-            let tree = source.into_tree(path, *recursive, plan.propagation)?;
+            let first = sources::for_bind(plan.propagation, &options.propagation);
+            let tree = source.into_tree(path, *recursive, &first)?;
             shape(tree.as_fd(), options)?;
-            attach(root, tree, root.target(mount, missing)?)
+            let target = root.target(mount, missing)?;
+            attach(root, mount, tree, target)
         }
         (Kind::Cgroup, _) => cgroup(root, plan, mount),
         (Kind::New { fstype, source }, _) if options.copy_up => {
-            let tree = detached(root, fstype, source.as_deref(), options)?;
+            let data: Vec<&str> = options.data.iter().map(String::as_str).collect();
+            let tree = detached(root, fstype, source.as_deref(), options, &data)?;
             let target = root.target(mount, Missing::Directory)?;
-            copyup::copy(target.as_fd(), tree.as_fd()).context("tmpcopyup")?;
-            let attr = Attr { set: options.attr.set & MOUNT_ATTR_RDONLY, ..Attr::default() };
+            copyup::copy(target.as_fd(), tree.as_fd(), &data).context("tmpcopyup")?;
+            let attr = Attr { set: options.attributes() & MOUNT_ATTR_RDONLY, ..Attr::default() };
             shape_with(tree.as_fd(), false, attr, &options.propagation)?;
-            attach(root, tree, target)
+            attach(root, mount, tree, target)
         }
         (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref()),
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
 
-fn attach(root: &Root, tree: OwnedFd, target: OwnedFd) -> Result<()> {
-    mount::move_mount(tree.as_fd(), target.as_fd())?;
-    root.spend(tree);
+/// Attaches a tree. What is attached on the root is the root from then on: else all that comes after would be hidden.
+fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Result<()> {
+    mount::move_mount(tree.as_fd(), target.as_fd()).map_err(|e| explain(e, tree.as_fd(), target.as_fd()))?;
     root.spend(target);
+    let done = match mount.is_on_root() {
+        true => std::mem::replace(&mut root.fd, tree),
+        false => tree,
+    };
+    root.spend(done);
     Ok(())
+}
+
+/// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL.
+fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
+    let is_directory =
+        |fd| fs::fstat(fd).is_ok_and(|stat: libc::stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    match (is_directory(tree), is_directory(target)) {
+        (true, false) => anyhow!("a directory cannot be mounted on a file: {error}"),
+        (false, true) => anyhow!("a file cannot be mounted on a directory: {error}"),
+        _ => error.into(),
+    }
 }
 
 /// Gives a mount its attributes, and those of its whole tree, and its propagation: as few calls as say it.
@@ -99,16 +119,31 @@ fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, propagation: &[Prop
 }
 
 /// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
-/// call; but only that tells which option the file system refuses.
-fn new(root: &Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
+/// call; but only that tells which option the file system refuses, and takes more than a page of them.
+fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
     let options = &mount.options;
-    let target = root.target(mount, Missing::Directory)?;
-    let (device, data) = (Path::new(source.unwrap_or("none")), options.data.join(","));
-    match mount::mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &data) {
+    let (target, mode) = root.place(mount, fstype)?;
+    let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
+    let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
+    // A mount on the root must be had as a descriptor: no path leads to it from below.
+    let one_call = mount::fits(&joined) && !mount.is_on_root();
+    let made = if one_call {
+        mount::mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
+    } else if options.legacy == 0 {
+        Err(sys::Error::new(format!("mount({fstype:?})"), Errno::EINVAL))
+    } else {
+        let what = "silent and iversion go neither with options longer than a page nor with a mount on /";
+        return Err(fail(crate::error::Kind::Unsupported, what));
+    };
+    match made {
         Err(e) if e.errno == Errno::EINVAL && options.legacy == 0 => {
-            let tree = detached(root, fstype, source, options)?;
+            let tree = match detached(root, fstype, source, options, &data) {
+                // It was refused for its length: what mount(2) has said is the reason.
+                Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
+                tree => tree?,
+            };
             shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
-            return attach(root, tree, target);
+            return attach(root, mount, tree, target);
         }
         made => made?,
     }
@@ -120,14 +155,21 @@ fn new(root: &Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result
     Ok(shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?)
 }
 
-/// A new file system that is attached nowhere yet, with its attributes from the beginning.
-fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) -> sys::Result<OwnedFd> {
+/// A new file system that is attached nowhere yet, with its attributes from the beginning. An option that is too long is
+/// told after those that are wrong.
+fn detached(
+    root: &Root,
+    fstype: &str,
+    source: Option<&str>,
+    options: &Options,
+    data: &[&str],
+) -> sys::Result<OwnedFd> {
     let owned = mount::fsopen(fstype)?;
     let context = owned.as_fd();
     if let Some(source) = source {
         mount::fsconfig_string(context, "source", source)?;
     }
-    let mut attributes = options.attr.set | options.attr_all.set;
+    let mut attributes = options.attributes();
     if options.copy_up {
         attributes &= !MOUNT_ATTR_RDONLY;
     } else if attributes & MOUNT_ATTR_RDONLY != 0 {
@@ -136,12 +178,22 @@ fn detached(root: &Root, fstype: &str, source: Option<&str>, options: &Options) 
     for name in &options.superblock {
         mount::fsconfig_flag(context, name)?;
     }
-    for option in &options.data {
+    let mut too_long = Ok(());
+    for option in data {
         match option.split_once('=') {
+            // Only mount(2), which parts its options at commas, wants a label with commas in quotes.
+            Some((key, value)) if key.ends_with("context") => {
+                mount::fsconfig_string(context, key, value.trim_matches('"'))?;
+            }
+            Some((key, value)) if value.len() > mount::FSCONFIG_MAX => {
+                let call = format!("fsconfig({key}=, {} bytes)", value.len());
+                too_long = Err(sys::Error::new(call, Errno::E2BIG));
+            }
             Some((key, value)) => mount::fsconfig_string(context, key, value)?,
             None => mount::fsconfig_flag(context, option)?,
         }
     }
+    too_long?;
     mount::fsconfig_create(context)?;
     let tree = mount::fsmount(context, attributes)?;
     root.spend(owned);
@@ -162,20 +214,21 @@ fn remount(root: &Root, mount: &Mount) -> Result<()> {
 /// The cgroup hierarchy. In a cgroup namespace of its own the container sees its own part of it. Without, a new file
 /// system would show the same as the host's, and the making of it would reset the hierarchy's own options; so the
 /// host's mount is shown.
-fn cgroup(root: &Root, plan: &Plan, mount: &Mount) -> Result<()> {
+fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<()> {
     let facts = &plan.facts;
-    let part = |path: &Option<PathBuf>| -> Result<()> {
+    let part = |root: &mut Root, path: &Option<PathBuf>| -> Result<()> {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
         let tree = mount::open_tree_clone(fs::CWD, path.as_ref().ok_or_else(none)?, true)?;
         shape(tree.as_fd(), &mount.options)?;
-        attach(root, tree, root.target(mount, Missing::Directory)?)
+        let target = root.target(mount, Missing::Directory)?;
+        attach(root, mount, tree, target)
     };
     if !facts.cgroup_namespace {
-        return part(&facts.cgroup_mount);
+        return part(root, &facts.cgroup_mount);
     }
     match new(root, mount, "cgroup2", Some("cgroup")) {
         Err(e) if matches!(sys::errno(&e), Some(Errno::EPERM | Errno::EBUSY)) && facts.cgroup.is_some() => {
-            part(&facts.cgroup)
+            part(root, &facts.cgroup)
         }
         other => other,
     }
@@ -200,6 +253,19 @@ impl Root {
     pub(super) fn into_fd(self) -> OwnedFd {
         fs::close_together(self.spent.into_inner());
         self.fd
+    }
+
+    /// Where a new file system goes, and the option that a tmpfs gets besides its own: the mode of the directory that it
+    /// covers, as other runtimes have it, unless that is new.
+    fn place(&self, mount: &Mount, fstype: &str) -> Result<(OwnedFd, Option<String>)> {
+        if fstype == "tmpfs"
+            && !mount.options.data.iter().any(|option| option.starts_with("mode="))
+            && let Ok(target) = resolve::open(self.fd(), &mount.destination)
+        {
+            let mode = fs::fstat(target.as_fd())?.st_mode & 0o7777;
+            return Ok((target, Some(format!("mode={mode:o}"))));
+        }
+        Ok((self.target(mount, Missing::Directory)?, None))
     }
 
     /// Where a mount goes, made if it is missing.

@@ -8,24 +8,26 @@ use crate::sys::{Result, fs};
 /// How deep a tree may be: each level holds two descriptors open.
 const DEPTH_MAX: u32 = 256;
 
-/// Copies the contents of one directory to another, and its mode and owner. Every name is opened without following
-/// links: the tree is the image's.
-pub(super) fn copy(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
+/// Copies the contents of one directory to another, and its mode and owner unless the tmpfs's own options `given` say
+/// them. Every name is opened without following links: the tree is the image's.
+pub(super) fn copy(from: BorrowedFd, to: BorrowedFd, given: &[&str]) -> Result<()> {
     let from = fs::open(from, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
     let to = fs::open(to, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
-    contents(from.as_fd(), to.as_fd(), 0)
+    contents(from.as_fd(), to.as_fd(), 0)?;
+    let (wanted, now) = (fs::fstat(from.as_fd())?, fs::fstat(to.as_fd())?);
+    let own = |key: &str| given.iter().any(|option| option.starts_with(key));
+    let uid = if own("uid=") { now.st_uid } else { wanted.st_uid };
+    let gid = if own("gid=") { now.st_gid } else { wanted.st_gid };
+    let mode = if own("mode=") { now.st_mode } else { wanted.st_mode };
+    fs::chown(to.as_fd(), Path::new(""), uid, gid)?;
+    fs::fchmod(to.as_fd(), mode & 0o7777)
 }
 
 fn contents(from: BorrowedFd, to: BorrowedFd, depth: u32) -> Result<()> {
     if depth > DEPTH_MAX {
         return Err(crate::sys::Error::new("tmpcopyup", nix::errno::Errno::ELOOP));
     }
-    for name in fs::list_dir(from)? {
-        entry(from, to, &name, depth)?;
-    }
-    let stat = fs::fstat(from)?;
-    fs::chown(to, Path::new(""), stat.st_uid, stat.st_gid)?;
-    fs::fchmod(to, stat.st_mode & 0o7777)
+    fs::list_dir(from)?.iter().try_for_each(|name| entry(from, to, name, depth))
 }
 
 fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32) -> Result<()> {
@@ -37,7 +39,9 @@ fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32) -> Result<()
             fs::mkdirat(to, name, 0o700)?;
             let flags = fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW;
             let (from, to) = (fs::open(from, name, flags, 0)?, fs::open(to, name, flags, 0)?);
-            contents(from.as_fd(), to.as_fd(), depth + 1)
+            contents(from.as_fd(), to.as_fd(), depth + 1)?;
+            fs::chown(to.as_fd(), Path::new(""), stat.st_uid, stat.st_gid)?;
+            fs::fchmod(to.as_fd(), mode)
         }
         libc::S_IFREG => {
             let from = fs::open(from, name, fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;

@@ -111,6 +111,10 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
     for device in &plan.devices {
         let at = || format!("{} {}", device.place, device.path.display());
         let parent = device.path.parent().unwrap_or(Path::new("/"));
+        if !plan.default_devices && device.path.starts_with("/dev") {
+            present(root, device).with_context(at)?;
+            continue;
+        }
         let dir = match open.take() {
             Some((path, dir)) if path == parent => dir,
             _ => resolve::open_or_make(root.fd(), parent, Missing::Directory).with_context(at)?,
@@ -141,36 +145,61 @@ fn node(dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> 
     }
 }
 
+/// What is bind-mounted on /dev is the host's, usually its own /dev: nothing is made in it.
+fn present(root: &Root, device: &Device) -> Result<()> {
+    match resolve::open(root.fd(), &device.path) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => {
+            Err(fail(Kind::Config, "is not there, and nothing is made in what is bind-mounted on /dev"))
+        }
+        found => check(found?.as_fd(), device, "there"),
+    }
+}
+
 /// What is there already must be what is wanted (config-linux.md#devices).
 fn same(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
     let found = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
-    check(found.as_fd(), device, "what is there already")
+    check(found.as_fd(), device, "there")
 }
 
-fn check(found: BorrowedFd, device: &Device, what: &str) -> Result<()> {
+fn check(found: BorrowedFd, device: &Device, whose: &str) -> Result<()> {
     let stat = fs::fstat(found)?;
     let number = libc::makedev(device.major, device.minor);
     let same_type = stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT;
     if same_type && (stat.st_rdev == number || device.mode & libc::S_IFMT == libc::S_IFIFO) {
         return Ok(());
     }
-    Err(fail(Kind::Config, format!("{what} is another file")))
+    let (is, wanted) = (describe(stat.st_mode, stat.st_rdev), describe(device.mode, number));
+    Err(fail(Kind::Config, format!("{whose} is a {is}, not the {wanted}")))
 }
 
-/// Shows the host's node of that path in the container.
+/// A file's type, and a device's number.
+fn describe(mode: u32, number: u64) -> String {
+    let device = |kind| format!("{kind} device {}:{}", libc::major(number), libc::minor(number));
+    match mode & libc::S_IFMT {
+        libc::S_IFCHR => device("character"),
+        libc::S_IFBLK => device("block"),
+        libc::S_IFIFO => "fifo".into(),
+        libc::S_IFREG => "regular file".into(),
+        libc::S_IFDIR => "directory".into(),
+        libc::S_IFLNK => "symbolic link".into(),
+        _ => "socket".into(),
+    }
+}
+
+/// Shows the host's node of that path in the container. An empty file is the place that was made for it before.
 fn bind(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
     let tree = mount::open_tree_clone(fs::CWD, &device.path, false)?;
-    check(tree.as_fd(), device, "the host's node")?;
+    check(tree.as_fd(), device, "the host's")?;
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
     let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {
         Err(e) if e.errno == Errno::ENOENT => fs::open(dir, name, flags | fs::O_EXCL, 0o644)?,
         other => other?,
     };
     let stat = fs::fstat(target.as_fd())?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFREG && check(target.as_fd(), device, "").is_ok() {
-        return Ok(());
+    if stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_size == 0 {
+        return Ok(mount::move_mount(tree.as_fd(), target.as_fd())?);
     }
-    Ok(mount::move_mount(tree.as_fd(), target.as_fd())?)
+    check(target.as_fd(), device, "there")
 }
 
 fn links(root: &Root, last: Option<(&Path, OwnedFd)>) -> Result<()> {

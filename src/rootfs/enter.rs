@@ -127,13 +127,15 @@ fn empty_directory() -> sys::Result<OwnedFd> {
     mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
 }
 
-/// Takes away what [`super::mount_all`] attached in the host's mount namespace. `under` is the mount that was there
-/// before: an engine's own, perhaps, which stays.
+/// Takes away what [`super::mount_all`] attached in the host's mount namespace: one mount, or more if the configuration
+/// has mounts on the root. `under` is the mount that was there before: an engine's own, perhaps, which stays.
 pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
-    match fs::mount_id(fs::CWD, rootfs) {
-        Ok(now) if now == under => Ok(()),
-        Err(e) if e.errno == Errno::ENOENT => Ok(()),
-        Err(e) => Err(e.into()),
-        Ok(_) => Ok(mount::detach(rootfs)?),
+    loop {
+        match fs::mount_id(fs::CWD, rootfs) {
+            Ok(now) if now == under => return Ok(()),
+            Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+            Err(e) => return Err(e.into()),
+            Ok(_) => mount::detach(rootfs)?,
+        }
     }
 }

@@ -66,6 +66,8 @@ pub struct Facts {
     pub cgroup_mount: Option<PathBuf>,
     /// The service manager's notification socket on the host.
     pub notify_socket: Option<PathBuf>,
+    /// The SELinux label of new file systems.
+    pub mount_label: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,15 +45,24 @@ impl Mount {
     pub fn is_bind(&self) -> bool {
         matches!(self.kind, Kind::Bind { .. })
     }
+
+    /// It covers the root itself.
+    pub(super) fn is_on_root(&self) -> bool {
+        names(&self.destination, "/")
+    }
 }
 
 /// Whether a destination names that absolute path, however it is written.
 pub(super) fn names(destination: &Path, path: &str) -> bool {
-    let names = |path: &Path| {
-        let normal = path.components().filter(|c| matches!(c, Component::Normal(_)));
-        normal.map(|c| c.as_os_str().to_os_string()).collect::<Vec<_>>()
-    };
-    names(destination) == names(Path::new(path))
+    let mut names = Vec::new();
+    for component in destination.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => drop(names.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    names.into_iter().eq(Path::new(path).iter().skip(1))
 }
 
 pub(super) fn plan(
@@ -63,8 +72,6 @@ pub(super) fn plan(
     problems: &mut Problems,
     warnings: &mut Vec<String>,
 ) -> Vec<Mount> {
-    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
-    let label = label.filter(|label| !label.is_empty());
     let given = spec.mounts().as_deref().unwrap_or_default();
     let mut mounts: Vec<Mount> = Vec::with_capacity(given.len() + 1);
     for (i, mount) in given.iter().enumerate() {
@@ -74,10 +81,8 @@ pub(super) fn plan(
             problems.add(format_args!("{place}.destination"), "is empty or contains a NUL");
         }
         let kind = kind(mount, &place, bundle, spec, &mut options, problems, warnings);
-        if let (Kind::New { fstype, .. }, Some(label)) = (&kind, label)
-            && !matches!(fstype.as_str(), "proc" | "sysfs" | "mqueue")
-        {
-            options.data.push(format!("context={label}"));
+        if let Some(label) = &facts.mount_label {
+            label_new(label, &kind, &mut options);
         }
         mounts.push(Mount { place, destination: mount.destination().clone(), kind, options });
     }
@@ -90,6 +95,16 @@ pub(super) fn plan(
         });
     }
     mounts
+}
+
+/// Gives a new file system the container's label, unless it has one of its own. The kernel's own file systems, which show
+/// the host's things, keep theirs.
+fn label_new(label: &str, kind: &Kind, options: &mut Options) {
+    let Kind::New { fstype, .. } = kind else { return };
+    let labelled = options.data.iter().any(|option| option.starts_with("context="));
+    if !labelled && !matches!(fstype.as_str(), "proc" | "sysfs" | "mqueue") {
+        options.data.push(format!("context=\"{label}\""));
+    }
 }
 
 fn contains_nul(path: &Path) -> bool {
@@ -106,10 +121,19 @@ fn kind(
     warnings: &mut Vec<String>,
 ) -> Kind {
     let fstype = mount.typ().as_deref().unwrap_or_default();
+    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.idmap.is_some();
+    if options.copy_up && (options.remount || options.bind.is_some() || fstype != "tmpfs") {
+        problems.add(format_args!("{place}.options"), "\"tmpcopyup\" is for a new tmpfs");
+    }
     if options.remount {
+        if mapped {
+            problems.add(place, "id mappings cannot be changed by a remount");
+        }
+        if options.bind.is_some() {
+            refuse_on_bind(place, options, problems, warnings);
+        }
         return Kind::Remount;
     }
-    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.idmap.is_some();
     if let Some(recursive) = options.bind {
         refuse_on_bind(place, options, problems, warnings);
         let source = mount.source().clone().unwrap_or_default();
@@ -140,6 +164,11 @@ fn kind(
 /// A bind mount has the superblock of its source, which is not the container's to change.
 fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, warnings: &mut Vec<String>) {
     for option in options.data.drain(..) {
+        // mount(2) has always ignored all of them with MS_BIND, and these are written by habit; others are mistakes.
+        if options::is_for_tmpfs(&option) {
+            warnings.push(format!("{place}.options: {option:?} has no effect on a bind mount, ignoring"));
+            continue;
+        }
         problems.add(
             format_args!("{place}.options"),
             format_args!("{option:?} is not an option of a bind mount"),
@@ -148,8 +177,8 @@ fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, w
     for name in options.superblock.drain(..) {
         warnings.push(format!("{place}.options: {name:?} has no effect on a bind mount, ignoring"));
     }
-    if options.copy_up {
-        problems.add(format_args!("{place}.options"), "\"tmpcopyup\" is for a tmpfs");
+    if options.legacy & libc::MS_I_VERSION != 0 {
+        warnings.push(format!("{place}.options: \"iversion\" has no effect on a bind mount, ignoring"));
     }
     options.legacy = 0;
 }
@@ -184,4 +213,50 @@ fn id_mapping(
         }
     }
     mapping
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_file_systems_get_the_label() {
+        let new = |fstype: &str| Kind::New { fstype: fstype.into(), source: None };
+        let bind = Kind::Bind { source: "/s".into(), recursive: true, idmap: None };
+        for (kind, given, expected) in [
+            (new("tmpfs"), &["size=1k"][..], &["size=1k", "context=\"u:r:t:s0:c1,c2\""][..]),
+            (new("devpts"), &[], &["context=\"u:r:t:s0:c1,c2\""]),
+            (new("tmpfs"), &["context=own"], &["context=own"]),
+            (new("proc"), &[], &[]),
+            (new("sysfs"), &[], &[]),
+            (new("mqueue"), &[], &[]),
+            (Kind::Cgroup, &[], &[]),
+            (Kind::Remount, &[], &[]),
+            (bind, &[], &[]),
+        ] {
+            let data = given.iter().map(ToString::to_string).collect();
+            let mut options = Options { data, ..Options::default() };
+            label_new("u:r:t:s0:c1,c2", &kind, &mut options);
+            assert_eq!(options.data, expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_destination_may_be_written_in_many_ways() {
+        for (destination, path, same) in [
+            ("/dev", "/dev", true),
+            ("dev", "/dev", true),
+            ("//dev/./", "/dev", true),
+            ("/dev/../dev", "/dev", true),
+            ("/devices", "/dev", false),
+            ("/dev/pts", "/dev", false),
+            ("/", "/dev", false),
+            ("/", "/", true),
+            ("/mnt/..", "/", true),
+            ("/../..", "/", true),
+            ("/mnt", "/", false),
+        ] {
+            assert_eq!(names(Path::new(destination), path), same, "{destination} {path}");
+        }
+    }
 }

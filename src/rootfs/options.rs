@@ -115,6 +115,14 @@ pub struct Options {
     pub data: Vec<String>,
 }
 
+impl Options {
+    /// The attributes of a mount that has none below it.
+    #[must_use]
+    pub fn attributes(&self) -> u64 {
+        self.attr_all.set & !self.attr.clear | self.attr.set
+    }
+}
+
 /// Reads a list of options. Later ones win over earlier ones.
 #[must_use]
 pub fn parse(list: &[String]) -> Options {
@@ -137,6 +145,12 @@ fn for_userspace(option: &str) -> bool {
     option.is_empty() || NAMES.contains(&option) || PREFIXES.iter().any(|prefix| option.starts_with(prefix))
 }
 
+/// Whether a file system's option is one of tmpfs' (tmpfs(5)).
+pub(super) fn is_for_tmpfs(option: &str) -> bool {
+    const KEYS: [&str; 6] = ["gid", "mode", "nr_blocks", "nr_inodes", "size", "uid"];
+    option.split_once('=').is_some_and(|(key, _)| KEYS.contains(&key))
+}
+
 fn add(options: &mut Options, meaning: Meaning) {
     let set = |attr: &mut Attr, bits: u64| {
         attr.set |= bits;
@@ -151,21 +165,40 @@ fn add(options: &mut Options, meaning: Meaning) {
         attr.set = attr.set & !MOUNT_ATTR_ATIME_MASK | mode;
         attr.clear |= MOUNT_ATTR_ATIME_MASK;
     };
-    let is_strict = |attr: &Attr| attr.set & MOUNT_ATTR_ATIME_MASK == MOUNT_ATTR_STRICTATIME;
+    // What reaches all mounts reaches this one too, whatever was said before.
+    let forget = |attr: &mut Attr, bits: u64| {
+        attr.set &= !bits;
+        attr.clear &= !bits;
+    };
+    // Whether a mode was asked for that is not `strictatime`, and which `nostrictatime` leaves therefore.
+    let keeps_mode = |attr: &Attr| {
+        attr.clear & MOUNT_ATTR_ATIME_MASK != 0 && attr.set & MOUNT_ATTR_ATIME_MASK != MOUNT_ATTR_STRICTATIME
+    };
     match meaning {
         Nothing => {}
-        NotStrict if is_strict(&options.attr) => atime(&mut options.attr, RELATIME),
-        NotStrictAll if is_strict(&options.attr_all) => atime(&mut options.attr_all, RELATIME),
-        // What a source has that is not asked for stays.
-        NotStrict | NotStrictAll => {}
+        NotStrict if keeps_mode(&options.attr) || keeps_mode(&options.attr_all) => {}
+        NotStrictAll if keeps_mode(&options.attr_all) => {}
+        NotStrict => atime(&mut options.attr, RELATIME),
         Set(bits) => set(&mut options.attr, bits),
         Clear(MOUNT_ATTR_NOATIME) => atime(&mut options.attr, RELATIME),
         Clear(bits) => clear(&mut options.attr, bits),
         Atime(mode) => atime(&mut options.attr, mode),
-        SetAll(bits) => set(&mut options.attr_all, bits),
-        ClearAll(MOUNT_ATTR_NOATIME) => atime(&mut options.attr_all, RELATIME),
-        ClearAll(bits) => clear(&mut options.attr_all, bits),
-        AtimeAll(mode) => atime(&mut options.attr_all, mode),
+        SetAll(bits) => {
+            forget(&mut options.attr, bits);
+            set(&mut options.attr_all, bits);
+        }
+        ClearAll(MOUNT_ATTR_NOATIME) | NotStrictAll => {
+            forget(&mut options.attr, MOUNT_ATTR_ATIME_MASK);
+            atime(&mut options.attr_all, RELATIME);
+        }
+        ClearAll(bits) => {
+            forget(&mut options.attr, bits);
+            clear(&mut options.attr_all, bits);
+        }
+        AtimeAll(mode) => {
+            forget(&mut options.attr, MOUNT_ATTR_ATIME_MASK);
+            atime(&mut options.attr_all, mode);
+        }
         Super(name) if options.superblock.contains(&name) => {}
         Super(name) => options.superblock.push(name),
         SuperOff(name) => options.superblock.retain(|set| *set != name),
@@ -198,7 +231,7 @@ pub fn legacy_flags(options: &Options) -> u64 {
         ("lazytime", 1 << 25),
     ];
     const NOSYMFOLLOW: u64 = 256;
-    let set = options.attr.set | options.attr_all.set;
+    let set = options.attributes();
     let mut flags = options.legacy;
     flags |= FLAGS.iter().filter(|(attr, _)| set & attr != 0).fold(0, |all, (_, flag)| all | flag);
     flags |= SUPER
@@ -235,6 +268,11 @@ mod tests {
             ("rstrictatime,rnostrictatime", attr(0, 0), attr(0, MOUNT_ATTR_ATIME_MASK)),
             ("noatime,atime", attr(0, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
             ("rro,rnoexec,nodev", attr(MOUNT_ATTR_NODEV, 0), attr(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, 0)),
+            ("nostrictatime", attr(0, MOUNT_ATTR_ATIME_MASK), attr(0, 0)),
+            ("rnoatime,nostrictatime", attr(0, 0), attr(MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME_MASK)),
+            ("ro,nosuid,rrw", attr(MOUNT_ATTR_NOSUID, 0), attr(0, MOUNT_ATTR_RDONLY)),
+            ("rro,rw", attr(0, MOUNT_ATTR_RDONLY), attr(MOUNT_ATTR_RDONLY, 0)),
+            ("noatime,rstrictatime", attr(0, 0), attr(MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK)),
             ("rstrictatime", attr(0, 0), attr(MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME_MASK)),
         ] {
             let options = options(text);

@@ -43,7 +43,7 @@ pub(super) enum Tree {
 /// Opens the sources.
 pub fn open_sources(plan: &Plan, proc: BorrowedFd) -> Result<Sources> {
     let at = || format!("root.path {}", plan.path.display());
-    let root = open(&plan.path, true, true, plan.propagation).with_context(at)?;
+    let root = open(&plan.path, true, true, &for_root(plan.propagation)).with_context(at)?;
     let under_root = match plan.facts.mount_namespace {
         MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(at)?),
         _ => None,
@@ -55,7 +55,8 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd) -> Result<Sources> {
             continue;
         };
         let place = || format!("{}.source {}", mount.place, source.display());
-        let opened = open(source, *recursive, false, plan.propagation).with_context(place)?;
+        let first = for_bind(plan.propagation, &mount.options.propagation);
+        let opened = open(source, *recursive, false, &first).with_context(place)?;
         if let Some(mapping) = idmap {
             map_ids(&opened, mapping, proc).with_context(place)?;
         }
@@ -97,7 +98,7 @@ impl Sources {
     }
 }
 
-fn open(path: &Path, recursive: bool, directory: bool, root: Option<Propagate>) -> sys::Result<Source> {
+fn open(path: &Path, recursive: bool, directory: bool, first: &[Propagate]) -> sys::Result<Source> {
     match mount::open_tree_clone(fs::CWD, path, recursive) {
         Err(e) if e.errno == Errno::EPERM => {
             let file = fs::open(fs::CWD, path, fs::O_PATH, 0)?;
@@ -107,7 +108,7 @@ fn open(path: &Path, recursive: bool, directory: bool, root: Option<Propagate>) 
         tree => {
             let tree = tree?;
             let (_, is_directory) = kind(&tree, directory)?;
-            detach_from_host(&tree, recursive, root)?;
+            detach_from_host(&tree, first)?;
             Ok(Source { tree: Tree::Copy(tree), is_directory })
         }
     }
@@ -122,14 +123,37 @@ fn kind(file: &OwnedFd, directory: bool) -> sys::Result<(libc::stat, bool)> {
     Ok((stat, is_directory))
 }
 
-/// What every copy gets first: by default it receives what the host mounts later and gives nothing back, as runc has it.
-fn detach_from_host(tree: &OwnedFd, recursive: bool, root: Option<Propagate>) -> sys::Result<()> {
-    let propagation = match root.map(|root| root.flag) {
-        Some(MS_SHARED) => return Ok(()),
-        Some(MS_PRIVATE) => MS_PRIVATE,
-        _ => MS_SLAVE,
-    };
-    mount::mount_setattr(tree.as_fd(), recursive, &Attr { propagation, ..Attr::default() })
+const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
+const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
+
+/// What the copy of the root file system gets first, with `rootfsPropagation` being `root`: by default it receives what
+/// the host mounts later and gives nothing back. If it is to be shared, that begins a group of its own later
+/// ([`Root::enter`](super::Root::enter)): as a peer of the host's mount it would show all our mounts there.
+pub(super) fn for_root(root: Option<Propagate>) -> Vec<Propagate> {
+    match root.map(|root| root.flag) {
+        Some(MS_SHARED) => vec![ALL_SLAVE, Propagate { flag: MS_PRIVATE, recursive: false }],
+        Some(MS_PRIVATE) => vec![ALL_PRIVATE],
+        _ => vec![ALL_SLAVE],
+    }
+}
+
+/// What the copy of a bind mount's source gets before the propagation `own` of its options. It stays in the host's peer
+/// group only if both the root and the mount say "shared": that is what engines send for volumes whose mounts are to
+/// arrive at the host.
+pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propagate> {
+    let says = |flag| own.iter().any(|own| own.flag == flag);
+    match root.map(|root| root.flag) {
+        Some(MS_SHARED) if says(MS_SHARED) => Vec::new(),
+        Some(MS_PRIVATE) if !says(MS_SLAVE) => vec![ALL_PRIVATE],
+        _ => vec![ALL_SLAVE],
+    }
+}
+
+fn detach_from_host(tree: &OwnedFd, first: &[Propagate]) -> sys::Result<()> {
+    first.iter().try_for_each(|propagate| {
+        let attr = Attr { propagation: propagate.flag, ..Attr::default() };
+        mount::mount_setattr(tree.as_fd(), propagate.recursive, &attr)
+    })
 }
 
 fn map_ids(source: &Source, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {
@@ -142,12 +166,7 @@ fn map_ids(source: &Source, mapping: &IdMapping, proc: BorrowedFd) -> Result<()>
 
 impl Source {
     /// The detached tree, for whoever attaches it: the container's process.
-    pub(super) fn into_tree(
-        self,
-        path: &Path,
-        recursive: bool,
-        root: Option<Propagate>,
-    ) -> sys::Result<OwnedFd> {
+    pub(super) fn into_tree(self, path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
         let (device, inode) = match self.tree {
             Tree::Copy(tree) => return Ok(tree),
             Tree::Checked { device, inode } => (device, inode),
@@ -157,7 +176,7 @@ impl Source {
         if (stat.st_dev, stat.st_ino) != (device, inode) {
             return Err(sys::Error::new(format!("open_tree({path:?})"), Errno::ESTALE));
         }
-        detach_from_host(&tree, recursive, root)?;
+        detach_from_host(&tree, first)?;
         Ok(tree)
     }
 }

@@ -78,6 +78,17 @@ impl Abi {
         Some(Self { arch, audit, column: *column })
     }
 
+    /// The spec's name.
+    pub(super) fn name(self) -> &'static str {
+        ABIS.iter().find(|(arch, ..)| *arch == self.arch).map_or("", |(_, name, _)| *name)
+    }
+
+    /// The ABI that a number belongs to on a machine with this audit number.
+    pub(super) fn of_call(audit: u32, number: u32) -> Option<Self> {
+        let mut abis = ABIS.iter().filter_map(|(arch, ..)| Self::new(*arch, NATIVE));
+        abis.find(|abi| abi.audit == audit && (abi.range().0..=abi.range().1).contains(&number))
+    }
+
     /// Whether arguments are compared in all of their 64 bits. A program of a 32-bit ABI cannot say what is in the
     /// upper halves of its registers; libseccomp counts x32 and n32 among them.
     pub(super) fn wide(self) -> bool {

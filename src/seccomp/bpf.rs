@@ -74,6 +74,30 @@ pub fn run(program: &[sock_filter], call: &Call, big_endian: bool) -> Option<(u3
     None
 }
 
+/// What a program returns for a call whatever its arguments are. `None` if it looks at them.
+#[must_use]
+pub fn certain(program: &[sock_filter], arch: u32, nr: u32) -> Option<u32> {
+    let mut at = 0usize;
+    let mut accumulator = 0u32;
+    for _ in 0..program.len() {
+        let instruction = program.get(at)?;
+        let k = instruction.k;
+        at += 1;
+        let branch = |taken: bool| usize::from(if taken { instruction.jt } else { instruction.jf });
+        match instruction.code {
+            LD_W_ABS if k == NR => accumulator = nr,
+            LD_W_ABS if k == ARCH => accumulator = arch,
+            JA => at = at.checked_add(k as usize)?,
+            JEQ_K => at += branch(accumulator == k),
+            JGT_K => at += branch(accumulator > k),
+            JGE_K => at += branch(accumulator >= k),
+            RET_K => return Some(k),
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// Whether the kernel's checks would pass: known instructions, jumps within the program, a return at its end.
 #[must_use]
 pub fn valid(program: &[sock_filter]) -> bool {
@@ -90,27 +114,4 @@ pub fn valid(program: &[sock_filter]) -> bool {
                 _ => false,
             }
         })
-}
-
-/// A line for each instruction.
-#[must_use]
-pub fn dump(program: &[sock_filter]) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    for (at, i) in program.iter().enumerate() {
-        let target = |offset: usize| at + 1 + offset;
-        let (t, f) = (target(i.jt.into()), target(i.jf.into()));
-        // Writing to a String cannot fail.
-        let _ = match i.code {
-            LD_W_ABS => writeln!(text, "{at:4} ld [{}]", i.k),
-            ALU_AND_K => writeln!(text, "{at:4} and {:#x}", i.k),
-            JA => writeln!(text, "{at:4} ja {}", target(i.k as usize)),
-            JEQ_K => writeln!(text, "{at:4} jeq {:#x} {t} {f}", i.k),
-            JGT_K => writeln!(text, "{at:4} jgt {:#x} {t} {f}", i.k),
-            JGE_K => writeln!(text, "{at:4} jge {:#x} {t} {f}", i.k),
-            RET_K => writeln!(text, "{at:4} ret {:#010x}", i.k),
-            code => writeln!(text, "{at:4} {code:#x} {:#x} {t} {f}", i.k),
-        };
-    }
-    text
 }

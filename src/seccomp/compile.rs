@@ -33,6 +33,17 @@ pub(super) struct Rule {
     pub(super) call: &'static Row,
     pub(super) action: u32,
     pub(super) args: Vec<Comparison>,
+    /// Where it comes from: its index in the profile's `syscalls`.
+    pub(super) index: usize,
+}
+
+/// A rule on one ABI, where its call is a number.
+pub(super) struct Numbered {
+    pub(super) number: u32,
+    pub(super) action: u32,
+    pub(super) args: Vec<Comparison>,
+    /// Not there for what the profile does not say.
+    pub(super) index: Option<usize>,
 }
 
 /// What is to be compiled. Actions are the values that the filter returns.
@@ -168,13 +179,12 @@ fn calls(policy: &Policy, abi: Abi, all: &mut Vec<(u32, Outcome)>) -> Result<(),
     let (first, last) = abi.range();
     push(all, first, Outcome::Return(policy.default));
     let rules = numbered(policy, abi);
-    for group in rules.chunk_by(|a, b| a.0 == b.0) {
-        let Some((number, _, _)) = group.first() else { continue };
+    for group in rules.chunk_by(|a, b| a.number == b.number) {
+        let Some(Numbered { number, .. }) = group.first() else { continue };
         push(all, *number, outcome(group, policy.default, abi)?);
         push(all, number + 1, Outcome::Return(policy.default));
     }
-    let newest = policy.rules.iter().filter_map(|rule| abi.number(rule.call)).max();
-    if let (Some(newer), Some(newest)) = (policy.newer, newest) {
+    if let (Some(newer), Some(newest)) = (policy.newer, newest(policy, abi)) {
         if newest < last {
             push(all, newest + 1, Outcome::Return(newer));
         }
@@ -182,13 +192,18 @@ fn calls(policy: &Policy, abi: Abi, all: &mut Vec<(u32, Outcome)>) -> Result<(),
     Ok(())
 }
 
+/// The highest number that the profile names on an ABI.
+pub(super) fn newest(policy: &Policy, abi: Abi) -> Option<u32> {
+    policy.rules.iter().filter_map(|rule| abi.number(rule.call)).max()
+}
+
 /// The rules that matter to an ABI, by number and then in the profile's order.
-fn numbered(policy: &Policy, abi: Abi) -> Vec<(u32, u32, Vec<Comparison>)> {
+pub(super) fn numbered(policy: &Policy, abi: Abi) -> Vec<Numbered> {
     let mut rules = Vec::with_capacity(policy.rules.len());
     if let (Some(newer), Column::S390 | Column::S390x) = (policy.newer, abi.column) {
         // These machines pass numbers above 255 in a register, and 0 where the kernel does not know the call. What
         // number 0 was, setup(2), is long gone.
-        rules.push((0, newer, Vec::new()));
+        rules.push(Numbered { number: 0, action: newer, args: Vec::new(), index: None });
     }
     // Most ABIs have no multiplexer, and need not ask of every call whether it comes through one.
     let multiplexers = ["socketcall", "ipc"].map(|by| syscalls::find(by).and_then(|by| abi.number(by)));
@@ -199,36 +214,42 @@ fn numbered(policy: &Policy, abi: Abi) -> Vec<(u32, u32, Vec<Comparison>)> {
             // comparison is that of the call's number and the others stay.
             let mut args = vec![Comparison { index: 0, operator: SeccompCmpOp::Eq, value: call }];
             args.extend(rule.args.iter().filter(|arg| arg.index != 0).cloned());
-            rules.push((number, rule.action, args));
+            rules.push(Numbered { number, action: rule.action, args, index: Some(rule.index) });
         }
         if let Some(number) = abi.number(rule.call) {
-            rules.push((number, rule.action, rule.args.clone()));
+            let args = rule.args.clone();
+            rules.push(Numbered { number, action: rule.action, args, index: Some(rule.index) });
         }
     }
     // Stable: the order within a number is the profile's.
-    rules.sort_by_key(|(number, _, _)| *number);
+    rules.sort_by_key(|rule| rule.number);
     rules
 }
 
 /// The number of the call that `call` may also come through on an ABI, and the first argument that it then has.
-fn multiplexed(call: &Row, abi: Abi) -> Option<(u32, u64)> {
+pub(super) fn multiplexed(call: &Row, abi: Abi) -> Option<(u32, u64)> {
     let (by, number) = syscalls::multiplexed(call.name())?;
     Some((abi.number(syscalls::find(by)?)?, number))
 }
 
+/// Those of a number's rules that have a say, in the order in which they are tried.
+pub(super) fn decisive(rules: &[Numbered]) -> &[Numbered] {
+    match rules.iter().position(|rule| rule.args.is_empty()) {
+        Some(first) => &rules[first..=first],
+        None => rules,
+    }
+}
+
 /// What the rules of one number come to.
-fn outcome(
-    rules: &[(u32, u32, Vec<Comparison>)],
-    default: u32,
-    abi: Abi,
-) -> Result<Outcome, seccompiler::BackendError> {
-    if let Some((_, action, _)) = rules.iter().find(|(_, _, args)| args.is_empty()) {
-        return Ok(Outcome::Return(*action));
+fn outcome(rules: &[Numbered], default: u32, abi: Abi) -> Result<Outcome, seccompiler::BackendError> {
+    let rules = decisive(rules);
+    if let Some(rule) = rules.first().filter(|rule| rule.args.is_empty()) {
+        return Ok(Outcome::Return(rule.action));
     }
     let mut chain = Vec::new();
-    for (_, action, args) in rules {
-        chain.extend(comparisons(args, abi)?);
-        chain.push(statement(RET_K, *action));
+    for rule in rules {
+        chain.extend(comparisons(&rule.args, abi)?);
+        chain.push(statement(RET_K, rule.action));
     }
     chain.push(statement(RET_K, default));
     Ok(Outcome::Chain(chain))

@@ -8,6 +8,8 @@
 mod abi;
 pub mod bpf;
 mod compile;
+pub mod dump;
+mod explain;
 pub mod listener;
 mod syscalls;
 
@@ -23,6 +25,7 @@ use oci_spec::runtime::{
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
+pub use explain::explain;
 use seccompiler::SeccompCmpOp;
 
 use crate::error::{Problems, Result};
@@ -39,6 +42,8 @@ pub struct Plan {
     pub listener: Option<Listener>,
     /// The profile's names that are no system call of any architecture, for a debugging line.
     pub unknown: Vec<String>,
+    /// The errno that execve(2) gets, if it gets one whatever its arguments are: the program cannot be started.
+    pub execve: Option<u32>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -46,7 +51,11 @@ impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut plan = f.debug_struct("Plan");
         plan.field("instructions", &self.filter.len()).field("flags", &self.flags);
-        plan.field("listener", &self.listener).field("unknown", &self.unknown).finish()
+        plan.field("listener", &self.listener).field("unknown", &self.unknown);
+        if let Some(errno) = &self.execve {
+            plan.field("execve", errno);
+        }
+        plan.finish()
     }
 }
 
@@ -106,12 +115,51 @@ const ARGUMENTS: usize = 6;
 /// answer for them. runc refuses `write`, for the same reason.
 const SENDING: [&str; 2] = ["sendmsg", "write"];
 
-/// Plans the filter of a profile. `None` if something is wrong, all of which then is in `problems`.
+/// Whether a filter's answer ends the process.
+fn ends(fate: u32) -> bool {
+    matches!(
+        fate & !libc::SECCOMP_RET_DATA,
+        libc::SECCOMP_RET_KILL_THREAD | libc::SECCOMP_RET_KILL_PROCESS | libc::SECCOMP_RET_TRAP
+    )
+}
+
+/// Plans the filter of a container's profile. `None` if something is wrong, all of which then is in `problems`.
+///
+/// Among what is wrong is a filter that ends the process at execve(2), by which every program is started: `start` would
+/// only find a dead process.
 pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<Plan> {
+    let mut plan = compile_profile(profile, problems, warnings)?;
+    let native = abi::Abi::new(abi::NATIVE, abi::NATIVE)?;
+    let fate = |name| {
+        let nr = native.number(syscalls::find(name)?)?;
+        bpf::certain(&plan.filter, native.audit, nr)
+    };
+    match fate("execve") {
+        Some(fate) if ends(fate) => {
+            problems.add(
+                explain::place(profile, native, "execve"),
+                format_args!("{} for execve, by which every program is started", dump::action(fate)),
+            );
+            return None;
+        }
+        Some(fate) if fate & !libc::SECCOMP_RET_DATA == libc::SECCOMP_RET_ERRNO => {
+            plan.execve = Some(fate & libc::SECCOMP_RET_DATA);
+        }
+        _ => {}
+    }
+    Some(plan)
+}
+
+/// Compiles a profile for this machine, whether or not a program could be started under it.
+pub fn compile_profile(
+    profile: &LinuxSeccomp,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Plan> {
     plan_for(profile, abi::NATIVE, problems, warnings)
 }
 
-/// [`plan`] on a machine of any architecture.
+/// [`compile_profile`] on a machine of any architecture.
 fn plan_for(
     profile: &LinuxSeccomp,
     native: Arch,
@@ -119,22 +167,18 @@ fn plan_for(
     warnings: &mut Vec<String>,
 ) -> Option<Plan> {
     let before = problems.0.len();
-    let default = default_action(profile, problems);
-    let abis = abis(profile, native, problems);
-    let syscalls = profile.syscalls().as_deref().unwrap_or_default();
-    let (mut rules, mut unknown) = (Vec::with_capacity(512), Vec::new());
-    for (i, syscall) in syscalls.iter().enumerate() {
-        add_rules(&mut rules, &mut unknown, syscall, i, problems);
-    }
-    let notifies = syscalls.iter().any(|s| s.action() == Action::ScmpActNotify);
+    let (policy, unknown) = policy(profile, native, problems);
+    let mut syscalls = profile.syscalls().iter().flatten();
+    let notifies = syscalls.any(|s| s.action() == Action::ScmpActNotify);
     let listener = listener(profile, notifies, problems, warnings);
     let flags = flags(profile, notifies, warnings);
     if problems.0.len() != before {
         return None;
     }
-    let newer = newer(profile.default_action(), default);
-    match compile::compile(&compile::Policy { default, newer, abis, rules }) {
-        Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => Some(Plan { filter, flags, listener, unknown }),
+    match compile::compile(&policy) {
+        Ok(filter) if filter.len() <= INSTRUCTIONS_MAX => {
+            Some(Plan { filter, flags, listener, unknown, execve: None })
+        }
         Ok(filter) => {
             let len = filter.len();
             problems.add(
@@ -148,6 +192,18 @@ fn plan_for(
             None
         }
     }
+}
+
+/// What a profile says, ready to be compiled, and its unknown names.
+fn policy(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> (compile::Policy, Vec<String>) {
+    let default = default_action(profile, problems);
+    let abis = abis(profile, native, problems);
+    let (mut rules, mut unknown) = (Vec::with_capacity(512), Vec::new());
+    for (i, syscall) in profile.syscalls().iter().flatten().enumerate() {
+        add_rules(&mut rules, &mut unknown, syscall, i, problems);
+    }
+    let newer = newer(profile.default_action(), default);
+    (compile::Policy { default, newer, abis, rules }, unknown)
 }
 
 /// What calls newer than the profile get. EPERM would tell a C library that the call is there and forbidden, instead of
@@ -243,10 +299,10 @@ fn add_rules(
             continue;
         };
         if args.is_empty() {
-            rules.push(compile::Rule { call, action, args: Vec::new() });
+            rules.push(compile::Rule { call, action, args: Vec::new(), index: i });
         }
         for args in alternatives.clone() {
-            rules.push(compile::Rule { call, action, args: args.to_vec() });
+            rules.push(compile::Rule { call, action, args: args.to_vec(), index: i });
         }
     }
 }

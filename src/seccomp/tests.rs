@@ -22,7 +22,7 @@ fn plan_of(json: &str, native: Arch) -> (Option<Plan>, String, Vec<String>) {
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let plan = plan_for(&profile, native, &mut problems, &mut warnings);
     if let Some(plan) = &plan {
-        assert!(valid(&plan.filter), "{}", bpf::dump(&plan.filter));
+        assert!(valid(&plan.filter), "{}", dump::dump(&plan.filter));
     }
     (plan, problems.to_string(), warnings)
 }
@@ -43,7 +43,7 @@ fn decide(filter: &[sock_filter], arch: u32, nr: u32, args: &[u64]) -> u32 {
 fn check(filter: &[sock_filter], rows: &[(u32, u32, &[u64], u32)]) {
     for (arch, nr, args, expected) in rows {
         let found = decide(filter, *arch, *nr, args);
-        assert_eq!(found, *expected, "{arch:#x} {nr} {args:x?}: {found:#x}\n{}", bpf::dump(filter));
+        assert_eq!(found, *expected, "{arch:#x} {nr} {args:x?}: {found:#x}\n{}", dump::dump(filter));
     }
 }
 
@@ -291,4 +291,117 @@ fn flags_and_listener() {
         assert_eq!((plan.flags, plan.listener, problems.as_str()), (bits, expected, ""), "{json}");
         assert_eq!(found, warnings);
     }
+}
+
+/// Whether a comparison holds, as compile's documentation has it.
+fn holds(arg: &compile::Comparison, args: &[u64; 6], mask: u64) -> bool {
+    let (left, right) = (args[usize::from(arg.index)] & mask, arg.value & mask);
+    match arg.operator {
+        SeccompCmpOp::Eq => left == right,
+        SeccompCmpOp::Ne => left != right,
+        SeccompCmpOp::Lt => left < right,
+        SeccompCmpOp::Le => left <= right,
+        SeccompCmpOp::Gt => left > right,
+        SeccompCmpOp::Ge => left >= right,
+        SeccompCmpOp::MaskedEq(bits) => left & bits == right & bits,
+    }
+}
+
+/// `explain` tells what the program does: of every call and its neighbours, on every architecture of the profile.
+#[test]
+fn explain_is_what_the_program_does() {
+    let several = r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 5, "architectures":
+        ["SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_S390X", "SCMP_ARCH_S390", "SCMP_ARCH_MIPS64N32"], "syscalls": [
+        {"names": ["read", "shmget", "clone"], "action": "SCMP_ACT_LOG"},
+        {"names": ["socket", "bind"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 2, "op": "SCMP_CMP_LE"},
+            {"index": 1, "value": 3, "op": "SCMP_CMP_NE"}, {"index": 2, "value": 4294967295, "op": "SCMP_CMP_GT"}]},
+        {"names": ["socket"], "action": "SCMP_ACT_TRAP", "args": [{"index": 1, "value": 9, "op": "SCMP_CMP_LT"},
+            {"index": 1, "value": 7, "valueTwo": 5, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#;
+    let values = [0, 1, 2, 3, 5, 8, 9, 40, 0xffff_ffff, 0x1_0000_0000, u64::MAX];
+    let mut calls = 0;
+    for json in [DOCKER, PODMAN, several] {
+        let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
+        let filter = filter_of(json, Arch::ScmpArchX86_64);
+        let (policy, _) = policy(&profile, Arch::ScmpArchX86_64, &mut Problems::default());
+        for abi in &policy.abis {
+            let view = explain::View::new(&policy, *abi);
+            let mask = if abi.wide() { u64::MAX } else { 0xffff_ffff };
+            let numbers = syscalls::all().iter().filter_map(|row| abi.number(row));
+            for nr in numbers.flat_map(|nr| [nr.saturating_sub(1).max(abi.range().0), nr, nr + 1]) {
+                let clauses = view.clauses(nr);
+                for shift in 0..values.len() {
+                    let args = std::array::from_fn(|i| values[(shift + i * 3) % values.len()]);
+                    let told = clauses.iter().find(|c| c.args.iter().all(|arg| holds(arg, &args, mask)));
+                    let call = Call { arch: abi.audit, nr, args };
+                    let (found, _) = run(&filter, &call, abi.big_endian()).unwrap();
+                    assert_eq!(told.unwrap().action, found, "{} {nr:#x} {args:x?}", abi.name());
+                    calls += 1;
+                }
+            }
+        }
+    }
+    assert!(calls > 50_000, "{calls}");
+}
+
+#[test]
+fn explanations_and_programs_in_words() {
+    let explained = |json: &str, names: &[&str]| {
+        let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        explain(&profile, &names, &mut Vec::new()).map_err(|e| e.to_string())
+    };
+    let text = explained(DOCKER, &["clone", "socket", "mseal", "waitpid"]).unwrap();
+    let (summary, calls) = text.split_once("\n\n").unwrap();
+    assert!(
+        summary.starts_with("program: ") && summary.contains(" steps a call on average (x86_64 "),
+        "{summary}"
+    );
+    assert!(summary.contains("\ndefault: SCMP_ACT_ERRNO EPERM\n"), "{summary}");
+    let expected = "\
+clone
+  x86_64 56, x86 120, x32 0x40000038:
+    if arg0 & 0x7e020000 == 0: SCMP_ACT_ALLOW (syscalls[10])
+    else SCMP_ACT_ERRNO EPERM (defaultAction)
+
+socket
+  x86_64 41, x86 359, x32 0x40000029:
+    if arg0 != 40: SCMP_ACT_ALLOW (syscalls[2])
+    else SCMP_ACT_ERRNO EPERM (defaultAction)
+  x86 socketcall(1):
+    SCMP_ACT_ALLOW (syscalls[0])
+
+mseal
+  x86_64 462, x86 462:
+    SCMP_ACT_ERRNO ENOSYS (newer than 456, the profile's newest)
+  x32 0x400001ce:
+    SCMP_ACT_ERRNO EPERM (defaultAction)
+
+waitpid
+  x86 7:
+    SCMP_ACT_ALLOW (syscalls[0])
+  x86_64, x32: no such call
+";
+    assert_eq!(calls, expected);
+    assert_eq!(
+        explained(DOCKER, &["read", "reed"]).unwrap_err(),
+        "no architecture has a system call \"reed\""
+    );
+    let all = explained(DOCKER, &[]).unwrap();
+    for line in [
+        "\nSCMP_ACT_ALLOW (syscalls[1])\n    process_vm_readv process_vm_writev ptrace\n",
+        "\nSCMP_ACT_ERRNO \
+        ENOSYS (newer than the profile), on x86_64, x86 only\n",
+    ] {
+        assert!(all.contains(line), "{all}");
+    }
+    let json = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_TRACE",
+        "errnoRet": 7, "args": [{"index": 1, "value": 255, "valueTwo": 1, "op": "SCMP_CMP_MASKED_EQ"}]}]}"#;
+    let text = dump::dump(&filter_of(json, Arch::ScmpArchX86_64));
+    assert!(text.contains("if nr != 62 (kill) goto "), "{text}");
+    assert!(text.contains("and 255\n") && text.contains("if arg1.low & 255 != 1 goto "), "{text}");
+    assert!(
+        text.contains("return SCMP_ACT_TRACE 7\n") && text.ends_with("return SCMP_ACT_KILL_THREAD\n"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), filter_of(json, Arch::ScmpArchX86_64).len());
 }

@@ -6,6 +6,7 @@ pub mod args;
 pub mod bpf;
 pub mod credentials;
 pub mod fs;
+pub mod landlock;
 pub mod mount;
 pub mod net;
 pub mod netlink;

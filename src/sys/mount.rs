@@ -62,12 +62,12 @@ pub fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Re
     setattr(mount, recursive, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
 }
 
-/// Makes every mount of our namespace private: what is mounted and unmounted from now on stays in it.
-pub fn make_all_private() -> Result<()> {
+/// Makes every mount of our namespace a slave: what is mounted and unmounted from now on stays in it.
+pub fn make_all_slave() -> Result<()> {
     let none = ptr::null::<libc::c_char>();
     // SAFETY: the target is a static string; with these flags the other pointers are not read.
-    let ret = unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | MS_PRIVATE, none.cast()) };
-    check(ret.into(), || "mount(\"/\", MS_REC | MS_PRIVATE)".into()).map(drop)
+    let ret = unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | MS_SLAVE, none.cast()) };
+    check(ret.into(), || "mount(\"/\", MS_REC | MS_SLAVE)".into()).map(drop)
 }
 
 fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> Result<()> {
@@ -106,7 +106,10 @@ pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
     check_fd(ret, || format!("fsopen({fstype:?})"))
 }
 
-/// `FSCONFIG_SET_STRING`. The kernel takes values of up to 255 bytes.
+/// The longest value that `FSCONFIG_SET_STRING` takes, in bytes.
+pub const FSCONFIG_MAX: usize = 255;
+
+/// `FSCONFIG_SET_STRING` of at most [`FSCONFIG_MAX`] bytes.
 pub fn fsconfig_string(context: BorrowedFd, key: &str, value: &str) -> Result<()> {
     let value_c = cstring(Path::new(value))?;
     fsconfig(context, libc::FSCONFIG_SET_STRING, Some(key), Some(&value_c), || format!("{key}={value}"))
@@ -179,6 +182,13 @@ pub fn new_filesystem(fstype: &str, options: &[(&str, &str)], attributes: u64) -
     }
     fsconfig_create(context.as_fd())?;
     fsmount(context.as_fd(), attributes)
+}
+
+/// Whether `mount(2)` takes all of its data: it silently cuts off what is beyond a page.
+#[must_use]
+pub fn fits(data: &str) -> bool {
+    let page = || nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    data.len() < 4096 || page().is_some_and(|page| data.len() < page as usize)
 }
 
 /// `mount(2)`, for what the newer calls cannot say: `MS_I_VERSION`, `MS_SILENT`, data of more than 255

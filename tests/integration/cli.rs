@@ -140,3 +140,45 @@ fn version() {
         }
     });
 }
+
+/// `seccomp explain`, of a file and of a bundle; what is no profile is refused with the reason.
+#[test]
+fn seccomp_explain() {
+    isolated(|t| {
+        let docker = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/seccomp/docker.json");
+        let of_file = t.corten(&["seccomp", "explain", docker, "mount", "read"]).ok();
+        assert!(of_file.contains("\nmount\n  x86_64 165, "), "{of_file}");
+        let profile: Value = serde_json::from_str(&fs::read_to_string(docker).unwrap()).unwrap();
+        let bundle = t.bundle(|c| c["linux"]["seccomp"] = profile.clone());
+        let explain = ["seccomp", "explain", "--bundle", bundle.path()];
+        assert_eq!(t.corten(&[&explain[..], &["mount", "read"]].concat()).ok(), of_file);
+        assert!(t.corten(&explain).ok().contains("\nSCMP_ACT_ALLOW (syscalls[0])\n"));
+        let dump = t.corten(&[&explain[..], &["--dump"]].concat()).ok();
+        assert!(dump.starts_with("   0  load arch\n"), "{dump}");
+        t.corten(&[&explain[..], &["no_such_call"]].concat()).fails("no architecture has a system call");
+        t.corten(&["seccomp", "explain", "-b", t.bundle(|_| {}).path()]).fails("linux.seccomp: ");
+
+        let file = t.dir.join("profile.json");
+        for (edit, expected) in [
+            (json!({"archMap": []}), "archMap: is of an engine's template"),
+            (
+                json!({"syscalls": [{"names": ["a"], "action": "SCMP_ACT_LOG", "includes": {"caps": ["CAP_BPF"]}}]}),
+                "syscalls[0].includes: is of an engine's template",
+            ),
+            (
+                json!({"ociVersion": "1.2.0"}),
+                "ociVersion: this is a whole configuration (hint: --bundle DIR)",
+            ),
+            (
+                json!({"syscalls": [{"names": 1, "action": "SCMP_ACT_LOG"}]}),
+                "syscalls[0].names: invalid type",
+            ),
+            (json!({"defaultErrnoRet": 1}), "linux.seccomp.defaultErrnoRet: SCMP_ACT_ALLOW takes no errno"),
+        ] {
+            let mut profile = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+            profile.as_object_mut().unwrap().extend(edit.as_object().unwrap().clone());
+            fs::write(&file, profile.to_string()).unwrap();
+            t.corten(&["seccomp", "explain", file.to_str().unwrap()]).fails(expected);
+        }
+    });
+}

@@ -1,63 +1,116 @@
 //! `exec`: another process in a running container, with the container's own restrictions.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Test, isolated, poll};
+use crate::harness::{Test, isolated, poll, without_namespace};
+use crate::namespaces::{give_rootfs, map_ids};
 
-/// The lines of /proc/self/status that say what a process may do.
-fn rights(text: &str) -> Vec<String> {
-    let keys =
-        ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
-    let of_interest = |line: &&str| line.split_once(':').is_some_and(|(key, _)| keys.contains(&key));
-    text.lines().filter(of_interest).map(str::to_string).collect()
+/// Everything about a process that its container decides and the kernel shows, a line each, of the process `$P`.
+const RIGHTS: &str = r#"
+    grep -E '^(Uid|Gid|Groups|Umask|Cap...|NoNewPrivs|Seccomp|Seccomp_filters|Cpus_allowed_list|SigBlk|SigIgn):' /proc/$P/status
+    cat /proc/$P/limits /proc/$P/oom_score_adj /proc/$P/cgroup
+    awk '{print "nice", $19, "rt", $40, "policy", $41}' /proc/$P/stat
+    echo "io $(ionice -p $P) machine $(uname -m)"
+"#;
+
+/// A way in which test bundles differ.
+type Edit = fn(&mut Value);
+
+fn every_set(config: &mut Value, capabilities: &[&str]) {
+    for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        config["process"]["capabilities"][set] = json!(capabilities);
+    }
 }
 
-/// A process of exec has exactly the container process' rights.
+fn dockers_seccomp(config: &mut Value) {
+    config["linux"]["seccomp"] = serde_json::from_str(include_str!("../golden/seccomp/docker.json")).unwrap();
+}
+
+const KINDS: &[(&str, Edit)] = &[
+    ("spec", |_| {}),
+    ("no_new_privs off", |c| c["process"]["noNewPrivileges"] = json!(false)),
+    ("no capabilities", |c| c["process"]["capabilities"] = json!({})),
+    ("a user", |c| {
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1001, "additionalGids": [5, 7], "umask": 63})
+    }),
+    ("a user with ambient capabilities", |c| {
+        c["process"]["user"]["uid"] = json!(1000);
+        every_set(c, &["CAP_CHOWN", "CAP_NET_RAW"]);
+    }),
+    ("a user with ambient capabilities and without no_new_privs", |c| {
+        c["process"]["user"]["uid"] = json!(1000);
+        c["process"]["noNewPrivileges"] = json!(false);
+        every_set(c, &["CAP_KILL"]);
+    }),
+    ("inheritable only", |c| {
+        c["process"]["capabilities"]["inheritable"] = json!(["CAP_KILL"]);
+        c["process"]["noNewPrivileges"] = json!(false);
+    }),
+    ("a user namespace", map_ids),
+    ("a user namespace with a user, groups and seccomp", |c| {
+        map_ids(c);
+        dockers_seccomp(c);
+        every_set(c, &["CAP_KILL"]);
+        c["process"]["noNewPrivileges"] = json!(false);
+        c["process"]["user"] = json!({"uid": 1, "gid": 2, "additionalGids": [3]});
+    }),
+    ("seccomp", dockers_seccomp),
+    ("seccomp without no_new_privs", |c| {
+        dockers_seccomp(c);
+        c["process"]["noNewPrivileges"] = json!(false);
+    }),
+    ("seccomp without no_new_privs for a user", |c| {
+        dockers_seccomp(c);
+        c["process"]["noNewPrivileges"] = json!(false);
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1000, "umask": 2});
+    }),
+    ("rlimits", |c| {
+        c["process"]["rlimits"] = json!([
+            {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+            {"type": "RLIMIT_NPROC", "soft": 300, "hard": 300},
+        ]);
+    }),
+    ("scheduler", |c| c["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5})),
+    ("ioPriority", |c| c["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6})),
+    ("oomScoreAdj", |c| c["process"]["oomScoreAdj"] = json!(500)),
+    ("cgroup", |c| c["linux"]["cgroupsPath"] = json!("/some/where")),
+    ("personality", |c| c["linux"]["personality"] = json!({"domain": "LINUX32"})),
+    ("no pid and no cgroup namespace", |c| {
+        without_namespace(c, "pid");
+        without_namespace(c, "cgroup");
+    }),
+];
+
+/// A process of exec has exactly the rights and limits of the container's own, in every kind of container.
 #[test]
 fn exec_has_the_containers_rights() {
     isolated(|t| {
-        let edits: &[fn(&mut Value)] = &[
-            |_| {},
-            |config| config["process"]["noNewPrivileges"] = json!(false),
-            |config| {
-                config["process"]["user"] =
-                    json!({"uid": 1000, "gid": 1000, "additionalGids": [5, 7], "umask": 63});
-            },
-            |config| {
-                let caps = json!(["CAP_CHOWN", "CAP_NET_RAW"]);
-                for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
-                    config["process"]["capabilities"][set] = caps.clone();
-                }
-                config["process"]["user"]["uid"] = json!(1000);
-            },
-            |config| {
-                let deny = json!({"names": ["mkdirat", "mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95});
-                config["linux"]["seccomp"] = json!({
-                    "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [deny],
-                });
-            },
-        ];
-        for edit in edits {
+        for (kind, edit) in KINDS {
             let bundle = t.bundle(|config| {
                 edit(config);
-                config["process"]["args"] =
-                    json!(["/bin/sh", "-c", "cat /proc/self/status; umask; exec sleep 1000"]);
+                let script =
+                    format!("P=$$; {{ {RIGHTS} }} > /tmp/rights; mv /tmp/rights /tmp/done; exec sleep 1000");
+                config["process"]["args"] = json!(["/bin/sh", "-c", script]);
+                if config["linux"]["uidMappings"].is_array() {
+                    config["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
+                }
             });
-            let mut command = t.command(&["run", "-d", "-b", bundle.path(), "c1"]);
-            let out = t.call(&mut command).ok();
-            let mut theirs = String::new();
-            poll(Duration::from_secs(10), || {
-                let pid = t.pid("c1");
-                theirs = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-                theirs.contains("sleep")
-            });
-            drop(out);
-            let mine = t.exec("c1", "cat /proc/self/status").ok();
-            assert_eq!(rights(&mine), rights(&theirs));
-            assert_eq!(rights(&mine).len(), 10);
+            if fs::read_to_string(bundle.dir.join("config.json")).unwrap().contains("uidMappings") {
+                give_rootfs(t, &bundle);
+            }
+            fs::set_permissions(bundle.rootfs().join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
+            t.start(&bundle, "c1");
+            let done = bundle.rootfs().join("tmp/done");
+            assert!(poll(Duration::from_secs(10), || done.exists()), "{kind}");
+            let theirs = fs::read_to_string(done).unwrap();
+            let mine = t.exec("c1", &format!("P=$$; {RIGHTS}")).ok();
+            assert_eq!(mine, theirs, "{kind}");
+            assert_eq!(mine.lines().filter(|line| line.contains(":\t")).count(), 15, "{kind}: {mine}");
             t.delete("c1");
         }
     });
@@ -116,70 +169,6 @@ fn exec_tells_the_status() {
     });
 }
 
-/// The flags that change the process.
-#[test]
-fn exec_takes_its_own_settings() {
-    isolated(|t| {
-        let bundle = t.bundle(|config| {
-            for set in ["bounding", "effective", "permitted"] {
-                config["process"]["capabilities"][set] = json!(["CAP_KILL"]);
-            }
-            config["process"]["env"].as_array_mut().unwrap().push(json!("OLD=1"));
-            config["process"]["cwd"] = json!("/tmp");
-        });
-        t.start(&bundle, "c1");
-        let show = "echo $A.$B.$OLD; pwd; id -u; id -g; id -G; grep CapEff /proc/self/status";
-        let rows: &[(&[&str], &str)] = &[
-            (&[], "..1\n/tmp\n0\n0\n0\nCapEff:\t0000000000000020\n"),
-            (
-                &["-e", "A=x", "--env", "B=y", "--env=OLD=2"],
-                "x.y.2\n/tmp\n0\n0\n0\nCapEff:\t0000000000000020\n",
-            ),
-            (&["--cwd", "/etc"], "..1\n/etc\n0\n0\n0\nCapEff:\t0000000000000020\n"),
-            (&["-u", "1000:100"], "..1\n/tmp\n1000\n100\n100\nCapEff:\t0000000000000000\n"),
-            (&["--user=1000"], "..1\n/tmp\n1000\n0\n0\nCapEff:\t0000000000000000\n"),
-            (
-                &["-u", "1000:100", "-g", "7", "-g", "8"],
-                "..1\n/tmp\n1000\n100\n100 7 8\nCapEff:\t0000000000000000\n",
-            ),
-            (&["--cap", "CAP_CHOWN", "-c", "CAP_SETUID"], "..1\n/tmp\n0\n0\n0\nCapEff:\t00000000000000a1\n"),
-        ];
-        for (flags, expected) in rows {
-            let args = [&["exec"], *flags, &["c1", "/bin/sh", "-c", show]].concat();
-            assert_eq!(t.corten(&args).ok(), *expected, "{flags:?}");
-        }
-        t.delete("c1");
-    });
-}
-
-/// --process takes a whole process object, from a file.
-#[test]
-fn exec_takes_a_process_document() {
-    isolated(|t| {
-        let bundle = t.bundle(|_| {});
-        t.start(&bundle, "c1");
-        let document = json!({
-            "args": ["/bin/sh", "-c", "echo $WORD; pwd; id -u; umask; grep -E 'CapEff|NoNewPrivs' /proc/self/status; ulimit -n"],
-            "cwd": "/var",
-            "env": ["PATH=/bin", "WORD=given"],
-            "user": {"uid": 1000, "gid": 1000, "umask": 0o27},
-            "noNewPrivileges": true,
-            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 100}],
-        });
-        let file = t.dir.join("process.json");
-        fs::write(&file, document.to_string()).unwrap();
-        let expected = "given\n/var\n1000\n0027\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n99\n";
-        for flag in ["--process", "-p"] {
-            assert_eq!(t.corten(&["exec", flag, file.to_str().unwrap(), "c1"]).ok(), expected);
-        }
-        for broken in ["{", "[]", r#"{"args": [], "cwd": "/"}"#, r#"{"args": ["true"], "cwd": "relative"}"#] {
-            fs::write(&file, broken).unwrap();
-            t.corten(&["exec", "--process", file.to_str().unwrap(), "c1"]).fails("").exits(255);
-        }
-        t.delete("c1");
-    });
-}
-
 /// Only a created or running container takes another process; nothing of the caller's is open in it.
 #[test]
 fn exec_wants_a_living_container() {
@@ -199,7 +188,7 @@ fn exec_wants_a_living_container() {
 #[test]
 fn exec_processes_die_with_the_container() {
     isolated(|t| {
-        let bundle = t.bundle(|config| crate::harness::without_namespace(config, "pid"));
+        let bundle = t.bundle(|config| without_namespace(config, "pid"));
         t.start(&bundle, "c1");
         t.corten(&["exec", "-d", "c1", "/bin/sleep", "1001"]).ok();
         assert_eq!(crate::harness::processes().len(), 2);

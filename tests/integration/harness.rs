@@ -5,7 +5,9 @@
 //! see is its own. That makes "nothing is left behind" an exact comparison, made at the end of every test.
 //! The cgroup namespace sees a v2 tree, also on a host that has one only beside v1 hierarchies.
 //!
-//! `CORTEN` names the runtime under test; without it, it is the one that cargo built.
+//! `CORTEN` names the runtime under test; without it, it is the one that cargo built. `CORTEN_TEST_TREE` is a cgroup that
+//! the tests may divide, where the root of the v2 tree is not theirs. `CORTEN_TEST_PATIENCE` multiplies every limit of
+//! time, for machines that are emulated.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -26,6 +28,10 @@ const SKIPPED: i32 = 77;
 /// No call of the runtime may take longer; a loaded machine is allowed for.
 const CALL: Duration = Duration::from_secs(30);
 const WHOLE_TEST: Duration = Duration::from_secs(240);
+/// How often longer a test may take in all, as `CORTEN_TEST_PATIENCE` says: in a sweep of everything.
+fn patience() -> u32 {
+    std::env::var("CORTEN_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
 const CGROUP: &str = "/sys/fs/cgroup";
 
 /// Runs the body of the calling test in its own namespaces. The closure's type tells the test's name.
@@ -47,7 +53,8 @@ fn outside(name: &str) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root".into());
     }
-    let tree = v2_tree().ok_or("no cgroup v2 tree is mounted")?;
+    let own = std::env::var_os("CORTEN_TEST_TREE").map(PathBuf::from);
+    let tree = own.or_else(v2_tree).ok_or("no cgroup v2 tree is mounted")?;
     // The pid alone is no name: it is one of a pid namespace.
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
     let id = format!("corten-test.{}.{now:x}", name.replace("::", "."));
@@ -68,7 +75,7 @@ fn outside(name: &str) -> Result<(), String> {
         .stderr(file)
         .spawn()
         .unwrap();
-    let status = wait(&mut child, WHOLE_TEST);
+    let status = wait(&mut child, WHOLE_TEST * patience());
     let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
     match status.map(|status| status.code()) {
         Some(Some(0)) if text.contains("1 passed") => Ok(()),
@@ -131,7 +138,8 @@ fn inside<F: FnOnce(&Test)>(dir: PathBuf, body: F) {
 fn enter_cgroup(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), "0").unwrap();
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).unwrap();
-    mount(Some("cgroup2"), CGROUP, Some("cgroup2"), MsFlags::empty(), None::<&str>).unwrap();
+    // Not a new mount of cgroup2: the kernel refuses (EBUSY) a second one at the same place.
+    mount(Some(cgroup), CGROUP, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     let harness = Path::new(CGROUP).join("harness");
     fs::create_dir(&harness).unwrap();
     fs::write(harness.join("cgroup.procs"), "0").unwrap();
@@ -143,9 +151,15 @@ pub fn skip(reason: &str) -> ! {
     std::process::exit(SKIPPED)
 }
 
+/// How many times slower than usual this machine may be.
+pub fn patience() -> u32 {
+    std::env::var("CORTEN_TEST_PATIENCE")
+        .map_or(1, |times| times.parse().expect("CORTEN_TEST_PATIENCE: a number"))
+}
+
 /// Polls until `done` or the time is over; tells whether it was done.
 pub fn poll(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + limit * patience();
     loop {
         if done() {
             return true;
@@ -184,7 +198,7 @@ pub fn directories(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Everything that a container may leave behind, a line each.
-fn traces(test: &Test) -> Vec<String> {
+pub fn traces(test: &Test) -> Vec<String> {
     reap();
     let list = |dir: PathBuf| -> Vec<PathBuf> {
         fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -208,7 +222,7 @@ fn traces(test: &Test) -> Vec<String> {
 }
 
 /// What is there now that was not there `before`.
-fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
+pub fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
     let mut left = traces(test);
     left.retain(|trace| match before.iter().position(|known| known == trace) {
         Some(index) => {

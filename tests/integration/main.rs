@@ -2,18 +2,25 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod applied;
+mod binds;
 mod cgroups;
 mod cli;
+mod devices;
 mod errors;
 mod events;
 mod exec;
+mod exec_options;
+mod filesystems;
 mod harness;
 mod hooks;
+mod landlock;
 mod lifecycle;
+mod mounts;
 mod namespaces;
 mod netdev;
 mod pause;
 mod process;
+mod propagation;
 mod rootfs;
 mod run;
 mod seccomp;

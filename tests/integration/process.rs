@@ -402,3 +402,55 @@ fn the_notify_socket_is_passed() {
         let _ = std::fs::remove_file(path);
     });
 }
+
+/// What the caller has of inheritable and ambient capabilities, no container gets unasked; nor does an exec.
+#[test]
+fn the_callers_capabilities_stay_outside() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| c["process"]["user"]["uid"] = json!(1000));
+        t.start(&bundle, "c1");
+        let show = ["grep", "-E", "^Cap(Inh|Prm|Amb)", "/proc/self/status"];
+        let runs = t.bundle(|c| {
+            c["process"]["user"]["uid"] = json!(1000);
+            c["process"]["args"] = json!(show);
+        });
+        for args in [&["run", "-b", runs.path(), "r"][..], &[&["exec", "c1"], &show[..]].concat()] {
+            let runtime = t.command(args);
+            let mut command = std::process::Command::new("setpriv");
+            command.args(["--inh-caps", "+kill,+chown", "--ambient-caps", "+kill,+chown"]);
+            let out = t.call(command.arg(runtime.get_program()).args(runtime.get_args())).ok();
+            assert!(
+                out.lines().count() == 3 && out.lines().all(|line| line.ends_with("\t0000000000000000")),
+                "{out}"
+            );
+        }
+        t.delete("c1");
+    });
+}
+
+/// An id that the user namespace does not map is told with its place, by create and by exec.
+#[test]
+fn ids_without_a_mapping() {
+    isolated(|t| {
+        let bundle = |user: Value| {
+            let bundle = t.bundle(|c| {
+                crate::namespaces::map_ids(c);
+                c["process"]["user"] = user;
+            });
+            crate::namespaces::give_rootfs(t, &bundle);
+            bundle
+        };
+        for (user, text) in [
+            (json!({"uid": 70000, "gid": 0}), "process.user.uid"),
+            (json!({"uid": 1, "gid": 70000}), "process.user.gid"),
+            (json!({"uid": 0, "gid": 70000}), "process.user"),
+            (json!({"uid": 0, "gid": 0, "additionalGids": [70000]}), "setgroups([70000]): invalid argument"),
+        ] {
+            t.run_bundle(&bundle(user)).fails(text);
+        }
+        t.start(&bundle(json!({"uid": 0, "gid": 0})), "c1");
+        t.corten(&["exec", "-u", "70000", "c1", "/bin/true"]).fails("process.user.uid").exits(255);
+        t.corten(&["exec", "-g", "70000", "c1", "/bin/true"]).fails("setgroups([70000])").exits(255);
+        t.delete("c1");
+    });
+}

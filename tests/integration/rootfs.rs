@@ -1,7 +1,7 @@
 //! `root`, `mounts` and what hangs on them. Most tests are rows: options, and what mountinfo says inside.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use serde_json::{Value, json};
 
@@ -121,6 +121,21 @@ fn unknown_options() {
         show(t, "tmpfs", &["nosuchoption=1"]).fails("mounts[7]");
         show(t, "bind", &["bind", "nosuchoption"]).fails("mounts[7]");
         show(t, "nosuchfs", &[]).fails("mounts[7]");
+    });
+}
+
+/// runtime-tools' mounts gives every bind mount a tmpfs' options: they are warned of and change nothing.
+#[test]
+fn a_bind_mount_with_the_options_of_a_tmpfs() {
+    isolated(|t| {
+        let output = show(t, "bind", &["nosuid", "mode=700", "size=1k", "bind", "ro"]).exits(0);
+        assert!(output.stdout.contains("ro,nosuid"), "{}", output.stdout);
+        for option in ["mode=700", "size=1k"] {
+            let said = format!("mounts[7].options: {option:?} has no effect on a bind mount, ignoring");
+            assert!(output.stderr.contains(&said), "{}", output.stderr);
+        }
+        assert_eq!(fs::metadata(t.dir.join("shared")).unwrap().permissions().mode() & 0o777, 0o755);
+        show(t, "bind", &["mode=700", "bind", "nosuchoption=1"]).fails("\"nosuchoption=1\" is not an option");
     });
 }
 

@@ -1,8 +1,16 @@
 //! `linux.seccomp`: what the filter does to the container's program. The compiler itself has its tests beside it.
 
+#![allow(unsafe_code)]
+
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread::JoinHandle;
+
 use serde_json::{Value, json};
 
-use crate::harness::isolated;
+use crate::harness::{isolated, poll};
 
 fn profile(default: &str, action: &str, names: &[&str]) -> Value {
     json!({
@@ -136,6 +144,297 @@ fn profiles_are_checked() {
                 c["linux"]["seccomp"] = seccomp;
             });
             t.corten(&["create", "-b", bundle.path(), "c1"]).fails(place);
+        }
+    });
+}
+
+/// A filter that ends the process at execve leaves nothing that `start` could start: refused before anything is made.
+#[test]
+fn a_profile_that_kills_execve_is_refused() {
+    isolated(|t| {
+        let only_read = |default: &str| json!({"defaultAction": default, "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]});
+        let rule = |action: &str| profile("SCMP_ACT_ALLOW", action, &["mkdir", "execve"]);
+        for (seccomp, expected) in [
+            (only_read("SCMP_ACT_KILL"), "linux.seccomp.defaultAction: SCMP_ACT_KILL_THREAD for execve"),
+            (only_read("SCMP_ACT_TRAP"), "linux.seccomp.defaultAction: SCMP_ACT_TRAP for execve"),
+            (
+                rule("SCMP_ACT_KILL_PROCESS"),
+                "linux.seccomp.syscalls[0].action: SCMP_ACT_KILL_PROCESS for execve",
+            ),
+            (rule("SCMP_ACT_TRAP"), "linux.seccomp.syscalls[0].action: SCMP_ACT_TRAP for execve"),
+        ] {
+            let bundle = t.bundle(|c| c["linux"]["seccomp"] = seccomp);
+            t.corten(&["create", "-b", bundle.path(), "c1"]).fails(expected);
+            t.corten(&["run", "-b", bundle.path(), "c1"]).fails(expected);
+        }
+    });
+}
+
+/// `start` tells the errno that the filter gives execve, and that the process has ended where nothing can tell more,
+/// even if the filter forbids the process to end.
+#[test]
+fn a_profile_that_denies_execve_fails_start() {
+    isolated(|t| {
+        let always = json!([{"index": 0, "value": 1, "op": "SCMP_CMP_GE"}]);
+        let mut last_words = profile(
+            "SCMP_ACT_ALLOW",
+            "SCMP_ACT_ERRNO",
+            &["write", "exit", "exit_group", "rt_sigaction", "tkill", "tgkill"],
+        );
+        let execve = json!({"names": ["execve"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28, "args": always});
+        let told = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [execve.clone()]});
+        last_words["syscalls"].as_array_mut().unwrap().push(execve);
+        let mut killed = profile("SCMP_ACT_ALLOW", "SCMP_ACT_KILL_PROCESS", &["execve"]);
+        killed["syscalls"][0]["args"] = always;
+        let mut other = profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", &["execve"]);
+        other["syscalls"][0]["errnoRet"] = json!(28);
+        for (seccomp, expected) in [
+            (
+                profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", &["execve"]),
+                "exec: \"/bin/sleep\": operation not permitted",
+            ),
+            (other, "exec: \"/bin/sleep\": no space left on device"),
+            (json!({"defaultAction": "SCMP_ACT_ERRNO"}), "exec: \"/bin/sleep\": operation not permitted"),
+            (told, "exec: \"/bin/sleep\": no space left on device"),
+            (last_words, "the container's process was killed before its program ran"),
+            (killed, "the container's process was killed before its program ran"),
+        ] {
+            for no_new_privileges in [true, false] {
+                let bundle = t.bundle(|c| {
+                    c["linux"]["seccomp"] = seccomp.clone();
+                    c["process"]["noNewPrivileges"] = json!(no_new_privileges);
+                });
+                t.create(&bundle, "c1");
+                t.corten(&["start", "c1"]).fails(expected);
+                t.until("c1", "stopped");
+                t.corten(&["delete", "c1"]).ok();
+                t.run_bundle(&bundle).fails(expected);
+            }
+        }
+    });
+}
+
+/// What an agent has received: the container process state, and the numbers of the calls that it was asked about.
+type Asked = (Value, Vec<i32>);
+
+/// An agent that takes one connection, lets execve through, and gives every other call ENOTUNIQ.
+fn agent(path: &Path) -> JoinHandle<Asked> {
+    let _ = std::fs::remove_file(path);
+    let socket = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        let (mut connection, _) = socket.accept().unwrap();
+        let (bytes, fd) = corten::sys::socket::receive(connection.as_fd()).unwrap();
+        assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+        let fd = fd.unwrap();
+        let mut asked = Vec::new();
+        while let Some(nr) = answer(&fd) {
+            asked.push(nr);
+        }
+        (serde_json::from_slice(&bytes).unwrap(), asked)
+    })
+}
+
+/// Answers one question. `None`: no process has the filter any more.
+fn answer(fd: &OwnedFd) -> Option<i32> {
+    let mut wait = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: both are plain integers, which may be zero.
+    let (mut question, mut answer): (libc::seccomp_notif, libc::seccomp_notif_resp) =
+        unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    // SAFETY: the kernel writes and reads structures of the sizes that are part of the requests' numbers.
+    unsafe {
+        assert_eq!(libc::poll(&raw mut wait, 1, 20_000), 1);
+        if wait.revents & libc::POLLIN == 0 {
+            return None;
+        }
+        assert_eq!(libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut question), 0);
+        answer.id = question.id;
+        if i64::from(question.data.nr) == libc::SYS_execve {
+            answer.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+        } else {
+            answer.error = -libc::ENOTUNIQ;
+        }
+        assert_eq!(libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer), 0);
+    }
+    Some(question.data.nr)
+}
+
+const MKDIR: i32 = libc::SYS_mkdir as i32;
+const NOT_UNIQUE: &str = "Name not unique on network";
+
+fn notifying(path: &Path, names: &[&str]) -> Value {
+    let mut seccomp = profile("SCMP_ACT_ALLOW", "SCMP_ACT_NOTIFY", names);
+    seccomp["listenerPath"] = json!(path);
+    seccomp["listenerMetadata"] = json!("for the agent");
+    seccomp
+}
+
+/// config-linux.md#containerprocessstate, by run, create with start, and exec.
+#[test]
+fn an_agent_gets_the_state_and_answers() {
+    isolated(|t| {
+        let path = t.dir.join("agent.sock");
+        let script = "mkdir /tmp/x";
+        for no_new_privileges in [true, false] {
+            let bundle = t.bundle(|c| {
+                c["linux"]["seccomp"] = notifying(&path, &["mkdir", "execve"]);
+                c["annotations"] = json!({"a": "b"});
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+                c["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            });
+            let agent_of_run = agent(&path);
+            let out = t.run_bundle(&bundle).exits(1);
+            assert!(out.stderr.contains(NOT_UNIQUE), "{out:?}");
+            let (state, asked) = agent_of_run.join().unwrap();
+            assert_eq!(
+                (state["state"]["id"].as_str(), state["state"]["status"].as_str()),
+                (Some("r"), Some("created"))
+            );
+            assert_eq!(asked.iter().filter(|nr| **nr == MKDIR).count(), 1, "{asked:?}");
+
+            bundle.edit(|c| c["process"]["args"] = json!(["/bin/sleep", "1000"]));
+            let of_start = agent(&path);
+            t.create(&bundle, "c1");
+            t.corten(&["start", "c1"]).ok();
+            let pid = t.pid("c1");
+            let of_exec = agent(&path);
+            let out = t.exec("c1", script).exits(1);
+            assert!(out.stderr.contains(NOT_UNIQUE), "{out:?}");
+            t.delete("c1");
+            let (state, asked) = of_start.join().unwrap();
+            let container = |status: &str| {
+                json!({
+                    "ociVersion": "1.3.0", "id": "c1", "status": status, "pid": pid, "bundle": bundle.path(), "annotations": {"a": "b"},
+                })
+            };
+            let whole = |pid: &Value, status: &str| {
+                json!({
+                    "ociVersion": "1.3.0", "fds": ["seccompFd"], "pid": pid, "metadata": "for the agent", "state": container(status),
+                })
+            };
+            assert_eq!((state, asked), (whole(&json!(pid), "created"), vec![libc::SYS_execve as i32]));
+            let (state, asked) = of_exec.join().unwrap();
+            assert_eq!(state, whole(&state["pid"], "running"));
+            assert!(state["pid"].as_i64().unwrap() > pid.into(), "{state}");
+            assert_eq!(asked.iter().filter(|nr| **nr == MKDIR).count(), 1, "{asked:?}");
+        }
+    });
+}
+
+/// The listener's descriptor is made although the program may have no more than it has; the limit is in force when the
+/// program runs. A filter that forbids to set it then is told.
+#[test]
+fn a_listener_with_few_descriptors() {
+    isolated(|t| {
+        let path = t.dir.join("agent.sock");
+        for (limit, no_new_privileges) in
+            [(3, true), (3, false), (4, true), (4, false), (5, true), (5, false), (16, true), (16, false)]
+        {
+            let edit = |c: &mut Value, denied: &[&str]| {
+                let mut seccomp = notifying(&path, &["mkdir"]);
+                seccomp["syscalls"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!({"names": ([&["getcwd"], denied].concat()), "action": "SCMP_ACT_ERRNO"}));
+                c["linux"]["seccomp"] = seccomp;
+                c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": limit, "hard": limit}]);
+                c["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            };
+            let answers = agent(&path);
+            let out = t.run("ulimit -n; ulimit -H -n; mkdir /tmp/x", |c| edit(c, &[]));
+            assert_eq!(out.stdout, format!("{limit}\n{limit}\n"), "{out:?}");
+            assert!(out.stderr.contains(NOT_UNIQUE), "{out:?}");
+            assert_eq!(answers.join().unwrap().1, [MKDIR]);
+
+            let denied = agent(&path);
+            let out = t.run("exit 7", |c| edit(c, &["prlimit64", "setrlimit"]));
+            if limit <= 4 {
+                out.fails("process.rlimits[0] RLIMIT_NOFILE: prlimit");
+            } else {
+                out.exits(7);
+            }
+            drop(denied.join());
+        }
+    });
+}
+
+/// After the filter nothing is called but what hands over the listener: a profile that ends the process for any other
+/// call does no harm to the start.
+#[test]
+fn handing_over_the_listener_needs_one_call() {
+    isolated(|t| {
+        let path = t.dir.join("agent.sock");
+        let answers = agent(&path);
+        let bundle = t.bundle(|c| {
+            let mut seccomp = notifying(&path, &["mkdir"]);
+            seccomp["syscalls"].as_array_mut().unwrap().push(json!({
+                "names": ["close", "dup3", "dup2", "fcntl", "recvmsg", "close_range", "openat"],
+                "action": "SCMP_ACT_KILL_PROCESS",
+            }));
+            c["linux"]["seccomp"] = seccomp;
+            c["process"]["args"] = json!(["/bin/echo", "ran"]);
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "ran\n");
+        assert_eq!(answers.join().unwrap().1, [0; 0]);
+    });
+}
+
+/// Without its agent a container does not run on as if it had been started.
+#[test]
+fn without_an_agent_nothing_is_started() {
+    isolated(|t| {
+        let path = t.dir.join("no-agent.sock");
+        let bundle = t.bundle(|c| c["linux"]["seccomp"] = notifying(&path, &["mkdir"]));
+        let expected = "linux.seccomp.listenerPath";
+        t.run_bundle(&bundle).fails(expected);
+        t.create(&bundle, "c1");
+        t.corten(&["start", "c1"]).fails(expected);
+        t.until("c1", "stopped");
+        t.corten(&["delete", "c1"]).ok();
+
+        let answers = agent(&path);
+        t.start(&bundle, "c1");
+        std::fs::remove_file(&path).unwrap();
+        t.exec("c1", "echo ran; sleep 1000").fails(expected).exits(255);
+        let one =
+            |name: &str| t.corten(&["ps", name]).ok().lines().filter(|line| line.contains("sleep")).count();
+        assert!(poll(std::time::Duration::from_secs(5), || one("c1") == 1));
+        t.delete("c1");
+        answers.join().unwrap();
+    });
+}
+
+/// SCMP_ACT_NOTIFY where nobody could answer, or nobody is named.
+#[test]
+fn notify_is_checked() {
+    isolated(|t| {
+        type Edit = fn(&mut Value);
+        let rows: &[(Edit, &str)] = &[
+            (
+                |s| s["syscalls"][0]["names"] = json!(["write"]),
+                "linux.seccomp.syscalls[0].names[0]: write sends",
+            ),
+            (
+                |s| s["syscalls"][0]["names"] = json!(["read", "sendmsg"]),
+                "syscalls[0].names[1]: sendmsg sends",
+            ),
+            (|s| s["defaultAction"] = json!("SCMP_ACT_NOTIFY"), "linux.seccomp.defaultAction: must not be"),
+            (|s| drop(s.as_object_mut().unwrap().remove("listenerPath")), "linux.seccomp.listenerMetadata"),
+            (
+                |s| s.as_object_mut().unwrap().retain(|name, _| !name.starts_with("listener")),
+                "linux.seccomp.listenerPath: SCMP_ACT_NOTIFY needs a listener",
+            ),
+            (
+                |s| s["listenerPath"] = json!("agent.sock"),
+                "linux.seccomp.listenerPath: \"agent.sock\" is not absolute",
+            ),
+        ];
+        for (edit, expected) in rows {
+            let bundle = t.bundle(|c| {
+                let mut seccomp = notifying(Path::new("/agent.sock"), &["mkdir"]);
+                edit(&mut seccomp);
+                c["linux"]["seccomp"] = seccomp;
+            });
+            t.corten(&["create", "-b", bundle.path(), "c1"]).fails(expected);
         }
     });
 }

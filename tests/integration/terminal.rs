@@ -15,7 +15,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Test, isolated, poll, without_namespace};
+use crate::harness::{Bundle, Test, isolated, patience, poll, without_namespace};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -29,25 +29,25 @@ fn bundle(t: &Test, script: &str, edit: impl FnOnce(&mut Value)) -> Bundle {
 }
 
 /// An engine's end of a console socket.
-struct Socket {
+pub struct Socket {
     path: PathBuf,
     listener: UnixListener,
 }
 
 impl Socket {
-    fn new(t: &Test, name: &str) -> Self {
+    pub fn new(t: &Test, name: &str) -> Self {
         let path = t.dir.join(name);
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         Self { path, listener }
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
     /// What the runtime has sent when its command is over: exactly one message, with a name and one descriptor.
-    fn master(&self) -> File {
+    pub fn master(&self) -> File {
         let (stream, _) = self.listener.accept().expect("nobody connected");
         let (name, mut fds) = receive(stream.as_fd());
         assert!(!name.is_empty(), "engines take an empty message for the end");
@@ -322,7 +322,7 @@ impl Session {
         let mut said = String::new();
         let mut ended = false;
         while !ended {
-            if started.elapsed() > LIMIT {
+            if started.elapsed() > LIMIT * patience() {
                 child.kill().unwrap();
                 panic!("the runtime hangs; it said {said:?}: {:?}", child.wait());
             }
@@ -525,8 +525,11 @@ fn exec_is_relayed() {
     isolated(|t| {
         t.start(&t.bundle(|_| {}), "c1");
         let mut session = Session::new();
-        let script = "trap 'stty size; exit 4' WINCH; stty size; tty; read line; echo got $line; while :; do sleep 0.01; done";
-        session.start(&t.command(&["exec", "-t", "c1", "/bin/sh", "-c", script]));
+        // The user's stty sets rows and columns one after the other.
+        let trap = "trap 'size=$(stty size); [ \"$size\" = \"11 22\" ] && echo $size && exit 4' WINCH";
+        let script =
+            format!("{trap}; stty size; tty; read line; echo got $line; while :; do sleep 0.01; done");
+        session.start(&t.command(&["exec", "-t", "c1", "/bin/sh", "-c", &script]));
         assert_eq!(session.until("pts/0\n"), "30 90\n/dev/pts/0\n");
         session.send("hello\n");
         assert_eq!(session.until("got hello\n"), "hello\ngot hello\n");

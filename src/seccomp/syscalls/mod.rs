@@ -65,6 +65,11 @@ impl Row {
     }
 }
 
+/// All calls, in the order of their names.
+pub(super) fn all() -> &'static [Row] {
+    &TABLE
+}
+
 /// The row of a name, if any of the ABIs has such a call.
 pub(super) fn find(name: &str) -> Option<&'static Row> {
     let mut padded = [0; NAME];

@@ -1,0 +1,238 @@
+//! Runs a command under ptrace and makes one system call of one of its processes fail, or kills it there.
+//!
+//! strace counts calls for all processes alike; here a call is named by its process (in the order of their
+//! making) and its number in it, so that a sweep meets each exactly once. Only the runtime's own processes are
+//! watched: what one of them but the first executes is the container's program, and is let go.
+
+use std::collections::HashMap;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// What happens at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Error(Errno),
+    Kill,
+}
+
+/// A call: the number of the process, and of the call in it.
+pub type Place = (usize, usize);
+
+/// How the command ended.
+#[derive(Debug, Default)]
+pub struct Traced {
+    /// 128 + the signal, if one ended it; `None` if it hung and was killed.
+    pub code: Option<i32>,
+    /// The numbers of all calls, for each process, as far as they were watched.
+    pub calls: Vec<Vec<i64>>,
+}
+
+const SECONDS: u64 = 30;
+
+/// A call that takes effect without any way to say that it failed.
+fn cannot_fail(call: i64) -> bool {
+    [
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_restart_syscall,
+        libc::SYS_arch_prctl,
+        libc::SYS_set_tid_address,
+        libc::SYS_getpid,
+        libc::SYS_gettid,
+        libc::SYS_getuid,
+        libc::SYS_geteuid,
+        libc::SYS_getgid,
+        libc::SYS_getegid,
+        libc::SYS_umask,
+    ]
+    .contains(&call)
+}
+
+/// The calls at which `fault` can be tried.
+pub fn places(calls: &[Vec<i64>], fault: Fault) -> Vec<Place> {
+    let all = calls.iter().enumerate().flat_map(|(process, calls)| {
+        calls.iter().enumerate().map(move |(number, &call)| ((process, number), call))
+    });
+    all.filter(|&(_, call)| fault == Fault::Kill || !cannot_fail(call)).map(|(place, _)| place).collect()
+}
+
+struct Watched {
+    number: usize,
+    /// Between a call's entry and its exit.
+    inside: bool,
+    inject: Option<Errno>,
+}
+
+struct Tracer {
+    first: Pid,
+    watched: HashMap<Pid, Watched>,
+    fault: Option<(Place, Fault)>,
+    /// The shell that was stopped for us has become the command.
+    begun: bool,
+    /// The fault has happened: no more calls need to be seen.
+    over: bool,
+    result: Traced,
+}
+
+/// Runs `command` with its output thrown away.
+#[allow(clippy::zombie_processes)] // reaped by `Tracer::run`
+pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let child = shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let first = Pid::from_raw(child.id() as i32);
+    assert!(matches!(waitpid(first, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))));
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(first, options).unwrap();
+    let mut tracer = Tracer {
+        first,
+        watched: HashMap::new(),
+        fault,
+        begun: false,
+        over: false,
+        result: Traced::default(),
+    };
+    tracer.number(first);
+    kill(first, Signal::SIGCONT).unwrap();
+    let (done, wait) = channel();
+    let watchdog = std::thread::spawn(move || bite(first, &wait));
+    tracer.run();
+    drop(done);
+    if watchdog.join().unwrap() {
+        tracer.result.code = None;
+    }
+    tracer.release();
+    tracer.result
+}
+
+/// Kills what takes too long; tells whether it had to.
+fn bite(pid: Pid, wait: &Receiver<()>) -> bool {
+    let late = wait.recv_timeout(Duration::from_secs(SECONDS)) == Err(RecvTimeoutError::Timeout);
+    late && kill(pid, Signal::SIGKILL).is_ok()
+}
+
+impl Tracer {
+    fn number(&mut self, pid: Pid) -> &mut Watched {
+        let calls = &mut self.result.calls;
+        self.watched.entry(pid).or_insert_with(|| {
+            calls.push(Vec::new());
+            Watched { number: calls.len() - 1, inside: false, inject: None }
+        })
+    }
+
+    /// Until the first process has ended.
+    fn run(&mut self) {
+        loop {
+            let status = waitpid(None, Some(WaitPidFlag::__WALL));
+            match status.unwrap() {
+                WaitStatus::Exited(pid, code) if pid == self.first => return self.result.code = Some(code),
+                WaitStatus::Signaled(pid, signal, _) if pid == self.first => {
+                    return self.result.code = Some(128 + signal as i32);
+                }
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => drop(self.watched.remove(&pid)),
+                WaitStatus::PtraceSyscall(pid) => self.at_call(pid),
+                WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC) => self.at_exec(pid),
+                WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK) => {
+                    // Known from now on, though it has not stopped yet: it must not be left so.
+                    if let Ok(child) = ptrace::getevent(pid) {
+                        self.number(Pid::from_raw(child as i32));
+                    }
+                    self.go_on(pid, None);
+                }
+                WaitStatus::PtraceEvent(pid, ..) => {
+                    self.number(pid);
+                    self.go_on(pid, None);
+                }
+                WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn go_on(&self, pid: Pid, signal: Option<Signal>) {
+        let result = if self.over { ptrace::cont(pid, signal) } else { ptrace::syscall(pid, signal) };
+        // A process that was killed meanwhile is none of ours any more.
+        assert!(matches!(result, Ok(()) | Err(Errno::ESRCH)), "{result:?}");
+    }
+
+    fn at_exec(&mut self, pid: Pid) {
+        if pid == self.first {
+            self.begun = true;
+            // What is seen next is the end of execve.
+            self.number(pid).inside = true;
+            self.go_on(pid, None);
+        } else {
+            self.watched.remove(&pid);
+            let _ = ptrace::detach(pid, None);
+        }
+    }
+
+    fn at_call(&mut self, pid: Pid) {
+        let begun = self.begun;
+        let watched = self.number(pid);
+        watched.inside = begun && !watched.inside;
+        if watched.inside {
+            self.at_entry(pid);
+        } else if let Some(errno) = self.watched.get_mut(&pid).and_then(|watched| watched.inject.take())
+            && let Ok(mut registers) = ptrace::getregs(pid)
+        {
+            registers.rax = -(errno as i64) as u64;
+            let _ = ptrace::setregs(pid, registers);
+            self.over = true;
+        }
+        self.go_on(pid, None);
+    }
+
+    fn at_entry(&mut self, pid: Pid) {
+        let Ok(mut registers) = ptrace::getregs(pid) else { return };
+        let watched = self.watched.get_mut(&pid).unwrap();
+        let calls = &mut self.result.calls[watched.number];
+        let place = (watched.number, calls.len());
+        calls.push(registers.orig_rax as i64);
+        match self.fault {
+            Some((at, Fault::Kill)) if at == place => {
+                self.over = kill(pid, Signal::SIGKILL).is_ok();
+            }
+            Some((at, Fault::Error(errno))) if at == place => {
+                watched.inject = Some(errno);
+                // close(2) has done its work even when it says that it failed.
+                if registers.orig_rax != libc::SYS_close as u64 {
+                    // No call has this number, so none is made.
+                    registers.orig_rax = u64::MAX;
+                    let _ = ptrace::setregs(pid, registers);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets go what lives longer than the command: the container's process that waits for `start`.
+    fn release(&mut self) {
+        for pid in self.watched.keys().copied().filter(|&pid| pid != self.first) {
+            if ptrace::interrupt(pid).is_err() {
+                continue;
+            }
+            let signal = match waitpid(pid, Some(WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::Stopped(_, signal)) => Some(signal),
+                _ => None,
+            };
+            let _ = ptrace::detach(pid, signal);
+        }
+    }
+}

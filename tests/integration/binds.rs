@@ -1,0 +1,121 @@
+//! Bind mounts: where they come from and go to, and in which order (config.md#mounts).
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::harness::isolated;
+use crate::mounts::{add, fits, options};
+
+/// Bind mounts of whatever a file may be; what is missing at the target is made like it.
+#[test]
+fn binds_of_all_kinds() {
+    isolated(|t| {
+        let dir = t.dir.join("my-sources");
+        fs::create_dir_all(dir.join("dir")).unwrap();
+        fs::write(dir.join("file"), "text\n").unwrap();
+        fs::write(dir.join("dir/inside"), "").unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
+        t.call(Command::new("mkfifo").arg(dir.join("fifo"))).ok();
+        t.call(Command::new("mknod").arg(dir.join("node")).args(["c", "1", "5"])).ok();
+        std::os::unix::fs::symlink("file", dir.join("link")).unwrap();
+        std::os::unix::fs::symlink("nothing", dir.join("dangling")).unwrap();
+        for (source, kind, made) in [
+            ("file", "regular file", "regular empty file 644"),
+            ("link", "regular file", "regular empty file 644"),
+            ("socket", "socket", "regular empty file 644"),
+            ("fifo", "fifo", "regular empty file 644"),
+            ("node", "character special file", "regular empty file 644"),
+            ("dir", "directory", "directory 755"),
+        ] {
+            let bundle = t.bundle(|c| {
+                add(c, json!({"destination": "/made/here", "source": dir.join(source), "options": ["rbind", "ro"]}));
+                c["process"]["args"] = json!(["stat", "-c", "%F", "/made/here"]);
+            });
+            assert_eq!(t.run_bundle(&bundle).ok(), format!("{kind}\n"), "{source}");
+            let stat = |path: &str| {
+                t.call(Command::new("stat").args(["-c", "%F %a"]).arg(bundle.rootfs().join(path))).ok()
+            };
+            assert_eq!(
+                (stat("made").as_str(), stat("made/here")),
+                ("directory 755\n", format!("{made}\n")),
+                "{source}"
+            );
+        }
+        let bind = |source: &str, target: &str| {
+            let source = dir.join(source);
+            t.run("true", |c| add(c, json!({"destination": target, "source": source, "options": ["bind"]})))
+        };
+        bind("dangling", "/mnt").fails("mounts[7].source").fails("no such file or directory");
+        bind("nothing", "/mnt").fails("mounts[7].source").fails("no such file or directory");
+        bind("file/x", "/mnt").fails("mounts[7].source").fails("not a directory");
+        bind("file", "/mnt").fails("mounts[7] /mnt").fails("directory");
+        bind("dir", "/etc/passwd").fails("mounts[7] /etc/passwd").fails("directory");
+        bind("dir", "/etc/passwd/x").fails("mounts[7] /etc/passwd/x").fails("not a directory");
+    });
+}
+
+/// Mounts are made in the order given: one on another, below another, on a link inside an earlier one.
+#[test]
+fn in_the_order_given() {
+    isolated(|t| {
+        let dir = t.dir.join("my-sources");
+        for path in ["a/sub", "b/sub", "c"] {
+            fs::create_dir_all(dir.join(path)).unwrap();
+            fs::write(dir.join(path).join(format!("file-{}", path.replace('/', "-"))), "").unwrap();
+        }
+        std::os::unix::fs::symlink("/root/target", dir.join("a/leads-out")).unwrap();
+        let out = t.run("cd /mnt; ls . sub; ls /root/target", |c| {
+            for (source, target) in [("b", "/mnt"), ("a", "/mnt"), ("c", "/mnt/sub"), ("b", "/mnt/leads-out")]
+            {
+                add(c, json!({"destination": target, "source": dir.join(source), "options": ["rbind"]}));
+            }
+        });
+        // The link's target did not exist: it is made in the root.
+        assert_eq!(
+            out.ok(),
+            ".:\nleads-out\nsub\n\nsub:\nfile-c\nfile-b-sub\nsub\n".replace("file-b-sub\n", "")
+        );
+        assert!(!dir.join("a/leads-out").exists());
+    });
+}
+
+/// A mount on `/` is the root for all that comes after it.
+#[test]
+fn on_the_root() {
+    isolated(|t| {
+        let other = t.bundle(|_| {});
+        fs::write(other.rootfs().join("etc/other"), "the other root\n").unwrap();
+        for target in ["/", "/.", "/mnt/..", ""] {
+            let bundle = t.bundle(|c| {
+                let mounts = c["mounts"].as_array_mut().unwrap();
+                mounts.insert(0, json!({"destination": target, "source": other.rootfs(), "options": ["rbind", "nosuid"]}));
+                c["linux"]["maskedPaths"] = json!(["/etc/group"]);
+                c["linux"]["readonlyPaths"] = json!(["/home"]);
+                c["process"]["args"] =
+                    json!(["/bin/sh", "-c", "cat /etc/other /etc/group; ls /proc/self/fd | head -n 1; touch /home/x 2>&1 | grep -o Read-only; ls -d /dev/null; cat /proc/self/mountinfo"]);
+            });
+            let out = t.run_bundle(&bundle);
+            if target.is_empty() {
+                out.fails("mounts[0].destination");
+                continue;
+            }
+            let out = out.ok();
+            assert!(out.starts_with("the other root\n0\nRead-only\n/dev/null\n"), "{target}: {out}");
+            assert!(fits(&options(&out, "/").unwrap().0, "nosuid rw"), "{target}: {out}");
+            assert_eq!(fs::read_dir(bundle.rootfs().join("proc")).unwrap().count(), 0);
+            bundle.edit(|c| c["root"]["readonly"] = json!(true));
+            let out = t.corten(&["run", "--no-pivot", "-b", bundle.path(), "r"]).ok();
+            assert!(fits(&options(&out, "/").unwrap().0, "nosuid ro"), "{target}: {out}");
+        }
+        // A tmpfs as the root hides the image; there is no program then.
+        t.run("true", |c| {
+            c["mounts"]
+                .as_array_mut()
+                .unwrap()
+                .insert(0, json!({"destination": "/", "type": "tmpfs", "source": "x"}));
+        })
+        .fails("/bin/sh");
+    });
+}

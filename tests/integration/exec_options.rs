@@ -1,0 +1,452 @@
+//! The options of `exec`, as runc has them: good values, and the errors of bad ones.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Test, isolated, poll};
+use crate::terminal::Socket;
+
+/// A container `c1` that waits.
+fn start(t: &Test, edit: impl FnOnce(&mut Value)) -> crate::harness::Bundle {
+    let bundle = t.bundle(edit);
+    t.start(&bundle, "c1");
+    bundle
+}
+
+/// What a script prints in `c1` that is started with these options.
+#[track_caller]
+fn prints(t: &Test, options: &[&str], script: &str) -> String {
+    t.corten(&[&["exec"], options, &["c1", "/bin/sh", "-c", script]].concat()).ok()
+}
+
+#[track_caller]
+fn refused(t: &Test, options: &[&str], text: &str) {
+    t.corten(&[&["exec"], options, &["c1", "/bin/true"]].concat()).fails(text).exits(255);
+}
+
+/// The flags that change the process.
+#[test]
+fn exec_takes_its_own_settings() {
+    isolated(|t| {
+        let bundle = t.bundle(|config| {
+            for set in ["bounding", "effective", "permitted"] {
+                config["process"]["capabilities"][set] = json!(["CAP_KILL"]);
+            }
+            config["process"]["env"].as_array_mut().unwrap().push(json!("OLD=1"));
+            config["process"]["cwd"] = json!("/tmp");
+        });
+        t.start(&bundle, "c1");
+        let show = "echo $A.$B.$OLD; pwd; id -u; id -g; id -G; grep CapEff /proc/self/status";
+        let rows: &[(&[&str], &str)] = &[
+            (&[], "..1\n/tmp\n0\n0\n0\nCapEff:\t0000000000000020\n"),
+            (
+                &["-e", "A=x", "--env", "B=y", "--env=OLD=2"],
+                "x.y.2\n/tmp\n0\n0\n0\nCapEff:\t0000000000000020\n",
+            ),
+            (&["--cwd", "/etc"], "..1\n/etc\n0\n0\n0\nCapEff:\t0000000000000020\n"),
+            (&["-u", "1000:100"], "..1\n/tmp\n1000\n100\n100\nCapEff:\t0000000000000000\n"),
+            (&["--user=1000"], "..1\n/tmp\n1000\n0\n0\nCapEff:\t0000000000000000\n"),
+            (
+                &["-u", "1000:100", "-g", "7", "-g", "8"],
+                "..1\n/tmp\n1000\n100\n100 7 8\nCapEff:\t0000000000000000\n",
+            ),
+            (&["-u", ""], "..1\n/tmp\n0\n0\n0\nCapEff:\t0000000000000020\n"),
+            (&["--cap", "CAP_CHOWN", "-c", "CAP_SETUID"], "..1\n/tmp\n0\n0\n0\nCapEff:\t00000000000000a1\n"),
+        ];
+        for (flags, expected) in rows {
+            let args = [&["exec"], *flags, &["c1", "/bin/sh", "-c", show]].concat();
+            assert_eq!(t.corten(&args).ok(), *expected, "{flags:?}");
+        }
+        t.delete("c1");
+    });
+}
+
+/// --process takes a whole process object, from a file.
+#[test]
+fn exec_takes_a_process_document() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c1");
+        let document = json!({
+            "args": ["/bin/sh", "-c", "echo $WORD; pwd; id -u; umask; grep -E 'CapEff|NoNewPrivs' /proc/self/status; ulimit -n"],
+            "cwd": "/var",
+            "env": ["PATH=/bin", "WORD=given"],
+            "user": {"uid": 1000, "gid": 1000, "umask": 0o27},
+            "noNewPrivileges": true,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 100}],
+        });
+        let file = t.dir.join("process.json");
+        fs::write(&file, document.to_string()).unwrap();
+        let expected = "given\n/var\n1000\n0027\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n99\n";
+        for flag in ["--process", "-p"] {
+            assert_eq!(t.corten(&["exec", flag, file.to_str().unwrap(), "c1"]).ok(), expected);
+        }
+        for broken in ["{", "[]", r#"{"args": [], "cwd": "/"}"#, r#"{"args": ["true"], "cwd": "relative"}"#] {
+            fs::write(&file, broken).unwrap();
+            t.corten(&["exec", "--process", file.to_str().unwrap(), "c1"]).fails("").exits(255);
+        }
+        t.delete("c1");
+    });
+}
+
+/// What a process document leaves out is the container's, as in runc: it must not be a way to fewer restrictions.
+#[test]
+fn a_process_document_inherits() {
+    isolated(|t| {
+        start(t, |c| {
+            c["process"]["oomScoreAdj"] = json!(700);
+            c["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 5});
+            c["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+            c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 100}]);
+        });
+        let script = "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; ulimit -n; cat /proc/self/oom_score_adj; \
+                      awk '{print $19, $41}' /proc/$$/stat; ionice -p $$; echo $HOME";
+        let inherited = "CapEff:\t0000000020000420\nCapBnd:\t0000000020000420\nNoNewPrivs:\t1\n99\n700\n5 3\n\
+                         best-effort: prio 6\n/root\n";
+        let own = "CapEff:\t0000000000000020\nCapBnd:\t0000000000000020\nNoNewPrivs:\t0\n50\n800\n6 3\n\
+                   best-effort: prio 7\n/root\n";
+        let kill = json!(["CAP_KILL"]);
+        let rest = json!({
+            "capabilities": {"bounding": kill, "permitted": kill, "effective": kill}, "noNewPrivileges": false,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 50, "hard": 60}], "oomScoreAdj": 800,
+            "scheduler": {"policy": "SCHED_BATCH", "nice": 6},
+            "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 7},
+        });
+        let file = t.dir.join("process.json");
+        for (more, expected) in
+            [(json!({}), inherited), (json!({"user": {"uid": 0, "gid": 0}}), inherited), (rest, own)]
+        {
+            let mut document = json!({"args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"]});
+            document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            fs::write(&file, document.to_string()).unwrap();
+            let out = t.corten(&["exec", "--process", file.to_str().unwrap(), "c1"]).ok();
+            assert_eq!(out, expected, "{document}");
+        }
+        t.delete("c1");
+    });
+}
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:,,,:/var:/bin/sh\nhalf:x:7\n";
+const GROUP: &str = "root:x:0:\nwww:x:34:\nlog:x:35:web,root\naudio:x:36:web\n";
+
+/// --user by number, where runc leaves the container's groups, and by name, which brings the user's own.
+#[test]
+fn users_by_number_and_name() {
+    isolated(|t| {
+        let bundle = start(t, |c| c["process"]["user"]["additionalGids"] = json!([7]));
+        fs::write(bundle.rootfs().join("etc/passwd"), PASSWD).unwrap();
+        fs::write(bundle.rootfs().join("etc/group"), GROUP).unwrap();
+        let show = "grep -E '^(Uid|Gid|Groups)' /proc/self/status | tr -s '\\t\\n' ' '; echo $HOME";
+        for (user, groups, uid, gid, more, home) in [
+            ("33", &[][..], 33, 0, "7 ", "/var"),
+            ("33:5", &[], 33, 5, "7 ", "/var"),
+            ("33:5", &["8", "9"], 33, 5, "7 8 9 ", "/var"),
+            ("4294967294:4294967294", &[], 4_294_967_294u32, 4_294_967_294u32, "7 ", "/"),
+            ("web", &[], 33, 34, "35 36 ", "/var"),
+            ("web", &["8"], 33, 34, "8 35 36 ", "/var"),
+            ("web:log", &[], 33, 35, "", "/var"),
+            ("web:6", &["8"], 33, 6, "8 ", "/var"),
+            ("33:www", &[], 33, 34, "7 ", "/var"),
+            ("root", &[], 0, 0, "35 ", "/root"),
+        ] {
+            let mut options = vec!["--user", user];
+            groups.iter().for_each(|group| options.extend(["-g", group]));
+            let expected =
+                format!("Uid: {uid} {uid} {uid} {uid} Gid: {gid} {gid} {gid} {gid} Groups: {more}{home}\n");
+            assert_eq!(prints(t, &options, show), expected, "{options:?}");
+        }
+        for (user, text) in [
+            ("4294967295", "--user"),
+            ("4294967296", "--user"),
+            ("99999999999999999999", "--user"),
+            ("0:4294967295", "--user"),
+            ("-1", "no user \"-1\" in the container's passwd file"),
+            ("web:", "--user \"web:\": an empty user or group"),
+            ("web:4294967295", "--user \"web:4294967295\": 4294967295 is not a valid id"),
+            ("nobody", "--user \"nobody\": no user \"nobody\" in the container's passwd file"),
+            ("web:none", "--user \"web:none\": no group \"none\" in the container's group file"),
+            ("half", "--user \"half\": user \"half\" of the container's passwd file has no valid ids"),
+        ] {
+            refused(t, &["--user", user], text);
+        }
+        refused(t, &["-g", "4294967295"], "4294967295 is nobody's id");
+        refused(t, &["-g", "-1"], "additional-gids");
+        refused(t, &["-g", "staff"], "additional-gids");
+        t.delete("c1");
+    });
+}
+
+/// HOME is what the container's env says, as in runc, and filled in only where it says nothing.
+#[test]
+fn home_of_another_user() {
+    isolated(|t| {
+        start(t, |c| c["process"]["env"] = json!(["PATH=/bin", "HOME=/given"]));
+        assert_eq!(prints(t, &["-u", "1000"], "echo $HOME"), "/given\n");
+        assert_eq!(prints(t, &["-u", "alice"], "echo $HOME"), "/given\n");
+        assert_eq!(prints(t, &["-u", "alice", "-e", "HOME="], "echo $HOME"), "/home/alice\n");
+        t.delete("c1");
+    });
+}
+
+/// The container's passwd is not to be trusted: it may be a link to the host's, a fifo, a device, or without end.
+#[test]
+fn passwd_is_the_containers_and_a_small_file() {
+    isolated(|t| {
+        let bundle = start(t, |_| {});
+        let passwd = bundle.rootfs().join("etc/passwd");
+        let hosts = t.dir.join("hosts-passwd");
+        fs::write(&hosts, "spy:x:5:5::/:\n").unwrap();
+        let make = |script: &str| {
+            fs::remove_file(&passwd).unwrap();
+            t.call(Command::new("sh").args(["-c", script]).arg(&passwd)).ok();
+        };
+        for (script, text) in [
+            ("mkfifo $0", "is not a regular file"),
+            ("mknod $0 c 1 5", "is not a regular file"),
+            ("head -c 1048577 /dev/zero > $0", "is larger than 1 MiB"),
+            (&format!("ln -s {} $0", hosts.display()), "no user \"spy\""),
+            ("ln -s /proc/self/root/../../hosts-passwd $0", "too many symbolic links"),
+            ("ln -s passwd $0", "too many symbolic links"),
+        ] {
+            make(script);
+            refused(t, &["-u", "spy"], text);
+            // By number nobody asks the file but for HOME.
+            assert_eq!(prints(t, &["-u", "5"], "echo $HOME"), "/\n", "{script}");
+        }
+        fs::remove_file(&passwd).unwrap();
+        refused(t, &["-u", "spy"], "no user \"spy\"");
+        fs::write(bundle.rootfs().join("etc/inside"), "spy:x:6:6::/:\n").unwrap();
+        symlink("/etc/inside", &passwd).unwrap();
+        assert_eq!(prints(t, &["-u", "spy"], "id -u"), "6\n");
+        t.delete("c1");
+    });
+}
+
+/// --cap adds to bounding, effective and permitted, never to inheritable (CVE-2022-29162): another user than root has
+/// it only where it was inheritable.
+#[test]
+fn added_capabilities() {
+    isolated(|t| {
+        start(t, |c| {
+            let two = json!(["CAP_KILL", "CAP_CHOWN"]);
+            let kill = json!(["CAP_KILL"]);
+            c["process"]["capabilities"] = json!({
+                "bounding": two, "effective": kill, "permitted": kill, "inheritable": ["CAP_CHOWN"],
+            });
+        });
+        let sets = "grep ^Cap /proc/self/status | sed 's/Cap//; s/:.0*/ /' | tr '\\n' ' '";
+        for (options, expected) in [
+            (&[][..], "Inh 1 Prm 20 Eff 20 Bnd 21 Amb  "),
+            (&["--cap", "CAP_SYSLOG"], "Inh 1 Prm 400000020 Eff 400000020 Bnd 400000021 Amb  "),
+            (&["-c", "syslog", "-c", "CAP_CHOWN"], "Inh 1 Prm 400000021 Eff 400000021 Bnd 400000021 Amb 1 "),
+            (&["-u", "1000", "-c", "CAP_SYSLOG"], "Inh 1 Prm  Eff  Bnd 400000021 Amb  "),
+            (&["-u", "1000", "--cap=CAP_CHOWN"], "Inh 1 Prm 1 Eff 1 Bnd 21 Amb 1 "),
+        ] {
+            assert_eq!(prints(t, options, sets), expected, "{options:?}");
+        }
+        refused(t, &["--cap", "CAP_FLY"], "--cap \"CAP_FLY\": unknown capability");
+        refused(t, &["--cap", ""], "--cap \"\": unknown capability");
+        t.delete("c1");
+    });
+}
+
+/// --no-new-privs, also as =false, over what the container has.
+#[test]
+fn no_new_privs_given() {
+    isolated(|t| {
+        start(t, |c| c["process"]["noNewPrivileges"] = json!(false));
+        let show = "grep NoNewPrivs /proc/self/status";
+        for (options, expected) in [
+            (&[][..], 0),
+            (&["--no-new-privs"], 1),
+            (&["--no-new-privs=true"], 1),
+            (&["--no-new-privs=false"], 0),
+        ] {
+            assert_eq!(prints(t, options, show), format!("NoNewPrivs:\t{expected}\n"), "{options:?}");
+        }
+        t.delete("c1");
+    });
+}
+
+/// --apparmor and --process-label on a kernel without those modules: a warning, and on it goes.
+#[test]
+fn labels_without_a_module() {
+    isolated(|t| {
+        if corten::process::lsm::Host::probe() != corten::process::lsm::Host::default() {
+            crate::harness::skip("this kernel runs AppArmor or SELinux");
+        }
+        start(t, |_| {});
+        for (option, module) in [("--apparmor", "AppArmor"), ("--process-label", "SELinux")] {
+            let out = t.corten(&["exec", option, "some:label", "c1", "/bin/echo", "x"]).exits(0);
+            assert_eq!(out.stdout, "x\n");
+            assert!(
+                out.stderr.contains(&format!("\"some:label\": this kernel does not run {module}, ignoring")),
+                "{out:?}"
+            );
+            assert_eq!(out.stderr.lines().count(), 1);
+        }
+        refused(t, &["--apparmor", "a\nb"], "process.apparmorProfile: contains a NUL or line break");
+        t.delete("c1");
+    });
+}
+
+/// The labels of config.json on a kernel without those modules: a warning each, and the container runs.
+#[test]
+fn a_containers_labels_without_a_module() {
+    isolated(|t| {
+        if corten::process::lsm::Host::probe() != corten::process::lsm::Host::default() {
+            crate::harness::skip("this kernel runs AppArmor or SELinux");
+        }
+        let out = t.run("grep -c context= /proc/self/mountinfo", |c| {
+            c["process"]["apparmorProfile"] = json!("web");
+            c["process"]["selinuxLabel"] = json!("u:r:t:s0");
+            c["linux"]["mountLabel"] = json!("u:r:f:s0:c1,c2");
+        });
+        assert_eq!(out.stdout, "0\n");
+        for label in [
+            "linux.mountLabel \"u:r:f:s0:c1,c2\": this kernel does not run SELinux, ignoring",
+            "process.selinuxLabel \"u:r:t:s0\": this kernel does not run SELinux, ignoring",
+            "process.apparmorProfile \"web\": this kernel does not run AppArmor, ignoring",
+        ] {
+            assert!(out.stderr.contains(label), "{out:?}");
+        }
+        t.run("true", |c| c["linux"]["mountLabel"] = json!("a\"b")).fails("linux.mountLabel: contains");
+    });
+}
+
+/// --cgroup: one below the container's, in runc's form, and no other in its place.
+#[test]
+fn cgroup_below() {
+    isolated(|t| {
+        start(t, |c| {
+            c["linux"]["cgroupsPath"] = json!("/mine");
+            c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "cgroup");
+        });
+        fs::create_dir_all("/sys/fs/cgroup/mine/sub/deep").unwrap();
+        fs::create_dir("/sys/fs/cgroup/other").unwrap();
+        let show = "grep ^0:: /proc/self/cgroup";
+        for (path, expected) in [
+            ("sub", "/mine/sub"),
+            ("/sub", "/mine/sub"),
+            ("sub/deep/", "/mine/sub/deep"),
+            (":sub", "/mine/sub"),
+            ("/", "/mine"),
+        ] {
+            assert_eq!(prints(t, &["--cgroup", path], show), format!("0::{expected}\n"), "{path}");
+        }
+        for (paths, text) in [
+            (&["none"][..], "there is no such cgroup"),
+            (&["../other"], "must be a path below the container's cgroup"),
+            (&["sub/../../other"], "must be a path below the container's cgroup"),
+            (&["cpu,memory:sub"], "controllers cannot be named on cgroup v2"),
+            (&["sub", "sub/deep"], "a process is in one cgroup"),
+            (&["cgroup.procs"], "not a directory"),
+        ] {
+            let options = paths.iter().flat_map(|path| ["--cgroup", path]).collect::<Vec<_>>();
+            refused(t, &options, text);
+        }
+        fs::remove_dir("/sys/fs/cgroup/other").unwrap();
+        t.delete("c1");
+    });
+}
+
+/// A paused container takes a process only with --ignore-paused, which then waits for the thaw, as in runc.
+#[test]
+fn a_paused_container() {
+    isolated(|t| {
+        start(t, |c| c["linux"]["cgroupsPath"] = json!("/mine"));
+        let freeze = |on: &str| fs::write("/sys/fs/cgroup/mine/cgroup.freeze", on).unwrap();
+        freeze("1");
+        t.until("c1", "paused");
+        refused(t, &[], "paused");
+        let waiting = t.spawn(&mut t.command(&["exec", "--ignore-paused", "c1", "/bin/echo", "thawed"]));
+        let inside = || fs::read_to_string("/sys/fs/cgroup/mine/cgroup.procs").unwrap().lines().count();
+        assert!(poll(Duration::from_secs(10), || inside() == 2));
+        freeze("0");
+        assert_eq!(waiting.wait().ok(), "thawed\n");
+        t.delete("c1");
+    });
+}
+
+/// --preserve-fds for exec as for run: the first N that are open, gaps and all.
+#[test]
+fn preserved_descriptors() {
+    isolated(|t| {
+        start(t, |_| {});
+        let runtime = t.command(&[]);
+        let open = |redirect: &str, options: &str| {
+            let inside = "'cd /proc/self/fd; for n in *; do [ -e $n ] && echo $n; done; true'";
+            let line = format!("exec \"$0\" --root \"$1\" exec {options} c1 /bin/sh -c {inside} {redirect}");
+            let mut shell = Command::new("sh");
+            t.call(shell.arg("-c").arg(line).arg(runtime.get_program()).arg(t.state()))
+                .ok()
+                .replace('\n', " ")
+        };
+        assert_eq!(open("3</dev/null 4</dev/null", ""), "0 1 2 ");
+        assert_eq!(open("3</dev/null 4</dev/null 5</dev/null", "--preserve-fds 2"), "0 1 2 3 4 ");
+        assert_eq!(open("3</dev/null 5</dev/null", "--preserve-fds=3"), "0 1 2 3 5 ");
+        refused(t, &["--preserve-fds", "-1"], "preserve-fds");
+        refused(t, &["--preserve-fds", "x"], "preserve-fds");
+        t.delete("c1");
+    });
+}
+
+/// --pidfd-socket for create, run and exec: one message with a pidfd of the process.
+#[test]
+fn pidfd_sockets() {
+    isolated(|t| {
+        let pid_of = |fd: &dyn AsRawFd| {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
+            info.lines().find_map(|line| line.strip_prefix("Pid:\t")).map(str::to_string).unwrap()
+        };
+        let bundle = t.bundle(|_| {});
+        let socket = Socket::new(t, "pidfd");
+        for command in [&["create"][..], &["run", "-d"]] {
+            t.corten(&[command, &["-b", bundle.path(), "--pidfd-socket", socket.path(), "c1"]].concat()).ok();
+            assert_eq!(pid_of(&socket.master()), t.pid("c1").to_string(), "{command:?}");
+            if command[0] == "create" {
+                t.delete("c1");
+            }
+        }
+        let file = t.dir.join("pid");
+        let options = ["-d", "--pid-file", file.to_str().unwrap(), "--pidfd-socket", socket.path()];
+        t.corten(&[&["exec"], &options[..], &["c1", "/bin/sleep", "1000"]].concat()).ok();
+        assert_eq!(pid_of(&socket.master()), fs::read_to_string(&file).unwrap());
+        fs::remove_file(&file).unwrap();
+        let nowhere = t.dir.join("no-socket");
+        let nowhere =
+            ["-d", "--pid-file", file.to_str().unwrap(), "--pidfd-socket", nowhere.to_str().unwrap()];
+        refused(t, &nowhere, "--pidfd-socket");
+        assert!(!file.exists());
+        t.corten(&["create", "-b", bundle.path(), nowhere[3], nowhere[4], "c2"]).fails("--pidfd-socket");
+        t.delete("c1");
+    });
+}
+
+/// --detach leaves the process behind with its standard streams; --pid-file and --cwd say when they cannot be.
+#[test]
+fn detached() {
+    isolated(|t| {
+        start(t, |_| {});
+        let file = t.dir.join("pid");
+        t.corten(&["exec", "--detach", "--pid-file", file.to_str().unwrap(), "c1", "/bin/sleep", "1001"])
+            .ok();
+        let pid = fs::read_to_string(&file).unwrap();
+        let mut line = String::new();
+        fs::File::open(format!("/proc/{pid}/cmdline")).unwrap().read_to_string(&mut line).unwrap();
+        assert_eq!(line, "/bin/sleep\u{0}1001\u{0}");
+        refused(t, &["-d", "--pid-file", "/no/such/dir/pid"], "--pid-file /no/such/dir/pid");
+        refused(t, &["-d", "--tty"], "--console-socket");
+        refused(t, &["--cwd", "relative"], "process.cwd");
+        refused(t, &["--cwd", "/etc/passwd"], "not a directory");
+        refused(t, &["--env", "=x"], "process.env");
+        refused(t, &["--env", "NONAME"], "process.env");
+        t.delete("c1");
+    });
+}

@@ -1,0 +1,194 @@
+//! The annotation `dev.corten.landlock` (docs/landlock.md), asked of the kernel.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Test, isolated, skip};
+use crate::namespaces::{give_rootfs, map_ids};
+
+/// A way in which test bundles differ.
+type Edit = fn(&mut Value);
+
+/// Ends the test as skipped where the kernel's Landlock is too old for it.
+fn needs(abi: u32) {
+    let found = corten::sys::landlock::abi().unwrap();
+    if found < abi {
+        skip(&format!("this kernel has ABI {found} of Landlock, {abi} is needed"));
+    }
+}
+
+fn annotate(config: &mut Value, rules: &Value) {
+    config["annotations"] = json!({"dev.corten.landlock": rules.to_string()});
+}
+
+/// A bundle with these rules that may write everywhere, as far as the modes go.
+fn bundle(t: &Test, rules: &Value, edit: impl FnOnce(&mut Value)) -> Bundle {
+    let bundle = t.bundle(|config| {
+        annotate(config, rules);
+        edit(config);
+    });
+    for dir in ["tmp", "var", "mnt"] {
+        fs::set_permissions(bundle.rootfs().join(dir), PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    bundle
+}
+
+/// Which of these things are allowed.
+const TRY: &str = "try() { name=$1; shift; if \"$@\" 2>/dev/null; then echo $name; fi; }; \
+    write() { echo x > $1; }; \
+    try ro cat /var/file; try exec /bin/true; try tmp write /tmp/new; try mkdir mkdir /tmp/dir; try null write /dev/null; \
+    try one write /mnt/one; try two write /mnt/two; try var write /var/new; try append write /var/file; \
+    try rm rm -f /var/file; try mv mv /var/file /tmp/file; try ln ln /var/file /tmp/link; try etc mkdir /etc/x; true";
+
+fn dockers_seccomp(config: &mut Value) {
+    config["linux"]["seccomp"] = serde_json::from_str(include_str!("../golden/seccomp/docker.json")).unwrap();
+}
+
+/// What is not listed is denied, to root and to others, with no_new_privs and without, beside seccomp and in a user
+/// namespace; for the container's own process and for every exec.
+#[test]
+fn what_is_not_allowed_is_denied() {
+    isolated(|t| {
+        needs(3);
+        let rules = json!({"ro": ["/"], "rw": ["/tmp", "/mnt/one", "/dev/null"]});
+        let edits: &[(&str, Edit)] = &[
+            ("no_new_privs", |_| {}),
+            ("without", |c| c["process"]["noNewPrivileges"] = json!(false)),
+            ("a user", |c| c["process"]["user"]["uid"] = json!(1000)),
+            ("a user without no_new_privs", |c| {
+                c["process"]["noNewPrivileges"] = json!(false);
+                c["process"]["user"]["uid"] = json!(1000);
+            }),
+            ("seccomp", dockers_seccomp),
+            ("seccomp without no_new_privs", |c| {
+                dockers_seccomp(c);
+                c["process"]["noNewPrivileges"] = json!(false);
+            }),
+            ("a user namespace", map_ids),
+            ("a user namespace without no_new_privs", |c| {
+                map_ids(c);
+                c["process"]["noNewPrivileges"] = json!(false);
+            }),
+        ];
+        for (name, edit) in edits {
+            let bundle = bundle(t, &rules, |c| {
+                edit(c);
+                c["process"]["args"] =
+                    json!(["/bin/sh", "-c", format!("{{ {TRY}; }} > /tmp/out; sleep 1000")]);
+                c["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
+            });
+            for file in ["var/file", "mnt/one", "mnt/two"] {
+                let path = bundle.rootfs().join(file);
+                fs::write(&path, "some\n").unwrap();
+                fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+            }
+            if bundle_has(&bundle, "uidMappings") {
+                give_rootfs(t, &bundle);
+            }
+            t.start(&bundle, "c1");
+            let expected = "some\nro\nexec\ntmp\nmkdir\nnull\none\n";
+            let out = bundle.rootfs().join("tmp/out");
+            crate::harness::poll(std::time::Duration::from_secs(10), || {
+                fs::read_to_string(&out).is_ok_and(|text| text.len() >= expected.len())
+            });
+            assert_eq!(fs::read_to_string(&out).unwrap(), expected, "{name}");
+            fs::remove_dir(bundle.rootfs().join("tmp/dir")).unwrap();
+            fs::remove_file(bundle.rootfs().join("tmp/new")).unwrap();
+            assert_eq!(t.exec("c1", TRY).ok(), expected, "{name}: exec");
+            t.delete("c1");
+        }
+    });
+}
+
+fn bundle_has(bundle: &Bundle, word: &str) -> bool {
+    fs::read_to_string(bundle.dir.join("config.json")).unwrap().contains(word)
+}
+
+/// Without the annotation, and with one about ports only, nothing of the file system is denied.
+#[test]
+fn what_is_not_named_is_not_restricted() {
+    isolated(|t| {
+        needs(4);
+        let script = "mkdir /etc/x && echo made";
+        assert_eq!(t.run(script, |_| {}).ok(), "made\n");
+        assert_eq!(t.run(script, |c| annotate(c, &json!({"tcpBind": []}))).ok(), "made\n");
+        t.run(script, |c| annotate(c, &json!({"ro": ["/"]}))).exits(1);
+        // An empty list allows nothing, not even the program.
+        t.run(script, |c| annotate(c, &json!({"rw": []}))).fails("exec: \"/bin/sh\": permission denied");
+    });
+}
+
+/// TCP ports: what is not listed can be neither listened on nor connected to.
+#[test]
+fn tcp_ports() {
+    isolated(|t| {
+        needs(4);
+        let script = "nc -l -p 81 2>&1; nc -l -p 80 & while ! nc 127.0.0.1 80 < /dev/null 2>&1; do usleep 10000; done; \
+                      wait; nc 127.0.0.1 82 2>&1";
+        let out = t.run(script, |c| annotate(c, &json!({"tcpBind": [80], "tcpConnect": [80]})));
+        let denied = out.stdout.lines().filter(|line| !line.contains("refused")).collect::<Vec<_>>();
+        assert_eq!(
+            denied,
+            [
+                "nc: bind: Permission denied",
+                "nc: can't connect to remote host (127.0.0.1): Permission denied"
+            ]
+        );
+        // A list that is not there is no restriction.
+        let out = t.run("nc 127.0.0.1 82 2>&1", |c| annotate(c, &json!({"tcpBind": []})));
+        assert_eq!(out.stdout, "nc: can't connect to remote host (127.0.0.1): Connection refused\n");
+    });
+}
+
+/// What cannot be is told with its place, by create; an exec is told what has gone since.
+#[test]
+fn what_cannot_be_is_told() {
+    isolated(|t| {
+        needs(3);
+        let place = "annotations[\"dev.corten.landlock\"]";
+        let with = |rules: &str| {
+            let bundle = t.bundle(|c| c["annotations"] = json!({"dev.corten.landlock": rules}));
+            symlink("/tmp", bundle.rootfs().join("link")).unwrap();
+            t.corten(&["create", "-b", bundle.path(), "c1"])
+        };
+        with("{").fails(&format!("create c1: {place}: EOF while parsing"));
+        with("{}").fails(&format!("create c1: {place}: restricts nothing"));
+        with(r#"{"ro": ["/"], "write": []}"#).fails(&format!("create c1: {place}: unknown field `write`"));
+        with(r#"{"ro": ["/", "etc"]}"#)
+            .fails(&format!("create c1: {place}.ro[1]: \"etc\" is not an absolute path"));
+        with(r#"{"ro": ["/"], "rw": ["/none"]}"#).fails(&format!("create c1: {place}.rw[0] /none: openat2"));
+        with(r#"{"ro": ["/"], "rw": ["/link"]}"#).fails("too many symbolic links");
+        let rules = json!({"ro": ["/"], "rw": ["/tmp", "/tmp/sub"]});
+        let bundle = bundle(t, &rules, |_| {});
+        fs::create_dir(bundle.rootfs().join("tmp/sub")).unwrap();
+        t.start(&bundle, "c1");
+        // The workload may put a link to elsewhere in its place: no way out for the next exec.
+        t.exec("c1", "rmdir /tmp/sub && ln -s /etc /tmp/sub").ok();
+        t.exec("c1", "echo x > /etc/x").fails(&format!("{place}.rw[1] /tmp/sub: openat2")).exits(255);
+        t.delete("c1");
+    });
+}
+
+/// Not even a workload that may mount leaves it: Landlock keeps the mounts as they are.
+#[test]
+fn mounts_stay_as_they_are() {
+    isolated(|t| {
+        needs(3);
+        let caps = |c: &mut Value| {
+            c["process"]["noNewPrivileges"] = json!(false);
+            for set in ["bounding", "effective", "permitted"] {
+                c["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
+            }
+        };
+        let script = "mount -t tmpfs none /mnt && echo mounted";
+        assert_eq!(t.run(script, caps).ok(), "mounted\n");
+        let out = t.run(script, |c| {
+            caps(c);
+            annotate(c, &json!({"ro": ["/"], "rw": ["/mnt"]}));
+        });
+        assert_eq!((out.code, out.stdout.as_str()), (1, ""), "{out:?}");
+        assert!(out.stderr.to_lowercase().contains("permission denied"), "{out:?}");
+    });
+}
