@@ -17,6 +17,8 @@ pub struct Host {
     pub proc: OwnedFd,
     /// We are not the host's root: neither its user 0, nor in its user namespace.
     pub rootless: bool,
+    /// Our user's id, in our own user namespace.
+    pub uid: u32,
     /// We are in a user namespace other than the first.
     pub user_namespace: bool,
     pub cgroups: cgroups::Host,
@@ -31,7 +33,8 @@ impl Host {
         let user_namespace = in_user_namespace();
         let rootless = rootless.unwrap_or_else(|| task::euid() != 0 || user_namespace);
         let process = process::Host::probe(proc.as_fd(), labelled)?;
-        Ok(Self { proc, rootless, user_namespace, cgroups: cgroups::Host::probe()?, process })
+        let (uid, cgroups) = (task::euid(), cgroups::Host::probe()?);
+        Ok(Self { proc, rootless, uid, user_namespace, cgroups, process })
     }
 }
 

@@ -44,6 +44,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the container's process is cloned before its cgroup is made, and then waits for it. A new cgroup namespace
+    /// is to be rooted there, and so can be made only then.
+    #[must_use]
+    pub fn waits_for_cgroup(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
+    }
+
     /// The host's ids of the container's root, where the container is to make cgroups of its own below its cgroup: it is
     /// in a user and a cgroup namespace of its own and has the hierarchy mounted for writing.
     #[must_use]
@@ -71,8 +78,10 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
             id: request.id,
             path: linux.and_then(|l| l.cgroups_path().as_deref()),
             resources: linux.and_then(|l| l.resources().as_ref()),
+            annotations: spec.annotations().as_ref(),
             manager: request.manager,
             rootless: host.rootless,
+            uid: host.uid,
         },
         &host.cgroups,
         &mut problems,

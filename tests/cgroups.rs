@@ -46,6 +46,8 @@ impl Sandbox {
             id: "x",
             path: Some(&path),
             resources: Some(&resources),
+            annotations: None,
+            uid: 0,
             manager: Manager::Cgroupfs,
             rootless: false,
         };

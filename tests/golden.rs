@@ -17,6 +17,7 @@ fn host(rootless: bool) -> Host {
     Host {
         proc: host::procfs().unwrap(),
         rootless,
+        uid: if rootless { 1000 } else { 0 },
         user_namespace: false,
         cgroups: cgroups::Host {
             v2_mount: Some("/sys/fs/cgroup".into()),

@@ -32,6 +32,13 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
     }
 }
 
+/// Sets the limits of the cgroup that systemd has made around a process.
+pub fn limit(plan: &Plan, pid: i32, warnings: &mut Vec<String>) -> Result<Cgroup> {
+    match plan {
+        Plan::V2(plan) => Ok(Cgroup::V2(v2::limit(plan, pid, warnings)?)),
+    }
+}
+
 /// Removes a recorded cgroup if nothing runs in it and none is below it; true if it is gone.
 #[must_use]
 pub fn remove_empty(record: &CgroupRecord) -> bool {
@@ -63,7 +70,9 @@ impl Cgroup {
     pub fn record(&self) -> CgroupRecord {
         let manager = "cgroupfs".to_string();
         match self {
-            Self::V2(cgroup) => CgroupRecord { manager, path: cgroup.path.clone(), parents: Vec::new() },
+            Self::V2(cgroup) => {
+                CgroupRecord { manager, path: cgroup.path.clone(), ..CgroupRecord::default() }
+            }
         }
     }
 

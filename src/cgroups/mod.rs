@@ -6,15 +6,18 @@
 //! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
 
 mod backend;
+pub mod dbus;
 pub mod devices;
 mod host;
 pub mod resources;
 pub mod stats;
+pub mod systemd;
 mod tree;
 pub mod update;
 pub mod v2;
 pub mod values;
 
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -23,7 +26,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 
-pub use backend::{Cgroup, create, delegate, missing, remove_empty};
+pub use backend::{Cgroup, create, delegate, limit, missing, remove_empty};
 pub use host::Host;
 pub use resources::Write;
 pub use tree::remove_parents;
@@ -48,8 +51,12 @@ pub struct Request<'a> {
     pub path: Option<&'a Path>,
     /// `linux.resources`.
     pub resources: Option<&'a LinuxResources>,
+    /// `annotations`: systemd's properties are among them.
+    pub annotations: Option<&'a HashMap<String, String>>,
     pub manager: Manager,
     pub rootless: bool,
+    /// Our user's id, in our own user namespace.
+    pub uid: u32,
 }
 
 /// The cgroup to make, by the kind of host.
@@ -72,11 +79,19 @@ impl Plan {
     #[must_use]
     pub fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
         let Self::V2(plan) = self;
-        let path = plan.dir();
+        let (path, unit) = (plan.dir(), self.scope().map(|scope| scope.unit.clone()));
+        let manager = if unit.is_some() { "systemd" } else { "cgroupfs" }.into();
         missing.contains(&path).then(|| {
             missing.retain(|dir| *dir != path);
-            CgroupRecord { manager: "cgroupfs".into(), path, parents: missing }
+            CgroupRecord { manager, path, parents: missing, unit }
         })
+    }
+
+    /// The unit that systemd is to make. Its cgroup is made around the container's process, which has to wait for it.
+    #[must_use]
+    pub fn scope(&self) -> Option<&systemd::Scope> {
+        let Self::V2(plan) = self;
+        plan.scope.as_ref()
     }
 
     /// Whether the container may run without it: rootless, with no right to make cgroups, and nothing to
@@ -106,13 +121,11 @@ pub fn plan(
             plan_without(&writes, rules, problems, warnings);
             return Ok(None);
         }
-        Manager::Systemd => {
-            return Err(fail(Kind::Unsupported, "the systemd cgroup manager is not supported yet"));
-        }
-        Manager::Cgroupfs => {}
+        Manager::Systemd | Manager::Cgroupfs => {}
     }
+    let systemd = request.manager == Manager::Systemd;
     let Some(mount) = host.v2_mount.clone() else {
-        if request.rootless && !writes.iter().any(Write::limits) {
+        if !systemd && request.rootless && !writes.iter().any(Write::limits) {
             warnings.push("no cgroup v2 hierarchy is mounted: the container gets no cgroup, ignoring".into());
             return Ok(None);
         }
@@ -121,8 +134,13 @@ pub fn plan(
             "no cgroup v2 hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
         ));
     };
-    let path = plan_path(request, host, problems);
-    Ok(path.map(|path| Plan::V2(v2::Plan { mount, path, writes, devices, rootless: request.rootless })))
+    let placed = if systemd {
+        systemd::plan(request, host, &writes, problems).map(|(scope, path)| (Some(scope), path))
+    } else {
+        plan_path(request, host, problems).map(|path| (None, path))
+    };
+    let rootless = request.rootless;
+    Ok(placed.map(|(scope, path)| Plan::V2(v2::Plan { mount, path, scope, writes, devices, rootless })))
 }
 
 /// Without a cgroup nothing can be limited, and nobody watches over devices.
@@ -197,7 +215,8 @@ mod tests {
 
     fn request(path: Option<&str>) -> Request<'_> {
         let path = path.map(Path::new);
-        Request { id: "web1", path, resources: None, manager: Manager::Cgroupfs, rootless: false }
+        let manager = Manager::Cgroupfs;
+        Request { id: "web1", path, resources: None, annotations: None, manager, rootless: false, uid: 0 }
     }
 
     fn planned(request: &Request, host: &Host) -> (Option<Plan>, Problems, Vec<String>) {
@@ -265,9 +284,11 @@ mod tests {
             assert_eq!(kind(&error), Kind::Unsupported);
             error.to_string()
         };
-        let systemd = Request { manager: Manager::Systemd, ..limited };
-        assert!(refused(&systemd, &host(None)).contains("systemd"));
         let nowhere = Host { v2_mount: None, own: None };
+        let systemd = Request { manager: Manager::Systemd, rootless: true, uid: 1000, ..request(None) };
+        assert!(refused(&systemd, &nowhere).contains("no cgroup v2"));
+        let Some(Plan::V2(plan_)) = planned(&systemd, &host(None)).0 else { panic!() };
+        assert!(plan_.scope.is_some() && !plan_.optional());
         assert!(refused(&request(None), &nowhere).contains("no cgroup v2"));
         assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup v2"));
         let (plan_, _, warnings) = planned(&Request { rootless: true, ..request(None) }, &nowhere);

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
-use super::devices;
 use super::resources::{Absent, Write};
 pub use super::tree::Cgroup;
 use super::tree::{open_dir, read_file, read_list};
+use super::{devices, systemd};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
 
@@ -32,6 +32,8 @@ pub struct Plan {
     pub mount: PathBuf,
     /// The cgroup, below the mount: plain names, without a leading slash.
     pub path: PathBuf,
+    /// systemd makes it, as this unit.
+    pub scope: Option<systemd::Scope>,
     pub writes: Vec<Write>,
     /// `None` if every device is allowed.
     pub devices: Option<devices::Filter>,
@@ -49,6 +51,7 @@ impl Plan {
     #[must_use]
     pub fn optional(&self) -> bool {
         self.rootless
+            && self.scope.is_none()
             && !self.writes.iter().any(Write::limits)
             && self.devices.as_ref().is_none_or(devices::Filter::only_allows)
     }
@@ -58,8 +61,9 @@ impl Plan {
 /// a record of it that outlives a crash.
 #[must_use]
 pub fn missing(plan: &Plan) -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> =
-        plan.dir().ancestors().take(plan.path.components().count()).map(Into::into).collect();
+    // Slices come and go as systemd sees fit.
+    let ours = if plan.scope.is_some() { 1 } else { plan.path.components().count() };
+    let mut dirs: Vec<PathBuf> = plan.dir().ancestors().take(ours).map(Into::into).collect();
     dirs.reverse();
     let first = dirs.iter().position(|dir| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_err());
     first.map_or_else(Vec::new, |first| dirs.split_off(first))
@@ -104,6 +108,30 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
     }
 }
 
+/// Sets the limits of the cgroup that systemd has made, where the process waits to go on; into a slice's it is put here,
+/// since systemd puts none there.
+pub fn limit(plan: &Plan, pid: i32, warnings: &mut Vec<String>) -> Result<Cgroup> {
+    let path = plan.dir();
+    let dir = make_directories(plan, &mut Vec::new())?;
+    // Frozen, it could never go on.
+    refuse_state(dir.as_fd(), plan, &[("frozen 1", "is frozen")])?;
+    for write in &plan.writes {
+        apply(dir.as_fd(), write, plan)?;
+    }
+    // Beside a program of systemd's, if the configuration has asked it for one.
+    apply_devices(dir.as_fd(), plan, true, warnings)?;
+    let cgroup = Cgroup { dir, path, made: Vec::new() };
+    if plan.scope.as_ref().is_some_and(|scope| scope.unit.is_slice()) {
+        write_value(cgroup.dir(), "cgroup.procs", &pid.to_string()).context("linux.cgroupsPath")?;
+    }
+    if cgroup.pids()?.contains(&pid) {
+        return Ok(cgroup);
+    }
+    let message =
+        "systemd has put the process into another cgroup (hint: is systemd in another cgroup namespace?)";
+    Err(fail(Kind::Unsupported, format!("linux.cgroupsPath {}: {message}", plan.dir().display())))
+}
+
 /// Whether an ancestor was removed between our finding it and using it.
 fn vanished(error: &anyhow::Error) -> bool {
     matches!(sys::errno(error), Some(Errno::ENOENT | Errno::ENODEV))
@@ -131,14 +159,11 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
         let name = Path::new(name);
         path.push(name);
         let place = || format!("linux.cgroupsPath {}", path.display());
-        fresh = match fs::mkdirat(dir.as_fd(), name, 0o755) {
-            Ok(()) => {
-                made.push(path.clone());
-                true
-            }
-            Err(e) if e.errno == Errno::EEXIST => false,
-            Err(e) => return Err(anyhow!(e).context(place())),
-        };
+        // What systemd is to make is there by now.
+        fresh = plan.scope.is_none() && make(dir.as_fd(), name).with_context(place)?;
+        if fresh {
+            made.push(path.clone());
+        }
         dir = open_dir(dir.as_fd(), name).with_context(place)?;
     }
     Ok(dir)
@@ -150,7 +175,7 @@ pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<(
     let mount = super::Host::probe()?.v2_mount.unwrap_or_default();
     let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
     let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
-    let plan = &Plan { mount, path, writes, devices: None, rootless: false };
+    let plan = &Plan { mount, path, writes, devices: None, rootless: false, scope: None };
     if !enable {
         return available(open_dir(fs::CWD, &plan.mount)?.as_fd(), plan).map(drop);
     }
@@ -159,6 +184,15 @@ pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<(
     // It was deleted meanwhile: not ours to make anew.
     undo(&mut made);
     walked.map(drop)
+}
+
+/// Makes a directory; false if it is there already.
+fn make(dir: BorrowedFd, name: &Path) -> sys::Result<bool> {
+    match fs::mkdirat(dir, name, 0o755) {
+        Ok(()) => Ok(true),
+        Err(e) if e.errno == Errno::EEXIST => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// A controller, and the place that needs it; `None` if it is only wanted for its figures.
@@ -260,9 +294,14 @@ fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()>
 /// A container must not share its cgroup with processes that are there already, nor be born frozen: it could
 /// never answer (runtime.md#create lets us refuse). A new cgroup below a frozen one is frozen too.
 fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
+    refuse_state(dir, plan, &[("populated 1", "has processes in it already"), ("frozen 1", "is frozen")])
+}
+
+/// Refuses a cgroup of which `cgroup.events` says one of these lines.
+fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result<()> {
     let events = read_file(dir, "cgroup.events")?;
-    for (key, word) in [("populated 1", "has processes in it already"), ("frozen 1", "is frozen")] {
-        if events.lines().any(|line| line == key) {
+    for (state, word) in states {
+        if events.lines().any(|line| line == *state) {
             let path = plan.dir();
             return Err(fail(
                 Kind::Config,

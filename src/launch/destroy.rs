@@ -31,6 +31,9 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
             kill_in(&found, cgroup, deadline)?;
             found.remove(deadline)?;
         }
+        if let Some(unit) = &cgroup.unit {
+            cgroups::systemd::stop(unit)?;
+        }
         cgroups::remove_parents(&cgroup.parents);
     }
     if let Some(pidfd) = pidfd {

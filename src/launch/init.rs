@@ -71,10 +71,15 @@ pub(super) fn first(container: Container, report: &mut Channel) -> Result<Infall
     let namespaces = &container.plan.namespaces;
     match namespaces.stages() {
         Stages::Direct => {
-            if namespaces.creates(libc::CLONE_NEWUSER) {
+            let late = container.plan.waits_for_cgroup();
+            if late || namespaces.creates(libc::CLONE_NEWUSER) {
                 report.await_go()?;
+            }
+            if namespaces.creates(libc::CLONE_NEWUSER) {
                 become_root()?;
                 task::unshare(namespaces.create & !AT_CLONE)?;
+            } else if late {
+                task::unshare(namespaces.create & libc::CLONE_NEWCGROUP)?;
             }
             init(container, report)
         }

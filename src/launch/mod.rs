@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, undo};
 
-use crate::cgroups::{self, Cgroup};
+use crate::cgroups::{self, Cgroup, dbus::Bus, systemd};
 use crate::cli::SPEC_VERSION;
 use crate::config::Config;
 use crate::error::{Context, Kind, Result, fail};
@@ -92,6 +92,8 @@ pub fn create(request: &Request) -> Result<Launched> {
     };
     let console_socket = connect(request.console_socket, "--console-socket")?;
     let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
+    let mut systemd =
+        plan.cgroup.as_ref().and_then(cgroups::Plan::scope).map(Systemd::connect).transpose()?;
     let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
 
     let mut record = record(request, missing)?;
@@ -101,7 +103,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         dir.save_config(&request.config.text)?;
         dir.save(&record)?;
         let on_record = record.cgroup.is_some();
-        let cgroup = make_cgroup(plan, &mut record)?;
+        let cgroup = if systemd.is_some() { None } else { make_cgroup(plan, &mut record)? };
         if record.cgroup.is_some() && !on_record {
             dir.save(&record)?;
         }
@@ -122,7 +124,10 @@ pub fn create(request: &Request) -> Result<Launched> {
             service: request.service,
             user_namespace: request.host.user_namespace,
         };
-        let mut process = spawn(plan, &joined, cgroup.as_ref(), child)?;
+        let mut process = spawn(plan, &joined, cgroup.as_ref(), child, |pid| match &mut systemd {
+            Some(systemd) => systemd.place(pid, plan, &dir, &mut record),
+            None => Ok(()),
+        })?;
         record.pid = Some(process.pid);
         let mut devices = None;
         let attended = attend(&mut process, request, &dir, &mut record, &mut devices)
@@ -190,14 +195,58 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
         _ => record.cgroup = None,
     }
     let made = made?.flatten();
-    if let (Some(cgroup), Some((uid, gid))) = (&made, plan.delegates_to()) {
-        cgroups::delegate(cgroup, uid, gid)?;
+    if let Some(cgroup) = &made {
+        delegate(plan, cgroup)?;
     }
     Ok(made)
 }
 
-/// Clones the container's process, or the one between.
-fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Container) -> Result<Process> {
+/// systemd, which makes the container's cgroup around its process.
+struct Systemd<'a> {
+    bus: Bus,
+    scope: &'a systemd::Scope,
+}
+
+impl<'a> Systemd<'a> {
+    fn connect(scope: &'a systemd::Scope) -> Result<Self> {
+        Ok(Self { bus: systemd::connect(&scope.unit)?, scope })
+    }
+
+    /// Puts the process, which waits, into its cgroup, and sets the limits.
+    fn place(&mut self, pid: i32, plan: &Plan, dir: &Dir, record: &mut Record) -> Result<()> {
+        let Some(cgroup) = &plan.cgroup else { return Ok(()) };
+        if let Err(e) = systemd::start(&mut self.bus, self.scope, pid) {
+            if systemd::refused(&e) {
+                // Another container's perhaps: not ours to remove.
+                record.cgroup = None;
+            }
+            return Err(e.context("linux.cgroupsPath"));
+        }
+        if record.cgroup.is_none() {
+            record.cgroup = cgroup.claim(cgroup.dirs());
+            dir.save(record)?;
+        }
+        let mut warnings = Vec::new();
+        let limited = cgroups::limit(cgroup, pid, &mut warnings);
+        warnings.into_iter().for_each(log::warn);
+        delegate(plan, &limited?)
+    }
+}
+
+/// Gives the cgroup to the container's root, if it is to make others inside.
+fn delegate(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
+    plan.delegates_to().map_or(Ok(()), |(uid, gid)| cgroups::delegate(cgroup, uid, gid))
+}
+
+/// Clones the container's process, or the one between. `place` is called with its id while it waits, if the plan has it
+/// wait for its cgroup.
+fn spawn(
+    plan: &Plan,
+    joined: &Joined,
+    cgroup: Option<&Cgroup>,
+    child: init::Container,
+    place: impl FnOnce(i32) -> Result<()>,
+) -> Result<Process> {
     let namespaces = &plan.namespaces;
     let proc = child.proc;
     let (ours, theirs) = Channel::pair()?;
@@ -215,6 +264,7 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
         kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
         kinds => kinds,
     };
+    let kinds = if plan.waits_for_cgroup() { kinds & !libc::CLONE_NEWCGROUP } else { kinds };
     let cloned = task::clone3(kinds as u64, cgroup.and_then(Cgroup::birthplace));
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
@@ -229,7 +279,9 @@ fn spawn(plan: &Plan, joined: &Joined, cgroup: Option<&Cgroup>, child: init::Con
     };
     drop(theirs);
     let process = Process { pid, pidfd, console: None, between: !direct, channel: ours };
-    let prepared = namespaces::return_from(before).and_then(|()| prepare(&process, plan, proc));
+    let prepared = namespaces::return_from(before)
+        .and_then(|()| place(pid))
+        .and_then(|()| prepare(&process, plan, proc));
     match prepared {
         Ok(()) => Ok(process),
         Err(e) => {
@@ -259,7 +311,7 @@ fn prepare(process: &Process, plan: &Plan, proc: BorrowedFd) -> Result<()> {
     if direct && namespaces.creates(libc::CLONE_NEWUSER) {
         idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
     }
-    if !direct || namespaces.creates(libc::CLONE_NEWUSER) {
+    if !direct || namespaces.creates(libc::CLONE_NEWUSER) || plan.waits_for_cgroup() {
         process.go(Go::On)?;
     }
     Ok(())

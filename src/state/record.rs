@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::process::Stat;
+use crate::cgroups::systemd::Unit;
 use crate::cli::SPEC_VERSION;
 
 /// Where the container's cgroup is, for every later command: engines do not repeat `--systemd-cgroup`.
@@ -19,6 +20,9 @@ pub struct CgroupRecord {
     /// Directories above it that were made for it, outermost first.
     #[serde(default)]
     pub parents: Vec<PathBuf>,
+    /// What systemd has to be asked to take away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
 }
 
 /// Who made the container.

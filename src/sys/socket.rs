@@ -3,11 +3,15 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    accept4, bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
+    accept4, bind, connect, getsockopt, listen, recv, recvmsg, sendmsg, socket, socketpair,
 };
 
 use super::{Error, Result, retry};
@@ -93,7 +97,7 @@ pub fn connect_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
 pub fn connect_path(path: &Path) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({path:?})"), e);
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or_else(|| shown(nix::errno::Errno::EINVAL))?;
+    let name = path.file_name().ok_or_else(|| shown(Errno::EINVAL))?;
     let dir = super::fs::open(super::fs::CWD, parent, super::fs::O_PATH | super::fs::O_DIRECTORY, 0)?;
     connect_at(dir.as_fd(), Path::new(name)).map_err(|e| shown(e.errno))
 }
@@ -112,4 +116,78 @@ pub fn accept(listener: BorrowedFd) -> Result<OwnedFd> {
 fn stream() -> Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|e| Error::new("socket()", e))
+}
+
+/// Where a stream socket of another service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Path(std::path::PathBuf),
+    /// A name in the network namespace, without a file.
+    Abstract(Vec<u8>),
+}
+
+/// A connected stream socket that never blocks: [`read_before`] and [`write_before`] wait.
+pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
+    let shown = |e| Error::new(format!("connect({address:?})"), e);
+    let unix = match address {
+        Address::Path(path) => UnixAddr::new(path),
+        Address::Abstract(name) => UnixAddr::new_abstract(name),
+    };
+    let unix = unix.map_err(shown)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd =
+        socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(|e| Error::new("socket()", e))?;
+    loop {
+        match connect(fd.as_raw_fd(), &unix) {
+            Ok(()) => return Ok(fd),
+            Err(Errno::EINTR) => {}
+            // The listener has its hands full, and nothing tells when it has not.
+            Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Err(Errno::EAGAIN) => return Err(shown(Errno::ETIMEDOUT)),
+            Err(e) => return Err(shown(e)),
+        }
+    }
+}
+
+/// Reads what is there, or waits for it. No bytes: the other end is closed. ETIMEDOUT if nothing comes in time.
+pub fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> Result<usize> {
+    loop {
+        match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_CMSG_CLOEXEC) {
+            Err(Errno::EAGAIN) => await_socket(socket, PollFlags::POLLIN, "recv()", deadline)?,
+            Err(Errno::EINTR) => {}
+            other => return other.map_err(|e| Error::new("recv()", e)),
+        }
+    }
+}
+
+/// Writes all of it; ETIMEDOUT if the other end does not take it in time.
+pub fn write_before(socket: BorrowedFd, mut bytes: &[u8], deadline: Instant) -> Result<()> {
+    while !bytes.is_empty() {
+        match nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::EAGAIN) => await_socket(socket, PollFlags::POLLOUT, "send()", deadline)?,
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(Error::new("send()", e)),
+        }
+    }
+    Ok(())
+}
+
+fn await_socket(socket: BorrowedFd, events: PollFlags, call: &str, deadline: Instant) -> Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Error::new(call, Errno::ETIMEDOUT));
+    }
+    // Rounded up, so that a poll never ends before its deadline and spins.
+    let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(socket, events)], timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(e) => Err(Error::new("poll()", e)),
+    }
+}
+
+/// The process that listened at, or made, the other end; 0 if it is in no pid namespace that we see into.
+pub fn peer_pid(socket: BorrowedFd) -> Result<i32> {
+    let credentials = getsockopt(&socket, PeerCredentials);
+    credentials.map(|c| c.pid()).map_err(|e| Error::new("getsockopt(SO_PEERCRED)", e))
 }

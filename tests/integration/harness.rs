@@ -28,10 +28,6 @@ const SKIPPED: i32 = 77;
 /// No call of the runtime may take longer; a loaded machine is allowed for.
 const CALL: Duration = Duration::from_secs(30);
 const WHOLE_TEST: Duration = Duration::from_secs(240);
-/// How often longer a test may take in all, as `CORTEN_TEST_PATIENCE` says: in a sweep of everything.
-fn patience() -> u32 {
-    std::env::var("CORTEN_TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
-}
 const CGROUP: &str = "/sys/fs/cgroup";
 
 /// Runs the body of the calling test in its own namespaces. The closure's type tells the test's name.

@@ -1,0 +1,314 @@
+//! cgroup v2 through systemd: it makes the cgroup, as a transient unit, and must be asked to take it away.
+//!
+//! [`plan`] decides the unit and its properties without touching anything. A scope is made around a process that exists,
+//! so the container's first process is cloned before its cgroup and waits; [`start`] has systemd put it inside, and what
+//! systemd has no words for is written to the scope's files ([`super::v2::limit`]) before the process goes on. The
+//! device filter is ours alone: systemd's rules know no order, and it leaves a program that it did not attach alone.
+
+mod properties;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::dbus::{self, Bus, Call, Value};
+use super::{Host, Request, Write};
+use crate::error::{Kind, Problems, Result, fail};
+use crate::sys::{self, socket::Address, task};
+pub use properties::{Property, of_writes};
+
+/// The longest name that systemd gives a unit.
+const NAME_MAX: usize = 255;
+
+/// A unit, and who keeps it: what later commands need to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    pub name: String,
+    /// It is the user's own systemd that keeps it.
+    pub user: bool,
+}
+
+/// A unit to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    pub unit: Unit,
+    pub properties: Vec<Property>,
+}
+
+impl Unit {
+    /// Whether it is a slice, which systemd makes without a process.
+    pub(super) fn is_slice(&self) -> bool {
+        is_slice(&self.name)
+    }
+}
+
+fn is_slice(name: &str) -> bool {
+    Path::new(name).extension() == Some(OsStr::new("slice"))
+}
+
+/// Decides the unit, and its cgroup's path below the mount. What is wrong is noted in `problems`.
+pub(super) fn plan(
+    request: &Request,
+    host: &Host,
+    writes: &[Write],
+    problems: &mut Problems,
+) -> Option<(Scope, PathBuf)> {
+    let noted = problems.0.len();
+    let wanted = properties_of_annotations(request.annotations, problems);
+    let place = "linux.cgroupsPath";
+    let mut note = |message: String| problems.add(place, message);
+    let (slice, name) = unit_of_path(request).map_err(&mut note).ok()?;
+    let base = if request.rootless {
+        user_manager(host, request.uid).map_err(&mut note).ok()?
+    } else {
+        PathBuf::new()
+    };
+    if problems.0.len() > noted {
+        return None;
+    }
+    let path = base.join(expand_slice(&slice));
+    let unit = Unit { name, user: request.rootless };
+    let path = if unit.is_slice() { base.join(expand_slice(&unit.name)) } else { path.join(&unit.name) };
+    let mut properties = basics(&unit, &slice, request.id);
+    properties.extend(wanted);
+    properties.extend(of_writes(writes));
+    Some((Scope { unit, properties }, path))
+}
+
+/// The slice and the name in `slice:prefix:name`, as runc and its callers have it.
+fn unit_of_path(request: &Request) -> Result<(String, String), String> {
+    let default = if request.rootless { "user.slice" } else { "system.slice" };
+    let escaped;
+    let (slice, prefix, name) = match request.path {
+        None => {
+            // Of an id's characters the one that no unit's name has.
+            escaped = request.id.replace('+', "\\x2b");
+            (default, "corten", escaped.as_str())
+        }
+        Some(path) => {
+            let text = path.to_str().unwrap_or_default();
+            match *text.split(':').collect::<Vec<_>>() {
+                [slice, prefix, name] => (if slice.is_empty() { default } else { slice }, prefix, name),
+                _ => {
+                    return Err(format!(
+                        "{path:?} is not slice:prefix:name, as the systemd cgroup manager needs it"
+                    ));
+                }
+            }
+        }
+    };
+    check_slice(slice)?;
+    let dash = if prefix.is_empty() { "" } else { "-" };
+    let name = if is_slice(name) { name.to_string() } else { format!("{prefix}{dash}{name}.scope") };
+    check_name(&name)?;
+    if is_slice(&name) {
+        check_slice(&name)?;
+    }
+    Ok((slice.into(), name))
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\".contains(&b);
+    let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
+    if stem.is_empty() || name.len() > NAME_MAX || !name.bytes().all(known) {
+        let shown: String = name.chars().take(NAME_MAX).collect();
+        return Err(format!("{shown:?} cannot be the name of a systemd unit"));
+    }
+    Ok(())
+}
+
+/// systemd.slice(5): dashes divide a slice's name into those of the slices above it.
+fn check_slice(name: &str) -> Result<(), String> {
+    let stem = name.strip_suffix(".slice").unwrap_or_default();
+    if stem != "-" && (stem.is_empty() || stem.split('-').any(str::is_empty)) {
+        return Err(format!("{name:?} is not the name of a slice, such as a-b.slice"));
+    }
+    check_name(name)
+}
+
+/// The path of a slice below its manager: `a-b.slice` is `a.slice/a-b.slice`, and `-.slice` is the manager's own.
+fn expand_slice(name: &str) -> PathBuf {
+    let stem = name.strip_suffix(".slice").unwrap_or(name);
+    let ends = stem.match_indices('-').map(|(end, _)| end).chain([stem.len()]);
+    ends.filter(|_| stem != "-").map(|end| format!("{}.slice", &stem[..end])).collect()
+}
+
+/// The cgroup of the user's systemd. The user is `uid`, but for root of a user namespace, who is someone else outside:
+/// then our own cgroup tells.
+fn user_manager(host: &Host, uid: u32) -> Result<PathBuf, String> {
+    let own = host.own.as_deref().unwrap_or(Path::new(""));
+    let names: Vec<&str> = own.components().filter_map(|c| c.as_os_str().to_str()).collect();
+    let number = |name: &str, before: &str, after: &str| -> Option<u32> {
+        name.strip_prefix(before)?.strip_suffix(after)?.parse().ok()
+    };
+    let manager =
+        names.iter().position(|name| number(name, "user@", ".service").is_some_and(|n| uid == 0 || n == uid));
+    if let Some(at) = manager {
+        return Ok(own.components().take(at + 1).map(Component::as_os_str).collect());
+    }
+    let by_session = || names.iter().find_map(|name| number(name, "user-", ".slice"));
+    let uid = if uid == 0 { by_session() } else { Some(uid) };
+    let uid = uid.ok_or("our own cgroup does not tell which user's systemd to ask")?;
+    Ok(PathBuf::from(format!("user.slice/user-{uid}.slice/user@{uid}.service")))
+}
+
+fn properties_of_annotations(
+    annotations: Option<&HashMap<String, String>>,
+    problems: &mut Problems,
+) -> Vec<Property> {
+    let wanted = annotations.into_iter().flatten();
+    let mut wanted: Vec<_> =
+        wanted.filter_map(|(key, text)| Some((key.strip_prefix(properties::ANNOTATION)?, text))).collect();
+    wanted.sort_unstable();
+    let mut properties = Vec::new();
+    for (name, text) in wanted {
+        match properties::of_annotation(name, text) {
+            Ok(property) => properties.push(property),
+            Err(message) => {
+                problems.add(format!("annotations[\"{}{name}\"]", properties::ANNOTATION), message);
+            }
+        }
+    }
+    properties
+}
+
+/// What every unit of ours has.
+fn basics(unit: &Unit, slice: &str, id: &str) -> Vec<Property> {
+    let on = |name: &str| (name.to_string(), Value::Bool(true));
+    let mut properties = vec![
+        ("Description".into(), Value::str(format!("corten container {id}"))),
+        // Else it would be stopped before the shutdown's turn of whoever looks after the container.
+        ("DefaultDependencies".into(), Value::Bool(false)),
+    ];
+    if !unit.is_slice() {
+        properties.push(("Slice".into(), Value::str(slice)));
+        // systemd keeps its hands off what is inside, and shares out every controller that it has.
+        properties.push(on("Delegate"));
+    }
+    properties.extend(["CPUAccounting", "IOAccounting", "MemoryAccounting", "TasksAccounting"].map(on));
+    properties
+}
+
+/// Connects to the systemd that keeps `unit`.
+pub fn connect(unit: &Unit) -> Result<Bus> {
+    let mut bus = Bus::connect(&places(unit.user, |name| std::env::var(name).ok(), task::euid()))?;
+    if !bus.direct() {
+        // It sends this to all, or to whoever wants it where a bus is between.
+        let rule = "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
+                    interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+        let name = "org.freedesktop.DBus";
+        let path = "/org/freedesktop/DBus";
+        let body = [Value::str(rule)];
+        bus.tell(&Call { destination: Some(name), path, interface: name, member: "AddMatch", body: &body })?;
+    }
+    Ok(bus)
+}
+
+/// Where systemd can be met, and whether it is itself there.
+fn places(user: bool, env: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<(Address, bool)> {
+    let given = |name: &str| env(name).filter(|value| !value.is_empty());
+    let path = |dir: &str, name: &str| Address::Path(Path::new(dir).join(name));
+    if !user {
+        let bus = given("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or("unix:path=/run/dbus/system_bus_socket".into());
+        let own = (path("/run", "systemd/private"), true);
+        return dbus::addresses(&bus).into_iter().map(|bus| (bus, false)).chain([own]).collect();
+    }
+    let dir = given("XDG_RUNTIME_DIR").unwrap_or(format!("/run/user/{uid}"));
+    let bus = given("DBUS_SESSION_BUS_ADDRESS").map(|list| dbus::addresses(&list)).unwrap_or_default();
+    let buses = bus.into_iter().chain([path(&dir, "bus")]);
+    buses.map(|bus| (bus, false)).chain([(path(&dir, "systemd/private"), true)]).collect()
+}
+
+fn manager<'a>(member: &'a str, body: &'a [Value]) -> Call<'a> {
+    Call {
+        destination: Some("org.freedesktop.systemd1"),
+        path: "/org/freedesktop/systemd1",
+        interface: "org.freedesktop.systemd1.Manager",
+        member,
+        body,
+    }
+}
+
+fn list(properties: impl IntoIterator<Item = Property>) -> Value {
+    let pairs =
+        properties.into_iter().map(|(name, value)| Value::Struct(vec![Value::Str(name), value.variant()]));
+    Value::Array("(sv)".into(), pairs.collect())
+}
+
+/// Has systemd make the unit, with the process inside where it is a scope.
+pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
+    let unit = &scope.unit;
+    let mut properties = scope.properties.clone();
+    if !unit.is_slice() {
+        properties.push(("PIDs".into(), Value::Array("u".into(), vec![Value::U32(pid as u32)])));
+    }
+    let no_more = Value::Array("(sa(sv))".into(), Vec::new());
+    let body = [Value::str(&unit.name), Value::str("fail"), list(properties), no_more];
+    let call = manager("StartTransientUnit", &body);
+    let answer = match bus.call(&call) {
+        // One that has failed stays until it is told to go.
+        Err(e) if dbus::error_name(&e) == Some("org.freedesktop.systemd1.UnitExists") => {
+            bus.call(&manager("ResetFailedUnit", &[Value::str(&unit.name)]))?;
+            bus.call(&call)
+        }
+        other => other,
+    };
+    let answer = answer.map_err(|e| e.context(unit.name.clone()))?;
+    finish(bus, &answer, unit, "start")
+}
+
+/// Whether an error of [`start`] is systemd's word that it has made nothing. A unit of that name is another's then.
+#[must_use]
+pub fn refused(error: &anyhow::Error) -> bool {
+    // The bus says this where systemd did not answer.
+    dbus::error_name(error).is_some_and(|name| !name.starts_with("org.freedesktop.DBus.Error.NoReply"))
+}
+
+/// Waits for the end of a job.
+fn finish(bus: &mut Bus, answer: &dbus::Answer, unit: &Unit, verb: &str) -> Result<()> {
+    let name = &unit.name;
+    let result = bus.await_job(answer, &format!("systemd's job to {verb} {name}"))?;
+    if result == "done" {
+        return Ok(());
+    }
+    let hint = if unit.user { "journalctl --user" } else { "journalctl" };
+    Err(fail(Kind::Os, format!("systemd's job to {verb} {name}: {result} (hint: {hint} -u {name})")))
+}
+
+/// Has systemd take the unit away; that it is gone already is no error. What runs in it must have ended.
+pub fn stop(unit: &Unit) -> Result<()> {
+    let gone = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.NoSuchUnit");
+    let mut bus = match connect(unit) {
+        // A user who has logged out has no systemd any more, and so no units.
+        Err(e) if matches!(sys::errno(&e), Some(Errno::ENOENT | Errno::ECONNREFUSED)) => return Ok(()),
+        other => other?,
+    };
+    let name = Value::str(&unit.name);
+    match bus.call(&manager("StopUnit", &[name.clone(), Value::str("replace")])) {
+        Err(e) if gone(&e) => return Ok(()),
+        Err(e) => return Err(e.context(unit.name.clone())),
+        Ok(answer) => finish(&mut bus, &answer, unit, "stop")?,
+    }
+    match bus.call(&manager("ResetFailedUnit", &[name])) {
+        // Usually there is nothing left to reset.
+        Err(e) if gone(&e) => Ok(()),
+        other => other.map(drop).map_err(|e| e.context(unit.name.clone())),
+    }
+}
+
+/// Tells systemd of limits that are changed, so that it does not undo them. They last as long as the unit.
+pub fn set_properties(unit: &Unit, writes: &[Write]) -> Result<()> {
+    let properties = of_writes(writes);
+    if properties.is_empty() {
+        return Ok(());
+    }
+    let body = [Value::str(&unit.name), Value::Bool(true), list(properties)];
+    let set = connect(unit)?.call(&manager("SetUnitProperties", &body));
+    set.map(drop).map_err(|e| e.context(unit.name.clone()))
+}
+
+#[cfg(test)]
+mod tests;
