@@ -242,7 +242,7 @@ fn remount() {
             (json!({"destination": "/etc", "options": ["bind", "remount", "ro"]}), "mounts[8]"),
             (json!({"destination": "/nowhere", "options": ["remount", "ro"]}), "mounts[8] /nowhere"),
             (again(json!(["remount", "nosuchoption=1"])), "nosuchoption"),
-            (again(json!(["remount", "bind", "size=1m"])), "mounts[8].options: \"size=1m\""),
+            (again(json!(["remount", "bind", "errors=1m"])), "mounts[8].options: \"errors=1m\""),
             (again(json!(["remount", "tmpcopyup"])), "mounts[8].options"),
             (again(json!(["remount", "bind", "idmap"])), "mounts[8]"),
         ] {
