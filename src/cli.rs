@@ -7,6 +7,7 @@
 
 mod read;
 mod table;
+mod update;
 mod words;
 
 use std::ffi::OsString;
@@ -131,6 +132,26 @@ pub struct Spec {
     pub rootless: bool,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    pub id: String,
+    /// A `linux.resources` document to read; `-` is standard input.
+    pub resources: Option<PathBuf>,
+    /// What the options for single limits say, as such a document.
+    pub document: serde_json::Value,
+    /// `--l3-cache-schema` and `--mem-bw-schema`.
+    pub schemas: Vec<String>,
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    pub id: String,
+    /// Only one record.
+    pub stats: bool,
+    pub interval: std::time::Duration,
+}
+
 /// `seccomp explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explain {
@@ -150,8 +171,14 @@ pub enum Command {
     Create(Create),
     Start(String),
     State(String),
+    /// `state --applied`.
+    Applied(String),
     Kill(Kill),
     Delete(Delete),
+    Pause(String),
+    Resume(String),
+    Update(Update),
+    Events(Events),
     Run(Run),
     Exec(Exec),
     List(List),

@@ -1,18 +1,23 @@
 //! The subcommands, a file each: load the state, decide, act, save. Standard output is theirs; errors are `main`'s.
 
+mod applied;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
 mod plan;
 mod ps;
+mod resume;
 mod run;
 mod seccomp;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 use std::io::Write;
 
@@ -36,6 +41,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Help(text) => print(&text).map(|()| 0),
         Command::Version => print(&version()).map(|()| 0),
         Command::State(id) => state::run(globals, &id).map(|()| 0),
+        Command::Applied(id) => applied::run(globals, &id).map(|()| 0),
         Command::Kill(args) => kill::run(globals, &args).map(|()| 0),
         Command::List(args) => list::run(globals, &args).map(|()| 0),
         Command::Ps(args) => ps::run(globals, &args).map(|()| 0),
@@ -46,6 +52,10 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Run(args) => run::run(globals, &args),
         Command::Exec(args) => exec::run(globals, &args),
         Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
+        Command::Pause(id) => pause::run(globals, &id).map(|()| 0),
+        Command::Resume(id) => resume::run(globals, &id).map(|()| 0),
+        Command::Update(args) => update::run(globals, &args).map(|()| 0),
+        Command::Events(args) => events::run(globals, &args).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
         Command::Explain(args) => seccomp::run(&args).map(|()| 0),
     };
@@ -59,7 +69,7 @@ fn label(command: &Command) -> String {
         Command::Version => ("version", ""),
         Command::Create(args) => ("create", args.id.as_str()),
         Command::Start(id) => ("start", id.as_str()),
-        Command::State(id) => ("state", id.as_str()),
+        Command::State(id) | Command::Applied(id) => ("state", id.as_str()),
         Command::Kill(args) => ("kill", args.id.as_str()),
         Command::Delete(args) => ("delete", args.id.as_str()),
         Command::Run(args) => ("run", args.create.id.as_str()),
@@ -68,6 +78,10 @@ fn label(command: &Command) -> String {
         Command::Ps(args) => ("ps", args.id.as_str()),
         Command::Spec(_) => ("spec", ""),
         Command::Features => ("features", ""),
+        Command::Pause(id) => ("pause", id.as_str()),
+        Command::Resume(id) => ("resume", id.as_str()),
+        Command::Update(args) => ("update", args.id.as_str()),
+        Command::Events(args) => ("events", args.id.as_str()),
         Command::Plan(_) => ("plan", ""),
         Command::Explain(_) => ("seccomp explain", ""),
     };

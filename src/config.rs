@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -134,6 +134,17 @@ pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<Strin
         })?,
     };
     Ok((process, warnings))
+}
+
+/// Reads the text of a `linux.resources` document, which may have any part of it: as a plain value, in which what is
+/// absent is known from what is 0, and as the spec's type.
+pub fn parse_resources(text: &str) -> Result<(Value, LinuxResources)> {
+    let document = "resources";
+    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, &e))?;
+    repair::resources(&mut value);
+    let mended = serde_json::to_string(&value).context("JSON")?;
+    let typed = strict::from_str(&mended).map_err(|e| misplaced(document, &mended, &e))?;
+    Ok((value, typed))
 }
 
 /// The second, slow way: by a JSON value that `mend` changes.

@@ -113,6 +113,10 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     let seccomp = linux
         .and_then(|l| l.seccomp().as_ref())
         .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));
+    if linux.is_some_and(|l| l.intel_rdt().is_some()) {
+        // An error rather than a container without the share of the cache that it was to have.
+        problems.add("linux.intelRdt", "is not supported");
+    }
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
         problems.add("annotations", "has an empty key");
     }

@@ -268,7 +268,12 @@ impl Dir {
         self.write(Path::new(CONFIG), text.as_bytes()).context("keeping config.json")
     }
 
-    /// The configuration that the container was made with.
+    /// Exchanges the kept configuration for a changed one.
+    pub fn replace_config(&self, text: &str) -> Result<()> {
+        self.replace(CONFIG, text.as_bytes()).context("keeping config.json")
+    }
+
+    /// The configuration that the container was made with, and `update` has changed.
     pub fn load_config(&self) -> Result<String> {
         self.read(CONFIG)?.ok_or_else(|| self.unfinished())
     }

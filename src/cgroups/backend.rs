@@ -4,8 +4,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Plan, tree, v1, v2};
-use crate::error::{Kind, Result, fail};
+use oci_spec::runtime::LinuxResources;
+
+use super::{Host, Plan, Write, devices, resources, tree, v1, v2};
+use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 
 /// A container's cgroup on the host.
@@ -102,6 +104,74 @@ impl Cgroup {
         match self {
             Self::V2(_) => Ok(Vec::new()),
             Self::V1(cgroup) => cgroup.doors(),
+        }
+    }
+
+    /// What resources come to here: writes to its files. What is wrong or cannot be had is noted in `problems`.
+    pub fn plan(&self, resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
+        match self {
+            Self::V2(_) => resources::plan(resources, problems),
+            Self::V1(_) => match Host::probe() {
+                Ok(host) => v1::writes(resources, &host, problems),
+                Err(e) => {
+                    problems.add("linux.resources", format!("{e:#}"));
+                    Vec::new()
+                }
+            },
+        }
+    }
+
+    /// The text of one of its files; `None` if there is no such file.
+    pub fn read(&self, file: &str) -> Result<Option<String>> {
+        match self {
+            Self::V2(cgroup) => cgroup.read(file),
+            Self::V1(cgroup) => cgroup.holder(file)?.map_or(Ok(None), |holder| holder.read(file)),
+        }
+    }
+
+    /// One of its files, open for reading; `None` if there is no such file.
+    pub fn open_file(&self, file: &str) -> Result<Option<OwnedFd>> {
+        match self {
+            Self::V2(cgroup) => cgroup.open_file(file),
+            Self::V1(cgroup) => cgroup.holder(file)?.map_or(Ok(None), |holder| holder.open_file(file)),
+        }
+    }
+
+    /// Writes to one of its files.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        match self {
+            Self::V2(cgroup) => cgroup.write(file, value),
+            Self::V1(cgroup) => match cgroup.holder(file)? {
+                Some(holder) => holder.write(file, value),
+                None => Err(fail(Kind::Unsupported, format!("no cgroup hierarchy has {file}"))),
+            },
+        }
+    }
+
+    /// Sees to it that the controller of a file is enabled here; without `enable`, only finds out whether there is one.
+    pub fn enable(&self, write: &Write, enable: bool) -> Result<()> {
+        match self {
+            Self::V2(cgroup) => v2::enable_for(&cgroup.path, write, enable),
+            // What is mounted is enabled.
+            Self::V1(_) => Ok(()),
+        }
+    }
+
+    /// Puts a device filter in the place of the present one; `None` allows every device.
+    pub fn replace_devices(&self, filter: Option<&devices::Filter>) -> Result<()> {
+        match self {
+            Self::V2(cgroup) => Ok(v2::replace_device_program(cgroup.dir(), filter, false)?),
+            Self::V1(cgroup) => cgroup.replace_devices(filter),
+        }
+    }
+
+    /// How many device programs are attached, and whether they are what the filter asks for.
+    pub fn devices_are(&self, filter: Option<&devices::Filter>) -> Result<(usize, bool)> {
+        match self {
+            Self::V2(cgroup) => Ok(v2::device_program_is(cgroup.dir(), filter)?),
+            Self::V1(_) => {
+                Err(fail(Kind::Unsupported, "cgroup v1 does not tell which device rules were given"))
+            }
         }
     }
 

@@ -10,10 +10,13 @@ pub mod dbus;
 pub mod devices;
 mod host;
 pub mod resources;
+pub mod stats;
 pub mod systemd;
 mod tree;
+pub mod update;
 pub mod v1;
 pub mod v2;
+pub mod values;
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;

@@ -81,6 +81,27 @@ impl Cgroup {
         result.with_context(|| self.path.display().to_string())
     }
 
+    /// The text of one of its files; `None` if there is no such file.
+    pub fn read(&self, file: &str) -> Result<Option<String>> {
+        match read_list(self.dir(), file) {
+            Err(e) if sys::errno(&e) == Some(Errno::ENOENT) => Ok(None),
+            other => self.named(other).map(Some),
+        }
+    }
+
+    /// One of its files, open for reading; `None` if there is no such file.
+    pub fn open_file(&self, file: &str) -> Result<Option<OwnedFd>> {
+        match fs::open(self.dir(), Path::new(file), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
+            Err(e) if e.errno == Errno::ENOENT => Ok(None),
+            other => self.named(other.map_err(Into::into)).map(Some),
+        }
+    }
+
+    /// Writes to one of its files.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        Ok(fs::write_at(self.dir(), Path::new(file), value.as_bytes())?)
+    }
+
     /// The ids of all processes inside, also in cgroups below, as our own pid namespace knows them.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();

@@ -179,6 +179,23 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
     Ok(dir)
 }
 
+/// Enables what a write needs on the way to a cgroup that exists; without `enable`, only finds out whether it is
+/// available at all.
+pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<()> {
+    let mount = super::Host::probe()?.v2_mount.unwrap_or_default();
+    let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
+    let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
+    let plan = &Plan { mount, path, writes, devices: None, rootless: false, scope: None };
+    if !enable {
+        return available(open_dir(fs::CWD, &plan.mount)?.as_fd(), plan).map(drop);
+    }
+    let mut made = Vec::new();
+    let walked = make_directories(plan, &mut made);
+    // It was deleted meanwhile: not ours to make anew.
+    undo(&mut made);
+    walked.map(drop)
+}
+
 /// Makes a directory; false if it is there already.
 fn make(dir: BorrowedFd, name: &Path) -> sys::Result<bool> {
     match fs::mkdirat(dir, name, 0o755) {
@@ -308,11 +325,7 @@ fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result
 /// Sets one limit.
 pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
     if let Some(file) = write.floor {
-        let used: u64 = read_file(dir, file)?.trim().parse().unwrap_or(0);
-        if write.value.parse().is_ok_and(|limit: u64| limit < used) {
-            let message = format!("{}: {} is below the usage, {used}", write.place, write.value);
-            return Err(fail(Kind::Config, message));
-        }
+        check_floor(Some(&read_file(dir, file)?), &write.value, &write.place)?;
     }
     let result = write_value(dir, &write.file, &write.value);
     let Err(e) = result else { return Ok(()) };
@@ -330,12 +343,21 @@ pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
     }
 }
 
+/// Refuses a limit below what `used`, the text of a file, says to be in use.
+pub(super) fn check_floor(used: Option<&str>, value: &str, place: &str) -> Result<()> {
+    let used: u64 = used.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    if value.parse().is_ok_and(|limit: u64| limit < used) {
+        return Err(fail(Kind::Config, format!("{place}: {value} is below the usage, {used}")));
+    }
+    Ok(())
+}
+
 fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
     fs::write_at(dir, Path::new(file), value.as_bytes())
 }
 
 /// Whether any swap is active: the list has a heading and then a line for each.
-fn host_swaps() -> bool {
+pub(super) fn host_swaps() -> bool {
     read_list(fs::CWD, "/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
 
@@ -379,4 +401,18 @@ pub fn replace_device_program(
         bpf::detach_device_program(dir, program.as_fd())?;
     }
     Ok(())
+}
+
+/// How many device programs are attached, and whether they are what the filter comes to: one program, this one, or none
+/// where every device is allowed.
+pub(super) fn device_program_is(
+    dir: BorrowedFd,
+    filter: Option<&devices::Filter>,
+) -> sys::Result<(usize, bool)> {
+    let attached = bpf::device_programs(dir)?;
+    let Some(filter) = filter else { return Ok((attached.len(), attached.is_empty())) };
+    let [id] = attached[..] else { return Ok((attached.len(), false)) };
+    let wanted = bpf::load_device_program(&filter.compile(), b"corten_devices\0\0")?;
+    let same = bpf::program_tag(bpf::program_by_id(id)?.as_fd())? == bpf::program_tag(wanted.as_fd())?;
+    Ok((1, same))
 }

@@ -1,10 +1,11 @@
 //! What clap has matched, as values.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::{Command, Create, Exec, Explain, Format, Globals, Kill, Run, User};
+use super::{Command, Create, Events, Exec, Explain, Format, Globals, Kill, Run, User};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::process::users;
@@ -109,6 +110,27 @@ pub(super) fn kill(m: &ArgMatches) -> Result<Command> {
     Ok(Command::Kill(Kill { id: id(m)?, signal, all: m.get_flag("all") }))
 }
 
+pub(super) fn events(m: &ArgMatches) -> Result<Command> {
+    let interval = word(m, "interval", duration)?.unwrap_or(Duration::from_secs(5));
+    Ok(Command::Events(Events { id: id(m)?, stats: m.get_flag("stats"), interval }))
+}
+
+/// A time above 0 as Go writes it: `5s`, `1m30s`, `1.5h`.
+fn duration(value: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 7] =
+        [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (mut rest, mut seconds) = (value, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (count, after) = rest.split_at(end);
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        seconds += count.parse::<f64>().ok()? * UNITS.iter().find(|(name, _)| *name == unit)?.1;
+        rest = after;
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero())
+}
+
 pub(super) fn exec(m: &ArgMatches) -> Result<Command> {
     let exec = Exec {
         id: id(m)?,
@@ -165,4 +187,29 @@ fn user(value: &str) -> Option<User> {
     }
     let who = users::who(value, &[], &[]).ok()?;
     Some(User::Ids { uid: who.uid, gid: who.gid })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_go() {
+        for (text, expected) in [
+            ("5s", Some(5000)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            ("250ms", Some(250)),
+            ("0s", None),
+            ("", None),
+            ("5", None),
+            ("-5s", None),
+            ("5s3", None),
+            ("s", None),
+            ("5d", None),
+            ("1..5s", None),
+        ] {
+            assert_eq!(duration(text), expected.map(Duration::from_millis), "{text:?}");
+        }
+    }
 }

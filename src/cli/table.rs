@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
-use super::{Command, Delete, List, Ps, Spec, read};
+use super::{Command, Delete, List, Ps, Spec, read, update};
 use crate::error::Result;
 
 /// What an option takes. The words name the value in the help.
@@ -106,6 +106,34 @@ const EXEC: &[Opt] = &[
 
 const FORMAT: &[Opt] = &[opt("format", Some('f'), Text("FORMAT"), "table or json")];
 
+const UPDATE: &[Opt] = &[
+    opt(
+        "resources",
+        Some('r'),
+        Path("FILE"),
+        "read linux.resources (JSON) from FILE, or - for standard input",
+    ),
+    opt("dry-run", None, Switch, "print what would be written, and write nothing"),
+    opt("memory", None, Text("SIZE"), "memory.limit, such as 512M; -1 for none"),
+    opt("memory-reservation", None, Text("SIZE"), "memory.reservation"),
+    opt("memory-swap", None, Text("SIZE"), "memory.swap: memory and swap together"),
+    opt("kernel-memory", None, Text("SIZE"), "memory.kernel"),
+    opt("kernel-memory-tcp", None, Text("SIZE"), "memory.kernelTCP"),
+    opt("cpu-share", None, Text("N"), "cpu.shares"),
+    opt("cpu-quota", None, Text("MICROSECONDS"), "cpu.quota in a period; -1 for none"),
+    opt("cpu-period", None, Text("MICROSECONDS"), "cpu.period"),
+    opt("cpu-burst", None, Text("MICROSECONDS"), "cpu.burst"),
+    opt("cpu-idle", None, Text("N"), "cpu.idle, 0 or 1"),
+    opt("cpu-rt-period", None, Text("MICROSECONDS"), "cpu.realtimePeriod"),
+    opt("cpu-rt-runtime", None, Text("MICROSECONDS"), "cpu.realtimeRuntime"),
+    opt("cpuset-cpus", None, Text("LIST"), "cpu.cpus, such as 0-3,7"),
+    opt("cpuset-mems", None, Text("LIST"), "cpu.mems"),
+    opt("blkio-weight", None, Text("N"), "blockIO.weight, 10 to 1000"),
+    opt("pids-limit", None, Text("N"), "pids.limit; -1 for none"),
+    opt("l3-cache-schema", None, Text("SCHEMA"), "intelRdt.l3CacheSchema"),
+    opt("mem-bw-schema", None, Text("SCHEMA"), "intelRdt.memBwSchema"),
+];
+
 const VERBS: &[Verb] = &[
     Verb {
         name: "create",
@@ -124,9 +152,17 @@ const VERBS: &[Verb] = &[
     Verb {
         name: "state",
         about: "print a container's state",
-        options: &[],
+        options: &[&[opt(
+            "applied",
+            None,
+            Switch,
+            "and what the kernel says of it beside what was asked; a difference is an error",
+        )]],
         operands: Operands::Id,
-        read: |m| read::id(m).map(Command::State),
+        read: |m| {
+            let command = if m.get_flag("applied") { Command::Applied } else { Command::State };
+            read::id(m).map(command)
+        },
     },
     Verb {
         name: "kill",
@@ -146,6 +182,37 @@ const VERBS: &[Verb] = &[
         )]],
         operands: Operands::Id,
         read: |m| Ok(Command::Delete(Delete { id: read::id(m)?, force: m.get_flag("force") })),
+    },
+    Verb {
+        name: "pause",
+        about: "let a container's processes stand still",
+        options: &[],
+        operands: Operands::Id,
+        read: |m| read::id(m).map(Command::Pause),
+    },
+    Verb {
+        name: "resume",
+        about: "let a paused container's processes go on",
+        options: &[],
+        operands: Operands::Id,
+        read: |m| read::id(m).map(Command::Resume),
+    },
+    Verb {
+        name: "update",
+        about: "change a container's limits",
+        options: &[UPDATE],
+        operands: Operands::Id,
+        read: update::read,
+    },
+    Verb {
+        name: "events",
+        about: "print what a container uses, until it stops",
+        options: &[&[
+            opt("stats", None, Switch, "print one record, and end"),
+            opt("interval", None, Text("DURATION"), "how often (default 5s)"),
+        ]],
+        operands: Operands::Id,
+        read: read::events,
     },
     Verb {
         name: "run",

@@ -258,6 +258,31 @@ fn explain(bundle: Option<&str>, profile: Option<&str>, syscalls: &[&str]) -> Co
 }
 
 #[test]
+fn limits_become_a_document() {
+    let update = |line: &str| match command(line) {
+        Command::Update(update) => update,
+        other => panic!("{line}: {other:?}"),
+    };
+    for (line, expected) in [
+        ("update c1", "{}"),
+        ("update --memory 512M --memory-swap=-1 c1", r#"{"memory":{"limit":536870912,"swap":-1}}"#),
+        ("update --memory= --cpu-quota -1 c1", r#"{"cpu":{"quota":-1}}"#),
+        ("update --pids-limit 0 --cpuset-cpus 0-1 c1", r#"{"pids":{"limit":0},"cpu":{"cpus":"0-1"}}"#),
+        (
+            "update --blkio-weight 10 --cpu-share=2 --cpu-idle 1 --kernel-memory-tcp 1k c1",
+            r#"{"blockIO":{"weight":10},"cpu":{"shares":2,"idle":1},"memory":{"kernelTCP":1024}}"#,
+        ),
+    ] {
+        let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+        assert_eq!(update(line).document, expected, "{line}");
+    }
+    for line in ["update --resources=- c1", "update --resources - c1", "update -r - c1"] {
+        assert_eq!(update(line).resources, Some("-".into()), "{line}");
+    }
+    assert_eq!(update("update --l3-cache-schema L3:0=f --dry-run c1").schemas, ["L3:0=f"]);
+}
+
+#[test]
 fn help_is_given() {
     for (line, word) in [
         ("--help", "features"),
@@ -283,7 +308,11 @@ fn mistakes_are_told_in_one_line() {
         ("", "unknown command \"\""),
         ("bogus c1", "unknown command \"bogus\""),
         ("checkpoint c1", "unknown command"),
-        ("pause c1", "unknown command"),
+        ("pause", "required arguments were not provided: <ID>"),
+        ("resume a/b", "invalid container ID format"),
+        ("update --memory 5x c1", "invalid value \"5x\" for --memory"),
+        ("update --cpu-period -1 c1", "for --cpu-period"),
+        ("update --pids-limit ten c1", "for --pids-limit"),
         ("--bogus state c1", "unexpected argument '--bogus' found"),
         ("--root", "a value is required for '--root <DIR>'"),
         ("create", "required arguments were not provided: <ID>"),

@@ -82,7 +82,7 @@ pub fn document(mount_options: &[&str], seccomp: &Seccomp, last_capability: u8) 
             "intelRdt": {"enabled": false},
             "memoryPolicy": {"modes": MEMORY_MODES, "flags": MEMORY_FLAGS},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "potentiallyUnsafeConfigAnnotations": [],
     })

@@ -61,6 +61,16 @@ pub(super) fn process(value: &mut Value, prefix: &str, version: Version, found: 
     mend_process(value, prefix, version, found);
 }
 
+/// Mends a document of resources.
+pub(super) fn resources(value: &mut Value) {
+    let mut found = Found::default();
+    drop_nulls(value, &mut found);
+    if let Some(resources) = value.as_object_mut() {
+        absent_pids_limit(resources, &mut found);
+        huge_limits(resources, &mut found);
+    }
+}
+
 fn mend_process(value: &mut Value, prefix: &str, version: Version, found: &mut Found) {
     let Some(process) = value.as_object_mut() else { return };
     // Its ids have 0 as their default in every other runtime.

@@ -165,7 +165,8 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     };
     let root = rootfs::mount_all(&plan.rootfs, sources)?;
     credentials::umask(umask);
-    if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
+    let hooks = !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty();
+    if hooks || !plan.namespaces.devices.is_empty() {
         report.send(&Event::Mounted)?;
         report.await_go()?;
     }

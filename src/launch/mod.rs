@@ -27,6 +27,7 @@ use crate::cli::SPEC_VERSION;
 use crate::config::Config;
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
+use crate::namespaces::netdev::{self, Devices};
 use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
@@ -130,11 +131,14 @@ pub fn create(request: &Request) -> Result<Launched> {
             None => Ok(()),
         })?;
         record.pid = Some(process.pid);
-        let attended = attend(&mut process, request, &dir, &mut record)
+        let mut devices = None;
+        let attended = attend(&mut process, request, &dir, &mut record, &mut devices)
             .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
         match attended {
             Ok(()) => Ok(process),
             Err(e) => {
+                // With the namespace a virtual one would end.
+                devices.iter_mut().for_each(Devices::take_back);
                 // Ours to reap: the record need not know of it.
                 process.kill();
                 Err(e)
@@ -353,7 +357,13 @@ fn limits(pid: i32, process: &process::Plan, proc: BorrowedFd) -> Result<()> {
 }
 
 /// Serves the container's process until it is ready.
-fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Record) -> Result<()> {
+fn attend<'a>(
+    process: &mut Process,
+    request: &Request<'a>,
+    dir: &Dir,
+    record: &mut Record,
+    devices: &mut Option<Devices<'a>>,
+) -> Result<()> {
     let plan = request.plan;
     loop {
         match process.next()? {
@@ -372,6 +382,10 @@ fn attend(process: &mut Process, request: &Request, dir: &Dir, record: &mut Reco
             Event::Mounted => {
                 put_on_record(process, record)?;
                 dir.save(record)?;
+                if !plan.namespaces.devices.is_empty() {
+                    let proc = request.host.proc.as_fd();
+                    *devices = Some(netdev::give(&plan.namespaces.devices, process.pid, proc)?);
+                }
                 // `creating` is step 2 of the lifecycle; these hooks are the steps after it (runtime.md#lifecycle).
                 let state = spec_state(record, Status::Created, record.pid);
                 hooks::run(&plan.hooks.prestart, state.as_bytes())?;

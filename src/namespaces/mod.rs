@@ -7,6 +7,7 @@
 
 mod apply;
 pub mod idmap;
+pub mod netdev;
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -87,6 +88,8 @@ pub struct Plan {
     pub offsets: Vec<Offset>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
+    /// Interfaces that become the container's.
+    pub devices: Vec<netdev::Device>,
 }
 
 impl Plan {
@@ -133,6 +136,7 @@ pub fn plan(spec: &Spec, problems: &mut Problems) -> Plan {
         list(linux, &mut plan, problems);
         user(linux, &mut plan, problems);
         offsets(linux, &mut plan, problems);
+        plan.devices = netdev::plan(linux, plan.has(libc::CLONE_NEWNET), problems);
     }
     for (name, value) in [("hostname", &plan.hostname), ("domainname", &plan.domainname)] {
         let Some(value) = value else { continue };

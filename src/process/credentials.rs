@@ -154,7 +154,9 @@ impl Status {
         Self::parse(&String::from_utf8_lossy(&text)).context("/proc/self/status: not understood")
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// From the text of a process's `status`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let numbers = |name| -> Option<Vec<u32>> {
             field(name)?.split_ascii_whitespace().map(|n| n.parse().ok()).collect()

@@ -13,6 +13,7 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_DETACH: libc::c_int = 9;
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
@@ -157,4 +158,33 @@ pub fn device_programs(cgroup: BorrowedFd) -> Result<Vec<u32>> {
 pub fn program_by_id(id: u32) -> Result<OwnedFd> {
     let mut attr = ById { prog_id: id, ..ById::default() };
     check_fd(bpf(BPF_PROG_GET_FD_BY_ID, &mut attr), || format!("bpf(PROG_GET_FD_BY_ID, {id})"))
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    typ: u32,
+    id: u32,
+    tag: [u8; 8],
+}
+
+/// The kernel's digest of a program's instructions: the same for the same program.
+pub fn program_tag(program: BorrowedFd) -> Result<[u8; 8]> {
+    let mut info = ProgramInfo::default();
+    let mut attr = InfoByFd {
+        bpf_fd: program.as_raw_fd() as u32,
+        info_len: size_of::<ProgramInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    check(bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr), || "bpf(OBJ_GET_INFO_BY_FD)".into())?;
+    Ok(info.tag)
 }

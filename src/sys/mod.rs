@@ -9,6 +9,7 @@ pub mod fs;
 pub mod landlock;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod seccomp;
 pub mod signal;

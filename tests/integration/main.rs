@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod apparmor;
+mod applied;
 mod binds;
 mod cgroups;
 mod cli;
 mod devices;
 mod errors;
+mod events;
 mod exec;
 mod exec_options;
 mod filesystems;
@@ -19,6 +21,8 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod namespaces;
+mod netdev;
+mod pause;
 mod pivot;
 mod process;
 mod propagation;
@@ -27,4 +31,5 @@ mod run;
 mod seccomp;
 mod systemd;
 mod terminal;
+mod update;
 mod v1;

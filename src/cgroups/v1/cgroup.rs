@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
+use crate::cgroups::devices::Filter;
 use crate::cgroups::{tree, v2};
-use crate::error::Result;
+use crate::error::{Problems, Result};
 use crate::state::CgroupRecord;
 use crate::sys::{self, fs};
 
@@ -72,6 +73,27 @@ impl Cgroup {
     pub fn doors(&self) -> Result<Vec<OwnedFd>> {
         let open = |dir: &PathBuf| fs::open(fs::CWD, &dir.join("cgroup.procs"), fs::O_WRONLY, 0);
         Ok(self.dirs.iter().map(open).collect::<sys::Result<_>>()?)
+    }
+
+    /// The cgroup that has a file of that name.
+    pub(in crate::cgroups) fn holder(&self, file: &str) -> Result<Option<tree::Cgroup>> {
+        let has = |dir: &&Path| fs::open(fs::CWD, &dir.join(file), fs::O_PATH, 0).is_ok();
+        let unified = self.unified.as_ref().map(|cgroup| cgroup.path.as_path());
+        let found = self.dirs.iter().map(PathBuf::as_path).chain(unified).find(has);
+        found.map_or(Ok(None), tree::Cgroup::open_v1)
+    }
+
+    /// Gives the rules anew, one after the other: v1 has no way to exchange all of them at once.
+    pub(in crate::cgroups) fn replace_devices(&self, filter: Option<&Filter>) -> Result<()> {
+        let Some(holder) = self.holder("devices.allow")? else {
+            let unified = self.unified.as_ref().map(v2::Cgroup::dir);
+            return Ok(unified.map_or(Ok(()), |dir| v2::replace_device_program(dir, filter, false))?);
+        };
+        let Some(filter) = filter else { return holder.write("devices.allow", "a") };
+        let mut problems = Problems::default();
+        let writes = super::devices::lower(filter, &mut problems);
+        problems.into_result()?;
+        writes.iter().try_for_each(|write| holder.write(&write.file, &write.value))
     }
 
     /// Acts on the cgroup that knows the processes, without v2.

@@ -99,6 +99,14 @@ impl Plan {
     }
 }
 
+/// What resources come to, in v1's hierarchies and in v2's beside them.
+pub(super) fn writes(resources: &LinuxResources, host: &Host, problems: &mut Problems) -> Vec<Write> {
+    let (ours, theirs) = split(resources.clone(), host);
+    let mut writes = resources::plan(&ours, problems);
+    writes.extend(super::resources::plan(&theirs, problems));
+    writes
+}
+
 /// Plans the container's cgroup in all hierarchies.
 pub(super) fn plan(
     request: &Request,

@@ -1,0 +1,266 @@
+//! What a cgroup has used, in the form of runc's `events` that go-runc reads: numbers without a sign, times in
+//! nanoseconds, and zeros where a controller is missing.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::Result;
+
+/// The statistics, from what `read` gives for a file's name (`None`: there is no such file) and the sizes of huge
+/// pages that the kernel has, as in `2MB`.
+pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) -> Result<Value> {
+    let text = |file: &str| read(file).map(Option::unwrap_or_default);
+    let pressure = |file: &str| text(file).map(|text| pressure(&text));
+    let (total, limit) = (number(&text("pids.current")?), limit(&text("pids.max")?));
+    let mut hugetlb = Map::new();
+    for size in sizes {
+        let Some(current) = read(&format!("hugetlb.{size}.current"))? else { continue };
+        let events = text(&format!("hugetlb.{size}.events"))?;
+        let entry = json!({"usage": number(&current), "max": 0, "failcnt": of(&flat(&events), "max")});
+        hugetlb.insert(size.clone(), entry);
+    }
+    let mut memory = memory(&text)?;
+    memory["psi"] = pressure("memory.pressure")?;
+    let mut cpu = cpu(&text("cpu.stat")?);
+    cpu["psi"] = pressure("cpu.pressure")?;
+    let mut blkio = blkio(&text("io.stat")?);
+    blkio["psi"] = pressure("io.pressure")?;
+    Ok(json!({
+        "cpu": cpu,
+        "cpuset": {
+            "cpus": list(&text("cpuset.cpus.effective")?),
+            "mems": list(&text("cpuset.mems.effective")?),
+        },
+        "memory": memory,
+        // As in runc, 0 is no limit.
+        "pids": {"current": total, "limit": if limit == u64::MAX { 0 } else { limit }},
+        "blkio": blkio,
+        "hugetlb": hugetlb,
+        "intel_rdt": {},
+    }))
+}
+
+fn number(text: &str) -> u64 {
+    text.trim().parse().unwrap_or(0)
+}
+
+/// A number, or `max`.
+fn limit(text: &str) -> u64 {
+    match text.trim() {
+        "" => 0,
+        text => text.parse().unwrap_or(u64::MAX),
+    }
+}
+
+/// `name value` on every line.
+fn flat(text: &str) -> BTreeMap<&str, u64> {
+    text.lines().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name, number(value))).collect()
+}
+
+fn of(values: &BTreeMap<&str, u64>, name: &str) -> u64 {
+    values.get(name).copied().unwrap_or(0)
+}
+
+fn cpu(stat: &str) -> Value {
+    let stat = flat(stat);
+    let nanoseconds = |name: &str| of(&stat, name).saturating_mul(1000);
+    json!({
+        "usage": {
+            "total": nanoseconds("usage_usec"),
+            "percpu": [],
+            "kernel": nanoseconds("system_usec"),
+            "user": nanoseconds("user_usec"),
+        },
+        "throttling": {
+            "periods": of(&stat, "nr_periods"),
+            "throttledPeriods": of(&stat, "nr_throttled"),
+            "throttledTime": nanoseconds("throttled_usec"),
+        },
+    })
+}
+
+fn memory(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
+    let stat = text("memory.stat")?;
+    let stat = flat(&stat);
+    let events = text("memory.events")?;
+    let (usage, most) = (number(&text("memory.current")?), number(&text("memory.peak")?));
+    let (max, swap_max) = (limit(&text("memory.max")?), limit(&text("memory.swap.max")?));
+    let swap = number(&text("memory.swap.current")?);
+    let only = |usage: u64| json!({"limit": 0, "usage": usage, "max": 0, "failcnt": 0});
+    Ok(json!({
+        "cache": of(&stat, "file"),
+        "usage": {"limit": max, "usage": usage, "max": most, "failcnt": of(&flat(&events), "max")},
+        // cgroup v1 counted memory and swap together, and its readers still do.
+        "swap": {
+            "limit": max.saturating_add(swap_max),
+            "usage": usage.saturating_add(swap),
+            "max": 0,
+            "failcnt": 0,
+        },
+        "kernel": only(of(&stat, "kernel")),
+        "kernelTCP": only(of(&stat, "sock")),
+        "raw": stat,
+    }))
+}
+
+/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` on every line.
+fn blkio(stat: &str) -> Value {
+    let (mut bytes, mut operations) = (Vec::new(), Vec::new());
+    for line in stat.lines() {
+        let mut words = line.split_whitespace();
+        let Some((major, minor)) = words.next().and_then(|device| device.split_once(':')) else { continue };
+        for (name, value) in words.filter_map(|word| word.split_once('=')) {
+            let (list, op) = match name {
+                "rbytes" => (&mut bytes, "Read"),
+                "wbytes" => (&mut bytes, "Write"),
+                "dbytes" => (&mut bytes, "Discard"),
+                "rios" => (&mut operations, "Read"),
+                "wios" => (&mut operations, "Write"),
+                "dios" => (&mut operations, "Discard"),
+                _ => continue,
+            };
+            let (major, minor) = (number(major), number(minor));
+            list.push(json!({"major": major, "minor": minor, "op": op, "value": number(value)}));
+        }
+    }
+    let mut out = json!({"ioServiceBytesRecursive": bytes, "ioServicedRecursive": operations});
+    for name in ["ioQueueRecursive", "ioServiceTimeRecursive", "ioWaitTimeRecursive", "ioMergedRecursive"] {
+        out[name] = json!([]);
+    }
+    for name in ["ioTimeRecursive", "sectorsRecursive"] {
+        out[name] = json!([]);
+    }
+    out
+}
+
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and a line for `full`. Null where the kernel keeps none.
+fn pressure(text: &str) -> Value {
+    let mut out = Value::Null;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let Some(kind) = words.next() else { continue };
+        for (name, value) in words.filter_map(|word| word.split_once('=')) {
+            out[kind][name] = match name {
+                "total" => json!(number(value)),
+                _ => json!(value.parse::<f64>().unwrap_or(0.0)),
+            };
+        }
+    }
+    out
+}
+
+/// The members of `0-3,7`.
+fn list(text: &str) -> Vec<u32> {
+    super::values::list(text.trim()).unwrap_or_default().into_iter().collect()
+}
+
+/// The network interfaces in the text of `/proc/PID/net/dev`, as runc names their figures.
+#[must_use]
+pub fn interfaces(text: &str) -> Value {
+    /// The columns of that file: eight for what is received, then eight for what is sent.
+    const FIGURES: [(usize, &str); 8] = [
+        (0, "RxBytes"),
+        (1, "RxPackets"),
+        (2, "RxErrors"),
+        (3, "RxDropped"),
+        (8, "TxBytes"),
+        (9, "TxPackets"),
+        (10, "TxErrors"),
+        (11, "TxDropped"),
+    ];
+    let line = |line: &str| {
+        let (name, figures) = line.split_once(':')?;
+        let figures: Vec<u64> = figures.split_whitespace().map(number).collect();
+        let mut entry = json!({"Name": name.trim()});
+        for (column, name) in FIGURES {
+            entry[name] = json!(figures.get(column)?);
+        }
+        Some(entry)
+    };
+    text.lines().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_files(files: &[(&str, &str)]) -> Value {
+        let read = |name: &str| Ok(files.iter().find(|(file, _)| *file == name).map(|(_, t)| t.to_string()));
+        stats(read, &["2MB".into(), "1GB".into()]).unwrap()
+    }
+
+    /// Whether every number is one that Go's uint64 or, for averages, float64 takes.
+    fn unsigned(value: &Value) -> bool {
+        match value {
+            Value::Number(n) => n.as_u64().is_some() || n.as_f64().is_some_and(|f| f >= 0.0),
+            Value::Array(items) => items.iter().all(unsigned),
+            Value::Object(members) => members.values().all(unsigned),
+            _ => true,
+        }
+    }
+
+    #[test]
+    fn files_become_figures() {
+        let value = of_files(&[
+            (
+                "cpu.stat",
+                "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\nnr_periods 4\nnr_throttled 2\nthrottled_usec 7\n",
+            ),
+            ("memory.current", "4096\n"),
+            ("memory.peak", "8192\n"),
+            ("memory.max", "max\n"),
+            ("memory.swap.current", "4096\n"),
+            ("memory.swap.max", "4096\n"),
+            ("memory.stat", "anon 1\nfile 2\nkernel 3\nsock 4\n"),
+            ("memory.events", "low 0\nhigh 0\nmax 9\noom 0\noom_kill 0\n"),
+            ("pids.current", "3\n"),
+            ("pids.max", "max\n"),
+            ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n"),
+            ("hugetlb.2MB.current", "2097152\n"),
+            ("hugetlb.2MB.events", "max 5\n"),
+            ("cpuset.cpus.effective", "0-1,3\n"),
+            ("cpu.pressure", "some avg10=1.50 avg60=0.00 avg300=0.00 total=12\n"),
+        ]);
+        for (pointer, expected) in [
+            ("/cpu/usage/total", json!(1_500_000)),
+            ("/cpu/usage/kernel", json!(500_000)),
+            ("/cpu/throttling/throttledTime", json!(7000)),
+            ("/cpu/psi/some/avg10", json!(1.5)),
+            ("/cpu/psi/some/total", json!(12)),
+            ("/memory/cache", json!(2)),
+            ("/memory/usage", json!({"limit": u64::MAX, "usage": 4096, "max": 8192, "failcnt": 9})),
+            ("/memory/swap/usage", json!(8192)),
+            ("/memory/swap/limit", json!(u64::MAX)),
+            ("/memory/raw/anon", json!(1)),
+            ("/memory/psi", Value::Null),
+            ("/pids", json!({"current": 3, "limit": 0})),
+            ("/blkio/ioServicedRecursive/1", json!({"major": 8, "minor": 0, "op": "Write", "value": 4})),
+            ("/hugetlb", json!({"2MB": {"usage": 2_097_152, "max": 0, "failcnt": 5}})),
+            ("/cpuset/cpus", json!([0, 1, 3])),
+        ] {
+            assert_eq!(value.pointer(pointer), Some(&expected), "{pointer}");
+        }
+        assert!(unsigned(&value));
+    }
+
+    #[test]
+    fn what_is_missing_is_zero() {
+        let value = of_files(&[]);
+        assert_eq!(value["memory"]["usage"], json!({"limit": 0, "usage": 0, "max": 0, "failcnt": 0}));
+        assert_eq!(value["cpu"]["usage"]["percpu"], json!([]));
+        assert_eq!(value["hugetlb"], json!({}));
+        assert!(unsigned(&value));
+    }
+
+    #[test]
+    fn interfaces_are_those_of_the_file() {
+        let text = "Inter-|   Receive  |  Transmit\n face |bytes    packets errs|bytes\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
+        let expected = json!([{
+            "Name": "lo", "RxBytes": 1, "RxPackets": 2, "RxErrors": 3, "RxDropped": 4,
+            "TxBytes": 9, "TxPackets": 10, "TxErrors": 11, "TxDropped": 12,
+        }]);
+        assert_eq!(interfaces(text), expected);
+        assert_eq!(interfaces(""), json!([]));
+    }
+}

@@ -1,0 +1,277 @@
+//! Changing the limits of a cgroup that is in use: only what differs, in an order that the kernel takes, and all
+//! of it or nothing.
+
+use anyhow::{Context, anyhow};
+use nix::errno::Errno;
+
+use super::resources::{Absent, Write};
+use super::values::{Units, part, present, rises, same};
+use super::{Cgroup, devices, v2};
+use crate::error::{Kind, Result, fail};
+use crate::log;
+use crate::sys;
+
+/// A file that will say something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub file: String,
+    /// What brings the former state back; `None` for a file that cannot be read.
+    pub before: Option<String>,
+    pub after: String,
+    /// The place in the document that asks for it.
+    pub place: String,
+}
+
+/// What is to be changed, and how.
+#[derive(Debug)]
+pub struct Update {
+    pub changes: Vec<Change>,
+    /// The new device filter, where the rules are to be replaced; inside, `None` if every device is allowed.
+    pub devices: Option<Option<devices::Filter>>,
+}
+
+/// Pairs of files where the first must never be above what the second allows for: memory that is to be swapped
+/// out needs room there first, the burst must not exceed the quota.
+const BOUNDED: [(&str, &str); 3] = [
+    ("memory.max", "memory.swap.max"),
+    ("cpu.max.burst", "cpu.max"),
+    ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+];
+
+/// Sorts changes so that at no moment one stands against the kernel's rules.
+pub fn order(changes: &mut [Change]) {
+    for (inner, outer) in BOUNDED {
+        let rising = |change: &Change| rises(change.before.as_deref().unwrap_or("max"), &change.after);
+        let first = |changes: &[Change]| changes.iter().find(|c| c.file == outer).is_some_and(rising);
+        put(changes, inner, outer, first(changes));
+    }
+    // The weight of an idle group cannot be set.
+    let wakes = changes.iter().any(|c| c.file == "cpu.idle" && c.after == "0");
+    put(changes, "cpu.weight", "cpu.idle", wakes);
+}
+
+/// Exchanges two files' changes, if both are there, unless `second` comes first as it is wanted.
+fn put(changes: &mut [Change], first: &str, second: &str, second_first: bool) {
+    let at = |file: &str| changes.iter().position(|c| c.file == file);
+    if let (Some(a), Some(b)) = (at(first), at(second))
+        && (b < a) != second_first
+    {
+        changes.swap(a, b);
+    }
+}
+
+/// Drops what a later write to the same place overrides, and a weight that the kernel does not take or tell while the
+/// group is idle.
+fn effective(writes: Vec<Write>) -> Vec<Write> {
+    let idle = writes.iter().any(|w| w.file == "cpu.idle" && w.value == "1");
+    let mut kept: Vec<Write> = Vec::new();
+    for write in writes {
+        kept.retain(|w| w.file != write.file || part(&w.file, &w.value) != part(&write.file, &write.value));
+        if !(idle && write.file == "cpu.weight") {
+            kept.push(write);
+        }
+    }
+    kept
+}
+
+/// What a cgroup says where a write is asked for.
+pub struct Applied {
+    pub write: Write,
+    /// `None`: there is no such file, or it cannot be read.
+    pub found: Option<String>,
+    pub same: bool,
+}
+
+/// Compares what is asked with what the cgroup says.
+pub fn look(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Applied>> {
+    let units = Units::probe();
+    let mut all = Vec::new();
+    for mut write in effective(writes) {
+        let (found, same) = match find(cgroup, &write)? {
+            None if needless(&write) => continue,
+            None => (None, false),
+            Some(Target { file, value, text }) => {
+                let found = text.map(|text| present(&file, &value, &text));
+                let same = found.as_ref().is_some_and(|found| same(&file, &value, found, units));
+                (write.file, write.value) = (file, value);
+                (found, same)
+            }
+        };
+        all.push(Applied { write, found, same });
+    }
+    Ok(all)
+}
+
+/// Compares what is asked with what the cgroup has. Nothing is changed by it, but that with `enable` controllers
+/// that are needed, and not enabled yet on the way to the cgroup, are.
+pub fn compare(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Change>> {
+    let mut changes: Vec<Change> = Vec::new();
+    let units = Units::probe();
+    for write in effective(writes) {
+        let Some(Target { file, value, text }) = resolve(cgroup, &write, enable)? else { continue };
+        let before = text.map(|text| present(&file, &value, &text));
+        if before.as_ref().is_some_and(|before| same(&file, &value, before, units)) {
+            continue;
+        }
+        if let Some(floor) = write.floor {
+            v2::check_floor(cgroup.read(floor)?.as_deref(), &value, &write.place)?;
+        }
+        changes.push(Change { file, before, after: value, place: write.place });
+    }
+    order(&mut changes);
+    Ok(changes)
+}
+
+/// A file that a write is for.
+struct Target {
+    file: String,
+    value: String,
+    /// What it says; `None` for one that is only written.
+    text: Option<String>,
+}
+
+/// The file, if it is there.
+fn target(cgroup: &Cgroup, file: &str, value: &str) -> Result<Option<Target>> {
+    let text = match cgroup.read(file) {
+        Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => None,
+        other => match other? {
+            None => return Ok(None),
+            text => text,
+        },
+    };
+    Ok(Some(Target { file: file.into(), value: value.into(), text }))
+}
+
+/// The file that a write is for in this cgroup.
+fn find(cgroup: &Cgroup, write: &Write) -> Result<Option<Target>> {
+    match (target(cgroup, &write.file, &write.value)?, &write.absent) {
+        (None, Absent::Instead { file, value }) => target(cgroup, file, value),
+        (found, _) => Ok(found),
+    }
+}
+
+/// Whether nothing is lost where the file of a write does not exist.
+fn needless(write: &Write) -> bool {
+    match write.absent {
+        Absent::NoLimit => true,
+        Absent::NoSwap => !v2::host_swaps(),
+        Absent::Fails | Absent::Instead { .. } => false,
+    }
+}
+
+/// The file to write. `None`: there is nothing to do.
+fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target>> {
+    let found = find(cgroup, write)?;
+    if found.is_some() || needless(write) {
+        return Ok(found);
+    }
+    if write.controller().is_some() {
+        cgroup.enable(write, enable)?;
+        if !enable {
+            let (file, value) = (write.file.clone(), write.value.clone());
+            return Ok(Some(Target { file, value, text: None }));
+        }
+    }
+    let missing = || {
+        let (place, dir, file) = (&write.place, cgroup.record().path, &write.file);
+        fail(Kind::Unsupported, format!("{place}: {} has no file {file}", dir.display()))
+    };
+    find(cgroup, write)?.ok_or_else(missing).map(Some)
+}
+
+/// Makes the changes. When one fails, those before it are undone, the last one first.
+pub fn apply(cgroup: &Cgroup, update: &Update) -> Result<()> {
+    let mut done = 0;
+    let result = update.changes.iter().try_for_each(|change| {
+        cgroup.write(&change.file, &change.after).with_context(|| change.place.clone())?;
+        done += 1;
+        Ok(())
+    });
+    // Last: it is one step that does not fail halfway, and cannot be undone without the former rules.
+    let result = result.and_then(|()| match &update.devices {
+        Some(filter) => cgroup.replace_devices(filter.as_ref()).context("devices"),
+        None => Ok(()),
+    });
+    if result.is_err() {
+        undo(cgroup, &update.changes[..done]);
+    }
+    result
+}
+
+/// Takes back changes that were made.
+pub fn undo(cgroup: &Cgroup, changes: &[Change]) {
+    for change in changes.iter().rev() {
+        let undone = match &change.before {
+            Some(before) => cgroup.write(&change.file, before),
+            None => Err(anyhow!("{}: {:?} cannot be taken back", change.file, change.after)),
+        };
+        if let Err(e) = undone {
+            log::warn(format!("undoing: {e:#}, ignoring"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(file: &str, before: &str, after: &str) -> Change {
+        let before = Some(before.to_string());
+        Change { file: file.into(), before, after: after.into(), place: String::new() }
+    }
+
+    #[test]
+    fn changes_come_in_an_order_that_passes() {
+        for (changes, expected) in [
+            // Room to swap into comes before the need for it, and goes after.
+            (
+                &[("memory.swap.max", "5", "9"), ("memory.max", "5", "9")][..],
+                &["memory.swap.max", "memory.max"][..],
+            ),
+            (&[("memory.swap.max", "9", "5"), ("memory.max", "9", "5")], &["memory.max", "memory.swap.max"]),
+            (
+                &[("memory.max", "5", "9"), ("memory.swap.max", "5", "max")],
+                &["memory.swap.max", "memory.max"],
+            ),
+            (
+                &[("memory.memsw.limit_in_bytes", "9", "5"), ("memory.limit_in_bytes", "9", "5")],
+                &["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
+            ),
+            // The kernel refuses a burst above the quota.
+            (&[("cpu.max", "50 100", "90 100"), ("cpu.max.burst", "0", "80")], &["cpu.max", "cpu.max.burst"]),
+            (&[("cpu.max", "90 100", "50 100"), ("cpu.max.burst", "80", "9")], &["cpu.max.burst", "cpu.max"]),
+            (
+                &[("cpu.max", "50 100", "max 100"), ("cpu.max.burst", "0", "80")],
+                &["cpu.max", "cpu.max.burst"],
+            ),
+            // An idle group has no weight to set.
+            (&[("cpu.weight", "1", "5"), ("cpu.idle", "0", "1")], &["cpu.weight", "cpu.idle"]),
+            (&[("cpu.weight", "1", "5"), ("cpu.idle", "1", "0")], &["cpu.idle", "cpu.weight"]),
+            (&[("pids.max", "1", "5"), ("memory.max", "1", "5")], &["pids.max", "memory.max"]),
+        ] {
+            let mut sorted: Vec<Change> = changes.iter().map(|(f, b, a)| change(f, b, a)).collect();
+            order(&mut sorted);
+            let files: Vec<&str> = sorted.iter().map(|c| c.file.as_str()).collect();
+            assert_eq!(files, expected, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_several_words_counts() {
+        for (json, expected) in [
+            (r#"{"memory":{"limit":5},"unified":{"memory.max":"9"}}"#, &["memory.max=9"][..]),
+            (r#"{"cpu":{"shares":512,"idle":1}}"#, &["cpu.idle=1"]),
+            (r#"{"cpu":{"shares":1024,"idle":0}}"#, &["cpu.weight=100", "cpu.idle=0"]),
+            (
+                r#"{"unified":{"io.max":"8:0 rbps=1\n8:0 wbps=2\n8:0 rbps=3"}}"#,
+                &["io.max=8:0 wbps=2", "io.max=8:0 rbps=3"],
+            ),
+        ] {
+            let resources = serde_json::from_str(json).unwrap();
+            let writes = super::super::resources::plan(&resources, &mut crate::error::Problems::default());
+            let kept: Vec<String> =
+                effective(writes).iter().map(|w| format!("{}={}", w.file, w.value)).collect();
+            assert_eq!(kept, expected, "{json}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! `state --applied`: what was asked beside what the kernel says now, so that a user can see that nothing was dropped.
+//! A difference is an error, whoever made it: also a program that has given up rights since.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cgroups::{Cgroup, devices, update};
+use crate::cli::Globals;
+use crate::config;
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::process::capabilities::{self, Held, Sets};
+use crate::process::credentials;
+use crate::process::{self, lsm};
+use crate::state::{Status, document};
+use crate::sys::fs;
+use crate::{host, namespaces};
+
+/// One thing that was asked for.
+#[derive(Serialize)]
+struct Row {
+    /// Where in config.json.
+    place: String,
+    /// Where the kernel tells it.
+    file: String,
+    asked: Value,
+    applied: Value,
+    ok: bool,
+}
+
+impl Row {
+    fn new(place: impl Into<String>, file: impl Into<String>, asked: Value, applied: Value) -> Self {
+        let ok = asked == applied;
+        Self { place: place.into(), file: file.into(), asked, applied, ok }
+    }
+}
+
+pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
+    let (dir, record) = super::open(globals, id)?;
+    let status = super::status(&dir, &record)?;
+    let spec = config::parse(dir.load_config()?)?.spec;
+    let mut rows = Vec::new();
+    if let Some(cgroup) = super::cgroup(&record)? {
+        limits(&cgroup, &spec, &mut rows)?;
+    }
+    if let Some(pid) = record.pid.filter(|_| !matches!(status, Status::Stopped | Status::Creating)) {
+        let process = Process::read(pid)?;
+        kinds(&process, &spec, &mut rows)?;
+        // Before `start` the process is still the runtime's, with the runtime's rights.
+        let starts = matches!(status, Status::Running | Status::Paused);
+        if let Some(plan) = planned(&spec).filter(|_| starts) {
+            credentials(&process, &plan, &mut rows);
+            attributes(&process, &plan, &spec, &mut rows)?;
+        }
+    }
+    let mut state = serde_json::to_value(document(&record, status)).context("JSON")?;
+    state["applied"] = serde_json::to_value(&rows).context("JSON")?;
+    super::print(&(serde_json::to_string_pretty(&state).context("JSON")? + "\n"))?;
+    let different: Vec<&str> = rows.iter().filter(|row| !row.ok).map(|row| row.place.as_str()).collect();
+    if different.is_empty() {
+        return Ok(());
+    }
+    Err(fail(Kind::Os, format!("not applied as asked: {}", different.join(", "))))
+}
+
+/// The process as it was asked for, whatever the runtime was able to give.
+fn planned(spec: &Spec) -> Option<process::Plan> {
+    let host = process::Host {
+        capabilities: Held::IN_USER_NAMESPACE,
+        lsm: lsm::Host { apparmor: true, selinux: true },
+    };
+    let (linux, mut problems, mut warnings) = (spec.linux().as_ref(), Problems::default(), Vec::new());
+    process::plan(spec.process().as_ref()?, linux, None, host, "process", &mut problems, &mut warnings)
+}
+
+/// The cgroup's files and its device program.
+fn limits(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    // What was wrong was refused when the container was made.
+    let mut problems = Problems::default();
+    let writes = resources.map_or_else(Vec::new, |r| cgroup.plan(r, &mut problems));
+    for applied in update::look(cgroup, writes)? {
+        let (asked, found) = (json!(applied.write.value), json!(applied.found));
+        let (place, file) = (applied.write.place, applied.write.file);
+        rows.push(Row { place, file, asked, applied: found, ok: applied.same });
+    }
+    let rules = resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
+    let filter = devices::plan(rules, &mut problems);
+    let asked = if filter.is_some() { "a program" } else { "none" };
+    let (applied, ok) = match cgroup.devices_are(filter.as_ref()) {
+        Ok((0, ok)) => ("none".to_string(), ok),
+        Ok((1, true)) => ("a program".to_string(), true),
+        Ok((count, _)) => (format!("{count} programs, not as asked"), false),
+        Err(e) => (format!("{e:#}"), false),
+    };
+    let (place, file) = ("linux.resources.devices".into(), "bpf(PROG_QUERY)".into());
+    rows.push(Row { place, file, asked: json!(asked), applied: json!(applied), ok });
+    Ok(())
+}
+
+/// What /proc says of the container's process.
+struct Process {
+    pid: i32,
+    text: String,
+    status: credentials::Status,
+    proc: std::os::fd::OwnedFd,
+}
+
+impl Process {
+    fn read(pid: i32) -> Result<Self> {
+        let proc = host::procfs()?;
+        let text = fs::read_text(proc.as_fd(), Path::new(&format!("{pid}/status")))?;
+        let status = credentials::Status::parse(&text).with_context(|| format!("/proc/{pid}/status"))?;
+        Ok(Self { pid, text, status, proc })
+    }
+
+    fn file(&self, name: &str) -> Result<String> {
+        Ok(fs::read_text(self.proc.as_fd(), Path::new(&format!("{}/{name}", self.pid)))?)
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        field(&self.text, name)
+    }
+
+    /// The container's id for one of the host's.
+    fn inside(&self, map: &str, id: u32) -> Value {
+        let row = |line: &str| {
+            let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok());
+            let (inside, outside, size) = (numbers.next()??, numbers.next()??, numbers.next()??);
+            u64::from(id).checked_sub(outside).filter(|n| *n < size).map(|n| inside + n)
+        };
+        self.file(map).map_or(Value::Null, |text| json!(text.lines().find_map(row)))
+    }
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Each namespace: one of its own, the one that was named, or the runtime's.
+fn kinds(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+    let plan = namespaces::plan(spec, &mut Problems::default());
+    for kind in &namespaces::KINDS {
+        let of =
+            |who: &str| fs::readlinkat(process.proc.as_fd(), Path::new(&format!("{who}/ns/{}", kind.file)));
+        let (own, theirs) = (of("self")?, of(&process.pid.to_string())?);
+        let file = format!("/proc/{}/ns/{}", process.pid, kind.file);
+        let (place, asked, ok) = match plan.join.iter().find(|join| join.flag == kind.flag) {
+            Some(join) => {
+                let named = fs::open(fs::CWD, &join.path, fs::O_RDONLY, 0).map(|fd| fs::fstat(fd.as_fd()));
+                // The path may be gone: the namespace lives on in the container.
+                let Ok(Ok(named)) = named else { continue };
+                let asked = format!("{}:[{}]", kind.file, named.st_ino);
+                let ok = theirs == Path::new(&asked);
+                (join.place.clone(), asked, ok)
+            }
+            None if plan.creates(kind.flag) => {
+                (format!("linux.namespaces.{}", kind.name), "its own".into(), own != theirs)
+            }
+            None => (format!("linux.namespaces.{}", kind.name), own.display().to_string(), own == theirs),
+        };
+        rows.push(Row { place, file, asked: json!(asked), applied: json!(theirs), ok });
+    }
+    Ok(())
+}
+
+/// User, groups and capabilities.
+fn credentials(process: &Process, plan: &process::Plan, rows: &mut Vec<Row>) {
+    let file = format!("/proc/{}/status", process.pid);
+    let mut row = |place: &str, field: &str, asked: Value, applied: Value| {
+        rows.push(Row::new(format!("process.{place}"), format!("{file} {field}"), asked, applied));
+    };
+    let (status, user) = (&process.status, &plan.user);
+    row("user.uid", "Uid", json!(user.uid), process.inside("uid_map", status.uids[1]));
+    row("user.gid", "Gid", json!(user.gid), process.inside("gid_map", status.gids[1]));
+    let mut groups = user.additional_gids.clone();
+    groups.sort_unstable();
+    groups.dedup();
+    let mut held: Vec<Value> = status.groups.iter().map(|gid| process.inside("gid_map", *gid)).collect();
+    held.sort_by_key(Value::as_u64);
+    held.dedup();
+    row("user.additionalGids", "Groups", json!(groups), json!(held));
+    if let Some(mask) = user.umask {
+        let found = process.field("Umask").and_then(|text| u32::from_str_radix(text, 8).ok());
+        row("user.umask", "Umask", json!(mask), json!(found));
+    }
+    let wanted = after_execve(&plan.capabilities, user.uid == 0, plan.no_new_privs);
+    for (name, field, asked, applied) in [
+        ("bounding", "CapBnd", wanted.bounding, status.bounding),
+        ("permitted", "CapPrm", wanted.permitted, status.permitted),
+        ("effective", "CapEff", wanted.effective, status.effective),
+        ("inheritable", "CapInh", wanted.inheritable, status.inheritable),
+        ("ambient", "CapAmb", wanted.ambient, status.ambient),
+    ] {
+        let names = |mask: u64| json!(capabilities::names(mask));
+        row(&format!("capabilities.{name}"), field, names(asked), names(applied));
+    }
+}
+
+/// The sets that the kernel makes of those before execve(2), for a program without capabilities of its own
+/// (capabilities(7), "Transformation of capabilities during execve()").
+fn after_execve(sets: &Sets, root: bool, no_new_privs: bool) -> Sets {
+    let gained = sets.bounding | sets.inheritable;
+    let permitted = match (root, no_new_privs) {
+        (true, false) => gained | sets.ambient,
+        (true, true) => (gained | sets.ambient) & sets.permitted,
+        (false, _) => sets.ambient,
+    };
+    Sets { permitted, effective: permitted, ..*sets }
+}
+
+/// The rest of what the process has.
+fn attributes(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+    let file = |name: &str| format!("/proc/{}/{name}", process.pid);
+    let number = |name: &str| process.field(name).and_then(|text| text.parse::<u64>().ok());
+    rows.push(Row::new(
+        "process.noNewPrivileges",
+        file("status NoNewPrivs"),
+        json!(plan.no_new_privs),
+        json!(number("NoNewPrivs") == Some(1)),
+    ));
+    let profile = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
+    // Whoever runs under a filter passes it on.
+    let own = fs::read_text(process.proc.as_fd(), Path::new("self/status"))?;
+    let mode = if profile { "2" } else { field(&own, "Seccomp").unwrap_or("0") };
+    rows.push(Row::new(
+        "linux.seccomp",
+        file("status Seccomp"),
+        json!(mode.parse::<u64>().ok()),
+        json!(number("Seccomp")),
+    ));
+    // prlimit(2) tells another user's limits only with CAP_SYS_RESOURCE.
+    let limits = process.file("limits")?;
+    for limit in &plan.rlimits {
+        let show = |(soft, hard): (u64, u64)| json!({"soft": soft, "hard": hard});
+        let place = format!("{} {}", limit.place, limit.name);
+        let asked = show((limit.limit.soft, limit.limit.hard));
+        let found = json!(rlimit(&limits, limit.resource).map(show));
+        rows.push(Row::new(place, file("limits"), asked, found));
+    }
+    if let Some(score) = plan.oom_score_adj {
+        let found = process.file("oom_score_adj")?.trim().parse::<i32>().ok();
+        rows.push(Row::new("process.oomScoreAdj", file("oom_score_adj"), json!(score), json!(found)));
+    }
+    for (place, name, label) in [
+        ("process.apparmorProfile", "attr/apparmor/current", &plan.labels.apparmor),
+        ("process.selinuxLabel", "attr/current", &plan.labels.selinux),
+    ] {
+        let Some(label) = label else { continue };
+        // Without the module there is nothing to read.
+        let found = process.file(name).ok();
+        // AppArmor adds its mode: "docker-default (enforce)".
+        let found = found.as_deref().map(|text| text.trim_end_matches(['\0', '\n']));
+        let found = found.map(|text| text.rsplit_once(" (").map_or(text, |(name, _)| name));
+        rows.push(Row::new(place, file(name), json!(label), json!(found)));
+    }
+    Ok(())
+}
+
+/// The soft and the hard limit in the text of `/proc/PID/limits`: a heading, then a line for each resource in the order
+/// of their numbers, with a name of 25 columns.
+fn rlimit(text: &str, resource: u32) -> Option<(u64, u64)> {
+    let line = text.lines().nth(resource as usize + 1)?;
+    let mut words = line.get(25..)?.split_whitespace();
+    let mut number = || match words.next()? {
+        "unlimited" => Some(u64::MAX),
+        word => word.parse().ok(),
+    };
+    Some((number()?, number()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rlimits_are_read_by_number() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max cpu time              unlimited            unlimited            seconds   \n\
+            Max file size             1024                 unlimited            bytes     \n";
+        for (resource, expected) in [(0, Some((u64::MAX, u64::MAX))), (1, Some((1024, u64::MAX))), (2, None)]
+        {
+            assert_eq!(rlimit(text, resource), expected);
+        }
+    }
+
+    #[test]
+    fn execve_changes_the_sets() {
+        let sets = |bounding, permitted, inheritable, ambient| Sets {
+            bounding,
+            permitted,
+            effective: permitted,
+            inheritable,
+            ambient,
+        };
+        for (before, root, no_new_privs, permitted) in [
+            // Root gets all that the bounding set allows, but with no_new_privs nothing new.
+            (sets(0b1111, 0b11, 0, 0), true, false, 0b1111),
+            (sets(0b1111, 0b11, 0, 0), true, true, 0b11),
+            (sets(0b01, 0b11, 0, 0), true, false, 0b01),
+            // Anybody else keeps what is ambient.
+            (sets(0b1111, 0b11, 0b11, 0b01), false, false, 0b01),
+            (sets(0b1111, 0b11, 0, 0), false, true, 0),
+        ] {
+            let after = after_execve(&before, root, no_new_privs);
+            assert_eq!((after.permitted, after.effective), (permitted, permitted), "{before:?} {root}");
+            assert_eq!((after.bounding, after.ambient), (before.bounding, before.ambient));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `events`: what a container uses, once or again and again, and when the kernel kills in it for want of memory.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::{Value, json};
+
+use crate::cgroups::{Cgroup, stats};
+use crate::cli::{Events, Globals};
+use crate::error::{Context, Kind, Result, fail};
+use crate::state::{self, Record};
+use crate::sys::{self, fs};
+
+pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
+    let (_dir, record) = super::open(globals, &args.id)?;
+    let stopped = || fail(Kind::WrongStatus, "container not running");
+    let process = state::pidfd(&record)?.ok_or_else(stopped)?;
+    let without = || fail(Kind::Unsupported, "the container has no cgroup that counts what it uses");
+    let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
+    if let Cgroup::V1(_) = cgroup {
+        return Err(fail(Kind::Unsupported, "what a container uses is told of cgroup v2 only"));
+    }
+    let stats = || tell("stats", &record, Some(figures(&cgroup, &record)?));
+    if args.stats {
+        return stats();
+    }
+    let mut memory = Memory::watch(&cgroup)?;
+    let mut next = Instant::now() + args.interval;
+    loop {
+        let events = memory.as_ref().map(|memory| memory.file.as_fd());
+        let ended = wait(process.as_fd(), events, next)?;
+        if let Some(memory) = &mut memory {
+            // Before the end is told of: it may be the end's cause.
+            for _ in 0..memory.new_kills()? {
+                tell("oom", &record, None)?;
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+        if Instant::now() >= next {
+            stats()?;
+            next = Instant::now() + args.interval;
+        }
+    }
+}
+
+/// One line of JSON.
+fn tell(kind: &str, record: &Record, data: Option<Value>) -> Result<()> {
+    let mut event = json!({"type": kind, "id": record.id});
+    if let Some(data) = data {
+        event["data"] = data;
+    }
+    super::print(&(serde_json::to_string(&event).context("JSON")? + "\n"))
+}
+
+fn figures(cgroup: &Cgroup, record: &Record) -> Result<Value> {
+    let read = |file: &str| match cgroup.read(file) {
+        // Removed meanwhile; pressure that the kernel was told not to count.
+        Err(e) if matches!(sys::errno(&e), Some(Errno::ENODEV | Errno::EOPNOTSUPP)) => Ok(None),
+        other => other,
+    };
+    let mut figures = stats::stats(read, &huge_page_sizes())?;
+    figures["network_interfaces"] = interfaces(record);
+    Ok(figures)
+}
+
+/// The container's interfaces, if it does not share the host's.
+fn interfaces(record: &Record) -> Value {
+    let Some(pid) = record.pid.filter(|_| record.namespaces.iter().any(|name| name == "network")) else {
+        return Value::Null;
+    };
+    // It may end at any moment, and then has none.
+    let text = fs::read_text(fs::CWD, Path::new(&format!("/proc/{pid}/net/dev")));
+    text.map_or(Value::Null, |text| stats::interfaces(&text))
+}
+
+/// The sizes of huge pages, as cgroup files name them.
+fn huge_page_sizes() -> Vec<String> {
+    let names = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let mut sizes: Vec<u64> = names
+        .filter_map(|entry| {
+            entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes.into_iter().map(size_name).collect()
+}
+
+fn size_name(kilobytes: u64) -> String {
+    match kilobytes {
+        n if n >= 1 << 20 => format!("{}GB", n >> 20),
+        n if n >= 1 << 10 => format!("{}MB", n >> 10),
+        n => format!("{n}KB"),
+    }
+}
+
+/// memory.events, whose changes the kernel tells of.
+struct Memory {
+    file: File,
+    kills: u64,
+}
+
+impl Memory {
+    /// `None` without a memory controller.
+    fn watch(cgroup: &Cgroup) -> Result<Option<Self>> {
+        let Some(file) = cgroup.open_file("memory.events")? else { return Ok(None) };
+        let mut memory = Self { file: file.into(), kills: 0 };
+        memory.new_kills()?;
+        Ok(Some(memory))
+    }
+
+    /// How many processes were killed for want of memory since it was last asked.
+    fn new_kills(&mut self) -> Result<u64> {
+        let mut text = [0u8; 512];
+        let n = match self.file.read_at(&mut text, 0) {
+            // The cgroup is gone.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(0),
+            other => other.context("memory.events")?,
+        };
+        let kills = kills(&String::from_utf8_lossy(&text[..n]));
+        Ok(kills.saturating_sub(std::mem::replace(&mut self.kills, kills)))
+    }
+}
+
+fn kills(events: &str) -> u64 {
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Waits for the process's end, a change of the events file, or a time; true if the process has ended.
+fn wait(process: BorrowedFd, events: Option<BorrowedFd>, until: Instant) -> Result<bool> {
+    let mut fds = vec![PollFd::new(process, PollFlags::POLLIN)];
+    fds.extend(events.map(|events| PollFd::new(events, PollFlags::POLLPRI)));
+    let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) => Ok(fds[0].any().unwrap_or(false)),
+        Err(Errno::EINTR) => Ok(false),
+        Err(e) => Err(sys::Error::new("poll()", e).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_counted() {
+        for (text, expected) in [
+            ("low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 7\n", 1),
+            ("oom_kill 12", 12),
+            ("oom 4\n", 0),
+            ("", 0),
+        ] {
+            assert_eq!(kills(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_the_names_of_files() {
+        for (kilobytes, expected) in [(64, "64KB"), (2048, "2MB"), (1 << 20, "1GB"), (32 << 10, "32MB")] {
+            assert_eq!(size_name(kilobytes), expected);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! `update`: other limits for a container that has not stopped. What differs is written, all of it or nothing, and
+//! the kept configuration then asks for it too.
+
+use std::fmt::Write as _;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::runtime::LinuxResources;
+use serde_json::{Value, json};
+
+use super::start::PATIENCE;
+use crate::cgroups::{self, Cgroup, Write, devices};
+use crate::cli::{Globals, Update};
+use crate::config;
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::log;
+use crate::state::Status;
+use crate::sys::fs;
+
+const MAX_SIZE: u64 = 16 << 20;
+
+pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
+    let (wanted, _) = config::parse_resources(&document(args)?)?;
+    let (dir, _) = super::open(globals, &args.id)?;
+    dir.lock(PATIENCE)?;
+    let record = dir.load()?;
+    let status = super::status(&dir, &record)?;
+    if !matches!(status, Status::Created | Status::Running | Status::Paused) {
+        return Err(fail(Kind::WrongStatus, format!("cannot update a container that is {status}")));
+    }
+    let text = dir.load_config()?;
+    let mut kept: Value = serde_json::from_str(&text).context("the kept config.json")?;
+    if !args.schemas.is_empty() {
+        let place = "--l3-cache-schema, --mem-bw-schema";
+        return Err(fail(Kind::Unsupported, format!("{place}: the container has no linux.intelRdt")));
+    }
+    let asked = kept.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
+    let effective = complete(wanted, &asked);
+    let (_, typed) = config::parse_resources(&effective.to_string())?;
+    let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
+    let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
+    let update = plan(&cgroup, &typed)?;
+    let changes = cgroups::update::compare(&cgroup, update.0, !args.dry_run)?;
+    let update = cgroups::update::Update { changes, devices: update.1 };
+    if args.dry_run {
+        return super::print(&shown(&update));
+    }
+    let (_, before) = config::parse_resources(&asked.to_string())?;
+    cgroups::update::apply(&cgroup, &update)?;
+    if let Some(top) = kept.as_object_mut() {
+        let linux = top.entry("linux").or_insert_with(|| json!({}));
+        linux["resources"] = merged(asked, effective);
+    }
+    let saved = serde_json::to_string(&kept).context("JSON").and_then(|text| dir.replace_config(&text));
+    if saved.is_err() {
+        cgroups::update::undo(&cgroup, &update.changes);
+        if update.devices.is_some() {
+            let rules = before.devices().as_deref().unwrap_or(&[]);
+            cgroup.replace_devices(devices::plan(rules, &mut Problems::default()).as_ref())?;
+        }
+    }
+    saved
+}
+
+/// The document that says what is wanted. As in runc and crun, a file speaks alone.
+fn document(args: &Update) -> Result<String> {
+    let Some(path) = &args.resources else { return Ok(args.document.to_string()) };
+    if args.document.as_object().is_some_and(|limits| !limits.is_empty()) {
+        log::warn("--resources is given: the options for single limits, ignoring".to_string());
+    }
+    let place = || format!("--resources {}", path.display());
+    let file = if path == Path::new("-") {
+        fs::dup(std::io::stdin().as_fd())?
+    } else {
+        fs::open(fs::CWD, path, fs::O_RDONLY, 0).with_context(place)?
+    };
+    let bytes = fs::read_limited(file, MAX_SIZE).with_context(place)?;
+    String::from_utf8(bytes).map_err(|_| fail(Kind::Config, format!("{}: is not UTF-8", place())))
+}
+
+type Planned = (Vec<Write>, Option<Option<devices::Filter>>);
+
+/// The writes and the device filter. Places are told as in the document, which begins at the resources.
+fn plan(cgroup: &Cgroup, resources: &LinuxResources) -> Result<Planned> {
+    let mut problems = Problems::default();
+    let mut writes = cgroup.plan(resources, &mut problems);
+    let devices = resources.devices().as_deref().map(|rules| devices::plan(rules, &mut problems));
+    let places = writes.iter_mut().map(|w| &mut w.place).chain(problems.0.iter_mut().map(|p| &mut p.place));
+    for place in places {
+        *place = place.trim_start_matches("linux.resources.").to_string();
+    }
+    problems.into_result().map(|()| (writes, devices))
+}
+
+/// Members for which 0 means that nothing is said.
+const UNSET_BY_ZERO: [(&str, &str); 8] = [
+    ("memory", "limit"),
+    ("memory", "reservation"),
+    ("memory", "swap"),
+    ("cpu", "shares"),
+    ("cpu", "quota"),
+    ("cpu", "period"),
+    ("blockIO", "weight"),
+    ("blockIO", "leafWeight"),
+];
+
+/// Members that only together have a meaning: where one is given, the others are as they were.
+const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
+    ("memory", &["limit", "swap"], &["limit", "swap", "checkBeforeUpdate"]),
+    ("cpu", &["quota", "period", "burst"], &["quota", "period", "burst"]),
+    // The kernel forgets the weight of a group while it is idle.
+    ("cpu", &["idle"], &["shares"]),
+];
+
+/// The document, with what it leaves to the present configuration `asked`.
+fn complete(mut wanted: Value, asked: &Value) -> Value {
+    for (section, member) in UNSET_BY_ZERO {
+        if wanted[section][member] == json!(0)
+            && let Some(section) = wanted[section].as_object_mut()
+        {
+            section.remove(member);
+        }
+    }
+    if let Some(memory) = wanted.get_mut("memory").and_then(Value::as_object_mut)
+        && memory.get("limit") == Some(&json!(-1))
+    {
+        // As runc has it: memory without a limit leaves no sense to one of the sum.
+        memory.entry("swap").or_insert(json!(-1));
+    }
+    for (section, given, filled) in TOGETHER {
+        let Some(members) = wanted.get_mut(section).and_then(Value::as_object_mut) else { continue };
+        // An idle group cannot be given a weight.
+        let idle = given == ["idle"] && members.get("idle") != Some(&json!(0));
+        if idle || !given.iter().any(|name| members.contains_key(*name)) {
+            continue;
+        }
+        for name in filled {
+            if let Some(kept) = asked[section].get(name) {
+                members.entry(*name).or_insert_with(|| kept.clone());
+            }
+        }
+    }
+    wanted
+}
+
+/// What names an entry of a list.
+const KEYS: [&str; 4] = ["pageSize", "major", "minor", "name"];
+
+/// `asked` with what `wanted` says of it. Entries of lists are exchanged one by one where they have a name; the rules
+/// for devices are one whole, in their order.
+fn merged(asked: Value, wanted: Value) -> Value {
+    match (asked, wanted) {
+        (Value::Object(mut old), Value::Object(new)) => {
+            for (key, value) in new {
+                let before = old.remove(&key).filter(|_| key != "devices");
+                old.insert(key, before.map_or(value.clone(), |before| merged(before, value)));
+            }
+            Value::Object(old)
+        }
+        (Value::Array(mut old), Value::Array(new)) => {
+            let name = |entry: &Value| KEYS.map(|key| entry.get(key).cloned());
+            old.retain(|entry| !new.iter().any(|other| name(other) == name(entry)));
+            old.extend(new);
+            Value::Array(old)
+        }
+        (_, new) => new,
+    }
+}
+
+fn shown(update: &cgroups::update::Update) -> String {
+    let mut out = String::new();
+    for change in &update.changes {
+        let before = change.before.as_deref().unwrap_or("?");
+        // A String takes all that is written to it.
+        let _ = writeln!(out, "{}: {} -> {}", change.file, before, change.after);
+    }
+    match &update.devices {
+        Some(Some(filter)) => {
+            let _ = writeln!(out, "devices: a program of {} instructions", filter.compile().len());
+        }
+        Some(None) => out.push_str("devices: every device allowed\n"),
+        None => {}
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn absent_zero_and_minus_one_are_three_things() {
+        let asked =
+            r#"{"memory":{"limit":100,"swap":300},"cpu":{"quota":50,"period":200,"shares":512,"burst":5}}"#;
+        for (wanted, expected) in [
+            ("{}", "{}"),
+            (r#"{"memory":{"limit":0}}"#, r#"{"memory":{}}"#),
+            (r#"{"memory":{"limit":50}}"#, r#"{"memory":{"limit":50,"swap":300}}"#),
+            (r#"{"memory":{"swap":400}}"#, r#"{"memory":{"limit":100,"swap":400}}"#),
+            (r#"{"memory":{"limit":-1}}"#, r#"{"memory":{"limit":-1,"swap":-1}}"#),
+            (r#"{"memory":{"reservation":7}}"#, r#"{"memory":{"reservation":7}}"#),
+            (r#"{"cpu":{"quota":90}}"#, r#"{"cpu":{"quota":90,"period":200,"burst":5}}"#),
+            (r#"{"cpu":{"quota":0,"burst":0}}"#, r#"{"cpu":{"quota":50,"period":200,"burst":0}}"#),
+            (r#"{"cpu":{"cpus":"0"}}"#, r#"{"cpu":{"cpus":"0"}}"#),
+            (r#"{"cpu":{"idle":0}}"#, r#"{"cpu":{"idle":0,"shares":512}}"#),
+            (r#"{"cpu":{"idle":1}}"#, r#"{"cpu":{"idle":1}}"#),
+            (r#"{"pids":{"limit":0}}"#, r#"{"pids":{"limit":0}}"#),
+        ] {
+            assert_eq!(complete(read(wanted), &read(asked)), read(expected), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_kept_together() {
+        for (asked, wanted, expected) in [
+            (
+                r#"{"memory":{"limit":1}}"#,
+                r#"{"pids":{"limit":2}}"#,
+                r#"{"memory":{"limit":1},"pids":{"limit":2}}"#,
+            ),
+            (
+                r#"{"memory":{"limit":1,"swap":3}}"#,
+                r#"{"memory":{"limit":2}}"#,
+                r#"{"memory":{"limit":2,"swap":3}}"#,
+            ),
+            (
+                r#"{"devices":[{"allow":true}]}"#,
+                r#"{"devices":[{"allow":false}]}"#,
+                r#"{"devices":[{"allow":false}]}"#,
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1},{"pageSize":"1GB","limit":2}]}"#,
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":3}]}"#,
+                r#"{"hugepageLimits":[{"pageSize":"1GB","limit":2},{"pageSize":"2MB","limit":3}]}"#,
+            ),
+            (
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":2}]}}"#,
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":9}]}}"#,
+                r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":9}]}}"#,
+            ),
+            (
+                r#"{"unified":{"a.b":"1"}}"#,
+                r#"{"unified":{"c.d":"2"}}"#,
+                r#"{"unified":{"a.b":"1","c.d":"2"}}"#,
+            ),
+        ] {
+            assert_eq!(merged(read(asked), read(wanted)), read(expected), "{wanted}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! `linux.netDevices` (config-linux.md#network-devices): interfaces of the runtime's network namespace that become the
+//! container's, with their permanent global addresses, under a new name perhaps, and up.
+//!
+//! When the container ends the kernel takes them back, or removes those that are virtual; a `create` that fails
+//! gives them back itself.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use oci_spec::runtime::Linux;
+
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::log;
+use crate::sys::netlink::{self, Socket, attributes, first, push};
+use crate::sys::{self, fs, task};
+
+/// An interface to move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name in the runtime's namespace.
+    pub name: String,
+    /// Its name in the container's; with `%d` the kernel puts the first free number there.
+    pub target: String,
+    /// `linux.netDevices["eth0"]`.
+    pub place: String,
+}
+
+/// `private`: the container has a network namespace that need not be the runtime's.
+pub fn plan(linux: &Linux, private: bool, problems: &mut Problems) -> Vec<Device> {
+    let mut devices: Vec<Device> = Vec::new();
+    for (name, device) in linux.net_devices().iter().flatten() {
+        let place = format!("linux.netDevices[{name:?}]");
+        let renamed = device.name().as_ref().filter(|name| !name.is_empty());
+        let target = renamed.unwrap_or(name).clone();
+        if let Some(why) = wrong(name, false) {
+            problems.add(&place, why);
+        } else if let Some(why) = wrong(&target, true) {
+            problems.add(format!("{place}.name"), format!("{target:?} {why}"));
+        } else if !private {
+            problems.add(&place, "needs a network namespace of the container's own");
+        }
+        devices.push(Device { name: name.clone(), target, place });
+    }
+    devices.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut targets = BTreeSet::new();
+    for device in &devices {
+        if !device.target.contains('%') && !targets.insert(&device.target) {
+            problems.add(format!("{}.name", device.place), format!("{:?} is taken", device.target));
+        }
+    }
+    devices
+}
+
+/// What the kernel's `dev_valid_name` has against a name.
+fn wrong(name: &str, pattern: bool) -> Option<&'static str> {
+    let other = |c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace();
+    let plain = if pattern { name.replacen("%d", "", 1) } else { name.to_string() };
+    if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.contains(other) {
+        return Some("is not the name of a network interface");
+    }
+    plain.contains('%').then_some("has another % than one %d")
+}
+
+/// An address as the kernel told it, to be given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Address {
+    family: u8,
+    prefix: u8,
+    flags: u32,
+    /// IFA_ADDRESS and its like.
+    parts: Vec<(u16, Vec<u8>)>,
+}
+
+/// An interface that is the container's by now.
+#[derive(Debug)]
+struct Moved<'a> {
+    device: &'a Device,
+    /// In the container's namespace.
+    index: u32,
+    was_up: bool,
+    addresses: Vec<Address>,
+}
+
+/// The interfaces that were moved, and the way back.
+#[derive(Debug)]
+pub struct Devices<'a> {
+    outside: Socket,
+    inside: Socket,
+    own: OwnedFd,
+    moved: Vec<Moved<'a>>,
+}
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFA_FLAGS: u16 = 8;
+const IFA_CACHEINFO: u16 = 6;
+const IFA_LABEL: u16 = 3;
+const IFA_F_PERMANENT: u32 = 0x80;
+/// The flags that are the administrator's: no duplicate detection, no route of its own.
+const IFA_F_KEPT: u32 = 0x02 | 0x200;
+const IFF_UP: u32 = 1;
+/// The length of `struct ifaddrmsg`.
+const ADDRESS: usize = 8;
+
+/// Moves the devices into the network namespace of process `pid`. If one cannot be moved, none is.
+pub fn give<'a>(devices: &'a [Device], pid: i32, proc: BorrowedFd) -> Result<Devices<'a>> {
+    let open = |path: String| fs::open(proc, Path::new(&path), fs::O_RDONLY, 0);
+    let (own, theirs) = (open("self/ns/net".into())?, open(format!("{pid}/ns/net"))?);
+    let place = "linux.netDevices";
+    if fs::fstat(own.as_fd())?.st_ino == fs::fstat(theirs.as_fd())?.st_ino {
+        let message = format!("{place}: the container's network namespace is the runtime's own");
+        return Err(fail(Kind::Config, message));
+    }
+    let outside = Socket::open()?;
+    task::setns(theirs.as_fd(), libc::CLONE_NEWNET).context(place)?;
+    let inside = Socket::open();
+    task::setns(own.as_fd(), libc::CLONE_NEWNET).context(place)?;
+    let mut all = Devices { outside, inside: inside?, own, moved: Vec::new() };
+    for device in devices {
+        if let Err(e) = all.give_one(device, theirs.as_fd()) {
+            all.take_back();
+            return Err(e).with_context(|| device.place.clone());
+        }
+    }
+    Ok(all)
+}
+
+impl<'a> Devices<'a> {
+    fn give_one(&mut self, device: &'a Device, theirs: BorrowedFd) -> Result<()> {
+        let (index, flags) = link(&self.outside, &device.name)?;
+        let addresses = addresses(&self.outside, index)?;
+        // Under a name that nobody there has: its own may be taken, and so may its number.
+        let passing = format!("corten{}", std::process::id());
+        send_to(&self.outside, index, theirs, &passing)?;
+        let (index, _) = link(&self.inside, &passing)?;
+        let given = addresses.clone();
+        self.moved.push(Moved { device, index, was_up: flags & IFF_UP != 0, addresses });
+        rename(&self.inside, index, &device.target)?;
+        settle(&self.inside, index, &given, true)
+    }
+
+    /// Gives all devices back to the runtime's namespace, as they were.
+    pub fn take_back(&mut self) {
+        while let Some(moved) = self.moved.pop() {
+            let name = &moved.device.name;
+            let result = send_to(&self.inside, moved.index, self.own.as_fd(), name)
+                .map_err(Into::into)
+                .and_then(|()| link(&self.outside, name))
+                .and_then(|(index, _)| settle(&self.outside, index, &moved.addresses, moved.was_up));
+            if let Err(e) = result {
+                log::warn(format!("undoing: {}: {e:#}, ignoring", moved.device.place));
+            }
+        }
+    }
+}
+
+/// `struct ifinfomsg`: the interface, and whether it is to be up.
+fn link_header(index: u32, up: bool) -> Vec<u8> {
+    let flags = if up { IFF_UP } else { 0 };
+    [0, index, flags, flags].iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn name_bytes(name: &str) -> Vec<u8> {
+    [name.as_bytes(), b"\0"].concat()
+}
+
+/// The number and the flags of an interface.
+fn link(socket: &Socket, name: &str) -> Result<(u32, u32)> {
+    let mut body = link_header(0, false);
+    push(&mut body, IFLA_IFNAME, &name_bytes(name));
+    let call = format!("GETLINK, {name}");
+    let answers = socket.request(netlink::RTM_GETLINK, 0, &body, &call)?;
+    let words = |answer: &Vec<u8>| Some((first(answer.get(4..)?)?, first(answer.get(8..)?)?));
+    let (index, flags) =
+        answers.first().and_then(words).ok_or_else(|| sys::Error::new(call, Errno::EPROTO))?;
+    Ok((u32::from_ne_bytes(index), u32::from_ne_bytes(flags)))
+}
+
+/// Moves an interface into another namespace, and names it there.
+fn send_to(socket: &Socket, index: u32, namespace: BorrowedFd, name: &str) -> sys::Result<()> {
+    let mut body = link_header(index, false);
+    push(&mut body, IFLA_NET_NS_FD, &(namespace.as_raw_fd() as u32).to_ne_bytes());
+    push(&mut body, IFLA_IFNAME, &name_bytes(name));
+    let call = format!("NEWLINK, {index}, NET_NS_FD, {name}");
+    socket.request(netlink::RTM_NEWLINK, 0, &body, &call).map(drop)
+}
+
+fn rename(socket: &Socket, index: u32, name: &str) -> sys::Result<()> {
+    let mut body = link_header(index, false);
+    push(&mut body, IFLA_IFNAME, &name_bytes(name));
+    socket.request(netlink::RTM_NEWLINK, 0, &body, &format!("NEWLINK, {index}, {name}")).map(drop)
+}
+
+/// The interface's permanent addresses of global scope.
+fn addresses(socket: &Socket, index: u32) -> Result<Vec<Address>> {
+    let answers = socket.request(netlink::RTM_GETADDR, netlink::DUMP, &[0; ADDRESS], "GETADDR")?;
+    Ok(answers.iter().filter_map(|answer| address(answer, index)).collect())
+}
+
+fn address(answer: &[u8], index: u32) -> Option<Address> {
+    let [family, prefix, flags, scope] = first(answer)?;
+    let of = u32::from_ne_bytes(first(answer.get(4..)?)?);
+    let parts = attributes(answer, ADDRESS);
+    let wide = parts.iter().find(|(kind, _)| *kind == IFA_FLAGS).and_then(|(_, value)| first(value));
+    let flags = wide.map_or(u32::from(flags), u32::from_ne_bytes);
+    if of != index || scope != 0 || flags & IFA_F_PERMANENT == 0 {
+        return None;
+    }
+    // A label begins with the interface's name, which may change.
+    let kept = |kind: u16| ![IFA_FLAGS, IFA_CACHEINFO, IFA_LABEL].contains(&kind);
+    let parts =
+        parts.into_iter().filter(|(kind, _)| kept(*kind)).map(|(kind, v)| (kind, v.to_vec())).collect();
+    Some(Address { family, prefix, flags: flags & IFA_F_KEPT, parts })
+}
+
+/// Gives an interface its addresses, and sets it up.
+fn settle(socket: &Socket, index: u32, addresses: &[Address], up: bool) -> Result<()> {
+    for address in addresses {
+        let mut body = vec![address.family, address.prefix, 0, 0];
+        body.extend(index.to_ne_bytes());
+        for (kind, value) in &address.parts {
+            push(&mut body, *kind, value);
+        }
+        push(&mut body, IFA_FLAGS, &address.flags.to_ne_bytes());
+        socket.request(netlink::RTM_NEWADDR, netlink::CREATE, &body, &format!("NEWADDR, {index}"))?;
+    }
+    if up {
+        let call = format!("NEWLINK, {index}, UP");
+        socket.request(netlink::RTM_NEWLINK, 0, &link_header(index, true), &call)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_planned() {
+        let long = "a-name-of-16-let";
+        for (json, private, expected) in [
+            (r#"{"eth1":{"name":"c0"},"eth0":{}}"#, true, "eth0>eth0 eth1>c0"),
+            (r#"{"eth0":{"name":"eth%d"},"eth1":{"name":"eth%d"}}"#, true, "eth0>eth%d eth1>eth%d"),
+            (r#"{"eth0":{"name":""}}"#, true, "eth0>eth0"),
+            (
+                r#"{"eth0":{}}"#,
+                false,
+                "linux.netDevices[\"eth0\"]: needs a network namespace of the container's own",
+            ),
+            (r#"{"eth%d":{}}"#, true, "linux.netDevices[\"eth%d\"]: has another % than one %d"),
+            (r#"{"a b":{}}"#, true, "linux.netDevices[\"a b\"]: is not the name of a network interface"),
+            (
+                r#"{"eth0":{"name":"%s"}}"#,
+                true,
+                "linux.netDevices[\"eth0\"].name: \"%s\" has another % than one %d",
+            ),
+            (
+                r#"{"e":{"name":"%d%d"}}"#,
+                true,
+                "linux.netDevices[\"e\"].name: \"%d%d\" has another % than one %d",
+            ),
+            (r#"{"a":{"name":"x"},"b":{"name":"x"}}"#, true, "linux.netDevices[\"b\"].name: \"x\" is taken"),
+            (
+                &format!(r#"{{"a":{{"name":"{long}"}}}}"#),
+                true,
+                &format!("linux.netDevices[\"a\"].name: {long:?} is not the name of a network interface"),
+            ),
+        ] {
+            let linux: Linux = serde_json::from_str(&format!(r#"{{"netDevices":{json}}}"#)).unwrap();
+            let mut problems = Problems::default();
+            let devices = plan(&linux, private, &mut problems);
+            let planned: Vec<String> = devices.iter().map(|d| format!("{}>{}", d.name, d.target)).collect();
+            let said = if problems.0.is_empty() { planned.join(" ") } else { problems.to_string() };
+            assert_eq!(said, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn only_permanent_global_addresses_are_kept() {
+        let message = |scope: u8, flags: u32, index: u32| {
+            let mut body = vec![2, 24, 0, scope];
+            body.extend(index.to_ne_bytes());
+            push(&mut body, 1, &[10, 0, 0, 1]);
+            push(&mut body, IFA_LABEL, b"eth0\0");
+            push(&mut body, IFA_FLAGS, &flags.to_ne_bytes());
+            body
+        };
+        let expected = Address { family: 2, prefix: 24, flags: 0x200, parts: vec![(1, vec![10, 0, 0, 1])] };
+        assert_eq!(address(&message(0, 0x280, 7), 7), Some(expected));
+        for (scope, flags, index) in [(0, 0x200, 7), (253, 0x80, 7), (0, 0x80, 8)] {
+            assert_eq!(address(&message(scope, flags, index), 7), None);
+        }
+        assert_eq!(address(&[], 7), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! config-linux.md#network-devices, with a pair of virtual interfaces in the test's own network namespace.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Test, isolated, skip, without_namespace};
+use crate::namespaces::{give_rootfs, map_ids};
+
+/// What ip(8) says, of our own namespace or of a process's.
+fn ip(pid: Option<i32>, words: &str) -> Option<Value> {
+    let mut command = match pid {
+        Some(pid) => {
+            let mut command = Command::new("nsenter");
+            command.args(["-t", &pid.to_string(), "-n", "ip"]);
+            command
+        }
+        None => Command::new("ip"),
+    };
+    let output = command.args(["-j"]).args(words.split(' ')).output().ok()?;
+    output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+}
+
+/// An interface that is up and has addresses, of which two are to be kept.
+fn pair(_: &Test) {
+    if ip(None, "link show lo").is_none() {
+        skip("ip(8) is not installed");
+    }
+    if ip(None, "link add v0 type veth peer name v1").is_none() {
+        skip("this kernel has no veth interfaces");
+    }
+    for words in [
+        "addr add 10.9.8.7/24 brd 10.9.8.255 dev v0",
+        "addr add 2001:db8::7/64 dev v0 nodad",
+        "addr add 10.9.9.9/24 dev v0 valid_lft 100 preferred_lft 100",
+        "link set v0 up",
+        "link set v1 up",
+    ] {
+        assert!(ip(None, words).is_some() || words.contains("2001"), "{words}");
+    }
+}
+
+/// The addresses of global scope, and whether the interface is up.
+fn seen(pid: Option<i32>, name: &str) -> Option<(Vec<String>, bool)> {
+    let found = ip(pid, &format!("addr show dev {name}"))?;
+    let addresses = found[0]["addr_info"].as_array()?.iter().filter(|a| a["scope"] == "global");
+    let mut addresses: Vec<String> =
+        addresses.map(|a| format!("{}/{}", a["local"].as_str().unwrap(), a["prefixlen"])).collect();
+    addresses.sort();
+    let up = found[0]["flags"].as_array()?.contains(&json!("UP"));
+    Some((addresses, up))
+}
+
+fn kept() -> Vec<String> {
+    let mut all = vec!["10.9.8.7/24".to_string()];
+    if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        all.push("2001:db8::7/64".into());
+    }
+    all
+}
+
+/// Moved, renamed, with its permanent global addresses, and up; gone from where it was.
+#[test]
+fn an_interface_becomes_the_containers() {
+    isolated(|t| {
+        pair(t);
+        for (name, expected) in
+            [(json!({}), "v0"), (json!({"name": "lan"}), "lan"), (json!({"name": "eth%d"}), "eth0")]
+        {
+            let bundle = t.bundle(|c| c["linux"]["netDevices"] = json!({"v0": name}));
+            let pid = t.start(&bundle, "c1");
+            assert_eq!(seen(Some(pid), expected), Some((kept(), true)), "{expected}");
+            assert_eq!(seen(None, "v0"), None);
+            // The kernel ends it with its namespace.
+            t.delete("c1");
+            crate::harness::poll(std::time::Duration::from_secs(5), || ip(None, "link show v1").is_none());
+            pair(t);
+        }
+    });
+}
+
+/// The same where the namespace belongs to the container's user namespace.
+#[test]
+fn in_a_user_namespace_too() {
+    isolated(|t| {
+        pair(t);
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["linux"]["netDevices"] = json!({"v0": {"name": "lan"}});
+        });
+        give_rootfs(t, &bundle);
+        let pid = t.start(&bundle, "c1");
+        assert_eq!(seen(Some(pid), "lan"), Some((kept(), true)));
+        t.delete("c1");
+    });
+}
+
+/// A create that fails gives the interface back as it was.
+#[test]
+fn an_error_leaves_the_interface() {
+    isolated(|t| {
+        pair(t);
+
+        for (devices, words) in [
+            (json!({"v0": {"name": "lo"}}), "linux.netDevices[\"v0\"]"),
+            (json!({"v0": {}, "v9": {}}), "linux.netDevices[\"v9\"]"),
+        ] {
+            let bundle = t.bundle(|c| c["linux"]["netDevices"] = devices);
+            t.corten(&["create", "-b", bundle.path(), "c1"]).fails(words);
+            assert_eq!(seen(None, "v0"), Some((kept(), true)), "{words}");
+        }
+        let bundle = t.bundle(|c| {
+            c["linux"]["netDevices"] = json!({"v0": {}});
+            c["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
+        });
+        t.corten(&["create", "-b", bundle.path(), "c1"]).fails("hooks.createRuntime");
+        assert_eq!(seen(None, "v0"), Some((kept(), true)));
+        let bundle = t.bundle(|c| {
+            c["linux"]["netDevices"] = json!({"v0": {}});
+            without_namespace(c, "network");
+        });
+        t.corten(&["create", "-b", bundle.path(), "c1"]).fails("needs a network namespace");
+    });
+}

@@ -1,0 +1,163 @@
+//! `update`: limits of a container that runs. This kind of host has few controllers on cgroup v2; what the others'
+//! files need is tested as rows beside the code.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Output, Test, isolated, skip};
+
+const CGROUP: &str = "/sys/fs/cgroup/c1";
+
+fn started(t: &Test, resources: Value) {
+    let bundle = t.bundle(|c| {
+        c["linux"]["cgroupsPath"] = json!("/c1");
+        c["linux"]["resources"] = resources;
+    });
+    t.start(&bundle, "c1");
+}
+
+fn says(file: &str) -> String {
+    fs::read_to_string(Path::new(CGROUP).join(file)).unwrap().trim().to_string()
+}
+
+/// `update` with a document on standard input.
+fn update(t: &Test, document: &str, more: &[&str]) -> Output {
+    let file = t.dir.join("resources");
+    fs::write(&file, document).unwrap();
+    let mut command = t.command(&[&["update", "--resources", "-"], more, &["c1"]].concat());
+    command.stdin(File::open(&file).unwrap());
+    t.spawn(&mut command).wait()
+}
+
+fn kept(t: &Test) -> Value {
+    let text = fs::read_to_string(t.state().join("c1/config.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["linux"]["resources"].clone()
+}
+
+/// containerd's and Podman's forms, sparse: what is not named stays, in the kernel and in what is kept.
+#[test]
+fn limits_change_and_the_rest_stays() {
+    isolated(|t| {
+        started(t, json!({"unified": {"cgroup.max.depth": "7"}}));
+        update(t, r#"{"unified":{"cgroup.max.descendants":"1"}}"#, &[]).ok();
+        assert_eq!((says("cgroup.max.depth"), says("cgroup.max.descendants")), ("7".into(), "1".into()));
+        // By its effect: the second cgroup below is refused.
+        fs::create_dir(Path::new(CGROUP).join("one")).unwrap();
+        assert!(fs::create_dir(Path::new(CGROUP).join("two")).is_err());
+        let file = t.dir.join("my-resources");
+        fs::write(&file, r#"{"unified":{"cgroup.max.descendants":"2"}}"#).unwrap();
+        t.corten(&["update", &format!("--resources={}", file.display()), "c1"]).ok();
+        fs::create_dir(Path::new(CGROUP).join("two")).unwrap();
+        let expected = json!({"unified": {"cgroup.max.depth": "7", "cgroup.max.descendants": "2"}});
+        assert_eq!(kept(t), expected);
+        update(t, "{}", &[]).ok();
+        t.corten(&["update", "c1"]).ok();
+        assert_eq!(kept(t), expected);
+        assert!(!t.state().join("c1/config.json.new").exists());
+        t.delete("c1");
+    });
+}
+
+/// Only what differs is written, and --dry-run shows it and does nothing.
+#[test]
+fn a_dry_run_tells_the_differences() {
+    isolated(|t| {
+        started(t, json!({"unified": {"cgroup.max.depth": "7"}}));
+        let document = r#"{"unified":{"cgroup.max.depth":"7","cgroup.max.descendants":"5"}}"#;
+        assert_eq!(update(t, document, &["--dry-run"]).ok(), "cgroup.max.descendants: max -> 5\n");
+        assert_eq!(says("cgroup.max.descendants"), "max");
+        assert_eq!(kept(t), json!({"unified": {"cgroup.max.depth": "7"}}));
+        t.delete("c1");
+    });
+}
+
+/// A write that the kernel refuses undoes those before it; the error names the file and the value.
+#[test]
+fn a_failed_update_changes_nothing() {
+    isolated(|t| {
+        started(t, json!({}));
+        let before = kept(t);
+        let document = r#"{"unified":{"cgroup.max.depth":"3","cgroup.pressure":"bogus"}}"#;
+        update(t, document, &[]).fails("unified[\"cgroup.pressure\"]: write(\"cgroup.pressure\", \"bogus\")");
+        assert_eq!(says("cgroup.max.depth"), "max");
+        assert_eq!(kept(t), before);
+        t.delete("c1");
+    });
+}
+
+/// Malformed input is one error with its place, and nothing is changed.
+#[test]
+fn wrong_documents_are_refused() {
+    isolated(|t| {
+        started(t, json!({}));
+        for (document, place) in [
+            ("", "resources: EOF"),
+            ("[]", "an object"),
+            ("{\"memory\":", "resources: EOF"),
+            (r#"{"memory":{"limit":"1G"}}"#, "memory.limit: invalid type"),
+            (r#"{"memory":{"limit":-7}}"#, "memory.limit: -7"),
+            (r#"{"pids":{"limit":-2}}"#, "pids.limit: -2"),
+            (r#"{"unified":{"cgroup.max.depth":"2","cgroup.kill":"1"}}"#, "unified[\"cgroup.kill\"]"),
+            (r#"{"unified":{"cgroup.max.depth":"2","cgroup.nonsense":"1"}}"#, "has no file cgroup.nonsense"),
+            (r#"{"devices":[{"allow":true}]}"#, "devices[0].access"),
+            (
+                r#"{"unified":{"cgroup.max.depth":"2"},"rdma":{"mlx":{"hcaHandles":3}}}"#,
+                "the rdma controller",
+            ),
+        ] {
+            for more in [&["--dry-run"][..], &[]] {
+                update(t, document, more).fails(place);
+            }
+            assert_eq!(says("cgroup.max.depth"), "max", "{document}");
+        }
+        t.corten(&["update", "--resources", "/does/not/exist", "c1"]).fails("no such file");
+        t.corten(&["update", "--l3-cache-schema", "L3:0=f", "c1"]).fails("intelRdt");
+        t.corten(&["update", "c9"]).fails("does not exist");
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        update(t, "{}", &[]).fails("cannot update a container that is stopped");
+        t.delete("c1");
+    });
+}
+
+/// A new list of rules takes the place of the old one in the container that runs.
+#[test]
+fn devices_are_exchanged() {
+    isolated(|t| {
+        if File::open("/dev/fuse").is_err() {
+            skip("no /dev/fuse, a device that anyone may open and no runtime allows by default");
+        }
+        let bundle = t.bundle(|c| {
+            c["linux"]["devices"] =
+                json!([{"path": "/dev/my", "type": "c", "major": 10, "minor": 229, "fileMode": 438}]);
+            c["linux"]["cgroupsPath"] = json!("/c1");
+        });
+        t.start(&bundle, "c1");
+        let opens = || t.exec("c1", "(: </dev/my) 2>/dev/null").code == 0;
+        assert!(!opens());
+        let allow = r#"{"devices":[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]}"#;
+        assert!(update(t, allow, &["--dry-run"]).ok().contains("devices"));
+        assert!(!opens());
+        update(t, allow, &[]).ok();
+        assert!(opens());
+        update(t, r#"{"unified":{"cgroup.max.depth":"4"}}"#, &[]).ok();
+        assert!(opens(), "rules that are not named stay");
+        update(t, r#"{"devices":[{"allow":false}]}"#, &[]).ok();
+        assert!(!opens());
+        t.delete("c1");
+    });
+}
+
+/// As in runc, the options for single limits are not heard beside a document; corten says so.
+#[test]
+fn a_document_speaks_alone() {
+    isolated(|t| {
+        started(t, json!({}));
+        let out = update(t, r#"{"unified":{"cgroup.max.depth":"4"}}"#, &["--memory", "5M"]);
+        assert!(out.code == 0 && out.stderr.contains("ignoring"), "{out:?}");
+        assert_eq!(says("cgroup.max.depth"), "4");
+        t.delete("c1");
+    });
+}
