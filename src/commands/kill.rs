@@ -1,10 +1,13 @@
 //! `kill`: a signal to the container's process, through a descriptor of it, or to all in its cgroup.
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use super::pause::FREEZE;
+use crate::cgroups::Cgroup;
 use crate::cli::{Globals, Kill};
 use crate::error::{Kind, Result, fail};
 use crate::state::{Record, Status, pidfd};
@@ -18,7 +21,17 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
         return signal_all(&record, signal);
     }
     match super::status(&dir, &record)? {
-        Status::Created | Status::Running | Status::Paused => signal_one(&record, signal),
+        Status::Created | Status::Running => signal_one(&record, signal),
+        Status::Paused => {
+            signal_one(&record, signal)?;
+            match super::cgroup(&record)? {
+                // On v1 what is frozen does not even die.
+                Some(cgroup @ Cgroup::V1(_)) if signal == libc::SIGKILL => {
+                    cgroup.freeze(false, Instant::now() + FREEZE)
+                }
+                _ => Ok(()),
+            }
+        }
         Status::Creating | Status::Stopped => Err(not_running()),
     }
 }

@@ -419,3 +419,43 @@ fn again(view: &str) {
         drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{line} (view {view})\n")));
     }
 }
+
+/// What is frozen does not die of a signal on v1: the kill lets it go on to its end.
+#[test]
+fn paused_containers_die() {
+    isolated_in(View::V1, |t| {
+        t.start(&t.bundle(|_| {}), "c1");
+        t.corten(&["pause", "c1"]).ok();
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        t.corten(&["delete", "c1"]).ok();
+        t.start(&t.bundle(|_| {}), "c1");
+        t.corten(&["pause", "c1"]).ok();
+        t.delete("c1");
+    });
+}
+
+/// `update` writes to whichever hierarchy has the file, and puts back what it has written when one write fails.
+#[test]
+fn limits_are_updated() {
+    isolated_in(View::Hybrid, |t| {
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = json!("/c1");
+            c["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 40}});
+        });
+        t.start(&bundle, "c1");
+        let limits = || (read(dir("memory", "c1/memory.limit_in_bytes")), read(dir("pids", "c1/pids.max")));
+        let now = |memory: u64, pids: &str| assert_eq!(limits(), (memory.to_string(), pids.to_string()));
+        t.corten(&["update", "--memory", "128M", "--pids-limit", "1", "c1"]).ok();
+        now(128 << 20, "1");
+        t.exec("c1", "/bin/true & wait").exits(2);
+        t.corten(&["update", "--memory", "32M", "c1"]).ok();
+        now(32 << 20, "1");
+        t.corten(&["update", "--pids-limit", "30", "--cpuset-cpus", "4000", "c1"]).fails("cpu.cpus");
+        now(32 << 20, "1");
+        t.corten(&["update", "--pids-limit", "-1", "c1"]).ok();
+        now(32 << 20, "max");
+        t.corten(&["events", "--stats", "c1"]).fails("cgroup v2 only");
+        t.delete("c1");
+    });
+}
