@@ -137,6 +137,10 @@ struct Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        for dir in self.v1.iter().flat_map(|cgroup| directories(cgroup)) {
+            // What is frozen dies only when it goes on.
+            let _ = fs::write(dir.join("freezer.state"), "THAWED");
+        }
         let gone = |cgroup: &Path| {
             directories(cgroup).iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
             fs::remove_dir(cgroup).is_ok()
