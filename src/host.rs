@@ -31,10 +31,10 @@ impl Host {
     pub fn probe(rootless: Option<bool>, labelled: bool) -> Result<Self> {
         let proc = procfs()?;
         let user_namespace = in_user_namespace();
-        let rootless = rootless.unwrap_or_else(|| task::euid() != 0 || user_namespace);
+        let uid = task::euid();
+        let rootless = rootless.unwrap_or(uid != 0 || user_namespace);
         let process = process::Host::probe(proc.as_fd(), labelled)?;
-        let (uid, cgroups) = (task::euid(), cgroups::Host::probe()?);
-        Ok(Self { proc, rootless, uid, user_namespace, cgroups, process })
+        Ok(Self { proc, rootless, uid, user_namespace, cgroups: cgroups::Host::probe()?, process })
     }
 }
 

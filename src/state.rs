@@ -111,17 +111,13 @@ pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
         }
         other => other?,
     }
-    let opened = open_dir(&parent, Path::new(id));
-    let locked = opened.map_err(Into::into).and_then(|fd| {
-        let dir = Dir { root: fs::dup(parent.as_fd())?, id: id.to_string(), fd, locked: Cell::new(false) };
-        // A `delete --force` may come between: it removes the empty directory, and the lock tells.
-        dir.lock(Duration::from_secs(10)).map(|()| dir)
-    });
-    if locked.is_err() {
-        // Only if it is empty: it may be another's by now.
-        let _ = fs::unlinkat(parent.as_fd(), Path::new(id), true);
-    }
-    locked
+    // Only if it is empty: it may be another's by now.
+    let undo = |parent: &OwnedFd| drop(fs::unlinkat(parent.as_fd(), Path::new(id), true));
+    let fd = open_dir(&parent, Path::new(id)).inspect_err(|_| undo(&parent))?;
+    let dir = Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) };
+    // A `delete --force` may come between: it removes the empty directory, and the lock tells.
+    dir.lock(Duration::from_secs(10)).inspect_err(|_| undo(&dir.root))?;
+    Ok(dir)
 }
 
 /// Opens a container's directory, without the lock.

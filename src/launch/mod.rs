@@ -85,7 +85,7 @@ pub fn create(request: &Request) -> Result<Launched> {
     // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get
     // the sources: copies of its own mounts, opened with our rights.
     let late = plan.namespaces.has(libc::CLONE_NEWUSER) && plan.namespaces.creates(libc::CLONE_NEWNS);
-    let sources = if late && task::euid() == 0 {
+    let sources = if late && request.host.uid == 0 {
         None
     } else {
         Some(rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd())?)
@@ -198,7 +198,7 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
         boot_id: state::boot_id()?,
         cgroup,
         namespaces: plan.namespaces.names(),
-        owner: state::owner(task::euid()),
+        owner: state::owner(request.host.uid),
         created: log::now(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         start_reads_config: plan.process.is_none()
