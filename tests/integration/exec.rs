@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use crate::harness::{Test, isolated, poll, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
 
-/// Everything about a process that its container decides and the kernel shows, a line each, of the process `$P`.
+/// Everything about a process that its container decides and the kernel shows, a line each, of the process `$P`. What it
+/// blocks is asked of a child: a shell blocks all signals itself for a moment while it makes one.
 const RIGHTS: &str = r#"
-    grep -E '^(Uid|Gid|Groups|Umask|Cap...|NoNewPrivs|Seccomp|Seccomp_filters|Cpus_allowed_list|SigBlk|SigIgn):' /proc/$P/status
+    grep -E '^(Uid|Gid|Groups|Umask|Cap...|NoNewPrivs|Seccomp|Seccomp_filters|Cpus_allowed_list|SigIgn):' /proc/$P/status
+    grep '^SigBlk:' /proc/self/status
     cat /proc/$P/limits /proc/$P/oom_score_adj /proc/$P/cgroup
     awk '{print "nice", $19, "rt", $40, "policy", $41}' /proc/$P/stat
     echo "io $(ionice -p $P) machine $(uname -m)"
