@@ -395,12 +395,15 @@ fn plan_unified(resources: &LinuxResources, writes: &mut Vec<Write>, problems: &
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// The writes as `file=value`, a `?` behind those that ask for no limit, and the problems as `place:
     /// message`.
-    fn planned(json: &str) -> (Vec<String>, Vec<String>) {
+    pub(in crate::cgroups) fn shown(
+        json: &str,
+        plan: fn(&LinuxResources, &mut Problems) -> Vec<Write>,
+    ) -> (Vec<String>, Vec<String>) {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
         let mut problems = Problems::default();
         let show = |w: &Write| {
@@ -413,6 +416,10 @@ mod tests {
         };
         let writes = plan(&resources, &mut problems).iter().map(show).collect();
         (writes, problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).collect())
+    }
+
+    fn planned(json: &str) -> (Vec<String>, Vec<String>) {
+        shown(json, plan)
     }
 
     #[test]

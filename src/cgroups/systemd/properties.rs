@@ -5,6 +5,7 @@
 
 use super::super::dbus::Value;
 use super::super::resources::{Absent, Write};
+use super::super::values;
 
 /// A unit's property.
 pub type Property = (String, Value);
@@ -55,20 +56,10 @@ fn of_write(write: &Write) -> Vec<(&'static str, Value)> {
 
 /// A number as the kernel reads it: `max`, or digits with a unit.
 fn number(text: &str) -> Option<u64> {
-    let text = text.trim();
-    if text == "max" {
-        return Some(INFINITY);
+    match text.trim() {
+        "max" => Some(INFINITY),
+        digits => values::number(digits),
     }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// `io.weight` without a device, which systemd writes as the default.

@@ -240,20 +240,8 @@ fn plan_network(network: &LinuxNetwork, writes: &mut Vec<Write>, problems: &mut 
 mod tests {
     use super::*;
 
-    /// As in v2's tests: the writes as `file=value`, a `?` behind those that ask for no limit.
     fn planned(json: &str) -> (Vec<String>, Vec<String>) {
-        let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        let mut problems = Problems::default();
-        let show = |w: &Write| {
-            let instead = match &w.absent {
-                Absent::Instead { file, value } => format!(" or {file}={value}"),
-                Absent::NoLimit => "?".into(),
-                Absent::NoSwap | Absent::Fails => String::new(),
-            };
-            format!("{}={}{instead}", w.file, w.value)
-        };
-        let writes = plan(&resources, &mut problems).iter().map(show).collect();
-        (writes, problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).collect())
+        crate::cgroups::resources::tests::shown(json, plan)
     }
 
     #[test]
