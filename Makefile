@@ -3,7 +3,7 @@ PREFIX ?= /usr/local
 export RUST_TEST_THREADS ?= 2
 BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(scripts/target)/release/corten
 
-.PHONY: help build demo test faults test-engines test-vm validation check install bench clean peers
+.PHONY: help build demo test faults engines test-vm validation check install bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
@@ -18,9 +18,9 @@ test: ## unit and integration tests; installs what they need; the last line coun
 faults: ## every system call of every verb failing, or the runtime killed there: all of them
 	@scripts/install-deps build test
 	@CORTEN_FAULTS=all CORTEN_TEST_PATIENCE=15 scripts/test --test faults
-test-engines: build ## Podman with corten as its runtime; the last line counts the checks
+engines: build ## Podman with corten as its runtime; the last line counts the checks
 	@scripts/install-deps engines
-	@scripts/podman-smoke $(BINARY)
+	@tests/engines/run podman $(BINARY)
 validation: $(if $(RUNTIME),,build) ## runtime-tools' validation programs with corten or RUNTIME=...; the last line counts them
 	@tests/oci-validation/run $(or $(RUNTIME),$(BINARY))
 test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=sid: on sid's kernel
