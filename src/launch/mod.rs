@@ -88,7 +88,7 @@ pub fn create(request: &Request) -> Result<Launched> {
     let sources = if late && request.host.uid == 0 {
         None
     } else {
-        Some(rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd())?)
+        Some(rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd(), false)?)
     };
     let console_socket = connect(request.console_socket, "--console-socket")?;
     let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
@@ -375,7 +375,7 @@ fn attend<'a>(
             }
             Event::SourcesWanted => {
                 let proc = request.host.proc.as_fd();
-                let open = || rootfs::open_sources(&plan.rootfs, proc);
+                let open = || rootfs::open_sources(&plan.rootfs, proc, true);
                 let sources = namespaces::in_mount_namespace_of(process.pid, proc, open)?;
                 sources.trees().try_for_each(|tree| process.channel.give(tree))?;
             }

@@ -106,7 +106,7 @@ pub fn build(rules: &Rules, root: BorrowedFd) -> Result<OwnedFd> {
 
 fn allow_path(ruleset: BorrowedFd, root: BorrowedFd, path: &Path, access: u64) -> Result<()> {
     let file = fs::openat2(root, path, fs::O_PATH, 0, fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_SYMLINKS)?;
-    let directory = fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+    let directory = fs::is_directory(file.as_fd())?;
     let access = if directory { access } else { access & OF_FILES };
     Ok(sys::allow_beneath(ruleset, file.as_fd(), access)?)
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::{self, Missing};
-use super::sources::{self, Source, Sources};
+use super::sources::{self, Sources, propagate};
 use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
 use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
@@ -36,30 +36,43 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
     let mut root =
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
     for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
-        make(&mut root, plan, mount, source)
+        let tree = bound(plan, mount, source)?;
+        make(&mut root, plan, mount, tree)
             .with_context(|| format!("{} {}", mount.place, mount.destination.display()))?;
     }
     devices::apply(&root, plan)?;
     Ok(root)
 }
 
-fn attach_root(plan: &Plan, source: Source) -> sys::Result<Root> {
-    let tree = source.into_tree(&plan.path, true, &sources::for_root(plan.propagation))?;
+fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
     let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    let open =
+        || sources::open_inside(target.as_fd(), Path::new(""), true, &sources::for_root(plan.propagation));
+    let tree = tree.map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
     Ok(Root { fd: tree, spent: RefCell::new(vec![target]) })
 }
 
-fn make(root: &mut Root, plan: &Plan, mount: &Mount, source: Option<Source>) -> Result<()> {
+/// The tree that a bind mount attaches; `None` for other mounts.
+fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+    match (&mount.kind, opened) {
+        (Kind::Bind { source, recursive, .. }, None) => {
+            let first = sources::for_bind(plan.propagation, &mount.options.propagation);
+            let tree = sources::open_inside(fs::CWD, source, *recursive, &first);
+            tree.map(Some).with_context(|| sources::place(mount, source))
+        }
+        (_, opened) => Ok(opened),
+    }
+}
+
+fn make(root: &mut Root, plan: &Plan, mount: &Mount, tree: Option<OwnedFd>) -> Result<()> {
     let options = &mount.options;
-    match (&mount.kind, source) {
+    match (&mount.kind, tree) {
         (Kind::Remount, _) => remount(root, mount),
-        (Kind::Bind { source: path, recursive, .. }, Some(source)) => {
-            let missing = if source.is_directory { Missing::Directory } else { Missing::File };
-            let first = sources::for_bind(plan.propagation, &options.propagation);
-            let tree = source.into_tree(path, *recursive, &first)?;
+        (Kind::Bind { .. }, Some(tree)) => {
             shape(tree.as_fd(), options)?;
-            let target = root.target(mount, missing)?;
+            let is_directory = fs::is_directory(tree.as_fd())?;
+            let target = root.target(mount, if is_directory { Missing::Directory } else { Missing::File })?;
             attach(root, mount, tree, target)
         }
         (Kind::Cgroup, _) if plan.facts.cgroup_views.is_empty() => cgroup(root, plan, mount),
@@ -92,11 +105,9 @@ fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Res
 
 /// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL.
 fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
-    let is_directory =
-        |fd| fs::fstat(fd).is_ok_and(|stat: libc::stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
-    match (is_directory(tree), is_directory(target)) {
-        (true, false) => anyhow!("a directory cannot be mounted on a file: {error}"),
-        (false, true) => anyhow!("a file cannot be mounted on a directory: {error}"),
+    match (fs::is_directory(tree), fs::is_directory(target)) {
+        (Ok(true), Ok(false)) => anyhow!("a directory cannot be mounted on a file: {error}"),
+        (Ok(false), Ok(true)) => anyhow!("a file cannot be mounted on a directory: {error}"),
         _ => error.into(),
     }
 }
@@ -109,15 +120,11 @@ fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     shape_with(tree, false, options.attr, &options.propagation)
 }
 
-fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, propagation: &[Propagate]) -> sys::Result<()> {
+fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
     if attr != Attr::default() {
         mount::mount_setattr(tree, recursive, &attr)?;
     }
-    for propagate in propagation {
-        let attr = Attr { propagation: propagate.flag, ..Attr::default() };
-        mount::mount_setattr(tree, propagate.recursive, &attr)?;
-    }
-    Ok(())
+    propagate(tree, steps)
 }
 
 /// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a

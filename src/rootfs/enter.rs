@@ -55,8 +55,7 @@ impl Root {
         for path in &plan.masked {
             let at = || format!("linux.maskedPaths {}", path.display());
             let Some(target) = self.find(path).with_context(at)? else { continue };
-            let is_directory = fs::fstat(target.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-            if !is_directory {
+            if !fs::is_directory(target.as_fd())? {
                 let null = match &null {
                     Some(null) => null,
                     None => null.insert(host_null().with_context(at)?),

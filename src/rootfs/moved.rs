@@ -75,9 +75,11 @@ fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
 }
 
 /// Takes a mount away, and tells whether it is gone. One that a more privileged user namespace has made stays; if it is
-/// the kernel's it is covered, which counts as a mask.
+/// the kernel's it is covered, which counts as a mask. So does one below a directory that is closed to us, and then to
+/// the container too; but the kernel's cannot be covered there.
 fn leave(other: &Other) -> Result<bool> {
     match mount::detach(&other.point) {
+        Err(e) if e.errno == Errno::EACCES && !other.of_the_kernel => Ok(false),
         Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EPERM) => {
             if other.of_the_kernel {
                 let target = fs::open(fs::CWD, &other.point, fs::O_PATH | fs::O_DIRECTORY, 0)?;

@@ -1,9 +1,9 @@
-//! What is opened on the host's side, before there is a container: the root file system and the sources of bind mounts.
+//! The host's side of mounts: the root file system and the sources of bind mounts, each a detached copy of the host's tree.
 //!
-//! Each is a detached copy of the host's tree, so that nobody can exchange it between here and its attaching, and an
-//! idmapped mount can be made by who has the right. Copies need CAP_SYS_ADMIN over our mount namespace: without, as a
-//! user, the path is opened and checked here, and opened once more in the container's mount namespace, where a
-//! descriptor of ours would refer to a mount of another namespace; if it is not the same file by then, that is an error.
+//! As a rule the container's process makes the copy when it attaches it: in its own mount namespace the host's paths are
+//! all there until the change of the root, a path is walked once, and mounts come into being in the order in which they
+//! are listed. The runtime makes it ahead where only it can: for a mount namespace that is joined or the host's own, for
+//! an idmapped mount, and for one that is to stay a peer of the host's.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -12,115 +12,100 @@ use nix::errno::Errno;
 
 use super::mounts::IdMapping;
 use super::options::Propagate;
-use super::{Kind, MountNamespace, Plan};
+use super::{Kind, Mount, MountNamespace, Plan};
 use crate::error::{Context, Result};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 use crate::sys::{self, fs};
 
-/// The host's part of a plan, open.
+/// What the runtime has opened of the host's part of a plan, as detached trees. The rest the container's process opens.
 pub struct Sources {
-    pub(super) root: Source,
-    /// Of each mount that has one, in the plan's order.
-    pub(super) mounts: Vec<Option<Source>>,
+    pub(super) root: Option<OwnedFd>,
+    /// Of each mount, in the plan's order.
+    pub(super) mounts: Vec<Option<OwnedFd>>,
     /// The mount that the root file system lies on before we attach ours, where that must be undone.
     pub under_root: Option<u64>,
 }
 
-/// A part of the host's tree.
-pub(super) struct Source {
-    pub(super) tree: Tree,
-    pub(super) is_directory: bool,
-}
-
-pub(super) enum Tree {
-    /// A detached copy.
-    Copy(OwnedFd),
-    /// To be copied later, if it still is this file.
-    Checked { device: u64, inode: u64 },
-}
-
-/// Opens the sources.
-pub fn open_sources(plan: &Plan, proc: BorrowedFd) -> Result<Sources> {
+/// Opens the sources: `all` of them, or those that the container's process cannot open as well.
+pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
+    let own_namespace = plan.facts.mount_namespace == MountNamespace::New;
+    let all = all || !own_namespace;
     let at = || format!("root.path {}", plan.path.display());
-    let root = open(&plan.path, true, true, &for_root(plan.propagation)).with_context(at)?;
+    let root =
+        all.then(|| open(&plan.path, true, &for_root(plan.propagation))).transpose().with_context(at)?;
     let under_root = match plan.facts.mount_namespace {
         MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(at)?),
         _ => None,
     };
-    let mut mounts = Vec::with_capacity(plan.mounts.len());
-    for mount in &plan.mounts {
-        let Kind::Bind { source, recursive, idmap } = &mount.kind else {
-            mounts.push(None);
-            continue;
-        };
-        let place = || format!("{}.source {}", mount.place, source.display());
+    let mounts = plan.mounts.iter().map(|mount| {
+        let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        let opened = open(source, *recursive, false, &first).with_context(place)?;
-        if let Some(mapping) = idmap {
-            map_ids(&opened, mapping, proc).with_context(place)?;
+        if !all && idmap.is_none() && !first.is_empty() {
+            return Ok(None);
         }
-        mounts.push(Some(opened));
-    }
+        let opened = match open(source, *recursive, &first) {
+            // A user cannot. The container's process can, but its copy will be no peer.
+            Err(e) if e.errno == Errno::EPERM && own_namespace && idmap.is_none() => return Ok(None),
+            opened => opened.with_context(|| place(mount, source))?,
+        };
+        if let Some(mapping) = idmap {
+            map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
+        }
+        Ok(Some(opened))
+    });
+    let mounts = mounts.collect::<Result<_>>()?;
     Ok(Sources { root, mounts, under_root })
 }
 
+/// Where a source stands, for errors.
+pub(super) fn place(mount: &Mount, source: &Path) -> String {
+    format!("{}.source {}", mount.place, source.display())
+}
+
 impl Sources {
-    /// The detached trees, the root's first, for another process's [`Sources::receive`]. All are, where they are opened
-    /// by whom this is for: the host's root.
+    /// The detached trees, the root's first, for another process's [`Sources::receive`].
     pub fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let all = [&self.root].into_iter().chain(self.mounts.iter().flatten());
-        all.filter_map(|source| match &source.tree {
-            Tree::Copy(tree) => Some(tree.as_fd()),
-            Tree::Checked { .. } => None,
-        })
+        [&self.root].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)
     }
 
-    /// The sources of a plan that another process has opened, one by one.
+    /// The sources of a plan, all of which another process has opened, one by one.
     pub fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
-        let mut source = || -> Result<Source> {
-            let tree = next()?;
-            let (_, is_directory) = kind(&tree, false)?;
-            Ok(Source { tree: Tree::Copy(tree), is_directory })
-        };
-        let root = source()?;
-        let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut source).transpose());
+        let root = Some(next()?);
+        let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
         Ok(Self { root, mounts: mounts.collect::<Result<_>>()?, under_root: None })
     }
 
     /// The numbers of all descriptors in here.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> {
-        let all = self.mounts.iter().flatten().chain([&self.root]);
-        all.filter_map(|source| match &source.tree {
-            Tree::Copy(tree) => Some(tree.as_raw_fd()),
-            Tree::Checked { .. } => None,
-        })
+        self.trees().map(|tree| tree.as_raw_fd())
     }
 }
 
-fn open(path: &Path, recursive: bool, directory: bool, first: &[Propagate]) -> sys::Result<Source> {
-    match mount::open_tree_clone(fs::CWD, path, recursive) {
-        Err(e) if e.errno == Errno::EPERM => {
-            let file = fs::open(fs::CWD, path, fs::O_PATH, 0)?;
-            let (stat, is_directory) = kind(&file, directory)?;
-            Ok(Source { tree: Tree::Checked { device: stat.st_dev, inode: stat.st_ino }, is_directory })
-        }
-        tree => {
-            let tree = tree?;
-            let (_, is_directory) = kind(&tree, directory)?;
-            detach_from_host(&tree, first)?;
-            Ok(Source { tree: Tree::Copy(tree), is_directory })
-        }
-    }
+fn open(path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
+    let tree = mount::open_tree_clone(fs::CWD, path, recursive)?;
+    propagate(tree.as_fd(), first)?;
+    Ok(tree)
 }
 
-fn kind(file: &OwnedFd, directory: bool) -> sys::Result<(libc::stat, bool)> {
-    let stat = fs::fstat(file.as_fd())?;
-    let is_directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
-    if directory && !is_directory {
-        return Err(sys::Error::new("fstat()", Errno::ENOTDIR));
-    }
-    Ok((stat, is_directory))
+/// A copy made in the container's own mount namespace, all of whose mounts are slaves or private already.
+pub(super) fn open_inside(
+    dir: BorrowedFd,
+    path: &Path,
+    recursive: bool,
+    first: &[Propagate],
+) -> sys::Result<OwnedFd> {
+    let tree = mount::open_tree_clone(dir, path, recursive)?;
+    propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
+    Ok(tree)
+}
+
+/// Changes the propagation of a tree, step by step.
+pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()> {
+    steps.iter().try_for_each(|step| {
+        let attr = Attr { propagation: step.flag, ..Attr::default() };
+        mount::mount_setattr(tree, step.recursive, &attr)
+    })
 }
 
 const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
@@ -149,34 +134,7 @@ pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propag
     }
 }
 
-fn detach_from_host(tree: &OwnedFd, first: &[Propagate]) -> sys::Result<()> {
-    first.iter().try_for_each(|propagate| {
-        let attr = Attr { propagation: propagate.flag, ..Attr::default() };
-        mount::mount_setattr(tree.as_fd(), propagate.recursive, &attr)
-    })
-}
-
-fn map_ids(source: &Source, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {
-    let Tree::Copy(tree) = &source.tree else {
-        return Err(sys::Error::new("open_tree()", Errno::EPERM)).context("an idmapped mount needs root");
-    };
+fn map_ids(tree: &OwnedFd, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {
     let namespace = idmap::user_namespace(proc, &mapping.uid_map, &mapping.gid_map)?;
     Ok(mount::mount_idmap(tree.as_fd(), mapping.recursive, namespace.as_fd())?)
-}
-
-impl Source {
-    /// The detached tree, for whoever attaches it: the container's process.
-    pub(super) fn into_tree(self, path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
-        let (device, inode) = match self.tree {
-            Tree::Copy(tree) => return Ok(tree),
-            Tree::Checked { device, inode } => (device, inode),
-        };
-        let tree = mount::open_tree_clone(fs::CWD, path, recursive)?;
-        let stat = fs::fstat(tree.as_fd())?;
-        if (stat.st_dev, stat.st_ino) != (device, inode) {
-            return Err(sys::Error::new(format!("open_tree({path:?})"), Errno::ESTALE));
-        }
-        detach_from_host(&tree, first)?;
-        Ok(tree)
-    }
 }

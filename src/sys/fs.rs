@@ -65,6 +65,10 @@ pub fn fstat(fd: BorrowedFd) -> Result<libc::stat> {
     nix::sys::stat::fstat(fd).map_err(|e| Error::new("fstat()", e))
 }
 
+pub fn is_directory(fd: BorrowedFd) -> Result<bool> {
+    Ok(fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
 /// `fstatat(2)`, of a link itself.
 pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
     nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)

@@ -1,6 +1,7 @@
 //! The change of the root without pivot_root: by moving the mount, and by chroot alone.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::json;
@@ -45,6 +46,11 @@ fn without_a_namespace() {
 #[test]
 fn no_way_back_without_pivot_root() {
     isolated(|t| {
+        // A user namespace's root cannot even get to it.
+        let closed = t.dir.join("closed");
+        fs::create_dir_all(closed.join("mount")).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+        host_mount(t, &["-t", "tmpfs", "closed", closed.join("mount").to_str().unwrap()]);
         for user in [false, true] {
             let bundle = t.bundle(|c| {
                 if user {
@@ -78,5 +84,6 @@ fn no_way_back_without_pivot_root() {
             assert_eq!(out.stdout, "tmpfs\n", "user namespace: {user}: {out:?}");
             t.delete("r");
         }
+        t.call(Command::new("umount").arg(closed.join("mount"))).ok();
     });
 }
