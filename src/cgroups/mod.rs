@@ -9,6 +9,7 @@ mod backend;
 pub mod dbus;
 pub mod devices;
 mod host;
+pub mod oom;
 pub mod resources;
 pub mod stats;
 pub mod systemd;

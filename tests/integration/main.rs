@@ -33,3 +33,4 @@ mod systemd;
 mod terminal;
 mod update;
 mod v1;
+mod v1_events;

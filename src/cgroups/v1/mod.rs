@@ -8,6 +8,7 @@ mod cgroup;
 mod create;
 mod devices;
 pub(super) mod resources;
+pub(super) mod stats;
 
 use std::path::{Path, PathBuf};
 
