@@ -34,7 +34,7 @@ pub struct Watch {
 enum Notice {
     /// By the file itself.
     Change,
-    /// By an eventfd; there was one until this moment ago.
+    /// By an eventfd. After a notice a kill may come until this moment.
     Event(EventFd, Option<Instant>),
     /// It does not: we may not ask for it, or this kernel has no such thing.
     Never,
