@@ -1,7 +1,7 @@
 //! The cgroup of a container, on whatever kind of host: what launching and later commands do with it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use oci_spec::runtime::LinuxResources;
@@ -17,9 +17,16 @@ pub enum Cgroup {
     V1(v1::Cgroup),
 }
 
+/// A cgroup below the container's: for these controllers, or for all if none is named.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Below {
+    pub controllers: Vec<String>,
+    pub path: PathBuf,
+}
+
 /// What [`create`] is about to make, for a record of it that outlives a crash.
 #[must_use]
-pub fn missing(plan: &Plan) -> Vec<std::path::PathBuf> {
+pub fn missing(plan: &Plan) -> Vec<PathBuf> {
     match plan {
         Plan::V2(plan) => v2::missing(plan),
         Plan::V1(plan) => plan.missing(),
@@ -70,11 +77,20 @@ impl Cgroup {
         Ok(v2::Cgroup::open(&record.path)?.map(Self::V2))
     }
 
-    /// The cgroup of that path below this one; `None` if there is none.
-    pub fn below(&self, path: &Path) -> Result<Option<Self>> {
-        match self {
-            Self::V2(cgroup) => Ok(v2::Cgroup::open(&cgroup.path.join(path))?.map(Self::V2)),
-            Self::V1(cgroup) => Ok(cgroup.below(path)?.map(Self::V1)),
+    /// The cgroup below this one that is wanted, which must be there.
+    pub fn below(&self, wanted: &[Below]) -> Result<Self> {
+        let refuse = |message: &str| Err(fail(Kind::Usage, message));
+        match (self, wanted) {
+            (Self::V1(cgroup), _) => Ok(Self::V1(cgroup.below(wanted)?)),
+            // With one hierarchy there are no controllers to name, and nothing to say twice.
+            (Self::V2(_), all) if all.iter().any(|below| !below.controllers.is_empty()) => {
+                refuse("controllers cannot be named on cgroup v2")
+            }
+            (Self::V2(cgroup), [below]) => match v2::Cgroup::open(&cgroup.path.join(&below.path))? {
+                Some(found) => Ok(Self::V2(found)),
+                None => refuse("there is no such cgroup"),
+            },
+            (Self::V2(_), _) => refuse("a process is in one cgroup"),
         }
     }
 
@@ -152,8 +168,11 @@ impl Cgroup {
     pub fn enable(&self, write: &Write, enable: bool) -> Result<()> {
         match self {
             Self::V2(cgroup) => v2::enable_for(&cgroup.path, write, enable),
-            // What is mounted is enabled.
-            Self::V1(_) => Ok(()),
+            Self::V1(cgroup) => match &cgroup.unified {
+                Some(unified) if v1::is_v2s(write)? => v2::enable_for(&unified.path, write, enable),
+                // What is mounted is enabled.
+                _ => Ok(()),
+            },
         }
     }
 
@@ -165,13 +184,11 @@ impl Cgroup {
         }
     }
 
-    /// How many device programs are attached, and whether they are what the filter asks for.
-    pub fn devices_are(&self, filter: Option<&devices::Filter>) -> Result<(usize, bool)> {
+    /// The device rules that are in force, beside those of a filter.
+    pub fn devices(&self, filter: Option<&devices::Filter>) -> Result<devices::DeviceRules> {
         match self {
-            Self::V2(cgroup) => Ok(v2::device_program_is(cgroup.dir(), filter)?),
-            Self::V1(_) => {
-                Err(fail(Kind::Unsupported, "cgroup v1 does not tell which device rules were given"))
-            }
+            Self::V2(cgroup) => Ok(v2::device_rules(cgroup.dir(), filter)),
+            Self::V1(cgroup) => cgroup.devices(filter),
         }
     }
 

@@ -48,6 +48,24 @@ pub struct Filter {
     pub otherwise: bool,
 }
 
+/// Rules that are in force, beside those that were asked for.
+#[derive(Debug)]
+pub struct DeviceRules {
+    /// Where the kernel tells.
+    pub file: &'static str,
+    pub asked: String,
+    pub applied: String,
+    pub same: bool,
+}
+
+impl DeviceRules {
+    /// Where nothing watches over devices.
+    pub(super) fn none(filter: Option<&Filter>) -> Self {
+        let asked = if filter.is_some() { "a program" } else { "none" };
+        Self { file: "devices.list", asked: asked.into(), applied: "none".into(), same: filter.is_none() }
+    }
+}
+
 const fn allowed(kind: Type, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
     Rule { allow: true, kind: Some(kind), major, minor, access }
 }

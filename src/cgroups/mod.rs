@@ -9,6 +9,7 @@ mod backend;
 pub mod dbus;
 pub mod devices;
 mod host;
+pub mod oom;
 pub mod resources;
 pub mod stats;
 pub mod systemd;
@@ -27,7 +28,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 
-pub use backend::{Cgroup, create, delegate, limit, missing, remove_empty};
+pub use backend::{Below, Cgroup, create, delegate, limit, missing, remove_empty};
 pub use host::{Host, unescape};
 pub use resources::Write;
 pub use tree::remove_parents;
@@ -180,7 +181,7 @@ fn plan_without(
 }
 
 /// The cgroup's path, before it is known from where.
-struct Below {
+struct Place {
     path: PathBuf,
     absolute: bool,
 }
@@ -192,19 +193,19 @@ struct Below {
 /// children. The same place serves a rootless container without a path, since there its user may have a
 /// delegated cgroup. As root such a container gets a directory at the top, of one level, so that no shared
 /// parent is left behind.
-fn plan_below(request: &Request, problems: &mut Problems) -> Option<Below> {
+fn plan_below(request: &Request, problems: &mut Problems) -> Option<Place> {
     let default = format!("corten-{}", request.id);
     let path = match request.path {
         Some(path) => plain(path).map_err(|message| problems.add(PATH, message)).ok()?,
         None => PathBuf::from(default),
     };
-    Some(Below { path, absolute: request.path.map_or(!request.rootless, Path::is_absolute) })
+    Some(Place { path, absolute: request.path.map_or(!request.rootless, Path::is_absolute) })
 }
 
 /// Its place in config.json.
 const PATH: &str = "linux.cgroupsPath";
 
-impl Below {
+impl Place {
     /// The path below the mount of a hierarchy (v1's have names) where our own cgroup is `own`.
     fn place(&self, own: Option<&Path>, hierarchy: &str, problems: &mut Problems) -> Option<PathBuf> {
         if self.absolute {

@@ -1,10 +1,12 @@
 //! What a cgroup has used, in the form of runc's `events` that go-runc reads: numbers without a sign, times in
-//! nanoseconds, and zeros where a controller is missing.
+//! nanoseconds, and zeros where a controller is missing. What v1's controllers count is told by [`v1::stats`], on a
+//! hybrid host beside what v2's do.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::v1;
 use crate::error::Result;
 
 /// The statistics, from what `read` gives for a file's name (`None`: there is no such file) and the sizes of huge
@@ -15,23 +17,24 @@ pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) ->
     let (total, limit) = (number(&text("pids.current")?), limit(&text("pids.max")?));
     let mut hugetlb = Map::new();
     for size in sizes {
+        if let Some(entry) = v1::stats::hugetlb(&read, size)? {
+            hugetlb.insert(size.clone(), entry);
+        }
         let Some(current) = read(&format!("hugetlb.{size}.current"))? else { continue };
         let events = text(&format!("hugetlb.{size}.events"))?;
         let entry = json!({"usage": number(&current), "max": 0, "failcnt": of(&flat(&events), "max")});
         hugetlb.insert(size.clone(), entry);
     }
-    let mut memory = memory(&text)?;
+    let mut memory = v1::stats::memory(&read)?.map_or_else(|| memory(&text), Ok)?;
     memory["psi"] = pressure("memory.pressure")?;
-    let mut cpu = cpu(&text("cpu.stat")?);
+    let mut cpu = v1::stats::cpu(&read)?.map_or_else(|| cpu(&text), Ok)?;
     cpu["psi"] = pressure("cpu.pressure")?;
-    let mut blkio = blkio(&text("io.stat")?);
+    let mut blkio = v1::stats::blkio(&read)?.map_or_else(|| text("io.stat").map(|stat| blkio(&stat)), Ok)?;
     blkio["psi"] = pressure("io.pressure")?;
+    let cpuset = v1::stats::cpuset(&read)?.map_or_else(|| cpuset(&text), Ok)?;
     Ok(json!({
         "cpu": cpu,
-        "cpuset": {
-            "cpus": list(&text("cpuset.cpus.effective")?),
-            "mems": list(&text("cpuset.mems.effective")?),
-        },
+        "cpuset": cpuset,
         "memory": memory,
         // As in runc, 0 is no limit.
         "pids": {"current": total, "limit": if limit == u64::MAX { 0 } else { limit }},
@@ -41,7 +44,7 @@ pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) ->
     }))
 }
 
-fn number(text: &str) -> u64 {
+pub(super) fn number(text: &str) -> u64 {
     text.trim().parse().unwrap_or(0)
 }
 
@@ -54,30 +57,42 @@ fn limit(text: &str) -> u64 {
 }
 
 /// `name value` on every line.
-fn flat(text: &str) -> BTreeMap<&str, u64> {
+pub(super) fn flat(text: &str) -> BTreeMap<&str, u64> {
     text.lines().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name, number(value))).collect()
 }
 
-fn of(values: &BTreeMap<&str, u64>, name: &str) -> u64 {
+pub(super) fn of(values: &BTreeMap<&str, u64>, name: &str) -> u64 {
     values.get(name).copied().unwrap_or(0)
 }
 
-fn cpu(stat: &str) -> Value {
-    let stat = flat(stat);
+fn cpu(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
+    let stat = text("cpu.stat")?;
+    let stat = flat(&stat);
     let nanoseconds = |name: &str| of(&stat, name).saturating_mul(1000);
-    json!({
+    Ok(json!({
         "usage": {
             "total": nanoseconds("usage_usec"),
             "percpu": [],
             "kernel": nanoseconds("system_usec"),
             "user": nanoseconds("user_usec"),
         },
-        "throttling": {
-            "periods": of(&stat, "nr_periods"),
-            "throttledPeriods": of(&stat, "nr_throttled"),
-            "throttledTime": nanoseconds("throttled_usec"),
-        },
+        "throttling": throttling(&stat),
+    }))
+}
+
+/// How often and how long the quota has held it back, by the cpu.stat of either kind.
+pub(super) fn throttling(stat: &BTreeMap<&str, u64>) -> Value {
+    let time = of(stat, "throttled_time").max(of(stat, "throttled_usec").saturating_mul(1000));
+    json!({
+        "periods": of(stat, "nr_periods"),
+        "throttledPeriods": of(stat, "nr_throttled"),
+        "throttledTime": time,
     })
+}
+
+fn cpuset(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
+    let members = |file: &str| text(file).map(|text| list(&text));
+    Ok(json!({"cpus": members("cpuset.cpus.effective")?, "mems": members("cpuset.mems.effective")?}))
 }
 
 fn memory(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
@@ -151,7 +166,7 @@ fn pressure(text: &str) -> Value {
 }
 
 /// The members of `0-3,7`.
-fn list(text: &str) -> Vec<u32> {
+pub(super) fn list(text: &str) -> Vec<u32> {
     super::values::list(text.trim()).unwrap_or_default().into_iter().collect()
 }
 
@@ -182,16 +197,16 @@ pub fn interfaces(text: &str) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn of_files(files: &[(&str, &str)]) -> Value {
+    pub(in crate::cgroups) fn of_files(files: &[(&str, &str)]) -> Value {
         let read = |name: &str| Ok(files.iter().find(|(file, _)| *file == name).map(|(_, t)| t.to_string()));
         stats(read, &["2MB".into(), "1GB".into()]).unwrap()
     }
 
     /// Whether every number is one that Go's uint64 or, for averages, float64 takes.
-    fn unsigned(value: &Value) -> bool {
+    pub(in crate::cgroups) fn unsigned(value: &Value) -> bool {
         match value {
             Value::Number(n) => n.as_u64().is_some() || n.as_f64().is_some_and(|f| f >= 0.0),
             Value::Array(items) => items.iter().all(unsigned),

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::resources::{Absent, Write};
 use super::values::{Units, part, present, rises, same};
-use super::{Cgroup, devices, v2};
+use super::{Cgroup, devices, v1, v2};
 use crate::error::{Kind, Result, fail};
 use crate::log;
 use crate::sys;
@@ -26,17 +26,46 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Update {
     pub changes: Vec<Change>,
-    /// The new device filter, where the rules are to be replaced; inside, `None` if every device is allowed.
-    pub devices: Option<Option<devices::Filter>>,
+    /// Where the device rules are to be replaced.
+    pub devices: Option<Rules>,
+}
+
+/// The device rules; `None` if every device is allowed.
+#[derive(Debug)]
+pub struct Rules {
+    pub before: Option<devices::Filter>,
+    pub after: Option<devices::Filter>,
+}
+
+impl Rules {
+    fn apply(&self, cgroup: &Cgroup) -> Result<()> {
+        let applied = cgroup.replace_devices(self.after.as_ref()).context("devices");
+        // v2 exchanges all at once or nothing, v1 goes rule by rule.
+        if applied.is_err() && matches!(cgroup, Cgroup::V1(_)) {
+            self.undo(cgroup);
+        }
+        applied
+    }
+
+    pub fn undo(&self, cgroup: &Cgroup) {
+        if let Err(e) = cgroup.replace_devices(self.before.as_ref()) {
+            warn(&e);
+        }
+    }
 }
 
 /// Pairs of files where the first must never be above what the second allows for: memory that is to be swapped
 /// out needs room there first, the burst must not exceed the quota.
-const BOUNDED: [(&str, &str); 3] = [
+const BOUNDED: [(&str, &str); 5] = [
     ("memory.max", "memory.swap.max"),
     ("cpu.max.burst", "cpu.max"),
     ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+    ("cpu.cfs_burst_us", "cpu.cfs_quota_us"),
+    ("cpu.rt_runtime_us", "cpu.rt_period_us"),
 ];
+
+/// The weight of a group, which it has not while it is idle.
+const WEIGHTS: [&str; 2] = ["cpu.weight", "cpu.shares"];
 
 /// Sorts changes so that at no moment one stands against the kernel's rules.
 pub fn order(changes: &mut [Change]) {
@@ -47,7 +76,7 @@ pub fn order(changes: &mut [Change]) {
     }
     // The weight of an idle group cannot be set.
     let wakes = changes.iter().any(|c| c.file == "cpu.idle" && c.after == "0");
-    put(changes, "cpu.weight", "cpu.idle", wakes);
+    WEIGHTS.iter().for_each(|weight| put(changes, weight, "cpu.idle", wakes));
 }
 
 /// Exchanges two files' changes, if both are there, unless `second` comes first as it is wanted.
@@ -67,7 +96,7 @@ fn effective(writes: Vec<Write>) -> Vec<Write> {
     let mut kept: Vec<Write> = Vec::new();
     for write in writes {
         kept.retain(|w| w.file != write.file || part(&w.file, &w.value) != part(&write.file, &write.value));
-        if !(idle && write.file == "cpu.weight") {
+        if !(idle && WEIGHTS.contains(&write.file.as_str())) {
             kept.push(write);
         }
     }
@@ -173,42 +202,80 @@ fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target
         }
     }
     let missing = || {
-        let (place, dir, file) = (&write.place, cgroup.record().path, &write.file);
-        fail(Kind::Unsupported, format!("{place}: {} has no file {file}", dir.display()))
+        let (place, file) = (&write.place, &write.file);
+        let whose = match cgroup {
+            Cgroup::V2(cgroup) => cgroup.path.display().to_string(),
+            Cgroup::V1(_) => "none of the container's cgroups".into(),
+        };
+        let word = if matches!(cgroup, Cgroup::V2(_)) { "has no file" } else { "has a file" };
+        fail(Kind::Unsupported, format!("{place}: {whose} {word} {file}"))
     };
     find(cgroup, write)?.ok_or_else(missing).map(Some)
 }
 
 /// Makes the changes. When one fails, those before it are undone, the last one first.
 pub fn apply(cgroup: &Cgroup, update: &Update) -> Result<()> {
-    let mut done = 0;
-    let result = update.changes.iter().try_for_each(|change| {
-        cgroup.write(&change.file, &change.after).with_context(|| change.place.clone())?;
-        done += 1;
-        Ok(())
-    });
-    // Last: it is one step that does not fail halfway, and cannot be undone without the former rules.
-    let result = result.and_then(|()| match &update.devices {
-        Some(filter) => cgroup.replace_devices(filter.as_ref()).context("devices"),
+    let mut done = Vec::new();
+    let written = write_all(cgroup, &update.changes, &mut done);
+    let result = written.and_then(|()| match &update.devices {
+        Some(rules) => rules.apply(cgroup),
         None => Ok(()),
     });
     if result.is_err() {
-        undo(cgroup, &update.changes[..done]);
+        undo(cgroup, done);
     }
     result
 }
 
-/// Takes back changes that were made.
-pub fn undo(cgroup: &Cgroup, changes: &[Change]) {
-    for change in changes.iter().rev() {
-        let undone = match &change.before {
-            Some(before) => cgroup.write(&change.file, before),
-            None => Err(anyhow!("{}: {:?} cannot be taken back", change.file, change.after)),
-        };
-        if let Err(e) = undone {
-            log::warn(format!("undoing: {e:#}, ignoring"));
+/// Makes the changes, and keeps those made. One may stand against another that is yet to come, as v1's period against
+/// the quota, which the kernel compares with those of the cgroup above: such a one has a second try.
+fn write_all<'a>(cgroup: &Cgroup, changes: &'a [Change], done: &mut Vec<&'a Change>) -> Result<()> {
+    let mut write = |change: &'a Change| {
+        cgroup.write(&change.file, &change.after).with_context(|| change.place.clone())?;
+        done.push(change);
+        check_kept(cgroup, change)
+    };
+    let mut again = Vec::new();
+    for change in changes {
+        match write(change) {
+            Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => again.push(change),
+            other => other?,
         }
     }
+    again.into_iter().try_for_each(write)
+}
+
+/// Newer kernels take a limit for kernel memory and forget it.
+fn check_kept(cgroup: &Cgroup, change: &Change) -> Result<()> {
+    if v1::resources::forgettable(&change.file) && change.after != "-1" {
+        let now = cgroup.read(&change.file)?.unwrap_or_default();
+        v1::resources::check_kept(&now, &change.after, &change.place)?;
+    }
+    Ok(())
+}
+
+/// Takes back changes that were made, in this order.
+pub fn undo<'a>(
+    cgroup: &Cgroup,
+    changes: impl IntoIterator<Item = &'a Change, IntoIter: DoubleEndedIterator>,
+) {
+    let undo = |change: &Change| match &change.before {
+        Some(before) => cgroup.write(&change.file, before),
+        None => Err(anyhow!("{}: {:?} cannot be taken back", change.file, change.after)),
+    };
+    let mut again = Vec::new();
+    for change in changes.into_iter().rev() {
+        match undo(change) {
+            Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => again.push(change),
+            Err(e) => warn(&e),
+            Ok(()) => {}
+        }
+    }
+    again.into_iter().filter_map(|change| undo(change).err()).for_each(|e| warn(&e));
+}
+
+fn warn(error: &anyhow::Error) {
+    log::warn(format!("undoing: {error:#}, ignoring"));
 }
 
 #[cfg(test)]
@@ -247,6 +314,19 @@ mod tests {
             // An idle group has no weight to set.
             (&[("cpu.weight", "1", "5"), ("cpu.idle", "0", "1")], &["cpu.weight", "cpu.idle"]),
             (&[("cpu.weight", "1", "5"), ("cpu.idle", "1", "0")], &["cpu.idle", "cpu.weight"]),
+            (&[("cpu.shares", "3", "5"), ("cpu.idle", "1", "0")], &["cpu.idle", "cpu.shares"]),
+            (
+                &[("cpu.cfs_quota_us", "90", "50"), ("cpu.cfs_burst_us", "80", "9")],
+                &["cpu.cfs_burst_us", "cpu.cfs_quota_us"],
+            ),
+            (
+                &[("cpu.cfs_quota_us", "50", "-1"), ("cpu.cfs_burst_us", "0", "80")],
+                &["cpu.cfs_quota_us", "cpu.cfs_burst_us"],
+            ),
+            (
+                &[("cpu.rt_period_us", "90", "50"), ("cpu.rt_runtime_us", "80", "9")],
+                &["cpu.rt_runtime_us", "cpu.rt_period_us"],
+            ),
             (&[("pids.max", "1", "5"), ("memory.max", "1", "5")], &["pids.max", "memory.max"]),
         ] {
             let mut sorted: Vec<Change> = changes.iter().map(|(f, b, a)| change(f, b, a)).collect();

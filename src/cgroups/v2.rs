@@ -403,12 +403,21 @@ pub fn replace_device_program(
     Ok(())
 }
 
+/// The device program in force, beside that of a filter.
+pub(super) fn device_rules(dir: BorrowedFd, filter: Option<&devices::Filter>) -> devices::DeviceRules {
+    let (applied, same) = match device_program_is(dir, filter) {
+        Ok((0, same)) => ("none".to_string(), same),
+        Ok((1, true)) => ("a program".to_string(), true),
+        Ok((count, _)) => (format!("{count} programs, not as asked"), false),
+        Err(e) => (e.to_string(), false),
+    };
+    let none = devices::DeviceRules::none(filter);
+    devices::DeviceRules { file: "bpf(PROG_QUERY)", applied, same, ..none }
+}
+
 /// How many device programs are attached, and whether they are what the filter comes to: one program, this one, or none
 /// where every device is allowed.
-pub(super) fn device_program_is(
-    dir: BorrowedFd,
-    filter: Option<&devices::Filter>,
-) -> sys::Result<(usize, bool)> {
+fn device_program_is(dir: BorrowedFd, filter: Option<&devices::Filter>) -> sys::Result<(usize, bool)> {
     let attached = bpf::device_programs(dir)?;
     let Some(filter) = filter else { return Ok((attached.len(), attached.is_empty())) };
     let [id] = attached[..] else { return Ok((attached.len(), false)) };

@@ -24,11 +24,15 @@ impl Units {
     fn of(self, file: &str) -> u64 {
         match file.strip_prefix("hugetlb.").and_then(|rest| rest.split('.').next()) {
             Some(size) => number(size.trim_end_matches('B')).unwrap_or(1),
-            None if file.starts_with("memory.") => self.page,
+            // But not memory.swappiness and the like, which are small numbers.
+            None if file.starts_with("memory.") && SIZES.iter().any(|end| file.ends_with(end)) => self.page,
             None => 1,
         }
     }
 }
+
+/// How the names of files with a size end.
+const SIZES: [&str; 5] = ["_in_bytes", ".max", ".high", ".low", ".min"];
 
 /// A number as the kernel reads it, with a suffix such as `M`.
 pub(super) fn number(text: &str) -> Option<u64> {
@@ -44,12 +48,24 @@ pub(super) fn number(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
-/// Whether a file holds one line for each device: `8:0 rbps=600` in io.max, `8:16 200` in io.weight.
+/// Whether a file holds one line for each device or interface: `8:0 rbps=600` in io.max, `8:16 200` in io.weight,
+/// `lo 3` in net_prio.ifpriomap.
 fn by_key(file: &str, written: &str) -> bool {
     let mut words = written.split_whitespace();
     let (first, second) = (words.next(), words.next());
-    second.is_some_and(|word| word.contains('='))
-        || (is_weight(file) && first.is_some_and(|w| w.contains(':')))
+    let device = first.is_some_and(|word| word.contains(':') || file == PRIORITIES);
+    second.is_some_and(|word| word.contains('=')) || (device && unnamed(file).is_some())
+}
+
+const PRIORITIES: &str = "net_prio.ifpriomap";
+
+/// Where a line is a device and its figure alone: what is written for a device to have no line.
+fn unnamed(file: &str) -> Option<&'static str> {
+    match file {
+        "io.weight" | "io.bfq.weight" | "blkio.bfq.weight_device" => Some("default"),
+        "blkio.weight_device" | "blkio.leaf_weight_device" | PRIORITIES => Some("0"),
+        _ => file.starts_with("blkio.throttle.").then_some("0"),
+    }
 }
 
 fn is_weight(file: &str) -> bool {
@@ -77,12 +93,17 @@ pub fn present(file: &str, written: &str, text: &str) -> String {
         let line = line("default").or_else(|| text.lines().next()).unwrap_or_default();
         return line.trim_start_matches("default").trim().to_string();
     }
+    if file == "memory.oom_control" {
+        let (_, disabled) =
+            line("oom_kill_disable").and_then(|line| line.split_once(' ')).unwrap_or_default();
+        return disabled.to_string();
+    }
     if !by_key(file, written) {
         return text.trim().to_string();
     }
     let found = line(key).unwrap_or_default();
-    if is_weight(file) {
-        return format!("{key} {}", found.split_whitespace().nth(1).unwrap_or("default"));
+    if let Some(unnamed) = unnamed(file) {
+        return format!("{key} {}", found.split_whitespace().nth(1).unwrap_or(unnamed));
     }
     let value = |name: &str| {
         let mut pairs = found.split_whitespace().filter_map(|word| word.split_once('='));
@@ -110,8 +131,14 @@ pub fn same(file: &str, written: &str, present: &str, units: Units) -> bool {
     if is_weight(file) {
         return written.trim_start_matches("default").trim() == present;
     }
-    let Some(wanted) = number(written.trim()) else { return false };
     let unit = units.of(file);
+    // v1's word for no limit, and the number that it reads as.
+    if written.trim() == "-1" && unit > 1 {
+        return number(present).is_some_and(|found| found >= i64::MAX as u64 / unit * unit);
+    }
+    let Some(wanted) = number(written.trim()) else { return false };
+    // The kernel's bounds, whatever is asked for.
+    let wanted = if file == "cpu.shares" { wanted.clamp(2, 1 << 18) } else { wanted };
     match number(present) {
         Some(found) => wanted / unit == found / unit,
         // What is above all that can be counted is no limit.
@@ -170,6 +197,17 @@ mod tests {
                 "mlx4_0 hca_object=max",
             ),
             ("cpuset.cpus", "1", "\n", ""),
+            ("blkio.throttle.read_bps_device", "8:0 5", "8:0 600\n8:16 7\n", "8:0 600"),
+            ("blkio.throttle.read_bps_device", "8:1 5", "8:0 600\n8:16 7\n", "8:1 0"),
+            ("blkio.throttle.write_iops_device", "8:1 5", "", "8:1 0"),
+            ("blkio.bfq.weight", "200", "100\n", "100"),
+            ("blkio.bfq.weight_device", "8:16 200", "default 100\n8:16 300\n", "8:16 300"),
+            ("blkio.bfq.weight_device", "8:0 200", "default 100\n8:16 300\n", "8:0 default"),
+            ("net_prio.ifpriomap", "eth0 5", "lo 0\neth0 3\n", "eth0 3"),
+            ("net_prio.ifpriomap", "eth1 5", "lo 0\neth0 3\n", "eth1 0"),
+            ("net_cls.classid", "1048577", "0\n", "0"),
+            ("memory.oom_control", "1", "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n", "0"),
+            ("memory.limit_in_bytes", "5", "9223372036854771712\n", "9223372036854771712"),
         ] {
             assert_eq!(present(file, written, text), expected, "{file} {written}");
         }
@@ -199,6 +237,23 @@ mod tests {
             ("io.max", "8:0 rbps=5", "8:0 rbps=max", false),
             ("io.weight", "default 100", "100", true),
             ("cpu.weight", "100", "59", false),
+            ("memory.limit_in_bytes", "-1", "9223372036854771712", true),
+            ("memory.memsw.limit_in_bytes", "-1", "4096", false),
+            ("memory.limit_in_bytes", "9223372036854775807", "9223372036854771712", true),
+            ("memory.kmem.limit_in_bytes", "1048576", "9223372036854771712", false),
+            ("hugetlb.2MB.limit_in_bytes", "-1", "9223372036852678656", true),
+            ("hugetlb.2MB.limit_in_bytes", "2097153", "2097152", true),
+            ("cpu.cfs_quota_us", "-1", "-1", true),
+            ("cpu.rt_runtime_us", "-1", "950000", false),
+            ("cpu.shares", "1", "2", true),
+            ("cpu.shares", "1000000", "262144", true),
+            ("cpu.shares", "512", "1024", false),
+            ("memory.oom_control", "1", "1", true),
+            ("memory.oom_control", "1", "0", false),
+            ("memory.swappiness", "10", "20", false),
+            ("memory.oom.group", "1", "0", false),
+            ("blkio.throttle.read_bps_device", "8:0 0", "8:0 0", true),
+            ("blkio.throttle.read_bps_device", "8:0 5", "8:0 0", false),
         ] {
             assert_eq!(same(file, written, found, UNITS), expected, "{file} {written} {found}");
         }
@@ -213,6 +268,8 @@ mod tests {
             ("max", "2", false),
             ("max 100000", "50000 100000", false),
             ("1M", "1048577", true),
+            ("5", "-1", true),
+            ("-1", "5", false),
         ] {
             assert_eq!(rises(before, after), expected, "{before} {after}");
         }

@@ -76,7 +76,7 @@ fn planned(spec: &Spec) -> Option<process::Plan> {
     process::plan(spec.process().as_ref()?, linux, None, host, "process", &mut problems, &mut warnings)
 }
 
-/// The cgroup's files and its device program.
+/// The cgroup's files and its device rules.
 fn limits(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     // What was wrong was refused when the container was made.
@@ -89,15 +89,14 @@ fn limits(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     }
     let rules = resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
     let filter = devices::plan(rules, &mut problems);
-    let asked = if filter.is_some() { "a program" } else { "none" };
-    let (applied, ok) = match cgroup.devices_are(filter.as_ref()) {
-        Ok((0, ok)) => ("none".to_string(), ok),
-        Ok((1, true)) => ("a program".to_string(), true),
-        Ok((count, _)) => (format!("{count} programs, not as asked"), false),
-        Err(e) => (format!("{e:#}"), false),
-    };
-    let (place, file) = ("linux.resources.devices".into(), "bpf(PROG_QUERY)".into());
-    rows.push(Row { place, file, asked: json!(asked), applied: json!(applied), ok });
+    let rules = cgroup.devices(filter.as_ref())?;
+    rows.push(Row {
+        place: "linux.resources.devices".into(),
+        file: rules.file.into(),
+        asked: json!(rules.asked),
+        applied: json!(rules.applied),
+        ok: rules.same,
+    });
     Ok(())
 }
 

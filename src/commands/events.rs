@@ -1,8 +1,6 @@
 //! `events`: what a container uses, once or again and again, and when the kernel kills in it for want of memory.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
+use crate::cgroups::oom::Watch;
 use crate::cgroups::{Cgroup, stats};
 use crate::cli::{Events, Globals};
 use crate::error::{Context, Kind, Result, fail};
@@ -22,21 +21,19 @@ pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
     let process = state::pidfd(&record)?.ok_or_else(stopped)?;
     let without = || fail(Kind::Unsupported, "the container has no cgroup that counts what it uses");
     let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
-    if let Cgroup::V1(_) = cgroup {
-        return Err(fail(Kind::Unsupported, "what a container uses is told of cgroup v2 only"));
-    }
     let stats = || tell("stats", &record, Some(figures(&cgroup, &record)?));
     if args.stats {
         return stats();
     }
-    let mut memory = Memory::watch(&cgroup)?;
+    let mut memory = Watch::open(&cgroup)?;
     let mut next = Instant::now() + args.interval;
     loop {
-        let events = memory.as_ref().map(|memory| memory.file.as_fd());
-        let ended = wait(process.as_fd(), events, next)?;
+        let soon = memory.as_ref().and_then(Watch::patience).map(|time| Instant::now() + time);
+        let until = soon.map_or(next, |soon| soon.min(next));
+        let ended = wait(process.as_fd(), memory.as_ref().and_then(Watch::notice), until)?;
         if let Some(memory) = &mut memory {
             // Before the end is told of: it may be the end's cause.
-            for _ in 0..memory.new_kills()? {
+            for _ in 0..memory.news()? {
                 tell("oom", &record, None)?;
             }
         }
@@ -100,43 +97,10 @@ fn size_name(kilobytes: u64) -> String {
     }
 }
 
-/// memory.events, whose changes the kernel tells of.
-struct Memory {
-    file: File,
-    kills: u64,
-}
-
-impl Memory {
-    /// `None` without a memory controller.
-    fn watch(cgroup: &Cgroup) -> Result<Option<Self>> {
-        let Some(file) = cgroup.open_file("memory.events")? else { return Ok(None) };
-        let mut memory = Self { file: file.into(), kills: 0 };
-        memory.new_kills()?;
-        Ok(Some(memory))
-    }
-
-    /// How many processes were killed for want of memory since it was last asked.
-    fn new_kills(&mut self) -> Result<u64> {
-        let mut text = [0u8; 512];
-        let n = match self.file.read_at(&mut text, 0) {
-            // The cgroup is gone.
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(0),
-            other => other.context("memory.events")?,
-        };
-        let kills = kills(&String::from_utf8_lossy(&text[..n]));
-        Ok(kills.saturating_sub(std::mem::replace(&mut self.kills, kills)))
-    }
-}
-
-fn kills(events: &str) -> u64 {
-    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-}
-
-/// Waits for the process's end, a change of the events file, or a time; true if the process has ended.
-fn wait(process: BorrowedFd, events: Option<BorrowedFd>, until: Instant) -> Result<bool> {
+/// Waits for the process's end, a notice, or a time; true if the process has ended.
+fn wait(process: BorrowedFd, notice: Option<(BorrowedFd, PollFlags)>, until: Instant) -> Result<bool> {
     let mut fds = vec![PollFd::new(process, PollFlags::POLLIN)];
-    fds.extend(events.map(|events| PollFd::new(events, PollFlags::POLLPRI)));
+    fds.extend(notice.map(|(fd, flags)| PollFd::new(fd, flags)));
     let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
     match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
         Ok(_) => Ok(fds[0].any().unwrap_or(false)),
@@ -148,18 +112,6 @@ fn wait(process: BorrowedFd, events: Option<BorrowedFd>, until: Instant) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kills_are_counted() {
-        for (text, expected) in [
-            ("low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 7\n", 1),
-            ("oom_kill 12", 12),
-            ("oom 4\n", 0),
-            ("", 0),
-        ] {
-            assert_eq!(kills(text), expected, "{text:?}");
-        }
-    }
 
     #[test]
     fn sizes_have_the_names_of_files() {

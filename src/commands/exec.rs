@@ -1,9 +1,11 @@
 //! `exec`: one more process in a running container.
 
+use std::path::{Component, PathBuf};
+
 use oci_spec::runtime::Process;
 
 use super::create::{absolute, inherited};
-use crate::cgroups::Cgroup;
+use crate::cgroups::{Below, Cgroup};
 use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -57,7 +59,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     }
     let cgroup = super::cgroup(&record)?;
     let below = cgroup_below(cgroup.as_ref(), &args.cgroup)?;
-    let absolute = |path: &Option<std::path::PathBuf>| path.as_deref().map(absolute).transpose();
+    let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
     let started = exec::exec(&exec::Request {
         record: &record,
@@ -81,23 +83,37 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
 
 /// `--cgroup [CONTROLLERS:]PATH`: a cgroup below the container's.
 fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>> {
-    let Some(text) = wanted.first() else { return Ok(None) };
-    let unknown = |message: &str| fail(Kind::Usage, format!("--cgroup {text:?}: {message}"));
-    // With one hierarchy there are no controllers to name, and nothing to say twice.
+    let [first, ..] = wanted else { return Ok(None) };
+    let below = wanted.iter().map(|text| below(text)).collect::<Result<Vec<Below>>>()?;
+    for (i, one) in below.iter().enumerate() {
+        let refuse = |message: String| Err(fail(Kind::Usage, format!("--cgroup {:?}: {message}", wanted[i])));
+        if one.controllers.is_empty() && below.len() > 1 {
+            return refuse("is for all controllers, and a process is in one cgroup".into());
+        }
+        let before = below[..i].iter().flat_map(|other| &other.controllers);
+        if let Some(twice) = before.into_iter().find(|name| one.controllers.contains(name)) {
+            return refuse(format!("the controller {twice} has been named already"));
+        }
+    }
+    let place = || if wanted.len() == 1 { format!("--cgroup {first:?}") } else { "--cgroup".into() };
+    let above = cgroup.ok_or_else(|| fail(Kind::Usage, "the container has no cgroup")).with_context(place)?;
+    above.below(&below).with_context(place).map(Some)
+}
+
+/// One `--cgroup`. A colon without a controller before it stands for all.
+fn below(text: &str) -> Result<Below> {
     let (controllers, path) = text.split_once(':').unwrap_or(("", text));
-    if !controllers.is_empty() {
-        return Err(unknown("controllers cannot be named on cgroup v2"));
+    let refuse = |message: &str| Err(fail(Kind::Usage, format!("--cgroup {text:?}: {message}")));
+    let names = controllers.split(',').filter(|_| !controllers.is_empty());
+    let controllers: Vec<String> = names.map(Into::into).collect();
+    let path = PathBuf::from(path.trim_start_matches('/'));
+    if controllers.iter().any(String::is_empty) {
+        return refuse("a controller has no name");
     }
-    if wanted.len() > 1 {
-        return Err(unknown("is not the only one, and a process is in one cgroup"));
+    if path.components().any(|c| !matches!(c, Component::Normal(_))) {
+        return refuse("must be a path below the container's cgroup");
     }
-    let path = std::path::Path::new(path.trim_start_matches('/'));
-    if path.components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
-        return Err(unknown("must be a path below the container's cgroup"));
-    }
-    let above = cgroup.ok_or_else(|| unknown("the container has no cgroup"))?;
-    let found = above.below(path).context("--cgroup")?;
-    found.map(Some).ok_or_else(|| unknown("there is no such cgroup"))
+    Ok(Below { controllers, path })
 }
 
 /// The user whom the container's files must explain. A process document has ids.

@@ -41,11 +41,14 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
     let update = plan(&cgroup, &typed)?;
     let changes = cgroups::update::compare(&cgroup, update.0, !args.dry_run)?;
-    let update = cgroups::update::Update { changes, devices: update.1 };
-    if args.dry_run {
-        return super::print(&shown(&update));
-    }
     let (_, before) = config::parse_resources(&asked.to_string())?;
+    let rules = before.devices().as_deref().unwrap_or(&[]);
+    let before = devices::plan(rules, &mut Problems::default());
+    let devices = update.1.map(|after| cgroups::update::Rules { before, after });
+    let update = cgroups::update::Update { changes, devices };
+    if args.dry_run {
+        return super::print(&shown(&cgroup, &update)?);
+    }
     cgroups::update::apply(&cgroup, &update)?;
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
@@ -54,9 +57,8 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let saved = serde_json::to_string(&kept).context("JSON").and_then(|text| dir.replace_config(&text));
     if saved.is_err() {
         cgroups::update::undo(&cgroup, &update.changes);
-        if update.devices.is_some() {
-            let rules = before.devices().as_deref().unwrap_or(&[]);
-            cgroup.replace_devices(devices::plan(rules, &mut Problems::default()).as_ref())?;
+        if let Some(rules) = &update.devices {
+            rules.undo(&cgroup);
         }
     }
     saved
@@ -167,21 +169,25 @@ fn merged(asked: Value, wanted: Value) -> Value {
     }
 }
 
-fn shown(update: &cgroups::update::Update) -> String {
+fn shown(cgroup: &Cgroup, update: &cgroups::update::Update) -> Result<String> {
     let mut out = String::new();
     for change in &update.changes {
         let before = change.before.as_deref().unwrap_or("?");
         // A String takes all that is written to it.
         let _ = writeln!(out, "{}: {} -> {}", change.file, before, change.after);
     }
-    match &update.devices {
-        Some(Some(filter)) => {
-            let _ = writeln!(out, "devices: a program of {} instructions", filter.compile().len());
+    let Some(rules) = &update.devices else { return Ok(out) };
+    let _ = match (cgroup, &rules.after) {
+        (Cgroup::V1(_), after) => {
+            let rules = cgroup.devices(after.as_ref())?;
+            writeln!(out, "devices: {} -> {}", rules.applied, rules.asked)
         }
-        Some(None) => out.push_str("devices: every device allowed\n"),
-        None => {}
-    }
-    out
+        (Cgroup::V2(_), Some(filter)) => {
+            writeln!(out, "devices: a program of {} instructions", filter.compile().len())
+        }
+        (Cgroup::V2(_), None) => writeln!(out, "devices: every device allowed"),
+    };
+    Ok(out)
 }
 
 #[cfg(test)]

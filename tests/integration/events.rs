@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{isolated, poll};
 
-fn records(text: &str) -> Vec<Value> {
+pub fn records(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// No number is negative: Go decodes them as uint64.
-fn unsigned(value: &Value) -> bool {
+pub fn unsigned(value: &Value) -> bool {
     match value {
         Value::Number(n) => !n.is_i64() || n.as_i64() >= Some(0),
         Value::Array(items) => items.iter().all(unsigned),

@@ -33,3 +33,5 @@ mod systemd;
 mod terminal;
 mod update;
 mod v1;
+mod v1_commands;
+mod v1_events;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
-use crate::cgroups::devices::Filter;
-use crate::cgroups::{tree, v2};
-use crate::error::{Problems, Result};
+use super::devices::List;
+use crate::cgroups::devices::{DeviceRules, Filter};
+use crate::cgroups::{Below, Host, Write, tree, v2};
+use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 use crate::sys::{self, fs};
 
@@ -34,6 +35,37 @@ pub fn enter(doors: Vec<OwnedFd>) -> Result<()> {
     Ok(())
 }
 
+/// What gives a filter's rules to a cgroup, whatever rules it has had.
+fn device_writes(filter: Option<&Filter>) -> Result<Vec<Write>> {
+    let Some(filter) = filter else {
+        return Ok(vec![Write::new("devices.allow", "a", "linux.resources.devices")]);
+    };
+    let mut problems = Problems::default();
+    let writes = super::devices::lower(filter, &mut problems);
+    problems.into_result().map(|()| writes)
+}
+
+fn no_such(dir: &Path) -> anyhow::Error {
+    fail(Kind::Usage, format!("there is no such cgroup, {}", dir.display()))
+}
+
+/// The cgroup to take instead of one in a hierarchy with these controllers.
+fn place_below(dir: &Path, controllers: &[String], wanted: &[Below]) -> Result<PathBuf> {
+    let meant = |below: &&Below| {
+        below.controllers.is_empty() || below.controllers.iter().any(|name| controllers.contains(name))
+    };
+    let mut paths: Vec<&PathBuf> = wanted.iter().filter(meant).map(|below| &below.path).collect();
+    paths.dedup();
+    match paths[..] {
+        [] => Ok(dir.into()),
+        [path] => Ok(dir.join(path)),
+        _ => Err(fail(
+            Kind::Usage,
+            format!("{} are one hierarchy, and have one cgroup", controllers.join(", ")),
+        )),
+    }
+}
+
 impl Cgroup {
     /// The cgroups on record; `None` if all are gone.
     pub(in crate::cgroups) fn open(record: &CgroupRecord) -> Result<Option<Self>> {
@@ -46,18 +78,35 @@ impl Cgroup {
         Ok((unified.is_some() || !dirs.is_empty()).then_some(Self { unified, dirs }))
     }
 
-    /// The cgroups of that path below these; `None` if one of them is not there.
-    pub(in crate::cgroups) fn below(&self, path: &Path) -> Result<Option<Self>> {
-        let dirs: Vec<PathBuf> = self.dirs.iter().map(|dir| dir.join(path)).collect();
+    /// These cgroups, but for some or all controllers those at a path below; an error tells what is not there.
+    pub(in crate::cgroups) fn below(&self, wanted: &[Below]) -> Result<Self> {
+        let host = Host::probe()?;
+        let controllers = |dir: &Path| {
+            let hierarchy = host.v1.iter().find(|hierarchy| dir.starts_with(&hierarchy.mount));
+            hierarchy.map_or(&[][..], |hierarchy| &hierarchy.controllers)
+        };
+        let ours = self.dirs.iter().flat_map(|dir| controllers(dir));
+        let ours: Vec<&String> = ours.chain(self.unified.iter().flat_map(|_| &host.v2_controllers)).collect();
+        if let Some(name) =
+            wanted.iter().flat_map(|below| &below.controllers).find(|name| !ours.contains(name))
+        {
+            let why = format!("the container has no cgroup with the controller {name:?}");
+            return Err(fail(Kind::Usage, why));
+        }
+        let mut dirs = Vec::new();
+        for dir in &self.dirs {
+            let below = place_below(dir, controllers(dir), wanted)?;
+            tree::Cgroup::open_v1(&below)?.ok_or_else(|| no_such(&below))?;
+            dirs.push(below);
+        }
         let unified = match &self.unified {
             None => None,
-            Some(above) => match v2::Cgroup::open(&above.path.join(path))? {
-                None => return Ok(None),
-                found => found,
-            },
+            Some(above) => {
+                let below = place_below(&above.path, &host.v2_controllers, wanted)?;
+                Some(v2::Cgroup::open(&below)?.ok_or_else(|| no_such(&below))?)
+            }
         };
-        let there = dirs.iter().all(|dir| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_ok());
-        Ok(there.then_some(Self { unified, dirs }))
+        Ok(Self { unified, dirs })
     }
 
     pub(in crate::cgroups) fn record(&self) -> CgroupRecord {
@@ -83,17 +132,30 @@ impl Cgroup {
         found.map_or(Ok(None), tree::Cgroup::open_v1)
     }
 
-    /// Gives the rules anew, one after the other: v1 has no way to exchange all of them at once.
+    /// Gives the rules anew. v1 has no way to exchange all of them at once: what differs is written where it is known,
+    /// else all, one after the other.
     pub(in crate::cgroups) fn replace_devices(&self, filter: Option<&Filter>) -> Result<()> {
         let Some(holder) = self.holder("devices.allow")? else {
             let unified = self.unified.as_ref().map(v2::Cgroup::dir);
             return Ok(unified.map_or(Ok(()), |dir| v2::replace_device_program(dir, filter, false))?);
         };
-        let Some(filter) = filter else { return holder.write("devices.allow", "a") };
-        let mut problems = Problems::default();
-        let writes = super::devices::lower(filter, &mut problems);
-        problems.into_result()?;
-        writes.iter().try_for_each(|write| holder.write(&write.file, &write.value))
+        let writes = device_writes(filter)?;
+        let now = List::parse(&holder.read("devices.list")?.unwrap_or_default());
+        let steps = now.steps(&List::of(&writes)).unwrap_or(writes);
+        steps.iter().try_for_each(|write| holder.write(&write.file, &write.value))
+    }
+
+    /// The device rules that are in force, beside those of a filter.
+    pub(in crate::cgroups) fn devices(&self, filter: Option<&Filter>) -> Result<DeviceRules> {
+        let Some(text) =
+            self.holder("devices.list")?.map_or(Ok(None), |holder| holder.read("devices.list"))?
+        else {
+            let unified = self.unified.as_ref().map(|cgroup| v2::device_rules(cgroup.dir(), filter));
+            return Ok(unified.unwrap_or_else(|| DeviceRules::none(filter)));
+        };
+        let (asked, now) = (List::of(&device_writes(filter)?), List::parse(&text));
+        let (same, file) = (now.looks_like(&asked), "devices.list");
+        Ok(DeviceRules { file, asked: asked.words(), applied: now.words(), same })
     }
 
     /// Acts on the cgroup that knows the processes, without v2.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
+use super::resources::{check_kept, forgettable};
 use super::{Cgroup, Part, Plan, file};
 use crate::cgroups::resources::Write;
 use crate::cgroups::tree::{self, open_dir, read_file, read_list};
@@ -91,6 +92,7 @@ fn limit(part: &Part, plan: &Plan, fresh: bool, made: &[PathBuf], warnings: &mut
     if part.has("cpuset") {
         inherit(part, made).with_context(|| format!("cpuset of {}", path.display()))?;
     }
+    share_realtime(part, made)?;
     if !part.writes.is_empty() {
         let dir = open_dir(fs::CWD, &path)?;
         set(dir.as_fd(), &part.writes, &path)?;
@@ -168,12 +170,24 @@ fn set(dir: BorrowedFd, writes: &[Write], path: &Path) -> Result<()> {
         }
     }
     again.into_iter().try_for_each(|write| v2::apply(dir, write, path))?;
-    for write in writes.iter().filter(|w| w.file.starts_with("memory.kmem.") && w.limits()) {
-        // Newer kernels take a limit for kernel memory and forget it.
-        let now: u64 = read_list(dir, &write.file)?.trim().parse().unwrap_or(u64::MAX);
-        if write.value.parse().is_ok_and(|asked: u64| now > asked) {
-            let message = format!("{}: this kernel does not limit it any more", write.place);
-            return Err(fail(Kind::Unsupported, message));
+    for write in writes.iter().filter(|w| forgettable(&w.file) && w.limits()) {
+        check_kept(&read_list(dir, &write.file)?, &write.value, &write.place)?;
+    }
+    Ok(())
+}
+
+/// Gives realtime to the cgroups above that we have made, as much as the container is to have: a new one has none, and
+/// can give none.
+fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
+    let shared: Vec<&Write> = part.writes.iter().filter(|w| w.file.starts_with("cpu.rt_")).collect();
+    let mut above = part.mount.clone();
+    for name in part.path.parent().filter(|_| !shared.is_empty()).into_iter().flatten() {
+        above.push(name);
+        if made.contains(&above) {
+            shared.iter().try_for_each(|write| {
+                fs::write_at(fs::CWD, &file(&above, &write.file), write.value.as_bytes())
+                    .with_context(|| write.place.clone())
+            })?;
         }
     }
     Ok(())

@@ -4,6 +4,8 @@
 //! exception takes it away, but only one for the same device numbers: with other numbers it has no effect,
 //! and the kernel does not say so.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::cgroups::devices::{Filter, Rule, Type};
 use crate::cgroups::resources::Write;
 use crate::error::Problems;
@@ -36,6 +38,93 @@ pub(super) fn lower(filter: &Filter, problems: &mut Problems) -> Vec<Write> {
         writes.push(write(rule.allow, words(rule)));
     }
     writes
+}
+
+/// What the kernel keeps of the rules, and tells in `devices.list`.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::cgroups) struct List {
+    /// Whether what is no exception is allowed. Then the kernel does not tell the exceptions.
+    otherwise: bool,
+    /// Of kind and number (`c 10:229`) the letters.
+    exceptions: BTreeMap<String, BTreeSet<char>>,
+}
+
+/// What `devices.list` says of a cgroup where all but the exceptions is allowed.
+const ALL: &str = "a *:* rwm";
+
+impl List {
+    pub(in crate::cgroups) fn parse(text: &str) -> Self {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != ALL);
+        let exceptions = lines.filter_map(exception).collect();
+        Self { otherwise: text.trim() == ALL, exceptions }
+    }
+
+    /// What comes of writes, as [`lower`] gives them.
+    pub(super) fn of(writes: &[Write]) -> Self {
+        let mut list = Self { otherwise: true, exceptions: BTreeMap::new() };
+        for write in writes {
+            let allow = write.file == "devices.allow";
+            let Some((device, letters)) = exception(&write.value) else {
+                list = Self { otherwise: allow, exceptions: BTreeMap::new() };
+                continue;
+            };
+            let kept = list.exceptions.entry(device).or_default();
+            if allow == list.otherwise {
+                kept.retain(|letter| !letters.contains(letter));
+            } else {
+                kept.extend(letters);
+            }
+        }
+        list.exceptions.retain(|_, letters| !letters.is_empty());
+        list
+    }
+
+    /// Whether the kernel says the same of both.
+    pub(in crate::cgroups) fn looks_like(&self, other: &Self) -> bool {
+        self.otherwise == other.otherwise && (self.otherwise || self.exceptions == other.exceptions)
+    }
+
+    pub(in crate::cgroups) fn words(&self) -> String {
+        let mut all: Vec<String> =
+            self.exceptions.iter().map(|(device, letters)| entry(device, letters)).collect();
+        match (self.otherwise, all.is_empty()) {
+            (true, true) => ALL.into(),
+            (true, false) => format!("{ALL} but {}", all.join(", ")),
+            (false, true) => "none".into(),
+            (false, false) => std::mem::take(&mut all).join(", "),
+        }
+    }
+
+    /// The writes that lead from `self`, as the kernel tells it, to `to`: what is new is allowed before the rest is
+    /// denied, and nothing in between is taken away from who uses it. `None` if that is not known.
+    pub(super) fn steps(&self, to: &Self) -> Option<Vec<Write>> {
+        let steps = |file: &str, from: &Self, to: &Self| {
+            let mut writes = Vec::new();
+            for (device, letters) in &to.exceptions {
+                let had = from.exceptions.get(device);
+                let new =
+                    letters.iter().filter(|letter| !had.is_some_and(|had| had.contains(letter))).copied();
+                let new: BTreeSet<char> = new.collect();
+                if !new.is_empty() {
+                    writes.push(Write::new(file, entry(device, &new), PLACE));
+                }
+            }
+            writes
+        };
+        let known = !self.otherwise && !to.otherwise;
+        known.then(|| [steps("devices.allow", self, to), steps("devices.deny", to, self)].concat())
+    }
+}
+
+/// `c 10:229 rw` as the device and the letters.
+fn exception(line: &str) -> Option<(String, BTreeSet<char>)> {
+    let (device, letters) = line.trim().rsplit_once(' ')?;
+    Some((device.into(), letters.chars().collect()))
+}
+
+fn entry(device: &str, letters: &BTreeSet<char>) -> String {
+    let letters: String = "rwm".chars().filter(|letter| letters.contains(letter)).collect();
+    format!("{device} {letters}")
 }
 
 /// A rule in the kernel's words.
@@ -107,6 +196,44 @@ mod tests {
         }
         let rules = r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","access":"rw"}]"#;
         assert_eq!(lowered(rules).unwrap(), ["+a", "-b *:* rw"]);
+    }
+
+    #[test]
+    fn the_kernels_list_is_foreseen() {
+        let list = |rules: &str| {
+            let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
+            let mut problems = Problems::default();
+            List::of(&lower(&devices::plan(&rules, &mut problems).unwrap(), &mut problems))
+        };
+        let told = |words: &[&str]| List::parse(&(words.join("\n") + "\n"));
+        let defaults = DEFAULTS.map(|word| &word[1..]);
+        let one = list(r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#);
+        let partly = list(
+            r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rwm"},
+                {"allow":false,"type":"c","major":10,"minor":229,"access":"wm"}]"#,
+        );
+        let mut lines = defaults.to_vec();
+        assert!(list("[]").looks_like(&told(&lines)));
+        lines.insert(0, "c 10:229 rw");
+        assert!(one.looks_like(&told(&lines)) && !list("[]").looks_like(&told(&lines)));
+        assert!(!partly.looks_like(&told(&lines)));
+        lines[0] = "c 10:229 r";
+        assert!(partly.looks_like(&told(&lines)));
+        // All is allowed: the exceptions are not told.
+        let but = list(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","access":"w"}]"#);
+        assert!(but.looks_like(&told(&["a *:* rwm"])) && !but.looks_like(&told(&defaults)));
+        assert_eq!(but.words(), "a *:* rwm but b *:* w");
+        assert_eq!(told(&[]).words(), "none");
+
+        let show = |from: &List, to: &List| {
+            from.steps(to)
+                .map(|steps| steps.iter().map(|w| format!("{} {}", w.file, w.value)).collect::<Vec<_>>())
+        };
+        assert_eq!(show(&one, &partly).unwrap(), ["devices.deny c 10:229 w"]);
+        assert_eq!(show(&partly, &one).unwrap(), ["devices.allow c 10:229 w"]);
+        assert_eq!(show(&list("[]"), &one).unwrap(), ["devices.allow c 10:229 rw"]);
+        assert_eq!(show(&one, &one).unwrap(), [""; 0]);
+        assert_eq!((show(&but, &one), show(&one, &but)), (None, None));
     }
 
     #[test]

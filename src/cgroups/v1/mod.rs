@@ -8,7 +8,9 @@ mod cgroup;
 mod create;
 mod devices;
 pub(super) mod resources;
+pub(super) mod stats;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
@@ -19,7 +21,7 @@ pub(super) use create::create;
 use super::devices::Filter;
 use super::{Host, Request, Write, v2};
 use crate::cgroups::host::Hierarchy;
-use crate::error::Problems;
+use crate::error::{Problems, Result};
 use crate::state::CgroupRecord;
 
 /// The cgroups to make.
@@ -105,6 +107,12 @@ pub(super) fn writes(resources: &LinuxResources, host: &Host, problems: &mut Pro
     let mut writes = resources::plan(&ours, problems);
     writes.extend(super::resources::plan(&theirs, problems));
     writes
+}
+
+/// Whether only v2 has what a write is for.
+pub(super) fn is_v2s(write: &Write) -> Result<bool> {
+    let host = Host::probe()?;
+    Ok(write.controller().is_some_and(|name| host.v2_controllers.iter().any(|other| other == name)))
 }
 
 /// Plans the container's cgroup in all hierarchies.
@@ -233,6 +241,16 @@ fn split(mut ours: LinuxResources, host: &Host) -> (LinuxResources, LinuxResourc
         theirs.set_rdma(ours.rdma().clone());
         ours.set_rdma(None);
     }
+    if let Some(unified) = ours.unified().clone().filter(|_| host.v2_mount.is_some()) {
+        let has = |key: &str| match key.split_once('.') {
+            Some(("cgroup", _)) => true,
+            Some((controller, _)) => host.v2_controllers.iter().any(|name| name == controller),
+            None => false,
+        };
+        let (v2, v1): (HashMap<_, _>, HashMap<_, _>) = unified.into_iter().partition(|(key, _)| has(key));
+        theirs.set_unified(Some(v2));
+        ours.set_unified(Some(v1));
+    }
     if let Some(cpu) = ours.cpu().clone() {
         let (v1, v2) = split_cpu(cpu, only_v2("cpu", "cpu"), only_v2("cpuset", "cpuset"));
         ours.set_cpu(Some(v1));
@@ -346,6 +364,19 @@ mod tests {
         assert_eq!(files(&unified.writes), ["pids.max", "hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"]);
         // v1's hierarchy sees to the devices.
         assert!(unified.devices.is_none() && plan.devices.is_some());
+    }
+
+    #[test]
+    fn v2s_own_words_go_to_v2() {
+        let resources = r#"{"unified":{"cgroup.max.depth":"3","hugetlb.2MB.max":"0"}}"#;
+        let (plan, problems) = planned(&host(), Some("/a"), resources);
+        assert_eq!(problems.0, []);
+        let files: Vec<String> = plan.unwrap().unified.unwrap().writes.into_iter().map(|w| w.file).collect();
+        assert_eq!(files, ["cgroup.max.depth", "hugetlb.2MB.max"]);
+        let resources = r#"{"unified":{"cgroup.max.depth":"3","memory.max":"5"}}"#;
+        let (_, problems) = planned(&host(), Some("/a"), resources);
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        assert_eq!(problems.0[0].place, "linux.resources.unified[\"memory.max\"]");
     }
 
     #[test]

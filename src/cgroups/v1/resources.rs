@@ -7,7 +7,7 @@ use oci_spec::runtime::{
 };
 
 use crate::cgroups::resources::{Absent, Write, checked_weight, device, page_size, plan_pids, plan_rdma};
-use crate::error::Problems;
+use crate::error::{Kind, Problems, Result, fail};
 
 /// All writes that the resources ask for, in an order that the kernel takes for a cgroup without limits.
 pub(in crate::cgroups) fn plan(resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
@@ -31,10 +31,27 @@ pub(in crate::cgroups) fn plan(resources: &LinuxResources, problems: &mut Proble
     if let Some(network) = resources.network() {
         plan_network(network, &mut writes, problems);
     }
-    if resources.unified().as_ref().is_some_and(|unified| !unified.is_empty()) {
-        problems.add("linux.resources.unified", "is for cgroup v2, and this host has v1");
+    let mut keys: Vec<_> = resources.unified().iter().flatten().map(|(key, _)| key).collect();
+    keys.sort();
+    for key in keys {
+        let place = format!("linux.resources.unified[{key:?}]");
+        problems.add(place, "is for cgroup v2, and this host has v1 for it");
     }
     writes
+}
+
+/// Whether the kernel may take a limit in this file and forget it, as newer ones do that for kernel memory.
+pub(in crate::cgroups) fn forgettable(file: &str) -> bool {
+    file.starts_with("memory.kmem.")
+}
+
+/// Refuses a limit that is forgotten: the file says `now` what it is.
+pub(in crate::cgroups) fn check_kept(now: &str, asked: &str, place: &str) -> Result<()> {
+    let now: u64 = now.trim().parse().unwrap_or(u64::MAX);
+    if asked.parse().is_ok_and(|asked: u64| now > asked) {
+        return Err(fail(Kind::Unsupported, format!("{place}: this kernel does not limit it any more")));
+    }
+    Ok(())
 }
 
 /// A size or a time: 0 is unset, -1 no limit.
@@ -71,8 +88,10 @@ fn plan_memory(memory: &LinuxMemory, writes: &mut Vec<Write>, problems: &mut Pro
         Some(n @ 0..=100) => writes.push(Write::new("memory.swappiness", n, place("swappiness"))),
         Some(n) => problems.add(place("swappiness"), format!("{n} is not between 0 and 100")),
     }
-    if memory.disable_oom_killer() == Some(true) {
-        writes.push(Write::new("memory.oom_control", 1, place("disableOOMKiller")));
+    if let Some(disabled) = memory.disable_oom_killer() {
+        // Said also of one that is not disabled: a new cgroup has what the one above it has.
+        let write = Write::new("memory.oom_control", u8::from(disabled), place("disableOOMKiller"));
+        writes.push(if disabled { write } else { write.absent(Absent::NoLimit) });
     }
     if memory.use_hierarchy() == Some(false) {
         // Since Linux 5.11, with no way back.
@@ -253,7 +272,7 @@ mod tests {
                 r#"{"memory":{"disableOOMKiller":false,"limit":0,"swappiness":18446744073709551615,"kernel":0},
                     "cpu":{"shares":0,"quota":0,"cpus":"","realtimeRuntime":0,"realtimePeriod":0},
                     "blockIO":{"weight":0,"leafWeight":0},"network":{},"hugepageLimits":[],"unified":{}}"#,
-                &[],
+                &["memory.oom_control=0?"],
             ),
             (
                 r#"{"memory":{"limit":1048576,"swap":2097152,"reservation":4096,"swappiness":10,
