@@ -9,6 +9,7 @@
 mod pages;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -290,4 +291,60 @@ fn zsh_completes() {
     if has("zsh", "zsh_completes") {
         completes("zsh", zsh);
     }
+}
+
+/// Every file below a directory, and whether it may be executed.
+fn files(dir: &Path) -> BTreeSet<(String, bool)> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![dir.to_path_buf()];
+    while let Some(next) = left.pop() {
+        for entry in fs::read_dir(next).unwrap().map(Result::unwrap) {
+            let (path, meta) = (entry.path(), entry.metadata().unwrap());
+            if meta.is_dir() {
+                left.push(path);
+            } else {
+                let name = path.strip_prefix(dir).unwrap().to_str().unwrap().into();
+                found.insert((name, meta.permissions().mode() & 0o111 == 0o111));
+            }
+        }
+    }
+    found
+}
+
+/// `make install` puts everything below DESTDIR and PREFIX, and nothing elsewhere; `make uninstall` takes it away again
+/// and leaves what is another's.
+#[test]
+fn make_installs_and_uninstalls() {
+    if !has("make", "make_installs_and_uninstalls") {
+        return;
+    }
+    let scratch = written("make");
+    let destination = scratch.path("dest dir");
+    let make = |target: &str| {
+        let (share, dest) = (format!("SHARE={}", scratch.0.display()), format!("DESTDIR={destination}"));
+        let binary = format!("BINARY={CORTEN}");
+        let args = ["-C", env!("CARGO_MANIFEST_DIR"), target, &binary, &share, &dest, "PREFIX=/usr"];
+        output("make", &args)
+    };
+    let pages = verbs().into_iter().map(|verb| format!("-{verb}")).chain([String::new()]);
+    let mut expected: BTreeSet<_> =
+        pages.map(|verb| (format!("usr/share/man/man8/corten{verb}.8"), false)).collect();
+    expected.insert(("usr/bin/corten".into(), true));
+    for file in [
+        "bash-completion/completions/corten",
+        "zsh/site-functions/_corten",
+        "fish/vendor_completions.d/corten.fish",
+    ] {
+        expected.insert((format!("usr/share/{file}"), false));
+    }
+    make("install");
+    assert_eq!(files(Path::new(&destination)), expected);
+    let (version, _) = output(&format!("{destination}/usr/bin/corten"), &["--version"]);
+    assert!(version.starts_with("corten version "), "{version}");
+
+    let other = "usr/share/man/man8/other.8".to_string();
+    fs::write(Path::new(&destination).join(&other), "").unwrap();
+    make("uninstall");
+    assert_eq!(files(Path::new(&destination)), BTreeSet::from([(other, false)]));
+    make("uninstall");
 }
