@@ -1,5 +1,6 @@
 # make help tells the targets. Everything is built by cargo; this file only names what is done together.
 PREFIX ?= /usr/local
+CARGO ?= cargo
 export RUST_TEST_THREADS ?= 2
 # Where zsh looks for functions: below PREFIX, Debian's own packages have them in share/zsh/vendor-completions.
 ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
@@ -7,12 +8,12 @@ TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_director
 BINARY = $(TARGET)/$$(scripts/target)/release/corten
 SHARE = $(TARGET)/share
 
-.PHONY: help build man demo test faults engines test-vm validation check install uninstall bench clean peers
+.PHONY: help build man demo test faults engines test-vm validation check install uninstall deb test-deb bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
 	@scripts/install-deps build
-	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) cargo build --release --target $$(scripts/target)
+	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) $(CARGO) build --release --target $$(scripts/target)
 man: ## man pages and completions of bash, zsh and fish, under target/share
 	@scripts/install-deps build
 	cargo run --quiet --example pages -- "$(SHARE)" "$$(scripts/date)"
@@ -49,6 +50,11 @@ uninstall: ## what install has put there
 	rm -f "$(DESTDIR)$(PREFIX)/bin/corten" "$(DESTDIR)$(PREFIX)"/share/man/man8/corten.8 "$(DESTDIR)$(PREFIX)"/share/man/man8/corten-*.8 \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten" "$(DESTDIR)$(ZSHDIR)/_corten" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
+deb: build man ## target/corten_VERSION_ARCH.deb; CARGO="cargo auditable" embeds its list of crates, too
+	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)"
+test-deb: build man ## makes it, looks into it, installs it into an empty directory, runs it; lintian
+	@scripts/install-deps deb
+	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 peers: ## crun and runc of Debian sid under target/peers, to compare with
 	@scripts/peers
 bench: build peers ## corten beside crun and runc, interleaved: medians and ratios
