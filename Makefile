@@ -50,7 +50,7 @@ uninstall: ## what install has put there
 	rm -f "$(DESTDIR)$(PREFIX)/bin/corten" "$(DESTDIR)$(PREFIX)"/share/man/man8/corten.8 "$(DESTDIR)$(PREFIX)"/share/man/man8/corten-*.8 \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten" "$(DESTDIR)$(ZSHDIR)/_corten" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
-deb: build man ## target/corten_VERSION_ARCH.deb; CARGO="cargo auditable" embeds its list of crates, too
+deb: build man ## target/corten_VERSION_ARCH.deb, a Debian package
 	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)"
 test-deb: build man ## makes it, looks into it, installs it into an empty directory, runs it; lintian
 	@scripts/install-deps deb
