@@ -1,14 +1,22 @@
 # make help tells the targets. Everything is built by cargo; this file only names what is done together.
 PREFIX ?= /usr/local
+CARGO ?= cargo
 export RUST_TEST_THREADS ?= 2
-BINARY = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/$$(scripts/target)/release/corten
+# Where zsh looks for functions: below PREFIX, Debian's own packages have them in share/zsh/vendor-completions.
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)
+BINARY = $(TARGET)/$$(scripts/target)/release/corten
+SHARE = $(TARGET)/share
 
-.PHONY: help build demo test faults engines test-vm validation check install bench clean peers
+.PHONY: help build man demo test faults engines test-vm validation check install uninstall deb test-deb bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
 	@scripts/install-deps build
-	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) cargo build --release --target $$(scripts/target)
+	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) $(CARGO) build --release --target $$(scripts/target)
+man: ## man pages and completions of bash, zsh and fish, under target/share
+	@scripts/install-deps build
+	cargo run --quiet --example pages -- "$(SHARE)" "$$(scripts/date)"
 demo: build ## run a shell in a container made of busybox
 	@scripts/install-deps test
 	@scripts/demo $(BINARY)
@@ -30,8 +38,23 @@ check: ## formatting, lints, file sizes, no unsafe outside src/sys
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	@scripts/check-source
-install: build ## the binary to PREFIX/bin (/usr/local)
-	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/corten
+# BINARY=... and SHARE=... on the command line: what is installed has been made before.
+install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## binary, man pages and completions below DESTDIR and PREFIX (/usr/local)
+	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/corten"
+	install -d "$(DESTDIR)$(PREFIX)/share/man/man8"
+	install -m 644 "$(SHARE)"/man/man8/corten*.8 "$(DESTDIR)$(PREFIX)/share/man/man8"
+	install -D -m 644 "$(SHARE)/bash-completion/completions/corten" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten"
+	install -D -m 644 "$(SHARE)/zsh/site-functions/_corten" "$(DESTDIR)$(ZSHDIR)/_corten"
+	install -D -m 644 "$(SHARE)/fish/vendor_completions.d/corten.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
+uninstall: ## what install has put there
+	rm -f "$(DESTDIR)$(PREFIX)/bin/corten" "$(DESTDIR)$(PREFIX)"/share/man/man8/corten.8 "$(DESTDIR)$(PREFIX)"/share/man/man8/corten-*.8 \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten" "$(DESTDIR)$(ZSHDIR)/_corten" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
+deb: build man ## target/corten_VERSION_ARCH.deb, a Debian package
+	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)"
+test-deb: build man ## makes it, looks into it, installs it into an empty directory, runs it; lintian
+	@scripts/install-deps deb
+	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 peers: ## crun and runc of Debian sid under target/peers, to compare with
 	@scripts/peers
 bench: build peers ## corten beside crun and runc, interleaved: medians and ratios

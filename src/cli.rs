@@ -6,7 +6,7 @@
 //! given only the verb that is on the command line: building them all would cost as much as the rest of `state`.
 
 mod read;
-mod table;
+pub mod table;
 mod update;
 mod words;
 

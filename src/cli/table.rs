@@ -1,4 +1,5 @@
-//! The options and verbs as rows, and clap's commands made of them.
+//! The options and verbs as rows, and clap's commands made of them. The man pages and the shells' completions are made
+//! of the same rows, by examples/pages.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,26 +11,29 @@ use super::{Command, Delete, List, Ps, Spec, read, update};
 use crate::error::Result;
 
 /// What an option takes. The words name the value in the help.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Takes {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
     Switch,
     Text(&'static str),
+    /// One of these words.
+    Word(&'static str, &'static [&'static str]),
     Path(&'static str),
     Number(&'static str),
     Texts(&'static str),
     Numbers(&'static str),
 }
 
-pub(super) struct Opt {
-    pub(super) long: &'static str,
-    pub(super) short: Option<char>,
-    pub(super) takes: Takes,
-    pub(super) help: &'static str,
+#[derive(Clone, Copy, Debug)]
+pub struct Opt {
+    pub long: &'static str,
+    pub short: Option<char>,
+    pub takes: Takes,
+    pub help: &'static str,
 }
 
 /// What follows the options of a verb.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operands {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operands {
     None,
     Id,
     /// An id that may be left out.
@@ -41,11 +45,12 @@ pub(super) enum Operands {
     Words,
 }
 
-pub(super) struct Verb {
-    pub(super) name: &'static str,
-    pub(super) about: &'static str,
-    pub(super) options: &'static [&'static [Opt]],
-    pub(super) operands: Operands,
+#[derive(Clone, Copy, Debug)]
+pub struct Verb {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub options: &'static [&'static [Opt]],
+    pub operands: Operands,
     pub(super) read: fn(&ArgMatches) -> Result<Command>,
 }
 
@@ -53,17 +58,27 @@ const fn opt(long: &'static str, short: Option<char>, takes: Takes, help: &'stat
     Opt { long, short, takes, help }
 }
 
-use Takes::{Number, Numbers, Path, Switch, Text, Texts};
+use Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 
-pub(super) const GLOBALS: &[Opt] = &[
+pub const GLOBALS: &[Opt] = &[
     opt("root", None, Path("DIR"), "where containers' states are kept (default /run/corten)"),
     opt("log", None, Path("FILE"), "append log records to FILE"),
-    opt("log-format", None, Text("FORMAT"), "text or json"),
-    opt("log-level", None, Text("LEVEL"), "error, warning, info or debug"),
+    opt("log-format", None, Word("FORMAT", &["text", "json"]), "text or json"),
+    opt(
+        "log-level",
+        None,
+        Word("LEVEL", &["error", "warning", "info", "debug"]),
+        "error, warning, info or debug",
+    ),
     opt("debug", None, Switch, "the same as --log-level debug"),
     opt("systemd-cgroup", None, Switch, "the same as --cgroup-manager systemd"),
-    opt("cgroup-manager", None, Text("MANAGER"), "cgroupfs, systemd or disabled"),
-    opt("rootless", None, Text("BOOL"), "true, false or auto"),
+    opt(
+        "cgroup-manager",
+        None,
+        Word("MANAGER", &["cgroupfs", "systemd", "disabled"]),
+        "cgroupfs, systemd or disabled",
+    ),
+    opt("rootless", None, Word("BOOL", &["true", "false", "auto"]), "true, false or auto"),
     opt("criu", None, Text("PATH"), "ignored"),
     opt("version", Some('v'), Switch, "print the version"),
 ];
@@ -104,7 +119,7 @@ const EXEC: &[Opt] = &[
     opt("ignore-paused", None, Switch, "also in a paused container"),
 ];
 
-const FORMAT: &[Opt] = &[opt("format", Some('f'), Text("FORMAT"), "table or json")];
+const FORMAT: &[Opt] = &[opt("format", Some('f'), Word("FORMAT", &["table", "json"]), "table or json")];
 
 const UPDATE: &[Opt] = &[
     opt(
@@ -134,7 +149,7 @@ const UPDATE: &[Opt] = &[
     opt("mem-bw-schema", None, Text("SCHEMA"), "intelRdt.memBwSchema"),
 ];
 
-const VERBS: &[Verb] = &[
+pub const VERBS: &[Verb] = &[
     Verb {
         name: "create",
         about: "make a container, to be started later",
@@ -324,7 +339,7 @@ fn argument(option: &Opt) -> Arg {
     let arg = if let Some(letter) = option.short { arg.short(letter) } else { arg };
     match option.takes {
         Switch => arg.action(ArgAction::SetTrue),
-        Text(name) => arg.value_name(name),
+        Text(name) | Word(name, _) => arg.value_name(name),
         Path(name) => arg.value_name(name).value_parser(value_parser!(PathBuf)),
         Number(name) => arg.value_name(name).value_parser(value_parser!(u32)),
         Texts(name) => arg.value_name(name).action(ArgAction::Append),

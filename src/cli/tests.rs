@@ -376,3 +376,27 @@ fn the_log_is_known_before_the_rest() {
         assert_eq!(preview(&split(line)), expected, "{line}");
     }
 }
+
+/// The completions offer them.
+#[test]
+fn words_that_the_tables_offer_are_taken() {
+    let offered = |tables: &[&[table::Opt]]| {
+        let rows = tables.iter().flat_map(|table| table.iter());
+        let words = |option: &table::Opt| match option.takes {
+            table::Takes::Word(_, words) => {
+                words.iter().map(|word| format!("--{}={word}", option.long)).collect()
+            }
+            _ => Vec::new(),
+        };
+        rows.flat_map(words).collect::<Vec<_>>()
+    };
+    let mut lines: Vec<_> = offered(&[GLOBALS]).iter().map(|option| format!("{option} start c1")).collect();
+    for verb in table::VERBS {
+        let id = if verb.operands == Operands::None { "" } else { " c1" };
+        lines.extend(offered(verb.options).iter().map(|option| format!("{} {option}{id}", verb.name)));
+    }
+    assert!(lines.contains(&"ps --format=json c1".to_string()), "{lines:?}");
+    for line in lines {
+        command(&line);
+    }
+}

@@ -1,0 +1,134 @@
+//! Writes the man pages and the completions of bash, zsh and fish, made of the tables that also `--help` is made of:
+//! `cargo run --example pages -- DIR DATE` (`make man`). They stand below DIR as they do below a prefix's share/.
+//!
+//! An example and not a verb, so that the executable that is installed has nothing of it. Words that tables do not have
+//! (what a verb does, examples) are in docs/man, a file for each page.
+
+mod bash;
+mod fish;
+mod man;
+mod zsh;
+
+use std::path::Path;
+use std::{env, fs, io};
+
+use corten::cli::table::{GLOBALS, Operands, Opt, Takes, VERBS, Verb};
+
+/// clap adds it to every command.
+const HELP: Opt = Opt { long: "help", short: Some('h'), takes: Takes::Switch, help: "print this help" };
+
+/// What `help` is for the completions: clap's, not a row of the table.
+const HELP_VERB: (&str, &str) = ("help", "print the help of a command");
+
+/// What a shell may offer as an option's value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Value {
+    Directory,
+    File,
+    Words(&'static [&'static str]),
+    /// There is one, which only the user knows.
+    Text,
+}
+
+/// `None`: the option is a switch.
+fn value(option: &Opt) -> Option<Value> {
+    match option.takes {
+        Takes::Switch => None,
+        Takes::Path("DIR") => Some(Value::Directory),
+        Takes::Path(_) => Some(Value::File),
+        Takes::Word(_, words) => Some(Value::Words(words)),
+        Takes::Text(_) | Takes::Number(_) | Takes::Texts(_) | Takes::Numbers(_) => Some(Value::Text),
+    }
+}
+
+/// The name of an option's value.
+fn value_name(option: &Opt) -> Option<&'static str> {
+    match option.takes {
+        Takes::Switch => None,
+        Takes::Text(name)
+        | Takes::Word(name, _)
+        | Takes::Path(name)
+        | Takes::Number(name)
+        | Takes::Texts(name)
+        | Takes::Numbers(name) => Some(name),
+    }
+}
+
+fn repeated(option: &Opt) -> bool {
+    matches!(option.takes, Takes::Texts(_) | Takes::Numbers(_))
+}
+
+/// What --help shows: not what is taken and ignored for other runtimes' callers.
+fn shown(tables: &[&'static [Opt]]) -> Vec<Opt> {
+    let rows = tables.iter().flat_map(|table| table.iter());
+    rows.filter(|option| option.help != "ignored").copied().chain([HELP]).collect()
+}
+
+fn ignored(tables: &[&'static [Opt]]) -> Vec<Opt> {
+    let rows = tables.iter().flat_map(|table| table.iter());
+    rows.filter(|option| option.help == "ignored").copied().collect()
+}
+
+fn verbs() -> impl Iterator<Item = &'static Verb> {
+    VERBS.iter().filter(|verb| !verb.about.is_empty())
+}
+
+/// What a verb's options are followed by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Nothing,
+    /// An id that no container has yet.
+    NewId,
+    Id,
+    /// `seccomp`'s own verb.
+    Explain,
+}
+
+fn first(verb: &Verb) -> First {
+    match verb.operands {
+        Operands::None => First::Nothing,
+        Operands::Words => First::Explain,
+        _ if matches!(verb.name, "create" | "run" | "restore" | "plan") => First::NewId,
+        _ => First::Id,
+    }
+}
+
+/// Names of signals without SIG, as the kernel's first 31 are called.
+fn signals() -> Vec<&'static str> {
+    nix::sys::signal::Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG")).collect()
+}
+
+/// All options of a verb, or of corten itself, in both forms.
+fn spelled(options: &[Opt]) -> Vec<String> {
+    options.iter().flat_map(spellings).collect()
+}
+
+fn spellings(option: &Opt) -> Vec<String> {
+    let short = option.short.map(|letter| format!("-{letter}"));
+    [format!("--{}", option.long)].into_iter().chain(short).collect()
+}
+
+/// Writes everything below `share`.
+pub(crate) fn write(share: &Path, date: &str) -> io::Result<()> {
+    let put = |name: &str, text: String| {
+        let path = share.join(name);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, text)
+    };
+    put("man/man8/corten.8", man::whole(date)?)?;
+    for verb in verbs() {
+        put(&format!("man/man8/corten-{}.8", verb.name), man::page(verb, date)?)?;
+    }
+    put("bash-completion/completions/corten", bash::script())?;
+    put("zsh/site-functions/_corten", zsh::script())?;
+    put("fish/vendor_completions.d/corten.fish", fish::script())
+}
+
+#[allow(dead_code)] // The tests take this file as a module.
+fn main() -> io::Result<()> {
+    let mut args = env::args_os().skip(1);
+    let (Some(share), Some(date)) = (args.next(), args.next()) else {
+        return Err(io::Error::other("usage: pages DIR DATE"));
+    };
+    write(Path::new(&share), &date.to_string_lossy())
+}
