@@ -55,7 +55,8 @@ fn candidates(name: &[u8], path: &[u8]) -> Vec<PathBuf> {
 fn executable(path: &CStr) -> std::result::Result<(), String> {
     let mode = process::stat_mode(path).map_err(|e| e.to_string())?;
     if mode & libc::S_IFMT == libc::S_IFDIR {
-        return Err(sys::text(Errno::EISDIR));
+        // execve would say EACCES; not every client knows that the other is of the same kind.
+        return Err(format!("{}: {}", sys::text(Errno::EISDIR), sys::text(Errno::EACCES)));
     }
     match process::may_execute(path) {
         // An outer seccomp profile may not know the call: then the bits decide, as in Go.
@@ -126,7 +127,7 @@ mod tests {
             ("/no/such", None, "exec: \"/no/such\": stat /no/such: no such file or directory"),
             ("./no", None, "exec: \"./no\": stat ./no: no such file or directory"),
             ("/etc/passwd/x", None, "exec: \"/etc/passwd/x\": stat /etc/passwd/x: not a directory"),
-            ("/etc", None, "exec: \"/etc\": is a directory"),
+            ("/etc", None, "exec: \"/etc\": is a directory: permission denied"),
             ("/etc/passwd", None, "exec: \"/etc/passwd\": permission denied"),
             ("no-such", Some("/bin"), "exec: \"no-such\": executable file not found in $PATH"),
             ("sh", None, "exec: \"sh\": executable file not found in $PATH"),

@@ -103,11 +103,14 @@ fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Res
     Ok(())
 }
 
-/// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL.
+/// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL, and
+/// mount(2) ENOTDIR: those words are where Docker adds its own explanation.
 fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
     match (fs::is_directory(tree), fs::is_directory(target)) {
-        (Ok(true), Ok(false)) => anyhow!("a directory cannot be mounted on a file: {error}"),
-        (Ok(false), Ok(true)) => anyhow!("a file cannot be mounted on a directory: {error}"),
+        (Ok(true), Ok(false)) => {
+            anyhow!("the source is a directory, the destination is not a directory: {error}")
+        }
+        (Ok(false), Ok(true)) => anyhow!("the source is not a directory, the destination is one: {error}"),
         _ => error.into(),
     }
 }

@@ -50,8 +50,8 @@ fn binds_of_all_kinds() {
         bind("dangling", "/mnt").fails("mounts[7].source").fails("no such file or directory");
         bind("nothing", "/mnt").fails("mounts[7].source").fails("no such file or directory");
         bind("file/x", "/mnt").fails("mounts[7].source").fails("not a directory");
-        bind("file", "/mnt").fails("mounts[7] /mnt").fails("directory");
-        bind("dir", "/etc/passwd").fails("mounts[7] /etc/passwd").fails("directory");
+        bind("file", "/mnt").fails("mounts[7] /mnt: the source is not a directory");
+        bind("dir", "/etc/passwd").fails("mounts[7] /etc/passwd").fails("destination is not a directory");
         bind("dir", "/etc/passwd/x").fails("mounts[7] /etc/passwd/x").fails("not a directory");
     });
 }

@@ -157,7 +157,7 @@ fn exec_tells_the_status() {
             ("/no/such", r#"exec: "/no/such": stat /no/such: no such file or directory"#),
             ("nosuch", r#"exec: "nosuch": executable file not found in $PATH"#),
             ("/etc/passwd", r#"exec: "/etc/passwd": permission denied"#),
-            ("/etc", r#"exec: "/etc": is a directory"#),
+            ("/etc", r#"exec: "/etc": is a directory: permission denied"#),
         ] {
             t.corten(&["exec", "c1", program]).fails(text).exits(255);
             let file = t.dir.join("pid");

@@ -181,7 +181,7 @@ fn create_tells_what_cannot_be_executed() {
             ("/etc/passwd", 0, r#"exec: "/etc/passwd": permission denied"#),
             ("/root/secret/true", 1000, r#"exec: "/root/secret/true":"#),
             ("/root/secret/true", 1000, "permission denied"),
-            ("/etc", 0, r#"exec: "/etc": is a directory"#),
+            ("/etc", 0, r#"exec: "/etc": is a directory: permission denied"#),
         ] {
             let bundle = t.bundle(|config| {
                 config["process"]["args"] = json!([program]);
