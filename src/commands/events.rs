@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::cgroups::{Cgroup, stats};
 use crate::cli::{Events, Globals};
 use crate::error::{Context, Kind, Result, fail};
+use crate::intel_rdt;
 use crate::state::{self, Record};
 use crate::sys::{self, fs};
 
@@ -66,6 +67,7 @@ fn figures(cgroup: &Cgroup, record: &Record) -> Result<Value> {
         other => other,
     };
     let mut figures = stats::stats(read, &huge_page_sizes())?;
+    figures["intel_rdt"] = record.intel_rdt.as_ref().map_or_else(|| json!({}), intel_rdt::stats::stats);
     figures["network_interfaces"] = interfaces(record);
     Ok(figures)
 }
