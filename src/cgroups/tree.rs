@@ -290,7 +290,7 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
     )
 }
 
-/// Gives a cgroup to its container's root, so that it can make cgroups inside and move its processes among
+/// Gives a cgroup to its container's user, so that it can make cgroups inside and move its processes among
 /// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
 /// "delegation").
 pub(super) fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
