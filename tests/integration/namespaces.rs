@@ -169,7 +169,12 @@ fn id_mappings() {
             c["process"]["args"] = json!(["/bin/sh", "-c", script]);
         });
         give_rootfs(t, &bundle);
+        let mut list = std::process::Command::new("find");
+        list.arg(bundle.rootfs()).args(["-name", "dev", "-prune", "-o", "-printf", "%P %U:%G %m\n"]);
+        let before = t.call(&mut list).ok();
         let out = t.run_bundle(&bundle).ok();
+        // No file changes its owner for the mapping's sake.
+        assert_eq!(t.call(&mut list).ok(), before);
         assert!(out.starts_with(" 0 100000 65536\n 0 100000 10\n 100 200000 5\n0\n0:0\n0:0\n"), "{out}");
         assert!(out.ends_with("CapEff:\t0000000020000420\n"), "{out}");
         let maps: &[(Value, &str)] = &[
