@@ -254,6 +254,25 @@ fn no_mount_namespace() {
     });
 }
 
+/// config.md: `linux`, `mounts` and all of `process` but cwd and args may be missing, and then nothing is the container's own.
+#[test]
+fn a_root_and_a_process_suffice() {
+    isolated(|t| {
+        let script = "ls /etc; pwd";
+        let bundle = t.bundle(|c| {
+            let args = json!(["/bin/sh", "-c", script]);
+            *c = json!({"ociVersion": "1.0.0", "root": {"path": "rootfs"}, "process": {"cwd": "/", "args": args}});
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "group\npasswd\n/\n");
+        bundle.edit(|c| c["process"]["args"] = json!(["/bin/sleep", "1000"]));
+        let pid = t.start(&bundle, "c1").to_string();
+        for (kind, link) in KINDS {
+            assert_eq!(namespace(&pid, link), namespace("thread-self", link), "{kind}");
+        }
+        t.delete("c1");
+    });
+}
+
 /// mount_namespaces(7): what the host has mounted with restrictions, the root of another user namespace cannot loosen, nor
 /// unmount what hides something.
 #[test]
