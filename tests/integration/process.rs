@@ -237,6 +237,7 @@ fn scheduler() {
                     "19 0 0\n",
                 ),
                 (|c| c["process"]["scheduler"] = json!({"policy": "SCHED_IDLE"}), show, "0 0 5\n"),
+                (|c| c["process"]["scheduler"] = json!({"policy": "SCHED_IDLE", "nice": 5}), show, "5 0 5\n"),
                 (
                     |c| c["process"]["scheduler"] = json!({"policy": "SCHED_RR", "priority": 3}),
                     show,
@@ -244,6 +245,19 @@ fn scheduler() {
                 ),
             ],
         );
+        // Without a nice value it is 0, whatever the caller's is.
+        for (policy, expected) in
+            [("SCHED_OTHER", "0 0 0\n"), ("SCHED_BATCH", "0 0 3\n"), ("SCHED_IDLE", "0 0 5\n")]
+        {
+            let bundle = t.bundle(|c| {
+                c["process"]["scheduler"] = json!({"policy": policy});
+                c["process"]["args"] = json!(["/bin/sh", "-c", show]);
+            });
+            let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
+            let mut command = std::process::Command::new("nice");
+            command.args(["-n", "7"]).arg(runtime.get_program()).args(runtime.get_args());
+            assert_eq!(t.call(&mut command).ok(), expected);
+        }
         for scheduler in [
             json!({"policy": "SCHED_NOSUCH"}),
             json!({"policy": "SCHED_OTHER", "nice": 20}),
