@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{directories, isolated, skip, without_namespace};
+use crate::harness::{View, directories, isolated, isolated_in, skip, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -116,6 +116,34 @@ fn the_cgroup_is_its_users_only_if_it_can_be_used() {
         ] {
             assert_eq!(owners(edit), 0);
         }
+    });
+}
+
+/// Never that of a v1 hierarchy, where it would not be safe; v2's beside them is.
+#[test]
+fn no_cgroup_of_v1_is_given_away() {
+    use std::os::unix::fs::MetadataExt;
+    isolated_in(View::Hybrid, |t| {
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = json!("/c1");
+            c["process"]["user"] = json!({"uid": 1000, "gid": 1001});
+            c["mounts"][6]["options"] = json!(["nosuid"]);
+        });
+        t.start(&bundle, "c1");
+        let mut hierarchies = 0;
+        for entry in fs::read_dir(CGROUP).unwrap().map(|entry| entry.unwrap()) {
+            let expected = if entry.file_name() == "unified" { 1000 } else { 0 };
+            for file in ["c1", "c1/cgroup.procs"] {
+                assert_eq!(
+                    fs::metadata(entry.path().join(file)).unwrap().uid(),
+                    expected,
+                    "{entry:?} {file}"
+                );
+            }
+            hierarchies += 1;
+        }
+        assert!(hierarchies > 2);
+        t.delete("c1");
     });
 }
 
