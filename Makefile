@@ -34,10 +34,11 @@ validation: $(if $(RUNTIME),,build) ## runtime-tools' validation programs with c
 test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=sid: on sid's kernel
 	@scripts/install-deps vm
 	@scripts/test-vm
-check: ## formatting, lints, file sizes, no unsafe outside src/sys
+check: ## formatting, lints, file sizes, no unsafe outside src/sys, the specification's clauses and their tests
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	@scripts/check-source
+	@scripts/check-coverage
 # BINARY=... and SHARE=... on the command line: what is installed has been made before.
 install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## binary, man pages and completions below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/corten"

@@ -128,7 +128,7 @@ pub fn parse(text: String) -> Result<Config> {
 pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<String>)> {
     let mut warnings = Vec::new();
     let process = match strict::from_str(text) {
-        Ok(process) if !repair::doubtful_process(&process) => process,
+        Ok(process) => process,
         fast => repaired("process", text, fast, &mut warnings, |value, found| {
             repair::process(value, "", version, found);
         })?,

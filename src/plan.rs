@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{self, Spec};
 
 use crate::cgroups::{self, Manager};
 use crate::error::{Problems, Result};
 use crate::host::Host;
-use crate::namespaces::idmap::{self, IdMap};
+use crate::namespaces::idmap;
 use crate::process::sysctl::{self, Sysctl};
 use crate::process::{self, capabilities, env, lsm};
 use crate::{hooks, intel_rdt, namespaces, rootfs, seccomp};
@@ -31,6 +31,8 @@ pub struct Request<'a> {
 pub struct Plan {
     pub namespaces: namespaces::Plan,
     pub cgroup: Option<cgroups::Plan>,
+    /// The cgroup becomes this user's and group's.
+    pub cgroup_owner: Option<(u32, u32)>,
     pub intel_rdt: Option<intel_rdt::Plan>,
     pub rootfs: rootfs::Plan,
     pub hooks: hooks::Plan,
@@ -51,22 +53,37 @@ impl Plan {
     pub fn waits_for_cgroup(&self) -> bool {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
     }
+}
 
-    /// The host's ids of the container's root, where the container is to make cgroups of its own below its cgroup: it is
-    /// in a user and a cgroup namespace of its own and has the hierarchy mounted for writing.
-    #[must_use]
-    pub fn delegates_to(&self) -> Option<(u32, u32)> {
-        let facts = &self.rootfs.facts;
-        let writable = |mount: &rootfs::Mount| {
-            let set = mount.options.attr.set | mount.options.attr_all.set;
-            mount.kind == rootfs::Kind::Cgroup && set & crate::sys::mount::MOUNT_ATTR_RDONLY == 0
-        };
-        if !facts.cgroup_namespace || !self.rootfs.mounts.iter().any(writable) {
-            return None;
-        }
-        let root = |map: &[IdMap]| idmap::to_host(map, 0);
-        root(&self.namespaces.uid_map).zip(root(&self.namespaces.gid_map))
+/// Who is to own the container's cgroup, where the container may make cgroups of its own below it: the host's ids of the
+/// user of its process, if it has a new cgroup namespace and the hierarchy at its place, mounted for writing
+/// (config-linux.md#cgroup-ownership).
+fn cgroup_owner(
+    spec: &Spec,
+    namespaces: &namespaces::Plan,
+    rootfs: &rootfs::Plan,
+    host: &Host,
+) -> Option<(u32, u32)> {
+    let writable = |(mount, given): (&rootfs::Mount, &runtime::Mount)| {
+        let set = mount.options.attr.set | mount.options.attr_all.set;
+        mount.kind == rootfs::Kind::Cgroup
+            && given.source().as_ref().is_some_and(|source| source == Path::new("cgroup"))
+            && rootfs::names(&mount.destination, "/sys/fs/cgroup")
+            && set & crate::sys::mount::MOUNT_ATTR_RDONLY == 0
+    };
+    let given = spec.mounts().as_deref().unwrap_or_default();
+    if !namespaces.creates(libc::CLONE_NEWCGROUP) || !rootfs.mounts.iter().zip(given).any(writable) {
+        return None;
     }
+    let (uid, gid) = spec.process().as_ref().map_or((0, 0), |p| (p.user().uid(), p.user().gid()));
+    let owner = if namespaces.has(libc::CLONE_NEWUSER) {
+        // Of a namespace that is joined nothing may be known; of an id that is not mapped the process itself tells.
+        idmap::to_host(&namespaces.uid_map, uid).zip(idmap::to_host(&namespaces.gid_map, gid))
+    } else {
+        Some((uid, gid))
+    };
+    // It is ours when it is made, and only root may give it to another.
+    owner.filter(|(uid, _)| host.uid == 0 && *uid != 0)
 }
 
 /// Plans a container.
@@ -123,6 +140,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     }
     problems.into_result()?;
     Ok(Plan {
+        cgroup_owner: cgroup_owner(spec, &namespaces, &rootfs, host),
         namespaces,
         cgroup,
         intel_rdt,

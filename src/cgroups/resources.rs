@@ -7,7 +7,7 @@
 
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxResources,
-    LinuxThrottleDevice,
+    LinuxThrottleDevice, LinuxWeightDevice,
 };
 
 use crate::error::Problems;
@@ -260,6 +260,13 @@ pub(super) fn checked_weight(weight: Option<u16>, place: &str, problems: &mut Pr
     }
 }
 
+/// An entry of `weightDevice` has one weight at least (config-linux.md#block-io).
+pub(super) fn some_weight(entry: &LinuxWeightDevice, place: &str, problems: &mut Problems) {
+    if entry.weight().is_none() && entry.leaf_weight().is_none() {
+        problems.add(place, "has neither weight nor leafWeight");
+    }
+}
+
 /// A device number as the io files write it.
 pub(super) fn device(major: i64, minor: i64, place: &str, problems: &mut Problems) -> Option<String> {
     match (u32::try_from(major), u32::try_from(minor)) {
@@ -284,6 +291,7 @@ fn plan_io(io: &LinuxBlockIo, writes: &mut Vec<Write>, problems: &mut Problems) 
     refuse(leaf(io.leaf_weight()), &format!("{place}.leafWeight"), problems);
     for (i, entry) in io.weight_device().iter().flatten().enumerate() {
         let place = format!("{place}.weightDevice[{i}]");
+        some_weight(entry, &place, problems);
         refuse(leaf(entry.leaf_weight()), &format!("{place}.leafWeight"), problems);
         let device = device(entry.major(), entry.minor(), &place, problems);
         let place = format!("{place}.weight");
@@ -357,9 +365,11 @@ pub(super) fn plan_rdma(resources: &LinuxResources, writes: &mut Vec<Write>, pro
         }
         let words = [("hca_handle", limits.hca_handles()), ("hca_object", limits.hca_objects())];
         let words: Vec<_> = words.iter().filter_map(|(k, v)| v.map(|v| format!("{k}={v}"))).collect();
-        if !words.is_empty() {
-            writes.push(Write::new("rdma.max", format!("{name} {}", words.join(" ")), place));
+        if words.is_empty() {
+            problems.add(place, "has neither hcaHandles nor hcaObjects");
+            continue;
         }
+        writes.push(Write::new("rdma.max", format!("{name} {}", words.join(" ")), place));
     }
 }
 
@@ -483,7 +493,7 @@ pub(super) mod tests {
                 &["hugetlb.2MB.max=0", "hugetlb.2MB.rsvd.max=0"],
             ),
             (
-                r#"{"rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10},"mlx4_0":{"hcaObjects":1},"x":{}}}"#,
+                r#"{"rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10},"mlx4_0":{"hcaObjects":1}}}"#,
                 &["rdma.max=mlx4_0 hca_object=1", "rdma.max=mlx5_1 hca_handle=3 hca_object=10"],
             ),
             (
@@ -525,7 +535,13 @@ pub(super) mod tests {
             (r#"{"hugepageLimits":[{"pageSize":"2MB","limit":-3}]}"#, "hugepageLimits[0].limit", "neither"),
             (r#"{"network":{"classID":1}}"#, "network.classID", "no such control"),
             (r#"{"network":{"priorities":[{"name":"lo","priority":1}]}}"#, "network.priorities", "control"),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0}]}}"#,
+                "blockIO.weightDevice[0]",
+                "neither weight nor",
+            ),
             (r#"{"rdma":{"a b":{"hcaHandles":1}}}"#, "rdma[\"a b\"]", "name of a device"),
+            (r#"{"rdma":{"mlx5_1":{}}}"#, "rdma[\"mlx5_1\"]", "neither hcaHandles nor"),
             (r#"{"unified":{"../memory.max":"1"}}"#, "unified[\"../memory.max\"]", "name of a cgroup file"),
             (r#"{"unified":{"memory":"1"}}"#, "unified[\"memory\"]", "name of a cgroup file"),
             (r#"{"unified":{"memory.max":""}}"#, "unified[\"memory.max\"]", "no value"),

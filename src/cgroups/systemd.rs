@@ -18,7 +18,7 @@ use super::dbus::{self, Bus, Call, Value};
 use super::{Host, Request, Write};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::sys::{self, socket::Address, task};
-pub use properties::{Property, of_writes};
+pub use properties::{ANNOTATION, Property, of_writes};
 
 /// The longest name that systemd gives a unit.
 const NAME_MAX: usize = 255;
@@ -164,11 +164,11 @@ fn properties_of_annotations(
 ) -> Vec<(String, Property)> {
     let wanted = annotations.into_iter().flatten();
     let mut wanted: Vec<_> =
-        wanted.filter_map(|(key, text)| Some((key.strip_prefix(properties::ANNOTATION)?, text))).collect();
+        wanted.filter_map(|(key, text)| Some((key.strip_prefix(ANNOTATION)?, text))).collect();
     wanted.sort_unstable();
     let mut properties = Vec::new();
     for (name, text) in wanted {
-        let place = format!("annotations[\"{}{name}\"]", properties::ANNOTATION);
+        let place = format!("annotations[\"{ANNOTATION}{name}\"]");
         match properties::of_annotation(name, text) {
             Ok(property) => properties.push((place, property)),
             Err(message) => problems.add(place, message),

@@ -290,12 +290,11 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
     )
 }
 
-/// Gives a cgroup to its container's root, so that it can make cgroups inside and move its processes among
+/// Gives a cgroup to its container's user, so that it can make cgroups inside and move its processes among
 /// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
 /// "delegation").
 pub(super) fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
-    let listed = read_list(fs::CWD, "/sys/kernel/cgroup/delegate");
-    let names = listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
+    let names = delegated(read_list(fs::CWD, "/sys/kernel/cgroup/delegate"));
     for name in std::iter::once("").chain(names.lines()) {
         // Not every file exists in every cgroup: some belong to a controller.
         match fs::chown(cgroup.dir(), Path::new(name), uid, gid) {
@@ -304,6 +303,11 @@ pub(super) fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The files to give away: what the kernel lists, or what config-linux.md#cgroup-ownership does.
+fn delegated(listed: Result<String>) -> String {
+    listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into())
 }
 
 /// Goes through the cgroup and all below it: `enter` on the way down, and for those below `leave`, with the
@@ -350,5 +354,20 @@ fn children(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
     match fs::list_dir(dir) {
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(Vec::new()),
         other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_a_list_has_the_specs() {
+        let missing = || read_list(fs::CWD, "/no/such/list");
+        assert_eq!(delegated(missing()), "cgroup.procs\ncgroup.subtree_control\ncgroup.threads");
+        assert_eq!(
+            delegated(Ok("cgroup.procs\nmemory.oom.group\n".into())),
+            "cgroup.procs\nmemory.oom.group\n"
+        );
     }
 }

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::cgroups::systemd;
 use crate::cli::SPEC_VERSION;
 use crate::error::{Context, Result};
+use crate::process::landlock;
 use crate::{rootfs, seccomp};
 
 /// What the seccomp compiler knows, by the spec's names.
@@ -42,22 +44,15 @@ pub(super) fn run() -> Result<()> {
         known_flags: seccomp::FLAGS,
         supported_flags: &seccomp::supported_flags(),
     };
-    let value = document(&rootfs::options::names(), &seccomp, last_capability()?);
+    let value = document(&rootfs::options::names(), &seccomp);
     super::print(&(serde_json::to_string_pretty(&value).context("JSON")? + "\n"))
 }
 
-/// The number of the newest capability that the running kernel has.
-fn last_capability() -> Result<u8> {
-    let path = "/proc/sys/kernel/cap_last_cap";
-    let text = std::fs::read_to_string(path).with_context(|| format!("open({path:?})"))?;
-    text.trim().parse().with_context(|| path.to_string())
-}
-
-/// The document. containerd reads `linux` unchecked, `rro` among the mount options and `idmap`.
+/// The document, the same on every kernel but for the supported flags of seccomp. containerd reads `linux` unchecked,
+/// `rro` among the mount options and `idmap`.
 #[must_use]
-pub fn document(mount_options: &[&str], seccomp: &Seccomp, last_capability: u8) -> Value {
-    let mut capabilities: Vec<_> =
-        caps::all().into_iter().filter(|cap| cap.index() <= last_capability).collect();
+pub fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
+    let mut capabilities: Vec<_> = caps::all().into_iter().collect();
     capabilities.sort_unstable_by_key(caps::Capability::index);
     let capabilities: Vec<String> = capabilities.iter().map(ToString::to_string).collect();
     json!({
@@ -68,7 +63,7 @@ pub fn document(mount_options: &[&str], seccomp: &Seccomp, last_capability: u8) 
         "linux": {
             "namespaces": NAMESPACES,
             "capabilities": capabilities,
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": seccomp.actions,
@@ -84,7 +79,7 @@ pub fn document(mount_options: &[&str], seccomp: &Seccomp, last_capability: u8) 
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
         },
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": [systemd::ANNOTATION, landlock::ANNOTATION],
     })
 }
 
@@ -102,7 +97,7 @@ mod tests {
             known_flags: &["SECCOMP_FILTER_FLAG_LOG"],
             supported_flags: &[],
         };
-        let value = document(&["ro", "rro"], &seccomp, 40);
+        let value = document(&["ro", "rro"], &seccomp);
         let typed: Features = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(typed.oci_version_max(), "1.3.0");
         let linux = typed.linux().as_ref().unwrap();
@@ -113,7 +108,11 @@ mod tests {
             (capabilities[0].as_str(), capabilities[40].as_str()),
             ("CAP_CHOWN", "CAP_CHECKPOINT_RESTORE")
         );
-        assert_eq!(document(&[], &seccomp, 37)["linux"]["capabilities"].as_array().unwrap().len(), 38);
+        assert_eq!(value["linux"]["cgroup"]["systemd"], true);
+        assert_eq!(
+            value["potentiallyUnsafeConfigAnnotations"],
+            json!(["org.systemd.property.", "dev.corten.landlock"])
+        );
         assert_eq!(value["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(value["mountOptions"][1], "rro");
     }

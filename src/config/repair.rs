@@ -1,7 +1,7 @@
 //! What oci-spec's types refuse or lose although the runtime-spec allows it, mended in the JSON value before the
 //! conversion. Each function is one defect of these types and can go when they are corrected.
 
-use oci_spec::runtime::{Capability, IOPriorityClass, Process, Spec};
+use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Map, Value, json};
 
 use super::version::Version;
@@ -17,20 +17,14 @@ pub(super) struct Found {
 
 /// Whether a configuration that was converted may have lost something on the way.
 pub(super) fn doubtful(spec: &Spec, text: &str) -> bool {
-    let Some(linux) = spec.linux() else { return spec.process().as_ref().is_some_and(doubtful_process) };
+    let Some(linux) = spec.linux() else { return false };
     // An absent limit reads as 0, which is a limit.
     let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
     let no_pids = pids.is_some_and(|pids| pids.limit() == 0);
     // These are known to the types under names that no one writes.
     let monitoring =
         linux.intel_rdt().is_some() && ["enableCMT", "enableMBM"].iter().any(|n| text.contains(n));
-    no_pids || monitoring || spec.process().as_ref().is_some_and(doubtful_process)
-}
-
-/// The same for a process: an absent I/O class reads as best effort.
-pub(super) fn doubtful_process(process: &Process) -> bool {
-    let priority = process.io_priority().as_ref();
-    priority.is_some_and(|priority| priority.class() == IOPriorityClass::IoprioClassBe)
+    no_pids || monitoring
 }
 
 /// Mends a configuration.
@@ -81,9 +75,6 @@ fn mend_process(value: &mut Value, prefix: &str, version: Version, found: &mut F
     unknown_capabilities(process, prefix, version, found);
     scheduler_flags(process, found);
     cpu_lists(process, found);
-    if process.get("ioPriority").is_some_and(|p| p.is_object() && p.get("class").is_none()) {
-        found.problems.add(format!("{prefix}ioPriority.class"), "is required");
-    }
 }
 
 /// In Go, in which the spec's types are written, null is the same as absent.

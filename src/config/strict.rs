@@ -1,31 +1,57 @@
-//! A JSON array where the types want an object is an error. serde's derived code would take it for the object's
-//! members in their order: `"user": [0, 0]`, and `"linux": []` for a container without namespaces.
+//! Two things that the types take and should not are errors. A JSON array where they want an object: serde's derived code
+//! would take it for the object's members in their order, `"user": [0, 0]`, and `"linux": []` for a container without
+//! namespaces. And an object without a member that the spec requires and the types take for 0: a `hostID` that is left out
+//! would make the container's root the host's, a `rate` no limit at all.
 //!
 //! [`Strict`] goes around a deserializer, and around each below it, and changes only that.
 
 use std::fmt;
 
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess,
-    Unexpected, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, Visitor,
 };
+
+/// Members that are REQUIRED by the spec and have a default in the type of this name. The ids of `user` are not among
+/// them: they are 0 in every other runtime, too.
+fn required(name: &str) -> &'static [&'static str] {
+    match name {
+        "Root" => &["path"],
+        "PosixRlimit" => &["hard", "soft"],
+        "LinuxIOPriority" => &["class", "priority"],
+        "LinuxIdMapping" => &["containerID", "hostID", "size"],
+        "LinuxDevice" => &["path"],
+        "LinuxDeviceCgroup" => &["allow"],
+        "LinuxWeightDevice" => &["major", "minor"],
+        "LinuxThrottleDevice" => &["major", "minor", "rate"],
+        "LinuxHugepageLimit" => &["limit", "pageSize"],
+        "LinuxInterfacePriority" => &["name", "priority"],
+        _ => &[],
+    }
+}
 
 /// Reads JSON into `T`.
 pub(super) fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::Result<T> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let value = T::deserialize(Strict { inner: &mut json, object: false })?;
+    let value = T::deserialize(strict(&mut json))?;
     json.end()?;
     Ok(value)
 }
 
-/// A deserializer, visitor, seed or access. `object`: what is read now must not be an array.
+/// A deserializer, visitor, seed or access. `object`: what is read now must not be an array, and must have these members.
 struct Strict<T> {
     inner: T,
-    object: bool,
+    object: Option<&'static [&'static str]>,
 }
 
 fn strict<T>(inner: T) -> Strict<T> {
-    Strict { inner, object: false }
+    Strict { inner, object: None }
+}
+
+/// The access to an object's members: which of the required ones are still to come.
+struct Members<A> {
+    inner: A,
+    missing: Vec<&'static str>,
 }
 
 macro_rules! pass_on {
@@ -45,7 +71,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.inner.deserialize_struct(name, fields, Strict { inner: visitor, object: true })
+        self.inner.deserialize_struct(name, fields, Strict { inner: visitor, object: Some(required(name)) })
     }
 
     pass_on! {
@@ -75,7 +101,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.object { f.write_str("an object") } else { self.inner.expecting(f) }
+        if self.object.is_some() { f.write_str("an object") } else { self.inner.expecting(f) }
     }
 
     visit! {
@@ -101,7 +127,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<V::Value, A::Error> {
-        if self.object {
+        if self.object.is_some() {
             // To its end, for the error's position is to be the array's and not that of its first item.
             while items.next_element::<IgnoredAny>()?.is_some() {}
             return Err(A::Error::invalid_type(Unexpected::Seq, &self));
@@ -110,7 +136,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_map(strict(members))
+        let missing = self.object.unwrap_or_default().to_vec();
+        self.inner.visit_map(Members { inner: members, missing })
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
@@ -130,11 +157,20 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Strict<A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Strict<A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.inner.next_key_seed(seed)
+        if self.missing.is_empty() {
+            return self.inner.next_key_seed(strict(seed));
+        }
+        match self.inner.next_key::<String>()? {
+            Some(key) => {
+                self.missing.retain(|name| *name != key);
+                seed.deserialize(key.into_deserializer()).map(Some)
+            }
+            None => Err(A::Error::missing_field(self.missing[0])),
+        }
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {

@@ -234,8 +234,8 @@ fn errors_name_the_place() {
         (r#""hooks":{"poststop":[{"args":[]}]}"#, "hooks.poststop[0]", "missing field `path`"),
         (
             r#""process":{"cwd":"/","user":{},"ioPriority":{"priority":1}}"#,
-            "process.ioPriority.class",
-            "is required",
+            "process.ioPriority",
+            "missing field `class`",
         ),
         (r#""linux":[]"#, "linux", "invalid type: sequence, expected an object"),
         (r#""process":{"cwd":"/","user":[0,0]}"#, "process.user", "invalid type: sequence"),
@@ -257,6 +257,97 @@ fn errors_name_the_place() {
         assert!(!problems.0[0].message.contains(" at line "), "{members}: {error:#}");
         assert!(pointer(place).starts_with('/'));
     }
+}
+
+/// A document, the place of an object in it, and that object's REQUIRED members.
+const REQUIRED: &[(&str, &str, &[&str])] = &[
+    (r#"{"root": {"path": "r"}}"#, "root", &["path"]),
+    (r#"{"mounts": [{"destination": "/a"}]}"#, "mounts[0]", &["destination"]),
+    (
+        r#"{"mounts": [{"destination": "/a", "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]}"#,
+        "mounts[0].uidMappings[0]",
+        &["containerID", "hostID", "size"],
+    ),
+    (r#"{"process": {"cwd": "/"}}"#, "process", &["cwd"]),
+    (
+        r#"{"process": {"cwd": "/", "rlimits": [{"type": "RLIMIT_CORE", "soft": 1, "hard": 2}]}}"#,
+        "process.rlimits[0]",
+        &["type", "soft", "hard"],
+    ),
+    (r#"{"process": {"cwd": "/", "scheduler": {"policy": "SCHED_IDLE"}}}"#, "process.scheduler", &["policy"]),
+    (
+        r#"{"process": {"cwd": "/", "ioPriority": {"class": "IOPRIO_CLASS_RT", "priority": 1}}}"#,
+        "process.ioPriority",
+        &["class", "priority"],
+    ),
+    (r#"{"hooks": {"poststop": [{"path": "/a"}]}}"#, "hooks.poststop[0]", &["path"]),
+    (r#"{"linux": {"namespaces": [{"type": "pid"}]}}"#, "linux.namespaces[0]", &["type"]),
+    (
+        r#"{"linux": {"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}}"#,
+        "linux.uidMappings[0]",
+        &["containerID", "hostID", "size"],
+    ),
+    (
+        r#"{"linux": {"gidMappings": [{"size": 1, "hostID": 1, "containerID": 0}]}}"#,
+        "linux.gidMappings[0]",
+        &["containerID", "hostID", "size"],
+    ),
+    (r#"{"linux": {"devices": [{"type": "p", "path": "/a"}]}}"#, "linux.devices[0]", &["type", "path"]),
+    (r#"{"linux": {"resources": {"devices": [{"allow": true}]}}}"#, "linux.resources.devices[0]", &["allow"]),
+    (
+        r#"{"linux": {"resources": {"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}}}"#,
+        "linux.resources.blockIO.weightDevice[0]",
+        &["major", "minor"],
+    ),
+    (
+        r#"{"linux": {"resources": {"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1}]}}}}"#,
+        "linux.resources.blockIO.throttleReadBpsDevice[0]",
+        &["major", "minor", "rate"],
+    ),
+    (
+        r#"{"linux": {"resources": {"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}}}"#,
+        "linux.resources.hugepageLimits[0]",
+        &["pageSize", "limit"],
+    ),
+    (
+        r#"{"linux": {"resources": {"network": {"priorities": [{"name": "lo", "priority": 1}]}}}}"#,
+        "linux.resources.network.priorities[0]",
+        &["name", "priority"],
+    ),
+    (r#"{"linux": {"seccomp": {"defaultAction": "SCMP_ACT_LOG"}}}"#, "linux.seccomp", &["defaultAction"]),
+    (
+        r#"{"linux": {"seccomp": {"defaultAction": "SCMP_ACT_LOG", "syscalls": [{"names": ["a"], "action": "SCMP_ACT_LOG"}]}}}"#,
+        "linux.seccomp.syscalls[0]",
+        &["names", "action"],
+    ),
+    (
+        r#"{"linux": {"seccomp": {"defaultAction": "SCMP_ACT_LOG", "syscalls": [{"names": ["a"],
+            "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}]}]}}}"#,
+        "linux.seccomp.syscalls[0].args[0]",
+        &["index", "value", "op"],
+    ),
+    (r#"{"linux": {"personality": {"domain": "LINUX"}}}"#, "linux.personality", &["domain"]),
+    (r#"{"linux": {"memoryPolicy": {"mode": "MPOL_LOCAL"}}}"#, "linux.memoryPolicy", &["mode"]),
+];
+
+/// What the spec calls REQUIRED is not taken for 0 or for none where it is left out.
+#[test]
+fn required_members_are_required() {
+    for (whole, place, members) in REQUIRED {
+        let whole = whole.replacen('{', "{\"ociVersion\": \"1.2.0\", ", 1);
+        assert!(parse(whole.clone()).is_ok(), "{whole}");
+        for member in *members {
+            // Under another name, which is ignored as unknown.
+            let (before, after) = whole.rsplit_once(&format!("\"{member}\": ")).unwrap();
+            let error = parse(format!("{before}\"x-{member}\": {after}")).expect_err(member);
+            let problems = error.downcast_ref::<Problems>().unwrap_or_else(|| panic!("{member}: {error:#}"));
+            assert_eq!(problems.0[0].place, *place, "{error:#}");
+            assert!(problems.0[0].message.contains(member), "{error:#}");
+        }
+    }
+    let limits = r#"{"cwd": "/", "rlimits": [{"type": "RLIMIT_CORE", "soft": 0}]}"#;
+    assert!(parse_process(limits, Version::NEWEST).is_err());
+    assert!(parse_resources(r#"{"devices": [{"access": "rwm"}]}"#).is_err());
 }
 
 #[test]

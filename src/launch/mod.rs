@@ -275,9 +275,9 @@ impl<'a> Systemd<'a> {
     }
 }
 
-/// Gives the cgroup to the container's root, if it is to make others inside.
+/// Gives the cgroup to the container's user, if it is to make others inside.
 fn delegate(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
-    plan.delegates_to().map_or(Ok(()), |(uid, gid)| cgroups::delegate(cgroup, uid, gid))
+    plan.cgroup_owner.map_or(Ok(()), |(uid, gid)| cgroups::delegate(cgroup, uid, gid))
 }
 
 /// Clones the container's process, or the one between. `place` is called with its id while it waits, if the plan has it

@@ -108,6 +108,13 @@ fn check_times(policy: Policy, times: [u64; 3], place: &str, problems: &mut Prob
 
 /// Sets the policy of the calling process; what it makes and executes inherits it.
 pub fn apply(attr: &SchedAttr) -> Result<()> {
+    const IDLE: u32 = 5;
+    let kept = flag_bit(Flag::SchedFlagKeepPolicy) | flag_bit(Flag::SchedFlagKeepParams);
+    if attr.policy == IDLE && attr.flags & kept == 0 {
+        // Together with this policy the kernel takes no nice value, and would leave the caller's.
+        let other = SchedAttr { nice: attr.nice, ..SchedAttr::default() };
+        sys::process::sched_setattr(&other).context("process.scheduler.nice")?;
+    }
     sys::process::sched_setattr(attr).context("process.scheduler")
 }
 

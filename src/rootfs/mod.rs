@@ -25,7 +25,7 @@ use crate::{cgroups, namespaces};
 pub use apply::{Root, mount_all};
 pub use devices::Device;
 pub use enter::{Before, detach};
-pub use mounts::{Kind, Mount};
+pub use mounts::{Kind, Mount, names};
 use options::Propagate;
 pub use sources::{Sources, open_sources};
 pub use terminal::{Terminal, terminal};
@@ -114,7 +114,7 @@ pub fn plan(
         known
     });
     let mounts = mounts::plan(spec, bundle, facts, problems, warnings);
-    let dev_is_bind = mounts.iter().any(|m| mounts::names(&m.destination, "/dev") && m.is_bind());
+    let dev_is_bind = mounts.iter().any(|m| names(&m.destination, "/dev") && m.is_bind());
     let devices = devices::plan(linux, !dev_is_bind, problems);
     let mut paths = |list: Option<&Vec<String>>, place: &str| -> Vec<PathBuf> {
         let list = list.map(Vec::as_slice).unwrap_or_default().iter().map(PathBuf::from).enumerate();

@@ -53,7 +53,7 @@ impl Mount {
 }
 
 /// Whether a destination names that absolute path, however it is written.
-pub(super) fn names(destination: &Path, path: &str) -> bool {
+pub fn names(destination: &Path, path: &str) -> bool {
     let mut names = Vec::new();
     for component in destination.components() {
         match component {

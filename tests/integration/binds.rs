@@ -56,6 +56,32 @@ fn binds_of_all_kinds() {
     });
 }
 
+/// config.md#mounts: `bind` or `rbind` among the options makes a bind mount, whatever its type is or whether it has one;
+/// a type alone does not. A file system that needs no source is mounted without.
+#[test]
+fn a_bind_mount_is_one_by_its_options() {
+    isolated(|t| {
+        let dir = t.dir.join("my-source");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "").unwrap();
+        let run = |mount: serde_json::Value| t.run("ls /mnt", |c| add(c, mount));
+        for kind in [json!("bind"), json!("none"), json!("tmpfs"), json!("nosuchfs"), json!(null)] {
+            for option in ["bind", "rbind"] {
+                let bind = json!({"destination": "/mnt", "source": dir, "type": kind, "options": [option]});
+                assert_eq!(run(bind).ok(), "file\n", "{kind} {option}");
+            }
+        }
+        for kind in [json!("bind"), json!("none"), json!(null)] {
+            let said = "is not a file system (hint: the option bind or rbind makes a bind mount)";
+            run(json!({"destination": "/mnt", "source": dir, "type": kind}))
+                .fails("mounts[7].type")
+                .fails(said);
+        }
+        run(json!({"destination": "/mnt", "type": "none", "options": ["bind"]})).fails("mounts[7].source");
+        assert_eq!(run(json!({"destination": "/mnt", "type": "tmpfs"})).ok(), "");
+    });
+}
+
 /// Mounts are made in the order given: one on another, below another, on a link inside an earlier one.
 #[test]
 fn in_the_order_given() {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{directories, isolated, skip, without_namespace};
+use crate::harness::{View, directories, isolated, isolated_in, skip, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -76,6 +76,74 @@ fn a_user_namespaces_root_has_its_cgroup() {
             give_rootfs(t, &bundle);
             assert_eq!(t.run_bundle(&bundle).stdout, expected, "{options}");
         }
+    });
+}
+
+/// config-linux.md#cgroup-ownership: the cgroup is given to the user of the container's process, with the files that the
+/// kernel lists and no others, exactly if there is a new cgroup namespace and the hierarchy is mounted for writing.
+#[test]
+fn the_cgroup_is_its_users_only_if_it_can_be_used() {
+    use std::os::unix::fs::MetadataExt;
+    isolated(|t| {
+        let owners = |edit: fn(&mut Value)| {
+            let bundle = t.bundle(|c| {
+                c["linux"]["cgroupsPath"] = json!("/c1");
+                c["process"]["user"] = json!({"uid": 1000, "gid": 1001});
+                c["mounts"][6]["options"] = json!(["nosuid"]);
+                edit(c);
+            });
+            if fs::read_to_string(bundle.dir.join("config.json")).unwrap().contains("uidMappings") {
+                give_rootfs(t, &bundle);
+            }
+            t.start(&bundle, "c1");
+            let owner = |file: &str| fs::metadata(Path::new(CGROUP).join("c1").join(file)).unwrap().uid();
+            let own = ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"].map(owner);
+            assert_eq!(["cgroup.max.depth", "cgroup.kill", "cgroup.freeze"].map(owner), [0; 3]);
+            assert_eq!(own, [own[0]; 4]);
+            t.delete("c1");
+            own[0]
+        };
+        assert_eq!(owners(|_| {}), 1000);
+        assert_eq!(owners(map_ids), 101_000);
+        for edit in [
+            (|c| c["mounts"][6]["options"] = json!(["ro"])) as fn(&mut Value),
+            |c| c["mounts"][6]["options"] = json!(["rro"]),
+            |c| c["mounts"][6]["source"] = json!("other"),
+            |c| c["mounts"][6]["destination"] = json!("/mnt"),
+            |c| drop(c["mounts"].as_array_mut().unwrap().remove(6)),
+            |c| without_namespace(c, "cgroup"),
+            |c| c["process"]["user"] = json!({"uid": 0, "gid": 0}),
+        ] {
+            assert_eq!(owners(edit), 0);
+        }
+    });
+}
+
+/// Never that of a v1 hierarchy, where it would not be safe; v2's beside them is.
+#[test]
+fn no_cgroup_of_v1_is_given_away() {
+    use std::os::unix::fs::MetadataExt;
+    isolated_in(View::Hybrid, |t| {
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = json!("/c1");
+            c["process"]["user"] = json!({"uid": 1000, "gid": 1001});
+            c["mounts"][6]["options"] = json!(["nosuid"]);
+        });
+        t.start(&bundle, "c1");
+        let mut hierarchies = 0;
+        for entry in fs::read_dir(CGROUP).unwrap().map(|entry| entry.unwrap()) {
+            let expected = if entry.file_name() == "unified" { 1000 } else { 0 };
+            for file in ["c1", "c1/cgroup.procs"] {
+                assert_eq!(
+                    fs::metadata(entry.path().join(file)).unwrap().uid(),
+                    expected,
+                    "{entry:?} {file}"
+                );
+            }
+            hierarchies += 1;
+        }
+        assert!(hierarchies > 2);
+        t.delete("c1");
     });
 }
 

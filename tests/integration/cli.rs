@@ -95,9 +95,96 @@ fn features() {
         {
             assert_eq!(features.pointer(pointer), Some(&json!(true)), "{pointer}");
         }
+        for manager in ["v1", "systemd", "systemdUser", "rdma"] {
+            assert_eq!(features["linux"]["cgroup"][manager], true, "{manager}");
+        }
+        has("/potentiallyUnsafeConfigAnnotations", "org.systemd.property.");
         for key in ["ociVersionMin", "ociVersionMax"] {
             assert!(features[key].as_str().unwrap().starts_with("1."), "{features}");
         }
+    });
+}
+
+/// features.md and features-linux.md: the runtime recognises every word that it lists, under the first version that it
+/// accepts, in which an unknown capability is an error; and it accepts the last.
+#[test]
+fn what_features_lists_is_recognised() {
+    isolated(|t| {
+        let features: Value = serde_json::from_str(&t.corten(&["features"]).ok()).unwrap();
+        let bundle = t.bundle(|_| {});
+        let original = fs::read_to_string(bundle.dir.join("config.json")).unwrap();
+        let accepts = |what: &str, edit: &dyn Fn(&mut Value)| {
+            bundle.write(&original);
+            bundle.edit(|c| {
+                c["ociVersion"] = features["ociVersionMin"].clone();
+                edit(c);
+            });
+            let out = t.corten(&["plan", "--bundle", bundle.path()]);
+            assert!(out.code == 0, "{what}: {}", out.stderr);
+        };
+        let each = |pointer: &str, edit: &dyn Fn(&mut Value, &str)| {
+            let words = features.pointer(pointer).and_then(Value::as_array).unwrap();
+            assert!(!words.is_empty(), "{pointer}");
+            for word in words.iter().map(|word| word.as_str().unwrap()) {
+                accepts(&format!("{pointer} {word}"), &|c| edit(c, word));
+            }
+        };
+        accepts("ociVersionMax", &|c| c["ociVersion"] = features["ociVersionMax"].clone());
+        each("/hooks", &|c, word| c["hooks"] = json!({word: [{"path": "/bin/true"}]}));
+        each("/mountOptions", &|c, word| {
+            // A bind mount takes no word of a file system's.
+            let kind = if word == "tmpcopyup" { "tmpfs" } else { "rbind" };
+            let mut mount =
+                json!({"destination": "/mnt", "type": "tmpfs", "source": "/etc", "options": [kind, word]});
+            match word {
+                "tmpcopyup" => mount["options"] = json!([word]),
+                "idmap" | "ridmap" => {
+                    for map in ["uidMappings", "gidMappings"] {
+                        mount[map] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+                    }
+                }
+                _ => {}
+            }
+            c["mounts"].as_array_mut().unwrap().push(mount);
+        });
+        each("/linux/namespaces", &|c, word| {
+            c["linux"]["namespaces"] = json!([{"type": word}, {"type": "uts"}]);
+            c["linux"]["namespaces"].as_array_mut().unwrap().truncate(if word == "uts" { 1 } else { 2 });
+            if word == "user" {
+                for map in ["uidMappings", "gidMappings"] {
+                    c["linux"][map] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
+                }
+            }
+        });
+        each("/linux/capabilities", &|c, word| c["process"]["capabilities"]["bounding"] = json!([word]));
+        let seccomp = |c: &mut Value, edit: &dyn Fn(&mut Value)| {
+            let rule = json!({"names": ["mkdir"], "action": "SCMP_ACT_LOG"});
+            let mut profile =
+                json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/agent", "syscalls": [rule]});
+            edit(&mut profile);
+            c["linux"]["seccomp"] = profile;
+        };
+        let actions = |c: &mut Value, word: &str| seccomp(c, &|s| s["syscalls"][0]["action"] = json!(word));
+        each("/linux/seccomp/actions", &actions);
+        each("/linux/seccomp/operators", &|c, word| {
+            seccomp(c, &|s| s["syscalls"][0]["args"] = json!([{"index": 0, "value": 1, "op": word}]));
+        });
+        each("/linux/seccomp/archs", &|c, word| seccomp(c, &|s| s["architectures"] = json!([word])));
+        let flags = |c: &mut Value, word: &str| {
+            seccomp(c, &|s| {
+                s["flags"] = json!([word]);
+                s["syscalls"][0]["action"] = json!("SCMP_ACT_NOTIFY");
+            });
+        };
+        each("/linux/seccomp/knownFlags", &flags);
+        each("/linux/seccomp/supportedFlags", &flags);
+        each("/linux/memoryPolicy/modes", &|c, word| {
+            let nodes = if matches!(word, "MPOL_DEFAULT" | "MPOL_LOCAL") { "" } else { "0" };
+            c["linux"]["memoryPolicy"] = json!({"mode": word, "nodes": nodes});
+        });
+        each("/linux/memoryPolicy/flags", &|c, word| {
+            c["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": [word]});
+        });
     });
 }
 

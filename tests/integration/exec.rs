@@ -236,3 +236,30 @@ fn cgroups_below_are_the_containers() {
         t.delete("c");
     });
 }
+
+/// config.md#linux-process, execCPUAffinity: of the process that exec starts, not of the container's first; without one
+/// nothing is changed.
+#[test]
+fn an_exec_has_its_processors() {
+    isolated(|t| {
+        let show = "sed -n 's/Cpus_allowed_list:\t//p' /proc/self/status";
+        let all = t.run(show, |_| {}).ok();
+        if all.trim() == "0" {
+            crate::harness::skip("has one processor only");
+        }
+        for (affinity, expected) in [
+            (json!({"initial": "0", "final": "1"}), "1\n"),
+            (json!({"final": "0"}), "0\n"),
+            (json!({"initial": "", "final": ""}), all.as_str()),
+            (Value::Null, all.as_str()),
+        ] {
+            let bundle = t.bundle(|c| c["process"]["execCPUAffinity"] = affinity.clone());
+            let pid = t.start(&bundle, "c1");
+            assert_eq!(t.exec("c1", show).ok(), expected, "{affinity}");
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            assert!(status.contains(&format!("Cpus_allowed_list:\t{all}")), "{affinity}: {status}");
+            t.delete("c1");
+        }
+        t.run("true", |c| c["process"]["execCPUAffinity"] = json!({"initial": "x"})).fails("execCPUAffinity");
+    });
+}

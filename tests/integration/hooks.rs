@@ -1,6 +1,8 @@
 //! `hooks`: all six, in order and in their places, with the container's state on stdin; and what a failure means.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -99,6 +101,41 @@ fn hooks_are_told_the_state() {
     });
 }
 
+/// config.md#prestart and after it: a hook's path is the runtime's, that of startContainer the container's.
+#[test]
+fn hooks_are_found_where_they_belong() {
+    isolated(|t| {
+        let install = |dir: &Path| {
+            fs::create_dir_all(dir).unwrap();
+            let hook = dir.join("my-hook");
+            fs::write(&hook, "#!/bin/sh\nexit 0\n").unwrap();
+            fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let outside = t.dir.join("my-hooks");
+        install(&outside);
+        for kind in ALL {
+            for (path, found) in [
+                (outside.join("my-hook"), kind != "startContainer"),
+                ("/inside/my-hook".into(), kind == "startContainer"),
+            ] {
+                let bundle = t.bundle(|c| {
+                    c["ociVersion"] = json!("1.3.0");
+                    c["hooks"] = json!({kind: [{"path": path}]});
+                    c["process"]["args"] = json!(["/bin/true"]);
+                });
+                install(&bundle.rootfs().join("inside"));
+                let out = t.run_bundle(&bundle);
+                assert_eq!(
+                    !out.stderr.contains(&format!("hooks.{kind}[0]")),
+                    found,
+                    "{kind} {path:?}: {out:?}"
+                );
+                assert_eq!(out.code == 0, found || kind == "poststop", "{kind} {path:?}: {out:?}");
+            }
+        }
+    });
+}
+
 /// config.md#createcontainer-hooks: the mounts are there, the root is not yet entered and still writable.
 #[test]
 fn create_container_hooks_can_change_the_root() {
@@ -166,7 +203,7 @@ fn a_failing_poststart_hook_depends_on_the_version() {
             if stops {
                 started.fails("hooks.poststart[0]");
                 t.corten(&["state", "c1"]).fails("does not exist");
-                assert!(!std::path::Path::new(&dir).join("log").exists(), "{version}");
+                assert!(!Path::new(&dir).join("log").exists(), "{version}");
                 continue;
             }
             assert!(started.stderr.contains("hooks.poststart[0]"), "{}", started.stderr);

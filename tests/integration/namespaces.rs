@@ -169,7 +169,12 @@ fn id_mappings() {
             c["process"]["args"] = json!(["/bin/sh", "-c", script]);
         });
         give_rootfs(t, &bundle);
+        let mut list = std::process::Command::new("find");
+        list.arg(bundle.rootfs()).args(["-name", "dev", "-prune", "-o", "-printf", "%P %U:%G %m\n"]);
+        let before = t.call(&mut list).ok();
         let out = t.run_bundle(&bundle).ok();
+        // No file changes its owner for the mapping's sake.
+        assert_eq!(t.call(&mut list).ok(), before);
         assert!(out.starts_with(" 0 100000 65536\n 0 100000 10\n 100 200000 5\n0\n0:0\n0:0\n"), "{out}");
         assert!(out.ends_with("CapEff:\t0000000020000420\n"), "{out}");
         let maps: &[(Value, &str)] = &[
@@ -246,6 +251,25 @@ fn no_mount_namespace() {
             c["linux"]["readonlyPaths"] = json!([]);
         };
         assert_eq!(t.run("ls /etc; pwd", edit).ok(), "group\npasswd\n/\n");
+    });
+}
+
+/// config.md: `linux`, `mounts` and all of `process` but cwd and args may be missing, and then nothing is the container's own.
+#[test]
+fn a_root_and_a_process_suffice() {
+    isolated(|t| {
+        let script = "ls /etc; pwd";
+        let bundle = t.bundle(|c| {
+            let args = json!(["/bin/sh", "-c", script]);
+            *c = json!({"ociVersion": "1.0.0", "root": {"path": "rootfs"}, "process": {"cwd": "/", "args": args}});
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "group\npasswd\n/\n");
+        bundle.edit(|c| c["process"]["args"] = json!(["/bin/sleep", "1000"]));
+        let pid = t.start(&bundle, "c1").to_string();
+        for (kind, link) in KINDS {
+            assert_eq!(namespace(&pid, link), namespace("thread-self", link), "{kind}");
+        }
+        t.delete("c1");
     });
 }
 

@@ -71,11 +71,45 @@ fn an_interface_becomes_the_containers() {
             let pid = t.start(&bundle, "c1");
             assert_eq!(seen(Some(pid), expected), Some((kept(), true)), "{expected}");
             assert_eq!(seen(None, "v0"), None);
-            // The kernel ends it with its namespace.
+            // The kernel ends it with its namespace: nobody has brought it back.
             t.delete("c1");
-            crate::harness::poll(std::time::Duration::from_secs(5), || ip(None, "link show v1").is_none());
+            let ended = || ip(None, "link show v1").is_none();
+            assert!(crate::harness::poll(std::time::Duration::from_secs(5), ended));
             pair(t);
         }
+    });
+}
+
+/// A namespace that is joined has interfaces of its own: a name that is taken there is an error, unless the kernel is to
+/// find a free one. What was moved there stays, with all that it was, when the container goes.
+#[test]
+fn in_a_joined_namespace() {
+    isolated(|t| {
+        pair(t);
+        let first = t.start(&t.bundle(|_| {}), "c1");
+        let run = |words: &str| assert!(ip(Some(first), words).is_some(), "{words}");
+        run("link add eth0 type veth peer name eth9");
+        for words in ["link set v0 mtu 1400", "link set v0 address 02:00:00:00:00:07"] {
+            assert!(ip(None, words).is_some());
+        }
+        let bundle = |name: &str| {
+            t.bundle(|c| {
+                c["linux"]["namespaces"].as_array_mut().unwrap().iter_mut().for_each(|namespace| {
+                    if namespace["type"] == "network" {
+                        namespace["path"] = json!(format!("/proc/{first}/ns/net"));
+                    }
+                });
+                c["linux"]["netDevices"] = json!({"v0": {"name": name}});
+            })
+        };
+        t.corten(&["create", "-b", bundle("eth0").path(), "c2"]).fails("linux.netDevices[\"v0\"]");
+        assert_eq!(seen(None, "v0"), Some((kept(), true)));
+        t.start(&bundle("eth%d"), "c2");
+        t.delete("c2");
+        assert_eq!(seen(Some(first), "eth1"), Some((kept(), true)));
+        let link = ip(Some(first), "link show dev eth1").unwrap();
+        assert_eq!((&link[0]["mtu"], &link[0]["address"]), (&json!(1400), &json!("02:00:00:00:00:07")));
+        t.delete("c1");
     });
 }
 

@@ -45,6 +45,41 @@ fn user_groups_and_umask() {
     });
 }
 
+/// config.md#posix-platform-user: without a umask of the configuration's the caller's stays.
+#[test]
+fn the_callers_umask_stays() {
+    isolated(|t| {
+        for mask in [0o022, 0o077, 0] {
+            let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
+            let out = t.run("umask", |_| {});
+            nix::sys::stat::umask(before);
+            assert_eq!(out.ok(), format!("{mask:04o}\n"));
+        }
+    });
+}
+
+/// config-linux.md#memory-policy: the container's program has it, on whatever node there is.
+#[test]
+fn memory_policy() {
+    isolated(|t| {
+        let run = |policy: Value| {
+            t.run("sort -u -k 2,2 /proc/self/numa_maps | cut -d' ' -f2", |c| {
+                c["linux"]["memoryPolicy"] = policy;
+            })
+        };
+        if !std::path::Path::new("/proc/self/numa_maps").exists() {
+            // A kernel without NUMA cannot do it, and says so.
+            run(json!({"mode": "MPOL_BIND", "nodes": "0"})).fails("linux.memoryPolicy");
+            return;
+        }
+        assert_eq!(run(json!({"mode": "MPOL_BIND", "nodes": "0"})).ok(), "bind:0\n");
+        assert_eq!(run(json!({"mode": "MPOL_DEFAULT", "nodes": ""})).ok(), "default\n");
+        let flags = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+        assert_eq!(run(flags).ok(), "interleave=static:0\n");
+        run(json!({"mode": "MPOL_BIND", "nodes": "1023"})).fails("linux.memoryPolicy");
+    });
+}
+
 /// config.md#user: the caller's supplementary groups do not reach the container.
 #[test]
 fn the_callers_groups_stay_outside() {
@@ -202,6 +237,7 @@ fn scheduler() {
                     "19 0 0\n",
                 ),
                 (|c| c["process"]["scheduler"] = json!({"policy": "SCHED_IDLE"}), show, "0 0 5\n"),
+                (|c| c["process"]["scheduler"] = json!({"policy": "SCHED_IDLE", "nice": 5}), show, "5 0 5\n"),
                 (
                     |c| c["process"]["scheduler"] = json!({"policy": "SCHED_RR", "priority": 3}),
                     show,
@@ -209,6 +245,19 @@ fn scheduler() {
                 ),
             ],
         );
+        // Without a nice value it is 0, whatever the caller's is.
+        for (policy, expected) in
+            [("SCHED_OTHER", "0 0 0\n"), ("SCHED_BATCH", "0 0 3\n"), ("SCHED_IDLE", "0 0 5\n")]
+        {
+            let bundle = t.bundle(|c| {
+                c["process"]["scheduler"] = json!({"policy": policy});
+                c["process"]["args"] = json!(["/bin/sh", "-c", show]);
+            });
+            let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
+            let mut command = std::process::Command::new("nice");
+            command.args(["-n", "7"]).arg(runtime.get_program()).args(runtime.get_args());
+            assert_eq!(t.call(&mut command).ok(), expected);
+        }
         for scheduler in [
             json!({"policy": "SCHED_NOSUCH"}),
             json!({"policy": "SCHED_OTHER", "nice": 20}),

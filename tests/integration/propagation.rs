@@ -205,6 +205,38 @@ fn of_bind_mounts() {
     });
 }
 
+/// config.md#linux-mount-options: a propagation without an r is that of the one mount, not of those below.
+#[test]
+fn of_one_mount_alone() {
+    isolated(|t| {
+        let host = Shared::new(t, "host");
+        let below = host.path.join("below");
+        fs::create_dir(&below).unwrap();
+        mount(t, &["-t", "tmpfs", "x", below.to_str().unwrap()]);
+        mount(t, &["--make-shared", below.to_str().unwrap()]);
+        for (root, own, top, rest) in [
+            // What the host mounts below arrives there, too, if it is to arrive above.
+            ("private", "slave", "master:", "master:"),
+            ("private", "shared", "shared:", ""),
+            ("slave", "private", "", "master:"),
+            ("slave", "unbindable", "unbindable", "master:"),
+            ("private", "rslave", "master:", "master:"),
+            ("slave", "rprivate", "", ""),
+        ] {
+            let out = t.run("cat /proc/self/mountinfo", |c| {
+                c["linux"]["rootfsPropagation"] = json!(root);
+                add(c, json!({"destination": "/mnt", "source": host.path, "options": ["rbind", own]}));
+            });
+            let out = out.ok();
+            for (path, wanted) in [("/mnt", top), ("/mnt/below", rest)] {
+                let tags = tags(&out, path);
+                let same = if wanted.is_empty() { tags.is_empty() } else { tags.starts_with(wanted) };
+                assert!(same, "{root} {own} {path}: {tags:?}");
+            }
+        }
+    });
+}
+
 /// Of more than one propagation each is applied, the last wins: `unbindable` mounts are left out of later copies.
 #[test]
 fn of_new_file_systems() {

@@ -171,6 +171,10 @@ fn targets_are_made_inside() {
             let out = t.run_bundle(&bundle);
             // A relative destination is deprecated: a warning is in order.
             assert_eq!(out.code, 0, "{target}: {}", out.stderr);
+            if target.starts_with("relative") {
+                // config.md#mounts: it is relative to "/", whatever cwd is.
+                assert!(bundle.rootfs().join(target).is_dir());
+            }
             assert_eq!(fs::read_dir(&host).unwrap().count(), 0, "{target} reached the host");
             assert!(!fs::exists("/x").unwrap(), "{target} reached the host's root");
         }

@@ -3,10 +3,11 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Output, Test, isolated, skip};
+use crate::harness::{Output, Test, View, isolated, isolated_in, poll, skip};
 
 const CGROUP: &str = "/sys/fs/cgroup/c1";
 
@@ -157,4 +158,43 @@ fn a_document_speaks_alone() {
         assert_eq!(says("cgroup.max.depth"), "4");
         t.delete("c1");
     });
+}
+
+/// config-linux.md#memory, checkBeforeUpdate: a limit below what is in use is refused and changes nothing, with v2 because we
+/// look, with v1 because the kernel does.
+#[test]
+fn a_checked_limit_is_not_below_what_is_in_use() {
+    isolated(|t| {
+        let offered = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+        if !offered.split_whitespace().any(|name| name == "memory") {
+            skip("no memory controller on the cgroup v2 hierarchy");
+        }
+        checked_limit(t, &format!("{CGROUP}/memory.max"));
+    });
+}
+
+/// Likewise.
+#[test]
+fn a_limit_is_not_below_what_is_in_use_on_v1() {
+    isolated_in(View::V1, |t| checked_limit(t, "/sys/fs/cgroup/memory/c1/memory.limit_in_bytes"));
+}
+
+fn checked_limit(t: &Test, file: &str) {
+    let bundle = t.bundle(|c| {
+        c["linux"]["cgroupsPath"] = json!("/c1");
+        c["linux"]["resources"] = json!({"memory": {"limit": 64 << 20, "swap": 64 << 20}});
+        let script = "head -c 16777216 /dev/zero >/dev/shm/x; exec sleep 1000";
+        c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+    });
+    t.start(&bundle, "c1");
+    let shell = || t.exec("c1", "stat -c %s /dev/shm/x 2>/dev/null").stdout == "16777216\n";
+    assert!(poll(Duration::from_secs(10), shell));
+    let limit =
+        |mib: u64| format!(r#"{{"memory":{{"limit":{0},"swap":{0},"checkBeforeUpdate":true}}}}"#, mib << 20);
+    update(t, &limit(4), &[]).fails("memory.limit");
+    assert_eq!(fs::read_to_string(file).unwrap().trim(), (64 << 20).to_string());
+    update(t, &limit(32), &[]).ok();
+    assert_eq!(fs::read_to_string(file).unwrap().trim(), (32 << 20).to_string());
+    assert_eq!(t.status("c1"), "running");
+    t.delete("c1");
 }

@@ -11,7 +11,7 @@ use super::super::values;
 pub type Property = (String, Value);
 
 /// Begins the annotations that name a property of the container's unit.
-pub(super) const ANNOTATION: &str = "org.systemd.property.";
+pub const ANNOTATION: &str = "org.systemd.property.";
 
 /// Files with one size or number and the properties that systemd writes to them.
 const NUMBERS: &[(&str, &str)] = &[

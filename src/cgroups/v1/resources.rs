@@ -6,7 +6,9 @@ use oci_spec::runtime::{
     LinuxThrottleDevice,
 };
 
-use crate::cgroups::resources::{Absent, Write, checked_weight, device, page_size, plan_pids, plan_rdma};
+use crate::cgroups::resources::{
+    Absent, Write, checked_weight, device, page_size, plan_pids, plan_rdma, some_weight,
+};
 use crate::error::{Kind, Problems, Result, fail};
 
 /// All writes that the resources ask for, in an order that the kernel takes for a cgroup without limits.
@@ -187,6 +189,7 @@ fn plan_io(io: &LinuxBlockIo, writes: &mut Vec<Write>, problems: &mut Problems) 
     }
     for (i, entry) in io.weight_device().iter().flatten().enumerate() {
         let place = format!("{place}.weightDevice[{i}]");
+        some_weight(entry, &place, problems);
         let Some(device) = device(entry.major(), entry.minor(), &place, problems) else { continue };
         let own = checked_weight(entry.weight(), &format!("{place}.weight"), problems);
         writes.extend(own.map(|n| {
@@ -377,6 +380,12 @@ mod tests {
             (r#"{"cpu":{"cpus":"0\n1"}}"#, "cpu.cpus", "not a list"),
             (r#"{"pids":{"limit":-2}}"#, "pids.limit", "neither"),
             (r#"{"blockIO":{"leafWeight":9}}"#, "blockIO.leafWeight", "between"),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0}]}}"#,
+                "blockIO.weightDevice[0]",
+                "neither weight nor",
+            ),
+            (r#"{"rdma":{"mlx5_1":{}}}"#, "rdma[\"mlx5_1\"]", "neither hcaHandles nor"),
             (r#"{"hugepageLimits":[{"pageSize":"../2MB","limit":1}]}"#, "hugepageLimits[0].pageSize", "size"),
             (r#"{"network":{"priorities":[{"name":"a b","priority":1}]}}"#, "network.priorities[0]", "name"),
             (r#"{"unified":{"memory.max":"1"}}"#, "unified", "v2"),
