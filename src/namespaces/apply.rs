@@ -126,6 +126,16 @@ pub fn write_offsets(plan: &Plan, proc: BorrowedFd) -> Result<()> {
     fs::write_at(proc, Path::new("self/timens_offsets"), text.as_bytes()).context("linux.timeOffsets")
 }
 
+/// Whether we may go back from another pid namespace: not as root of a user namespace that our own does not belong to,
+/// as with rootless Podman. A process between enters then, as for a user namespace.
+pub fn returns(proc: BorrowedFd) -> Result<bool> {
+    let own = fs::open(proc, Path::new("self/ns/pid_for_children"), fs::O_RDONLY, 0)?;
+    match task::setns(own.as_fd(), libc::CLONE_NEWPID) {
+        Err(e) if e.errno == Errno::EPERM => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
+}
+
 /// Lets our further children, the hooks, be born where we are.
 pub fn return_from(before: Vec<(i32, OwnedFd)>) -> Result<()> {
     for (flag, fd) in before {
