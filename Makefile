@@ -26,9 +26,11 @@ test: ## unit and integration tests; installs what they need; the last line coun
 faults: ## every system call of every verb failing, or the runtime killed there: all of them
 	@scripts/install-deps build test
 	@CORTEN_FAULTS=all CORTEN_TEST_PATIENCE=15 scripts/test --test faults
-engines: build ## Podman with corten as its runtime; the last line counts the checks
-	@scripts/install-deps engines
-	@tests/engines/run podman $(BINARY)
+ENGINES ?= $(notdir $(wildcard $(addprefix tests/engines/,podman podman-rootless buildah containerd cri docker)))
+engines: $(if $(RUNTIME),,build) ## ENGINES with corten or RUNTIME=...; SUITE=trixie: newer ones; the last line counts the checks
+	@SUITE=$(SUITE) tests/engines/all "$(or $(RUNTIME),$(BINARY))" $(ENGINES)
+engine-%: $(if $(RUNTIME),,build)
+	@SUITE=$(SUITE) tests/engines/all "$(or $(RUNTIME),$(BINARY))" $*
 validation: $(if $(RUNTIME),,build) ## runtime-tools' validation programs with corten or RUNTIME=...; the last line counts them
 	@tests/oci-validation/run $(or $(RUNTIME),$(BINARY))
 test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=sid: on sid's kernel

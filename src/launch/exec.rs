@@ -15,7 +15,7 @@ use crate::cgroups::systemd::{self, Unit};
 use crate::cgroups::{Cgroup, v1, v2};
 use crate::error::{Context, Result};
 use crate::host::Host;
-use crate::namespaces::KINDS;
+use crate::namespaces::{self, KINDS};
 use crate::process::{self, affinity, env};
 use crate::state::{Record, Status};
 use crate::sys::task::Forked;
@@ -114,7 +114,8 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     let doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
     // Not a child of the container's process, and so not in its class by birth.
     let classes = request.record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?;
-    let in_user = entry.kinds & libc::CLONE_NEWUSER != 0;
+    let in_user = entry.kinds & libc::CLONE_NEWUSER != 0
+        || entry.kinds & libc::CLONE_NEWPID != 0 && !namespaces::returns(request.host)?;
     if !in_user || task::euid() == 0 {
         // The container's processes are about to see ours: they must not be able to look into it. As a user we could
         // not set its limits then: it hides before it enters.

@@ -40,6 +40,7 @@ pub(super) struct Container<'a> {
     pub(super) service: &'a env::Service,
     /// We are in a user namespace already.
     pub(super) user_namespace: bool,
+    pub(super) stages: Stages,
 }
 
 /// Runs `act`, which never comes back but with an error, and ends the process with telling it. `act` may exchange the
@@ -77,7 +78,7 @@ pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<In
     intel_rdt::enter(std::mem::take(&mut container.classes))?;
     fs::close_all_but(container.descriptors(report))?;
     let namespaces = &container.plan.namespaces;
-    match namespaces.stages() {
+    match container.stages {
         Stages::Direct => {
             let late = container.plan.waits_for_cgroup();
             if late || namespaces.creates(libc::CLONE_NEWUSER) {
@@ -116,10 +117,12 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
         become_root()?;
     } else {
         namespaces::join(container.joined, !(libc::CLONE_NEWNS | libc::CLONE_NEWUSER))?;
-        task::unshare(libc::CLONE_NEWUSER)?;
-        report.send(&Event::MapsWanted)?;
-        report.await_go()?;
-        become_root()?;
+        if namespaces.creates(libc::CLONE_NEWUSER) {
+            task::unshare(libc::CLONE_NEWUSER)?;
+            report.send(&Event::MapsWanted)?;
+            report.await_go()?;
+            become_root()?;
+        }
     }
     if !namespaces.offsets.is_empty() {
         // The file belongs to the host's root while we hide; nobody is in here yet but us.
@@ -147,7 +150,7 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
 /// The container's process, in all namespaces but those that it joins itself.
 fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     let plan = container.plan;
-    match plan.namespaces.stages() {
+    match container.stages {
         // The pid namespace was entered before the clone.
         Stages::Direct => namespaces::join(container.joined, !libc::CLONE_NEWPID)?,
         Stages::Intermediate if !plan.namespaces.joins(libc::CLONE_NEWUSER) => {

@@ -128,6 +128,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             preserved: request.preserved,
             service: request.service,
             user_namespace: request.host.user_namespace,
+            stages: stages(plan, request.host)?,
         };
         let mut process = spawn(plan, &joined, cgroup.as_ref(), child, |pid| match &mut systemd {
             Some(systemd) => systemd.place(pid, plan, &dir, &mut record),
@@ -280,6 +281,16 @@ fn delegate(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
     plan.cgroup_owner.map_or(Ok(()), |(uid, gid)| cgroups::delegate(cgroup, uid, gid))
 }
 
+/// The processes it takes: one between also where we could not go back from the pid namespace that is joined.
+fn stages(plan: &Plan, host: &Host) -> Result<Stages> {
+    match plan.namespaces.stages() {
+        Stages::Direct if plan.namespaces.joins(libc::CLONE_NEWPID) && !namespaces::returns(host)? => {
+            Ok(Stages::Intermediate)
+        }
+        stages => Ok(stages),
+    }
+}
+
 /// Clones the container's process, or the one between. `place` is called with its id while it waits, if the plan has it
 /// wait for its cgroup.
 fn spawn(
@@ -297,7 +308,7 @@ fn spawn(
         // that write the id maps need access.
         task::set_dumpable(false)?;
     }
-    let direct = namespaces.stages() == Stages::Direct;
+    let direct = child.stages == Stages::Direct;
     let before = if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Vec::new() };
     let kinds = match namespaces.create {
         _ if !direct => 0,
@@ -351,7 +362,7 @@ fn prepare(process: &Process, plan: &Plan, proc: BorrowedFd) -> Result<()> {
     if let Some(planned) = &plan.process {
         limits(process.pid, planned, proc)?;
     }
-    let direct = namespaces.stages() == Stages::Direct;
+    let direct = !process.between;
     if direct && namespaces.creates(libc::CLONE_NEWUSER) {
         idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
     }

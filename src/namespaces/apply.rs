@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::{Join, Plan, kind};
 use crate::error::{Context, Kind, Result, fail};
+use crate::host::Host;
 use crate::sys::{fs, task};
 
 /// Namespaces that are joined, open, in the order of the plan.
@@ -124,6 +125,19 @@ pub fn write_offsets(plan: &Plan, proc: BorrowedFd) -> Result<()> {
         let _ = writeln!(text, "{} {} {}", offset.clock, offset.seconds, offset.nanoseconds);
     }
     fs::write_at(proc, Path::new("self/timens_offsets"), text.as_bytes()).context("linux.timeOffsets")
+}
+
+/// Whether we may go back from another pid namespace: not as root of a user namespace that our own does not belong to,
+/// as with rootless Podman. A process between enters then, as for a user namespace.
+pub fn returns(host: &Host) -> Result<bool> {
+    if !host.user_namespace {
+        return Ok(true);
+    }
+    let own = fs::open(host.proc.as_fd(), Path::new("self/ns/pid_for_children"), fs::O_RDONLY, 0)?;
+    match task::setns(own.as_fd(), libc::CLONE_NEWPID) {
+        Err(e) if e.errno == Errno::EPERM => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
 }
 
 /// Lets our further children, the hooks, be born where we are.

@@ -19,7 +19,7 @@ use crate::error::Problems;
 
 pub use apply::{
     Joined, enter_for_children, in_mount_namespace, in_mount_namespace_of, join, join_all, open, return_from,
-    write_offsets,
+    returns, write_offsets,
 };
 pub use idmap::IdMap;
 

@@ -37,6 +37,7 @@ impl Held {
 
 pub fn plan(
     spec: Option<&LinuxCapabilities>,
+    uid: u32,
     held: Held,
     place: &str,
     problems: &mut Problems,
@@ -75,11 +76,13 @@ pub fn plan(
         warnings.push(format!("{place}: the runtime itself lacks {}, ignoring", names(missing)));
     }
     let stray = sets.ambient & !(sets.permitted & sets.inheritable);
-    if stray != 0 {
-        sets.ambient &= !stray;
+    sets.ambient &= !stray;
+    // Root's execve gives it the bounding set, so it loses nothing: buildah 1.28 asks for it with every RUN.
+    let lost = if uid == 0 { stray & !sets.bounding } else { stray };
+    if lost != 0 {
         warnings.push(format!(
             "{place}.ambient: {} not in both permitted and inheritable, ignoring",
-            names(stray)
+            names(lost)
         ));
     }
     sets
@@ -138,9 +141,13 @@ mod tests {
     const ALL: Held = Held { bounding: 0x1ff_ffff_ffff, permitted: 0x1ff_ffff_ffff };
 
     fn check(json: &str, held: Held, expected: Sets, said: &[&str]) {
+        check_user(1000, json, held, expected, said);
+    }
+
+    fn check_user(uid: u32, json: &str, held: Held, expected: Sets, said: &[&str]) {
         let spec: LinuxCapabilities = serde_json::from_str(json).unwrap();
         let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        let sets = plan(Some(&spec), held, "c", &mut problems, &mut warnings);
+        let sets = plan(Some(&spec), uid, held, "c", &mut problems, &mut warnings);
         let told = problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(warnings);
         assert_eq!(told.collect::<Vec<_>>(), said, "{json}");
         assert_eq!(sets, expected, "{json}");
@@ -163,7 +170,7 @@ mod tests {
     #[test]
     fn an_absent_object_grants_nothing() {
         let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        assert_eq!(plan(None, ALL, "c", &mut problems, &mut warnings), Sets::default());
+        assert_eq!(plan(None, 0, ALL, "c", &mut problems, &mut warnings), Sets::default());
     }
 
     #[test]
@@ -187,6 +194,18 @@ mod tests {
             kill,
             &["c.ambient: CAP_KILL not in both permitted and inheritable, ignoring"],
         );
+    }
+
+    #[test]
+    fn root_has_no_need_of_ambient_capabilities() {
+        let json = |bounding: &str| {
+            format!(r#"{{"bounding": [{bounding}], "permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]}}"#)
+        };
+        let sets = |bounding| Sets { bounding, permitted: 32, ..Sets::default() };
+        let lost = ["c.ambient: CAP_KILL not in both permitted and inheritable, ignoring"];
+        check_user(0, &json(r#""CAP_KILL""#), ALL, sets(32), &[]);
+        check_user(1000, &json(r#""CAP_KILL""#), ALL, sets(32), &lost);
+        check_user(0, &json(""), ALL, sets(0), &lost);
     }
 
     #[test]

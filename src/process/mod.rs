@@ -100,6 +100,7 @@ pub fn plan(
         user: user(process, &at("user"), problems),
         capabilities: capabilities::plan(
             process.capabilities().as_ref(),
+            process.user().uid(),
             host.capabilities,
             &at("capabilities"),
             problems,

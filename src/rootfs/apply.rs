@@ -261,10 +261,13 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
     let target = root.target(mount, Missing::Directory)?;
     attach(root, mount, fs::dup(tmpfs.as_fd())?, target)?;
     for view in views {
-        let tree = match mount::open_tree_clone(fs::CWD, &view.dir, false) {
+        let tree = match (mount::open_tree_clone(fs::CWD, &view.dir, false), &view.otherwise) {
+            (Err(e), Some(callers)) if e.errno == Errno::ENOENT => {
+                mount::open_tree_clone(fs::CWD, callers, false)?
+            }
             // A service manager's hierarchy that we may not make anything in.
-            Err(e) if view.optional && e.errno == Errno::ENOENT => continue,
-            other => other?,
+            (Err(e), None) if view.optional && e.errno == Errno::ENOENT => continue,
+            (other, _) => other?,
         };
         shape(tree.as_fd(), options)?;
         let place = fs::open(tmpfs.as_fd(), Path::new(&view.name), fs::O_PATH | fs::O_DIRECTORY, 0)?;

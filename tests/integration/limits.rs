@@ -273,7 +273,7 @@ fn delegate(dir: &Path) {
 }
 
 /// Runs a bundle as the user 1000 whose own cgroup is `cgroup`.
-fn run_as_user(t: &Test, cgroup: &str, resources: Value, script: &str) -> Output {
+pub(crate) fn run_as_user(t: &Test, cgroup: &str, resources: Value, script: &str) -> Output {
     let bundle = limited(t, resources, script);
     bundle.edit(|c| {
         c["linux"].as_object_mut().unwrap().remove("cgroupsPath");

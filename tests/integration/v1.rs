@@ -10,6 +10,7 @@ use corten::state::CgroupRecord;
 use serde_json::{Value, json};
 
 use crate::harness::{Test, View, directories, isolated_in, poll, skip, without_namespace};
+use crate::limits::run_as_user;
 
 const CGROUP: &str = "/sys/fs/cgroup";
 
@@ -108,6 +109,23 @@ fn mounted(t: &Test, view: View) {
             assert_eq!(rest.contains("made"), options.as_array().unwrap().len() == 1, "{out}");
         }
     }
+}
+
+/// A user who may make no cgroup runs containers without; what is mounted then is the caller's, as under runc.
+#[test]
+fn a_user_without_cgroups_sees_the_callers() {
+    isolated_in(View::V1, |t| users_view(t));
+}
+
+#[test]
+fn a_user_without_cgroups_sees_the_callers_with_v2() {
+    isolated_in(View::Hybrid, |t| users_view(t));
+}
+
+fn users_view(t: &Test) {
+    let script = "cd /sys/fs/cgroup && for dir in *; do [ -e $dir/cgroup.procs ] || echo no $dir; done; \
+                  echo pids/*.procs; mkdir pids/x 2>/dev/null && echo made; true";
+    assert_eq!(run_as_user(t, "pids", json!({}), script).stdout, "pids/cgroup.procs\n");
 }
 
 /// Where the host has v1, the type cgroup2 is v2's alone; and in a user namespace all are mounted too.

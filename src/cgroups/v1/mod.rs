@@ -176,6 +176,8 @@ pub struct View {
     pub dir: PathBuf,
     /// It need not be there.
     pub optional: bool,
+    /// The caller's, to show where a rootless container had to do without one of its own.
+    pub otherwise: Option<PathBuf>,
 }
 
 /// What the container sees of the host's hierarchies; nothing on a host without v1. Without a cgroup of its own
@@ -188,20 +190,25 @@ pub fn views(plan: Option<&super::Plan>, host: &Host) -> Vec<View> {
         _ => None,
     };
     let own = |mount: &Path, own: Option<&PathBuf>| own.map_or(mount.into(), |own| mount.join(own));
+    let without = plan.is_some_and(Plan::optional);
     let mut views: Vec<View> = Vec::new();
     for hierarchy in &host.v1 {
         let name = name(&hierarchy.mount);
         let part = plan.and_then(|plan| plan.parts.iter().find(|part| part.mount == hierarchy.mount));
-        let dir = part.map_or_else(|| own(&hierarchy.mount, hierarchy.own.as_ref()), Part::dir);
+        let callers = own(&hierarchy.mount, hierarchy.own.as_ref());
+        let dir = part.map_or_else(|| callers.clone(), Part::dir);
         let optional = part.is_some_and(Part::named);
         // A hierarchy without controllers has but one name.
         let links = hierarchy.controllers.iter().filter(|c| **c != name && !c.starts_with("name="));
-        views.push(View { links: links.cloned().collect(), name, dir, optional });
+        let otherwise = without.then_some(callers);
+        views.push(View { links: links.cloned().collect(), name, dir, optional, otherwise });
     }
     if let Some(mount) = host.v2_mount.as_ref().filter(|_| !views.is_empty()) {
         let unified = plan.and_then(|plan| plan.unified.as_ref());
-        let dir = unified.map_or_else(|| own(mount, host.own.as_ref()), v2::Plan::dir);
-        views.push(View { name: name(mount), links: Vec::new(), dir, optional: false });
+        let callers = own(mount, host.own.as_ref());
+        let dir = unified.map_or_else(|| callers.clone(), v2::Plan::dir);
+        let otherwise = without.then_some(callers);
+        views.push(View { name: name(mount), links: Vec::new(), dir, optional: false, otherwise });
     }
     views
 }
