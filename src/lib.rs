@@ -7,6 +7,7 @@ pub mod config;
 pub mod error;
 pub mod hooks;
 pub mod host;
+pub mod intel_rdt;
 pub mod launch;
 pub mod log;
 pub mod namespaces;

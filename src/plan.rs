@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::namespaces::idmap::{self, IdMap};
 use crate::process::sysctl::{self, Sysctl};
 use crate::process::{self, capabilities, env, lsm};
-use crate::{hooks, namespaces, rootfs, seccomp};
+use crate::{hooks, intel_rdt, namespaces, rootfs, seccomp};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -31,6 +31,7 @@ pub struct Request<'a> {
 pub struct Plan {
     pub namespaces: namespaces::Plan,
     pub cgroup: Option<cgroups::Plan>,
+    pub intel_rdt: Option<intel_rdt::Plan>,
     pub rootfs: rootfs::Plan,
     pub hooks: hooks::Plan,
     pub sysctl: Vec<Sysctl>,
@@ -113,10 +114,10 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     let seccomp = linux
         .and_then(|l| l.seccomp().as_ref())
         .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));
-    if linux.is_some_and(|l| l.intel_rdt().is_some()) {
-        // An error rather than a container without the share of the cache that it was to have.
-        problems.add("linux.intelRdt", "is not supported");
-    }
+    let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref()).and_then(|asked| {
+        let resctrl = host.cgroups.resctrl.as_deref();
+        intel_rdt::plan(asked, request.id, resctrl, &mut problems, warnings)
+    });
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
         problems.add("annotations", "has an empty key");
     }
@@ -124,6 +125,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     Ok(Plan {
         namespaces,
         cgroup,
+        intel_rdt,
         rootfs,
         hooks,
         sysctl,

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub use process::{boot_id, ended_before_exec, pidfd, start_time};
-pub use record::{CgroupRecord, Document, Owner, Record, Status, document, owner, spec_state};
+pub use process::{boot_id, ended_before_exec, pidfd, runs, start_time};
+pub use record::{CgroupRecord, ClassRecord, Document, Owner, Record, Status, document, owner, spec_state};
 
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{self, fs};

@@ -22,6 +22,7 @@ fn host(rootless: bool) -> Host {
         cgroups: cgroups::Host {
             v2_mount: Some("/sys/fs/cgroup".into()),
             own: Some("user.slice/session.scope".into()),
+            resctrl: Some("/sys/fs/resctrl".into()),
             ..cgroups::Host::default()
         },
         process: process::Host {

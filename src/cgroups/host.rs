@@ -1,4 +1,4 @@
-//! Where this host's cgroup hierarchies are, and where in them we are.
+//! Where this host's cgroup hierarchies are, and where in them we are; and where resctrl is, which mountinfo tells too.
 //!
 //! v2 is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside v1's, of which each has one or more
 //! controllers; or only a part of it is: a container's mount shows the sub-tree named in mountinfo's root
@@ -28,6 +28,8 @@ pub struct Host {
     pub v1: Vec<Hierarchy>,
     /// The controllers that v2 has beside v1's.
     pub v2_controllers: Vec<String>,
+    /// The mount point of resctrl.
+    pub resctrl: Option<PathBuf>,
 }
 
 /// A hierarchy of cgroup v1.
@@ -66,10 +68,14 @@ impl Host {
         let mounts: Vec<Mount> = mountinfo.split(|&b| b == b'\n').filter_map(Mount::parse).collect();
         let visible = mounts.iter().enumerate().filter(|(i, mount)| {
             // A mount made later at this place or above it hides this one.
-            mount.cgroup && !mounts[i + 1..].iter().any(|later| mount.point.starts_with(&later.point))
+            (mount.cgroup || mount.resctrl)
+                && !mounts[i + 1..].iter().any(|later| mount.point.starts_with(&later.point))
         });
         let visible: Vec<&Mount> = visible.map(|(_, mount)| mount).collect();
-        let mut host = Self::default();
+        // There is one instance of it; a part that is mounted somewhere is of no use.
+        let resctrl = visible.iter().filter(|mount| mount.resctrl && mount.root == Path::new("/"));
+        let resctrl = resctrl.min_by_key(|mount| mount.point.as_os_str().len());
+        let mut host = Self { resctrl: resctrl.map(|mount| mount.point.clone()), ..Self::default() };
         for line in cgroup.split(|&b| b == b'\n') {
             let mut fields = line.splitn(3, |&b| b == b':');
             let (Some(number), Some(names), Some(own)) = (fields.next(), fields.next(), fields.next()) else {
@@ -86,7 +92,7 @@ impl Host {
             let names = String::from_utf8_lossy(names);
             let controllers: Vec<String> = names.split(',').map(Into::into).collect();
             let found = best(&visible, own.as_deref(), |mount| {
-                !mount.v2() && controllers.iter().all(|name| mount.options.contains(name))
+                mount.cgroup && !mount.v2() && controllers.iter().all(|name| mount.options.contains(name))
             });
             host.v1.extend(found.map(|(mount, own)| Hierarchy { controllers, mount, own }));
         }
@@ -115,6 +121,7 @@ struct Mount {
     point: PathBuf,
     /// It is of a cgroup file system, v1 or v2.
     cgroup: bool,
+    resctrl: bool,
     /// The options of a v1 hierarchy, its controllers among them; empty for v2.
     options: Vec<String>,
 }
@@ -135,7 +142,8 @@ impl Mount {
             }
             _ => Vec::new(),
         };
-        Some(Self { root, point, cgroup: matches!(kind, b"cgroup" | b"cgroup2"), options })
+        let cgroup = matches!(kind, b"cgroup" | b"cgroup2");
+        Some(Self { root, point, cgroup, resctrl: kind == b"resctrl", options })
     }
 
     fn v2(&self) -> bool {
@@ -232,6 +240,27 @@ mod tests {
         }
         for nothing in ["", "garbage\n\n1 2 3\n", v1] {
             assert_eq!(Host::parse(nothing.as_bytes(), b"5:pids:/x\nx\n0::/\n"), Host::default());
+        }
+    }
+
+    #[test]
+    fn resctrl_is_found() {
+        let usual = "50 23 0:44 / /sys/fs/resctrl rw,relatime shared:9 - resctrl resctrl rw,mba_MBps\n";
+        let part = "9 1 0:44 /web /mnt rw - resctrl resctrl rw\n";
+        let hidden = format!("{usual}60 23 0:45 / /sys/fs rw - tmpfs none rw\n");
+        for (mountinfo, expected) in [
+            (usual, Some("/sys/fs/resctrl")),
+            (part, None),
+            (
+                &format!("{part}7 1 0:44 / /mnt/a/long/way/to/it rw - resctrl r rw\n{usual}"),
+                Some("/sys/fs/resctrl"),
+            ),
+            (&hidden, None),
+            ("9 1 0:26 / /sys/fs/resctrl rw - tmpfs resctrl rw\n", None),
+        ] {
+            let host = Host::parse(mountinfo.as_bytes(), b"3:memory:/\n0::/\n");
+            let expected = Host { resctrl: expected.map(PathBuf::from), ..Host::default() };
+            assert_eq!(host, expected, "{mountinfo}");
         }
     }
 

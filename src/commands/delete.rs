@@ -49,7 +49,7 @@ fn delete(globals: &Globals, args: &Delete) -> Result<()> {
     let poststop = if record.delete_reads_config { poststop(&dir)? } else { Vec::new() };
     if record.boot_id != state::boot_id()? {
         // A reboot has taken all of it away, and what lies at its paths now is others'.
-        (record.pid, record.cgroup, record.under_root) = (None, None, None);
+        (record.pid, record.cgroup, record.intel_rdt, record.under_root) = (None, None, None, None);
     }
     launch::destroy(dir, &record, &poststop)
 }

@@ -11,7 +11,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task;
-use crate::{log, rootfs, state};
+use crate::{intel_rdt, log, rootfs, state};
 
 /// How long killed processes may take to end: one in the middle of writing to a slow disk takes its time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,6 +42,9 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     }
     if let Some(pidfd) = pidfd {
         kill_and_wait(record, &pidfd, deadline)?;
+    }
+    if let Some(class) = &record.intel_rdt {
+        intel_rdt::remove(class, &record.id)?;
     }
     if let Some(under) = record.under_root {
         rootfs::detach(&record.rootfs, under)?;

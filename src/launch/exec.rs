@@ -20,7 +20,7 @@ use crate::process::{self, affinity, env};
 use crate::state::{Record, Status};
 use crate::sys::task::Forked;
 use crate::sys::{self, fs, socket, task};
-use crate::{rootfs, seccomp};
+use crate::{intel_rdt, rootfs, seccomp};
 
 /// What `exec` is asked to do.
 pub struct Request<'a> {
@@ -112,6 +112,8 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     let proc = request.host.proc.as_fd();
     let (ours, theirs) = Channel::pair()?;
     let doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
+    // Not a child of the container's process, and so not in its class by birth.
+    let classes = request.record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?;
     let in_user = entry.kinds & libc::CLONE_NEWUSER != 0;
     if !in_user || task::euid() == 0 {
         // The container's processes are about to see ours: they must not be able to look into it. As a user we could
@@ -132,6 +134,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         end_with(theirs, |report| {
             die_with_parent()?;
             v1::enter(doors)?;
+            intel_rdt::enter(classes)?;
             let own =
                 [console_socket.as_ref(), entry.root.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
             let needed = [report.fd(), proc, request.target].map(|fd| fd.as_raw_fd());

@@ -16,13 +16,15 @@ use crate::process::{env, lsm, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::task::Forked;
 use crate::sys::{credentials, fs, net, socket, task, tty};
-use crate::{process, rootfs};
+use crate::{intel_rdt, process, rootfs};
 
 /// What the container's process has to do, and what it does it with.
 pub(super) struct Container<'a> {
     pub(super) plan: &'a Plan,
     /// The cgroups to enter that one cannot be born in: those of v1.
     pub(super) doors: Vec<OwnedFd>,
+    /// The class of processes to enter, and its monitoring group.
+    pub(super) classes: Vec<OwnedFd>,
     /// For the state that hooks read.
     pub(super) record: &'a Record,
     /// The root of the host's procfs.
@@ -72,6 +74,7 @@ pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<In
     die_with_parent()?;
     let enters = !container.doors.is_empty();
     v1::enter(std::mem::take(&mut container.doors))?;
+    intel_rdt::enter(std::mem::take(&mut container.classes))?;
     fs::close_all_but(container.descriptors(report))?;
     let namespaces = &container.plan.namespaces;
     match namespaces.stages() {

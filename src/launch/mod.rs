@@ -35,7 +35,7 @@ use crate::seccomp::Listener;
 use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, socket, task};
-use crate::{hooks, log, rootfs, seccomp, state};
+use crate::{hooks, intel_rdt, log, rootfs, seccomp, state};
 
 /// Where `start` knocks, in the container's state directory.
 const START_SOCKET: &str = "start.sock";
@@ -98,14 +98,16 @@ pub fn create(request: &Request) -> Result<Launched> {
 
     let mut record = record(request, missing)?;
     record.under_root = sources.as_ref().and_then(|sources| sources.under_root);
+    record.intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::look).transpose()?;
     let before = before_joining(request, &joined)?;
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
         dir.save_config(&request.config.text)?;
         dir.save(&record)?;
-        let on_record = record.cgroup.clone();
+        let on_record = (record.cgroup.clone(), record.intel_rdt.clone());
         let cgroup = if systemd.is_some() { None } else { make_cgroup(plan, &mut record)? };
-        if record.cgroup.is_some() && record.cgroup != on_record {
+        let classes = make_class(plan, &mut record)?;
+        if (record.cgroup.is_some() && record.cgroup != on_record.0) || record.intel_rdt != on_record.1 {
             dir.save(&record)?;
         }
         let start = if request.at_once {
@@ -116,6 +118,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         let child = init::Container {
             plan,
             doors: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?,
+            classes,
             record: &record.clone(),
             proc: request.host.proc.as_fd(),
             joined: &joined,
@@ -227,6 +230,17 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
         delegate(plan, cgroup)?;
     }
     Ok(made)
+}
+
+/// Makes the class of processes, and opens it.
+fn make_class(plan: &Plan, record: &mut Record) -> Result<Vec<OwnedFd>> {
+    match (&plan.intel_rdt, &mut record.intel_rdt) {
+        (Some(plan), Some(record)) => {
+            intel_rdt::make(plan, record)?;
+            intel_rdt::doors(record)
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// systemd, which makes the container's cgroup around its process.

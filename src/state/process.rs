@@ -73,6 +73,11 @@ pub fn start_time(pid: i32) -> Result<Option<u64>> {
     Ok(read_stat(pid)?.map(|stat| stat.start_time))
 }
 
+/// Whether there is such a process, or thread, and it has not ended.
+pub fn runs(pid: i32) -> Result<bool> {
+    Ok(read_stat(pid)?.is_some_and(|stat| !stat.dead()))
+}
+
 /// Whether the process has come to its end without ever having executed a program. One that is gone is taken to have
 /// ended after it.
 pub fn ended_before_exec(pid: i32) -> Result<bool> {

@@ -38,6 +38,19 @@ impl CgroupRecord {
     }
 }
 
+/// The container's class of processes in resctrl, in absolute paths.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassRecord {
+    pub mount: PathBuf,
+    pub group: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<PathBuf>,
+    /// Those of these directories that were made for the container, outermost first.
+    #[serde(default)]
+    pub made: Vec<PathBuf>,
+}
+
 /// Who made the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
@@ -64,6 +77,8 @@ pub struct Record {
     #[serde(default)]
     pub under_root: Option<u64>,
     pub cgroup: Option<CgroupRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<ClassRecord>,
     /// The types of namespaces that are not the host's.
     pub namespaces: Vec<String>,
     pub owner: Owner,

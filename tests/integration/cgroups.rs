@@ -101,15 +101,6 @@ fn a_missing_controller_is_an_error() {
     });
 }
 
-/// config-linux.md#intelrdt is not supported: it is refused, never ignored.
-#[test]
-fn resource_director_technology_is_refused() {
-    isolated(|t| {
-        let bundle = t.bundle(|c| c["linux"]["intelRdt"] = json!({"l3CacheSchema": "L3:0=f"}));
-        t.corten(&["create", "-b", bundle.path(), "c1"]).fails("linux.intelRdt: is not supported");
-    });
-}
-
 /// config-linux.md#device-whitelist: a device that is not allowed cannot be opened.
 #[test]
 fn devices_are_allowed_one_by_one() {

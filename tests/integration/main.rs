@@ -15,6 +15,7 @@ mod filesystems;
 mod harness;
 mod hiding;
 mod hooks;
+mod intel_rdt;
 mod joined;
 mod landlock;
 mod lifecycle;

@@ -300,6 +300,7 @@ mod tests {
                 hierarchy("freezer", Some("f/y/x")),
             ],
             v2_controllers: vec!["hugetlb".into(), "pids".into()],
+            resctrl: None,
         }
     }
 

@@ -1,0 +1,335 @@
+//! Shares of the processor's caches and of memory bandwidth: Intel's Resource Director Technology and its like, which
+//! the kernel shows as the file system resctrl (config-linux.md#intelrdt).
+//!
+//! A directory of it is a class of processes with its `schemata`; one in a class's `mon_groups` counts for some of them.
+//! [`plan`] is pure; [`look`] compares it with what is there, before anything is made; [`make`] makes what is on record
+//! by then; processes [`enter`] by descriptors, before they do anything else, and pass it on to their children.
+
+mod schemata;
+pub mod stats;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use nix::errno::Errno;
+use oci_spec::runtime::LinuxIntelRdt;
+
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::log;
+use crate::state::{self, ClassRecord};
+use crate::sys::{self, fs};
+
+const PLACE: &str = "linux.intelRdt";
+
+/// What resctrl has beside the classes.
+const RESERVED: [&str; 3] = ["info", "mon_data", "mon_groups"];
+
+/// The class that the container is to be in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where resctrl is mounted.
+    pub mount: PathBuf,
+    /// The class's directory; the mount itself for the default class.
+    pub group: PathBuf,
+    /// The configuration names the class: others may share it. Without, the container has one of its own.
+    pub named: bool,
+    /// What `schemata` is to say. Each list is one write: the kernel takes no domain twice in one.
+    pub writes: Vec<Vec<Line>>,
+    /// The group that counts for the container alone.
+    pub monitor: Option<PathBuf>,
+    /// Members of old configurations, and the events of which they need one to be counted.
+    pub events: Vec<(&'static str, &'static [&'static str])>,
+}
+
+/// A line for `schemata`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub place: String,
+    pub text: String,
+}
+
+impl AsRef<str> for Line {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Decides on the container's class; `mount` is where resctrl is, if it is mounted.
+pub fn plan(
+    asked: &LinuxIntelRdt,
+    id: &str,
+    mount: Option<&Path>,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> Option<Plan> {
+    let before = problems.0.len();
+    let mount = mount.unwrap_or_else(|| {
+        let hint = "(hint: mount -t resctrl resctrl /sys/fs/resctrl; only some processors have it)";
+        problems.add(PLACE, format!("no resctrl file system is mounted {hint}"));
+        Path::new("")
+    });
+    let named = given(asked.clos_id());
+    let name = named.unwrap_or(id);
+    if let Err(message) = check_name(name) {
+        let place = if named.is_some() { "linux.intelRdt.closID" } else { PLACE };
+        problems.add(place, format!("the class {name:?} {message}"));
+    }
+    let group = if name == "/" { mount.to_path_buf() } else { mount.join(name) };
+    let mut first = Vec::new();
+    if let Some(text) = given(asked.l3_cache_schema()) {
+        first.extend(cache_lines("linux.intelRdt.l3CacheSchema", text, problems, warnings));
+    }
+    if let Some(text) = given(asked.mem_bw_schema()) {
+        first.extend(bandwidth_line("linux.intelRdt.memBwSchema", text, problems));
+    }
+    let texts = asked.schemata().iter().flatten().enumerate();
+    let last = texts.filter_map(|(i, text)| line(format!("linux.intelRdt.schemata[{i}]"), text, problems));
+    let writes = [first, last.collect()].into_iter().filter(|lines: &Vec<Line>| !lines.is_empty()).collect();
+    let events = old_events(asked);
+    let monitors = *asked.enable_monitoring() == Some(true) || !events.is_empty();
+    let monitor = monitors.then(|| group.join("mon_groups").join(id));
+    let plan = Plan { mount: mount.into(), group, named: named.is_some(), writes, monitor, events };
+    (problems.0.len() == before).then_some(plan)
+}
+
+/// What configurations before 1.3 want counted. They named events; the kernel counts all that it can.
+fn old_events(asked: &LinuxIntelRdt) -> Vec<(&'static str, &'static [&'static str])> {
+    #[allow(deprecated)]
+    let old = [
+        (*asked.enable_cmt(), "linux.intelRdt.enableCMT", &["llc_occupancy"][..]),
+        (*asked.enable_mbm(), "linux.intelRdt.enableMBM", &["mbm_total_bytes", "mbm_local_bytes"]),
+    ];
+    let old = old.into_iter().filter(|(on, ..)| *on == Some(true));
+    old.map(|(_, place, events)| (place, events)).collect()
+}
+
+/// A member that says something; the empty string is Go's way to say nothing.
+fn given(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    match name {
+        "/" => Ok(()),
+        "." | ".." => Err("is not the name of a directory"),
+        name if name.contains(['/', '\n', '\0']) => Err("has a slash, a line break or a NUL in its name"),
+        name if name.len() > 255 => Err("has a name of more than 255 bytes"),
+        name if RESERVED.contains(&name) => Err("would be a directory that resctrl has for itself"),
+        _ => Ok(()),
+    }
+}
+
+/// The lines of `l3CacheSchema`. One for the bandwidth is not its to say, and goes.
+fn cache_lines(place: &str, text: &str, problems: &mut Problems, warnings: &mut Vec<String>) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for text in text.lines().filter(|line| !line.is_empty()) {
+        if text.trim_start().starts_with("MB:") {
+            warnings.push(format!("{place}: {text:?} is for memBwSchema to say, ignoring"));
+        } else {
+            lines.extend(line(place.into(), text, problems));
+        }
+    }
+    if lines.is_empty() && !problems.0.iter().any(|problem| problem.place == place) {
+        problems.add(place, "has no line for a cache");
+    }
+    lines
+}
+
+fn bandwidth_line(place: &str, text: &str, problems: &mut Problems) -> Option<Line> {
+    if !text.starts_with("MB:") {
+        problems.add(place, "must begin with \"MB:\"");
+        return None;
+    }
+    line(place.into(), text, problems)
+}
+
+fn line(place: String, text: &str, problems: &mut Problems) -> Option<Line> {
+    let wrong = if text.contains('\n') { Some("has a line break") } else { None };
+    let wrong =
+        wrong.or(schemata::name(text).is_none().then_some("is not of the form NAME:DOMAIN=VALUE;..."));
+    match wrong {
+        Some(wrong) => problems.add(place, format!("{text:?} {wrong}")),
+        None => return Some(Line { place, text: text.into() }),
+    }
+    None
+}
+
+impl Plan {
+    fn lines(&self) -> Vec<Line> {
+        self.writes.iter().flatten().cloned().collect()
+    }
+
+    /// Each line, and whether the class says so.
+    pub fn applied(&self) -> Result<Vec<(Line, Option<String>, bool)>> {
+        let lines = self.lines();
+        if lines.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (present, step) = (fs::read_text(fs::CWD, &self.group.join("schemata"))?, step(&self.mount));
+        let row = |(i, line): (usize, &Line)| {
+            let found = schemata::name(&line.text).and_then(|name| schemata::of(&present, name));
+            let holds = schemata::holds(&line.text, &lines[i + 1..], &present, step);
+            (line.clone(), found.map(Into::into), holds)
+        };
+        Ok(lines.iter().enumerate().map(row).collect())
+    }
+
+    /// A class that is there already must be as it is wanted: it is not ours to change. The clause names `l3CacheSchema`
+    /// and `memBwSchema`; a line of `schemata` would change it for others just so.
+    fn compare(&self) -> Result<()> {
+        match self.applied()?.into_iter().find(|(.., holds)| !holds) {
+            None => Ok(()),
+            Some((line, found, _)) => {
+                let found = found.map_or("no such line".into(), |found| format!("{found:?}"));
+                let message = format!("{:?} is wanted, and the class {}", line.text, self.group.display());
+                Err(fail(Kind::Config, format!("{}: {message} has {found}", line.place)))
+            }
+        }
+    }
+
+    /// Whether the machine counts what is to be counted.
+    fn check_events(&self) -> Result<()> {
+        if self.monitor.is_some() && !is_dir(&self.mount.join("mon_groups")) {
+            let text = "linux.intelRdt.enableMonitoring: resctrl has no monitoring on this machine";
+            return Err(fail(Kind::Unsupported, text));
+        }
+        let counted = stats::read(&self.mount.join("info/L3_MON/mon_features")).unwrap_or_default();
+        for (place, events) in &self.events {
+            if !counted.lines().any(|event| events.contains(&event)) {
+                return Err(fail(Kind::Unsupported, format!("{place}: this machine does not count it")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_dir(path: &Path) -> bool {
+    fs::open(fs::CWD, path, fs::O_PATH | fs::O_DIRECTORY, 0).is_ok()
+}
+
+/// Bandwidth is given out in multiples of this.
+fn step(mount: &Path) -> u64 {
+    stats::number(&mount.join("info/MB/bandwidth_gran")).unwrap_or(1)
+}
+
+/// Compares the plan with what is there. The record says what is about to be made.
+pub fn look(plan: &Plan) -> Result<ClassRecord> {
+    plan.check_events()?;
+    let shown = plan.group.display();
+    let mut made = Vec::new();
+    match (is_dir(&plan.group), plan.named) {
+        (true, true) => plan.compare()?,
+        (true, false) => {
+            let hint = "(hint: closID names a class to share)";
+            return Err(fail(Kind::Config, format!("{PLACE}: the class {shown} exists already {hint}")));
+        }
+        (false, true) if plan.writes.is_empty() => {
+            let why = "does not exist, and there is no schema to make it with";
+            return Err(fail(Kind::Config, format!("linux.intelRdt.closID: the class {shown} {why}")));
+        }
+        (false, _) => made.push(plan.group.clone()),
+    }
+    if let Some(dir) = &plan.monitor {
+        if is_dir(dir) {
+            let text = format!("linux.intelRdt.enableMonitoring: {} exists already", dir.display());
+            return Err(fail(Kind::Config, text));
+        }
+        made.push(dir.clone());
+    }
+    Ok(ClassRecord {
+        mount: plan.mount.clone(),
+        group: plan.group.clone(),
+        monitor: plan.monitor.clone(),
+        made,
+    })
+}
+
+/// Makes what is on record, and corrects the record where another was faster.
+pub fn make(plan: &Plan, record: &mut ClassRecord) -> Result<()> {
+    for dir in record.made.clone() {
+        let is_class = dir == plan.group;
+        let place = if is_class { PLACE } else { "linux.intelRdt.enableMonitoring" };
+        match fs::mkdirat(fs::CWD, &dir, 0o755) {
+            Ok(()) if is_class => {
+                plan.writes.iter().try_for_each(|lines| write(&plan.mount, &plan.group, lines))?;
+            }
+            Ok(()) => {}
+            Err(e) => {
+                if e.errno == Errno::EEXIST {
+                    record.made.retain(|made| *made != dir);
+                }
+                if e.errno != Errno::EEXIST || !is_class || !plan.named {
+                    return Err(explained(&plan.mount, e).context(place));
+                }
+                plan.compare()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes lines to a class's `schemata` in one go: all of them hold, or none.
+fn write(mount: &Path, group: &Path, lines: &[Line]) -> Result<()> {
+    let text: String = lines.iter().map(|line| format!("{}\n", line.text)).collect();
+    let written = fs::write_at(fs::CWD, &group.join("schemata"), text.as_bytes());
+    let place = || lines.first().map(|line| line.place.clone()).unwrap_or_default();
+    written.map_err(|e| explained(mount, e)).with_context(place)
+}
+
+/// An error with what resctrl says of it: EINVAL alone could be anything.
+fn explained(mount: &Path, error: sys::Error) -> anyhow::Error {
+    match stats::read(&mount.join("info/last_cmd_status")).filter(|said| said != "ok") {
+        Some(said) => anyhow!("{error} (resctrl: {said})"),
+        None => error.into(),
+    }
+}
+
+/// By which a process enters the class, and then its monitoring group, which takes only those of the class.
+pub fn doors(record: &ClassRecord) -> Result<Vec<OwnedFd>> {
+    let dirs = std::iter::once(&record.group).chain(&record.monitor);
+    let open = |dir: &PathBuf| fs::open(fs::CWD, &dir.join("tasks"), fs::O_WRONLY, 0);
+    dirs.map(open).collect::<sys::Result<_>>().context(PLACE)
+}
+
+/// Moves the calling process, which is 0 to `tasks`: its id would be one of another pid namespace.
+pub fn enter(doors: Vec<OwnedFd>) -> Result<()> {
+    for door in &doors {
+        fs::write_open(door.as_fd(), b"0\n").context("linux.intelRdt: joining the class")?;
+    }
+    fs::close_together(doors);
+    Ok(())
+}
+
+/// Removes what was made for the container. Whoever else is in a class by then would fall back to the default one,
+/// and so a class that others can name is left to them.
+pub fn remove(record: &ClassRecord, id: &str) -> Result<()> {
+    for dir in record.made.iter().rev() {
+        if *dir == record.group && !dir.ends_with(id) && inhabited(dir)? {
+            let hint = "(hint: rmdir it after them)";
+            log::warn(format!("{PLACE}: others are in the class {} still {hint}, ignoring", dir.display()));
+            continue;
+        }
+        match fs::unlinkat(fs::CWD, dir, true) {
+            Err(e) if e.errno == Errno::ENOENT => {}
+            other => other.context(PLACE)?,
+        }
+    }
+    Ok(())
+}
+
+fn inhabited(dir: &Path) -> Result<bool> {
+    let tasks = match fs::read_text(fs::CWD, &dir.join("tasks")) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => return Ok(false),
+        other => other?,
+    };
+    for pid in tasks.lines().filter_map(|line| line.parse().ok()) {
+        if state::runs(pid)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests;

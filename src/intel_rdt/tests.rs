@@ -1,0 +1,293 @@
+//! What is decided, as rows; and what is done, on plain directories where resctrl would be. A directory that is made
+//! there has no files in it, and so these tests are of classes that are there, and of what is undone. Nobody here has
+//! the hardware: what the kernel makes of `schemata` is not seen by any test.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn planned(asked: &Value, id: &str, mount: Option<&Path>) -> (Option<Plan>, String, Vec<String>) {
+    let asked: LinuxIntelRdt = serde_json::from_value(asked.clone()).unwrap();
+    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let plan = plan(&asked, id, mount, &mut problems, &mut warnings);
+    (plan, problems.to_string(), warnings)
+}
+
+/// config-linux.md#intelrdt: the name of the class, and where the monitoring group is.
+#[test]
+fn classes_have_names() {
+    for (asked, group, named, monitor) in [
+        (json!({}), "/r/c1", false, None),
+        (json!({"closID": ""}), "/r/c1", false, None),
+        (json!({"closID": "gold"}), "/r/gold", true, None),
+        (json!({"closID": "gold", "enableMonitoring": false}), "/r/gold", true, None),
+        (json!({"closID": "gold", "enableMonitoring": true}), "/r/gold", true, Some("/r/gold/mon_groups/c1")),
+        (json!({"closID": "/", "enableMonitoring": true}), "/r", true, Some("/r/mon_groups/c1")),
+        (json!({"enableMonitoring": true}), "/r/c1", false, Some("/r/c1/mon_groups/c1")),
+        (json!({"enableCmt": true}), "/r/c1", false, Some("/r/c1/mon_groups/c1")),
+        (json!({"enableMbm": false}), "/r/c1", false, None),
+    ] {
+        let (plan, problems, warnings) = planned(&asked, "c1", Some(Path::new("/r")));
+        assert_eq!((problems.as_str(), warnings.len()), ("", 0), "{asked}");
+        let plan = plan.unwrap();
+        let found = (plan.group.to_str().unwrap(), plan.named, plan.monitor.as_deref());
+        assert_eq!(found, (group, named, monitor.map(Path::new)), "{asked}");
+    }
+}
+
+/// config-linux.md#intelrdt: `l3CacheSchema` and `memBwSchema` in one write, without the former's lines for the
+/// bandwidth; `schemata` in a later one.
+#[test]
+fn schemas_become_writes() {
+    let (l3, mb) = ("L3:0=7f0;1=1f", "MB:0=20;1=70");
+    for (asked, expected, warned) in [
+        (json!({}), vec![], 0),
+        (json!({"l3CacheSchema": "", "memBwSchema": "", "schemata": []}), vec![], 0),
+        (json!({"l3CacheSchema": l3}), vec![vec![l3]], 0),
+        (json!({"memBwSchema": mb}), vec![vec![mb]], 0),
+        (json!({"memBwSchema": mb, "l3CacheSchema": l3}), vec![vec![l3, mb]], 0),
+        (json!({"l3CacheSchema": format!("{l3}\nMB:0=5\n"), "memBwSchema": mb}), vec![vec![l3, mb]], 1),
+        (json!({"l3CacheSchema": "L3CODE:0=f\nL3DATA:0=f"}), vec![vec!["L3CODE:0=f", "L3DATA:0=f"]], 0),
+        (json!({"schemata": [l3, "L2:0=f"]}), vec![vec![l3, "L2:0=f"]], 0),
+        (json!({"schemata": ["L3:0=1"], "l3CacheSchema": l3}), vec![vec![l3], vec!["L3:0=1"]], 0),
+    ] {
+        let (plan, problems, warnings) = planned(&asked, "c1", Some(Path::new("/r")));
+        assert_eq!((problems.as_str(), warnings.len()), ("", warned), "{asked}");
+        let plan = plan.unwrap();
+        let found: Vec<Vec<&str>> =
+            plan.writes.iter().map(|lines| lines.iter().map(AsRef::as_ref).collect()).collect();
+        assert_eq!(found, expected, "{asked}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_by_its_place() {
+    for (asked, id, expected) in [
+        (json!({"closID": "."}), "c1", "linux.intelRdt.closID: the class \".\" is not the name"),
+        (json!({"closID": ".."}), "c1", "linux.intelRdt.closID: the class \"..\" is not the name"),
+        (json!({"closID": "a/b"}), "c1", "linux.intelRdt.closID: the class \"a/b\" has a slash"),
+        (json!({"closID": "/gold"}), "c1", "linux.intelRdt.closID: the class \"/gold\" has a slash"),
+        (
+            json!({"closID": "a\nb"}),
+            "c1",
+            "linux.intelRdt.closID: the class \"a\\nb\" has a slash, a line break",
+        ),
+        (json!({"closID": "g\0"}), "c1", "linux.intelRdt.closID"),
+        (json!({"closID": "g".repeat(256)}), "c1", "linux.intelRdt.closID"),
+        (json!({"closID": "info"}), "c1", "linux.intelRdt.closID: the class \"info\" would be"),
+        (json!({}), "mon_groups", "linux.intelRdt: the class \"mon_groups\" would be"),
+        (json!({"l3CacheSchema": "L3"}), "c1", "linux.intelRdt.l3CacheSchema: \"L3\" is not of the form"),
+        (json!({"l3CacheSchema": "MB:0=5"}), "c1", "linux.intelRdt.l3CacheSchema: has no line for a cache"),
+        (json!({"memBwSchema": "L3:0=f"}), "c1", "linux.intelRdt.memBwSchema: must begin with \"MB:\""),
+        (json!({"memBwSchema": " MB:0=5"}), "c1", "linux.intelRdt.memBwSchema: must begin with \"MB:\""),
+        (
+            json!({"memBwSchema": "MB:0=5\nL3:0=f"}),
+            "c1",
+            "linux.intelRdt.memBwSchema: \"MB:0=5\\nL3:0=f\" has a line",
+        ),
+        (
+            json!({"schemata": ["L3:0=f", "L2:0=1\n"]}),
+            "c1",
+            "linux.intelRdt.schemata[1]: \"L2:0=1\\n\" has a line",
+        ),
+        (json!({"schemata": [""]}), "c1", "linux.intelRdt.schemata[0]: \"\" is not of the form"),
+    ] {
+        let (plan, problems, _) = planned(&asked, id, Some(Path::new("/r")));
+        assert_eq!(plan, None, "{asked}");
+        assert!(problems.starts_with(expected), "{asked}: {problems}");
+        assert!(!problems.contains("; linux"), "told once: {problems}");
+    }
+    let (plan, problems, _) = planned(&json!({"closID": "a/b"}), "c1", None);
+    assert_eq!(plan, None);
+    assert!(
+        problems.starts_with("linux.intelRdt: no resctrl file system is mounted (hint: mount -t resctrl")
+    );
+    assert!(problems.contains("; linux.intelRdt.closID: "), "all at once: {problems}");
+}
+
+/// A tree with the class `gold`, and the default one.
+struct Tree(PathBuf);
+
+impl Tree {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("corten-rdt.{name}.{}", std::process::id()));
+        let tree = Self(root);
+        for class in ["", "gold"] {
+            std::fs::create_dir_all(tree.0.join(class).join("mon_groups")).unwrap();
+            tree.file(&format!("{class}/schemata"), "    MB:0= 20;1=100\n    L3:0=07f0;1=001f\n");
+            tree.file(&format!("{class}/tasks"), "");
+        }
+        std::fs::create_dir_all(tree.0.join("info/MB")).unwrap();
+        tree.file("info/MB/bandwidth_gran", "10\n");
+        tree
+    }
+
+    fn file(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name.trim_start_matches('/')), text).unwrap();
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.join(name)).unwrap()
+    }
+
+    fn plan(&self, asked: &Value) -> Plan {
+        planned(asked, "c1", Some(&self.0)).0.unwrap()
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// config-linux.md#intelrdt: a class that is there is compared with what is asked, and never written to.
+#[test]
+fn a_class_that_is_there_must_fit() {
+    let tree = Tree::new("fits");
+    for (asked, expected) in [
+        (json!({"closID": "gold"}), ""),
+        (json!({"closID": "/"}), ""),
+        (json!({"closID": "gold", "l3CacheSchema": "L3:0=7f0;1=1f", "memBwSchema": "MB:0=15;1=100"}), ""),
+        (json!({"closID": "/", "schemata": ["L3:1=1f"]}), ""),
+        (json!({"closID": "gold", "l3CacheSchema": "L3:0=1", "schemata": ["L3:0=7f0"]}), ""),
+        (json!({"closID": "gold", "l3CacheSchema": "L3:0=7f"}), "linux.intelRdt.l3CacheSchema: \"L3:0=7f\""),
+        (json!({"closID": "gold", "memBwSchema": "MB:0=30"}), "linux.intelRdt.memBwSchema: \"MB:0=30\""),
+        (json!({"closID": "/", "schemata": ["L3:1=1f", "L2:0=1"]}), "linux.intelRdt.schemata[1]: \"L2:0=1\""),
+        (json!({"closID": "iron"}), "linux.intelRdt.closID: the class"),
+        (json!({"closID": "gold", "enableMbm": true}), "linux.intelRdt.enableMBM: this machine does not"),
+    ] {
+        match look(&tree.plan(&asked)) {
+            Ok(record) => assert_eq!((record.made.len(), expected), (0, ""), "{asked}"),
+            Err(e) => assert!(!expected.is_empty() && e.to_string().starts_with(expected), "{asked}: {e}"),
+        }
+    }
+    std::fs::create_dir_all(tree.0.join("c1")).unwrap();
+    let error = look(&tree.plan(&json!({}))).unwrap_err().to_string();
+    assert!(error.contains("c1 exists already"), "{error}");
+    std::fs::create_dir_all(tree.0.join("gold/mon_groups/c1")).unwrap();
+    let error =
+        look(&tree.plan(&json!({"closID": "gold", "enableMonitoring": true}))).unwrap_err().to_string();
+    assert!(error.starts_with("linux.intelRdt.enableMonitoring: "), "{error}");
+    std::fs::remove_dir_all(tree.0.join("mon_groups")).unwrap();
+    let error = look(&tree.plan(&json!({"closID": "/", "enableMonitoring": true}))).unwrap_err().to_string();
+    assert!(error.contains("no monitoring"), "{error}");
+}
+
+/// What is on record is what was made: one that another has made meanwhile is not the container's to remove.
+#[test]
+fn only_what_was_made_is_removed() {
+    let tree = Tree::new("made");
+    let gone = |dir: &str| !tree.0.join(dir).exists();
+
+    // The directory is made, and without the kernel there is no file in it to write to.
+    let plan = tree.plan(&json!({"closID": "iron", "l3CacheSchema": "L3:0=1"}));
+    let mut record = look(&plan).unwrap();
+    assert_eq!(record.made, [tree.0.join("iron")]);
+    let error = format!("{:#}", make(&plan, &mut record).unwrap_err());
+    assert!(error.starts_with("linux.intelRdt.l3CacheSchema: "), "{error}");
+    assert!(!gone("iron"));
+    remove(&record, "c1").unwrap();
+    assert!(gone("iron"));
+    // Again, after an interruption.
+    remove(&record, "c1").unwrap();
+
+    for (asked, error) in [
+        (json!({"closID": "iron", "l3CacheSchema": "L3:0=1"}), ""),
+        (
+            json!({"closID": "iron", "l3CacheSchema": "L3:0=2"}),
+            "linux.intelRdt.l3CacheSchema: \"L3:0=2\" is wanted",
+        ),
+        (json!({}), "linux.intelRdt: mkdirat("),
+        (json!({"closID": "gold", "enableMonitoring": true}), "linux.intelRdt.enableMonitoring: mkdirat("),
+    ] {
+        let plan = tree.plan(&asked);
+        let mut record = look(&plan).unwrap();
+        let faster = record.made[0].clone();
+        std::fs::create_dir(&faster).unwrap();
+        std::fs::write(faster.join("schemata"), "L3:0=1\n").unwrap();
+        match make(&plan, &mut record) {
+            Ok(()) => assert_eq!(error, ""),
+            Err(e) => assert!(!error.is_empty() && format!("{e:#}").starts_with(error), "{asked}: {e:#}"),
+        }
+        assert_eq!(record.made, [] as [PathBuf; 0], "{asked}");
+        remove(&record, "c1").unwrap();
+        assert!(faster.exists(), "{asked}");
+        std::fs::remove_dir_all(&faster).unwrap();
+    }
+}
+
+/// A class that others were told the name of is left to them; its own monitoring group goes all the same.
+#[test]
+fn a_class_with_others_in_it_is_left() {
+    let tree = Tree::new("others");
+    let iron = tree.0.join("iron");
+    let monitor = iron.join("mon_groups/c1");
+    std::fs::create_dir_all(&monitor).unwrap();
+    let record = ClassRecord {
+        mount: tree.0.clone(),
+        group: iron.clone(),
+        monitor: Some(monitor.clone()),
+        made: vec![iron.clone(), monitor.clone()],
+    };
+    // The files of a plain directory stand in its way, as those of resctrl do not.
+    let tasks = |text: &str| tree.file("iron/tasks", text);
+    tasks(&format!("0\n{}\n", std::process::id()));
+    remove(&record, "c1").unwrap();
+    assert!(iron.exists() && !monitor.exists());
+    tasks("0\n2147483647\n");
+    assert_eq!(sys::errno(&remove(&record, "c1").unwrap_err()), Some(Errno::ENOTEMPTY), "it was tried");
+}
+
+/// The class comes first: the kernel takes nobody into a monitoring group who is not in its class.
+#[test]
+fn processes_enter_by_tasks() {
+    let tree = Tree::new("enter");
+    std::fs::create_dir(tree.0.join("gold/mon_groups/c1")).unwrap();
+    tree.file("gold/mon_groups/c1/tasks", "");
+    let gold = tree.0.join("gold");
+    let monitor = Some(gold.join("mon_groups/c1"));
+    let record = ClassRecord { mount: tree.0.clone(), group: gold, monitor, made: Vec::new() };
+    let opened = doors(&record).unwrap();
+    let first = fs::readlinkat(fs::CWD, &fs::proc_fd(opened[0].as_fd())).unwrap();
+    assert!(first.ends_with("gold/tasks"), "{first:?}");
+    enter(opened).unwrap();
+    assert_eq!(
+        (tree.text("gold/tasks"), tree.text("gold/mon_groups/c1/tasks")),
+        ("0\n".into(), "0\n".into())
+    );
+    std::fs::remove_file(tree.0.join("gold/tasks")).unwrap();
+    assert!(format!("{:#}", doors(&record).unwrap_err()).starts_with("linux.intelRdt: open"));
+}
+
+/// The members of runc's `events`; what is not there, or cannot be counted now, is left out.
+#[test]
+fn statistics_are_those_of_runc() {
+    let tree = Tree::new("stats");
+    let gold = tree.0.join("gold");
+    let record = ClassRecord { mount: tree.0.clone(), group: gold.clone(), monitor: None, made: Vec::new() };
+    let schemas = json!({
+        "mem_bw_info": {"bandwidth_gran": 10},
+        "l3_cache_schema_root": "L3:0=07f0;1=001f", "l3_cache_schema": "L3:0=07f0;1=001f",
+        "mem_bw_schema_root": "MB:0= 20;1=100", "mem_bw_schema": "MB:0= 20;1=100",
+    });
+    assert_eq!(stats::stats(&record), schemas);
+    std::fs::create_dir_all(tree.0.join("info/L3")).unwrap();
+    tree.file("info/L3/cbm_mask", "7ff\n");
+    tree.file("info/L3/num_closids", "16\n");
+    for (domain, total, local) in [("01", "Unavailable\n", "7\n"), ("00", "18446744073709551615\n", "5\n")] {
+        let dir = format!("gold/mon_data/mon_L3_{domain}");
+        std::fs::create_dir_all(tree.0.join(&dir)).unwrap();
+        tree.file(&format!("{dir}/mbm_total_bytes"), total);
+        tree.file(&format!("{dir}/mbm_local_bytes"), local);
+    }
+    let found = stats::stats(&record);
+    assert_eq!(found["l3_cache_info"], json!({"cbm_mask": "7ff", "num_closids": 16}));
+    let expected = json!([{"mbm_total_bytes": u64::MAX, "mbm_local_bytes": 5}, {"mbm_local_bytes": 7}]);
+    assert_eq!((&found["mbm_stats"], found.get("cmt_stats")), (&expected, None));
+    let own = ClassRecord { monitor: Some(gold.join("mon_groups/c1")), ..record };
+    std::fs::create_dir_all(gold.join("mon_groups/c1/mon_data/mon_L3_00")).unwrap();
+    tree.file("gold/mon_groups/c1/mon_data/mon_L3_00/llc_occupancy", "4096\n");
+    let found = stats::stats(&own);
+    assert_eq!((&found["cmt_stats"], found.get("mbm_stats")), (&json!([{"llc_occupancy": 4096}]), None));
+}

@@ -1,0 +1,177 @@
+//! linux.intelRdt. No machine here has the hardware, and without it the kernel does not mount resctrl: what it makes of
+//! `schemata` no test sees. What is ordinary about it a hierarchy of cgroup v1 shows as well, being the kernel's: a class
+//! is a directory that comes with its `tasks`, a process that writes to it is inside with its children, and rmdir(2)
+//! takes it away. There the tests of membership and of what is left behind are made, with mountinfo saying that it is
+//! a resctrl; `schemata` has its tests beside the code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Output, Test, View, isolated, isolated_in, poll};
+
+/// The hierarchy that stands in.
+const STAND_IN: &str = "/sys/fs/cgroup/memory";
+
+fn class(name: &str) -> PathBuf {
+    Path::new(STAND_IN).join(name)
+}
+
+/// A command of the runtime that finds the stand-in mounted as resctrl.
+fn with_resctrl(t: &Test, args: &[&str]) -> Command {
+    let file = t.dir.join("mountinfo");
+    let real = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    fs::write(&file, format!("{real}9999 1 0:999 / {STAND_IN} rw - resctrl resctrl rw\n")).unwrap();
+    let runtime = t.command(&[]);
+    // The process that is mounted over becomes the runtime.
+    let script = "mount --bind \"$0\" /proc/$$/mountinfo && exec \"$@\"";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]).arg(file).arg(runtime.get_program()).args(runtime.get_args()).args(args);
+    command
+}
+
+/// Without a cgroup of its own, which would be in the same hierarchy.
+fn create(t: &Test, rdt: Value, edit: impl FnOnce(&mut Value)) -> Output {
+    let bundle = t.bundle(|c| {
+        c["linux"]["intelRdt"] = rdt;
+        edit(c);
+    });
+    t.call(&mut with_resctrl(t, &["--cgroup-manager", "disabled", "create", "-b", bundle.path(), "c1"]))
+}
+
+/// Where a process is, as the kernel says.
+fn place(pid: i32) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    text.lines().find_map(|line| line.split_once(":memory:")).unwrap().1.to_string()
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn record(t: &Test) -> Value {
+    serde_json::from_str(&fs::read_to_string(t.state().join("c1/state.json")).unwrap()).unwrap()
+}
+
+/// config-linux.md#intelrdt: without a mounted resctrl it is an error, whatever is asked. `features` tells what the runtime
+/// can do, not what the machine has.
+#[test]
+fn without_resctrl_it_is_an_error() {
+    isolated(|t| {
+        for rdt in [json!({}), json!({"closID": "/"}), json!({"l3CacheSchema": "L3:0=f"})] {
+            let bundle = t.bundle(|c| c["linux"]["intelRdt"] = rdt);
+            for command in ["create", "run"] {
+                t.corten(&[command, "-b", bundle.path(), "c1"])
+                    .fails("linux.intelRdt: no resctrl file system is mounted (hint: mount -t resctrl");
+            }
+        }
+        let features: Value = serde_json::from_str(&t.corten(&["features"]).ok()).unwrap();
+        let expected = json!({"enabled": true, "schemata": true, "monitoring": true});
+        assert_eq!(features["linux"]["intelRdt"], expected);
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c1");
+        for option in ["--l3-cache-schema=L3:0=f", "--mem-bw-schema=MB:0=10"] {
+            for more in [&["--dry-run"][..], &[]] {
+                let args = [&["update", option], more, &["c1"]].concat();
+                t.corten(&args).fails("the container has no linux.intelRdt");
+            }
+        }
+        t.delete("c1");
+    });
+}
+
+/// config-linux.md#intelrdt: a class that is there is joined, by the container's process, its children and what is
+/// executed, and is not removed.
+#[test]
+fn a_class_that_is_there_is_joined() {
+    isolated_in(View::V1, |t| {
+        fs::create_dir(class("gold")).unwrap();
+        create(t, json!({"closID": "gold"}), |c| {
+            c["process"]["args"] = json!(["/bin/sh", "-c", "sleep 1000 & wait"]);
+        })
+        .ok();
+        let pid = t.pid("c1");
+        assert_eq!(place(pid), "/gold");
+        t.corten(&["start", "c1"]).ok();
+        assert!(poll(Duration::from_secs(10), || !children(pid).is_empty()));
+        assert_eq!(place(children(pid)[0]), "/gold");
+        let file = t.dir.join("pid");
+        t.corten(&["exec", "-d", "--pid-file", file.to_str().unwrap(), "c1", "/bin/sleep", "1000"]).ok();
+        let executed: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
+        assert_eq!(place(executed), "/gold");
+        assert_eq!(record(t)["intelRdt"], json!({"mount": STAND_IN, "group": class("gold"), "made": []}));
+        fs::write(class("harness/tasks"), executed.to_string()).unwrap();
+        t.delete("c1");
+        assert!(class("gold").exists());
+        fs::remove_dir(class("gold")).unwrap();
+    });
+}
+
+/// config-linux.md#intelrdt: without closID the class has the container's id, and goes with the container.
+#[test]
+fn a_class_of_its_own_comes_and_goes() {
+    isolated_in(View::V1, |t| {
+        create(t, json!({}), |_| {}).ok();
+        assert_eq!(place(t.pid("c1")), "/c1");
+        assert_eq!(record(t)["intelRdt"]["made"], json!([class("c1")]));
+        t.delete("c1");
+        assert!(!class("c1").exists());
+        // Also if the creation fails in the end.
+        create(t, json!({}), |c| c["process"]["args"] = json!(["/does/not/exist"])).fails("/does/not/exist");
+        assert!(!class("c1").exists());
+        // And not if it was there before.
+        fs::create_dir(class("c1")).unwrap();
+        create(t, json!({}), |_| {})
+            .fails("linux.intelRdt: the class /sys/fs/cgroup/memory/c1 exists already");
+        assert!(class("c1").exists());
+        fs::remove_dir(class("c1")).unwrap();
+        create(t, json!({"closID": "iron"}), |_| {}).fails("linux.intelRdt.closID: the class");
+        assert!(!class("iron").exists());
+        create(t, json!({"closID": "a/b"}), |_| {}).fails("linux.intelRdt.closID: the class \"a/b\"");
+    });
+}
+
+/// config-linux.md#intelrdt: the monitoring group has the container's id, in whichever class, and goes with the container.
+#[test]
+fn a_monitoring_group_comes_and_goes() {
+    isolated_in(View::V1, |t| {
+        create(t, json!({"closID": "/", "enableMonitoring": true}), |_| {})
+            .fails("linux.intelRdt.enableMonitoring: resctrl has no monitoring");
+        fs::create_dir(class("mon_groups")).unwrap();
+        fs::create_dir_all(class("gold/mon_groups")).unwrap();
+        for (name, group) in [("/", "mon_groups/c1"), ("gold", "gold/mon_groups/c1")] {
+            create(t, json!({"closID": name, "enableMonitoring": true}), |_| {}).ok();
+            assert_eq!(place(t.pid("c1")), format!("/{group}"));
+            assert_eq!(record(t)["intelRdt"]["made"], json!([class(group)]));
+            t.delete("c1");
+            assert!(!class(group).exists());
+        }
+        for dir in ["gold/mon_groups", "gold", "mon_groups"] {
+            fs::remove_dir(class(dir)).unwrap();
+        }
+    });
+}
+
+/// What a `create` that was killed has made is on record: `delete --force` takes it away.
+#[test]
+fn a_killed_create_leaves_a_record_of_its_class() {
+    isolated_in(View::V1, |t| {
+        let bundle = t.bundle(|c| {
+            c["linux"]["intelRdt"] = json!({});
+            c["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]});
+        });
+        let args = ["--cgroup-manager", "disabled", "create", "-b", bundle.path(), "c1"];
+        let mut child = with_resctrl(t, &args).stdin(Stdio::null()).spawn().unwrap();
+        let inside = || fs::read_to_string(class("c1/tasks")).is_ok_and(|text| !text.is_empty());
+        assert!(poll(Duration::from_secs(10), inside));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        crate::harness::kill_all("sleep");
+        t.corten(&["delete", "--force", "c1"]).ok();
+        assert!(!class("c1").exists());
+    });
+}
