@@ -15,9 +15,9 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::process::capabilities::{self, Held, Sets};
 use crate::process::credentials;
 use crate::process::{self, lsm};
-use crate::state::{Status, document};
+use crate::state::{ClassRecord, Status, document};
 use crate::sys::fs;
-use crate::{host, namespaces};
+use crate::{host, intel_rdt, namespaces};
 
 /// One thing that was asked for.
 #[derive(Serialize)]
@@ -45,6 +45,10 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let mut rows = Vec::new();
     if let Some(cgroup) = super::cgroup(&record)? {
         limits(&cgroup, &spec, &mut rows)?;
+    }
+    if let Some(class) = &record.intel_rdt {
+        let pid = record.pid.filter(|_| status != Status::Stopped);
+        shares(class, &record.id, pid, &spec, &mut rows)?;
     }
     if let Some(pid) = record.pid.filter(|_| !matches!(status, Status::Stopped | Status::Creating)) {
         let process = Process::read(pid)?;
@@ -97,6 +101,27 @@ fn limits(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
         applied: json!(rules.applied),
         ok: rules.same,
     });
+    Ok(())
+}
+
+/// The class of processes: its lines, and whether the container's own process is in it.
+fn shares(class: &ClassRecord, id: &str, pid: Option<i32>, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let asked = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    let plan = |asked| intel_rdt::plan(asked, id, Some(&class.mount), &mut problems, &mut warnings);
+    let file = |dir: &Path, name: &str| dir.join(name).display().to_string();
+    for (line, found, ok) in asked.and_then(plan).map_or(Ok(Vec::new()), |plan| plan.applied())? {
+        let (asked, applied) = (json!(line.text), json!(found));
+        rows.push(Row { place: line.place, file: file(&class.group, "schemata"), asked, applied, ok });
+    }
+    let groups =
+        [("linux.intelRdt", Some(&class.group)), ("linux.intelRdt.enableMonitoring", class.monitor.as_ref())];
+    for (place, dir) in groups {
+        let Some((dir, pid)) = dir.zip(pid) else { continue };
+        let tasks = fs::read_text(fs::CWD, &dir.join("tasks"))?;
+        let found = tasks.lines().find_map(|line| line.parse().ok().filter(|found: &i32| *found == pid));
+        rows.push(Row::new(place, file(dir, "tasks"), json!(pid), json!(found)));
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use crate::cgroups::oom::Watch;
 use crate::cgroups::{Cgroup, stats};
 use crate::cli::{Events, Globals};
 use crate::error::{Context, Kind, Result, fail};
+use crate::intel_rdt;
 use crate::state::{self, Record};
 use crate::sys::{self, fs};
 
@@ -63,6 +64,7 @@ fn figures(cgroup: &Cgroup, record: &Record) -> Result<Value> {
         other => other,
     };
     let mut figures = stats::stats(read, &huge_page_sizes())?;
+    figures["intel_rdt"] = record.intel_rdt.as_ref().map_or_else(|| json!({}), intel_rdt::stats::stats);
     figures["network_interfaces"] = interfaces(record);
     Ok(figures)
 }

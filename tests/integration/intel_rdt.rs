@@ -104,6 +104,13 @@ fn a_class_that_is_there_is_joined() {
         let executed: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
         assert_eq!(place(executed), "/gold");
         assert_eq!(record(t)["intelRdt"], json!({"mount": STAND_IN, "group": class("gold"), "made": []}));
+
+        let applied: Value = serde_json::from_str(&t.corten(&["state", "--applied", "c1"]).ok()).unwrap();
+        let row = json!({"place": "linux.intelRdt", "file": class("gold").join("tasks"), "asked": pid, "applied": pid, "ok": true});
+        assert!(applied["applied"].as_array().unwrap().contains(&row), "{applied:#}");
+        fs::write(class("harness/tasks"), pid.to_string()).unwrap();
+        t.corten(&["state", "--applied", "c1"]).fails("not applied as asked: linux.intelRdt");
+
         fs::write(class("harness/tasks"), executed.to_string()).unwrap();
         t.delete("c1");
         assert!(class("gold").exists());
