@@ -140,7 +140,7 @@ pub struct Update {
     /// What the options for single limits say, as such a document.
     pub document: serde_json::Value,
     /// `--l3-cache-schema` and `--mem-bw-schema`.
-    pub schemas: Vec<String>,
+    pub schemas: Vec<(&'static str, String)>,
     pub dry_run: bool,
 }
 

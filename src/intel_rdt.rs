@@ -7,6 +7,7 @@
 
 mod schemata;
 pub mod stats;
+mod update;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
 use crate::state::{self, ClassRecord};
 use crate::sys::{self, fs};
+
+pub use update::{Update, kept};
 
 const PLACE: &str = "linux.intelRdt";
 

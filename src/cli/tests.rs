@@ -279,7 +279,8 @@ fn limits_become_a_document() {
     for line in ["update --resources=- c1", "update --resources - c1", "update -r - c1"] {
         assert_eq!(update(line).resources, Some("-".into()), "{line}");
     }
-    assert_eq!(update("update --l3-cache-schema L3:0=f --dry-run c1").schemas, ["L3:0=f"]);
+    let schemas = update("update --l3-cache-schema L3:0=f --dry-run c1").schemas;
+    assert_eq!(schemas, [("l3CacheSchema", "L3:0=f".to_string())]);
 }
 
 #[test]

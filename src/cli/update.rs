@@ -45,12 +45,14 @@ pub(super) fn read(m: &ArgMatches) -> Result<Command> {
         let section = document.entry(section).or_insert_with(|| json!({}));
         section[member] = value;
     }
-    let schemas = ["l3-cache-schema", "mem-bw-schema"];
+    let schemas = [("l3-cache-schema", "l3CacheSchema"), ("mem-bw-schema", "memBwSchema")];
+    let schemas =
+        schemas.into_iter().filter_map(|(option, member)| Some((member, m.get_one(option).cloned()?)));
     Ok(Command::Update(Update {
         id: read::id(m)?,
         resources: m.get_one("resources").cloned(),
         document: Value::Object(document),
-        schemas: schemas.iter().filter_map(|name| m.get_one(name).cloned()).collect(),
+        schemas: schemas.collect(),
         dry_run: m.get_flag("dry-run"),
     }))
 }

@@ -13,9 +13,9 @@ use crate::cgroups::{self, Cgroup, Write, devices};
 use crate::cli::{Globals, Update};
 use crate::config;
 use crate::error::{Context, Kind, Problems, Result, fail};
-use crate::log;
-use crate::state::Status;
+use crate::state::{Record, Status};
 use crate::sys::fs;
+use crate::{intel_rdt, log};
 
 const MAX_SIZE: u64 = 16 << 20;
 
@@ -30,38 +30,52 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     }
     let text = dir.load_config()?;
     let mut kept: Value = serde_json::from_str(&text).context("the kept config.json")?;
-    if !args.schemas.is_empty() {
-        let place = "--l3-cache-schema, --mem-bw-schema";
-        return Err(fail(Kind::Unsupported, format!("{place}: the container has no linux.intelRdt")));
-    }
+    let shares = || intel_rdt::Update::plan(record.intel_rdt.as_ref(), &args.schemas);
+    let shares = if args.schemas.is_empty() { None } else { Some(shares()?) };
     let asked = kept.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
+    let only_shares = shares.is_some() && wanted == json!({});
     let effective = complete(wanted, &asked);
-    let (_, typed) = config::parse_resources(&effective.to_string())?;
-    let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
-    let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
-    let update = plan(&cgroup, &typed)?;
-    let changes = cgroups::update::compare(&cgroup, update.0, !args.dry_run)?;
-    let (_, before) = config::parse_resources(&asked.to_string())?;
-    let rules = before.devices().as_deref().unwrap_or(&[]);
-    let before = devices::plan(rules, &mut Problems::default());
-    let devices = update.1.map(|after| cgroups::update::Rules { before, after });
-    let update = cgroups::update::Update { changes, devices };
+    let limits = if only_shares { None } else { Some(limits(&record, &effective, &asked, args.dry_run)?) };
     if args.dry_run {
-        return super::print(&shown(&cgroup, &update)?);
+        return super::print(&shown(shares.as_ref(), limits.as_ref())?);
     }
-    cgroups::update::apply(&cgroup, &update)?;
+    let undo_shares = || shares.iter().for_each(intel_rdt::Update::undo);
+    shares.iter().try_for_each(intel_rdt::Update::apply)?;
+    if let Some((cgroup, update)) = &limits {
+        cgroups::update::apply(cgroup, update).inspect_err(|_| undo_shares())?;
+    }
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
-        linux["resources"] = merged(asked, effective);
+        if limits.is_some() {
+            linux["resources"] = merged(asked, effective);
+        }
+        linux.get_mut("intelRdt").into_iter().for_each(|rdt| intel_rdt::kept(rdt, &args.schemas));
     }
     let saved = serde_json::to_string(&kept).context("JSON").and_then(|text| dir.replace_config(&text));
     if saved.is_err() {
-        cgroups::update::undo(&cgroup, &update.changes);
-        if let Some(rules) = &update.devices {
-            rules.undo(&cgroup);
+        undo_shares();
+        if let Some((cgroup, update)) = &limits {
+            cgroups::update::undo(cgroup, &update.changes);
+            update.devices.iter().for_each(|rules| rules.undo(cgroup));
         }
     }
     saved
+}
+
+/// The cgroup to limit, and what is to change in it.
+type Limits = (Cgroup, cgroups::update::Update);
+
+fn limits(record: &Record, effective: &Value, asked: &Value, dry_run: bool) -> Result<Limits> {
+    let (_, typed) = config::parse_resources(&effective.to_string())?;
+    let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
+    let cgroup = super::cgroup(record)?.ok_or_else(without)?;
+    let (writes, after) = plan(&cgroup, &typed)?;
+    let changes = cgroups::update::compare(&cgroup, writes, !dry_run)?;
+    let (_, before) = config::parse_resources(&asked.to_string())?;
+    let rules = before.devices().as_deref().unwrap_or(&[]);
+    let before = devices::plan(rules, &mut Problems::default());
+    let devices = after.map(|after| cgroups::update::Rules { before, after });
+    Ok((cgroup, cgroups::update::Update { changes, devices }))
 }
 
 /// The document that says what is wanted. As in runc and crun, a file speaks alone.
@@ -169,14 +183,18 @@ fn merged(asked: Value, wanted: Value) -> Value {
     }
 }
 
-fn shown(cgroup: &Cgroup, update: &cgroups::update::Update) -> Result<String> {
+fn shown(shares: Option<&intel_rdt::Update>, limits: Option<&Limits>) -> Result<String> {
     let mut out = String::new();
-    for change in &update.changes {
+    let changes = limits.iter().flat_map(|(_, update)| &update.changes);
+    for change in shares.iter().flat_map(|update| &update.changes).chain(changes) {
         let before = change.before.as_deref().unwrap_or("?");
         // A String takes all that is written to it.
         let _ = writeln!(out, "{}: {} -> {}", change.file, before, change.after);
     }
-    let Some(rules) = &update.devices else { return Ok(out) };
+    let Some((cgroup, rules)) = limits.and_then(|(cgroup, update)| Some((cgroup, update.devices.as_ref()?)))
+    else {
+        return Ok(out);
+    };
     let _ = match (cgroup, &rules.after) {
         (Cgroup::V1(_), after) => {
             let rules = cgroup.devices(after.as_ref())?;

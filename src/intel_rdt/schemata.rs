@@ -65,6 +65,25 @@ fn same(resource: &str, asked: &str, found: &str, step: u64) -> bool {
     asked.eq_ignore_ascii_case(found) || (resource == "MB" && up())
 }
 
+/// `text` with what `line` says otherwise, as the kernel keeps the domains that a line does not name.
+#[must_use]
+pub(super) fn merged(text: &str, line: &str) -> String {
+    let Some(new) = Line::parse(line) else { return text.to_string() };
+    let mut lines: Vec<String> = text.lines().map(Into::into).collect();
+    let Some(old) = lines.iter_mut().find(|old| name(old) == Some(new.name)) else {
+        lines.push(line.to_string());
+        return lines.join("\n");
+    };
+    let before = Line::parse(old).map(|line| line.values).unwrap_or_default();
+    let kept = before.into_iter().map(|(domain, value)| (domain, new.value(domain).unwrap_or(value)));
+    let mut values: Vec<(&str, &str)> = kept.collect();
+    let added = new.values.iter().filter(|(domain, _)| !values.iter().any(|(known, _)| known == domain));
+    values.extend(added.copied().collect::<Vec<_>>());
+    let values: Vec<String> = values.into_iter().map(|(domain, value)| format!("{domain}={value}")).collect();
+    *old = format!("{}:{}", new.name, values.join(";"));
+    lines.join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +149,18 @@ mod tests {
         }
         assert_eq!(of(PRESENT, "MB"), Some("MB:0= 20;1=100"));
         assert_eq!(of(PRESENT, "L4"), None);
+    }
+
+    #[test]
+    fn lines_are_merged_by_domain() {
+        for (text, line, expected) in [
+            ("", "L3:0=f", "L3:0=f"),
+            ("L3:0=f;1=ff", "L3:1=3", "L3:0=f;1=3"),
+            ("L3:0=f", "L3:1=3", "L3:0=f;1=3"),
+            ("L3CODE:0=f\nL3DATA:0=f", "L3DATA:0=1", "L3CODE:0=f\nL3DATA:0=1"),
+            ("L3CODE:0=f", "L3DATA:0=1", "L3CODE:0=f\nL3DATA:0=1"),
+        ] {
+            assert_eq!(merged(text, line), expected, "{text} {line}");
+        }
     }
 }

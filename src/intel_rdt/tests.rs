@@ -260,6 +260,66 @@ fn processes_enter_by_tasks() {
     assert!(format!("{:#}", doors(&record).unwrap_err()).starts_with("linux.intelRdt: open"));
 }
 
+/// `update` changes a class of the container's own, and what differs only.
+#[test]
+fn updates_are_of_a_class_of_ones_own() {
+    let tree = Tree::new("update");
+    let gold = tree.0.join("gold");
+    let made = vec![gold.clone()];
+    let own = ClassRecord { mount: tree.0.clone(), group: gold, monitor: None, made };
+    let l3 = |text: &str| vec![("l3CacheSchema", text.to_string())];
+    for (record, schemas, expected) in [
+        (None, l3("L3:0=1"), "--l3-cache-schema, --mem-bw-schema: the container has no linux.intelRdt"),
+        (
+            Some(ClassRecord { made: Vec::new(), ..own.clone() }),
+            l3("L3:0=1"),
+            "was not made for this container",
+        ),
+        (Some(own.clone()), l3("L3"), "--l3-cache-schema: \"L3\" is not of the form"),
+        (Some(own.clone()), l3("L3CODE:0=1"), "--l3-cache-schema: this machine has no L3CODE to share"),
+        (Some(own.clone()), vec![("memBwSchema", "L3:0=1".into())], "--mem-bw-schema: must begin"),
+    ] {
+        let error = Update::plan(record.as_ref(), &schemas).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let both = [("l3CacheSchema", "L3:0=3".to_string()), ("memBwSchema", "MB:0=15".into())];
+    let update = Update::plan(Some(&own), &both).unwrap();
+    let changes: Vec<_> = update.changes.iter().map(|c| (c.before.as_deref(), c.after.as_str())).collect();
+    assert_eq!(changes, [(Some("L3:0=07f0;1=001f"), "L3:0=3")]);
+    // Only the beginning of a plain file is written over.
+    tree.file("gold/schemata", "");
+    update.apply().unwrap();
+    assert_eq!(tree.text("gold/schemata"), "L3:0=3\n");
+    update.undo();
+    assert_eq!(tree.text("gold/schemata"), "L3:0=07f0;1=001f\n");
+}
+
+#[test]
+fn the_kept_configuration_follows() {
+    let new = |l3: &str, mb: &str| [("l3CacheSchema", l3.to_string()), ("memBwSchema", mb.to_string())];
+    for (before, schemas, expected) in [
+        (
+            json!({}),
+            &new("L3:0=1", "MB:0=5")[..],
+            json!({"l3CacheSchema": "L3:0=1", "memBwSchema": "MB:0=5"}),
+        ),
+        (
+            json!({"l3CacheSchema": "L3:0=f;1=f", "closID": "gold"}),
+            &new("L3:1=3\nMB:0=7", "MB:0=5")[..1],
+            json!({"l3CacheSchema": "L3:0=f;1=3", "closID": "gold"}),
+        ),
+        (
+            json!({"schemata": ["L2:0=f", "L3:0=f;1=f"]}),
+            &new("L3:1=3", "")[..1],
+            json!({"schemata": ["L2:0=f", "L3:0=f;1=3"], "l3CacheSchema": "L3:1=3"}),
+        ),
+    ] {
+        let mut rdt = before.clone();
+        kept(&mut rdt, schemas);
+        assert_eq!(rdt, expected, "{before}");
+    }
+}
+
 /// The members of runc's `events`; what is not there, or cannot be counted now, is left out.
 #[test]
 fn statistics_are_those_of_runc() {

@@ -104,6 +104,7 @@ fn a_class_that_is_there_is_joined() {
         let executed: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
         assert_eq!(place(executed), "/gold");
         assert_eq!(record(t)["intelRdt"], json!({"mount": STAND_IN, "group": class("gold"), "made": []}));
+        t.corten(&["update", "--l3-cache-schema", "L3:0=f", "c1"]).fails("was not made for this container");
 
         let applied: Value = serde_json::from_str(&t.corten(&["state", "--applied", "c1"]).ok()).unwrap();
         let row = json!({"place": "linux.intelRdt", "file": class("gold").join("tasks"), "asked": pid, "applied": pid, "ok": true});
@@ -180,5 +181,70 @@ fn a_killed_create_leaves_a_record_of_its_class() {
         crate::harness::kill_all("sleep");
         t.corten(&["delete", "--force", "c1"]).ok();
         assert!(!class("c1").exists());
+    });
+}
+
+/// A running container with a record of a class of its own: a plain directory, whose file keeps what is written to it.
+fn in_a_directory(t: &Test) -> PathBuf {
+    let bundle = t.bundle(|_| {});
+    t.start(&bundle, "c1");
+    let (mount, edit) = (t.dir.join("resctrl"), |name: &str, change: &dyn Fn(&mut Value)| {
+        let file = t.state().join("c1").join(name);
+        let mut value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(&file, value.to_string()).unwrap();
+    });
+    let group = mount.join("c1");
+    fs::create_dir_all(&group).unwrap();
+    fs::write(group.join("schemata"), "L3:0=f\n").unwrap();
+    edit("state.json", &|record| {
+        record["intelRdt"] = json!({"mount": mount, "group": group, "made": [group]});
+    });
+    edit("config.json", &|config| config["linux"]["intelRdt"] = json!({"schemata": ["L3:0=f"]}));
+    group
+}
+
+fn kept(t: &Test) -> Value {
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(t.state().join("c1/config.json")).unwrap()).unwrap();
+    config["linux"].clone()
+}
+
+/// `update` changes the shares and the limits, both or none, and the kept configuration with them.
+#[test]
+fn shares_are_updated() {
+    isolated_in(View::V2, |t| {
+        let group = in_a_directory(t);
+        let says = || fs::read_to_string(group.join("schemata")).unwrap();
+        let l3 = ["update", "--l3-cache-schema", "L3:0=3"];
+        let shown = t.corten(&[&l3[..], &["--dry-run", "c1"]].concat()).ok();
+        assert_eq!((shown.as_str(), says().as_str()), ("schemata: L3:0=f -> L3:0=3\n", "L3:0=f\n"));
+        assert_eq!(kept(t)["intelRdt"], json!({"schemata": ["L3:0=f"]}));
+        let limits = t.dir.join("limits");
+        for (document, error) in [
+            (json!({"unified": {"cgroup.max.depth": "nonsense"}}), "cgroup.max.depth"),
+            (json!({"unified": {"nonesuch.max": "1"}}), "nonesuch"),
+        ] {
+            fs::write(&limits, document.to_string()).unwrap();
+            t.corten(&[&l3[..], &["--resources", limits.to_str().unwrap(), "c1"]].concat()).fails(error);
+            assert_eq!(says(), "L3:0=f\n", "{document}");
+            assert_eq!(kept(t)["intelRdt"], json!({"schemata": ["L3:0=f"]}));
+        }
+        t.corten(&["update", "--mem-bw-schema", "MB:0=10", "c1"]).fails("this machine has no MB to share");
+        let before = kept(t)["resources"].clone();
+        t.corten(&[&l3[..], &["c1"]].concat()).ok();
+        let expected = json!({"schemata": ["L3:0=3"], "l3CacheSchema": "L3:0=3"});
+        assert_eq!((says().as_str(), &kept(t)["intelRdt"]), ("L3:0=3\n", &expected));
+        assert_eq!(kept(t)["resources"], before);
+        fs::write(&limits, json!({"unified": {"cgroup.max.depth": "2"}}).to_string()).unwrap();
+        let args = ["--l3-cache-schema", "L3:0=1", "--resources", limits.to_str().unwrap(), "c1"];
+        t.corten(&[&["update"][..], &args].concat()).ok();
+        assert_eq!(says(), "L3:0=1\n");
+        assert_eq!(kept(t)["resources"]["unified"]["cgroup.max.depth"], "2");
+        let stats: Value = serde_json::from_str(&t.corten(&["events", "--stats", "c1"]).ok()).unwrap();
+        assert_eq!(stats["data"]["intel_rdt"], json!({"l3_cache_schema": "L3:0=1"}));
+        fs::remove_file(group.join("schemata")).unwrap();
+        t.delete("c1");
+        assert!(!group.exists());
     });
 }

@@ -1,0 +1,91 @@
+//! Other shares for a container that runs: only what differs, and only for a class that was made for it.
+
+use serde_json::{Value, json};
+
+use super::{Line, PLACE, bandwidth_line, cache_lines, schemata, step, write};
+use crate::cgroups::update::Change;
+use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::log;
+use crate::state::ClassRecord;
+use crate::sys::fs;
+
+/// What `update` is to change.
+#[derive(Debug)]
+pub struct Update<'a> {
+    record: &'a ClassRecord,
+    pub changes: Vec<Change>,
+}
+
+impl<'a> Update<'a> {
+    /// `schemas` are the members of the configuration that are to be others.
+    pub fn plan(record: Option<&'a ClassRecord>, schemas: &[(&'static str, String)]) -> Result<Self> {
+        let options = "--l3-cache-schema, --mem-bw-schema";
+        let refuse = |why: String| Err(fail(Kind::Unsupported, format!("{options}: {why}")));
+        let Some(record) = record else { return refuse(format!("the container has no {PLACE}")) };
+        if !record.made.contains(&record.group) {
+            let class = record.group.display();
+            return refuse(format!("the class {class} was not made for this container, and is others' too"));
+        }
+        let (mut problems, mut warnings, mut lines) = (Problems::default(), Vec::new(), Vec::new());
+        for (member, text) in schemas {
+            match *member {
+                "memBwSchema" => lines.extend(bandwidth_line("--mem-bw-schema", text, &mut problems)),
+                _ => lines.extend(cache_lines("--l3-cache-schema", text, &mut problems, &mut warnings)),
+            }
+        }
+        problems.into_result()?;
+        warnings.into_iter().for_each(log::warn);
+        let present = fs::read_text(fs::CWD, &record.group.join("schemata")).context(PLACE)?;
+        let (mut changes, step) = (Vec::new(), step(&record.mount));
+        for Line { place, text } in lines {
+            let name = schemata::name(&text).unwrap_or_default();
+            let Some(before) = schemata::of(&present, name) else {
+                return Err(fail(Kind::Unsupported, format!("{place}: this machine has no {name} to share")));
+            };
+            let none: [&str; 0] = [];
+            if !schemata::holds(&text, &none, &present, step) {
+                changes.push(Change {
+                    file: "schemata".into(),
+                    before: Some(before.into()),
+                    after: text,
+                    place,
+                });
+            }
+        }
+        Ok(Self { record, changes })
+    }
+
+    pub fn apply(&self) -> Result<()> {
+        self.write(|change| Some(&change.after))
+    }
+
+    /// Brings the former shares back, after an error that tells more than what goes wrong here.
+    pub fn undo(&self) {
+        if let Err(e) = self.write(|change| change.before.as_ref()) {
+            log::warn(format!("undoing: {e:#}, ignoring"));
+        }
+    }
+
+    fn write<'b>(&'b self, which: impl Fn(&'b Change) -> Option<&'b String>) -> Result<()> {
+        let line =
+            |change: &'b Change| Some(Line { place: change.place.clone(), text: which(change)?.clone() });
+        let lines: Vec<Line> = self.changes.iter().filter_map(line).collect();
+        if lines.is_empty() { Ok(()) } else { write(&self.record.mount, &self.record.group, &lines) }
+    }
+}
+
+/// The kept configuration's `linux.intelRdt` with the new members. `schemata`, which has the last word, says so too.
+pub fn kept(rdt: &mut Value, schemas: &[(&'static str, String)]) {
+    for (member, text) in schemas {
+        for line in text.lines().filter(|line| *member != "l3CacheSchema" || !line.starts_with("MB:")) {
+            let Some(name) = schemata::name(line) else { continue };
+            let before = rdt[member].as_str().unwrap_or_default();
+            rdt[member] = json!(schemata::merged(before, line));
+            for entry in rdt.get_mut("schemata").and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(text) = entry.as_str().filter(|text| schemata::name(text) == Some(name)) {
+                    *entry = json!(schemata::merged(text, line));
+                }
+            }
+        }
+    }
+}
