@@ -5,6 +5,7 @@ use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
 use super::resources::{Absent, Write};
+use super::systemd::{self, Told, Unit};
 use super::values::{Units, part, present, rises, same};
 use super::{Cgroup, devices, v2};
 use crate::error::{Kind, Result, fail};
@@ -25,9 +26,20 @@ pub struct Change {
 /// What is to be changed, and how.
 #[derive(Debug)]
 pub struct Update {
+    /// What the systemd that keeps the cgroup is told of it.
+    pub told: Option<Told>,
     pub changes: Vec<Change>,
+    /// What the files say that systemd or we may write to.
+    before: Vec<Found>,
     /// The new device filter, where the rules are to be replaced; inside, `None` if every device is allowed.
     pub devices: Option<Option<devices::Filter>>,
+}
+
+/// What a file says, or the part of it that is for one device, in the form in which it can be written again.
+#[derive(Debug)]
+struct Found {
+    file: String,
+    text: String,
 }
 
 /// Pairs of files where the first must never be above what the second allows for: memory that is to be swapped
@@ -179,35 +191,92 @@ fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target
     find(cgroup, write)?.ok_or_else(missing).map(Some)
 }
 
-/// Makes the changes. When one fails, those before it are undone, the last one first.
-pub fn apply(cgroup: &Cgroup, update: &Update) -> Result<()> {
+/// Decides what to change for `wanted` in a cgroup that was asked to be as `former`, and is kept by `unit`'s systemd.
+/// Nothing is changed yet but as [`compare`] says.
+pub fn plan(
+    cgroup: &Cgroup,
+    unit: Option<&Unit>,
+    former: Vec<Write>,
+    (wanted, devices): (Vec<Write>, Option<Option<devices::Filter>>),
+    enable: bool,
+) -> Result<Update> {
+    let changes = compare(cgroup, wanted.clone(), enable)?;
+    let told = unit.map(|unit| systemd::compare(unit, &wanted)).transpose()?.flatten();
+    let found = |applied: Applied| Some(Found { file: applied.write.file, text: applied.found? });
+    let looked = [look(cgroup, former)?, look(cgroup, wanted)?];
+    let before = looked.into_iter().flatten().filter_map(found).collect();
+    Ok(Update { told, changes, before, devices })
+}
+
+/// Makes the changes: all of them, or when one fails, none.
+pub fn apply(cgroup: &Cgroup, update: &mut Update) -> Result<()> {
     let mut done = 0;
-    let result = update.changes.iter().try_for_each(|change| {
-        cgroup.write(&change.file, &change.after).with_context(|| change.place.clone())?;
-        done += 1;
-        Ok(())
-    });
-    // Last: it is one step that does not fail halfway, and cannot be undone without the former rules.
-    let result = result.and_then(|()| match &update.devices {
-        Some(filter) => cgroup.replace_devices(filter.as_ref()).context("devices"),
-        None => Ok(()),
-    });
+    let result = make(cgroup, update, &mut done);
     if result.is_err() {
-        undo(cgroup, &update.changes[..done]);
+        undo(cgroup, update, done);
     }
     result
 }
 
-/// Takes back changes that were made.
-pub fn undo(cgroup: &Cgroup, changes: &[Change]) {
-    for change in changes.iter().rev() {
-        let undone = match &change.before {
-            Some(before) => cgroup.write(&change.file, before),
-            None => Err(anyhow!("{}: {:?} cannot be taken back", change.file, change.after)),
+fn make(cgroup: &Cgroup, update: &mut Update, done: &mut usize) -> Result<()> {
+    if let Some(told) = &mut update.told {
+        // First, for it rounds, and writes to other files too: those are as they were then, and those for us are exact.
+        told.tell()?;
+        let of_us = |found: &Found| {
+            let same =
+                |c: &Change| c.file == found.file && part(&c.file, &c.after) == part(&c.file, &found.text);
+            update.changes.iter().any(same)
         };
-        if let Err(e) = undone {
-            log::warn(format!("undoing: {e:#}, ignoring"));
+        for change in altered(cgroup, update.before.iter().filter(|found| !of_us(found)))? {
+            cgroup.write(&change.file, &change.after)?;
         }
+    }
+    for change in &update.changes {
+        cgroup.write(&change.file, &change.after).with_context(|| change.place.clone())?;
+        *done += 1;
+    }
+    // Last: it is one step that does not fail halfway, and cannot be undone without the former rules.
+    match &update.devices {
+        Some(filter) => cgroup.replace_devices(filter.as_ref()).context("devices"),
+        None => Ok(()),
+    }
+}
+
+/// What brings back the files that no longer say what was found.
+fn altered<'a>(cgroup: &Cgroup, before: impl Iterator<Item = &'a Found>) -> Result<Vec<Change>> {
+    let mut changes: Vec<Change> = Vec::new();
+    for Found { file, text } in before {
+        let now = cgroup.read(file)?.map(|now| present(file, text, &now));
+        // No bytes would be no write.
+        let after = if text.is_empty() { "\n" } else { text };
+        let known = changes.iter().any(|c| c.file == *file && c.after == after);
+        if !known && now.as_ref() != Some(text) {
+            changes.push(Change {
+                file: file.clone(),
+                before: now,
+                after: after.into(),
+                place: String::new(),
+            });
+        }
+    }
+    order(&mut changes);
+    Ok(changes)
+}
+
+/// Takes back what was made: systemd's part and the first `done` changes.
+pub fn undo(cgroup: &Cgroup, update: &mut Update, done: usize) {
+    let warn = |e: anyhow::Error| log::warn(format!("undoing: {e:#}, ignoring"));
+    if let Some(told) = &mut update.told {
+        told.take_back().unwrap_or_else(warn);
+    }
+    for change in update.changes[..done].iter().filter(|change| change.before.is_none()) {
+        warn(anyhow!("{}: {:?} cannot be taken back", change.file, change.after));
+    }
+    match altered(cgroup, update.before.iter()) {
+        Ok(changes) => {
+            changes.iter().for_each(|c| cgroup.write(&c.file, &c.after).unwrap_or_else(warn));
+        }
+        Err(e) => warn(e),
     }
 }
 

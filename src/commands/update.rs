@@ -9,7 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::start::PATIENCE;
-use crate::cgroups::{self, Cgroup, Write, devices};
+use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -39,23 +39,26 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let (_, typed) = config::parse_resources(&effective.to_string())?;
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
-    let update = plan(&cgroup, &typed)?;
-    let changes = cgroups::update::compare(&cgroup, update.0, !args.dry_run)?;
-    let update = cgroups::update::Update { changes, devices: update.1 };
+    let (_, former) = config::parse_resources(&asked.to_string())?;
+    // What was wrong was refused when it was asked for.
+    let before = cgroup.plan(&former, &mut Problems::default());
+    let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref());
+    let planned = plan(&cgroup, &typed)?;
+    let mut update = cgroups::update::plan(&cgroup, unit, before, planned, !args.dry_run)?;
     if args.dry_run {
         return super::print(&shown(&update));
     }
-    let (_, before) = config::parse_resources(&asked.to_string())?;
-    cgroups::update::apply(&cgroup, &update)?;
+    cgroups::update::apply(&cgroup, &mut update)?;
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
         linux["resources"] = merged(asked, effective);
     }
     let saved = serde_json::to_string(&kept).context("JSON").and_then(|text| dir.replace_config(&text));
     if saved.is_err() {
-        cgroups::update::undo(&cgroup, &update.changes);
+        let done = update.changes.len();
+        cgroups::update::undo(&cgroup, &mut update, done);
         if update.devices.is_some() {
-            let rules = before.devices().as_deref().unwrap_or(&[]);
+            let rules = former.devices().as_deref().unwrap_or(&[]);
             cgroup.replace_devices(devices::plan(rules, &mut Problems::default()).as_ref())?;
         }
     }
@@ -169,6 +172,10 @@ fn merged(asked: Value, wanted: Value) -> Value {
 
 fn shown(update: &cgroups::update::Update) -> String {
     let mut out = String::new();
+    for change in update.told.iter().flat_map(|told| &told.changes) {
+        let [before, after] = [&change.before, &change.after].map(systemd::shown);
+        let _ = writeln!(out, "systemd {}: {before} -> {after}", change.name);
+    }
     for change in &update.changes {
         let before = change.before.as_deref().unwrap_or("?");
         // A String takes all that is written to it.
