@@ -10,7 +10,7 @@ use super::values::{Units, part, present, rises, same};
 use super::{Cgroup, devices, v2};
 use crate::error::{Kind, Result, fail};
 use crate::log;
-use crate::sys;
+use crate::sys::{self, fs};
 
 /// A file that will say something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +228,7 @@ fn make(cgroup: &Cgroup, update: &mut Update, done: &mut usize) -> Result<()> {
             update.changes.iter().any(same)
         };
         for change in altered(cgroup, update.before.iter().filter(|found| !of_us(found)))? {
-            cgroup.write(&change.file, &change.after)?;
+            write_back(cgroup, &change)?;
         }
     }
     for change in &update.changes {
@@ -263,6 +263,18 @@ fn altered<'a>(cgroup: &Cgroup, before: impl Iterator<Item = &'a Found>) -> Resu
     Ok(changes)
 }
 
+fn write_back(cgroup: &Cgroup, change: &Change) -> Result<()> {
+    match cgroup.write(&change.file, &change.after) {
+        // Linux 6.12 takes no list of processors or nodes away where processes are inside: all that there are is the same.
+        Err(e) if change.after == "\n" && sys::errno(&e) == Some(Errno::ENOSPC) => {
+            let path = cgroup.record().path;
+            let above = path.parent().unwrap_or(&path).join(format!("{}.effective", change.file));
+            cgroup.write(&change.file, fs::read_text(fs::CWD, &above)?.trim())
+        }
+        result => result,
+    }
+}
+
 /// Takes back what was made: systemd's part and the first `done` changes.
 pub fn undo(cgroup: &Cgroup, update: &mut Update, done: usize) {
     let warn = |e: anyhow::Error| log::warn(format!("undoing: {e:#}, ignoring"));
@@ -274,7 +286,7 @@ pub fn undo(cgroup: &Cgroup, update: &mut Update, done: usize) {
     }
     match altered(cgroup, update.before.iter()) {
         Ok(changes) => {
-            changes.iter().for_each(|c| cgroup.write(&c.file, &c.after).unwrap_or_else(warn));
+            changes.iter().for_each(|change| write_back(cgroup, change).unwrap_or_else(warn));
         }
         Err(e) => warn(e),
     }
