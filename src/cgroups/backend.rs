@@ -179,7 +179,7 @@ impl Cgroup {
     /// Puts a device filter in the place of the present one; `None` allows every device.
     pub fn replace_devices(&self, filter: Option<&devices::Filter>) -> Result<()> {
         match self {
-            Self::V2(cgroup) => Ok(v2::replace_device_program(cgroup.dir(), filter, false)?),
+            Self::V2(cgroup) => Ok(v2::replace_device_program(cgroup.dir(), filter, v2::Replaced::Ours)?),
             Self::V1(cgroup) => cgroup.replace_devices(filter),
         }
     }

@@ -6,6 +6,7 @@
 //! device filter is ours alone: systemd's rules know no order, and it leaves a program that it did not attach alone.
 
 mod properties;
+mod told;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -19,6 +20,7 @@ use super::{Host, Request, Write};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::sys::{self, socket::Address, task};
 pub use properties::{ANNOTATION, Property, of_writes};
+pub use told::{Told, compare, shown};
 
 /// The longest name that systemd gives a unit.
 const NAME_MAX: usize = 255;
@@ -243,7 +245,7 @@ fn list(properties: impl IntoIterator<Item = Property>) -> Value {
 /// Has systemd make the unit, with the process inside where it is a scope.
 pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     let unit = &scope.unit;
-    let mut properties = scope.properties.clone();
+    let mut properties = supported(bus, scope.properties.clone())?;
     if !unit.is_slice() {
         properties.push(("PIDs".into(), Value::Array("u".into(), vec![Value::U32(pid as u32)])));
     }
@@ -313,15 +315,25 @@ pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
     attached.map(drop).map_err(|e| e.context(unit.name.clone()))
 }
 
-/// Tells systemd of limits that are changed, so that it does not undo them. They last as long as the unit.
-pub fn set_properties(unit: &Unit, writes: &[Write]) -> Result<()> {
-    let properties = of_writes(writes);
-    if properties.is_empty() {
-        return Ok(());
+/// The first version of systemd that knows idle groups, and undoes them where it was not told.
+const KNOWS_IDLE: u32 = 252;
+
+/// Leaves out what this systemd has no word for.
+fn supported(bus: &mut Bus, mut properties: Vec<Property>) -> Result<Vec<Property>> {
+    if properties.contains(&properties::idle()) {
+        let call = manager("", &[]);
+        let version = told::get(bus, call.path, call.interface, "Version")?;
+        if version.text().and_then(number_of_version).is_some_and(|n| n < KNOWS_IDLE) {
+            properties.retain(|property| *property != properties::idle());
+        }
     }
-    let body = [Value::str(&unit.name), Value::Bool(true), list(properties)];
-    let set = connect(unit)?.call(&manager("SetUnitProperties", &body));
-    set.map(drop).map_err(|e| e.context(unit.name.clone()))
+    Ok(properties)
+}
+
+/// The number in `257.9-1~deb13u1` or `v252`.
+fn number_of_version(version: &str) -> Option<u32> {
+    let digits = version.trim_start_matches('v');
+    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]

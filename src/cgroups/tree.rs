@@ -236,6 +236,12 @@ impl Cgroup {
 /// Removes a cgroup if nothing runs in it and none is below it; true if it is gone.
 #[must_use]
 pub(super) fn remove_empty(path: &Path) -> bool {
+    // In some versions since Linux 7.0 rmdir(2) waits, and cannot be interrupted, for those that end. The first one of a pid
+    // namespace ends only when those that were put there from outside are reaped, perhaps by who waits for us.
+    let events = fs::read_text(fs::CWD, &path.join("cgroup.events"));
+    if events.is_ok_and(|text| text.lines().any(|line| line == "populated 1")) {
+        return false;
+    }
     match fs::unlinkat(fs::CWD, path, true) {
         Ok(()) => true,
         Err(e) => e.errno == Errno::ENOENT,

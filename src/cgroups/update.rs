@@ -5,11 +5,12 @@ use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
 use super::resources::{Absent, Write};
+use super::systemd::{self, Told, Unit};
 use super::values::{Units, part, present, rises, same};
 use super::{Cgroup, devices, v1, v2};
 use crate::error::{Kind, Result, fail};
 use crate::log;
-use crate::sys;
+use crate::sys::{self, fs};
 
 /// A file that will say something else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,11 @@ pub struct Change {
 /// What is to be changed, and how.
 #[derive(Debug)]
 pub struct Update {
+    /// What the systemd that keeps the cgroup is told of it.
+    pub told: Option<Told>,
     pub changes: Vec<Change>,
+    /// What the files say that systemd may write to as well.
+    before: Vec<Found>,
     /// Where the device rules are to be replaced.
     pub devices: Option<Rules>,
 }
@@ -47,11 +52,16 @@ impl Rules {
         applied
     }
 
-    pub fn undo(&self, cgroup: &Cgroup) {
-        if let Err(e) = cgroup.replace_devices(self.before.as_ref()) {
-            warn(&e);
-        }
+    fn undo(&self, cgroup: &Cgroup) {
+        cgroup.replace_devices(self.before.as_ref()).unwrap_or_else(warn);
     }
+}
+
+/// What a file says, or the part of it that is for one device, in the form in which it can be written again.
+#[derive(Debug)]
+struct Found {
+    file: String,
+    text: String,
 }
 
 /// Pairs of files where the first must never be above what the second allows for: memory that is to be swapped
@@ -213,18 +223,53 @@ fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target
     find(cgroup, write)?.ok_or_else(missing).map(Some)
 }
 
-/// Makes the changes. When one fails, those before it are undone, the last one first.
-pub fn apply(cgroup: &Cgroup, update: &Update) -> Result<()> {
+/// Decides what to change for `wanted` in a cgroup that may be kept by a unit's systemd, and then was asked to be as the
+/// writes beside it. Nothing is changed yet but as [`compare`] says.
+pub fn plan(
+    cgroup: &Cgroup,
+    unit: Option<(&Unit, Vec<Write>)>,
+    wanted: Vec<Write>,
+    devices: Option<Rules>,
+    enable: bool,
+) -> Result<Update> {
+    let changes = compare(cgroup, wanted.clone(), enable)?;
+    let mut update = Update { told: None, changes, before: Vec::new(), devices };
+    if let Some((unit, former)) = unit {
+        let found = |applied: Applied| Some(Found { file: applied.write.file, text: applied.found? });
+        update.told = systemd::compare(unit, &wanted)?;
+        let looked = [look(cgroup, former)?, look(cgroup, wanted)?];
+        update.before = looked.into_iter().flatten().filter_map(found).collect();
+    }
+    Ok(update)
+}
+
+/// Makes the changes: all of them, or when one fails, none.
+pub fn apply(cgroup: &Cgroup, update: &mut Update) -> Result<()> {
     let mut done = Vec::new();
-    let written = write_all(cgroup, &update.changes, &mut done);
-    let result = written.and_then(|()| match &update.devices {
-        Some(rules) => rules.apply(cgroup),
+    let told = match &mut update.told {
+        Some(told) => tell(cgroup, told, &update.changes, &update.before),
         None => Ok(()),
-    });
+    };
+    let written = told.and_then(|()| write_all(cgroup, &update.changes, &mut done));
+    let result = written.and_then(|()| update.devices.as_ref().map_or(Ok(()), |rules| rules.apply(cgroup)));
     if result.is_err() {
-        undo(cgroup, done);
+        take_back(cgroup, update.told.as_mut(), done, &update.before);
     }
     result
+}
+
+/// Tells systemd. First, for it rounds, and writes to other files too: those are then put back, and what is ours to
+/// write is written exactly.
+fn tell(cgroup: &Cgroup, told: &mut Told, changes: &[Change], before: &[Found]) -> Result<()> {
+    told.tell()?;
+    let of_us = |found: &Found| {
+        let same = |c: &Change| c.file == found.file && part(&c.file, &c.after) == part(&c.file, &found.text);
+        // The kernel forgets the weight of an idle group, and takes none.
+        let idle = |c: &Change| c.file == "cpu.idle" && c.after == "1" && found.file == "cpu.weight";
+        changes.iter().any(|c| same(c) || idle(c))
+    };
+    let altered = altered(cgroup, before.iter().filter(|found| !of_us(found)))?;
+    altered.iter().try_for_each(|change| write_back(cgroup, &change.file, &change.after))
 }
 
 /// Makes the changes, and keeps those made. One may stand against another that is yet to come, as v1's period against
@@ -254,27 +299,73 @@ fn check_kept(cgroup: &Cgroup, change: &Change) -> Result<()> {
     Ok(())
 }
 
-/// Takes back changes that were made, in this order.
-pub fn undo<'a>(
+/// What brings back the files that no longer say what was found.
+fn altered<'a>(cgroup: &Cgroup, before: impl Iterator<Item = &'a Found>) -> Result<Vec<Change>> {
+    let mut changes: Vec<Change> = Vec::new();
+    for Found { file, text } in before {
+        let now = cgroup.read(file)?.map(|now| present(file, text, &now));
+        let known = changes.iter().any(|c| c.file == *file && c.after == *text);
+        if !known && now.as_ref() != Some(text) {
+            changes.push(Change {
+                file: file.clone(),
+                before: now,
+                after: text.clone(),
+                place: String::new(),
+            });
+        }
+    }
+    order(&mut changes);
+    Ok(changes)
+}
+
+/// Writes what a file has said.
+fn write_back(cgroup: &Cgroup, file: &str, text: &str) -> Result<()> {
+    // No bytes would be no write.
+    let written = cgroup.write(file, if text.is_empty() { "\n" } else { text });
+    match (written, cgroup) {
+        // Linux 6.12 takes no list of processors or nodes away where processes are inside: all that there are is the same.
+        (Err(e), Cgroup::V2(v2)) if text.is_empty() && sys::errno(&e) == Some(Errno::ENOSPC) => {
+            let above = v2.path.parent().unwrap_or(&v2.path).join(format!("{file}.effective"));
+            cgroup.write(file, fs::read_text(fs::CWD, &above)?.trim())
+        }
+        (result, _) => result,
+    }
+}
+
+/// Takes back all that [`apply`] has made.
+pub fn undo(cgroup: &Cgroup, update: &mut Update) {
+    take_back(cgroup, update.told.as_mut(), &update.changes, &update.before);
+    update.devices.iter().for_each(|rules| rules.undo(cgroup));
+}
+
+/// Takes back what systemd was told, and changes that were made in this order.
+fn take_back<'a>(
     cgroup: &Cgroup,
+    told: Option<&mut Told>,
     changes: impl IntoIterator<Item = &'a Change, IntoIter: DoubleEndedIterator>,
+    before: &[Found],
 ) {
+    let by_systemd = told.map(|told| told.take_back().unwrap_or_else(warn)).is_some();
     let undo = |change: &Change| match &change.before {
-        Some(before) => cgroup.write(&change.file, before),
+        Some(before) => write_back(cgroup, &change.file, before),
         None => Err(anyhow!("{}: {:?} cannot be taken back", change.file, change.after)),
     };
     let mut again = Vec::new();
     for change in changes.into_iter().rev() {
         match undo(change) {
             Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => again.push(change),
-            Err(e) => warn(&e),
-            Ok(()) => {}
+            undone => undone.unwrap_or_else(warn),
         }
     }
-    again.into_iter().filter_map(|change| undo(change).err()).for_each(|e| warn(&e));
+    again.into_iter().for_each(|change| undo(change).unwrap_or_else(warn));
+    if by_systemd {
+        let restore = |change: &Change| write_back(cgroup, &change.file, &change.after);
+        let restored = altered(cgroup, before.iter());
+        restored.map_or_else(warn, |changes| changes.iter().for_each(|c| restore(c).unwrap_or_else(warn)));
+    }
 }
 
-fn warn(error: &anyhow::Error) {
+fn warn(error: anyhow::Error) {
     log::warn(format!("undoing: {error:#}, ignoring"));
 }
 

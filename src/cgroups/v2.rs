@@ -364,7 +364,8 @@ pub(super) fn host_swaps() -> bool {
 /// Attaches the device filter, in the place of those of an earlier user of the cgroup.
 fn apply_devices(dir: BorrowedFd, plan: &Plan, fresh: bool, warnings: &mut Vec<String>) -> Result<()> {
     let place = "linux.resources.devices";
-    match replace_device_program(dir, plan.devices.as_ref(), fresh) {
+    let old = if fresh { Replaced::None } else { Replaced::All };
+    match replace_device_program(dir, plan.devices.as_ref(), old) {
         Err(e) if e.errno == Errno::EPERM && plan.rootless => match &plan.devices {
             Some(filter) if !filter.only_allows() => Err(anyhow!(e).context(place)),
             _ => {
@@ -376,18 +377,35 @@ fn apply_devices(dir: BorrowedFd, plan: &Plan, fresh: bool, warnings: &mut Vec<S
     }
 }
 
-/// Puts one program in the place of all that are attached. With at most one attached, as is the rule, no
+/// The name that tells our programs from others'.
+const PROGRAM: [u8; 16] = *b"corten_devices\0\0";
+
+/// Whose device programs a new one takes the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The cgroup is new: there are none but the maker's.
+    None,
+    /// Those of ours. Others', such as systemd's, hold beside it.
+    Ours,
+    /// All, as an earlier user of the cgroup may have left them.
+    All,
+}
+
+/// Puts one program in the place of those that are attached. With at most one of them, as is the rule, no
 /// moment passes in which none or both hold; `None` takes the filter away.
 pub fn replace_device_program(
     dir: BorrowedFd,
     filter: Option<&devices::Filter>,
-    fresh: bool,
+    replaced: Replaced,
 ) -> sys::Result<()> {
-    let old = if fresh { Vec::new() } else { bpf::device_programs(dir)? };
-    let old = old.into_iter().map(bpf::program_by_id).collect::<sys::Result<Vec<OwnedFd>>>()?;
+    let old = match replaced {
+        Replaced::None => Vec::new(),
+        Replaced::Ours => attached(dir, |program| program.name == PROGRAM)?,
+        Replaced::All => attached(dir, |_| true)?,
+    };
     let mut leftover = &old[..];
     if let Some(filter) = filter {
-        let program = bpf::load_device_program(&filter.compile(), b"corten_devices\0\0")?;
+        let program = bpf::load_device_program(&filter.compile(), &PROGRAM)?;
         let place = match &old[..] {
             [one] => {
                 leftover = &[];
@@ -415,13 +433,25 @@ pub(super) fn device_rules(dir: BorrowedFd, filter: Option<&devices::Filter>) ->
     devices::DeviceRules { file: "bpf(PROG_QUERY)", applied, same, ..none }
 }
 
+/// The device programs of a cgroup that are wanted.
+fn attached(dir: BorrowedFd, wanted: impl Fn(bpf::Program) -> bool) -> sys::Result<Vec<OwnedFd>> {
+    let mut programs = Vec::new();
+    for id in bpf::device_programs(dir)? {
+        let program = bpf::program_by_id(id)?;
+        if wanted(bpf::program_info(program.as_fd())?) {
+            programs.push(program);
+        }
+    }
+    Ok(programs)
+}
+
 /// How many device programs are attached, and whether they are what the filter comes to: one program, this one, or none
 /// where every device is allowed.
 fn device_program_is(dir: BorrowedFd, filter: Option<&devices::Filter>) -> sys::Result<(usize, bool)> {
     let attached = bpf::device_programs(dir)?;
     let Some(filter) = filter else { return Ok((attached.len(), attached.is_empty())) };
     let [id] = attached[..] else { return Ok((attached.len(), false)) };
-    let wanted = bpf::load_device_program(&filter.compile(), b"corten_devices\0\0")?;
-    let same = bpf::program_tag(bpf::program_by_id(id)?.as_fd())? == bpf::program_tag(wanted.as_fd())?;
-    Ok((1, same))
+    let wanted = bpf::load_device_program(&filter.compile(), &PROGRAM)?;
+    let tag = |program: &OwnedFd| bpf::program_info(program.as_fd()).map(|program| program.tag);
+    Ok((1, tag(&bpf::program_by_id(id)?)? == tag(&wanted)?))
 }

@@ -9,7 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::start::PATIENCE;
-use crate::cgroups::{self, Cgroup, Write, devices};
+use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -36,13 +36,14 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let only_shares = shares.is_some() && wanted == json!({});
     let effective = complete(wanted, &asked);
     let (_, before) = config::parse_resources(&asked.to_string())?;
-    let limits = if only_shares { None } else { Some(limits(&record, &effective, &before, args.dry_run)?) };
+    let mut limits =
+        if only_shares { None } else { Some(limits(&record, &effective, &before, args.dry_run)?) };
     if args.dry_run {
         return super::print(&shown(shares.as_ref(), limits.as_ref())?);
     }
     let undo_shares = || shares.iter().for_each(intel_rdt::Update::undo);
     shares.iter().try_for_each(intel_rdt::Update::apply)?;
-    if let Some((cgroup, update)) = &limits {
+    if let Some((cgroup, update)) = &mut limits {
         cgroups::update::apply(cgroup, update).inspect_err(|_| undo_shares())?;
     }
     if let Some(top) = kept.as_object_mut() {
@@ -55,9 +56,8 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let saved = serde_json::to_string(&kept).context("JSON").and_then(|text| dir.replace_config(&text));
     if saved.is_err() {
         undo_shares();
-        if let Some((cgroup, update)) = &limits {
-            cgroups::update::undo(cgroup, &update.changes);
-            update.devices.iter().for_each(|rules| rules.undo(cgroup));
+        if let Some((cgroup, update)) = &mut limits {
+            cgroups::update::undo(cgroup, update);
         }
     }
     saved
@@ -74,11 +74,14 @@ fn limits(
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(record)?.ok_or_else(without)?;
     let (writes, devices) = plan(&cgroup, &typed)?;
-    let changes = cgroups::update::compare(&cgroup, writes, !dry_run)?;
+    // What was wrong was refused when it was asked for.
+    let former = || cgroup.plan(before, &mut Problems::default());
+    let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref()).map(|unit| (unit, former()));
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Problems::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
-    Ok((cgroup, cgroups::update::Update { changes, devices }))
+    let update = cgroups::update::plan(&cgroup, unit, writes, devices, !dry_run)?;
+    Ok((cgroup, update))
 }
 
 /// The document that says what is wanted. As in runc and crun, a file speaks alone.
@@ -191,6 +194,10 @@ fn shown(
     limits: Option<&(Cgroup, cgroups::update::Update)>,
 ) -> Result<String> {
     let mut out = String::new();
+    for change in limits.iter().flat_map(|(_, update)| &update.told).flat_map(|told| &told.changes) {
+        let [before, after] = [&change.before, &change.after].map(systemd::shown);
+        let _ = writeln!(out, "systemd {}: {before} -> {after}", change.name);
+    }
     let changes = limits.iter().flat_map(|(_, update)| &update.changes);
     for change in shares.iter().flat_map(|update| &update.changes).chain(changes) {
         let before = change.before.as_deref().unwrap_or("?");

@@ -66,6 +66,10 @@ fn late() -> anyhow::Error {
     fail(Kind::Os, "processes of the container do not end (hint: try again later)")
 }
 
+/// Since Linux 7.0 such a process is in its cgroup until then.
+const UNREAPED: &str = "the container's first process waits until processes that were put beside it are reaped \
+                        (hint: the caller of exec --detach does that)";
+
 /// Kills all in a cgroup and waits for its end.
 fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<()> {
     if !cgroup.populated()? {
@@ -75,7 +79,10 @@ fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<
     if cgroup.wait_empty(deadline)? {
         return Ok(());
     }
-    Err(late()).with_context(|| record.shown().to_string())
+    // The kernel lists none that is ending.
+    let ending = cgroup.pids().is_ok_and(|pids| pids.is_empty());
+    let error = if ending { fail(Kind::Os, UNREAPED) } else { late() };
+    Err(error).with_context(|| record.shown().to_string())
 }
 
 /// Kills the container's first process and waits for its end.

@@ -175,10 +175,24 @@ struct ProgramInfo {
     typ: u32,
     id: u32,
     tag: [u8; 8],
+    lengths: [u32; 2],
+    code: [u64; 2],
+    load_time: u64,
+    created_by_uid: u32,
+    map_count: u32,
+    maps: u64,
+    name: [u8; 16],
 }
 
-/// The kernel's digest of a program's instructions: the same for the same program.
-pub fn program_tag(program: BorrowedFd) -> Result<[u8; 8]> {
+/// What the kernel tells of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its digest of the instructions: the same for the same program.
+    pub tag: [u8; 8],
+    pub name: [u8; 16],
+}
+
+pub fn program_info(program: BorrowedFd) -> Result<Program> {
     let mut info = ProgramInfo::default();
     let mut attr = InfoByFd {
         bpf_fd: program.as_raw_fd() as u32,
@@ -186,5 +200,5 @@ pub fn program_tag(program: BorrowedFd) -> Result<[u8; 8]> {
         info: (&raw mut info) as u64,
     };
     check(bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr), || "bpf(OBJ_GET_INFO_BY_FD)".into())?;
-    Ok(info.tag)
+    Ok(Program { tag: info.tag, name: info.name })
 }

@@ -458,3 +458,19 @@ fn detached() {
         t.delete("c1");
     });
 }
+
+/// Where nobody reaps a detached process meanwhile, `delete` either does without (before Linux 7.0 its cgroup is empty then) or
+/// says what it waits for, and can be called again.
+#[test]
+fn detached_and_not_reaped() {
+    isolated(|t| {
+        start(t, |_| {});
+        t.corten(&["exec", "--detach", "c1", "/bin/sleep", "1001"]).ok();
+        // The harness would reap.
+        let delete = t.command(&["delete", "--force", "c1"]).output().unwrap();
+        let said = String::from_utf8_lossy(&delete.stderr);
+        assert!(delete.status.success() && said.is_empty() || said.contains("are reaped (hint:"), "{said}");
+        crate::harness::reap();
+        t.delete("c1");
+    });
+}

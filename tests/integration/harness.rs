@@ -283,8 +283,12 @@ pub fn poll(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
 /// Waits for a child; at the deadline kills it and returns None.
 fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let mut status = None;
+    let begun = Instant::now();
     poll(limit, || {
         status = child.try_wait().unwrap();
+        if status.is_none() && begun.elapsed() > Duration::from_secs(1) {
+            reap_containers();
+        }
         status.is_some()
     });
     if status.is_none() {
@@ -292,6 +296,21 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
         let _ = child.wait();
     }
     status
+}
+
+/// Reaps what came to us out of containers, as an engine does at any time: since Linux 7.0 a cgroup stays as long as the
+/// first process of a pid namespace waits for such a one. Only what is in a pid namespace below ours: nobody waits for it.
+fn reap_containers() {
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        let below = field("NSpid:").split_whitespace().count() > 1;
+        let ours = field("PPid:").trim() == std::process::id().to_string();
+        if below && ours && field("State:").trim().starts_with('Z') {
+            let pid = entry.file_name().to_string_lossy().parse().unwrap();
+            let _ = waitpid(nix::unistd::Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        }
+    }
 }
 
 /// All directories below `dir`, parents first.

@@ -114,6 +114,178 @@ fn a_scope_has_the_limits_and_keeps_them() {
     });
 }
 
+/// `update` with a document.
+fn update(t: &Test, id: &str, document: &Value, more: &[&str]) -> Output {
+    let file = t.dir.join("my-resources");
+    fs::write(&file, document.to_string()).unwrap();
+    let file = format!("--resources={}", file.display());
+    t.corten(&[&["update", &file], more, &[id]].concat())
+}
+
+/// A container that runs in a scope, and the scope's name and cgroup.
+fn limited(t: &Test, name: &str, edit: impl FnOnce(&mut Value)) -> (String, PathBuf) {
+    let unit = unit(name);
+    let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+    let bundle = t.bundle(|c| {
+        c["linux"]["cgroupsPath"] = path("", name);
+        edit(c);
+    });
+    create(t, &bundle, name).ok();
+    t.corten(&["start", name]).ok();
+    (unit, cgroup)
+}
+
+/// What an update sets, systemd knows too, and so does not undo: not when it is reloaded, nor when it is told another
+/// limit of the same controller, which makes it write all that it knows of that controller.
+#[test]
+fn an_update_outlasts_a_reload() {
+    with_systemd("an_update_outlasts_a_reload", |t| {
+        let (unit, cgroup) = limited(t, "update", |c| {
+            c["linux"]["resources"] = json!({
+                "memory": {"limit": 67_108_864},
+                "cpu": {"shares": 512, "quota": 33_333, "period": 100_000, "burst": 1000},
+                "pids": {"limit": 20},
+                "unified": {"memory.high": "50331648"},
+            });
+        });
+        let files =
+            ["memory.max", "memory.high", "pids.max", "cpuset.cpus", "cpu.weight", "cpu.max", "cpu.idle"];
+        let told = ["MemoryMax", "MemoryHigh", "TasksMax", "AllowedCPUs", "CPUWeight", "CPUQuotaPerSecUSec"];
+        let properties = || told.map(|name| property(&unit, name));
+        let document = json!({
+            "memory": {"limit": 134_217_728},
+            "cpu": {"shares": 2048, "cpus": "0"},
+            "pids": {"limit": 33},
+        });
+        let shown = update(t, "update", &document, &["--dry-run"]).ok();
+        for line in
+            ["systemd MemoryMax: 67108864 -> 134217728", "systemd AllowedCPUs:  -> 0", "pids.max: 20 -> 33"]
+        {
+            assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+        }
+        assert_eq!(property(&unit, "TasksMax"), "20");
+        update(t, "update", &document, &[]).ok();
+        let limits = ["134217728", "50331648", "33", "0", "174", "33333 100000", "0"];
+        assert_eq!(values(&cgroup, &files), limits);
+        assert_eq!(properties(), ["134217728", "50331648", "33", "0", "174", "340ms"]);
+        systemctl(&["daemon-reload"]);
+        assert_eq!(values(&cgroup, &files), limits);
+        systemctl(&["set-property", "--runtime", &unit, "MemoryLow=4096", "TasksMax=34"]);
+        assert_eq!(values(&cgroup, &files[..2]), limits[..2]);
+        assert_eq!(
+            t.exec("update", "grep Cpus_allowed_list /proc/self/status").ok(),
+            "Cpus_allowed_list:\t0\n"
+        );
+        // An idle group's limits are one word with the weight.
+        update(t, "update", &json!({"cpu": {"idle": 1}}), &[]).ok();
+        assert_eq!(property(&unit, "CPUWeight"), "idle");
+        systemctl(&["daemon-reload"]);
+        systemctl(&["set-property", "--runtime", &unit, "CPUQuota=50%"]);
+        assert_eq!(values(&cgroup, &["cpu.idle", "cpu.max"]), ["1", "50000 100000"]);
+        update(t, "update", &json!({"cpu": {"idle": 0}}), &[]).ok();
+        assert_eq!(
+            (property(&unit, "CPUWeight"), values(&cgroup, &["cpu.weight"])),
+            ("174".into(), vec!["174".into()])
+        );
+        t.delete("update");
+        assert!(gone(&unit, &cgroup));
+    });
+}
+
+/// What the kernel refuses, systemd is told to forget again.
+#[test]
+fn a_failed_update_is_untold() {
+    with_systemd("a_failed_update_is_untold", |t| {
+        let (unit, cgroup) = limited(t, "untold", |c| {
+            c["linux"]["resources"] = json!({
+                "memory": {"limit": 67_108_864},
+                "cpu": {"shares": 512, "quota": 33_333, "period": 100_000},
+            });
+        });
+        let files = [
+            "memory.max",
+            "cpu.weight",
+            "cpu.max",
+            "cpu.max.burst",
+            "cpuset.cpus.effective",
+            "cpu.idle",
+            "cgroup.max.depth",
+        ];
+        let told = ["MemoryMax", "CPUWeight", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "AllowedCPUs"];
+        let now = || (values(&cgroup, &files), told.map(|name| property(&unit, name)));
+        let before = now();
+        assert_eq!(before.0[..3], ["67108864", "59", "33333 100000"]);
+        let limits = json!({
+            "memory": {"limit": 33_554_432},
+            "cpu": {"shares": 2048, "quota": 70_000, "burst": 5000, "cpus": "0"},
+            "unified": {"cgroup.max.depth": "7"},
+        });
+        for (pointer, value, place) in [
+            (
+                "/unified",
+                json!({"cgroup.max.depth": "7", "cgroup.pressure": "bogus"}),
+                "unified[\"cgroup.pressure\"]",
+            ),
+            ("/cpu", json!({"cpus": "4000"}), "cpu.cpus"),
+            ("/cpu", json!({"idle": 1, "cpus": "4000"}), "cpu.cpus"),
+        ] {
+            let mut document = limits.clone();
+            *document.pointer_mut(pointer).unwrap() = value;
+            update(t, "untold", &document, &[]).fails(place);
+            assert_eq!(now(), before, "{place}");
+            systemctl(&["daemon-reload"]);
+            assert_eq!(now(), before, "{place}, reloaded");
+        }
+        t.delete("untold");
+        assert!(gone(&unit, &cgroup));
+    });
+}
+
+/// The access to devices is what config.json says, no more and no less, whatever makes systemd go through its units; and
+/// what systemd is asked for by others holds besides.
+#[test]
+fn device_rules_stand_beside_systemd() {
+    with_systemd("device_rules_stand_beside_systemd", |t| {
+        // Two that anyone may open, and that no runtime allows by default.
+        for module in ["fuse", "tun"] {
+            assert!(Command::new("modprobe").arg(module).status().unwrap().success(), "{module}");
+        }
+        let node = |name: &str, minor: u32| json!({"path": format!("/dev/{name}"), "type": "c", "major": 10, "minor": minor, "fileMode": 438});
+        let rule = |allow: bool, minor: u32, access: &str| json!({"allow": allow, "type": "c", "major": 10, "minor": minor, "access": access});
+        let deny = || json!({"allow": false, "access": "rwm"});
+        let script = "cd /dev; for f in fuse tun zero; do (: <$f) 2>/dev/null && echo $f r; \
+                      (: >>$f) 2>/dev/null && echo $f w; done; true";
+        let access = || t.exec("dev", script).ok().lines().collect::<Vec<_>>().join(",");
+        let (unit, cgroup) = limited(t, "dev", |c| {
+            c["linux"]["devices"] = json!([node("fuse", 229), node("tun", 200)]);
+            c["linux"]["resources"] = json!({
+                "devices": [deny(), rule(true, 229, "r"), rule(true, 200, "rwm"), rule(false, 200, "w")],
+            });
+        });
+        let shaken = |expected: &str| {
+            assert_eq!(access(), expected);
+            systemctl(&["daemon-reload"]);
+            assert_eq!(access(), expected, "reloaded");
+            systemctl(&["set-property", "--runtime", &unit, "MemoryLow=4096", "IOWeight=50"]);
+            assert_eq!(access(), expected, "with another property");
+            systemctl(&["daemon-reload"]);
+            assert_eq!(access(), expected, "reloaded again");
+        };
+        shaken("fuse r,tun r,zero r,zero w");
+        update(t, "dev", &json!({"devices": [deny(), rule(true, 229, "w")]}), &[]).ok();
+        shaken("fuse w,zero r,zero w");
+        update(t, "dev", &json!({"devices": [{"allow": true, "access": "rwm"}]}), &[]).ok();
+        shaken("fuse r,fuse w,tun r,tun w,zero r,zero w");
+        // The administrator's word is a program of systemd's, which an update leaves in its place.
+        systemctl(&["set-property", "--runtime", &unit, "DeviceAllow=/dev/net/tun rw"]);
+        shaken("tun r,tun w,zero r,zero w");
+        update(t, "dev", &json!({"devices": [deny(), rule(true, 229, "r"), rule(true, 200, "r")]}), &[]).ok();
+        shaken("tun r,zero r,zero w");
+        t.delete("dev");
+        assert!(gone(&unit, &cgroup));
+    });
+}
+
 /// A nested slice is a path of slices; `run` takes its unit away; a unit whose name is a slice's is one.
 #[test]
 fn slices_are_nested() {
@@ -279,6 +451,12 @@ fn a_user_has_scopes_too() {
             assert_eq!(values(&cgroup, &["memory.max", "pids.max"]), ["67108864", "20"], "{bus}");
             call(&["start", "rootless"]).ok();
             assert_eq!(call(&["exec", "rootless", "cat", "/proc/self/cgroup"]).ok(), "0::/\n", "{bus}");
+            call(&["update", "--pids-limit", "21", "--memory", "134217728", "rootless"]).ok();
+            let mut reload = Command::new("setpriv");
+            reload.args(["--reuid", "1000", "--regid", "1000", "--init-groups", "systemctl", "--user"]);
+            let reload = reload.arg("daemon-reload").env("XDG_RUNTIME_DIR", "/run/user/1000");
+            assert!(reload.status().unwrap().success());
+            assert_eq!(values(&cgroup, &["memory.max", "pids.max"]), ["134217728", "21"], "{bus}");
             call(&["delete", "--force", "rootless"]).ok();
             assert!(!cgroup.exists(), "{bus}");
         }

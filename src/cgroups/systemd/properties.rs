@@ -27,13 +27,27 @@ const NUMBERS: &[(&str, &str)] = &[
 /// systemd's word for no limit.
 const INFINITY: u64 = u64::MAX;
 
+/// The word for a group that only gets what nobody else wants: a weight of none.
+pub(super) fn idle() -> Property {
+    ("CPUWeight".into(), Value::U64(0))
+}
+
 /// The properties for those of `writes` that systemd has a word for. Of two for the same, the later holds.
 #[must_use]
 pub fn of_writes(writes: &[Write]) -> Vec<Property> {
     let mut properties: Vec<Property> = Vec::new();
-    for (name, value) in writes.iter().flat_map(of_write) {
-        properties.retain(|(known, _)| known != name);
-        properties.push((name.into(), value));
+    let mut add = |(name, value): Property| {
+        properties.retain(|(known, _)| *known != name);
+        properties.push((name, value));
+    };
+    writes.iter().flat_map(of_write).for_each(|(name, value)| add((name.into(), value)));
+    // To systemd it is one thing with the weight, which the kernel does not take while a group is idle.
+    match writes.iter().rfind(|write| write.file == "cpu.idle").map(|write| write.value.as_str()) {
+        Some("1") => add(idle()),
+        Some(_) if !writes.iter().any(|write| write.file == "cpu.weight") => {
+            add(("CPUWeight".into(), Value::U64(INFINITY)));
+        }
+        _ => {}
     }
     properties
 }
@@ -384,6 +398,14 @@ mod tests {
         let instead = Absent::Instead { file: "io.weight", value: "4950".into() };
         let bfq = Write { absent: instead, ..write("io.bfq.weight", "500") };
         assert_eq!(of_writes(&[bfq]), [("IOWeight".into(), n(4950))]);
+        let weight = |writes: &[(&str, &str)]| {
+            let writes: Vec<Write> = writes.iter().map(|(file, value)| write(file, value)).collect();
+            of_writes(&writes).into_iter().map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(weight(&[("cpu.weight", "59"), ("cpu.idle", "1")]), [n(0)]);
+        assert_eq!(weight(&[("cpu.idle", "1"), ("cpu.weight", "59")]), [n(0)]);
+        assert_eq!(weight(&[("cpu.weight", "59"), ("cpu.idle", "0")]), [n(59)]);
+        assert_eq!(weight(&[("cpu.idle", "0")]), [n(u64::MAX)]);
         let twice = [write("pids.max", "5"), write("memory.max", "7"), write("pids.max", "6")];
         assert_eq!(of_writes(&twice), [("MemoryMax".into(), n(7)), ("TasksMax".into(), n(6))]);
     }

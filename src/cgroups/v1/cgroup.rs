@@ -137,7 +137,9 @@ impl Cgroup {
     pub(in crate::cgroups) fn replace_devices(&self, filter: Option<&Filter>) -> Result<()> {
         let Some(holder) = self.holder("devices.allow")? else {
             let unified = self.unified.as_ref().map(v2::Cgroup::dir);
-            return Ok(unified.map_or(Ok(()), |dir| v2::replace_device_program(dir, filter, false))?);
+            return Ok(
+                unified.map_or(Ok(()), |dir| v2::replace_device_program(dir, filter, v2::Replaced::Ours))?
+            );
         };
         let writes = device_writes(filter)?;
         let now = List::parse(&holder.read("devices.list")?.unwrap_or_default());
