@@ -28,6 +28,7 @@
 mod harness;
 
 mod descriptors;
+mod races;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
