@@ -29,6 +29,7 @@ mod harness;
 
 mod descriptors;
 mod races;
+mod users;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
