@@ -28,7 +28,13 @@
 mod harness;
 
 mod descriptors;
+mod executable;
+mod links;
+mod names;
+mod procfs;
 mod races;
+mod terminal;
+mod tracing;
 mod users;
 
 use std::fs;
