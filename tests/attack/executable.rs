@@ -138,7 +138,7 @@ fn write_to_executables(arguments: &[String]) -> String {
     let mut kept = Vec::new();
     let write = |path: &str| OpenOptions::new().write(true).open(path).is_ok();
     fs::write("/ready", "").unwrap();
-    let end = Instant::now() + Duration::from_secs(25);
+    let end = Instant::now() + Duration::from_secs(200);
     while !Path::new("/stop").exists() && Instant::now() < end {
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let exe = format!("{}/exe", entry.path().display());

@@ -77,7 +77,7 @@ fn links_lead_nowhere() {
         let by_root = format!("/proc/1/root{dir}");
         let mut ran = 0;
         for (place, bare_dev) in PLACES {
-            for target in [&dir, &up, &by_root, SYSCTL, "/proc/self/fd/3", "/proc/self/root/../..", "/"] {
+            for target in [&dir, &up, &by_root, SYSCTL, "/proc/self/fd/3", "/"] {
                 let bundle = bundle(t, *bare_dev);
                 put(&bundle, place, target);
                 let out = t.run_bundle(&bundle);

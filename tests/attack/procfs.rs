@@ -51,7 +51,7 @@ fn configure(c: &mut Value) {
     c["process"]["oomScoreAdj"] = json!(500);
     c["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1", "kernel.domainname": "set"});
     c["process"]["user"] = json!({"uid": 1000, "gid": 1000, "additionalGids": [7]});
-    if Path::new("/sys/module/apparmor").exists() {
+    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y')) {
         c["process"]["apparmorProfile"] = json!("unconfined");
     }
 }
