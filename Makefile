@@ -8,7 +8,7 @@ TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_director
 BINARY = $(TARGET)/$$(scripts/target)/release/corten
 SHARE = $(TARGET)/share
 
-.PHONY: help build man demo test faults engines test-vm validation check install uninstall deb test-deb bench clean peers
+.PHONY: help build man demo test faults attack engines test-vm validation check install uninstall deb test-deb bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
@@ -26,6 +26,9 @@ test: ## unit and integration tests; installs what they need; the last line coun
 faults: ## every system call of every verb failing, or the runtime killed there: all of them
 	@scripts/install-deps build test
 	@CORTEN_FAULTS=all CORTEN_TEST_PATIENCE=15 scripts/test --test faults
+attack: ## the tests by attack (they are in `make test` too), with 2,000 rounds of each race
+	@scripts/install-deps build test
+	@CORTEN_ATTACK_ROUNDS=$(or $(ROUNDS),2000) CORTEN_TEST_PATIENCE=15 scripts/test --test attack
 ENGINES ?= $(notdir $(wildcard $(addprefix tests/engines/,podman podman-rootless buildah containerd cri docker)))
 engines: $(if $(RUNTIME),,build) ## ENGINES with corten or RUNTIME=...; SUITE=trixie: newer ones; the last line counts the checks
 	@SUITE=$(SUITE) tests/engines/all "$(or $(RUNTIME),$(BINARY))" $(ENGINES)

@@ -99,8 +99,14 @@ fn names_file(root: BorrowedFd, path: &str) -> Result<std::result::Result<Vec<u8
         Err(e) if matches!(e.errno, Errno::ELOOP | Errno::EACCES) => return Ok(Err(e.to_string())),
         other => other.with_context(|| path.to_string())?,
     };
-    if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
+    let stat = fs::fstat(file.as_fd())?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Ok(Err(format!("{path} of the container is not a regular file")));
+    }
+    // The kernel's own files say so, and to read one may change something: what is read of /proc/kmsg is gone for the
+    // host.
+    if stat.st_size == 0 {
+        return Ok(Ok(Vec::new()));
     }
     match fs::read_limited(file, users::CONTENT_MAX as u64) {
         Err(e) if e.errno == Errno::EFBIG => {
@@ -197,9 +203,14 @@ impl Program<'_> {
     }
 }
 
-/// Sets the limits and loads the filter, if there is one. The limits hold for our own work, too, so nothing that takes
-/// descriptors or memory comes after them. The runtime has raised the hard ones: to lower them needs no right.
+/// Closes what is not needed any more, sets the limits and loads the filter, if there is one. The limits hold for our own
+/// work, too, so nothing that takes descriptors or memory comes after them. The runtime has raised the hard ones: to lower
+/// them needs no right.
 fn limit_and_load(setting: &Setting, report: &Channel) -> Result<()> {
+    // Close-on-exec would be too late: the program, the interpreter that a script names and that of an ELF file are opened
+    // before, and may be links of the image's to /proc/self/fd. The host's procfs is among what is open until here, and
+    // with it the root of every process that we might trace (CVE-2024-21626's kin).
+    fs::close_all_but(setting.preserved.iter().copied().chain([report.fd().as_raw_fd()]).collect())?;
     let limits = &setting.process.rlimits;
     let Some(plan) = setting.seccomp else { return rlimits::apply(limits) };
     let load = || seccomp::apply(plan).context("linux.seccomp");
@@ -209,7 +220,6 @@ fn limit_and_load(setting: &Setting, report: &Channel) -> Result<()> {
     }
     // The listener's number must be below the limit of descriptors: beside standard input, output and error, what the
     // caller leaves, and the channel. If that is no room, the limit comes after it, and needs the filter's leave.
-    fs::close_all_but(setting.preserved.iter().copied().chain([report.fd().as_raw_fd()]).collect())?;
     let taken = 3 + setting.preserved.len() as u64 + 1;
     let late = |limit: &&Rlimit| limit.name == "RLIMIT_NOFILE" && limit.limit.soft <= taken;
     rlimits::apply(limits.iter().filter(|limit| !late(limit)))?;

@@ -1,9 +1,11 @@
 //! `tmpcopyup`: a new tmpfs begins with what the directory below it holds (config.md#linux-mount-options).
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::sys::{Result, fs};
+use nix::errno::Errno;
+
+use crate::sys::{Error, Result, fs};
 
 /// How deep a tree may be: each level holds two descriptors open.
 const DEPTH_MAX: u32 = 256;
@@ -25,9 +27,19 @@ pub(super) fn copy(from: BorrowedFd, to: BorrowedFd, given: &[&str]) -> Result<(
 
 fn contents(from: BorrowedFd, to: BorrowedFd, depth: u32) -> Result<()> {
     if depth > DEPTH_MAX {
-        return Err(crate::sys::Error::new("tmpcopyup", nix::errno::Errno::ELOOP));
+        return Err(Error::new("tmpcopyup", Errno::ELOOP));
     }
     fs::list_dir(from)?.iter().try_for_each(|name| entry(from, to, name, depth))
+}
+
+/// Opens what was a regular file a moment ago. In a directory that is shared it may have become a fifo, where an open
+/// would wait for ever, or a device.
+fn file(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
+    let file = fs::open(dir, name, fs::O_RDONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
+    match fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT {
+        libc::S_IFREG => Ok(file),
+        _ => Err(Error::new(format!("openat({name:?})"), Errno::ESTALE)),
+    }
 }
 
 fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32) -> Result<()> {
@@ -44,7 +56,7 @@ fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32) -> Result<()
             fs::fchmod(to.as_fd(), mode)
         }
         libc::S_IFREG => {
-            let from = fs::open(from, name, fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
+            let from = file(from, name)?;
             let flags = fs::O_WRONLY | fs::O_CREAT | fs::O_EXCL | fs::O_NOFOLLOW;
             let to = fs::open(to, name, flags, 0o600)?;
             fs::copy(from, to.as_fd())?;

@@ -1,0 +1,105 @@
+//! Words of the caller and of config.json that are names on the host: with what leads elsewhere, breaks a line, or is
+//! without measure.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::isolated;
+use crate::{Victim, give_rootfs, map_ids};
+
+/// Ids, cgroup paths, sysctls and host names with `..`, `/`, control characters and line breaks: refused on one line that
+/// names the member, or taken as they are; nothing is made or written elsewhere (the harness compares the rest).
+#[test]
+fn names_that_lead_elsewhere() {
+    isolated(|t| {
+        let victim = Victim::new(t);
+        let up = format!("/../../../../..{}", victim.dir.display());
+        let long = "a".repeat(5000);
+        for id in ["..", "../victim", "a/../../victim", "a\nb", "a\u{1b}[31m", "a\rb", long.as_str(), " "] {
+            for verb in [&["create", "-b", "/nowhere"][..], &["state"], &["delete", "--force"], &["kill"]] {
+                let words = [verb, &["--", id]].concat();
+                t.corten(&words).fails("");
+            }
+            victim.is_untouched(id);
+        }
+        type Edit = fn(&mut Value, &str);
+        let cgroup: Edit = |c, text| c["linux"]["cgroupsPath"] = json!(text);
+        let sysctl: Edit = |c, text| c["linux"]["sysctl"] = json!({text: "1"});
+        let class: Edit = |c, text| c["linux"]["intelRdt"] = json!({"closID": text});
+        let rows: &[(Edit, &str, &str)] = &[
+            (cgroup, &up, "linux.cgroupsPath"),
+            (cgroup, "/a\nb", "linux.cgroupsPath"),
+            (cgroup, "/a/../../b", "linux.cgroupsPath"),
+            (cgroup, "../b", "linux.cgroupsPath"),
+            (cgroup, &long, "linux.cgroupsPath"),
+            (sysctl, "net.ipv4.ip_forward\n", "linux.sysctl"),
+            (sysctl, "net/../kernel/domainname", "linux.sysctl"),
+            (sysctl, "net//../kernel.domainname", "linux.sysctl"),
+            (sysctl, "net.ipv4/../../kernel/domainname", "linux.sysctl"),
+            (sysctl, &up, "linux.sysctl"),
+            (class, "../victim", "linux.intelRdt"),
+            (class, "a\nb", "linux.intelRdt"),
+        ];
+        for (edit, text, place) in rows {
+            t.run("true", |c| edit(c, text)).fails(place);
+            victim.is_untouched(text);
+        }
+        // The kernel takes any host name up to 64 bytes; it is nobody's path.
+        for name in ["../../x", "a/b", "a\nb", "a\u{1b}[31m", "%s%n", "-n"] {
+            for member in ["hostname", "domainname"] {
+                let out = t.run(&format!("cat /proc/sys/kernel/{member}"), |c| c[member] = json!(name));
+                assert_eq!(out.ok(), format!("{name}\n"), "{member}");
+            }
+        }
+        for member in ["hostname", "domainname"] {
+            t.run("true", |c| c[member] = json!("a".repeat(65))).fails(member);
+            t.run("true", |c| c[member] = json!("a\u{0}b")).fails(member);
+        }
+        victim.is_untouched("host names");
+        // The check's check: what one of these words leads to is seen.
+        fs::create_dir(format!("/proc/self/cwd{up}/x")).unwrap();
+        assert!(victim.is_touched());
+    });
+}
+
+/// Maps of more entries than the kernel takes, of one that overflows, of ranges that overlap: refused, with the place;
+/// what is taken is what the kernel then shows, to the last entry.
+#[test]
+fn id_maps_without_measure() {
+    isolated(|t| {
+        let run = |maps: Value| {
+            let bundle = t.bundle(|c| {
+                map_ids(c);
+                for member in ["uidMappings", "gidMappings"] {
+                    c["linux"][member] = maps.clone();
+                }
+                c["process"]["args"] =
+                    json!(["sh", "-c", "wc -l < /proc/self/uid_map; tail -n 1 /proc/self/uid_map"]);
+            });
+            give_rootfs(t, &bundle);
+            t.run_bundle(&bundle)
+        };
+        let many = |n: u32| -> Value {
+            (0..n).map(|i| json!({"containerID": i, "hostID": 1000 + i * 2, "size": 1})).collect()
+        };
+        let last = |out: String| out.split_whitespace().map(Into::into).collect::<Vec<String>>();
+        assert_eq!(last(run(many(340)).ok()), ["340", "339", "1678", "1"]);
+        for wrong in [
+            many(341),
+            many(6000),
+            json!([{"containerID": 0, "hostID": 100_000, "size": 4_294_967_295u32}]),
+            json!([{"containerID": 4_294_967_295u32, "hostID": 1, "size": 2}]),
+            json!([{"containerID": 0, "hostID": 4_294_967_290u32, "size": 100}]),
+            json!([{"containerID": 0, "hostID": 100_000, "size": 10}, {"containerID": 5, "hostID": 200_000, "size": 10}]),
+            json!([{"containerID": 0, "hostID": 100_000, "size": 10}, {"containerID": 50, "hostID": 100_005, "size": 10}]),
+            json!([{"containerID": 0, "hostID": 100_000, "size": 0}]),
+            json!([]),
+        ] {
+            run(wrong).fails("linux.uidMappings");
+        }
+        for wrong in [json!(4_294_967_296u64), json!(-1), json!(1.5), json!("0")] {
+            run(json!([{"containerID": 0, "hostID": wrong, "size": 1}])).fails("idMappings[0].hostID");
+        }
+    });
+}

@@ -1,0 +1,88 @@
+//! The caller's terminal, which a container without one of its own may have as its standard input.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::pty::openpty;
+use serde_json::json;
+
+use crate::harness::{Output, Test, isolated};
+use crate::{all_capabilities, bind_payload, found, payload, payload_words};
+
+const NAME: &str = "terminal::the_callers_terminal_is_not_typed_into";
+
+/// CVE-2017-5226's and CVE-2023-28339's kind: the container types into the caller's terminal with TIOCSTI, or makes it
+/// its own first. Without CAP_SYS_ADMIN the session of its own, which create and exec give it, is in the way.
+#[test]
+fn the_callers_terminal_is_not_typed_into() {
+    payload(|_| type_into());
+    isolated(|t| {
+        // The check's check: who has only been started by the caller, types.
+        let (words, variable) = payload_words(NAME, &[""]);
+        let mut naive = Command::new(std::env::current_exe().unwrap());
+        naive.args(&words[1..]).env("CORTEN_ATTACK_PAYLOAD", variable.split_once('=').unwrap().1);
+        let legacy = std::fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti").unwrap_or("1".into());
+        let without = found(&with_terminal(t, naive).ok());
+        assert_eq!(without.contains("typed"), legacy.trim() == "1", "{without}");
+
+        let bundle = t.bundle(|c| {
+            all_capabilities(c, &["CAP_SYS_ADMIN"]);
+            bind_payload(c, NAME, &[""]);
+        });
+        let run = with_terminal(t, t.command(&["run", "-b", bundle.path(), "r"]));
+        assert_eq!(found(&run.ok()), "session leader, terminal");
+        bundle.edit(|c| c["process"]["args"] = json!(["sleep", "1000"]));
+        t.start(&bundle, "c1");
+        let mut exec = t.command(&["exec", "c1"]);
+        exec.args(&words);
+        assert_eq!(found(&with_terminal(t, exec).ok()), "session leader, terminal");
+        t.delete("c1");
+    });
+}
+
+/// Runs a command whose standard input is its controlling terminal.
+fn with_terminal(t: &Test, mut command: Command) -> Output {
+    let pty = openpty(None, None).unwrap();
+    command.stdin(Stdio::from(File::from(pty.slave)));
+    // SAFETY: setsid(2) and ioctl(2) are async-signal-safe and take no memory of ours.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            libc::ioctl(0, libc::TIOCSCTTY, 0);
+            Ok(())
+        });
+    }
+    t.spawn(&mut command).wait()
+}
+
+/// The payload: what it is, and what has worked.
+fn type_into() -> String {
+    let stdin = std::io::stdin().as_raw_fd();
+    let mut told = Vec::new();
+    // SAFETY: these calls read one byte of ours at most.
+    unsafe {
+        if libc::getsid(0) == libc::getpid() {
+            told.push("session leader");
+        }
+        if libc::isatty(stdin) == 1 {
+            told.push("terminal");
+        }
+        let typed = || libc::ioctl(stdin, libc::TIOCSTI, b"x".as_ptr()) == 0;
+        if typed() {
+            told.push("typed");
+        }
+        if libc::getsid(0) == libc::getpid() && libc::ioctl(stdin, libc::TIOCSCTTY, 1) == 0 {
+            told.push("taken");
+        }
+        if typed() {
+            told.push("typed later");
+        }
+        if libc::open(c"/dev/tty".as_ptr(), libc::O_RDWR) >= 0 && !told.contains(&"typed") {
+            told.push("opened");
+        }
+    }
+    told.join(", ")
+}
