@@ -102,8 +102,8 @@ pub fn create(request: &Request) -> Result<Launched> {
     let before = before_joining(request, &joined)?;
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
-        dir.save_config(&request.config.text)?;
         dir.save(&record)?;
+        dir.save_config(&request.config.text)?;
         let on_record = (record.cgroup.clone(), record.intel_rdt.clone());
         let cgroup = if systemd.is_some() { None } else { make_cgroup(plan, &mut record)? };
         let classes = make_class(plan, &mut record)?;
