@@ -152,6 +152,7 @@ pub fn create(request: &Request) -> Result<Launched> {
     match result {
         Ok(process) => Ok(Launched { dir, record, process }),
         Err(error) => {
+            let error = with_reason(&record, error);
             let poststop: &[hooks::Hook] = if record.pid.is_some() { &plan.hooks.poststop } else { &[] };
             undo(dir, &record, poststop);
             if let (Some(before), Some(namespace)) = (before, joined.mount_namespace()) {
@@ -522,11 +523,12 @@ impl Process {
 
     /// Lets the program run, and tells whether it does.
     pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
-        self.go(Go::Start)?;
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
-        await_program(&self.channel, agent)?;
-        ended_early(self.pid)
+        let started = self.go(Go::Start).and_then(|()| await_program(&self.channel, agent));
+        let started = started.and_then(|()| ended_early(self.pid));
+        // In a running container somebody else may have been killed.
+        if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
     }
 }
 
@@ -552,7 +554,7 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
         // run on as if it had been started.
         let _ = task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     }
-    started
+    started.map_err(|e| with_reason(record, e))
 }
 
 /// Who answers for a filter of the process, and what it is to know of the container.
@@ -576,6 +578,14 @@ fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
             _ => return Err(unexpected()),
         }
     }
+}
+
+/// Adds why the container's process has died, where the kernel knows.
+fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
+    if record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed) {
+        return error.context("linux.resources.memory: out of memory");
+    }
+    error
 }
 
 /// An error if a process has ended before its program ran. The channel is closed some time before a process that ends
