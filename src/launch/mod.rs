@@ -534,6 +534,8 @@ impl Process {
 
 /// Lets the program of a created container run, and tells whether it does.
 pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
+    // Held before anything begins: afterwards there may be no descriptor left for it.
+    let process = state::pidfd(record)?;
     let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
         // It serves once.
         fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
@@ -548,7 +550,7 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
     let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
     if started.is_err()
-        && let Ok(Some(pidfd)) = state::pidfd(record)
+        && let Some(pidfd) = process
     {
         // What has told of its failure is about to end. What has not, because its agent could not be reached, must not
         // run on as if it had been started.
