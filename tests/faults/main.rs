@@ -3,7 +3,7 @@
 //!
 //! Each test takes one verb, learns which system calls its processes make, and then makes every one of them fail or
 //! kills its process there, one at a time. `cargo test` takes a sample, another one each day and with
-//! `CORTEN_FAULTS_SEED` a certain one; with `CORTEN_FAULTS=all` (`make faults`) all are tried.
+//! `CORTEN_FAULTS_SEED` a certain one; with a number as `CORTEN_FAULTS` so many, and with `all` (`make faults`) all are tried.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -209,8 +209,10 @@ fn sweep(test: &Test, verb: &Verb) {
     let of = |fault| places(calls, fault).into_iter().map(move |place| (place, fault));
     let mut cells: Vec<(Place, Fault)> = FAULTS.into_iter().flat_map(of).collect();
     let (total, seed) = (cells.len(), seed());
-    if !std::env::var("CORTEN_FAULTS").is_ok_and(|word| word == "all") {
-        sample(&mut cells, seed);
+    match std::env::var("CORTEN_FAULTS").as_deref() {
+        Ok("all") => {}
+        Ok(count) => sample(&mut cells, count.parse().unwrap(), seed),
+        Err(_) => sample(&mut cells, 50, seed),
     }
     let mut table = Table { tried: cells.len(), ..Table::default() };
     for (place, fault) in cells {
@@ -273,9 +275,9 @@ fn seed() -> usize {
     std::env::var("CORTEN_FAULTS_SEED").map_or(day as usize, |text| text.parse().unwrap())
 }
 
-/// About fifty cells, spread evenly.
-fn sample(cells: &mut Vec<(Place, Fault)>, seed: usize) {
-    let step = (cells.len() / 50).max(1);
+/// About `count` cells, spread evenly.
+fn sample(cells: &mut Vec<(Place, Fault)>, count: usize, seed: usize) {
+    let step = (cells.len() / count).max(1);
     let mut number = seed % step;
     cells.retain(|_| {
         number += 1;
