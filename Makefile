@@ -25,7 +25,9 @@ test: ## unit and integration tests; installs what they need; the last line coun
 	@scripts/test
 faults: ## every system call of every verb failing, or the runtime killed there: all of them
 	@scripts/install-deps build test
-	@CORTEN_FAULTS=all CORTEN_TEST_PATIENCE=15 scripts/test --test faults
+	@rm -f "$(TARGET)/faults.table"
+	@CORTEN_FAULTS=$${CORTEN_FAULTS:-all} CORTEN_FAULTS_TABLE="$(TARGET)/faults.table" CORTEN_TEST_PATIENCE=15 scripts/test --test faults; \
+		status=$$?; cat "$(TARGET)/faults.table"; exit $$status
 ENGINES ?= $(notdir $(wildcard $(addprefix tests/engines/,podman podman-rootless buildah containerd cri docker)))
 engines: $(if $(RUNTIME),,build) ## ENGINES with corten or RUNTIME=...; SUITE=trixie: newer ones; the last line counts the checks
 	@SUITE=$(SUITE) tests/engines/all "$(or $(RUNTIME),$(BINARY))" $(ENGINES)

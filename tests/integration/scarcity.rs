@@ -149,13 +149,15 @@ fn no_damage_of_the_record_is_taken_for_an_end() {
     });
 }
 
+type Edit = fn(&mut Value, u32);
+
 /// A process id that has passed to somebody else, or is one of another boot, is nobody's: nothing is sent to it.
 #[test]
 fn a_stranger_is_never_signalled() {
     isolated(|t| {
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/true"]));
         let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
-        let edits: [(&str, fn(&mut Value, u32)); 3] = [
+        let edits: [(&str, Edit); 3] = [
             ("another's process id", |state, pid| state["pid"] = json!(pid)),
             ("without its start", |state, pid| {
                 state["pid"] = json!(pid);
