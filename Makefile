@@ -25,7 +25,9 @@ test: ## unit and integration tests; installs what they need; the last line coun
 	@scripts/test
 faults: ## every system call of every verb failing, or the runtime killed there: all of them
 	@scripts/install-deps build test
-	@CORTEN_FAULTS=all CORTEN_TEST_PATIENCE=15 scripts/test --test faults
+	@rm -f "$(TARGET)/faults.table"
+	@CORTEN_FAULTS=$${CORTEN_FAULTS:-all} CORTEN_FAULTS_TABLE="$(TARGET)/faults.table" CORTEN_TEST_PATIENCE=15 scripts/test --test faults; \
+		status=$$?; cat "$(TARGET)/faults.table"; exit $$status
 attack: ## the tests by attack (they are in `make test` too), with 2,000 rounds of each race
 	@scripts/install-deps build test
 	@CORTEN_ATTACK_ROUNDS=$(or $(ROUNDS),2000) CORTEN_TEST_PATIENCE=15 scripts/test --test attack

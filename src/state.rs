@@ -250,16 +250,16 @@ impl Dir {
         Ok(())
     }
 
-    fn read(&self, name: &str) -> Result<Option<String>> {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let file = match fs::open(self.fd.as_fd(), Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
             Err(e) if e.errno == Errno::ENOENT => return Ok(None),
             other => other?,
         };
-        let bytes = fs::read_whole(file, MAX_FILE).with_context(|| name.to_string())?;
-        String::from_utf8(bytes).with_context(|| name.to_string()).map(Some)
+        fs::read_whole(file, MAX_FILE).with_context(|| name.to_string()).map(Some)
     }
 
-    /// Keeps the bundle's configuration as it was read. Nobody reads it before there is a record.
+    /// Keeps the bundle's configuration as it was read. It comes after the record: a configuration without one is the rest
+    /// of a container whose record is lost. Nobody reads it before the container's process is on record.
     pub fn save_config(&self, text: &str) -> Result<()> {
         self.write(Path::new(CONFIG), text.as_bytes()).context("keeping config.json")
     }
@@ -271,7 +271,8 @@ impl Dir {
 
     /// The configuration that the container was made with, and `update` has changed.
     pub fn load_config(&self) -> Result<String> {
-        self.read(CONFIG)?.ok_or_else(|| self.unfinished())
+        let bytes = self.read(CONFIG)?.ok_or_else(|| self.unfinished())?;
+        String::from_utf8(bytes).context(CONFIG)
     }
 
     pub fn save(&self, record: &Record) -> Result<()> {
@@ -281,8 +282,18 @@ impl Dir {
 
     /// The record; `None` if `create` has not written one yet, or was killed before.
     pub fn find_record(&self) -> Result<Option<Record>> {
-        let Some(text) = self.read(STATE)? else { return Ok(None) };
-        serde_json::from_str(&text).with_context(|| format!("container {:?}: state.json", self.id)).map(Some)
+        let Some(bytes) = self.read(STATE)? else { return Ok(None) };
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("container {:?}: state.json", self.id))
+            .map(Some)
+    }
+
+    /// There was a record, and it is gone: `create` writes it first.
+    pub fn lost_record(&self) -> Result<bool> {
+        match fs::stat_at(self.fd.as_fd(), Path::new(CONFIG)) {
+            Err(e) if e.errno == Errno::ENOENT => Ok(false),
+            other => Ok(other.map(|_| true)?),
+        }
     }
 
     /// The record, which must be there.

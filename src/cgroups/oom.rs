@@ -15,6 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Cgroup, v1};
 use crate::error::{Context, Result};
+use crate::state::CgroupRecord;
 use crate::sys;
 
 /// How long after a notice a kill may come to be counted.
@@ -22,6 +23,14 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// How often to look meanwhile, and where the kernel gives no notice at all.
 const SOON: Duration = Duration::from_millis(10);
 const UNTOLD: Duration = Duration::from_millis(200);
+
+/// Whether the kernel has killed for want of memory in a cgroup on record. One that cannot be asked says no.
+#[must_use]
+pub fn has_killed(record: &CgroupRecord) -> bool {
+    let Ok(Some(cgroup)) = Cgroup::open(record) else { return false };
+    let kills = |file: &str| cgroup.read(file).ok().flatten().map(|text| count(&text, "oom_kill"));
+    kills("memory.events").or_else(|| kills("memory.oom_control")).is_some_and(|kills| kills > 0)
+}
 
 /// The memory of a cgroup, under watch.
 pub struct Watch {

@@ -181,16 +181,25 @@ impl Cgroup {
         Ok(events.lines().any(|l| l == line))
     }
 
-    /// Freezes or thaws, and waits until it is so. What cannot be frozen in time is thawed again.
+    /// Freezes or thaws, and waits until it is so. After an error it is as it was before.
     pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
         let write = |value: &[u8]| fs::write_at(self.dir(), Path::new("cgroup.freeze"), value);
         self.named(write(if freeze { b"1" } else { b"0" }).map_err(Into::into))?;
-        let path = self.path.display();
+        let late = if freeze {
+            "did not freeze in time, thawed again"
+        } else {
+            "did not thaw in time (hint: a cgroup above it may be frozen)"
+        };
+        let done = match self.named(self.await_freezer(freeze, deadline)) {
+            Ok(false) => Err(anyhow!("{}: {late}", self.path.display())),
+            other => other.map(drop),
+        };
+        done.inspect_err(|_| warn_undone(write(if freeze { b"0" } else { b"1" }).map_err(Into::into)))
+    }
+
+    fn await_freezer(&self, freeze: bool, deadline: Instant) -> Result<bool> {
         if !freeze {
-            if self.named(wait_for(self.dir(), "frozen 0", deadline))? {
-                return Ok(());
-            }
-            return Err(anyhow!("{path}: did not thaw in time (hint: a cgroup above it may be frozen)"));
+            return wait_for(self.dir(), "frozen 0", deadline);
         }
         // A cgroup with processes of its own says that it is frozen when they are, though those below
         // may still run: the kernel counts the two apart.
@@ -199,12 +208,8 @@ impl Cgroup {
             frozen = frozen && wait_for(dir, "frozen 1", deadline)?;
             Ok(())
         };
-        self.named(walk(self.dir(), wait, |_, _| Ok(())))?;
-        if frozen {
-            return Ok(());
-        }
-        write(b"0").with_context(|| path.to_string())?;
-        Err(anyhow!("{path}: did not freeze in time, thawed again"))
+        walk(self.dir(), wait, |_, _| Ok(()))?;
+        Ok(frozen)
     }
 
     /// Waits until nothing runs inside; false if the deadline passes first.
@@ -231,6 +236,11 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// Tells that the state before an error could not be brought back.
+pub(super) fn warn_undone(undone: Result<()>) {
+    undone.unwrap_or_else(super::update::warn);
 }
 
 /// Removes a cgroup if nothing runs in it and none is below it; true if it is gone.

@@ -365,7 +365,7 @@ fn take_back<'a>(
     }
 }
 
-fn warn(error: anyhow::Error) {
+pub(super) fn warn(error: anyhow::Error) {
     log::warn(format!("undoing: {error:#}, ignoring"));
 }
 

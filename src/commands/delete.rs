@@ -32,13 +32,10 @@ fn delete(globals: &Globals, args: &Delete) -> Result<()> {
     let mut record = match dir.find_record() {
         Ok(Some(record)) => record,
         Ok(None) if !args.force => dir.load()?,
+        Ok(None) if dir.lost_record()? => return lost(dir, fail(Kind::Os, "there is no state.json")),
         // `create` was killed before it made anything.
         Ok(None) => return dir.remove(),
-        // A disk that gave it back damaged: the id must not be stuck, and nobody is to believe that all is gone.
-        Err(e) if args.force && e.is::<serde_json::Error>() => {
-            dir.remove()?;
-            return Err(e.context("the container's record is lost, and what may still run is not known"));
-        }
+        Err(e) if args.force && e.is::<serde_json::Error>() => return lost(dir, e),
         Err(e) => return Err(e),
     };
     let status = super::status(&dir, &record)?;
@@ -46,12 +43,20 @@ fn delete(globals: &Globals, args: &Delete) -> Result<()> {
         let hint = "(hint: kill it first, or delete --force)";
         return Err(fail(Kind::WrongStatus, format!("cannot delete a container that is {status} {hint}")));
     }
-    let poststop = if record.delete_reads_config { poststop(&dir)? } else { Vec::new() };
+    // Without a process no hook has run either.
+    let poststop =
+        if record.delete_reads_config && record.pid.is_some() { poststop(&dir)? } else { Vec::new() };
     if record.boot_id != state::boot_id()? {
         // A reboot has taken all of it away, and what lies at its paths now is others'.
         (record.pid, record.cgroup, record.intel_rdt, record.under_root) = (None, None, None, None);
     }
     launch::destroy(dir, &record, &poststop)
+}
+
+/// A disk that gave the record back damaged: the id must not be stuck, and nobody is to believe that all is gone.
+fn lost(dir: Dir, why: anyhow::Error) -> Result<()> {
+    dir.remove()?;
+    Err(why.context("the container's record is lost, and what may still run is not known"))
 }
 
 /// Kills the container's process, if there is one on record.

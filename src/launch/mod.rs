@@ -102,8 +102,8 @@ pub fn create(request: &Request) -> Result<Launched> {
     let before = before_joining(request, &joined)?;
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
-        dir.save_config(&request.config.text)?;
         dir.save(&record)?;
+        dir.save_config(&request.config.text)?;
         let on_record = (record.cgroup.clone(), record.intel_rdt.clone());
         let cgroup = if systemd.is_some() { None } else { make_cgroup(plan, &mut record)? };
         let classes = make_class(plan, &mut record)?;
@@ -152,6 +152,7 @@ pub fn create(request: &Request) -> Result<Launched> {
     match result {
         Ok(process) => Ok(Launched { dir, record, process }),
         Err(error) => {
+            let error = with_reason(&record, error);
             let poststop: &[hooks::Hook] = if record.pid.is_some() { &plan.hooks.poststop } else { &[] };
             undo(dir, &record, poststop);
             if let (Some(before), Some(namespace)) = (before, joined.mount_namespace()) {
@@ -522,16 +523,19 @@ impl Process {
 
     /// Lets the program run, and tells whether it does.
     pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
-        self.go(Go::Start)?;
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
-        await_program(&self.channel, agent)?;
-        ended_early(self.pid)
+        let started = self.go(Go::Start).and_then(|()| await_program(&self.channel, agent));
+        let started = started.and_then(|()| ended_early(self.pid));
+        // In a running container somebody else may have been killed.
+        if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
     }
 }
 
 /// Lets the program of a created container run, and tells whether it does.
 pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
+    // Held before anything begins: afterwards there may be no descriptor left for it.
+    let process = state::pidfd(record)?;
     let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
         // It serves once.
         fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
@@ -546,13 +550,13 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
     let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
     if started.is_err()
-        && let Ok(Some(pidfd)) = state::pidfd(record)
+        && let Some(pidfd) = process
     {
         // What has told of its failure is about to end. What has not, because its agent could not be reached, must not
         // run on as if it had been started.
         let _ = task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     }
-    started
+    started.map_err(|e| with_reason(record, e))
 }
 
 /// Who answers for a filter of the process, and what it is to know of the container.
@@ -576,6 +580,14 @@ fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
             _ => return Err(unexpected()),
         }
     }
+}
+
+/// Adds why the container's process has died, where the kernel knows.
+fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
+    if record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed) {
+        return error.context("linux.resources.memory: out of memory");
+    }
+    error
 }
 
 /// An error if a process has ended before its program ran. The channel is closed some time before a process that ends

@@ -2,23 +2,25 @@
 //! runs is never less confined than it was asked to be.
 //!
 //! Each test takes one verb, learns which system calls its processes make, and then makes every one of them fail or
-//! kills its process there, one at a time. `cargo test` takes a sample, another one each day; with
-//! `CORTEN_FAULTS=all` (`make faults`) all are tried.
+//! kills its process there, one at a time. `cargo test` takes a sample, another one each day and with
+//! `CORTEN_FAULTS_SEED` a certain one; with a number as `CORTEN_FAULTS` so many, and with `all` (`make faults`) all are tried.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[allow(dead_code, unused_imports)]
 #[path = "../integration/harness.rs"]
 mod harness;
+mod limits;
 mod tracer;
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::time::Duration;
 
-use harness::{Bundle, Test, isolated, poll};
+use harness::{Bundle, Test, View, isolated, isolated_in, poll};
 use nix::errno::Errno;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracer::{Fault, Place, places, trace};
 
 const FAULTS: [Fault; 7] = [
@@ -33,53 +35,78 @@ const FAULTS: [Fault; 7] = [
 
 /// One verb: what has to be there before it, and its words.
 struct Verb {
+    /// In the table of docs/reliability.md.
+    name: &'static str,
     args: &'static [&'static str],
     /// Commands before each try.
     before: &'static [&'static [&'static str]],
     success: Success,
+    /// What the container has beside the usual. The path is the root filesystem's.
+    edit: fn(&mut Value, &str),
 }
 
 /// What is so when a verb says that it succeeded.
-#[derive(PartialEq)]
 enum Success {
-    /// The container's program has run.
+    /// The container's program has run, and so have the hooks.
     Ran,
     /// Nothing is left.
     Removed,
+    /// The status is the first one; after an error it is the second.
+    Status(&'static str, &'static str),
+    /// All is as [`UPDATED`] has it; after an error as before. The first command of `before` says how that is.
+    Limits,
     Other,
 }
 
-/// What the container's program writes of itself, into a file that the host sees too. Devices may be binds of the host's:
-/// so they are where mknod is not permitted.
-const PROGRAM: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)' /proc/self/status > /tmp/report; \
+/// What the container's program writes of itself, into a file that the host sees too: the hooks that have run before it,
+/// its rights, its mounts. Devices may be binds of the host's: so they are where mknod is not permitted.
+const PROGRAM: &str = "grep -v poststart /tmp/hooks > /tmp/report; \
+    grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)' /proc/self/status >> /tmp/report; \
     cut -d' ' -f4- /proc/self/mountinfo | sed 's/ master:[0-9]*//; s/ - \\([^ ]*\\) [^ ]*/ - \\1/' | grep -v ' /dev/[a-z]* .* devtmpfs' >> /tmp/report; \
     echo end >> /tmp/report";
 
-fn bundle(test: &Test) -> Bundle {
+/// What `update` is given.
+const UPDATED: &str = "my-resources";
+
+fn bundle(test: &Test, edit: fn(&mut Value, &str)) -> Bundle {
     let bundle = test.bundle(|config| {
         config["process"]["args"] = json!(["/bin/sh", "-c", format!("{PROGRAM}; exec sleep 1000")]);
         config["process"]["user"]["uid"] = json!(1000);
+        config["linux"]["cgroupsPath"] = json!("/f");
         config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
         config["linux"]["seccomp"] = json!({
             "defaultAction": "SCMP_ACT_ALLOW",
             "syscalls": [{"names": ["acct"], "action": "SCMP_ACT_ERRNO"}],
         });
     });
+    let root = bundle.rootfs();
+    bundle.edit(|config| edit(config, root.to_str().unwrap()));
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(bundle.rootfs().join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(root.join("tmp/hooks"), "").unwrap();
+    fs::set_permissions(root.join("tmp/hooks"), fs::Permissions::from_mode(0o666)).unwrap();
     bundle
 }
 
+/// What one cell has shown.
+#[derive(Default)]
+struct Cell {
+    calls: Vec<Vec<i64>>,
+    wrong: Vec<String>,
+    hooks: String,
+    limits: Vec<String>,
+}
+
 impl Verb {
-    /// One cell of the sweep; what is wrong after it.
+    /// One cell of the sweep. `usual` is the undisturbed one.
     fn attempt(
         &self,
         test: &Test,
         bundle: &Bundle,
         fault: Option<(Place, Fault)>,
         before: &[String],
-    ) -> (Vec<Vec<i64>>, Vec<String>) {
-        let mut wrong = Vec::new();
+        usual: Option<&Cell>,
+    ) -> Cell {
         let command = |args: &[&str]| {
             let words = args.iter().map(|a| a.replace("BUNDLE", bundle.path()).replace("PROGRAM", PROGRAM));
             let mut command = test.command(&[]);
@@ -87,30 +114,69 @@ impl Verb {
             command
         };
         let report = bundle.rootfs().join("tmp/report");
+        let hooks = bundle.rootfs().join("tmp/hooks");
+        fs::write(&hooks, "").unwrap();
         let _ = fs::remove_file(&report);
         for args in self.before {
             test.call(&mut command(args)).ok();
-        }
-        if self.before.iter().any(|args| args.contains(&"start")) {
-            assert!(poll(Duration::from_secs(20), || read(&report).ends_with("end\n")));
+            if args.contains(&"start") {
+                assert!(poll(Duration::from_secs(20), || read(&report).ends_with("end\n")));
+            }
         }
         let _ = fs::remove_file(&report);
+        let limited = matches!(self.success, Success::Limits);
+        let found = if limited { limits::snapshot(test) } else { Vec::new() };
         let traced = trace(&command(self.args), fault);
+        let mut cell = Cell { calls: traced.calls, ..Cell::default() };
         let ran = || poll(Duration::from_secs(10), || read(&report).ends_with("end\n"));
+        let killed = fault.is_some_and(|(_, fault)| fault == Fault::Kill);
         match (traced.code, &self.success) {
-            (None, _) => wrong.push("hangs".into()),
-            (Some(0), Success::Ran) if !ran() => wrong.push("succeeds, and the program has not run".into()),
+            (None, _) => cell.wrong.push("hangs".into()),
+            (Some(0), Success::Ran) if !ran() => {
+                cell.wrong.push("succeeds, and the program has not run".into())
+            }
             (Some(0), Success::Removed) => {
-                wrong.extend(left(test, before).iter().map(|trace| format!("succeeds, and leaves {trace}")));
+                cell.wrong
+                    .extend(left(test, before).iter().map(|trace| format!("succeeds, and leaves {trace}")));
+            }
+            (Some(code), Success::Status(after, otherwise)) if code == 0 || !killed => {
+                let (wanted, status) = (if code == 0 { after } else { otherwise }, test.status("f"));
+                if status != *wanted {
+                    cell.wrong.push(format!("exits {code}, and the container is {status}"));
+                }
+            }
+            (Some(code), Success::Limits) => {
+                cell.limits = limits::snapshot(test);
+                let wanted =
+                    if code == 0 { usual.map_or(&cell.limits, |usual| &usual.limits) } else { &found };
+                if !killed && cell.limits != *wanted {
+                    cell.wrong
+                        .push(format!("exits {code}, and there is {:?} instead of {wanted:?}", cell.limits));
+                }
+                let applied = test.corten(&["state", "--applied", "f"]);
+                if !killed && applied.code != 0 {
+                    cell.wrong
+                        .push(format!("exits {code}, and what is kept is not what is: {}", applied.stderr));
+                }
+                // Whatever has happened to the first, a second one brings all that is asked for.
+                let again = test.call(&mut command(self.args));
+                let brought = limits::snapshot(test);
+                if again.code != 0 || usual.is_some_and(|usual| usual.limits != brought) {
+                    cell.wrong.push(format!("again: exits {}, {brought:?} {}", again.code, again.stderr));
+                }
             }
             _ => {}
         }
+        cell.hooks = read(&hooks);
+        if traced.code == Some(0) && usual.is_some_and(|usual| usual.hooks != cell.hooks) {
+            cell.wrong.push(format!("succeeds, and of the hooks there ran: {:?}", cell.hooks));
+        }
         let deleted = test.corten(&["delete", "--force", "f"]);
         if deleted.code != 0 {
-            wrong.push(format!("delete --force fails: {}", deleted.stderr.trim()));
+            cell.wrong.push(format!("delete --force fails: {}", deleted.stderr.trim()));
         }
-        wrong.extend(left(test, before).iter().map(|trace| format!("leaves {trace}")));
-        (traced.calls, wrong)
+        cell.wrong.extend(left(test, before).iter().map(|trace| format!("leaves {trace}")));
+        cell
     }
 }
 
@@ -130,42 +196,89 @@ fn read(path: &std::path::Path) -> String {
 
 /// All of a verb's cells, or a sample of them.
 fn sweep(test: &Test, verb: &Verb) {
-    let bundle = bundle(test);
-    let before = harness::traces(test);
+    let bundle = bundle(test, verb.edit);
+    fs::write(bundle.dir.join(UPDATED), limits::other().to_string()).unwrap();
+    let mut before = harness::traces(test);
     // Twice, so that what is made once for all (the state root) is there.
-    verb.attempt(test, &bundle, None, &before);
-    let (calls, wrong) = verb.attempt(test, &bundle, None, &before);
-    assert!(wrong.is_empty(), "undisturbed: {wrong:?}");
+    verb.attempt(test, &bundle, None, &before, None);
+    let usual = verb.attempt(test, &bundle, None, &before, None);
+    assert!(usual.wrong.is_empty(), "undisturbed: {:?}", usual.wrong);
     let report = bundle.rootfs().join("tmp/report");
     let expected = read(&report);
-    let of = |fault| places(&calls, fault).into_iter().map(move |place| (place, fault));
+    let calls = &usual.calls;
+    let of = |fault| places(calls, fault).into_iter().map(move |place| (place, fault));
     let mut cells: Vec<(Place, Fault)> = FAULTS.into_iter().flat_map(of).collect();
-    let total = cells.len();
-    if !std::env::var("CORTEN_FAULTS").is_ok_and(|word| word == "all") {
-        sample(&mut cells);
+    let (total, seed) = (cells.len(), seed());
+    match std::env::var("CORTEN_FAULTS").as_deref() {
+        Ok("all") => {}
+        Ok(count) => sample(&mut cells, count.parse().unwrap(), seed),
+        Err(_) => sample(&mut cells, 50, seed),
     }
-    let (tried, mut findings) = (cells.len(), String::new());
+    let mut table = Table { tried: cells.len(), ..Table::default() };
     for (place, fault) in cells {
-        let (_, mut wrong) = verb.attempt(test, &bundle, Some((place, fault)), &before);
+        let mut wrong = verb.attempt(test, &bundle, Some((place, fault)), &before, Some(&usual)).wrong;
         let reported = read(&report);
         if !expected.starts_with(&reported) {
             wrong.push(format!("the program ran otherwise than asked: {reported}"));
         }
+        if wrong.iter().any(|line| line.contains("leaves")) {
+            // Counted once.
+            before = harness::traces(test);
+        }
+        table.count(&wrong);
         let call = calls[place.0][place.1];
         for line in wrong {
-            writeln!(findings, "{fault:?} at call {call} ({place:?}): {line}").unwrap();
+            writeln!(table.findings, "{fault:?} at call {call} ({place:?}): {line}").unwrap();
         }
-        assert!(!findings.contains("leaves"), "{findings}");
     }
-    println!("{:?}: {tried} of {total} cells, {} calls", verb.args, calls.iter().flatten().count());
-    assert!(findings.is_empty(), "{findings}");
+    table.write(verb.name, total, calls.iter().flatten().count());
+    assert!(table.findings.is_empty(), "CORTEN_FAULTS_SEED={seed}\n{}", table.findings);
 }
 
-/// About a hundred cells, spread evenly, from another beginning each day.
-fn sample(cells: &mut Vec<(Place, Fault)>) {
-    let step = (cells.len() / 100).max(1);
+/// The numbers of cells where something was wrong.
+#[derive(Default)]
+struct Table {
+    tried: usize,
+    leaks: usize,
+    hangs: usize,
+    weakened: usize,
+    untrue: usize,
+    findings: String,
+}
+
+impl Table {
+    fn count(&mut self, wrong: &[String]) {
+        let any = |words: &[&str]| wrong.iter().any(|line| words.iter().any(|word| line.contains(word)));
+        self.leaks += usize::from(any(&["leaves", "delete --force fails"]));
+        self.hangs += usize::from(any(&["hangs"]));
+        self.weakened += usize::from(any(&["otherwise than asked"]));
+        self.untrue += usize::from(any(&["succeeds, and", "exits", "again:"]));
+    }
+
+    /// Adds a line to the file that `CORTEN_FAULTS_TABLE` names.
+    fn write(&self, name: &str, total: usize, calls: usize) {
+        let Self { tried, leaks, hangs, weakened, untrue, .. } = self;
+        let line = format!(
+            "| {name} | {calls} | {tried} of {total} | {leaks} | {hangs} | {weakened} | {untrue} |\n"
+        );
+        print!("{line}");
+        if let Some(path) = std::env::var_os("CORTEN_FAULTS_TABLE") {
+            let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        }
+    }
+}
+
+/// Another one each day, unless one is asked for.
+fn seed() -> usize {
     let day = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs() / 86_400);
-    let mut number = day as usize % step;
+    std::env::var("CORTEN_FAULTS_SEED").map_or(day as usize, |text| text.parse().unwrap())
+}
+
+/// About `count` cells, spread evenly.
+fn sample(cells: &mut Vec<(Place, Fault)>, count: usize, seed: usize) {
+    let step = (cells.len() / count).max(1);
+    let mut number = seed % step;
     cells.retain(|_| {
         number += 1;
         number % step == 0
@@ -174,12 +287,14 @@ fn sample(cells: &mut Vec<(Place, Fault)>) {
 
 const CREATE: &[&str] = &["create", "--bundle", "BUNDLE", "f"];
 const START: &[&str] = &["start", "f"];
+const PAUSE: &[&str] = &["pause", "f"];
+const RUN: &[&str] = &["run", "--detach", "--bundle", "BUNDLE", "f"];
 
 /// The control: an error that is injected is met, a death is seen, and what is left is found.
 #[test]
 fn the_sweep_would_notice() {
     isolated(|t| {
-        let bundle = bundle(t);
+        let bundle = bundle(t, |_, _| {});
         let before = harness::traces(t);
         let list = t.command(&["list"]);
         let undisturbed = trace(&list, None);
@@ -196,41 +311,131 @@ fn the_sweep_would_notice() {
     });
 }
 
+fn usual(_: &mut Value, _: &str) {}
+
+/// A hook of every kind, which writes its name down. Those of the container's root see the file elsewhere.
+fn hooks(config: &mut Value, root: &str) {
+    const KINDS: [&str; 6] =
+        ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    // From here on a poststart hook that fails is an error.
+    config["ociVersion"] = json!("1.3.0");
+    for kind in KINDS {
+        let root = if kind == "startContainer" { "" } else { root };
+        let script = format!("echo {kind} >> {root}/tmp/hooks");
+        config["hooks"][kind] =
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]);
+    }
+}
+
+fn user_namespace(config: &mut Value, root: &str) {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    config["linux"]["uidMappings"] = map.clone();
+    config["linux"]["gidMappings"] = map;
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    let chown = std::process::Command::new("chown").args(["-hR", "100000:100000", root]).status();
+    assert!(chown.unwrap().success());
+}
+
+fn verb(
+    name: &'static str,
+    args: &'static [&'static str],
+    before: &'static [&'static [&'static str]],
+    success: Success,
+) -> Verb {
+    Verb { name, args, before, success, edit: usual }
+}
+
 #[test]
 fn create() {
-    isolated(|t| sweep(t, &Verb { args: CREATE, before: &[], success: Success::Other }));
+    isolated(|t| sweep(t, &verb("create", CREATE, &[], Success::Other)));
 }
 
 #[test]
 fn start() {
-    isolated(|t| sweep(t, &Verb { args: START, before: &[CREATE], success: Success::Ran }));
+    isolated(|t| sweep(t, &verb("start", START, &[CREATE], Success::Ran)));
 }
 
 #[test]
 fn run() {
-    let args = &["run", "--detach", "--bundle", "BUNDLE", "f"];
-    isolated(|t| sweep(t, &Verb { args, before: &[], success: Success::Ran }));
+    isolated(|t| sweep(t, &verb("run", RUN, &[], Success::Ran)));
+}
+
+#[test]
+fn run_with_hooks() {
+    isolated(|t| sweep(t, &Verb { edit: hooks, ..verb("run, hooks", RUN, &[], Success::Ran) }));
+}
+
+#[test]
+fn run_in_a_user_namespace() {
+    let verb = Verb { edit: user_namespace, ..verb("run, user namespace", RUN, &[], Success::Ran) };
+    isolated(|t| sweep(t, &verb));
+}
+
+#[test]
+fn run_on_v1() {
+    isolated_in(View::V1, |t| {
+        sweep(t, &Verb { edit: limits::first, ..verb("run, v1", RUN, &[], Success::Ran) })
+    });
 }
 
 #[test]
 fn exec() {
     let args = &["exec", "f", "/bin/sh", "-c", "PROGRAM"];
-    isolated(|t| sweep(t, &Verb { args, before: &[CREATE, START], success: Success::Ran }));
+    isolated(|t| sweep(t, &verb("exec", args, &[CREATE, START], Success::Ran)));
 }
 
 #[test]
 fn kill() {
-    isolated(|t| {
-        sweep(t, &Verb { args: &["kill", "f", "TERM"], before: &[CREATE, START], success: Success::Other })
+    isolated(|t| sweep(t, &verb("kill", &["kill", "f", "TERM"], &[CREATE, START], Success::Other)));
+}
+
+const PAUSED: Success = Success::Status("paused", "running");
+const RESUMED: Success = Success::Status("running", "paused");
+
+#[test]
+fn pause() {
+    isolated(|t| sweep(t, &verb("pause", PAUSE, &[CREATE, START], PAUSED)));
+}
+
+#[test]
+fn pause_on_v1() {
+    isolated_in(View::V1, |t| sweep(t, &verb("pause, v1", PAUSE, &[CREATE, START], PAUSED)));
+}
+
+#[test]
+fn resume() {
+    isolated(|t| sweep(t, &verb("resume", &["resume", "f"], &[CREATE, START, PAUSE], RESUMED)));
+}
+
+#[test]
+fn resume_on_v1() {
+    isolated_in(View::V1, |t| {
+        sweep(t, &verb("resume, v1", &["resume", "f"], &[CREATE, START, PAUSE], RESUMED))
     });
+}
+
+const UPDATE: &[&str] = &["update", "--resources", "BUNDLE/my-resources", "f"];
+
+#[test]
+fn update() {
+    let verb = Verb { edit: limits::first, ..verb("update", UPDATE, &[CREATE, START], Success::Limits) };
+    isolated(|t| sweep(t, &verb));
+}
+
+#[test]
+fn update_on_v1() {
+    let verb = Verb { edit: limits::first, ..verb("update, v1", UPDATE, &[CREATE, START], Success::Limits) };
+    isolated_in(View::V1, |t| sweep(t, &verb));
 }
 
 #[test]
 fn delete() {
-    isolated(|t| {
-        sweep(
-            t,
-            &Verb { args: &["delete", "--force", "f"], before: &[CREATE, START], success: Success::Removed },
-        )
-    });
+    let args = &["delete", "--force", "f"];
+    isolated(|t| sweep(t, &verb("delete", args, &[CREATE, START], Success::Removed)));
+}
+
+#[test]
+fn delete_on_v1() {
+    let args = &["delete", "--force", "f"];
+    isolated_in(View::V1, |t| sweep(t, &verb("delete, v1", args, &[CREATE, START], Success::Removed)));
 }

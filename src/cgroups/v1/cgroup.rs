@@ -45,6 +45,15 @@ fn device_writes(filter: Option<&Filter>) -> Result<Vec<Write>> {
     problems.into_result().map(|()| writes)
 }
 
+/// Whether there is such a file. One that cannot be looked at for another reason is not taken for one that is gone: its
+/// cgroup would be left behind, its limit not be set.
+fn exists(path: &Path) -> sys::Result<bool> {
+    match fs::open(fs::CWD, path, fs::O_PATH, 0) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
 fn no_such(dir: &Path) -> anyhow::Error {
     fail(Kind::Usage, format!("there is no such cgroup, {}", dir.display()))
 }
@@ -73,8 +82,12 @@ impl Cgroup {
             true => None,
             false => v2::Cgroup::open(&record.path)?,
         };
-        let there = |dir: &&PathBuf| fs::open(fs::CWD, dir, fs::O_PATH, 0).is_ok();
-        let dirs: Vec<PathBuf> = record.v1.iter().filter(there).cloned().collect();
+        let mut dirs = Vec::new();
+        for dir in &record.v1 {
+            if exists(dir)? {
+                dirs.push(dir.clone());
+            }
+        }
         Ok((unified.is_some() || !dirs.is_empty()).then_some(Self { unified, dirs }))
     }
 
@@ -126,10 +139,13 @@ impl Cgroup {
 
     /// The cgroup that has a file of that name.
     pub(in crate::cgroups) fn holder(&self, file: &str) -> Result<Option<tree::Cgroup>> {
-        let has = |dir: &&Path| fs::open(fs::CWD, &dir.join(file), fs::O_PATH, 0).is_ok();
         let unified = self.unified.as_ref().map(|cgroup| cgroup.path.as_path());
-        let found = self.dirs.iter().map(PathBuf::as_path).chain(unified).find(has);
-        found.map_or(Ok(None), tree::Cgroup::open_v1)
+        for dir in self.dirs.iter().map(PathBuf::as_path).chain(unified) {
+            if exists(&dir.join(file))? {
+                return tree::Cgroup::open_v1(dir);
+            }
+        }
+        Ok(None)
     }
 
     /// Gives the rules anew. v1 has no way to exchange all of them at once: what differs is written where it is known,
@@ -227,7 +243,7 @@ impl Cgroup {
         }
     }
 
-    /// Freezes or thaws, and waits until it is so. What cannot be frozen in time is thawed again.
+    /// Freezes or thaws, and waits until it is so. After an error it is as it was before.
     pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
         if let Some(cgroup) = &self.unified {
             return cgroup.freeze(freeze, deadline);
@@ -236,13 +252,16 @@ impl Cgroup {
         if !self.has_freezer() {
             return Err(anyhow!("no cgroup hierarchy with the freezer controller is mounted"));
         }
-        if freeze {
-            if self.await_freezer(deadline)? {
-                return Ok(());
-            }
-            self.set_freezer("THAWED")?;
-            return Err(anyhow!("{path}: did not freeze in time, thawed again"));
-        }
+        let (frozen, back) = if freeze {
+            let late = || anyhow!("{path}: did not freeze in time, thawed again");
+            (self.await_freezer(deadline).and_then(|frozen| frozen.then_some(()).ok_or_else(late)), "THAWED")
+        } else {
+            (self.thaw(&path), "FROZEN")
+        };
+        frozen.inspect_err(|_| tree::warn_undone(self.set_freezer(back)))
+    }
+
+    fn thaw(&self, path: &str) -> Result<()> {
         self.set_freezer("THAWED")?;
         match self.freezer_state()?.as_deref() {
             None | Some("THAWED") => Ok(()),

@@ -1,0 +1,253 @@
+//! Where something is short or damaged: room in the state root, descriptors, memory, the record itself. A command ends
+//! well or with one line that says why, and `delete --force` leaves nothing; it never says so while something runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount, umount};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Bundle, Output, Test, View, isolated, isolated_in, left_behind, poll, processes, traces,
+};
+
+fn rooted(t: &Test, root: &Path, args: &[&str]) -> Output {
+    t.corten(&[&["--root", root.to_str().unwrap()], args].concat())
+}
+
+/// A whole life in a state root that has little room; whether all of it went well.
+fn live_in(t: &Test, bundle: &Bundle, root: &Path, clean: &[String]) -> bool {
+    let mut well = true;
+    let create = ["create", "--bundle", bundle.path(), "c"];
+    for args in [&create[..], &["start", "c"], &["pause", "c"], &["resume", "c"], &["exec", "c", "/bin/true"]]
+    {
+        let out = rooted(t, root, args);
+        if out.code != 0 {
+            let told =
+                ["no space left on device", "does not exist", "never finished", "is not started", "stopped"];
+            assert!(told.iter().any(|word| out.stderr.contains(word)), "{args:?}: {out:?}");
+            assert_eq!(out.stderr.lines().count(), 1, "{args:?}: {out:?}");
+            well = false;
+            break;
+        }
+    }
+    rooted(t, root, &["delete", "--force", "c"]).ok();
+    assert_eq!(fs::read_dir(root).unwrap().count(), 0);
+    let mut left = Vec::new();
+    poll(Duration::from_secs(5), || {
+        left = left_behind(t, clean.to_vec());
+        left.is_empty()
+    });
+    assert!(left.is_empty(), "{left:#?}");
+    well
+}
+
+/// No room for files, and none for their names.
+#[test]
+fn a_full_state_root_is_told() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let root = t.dir.join("small");
+        fs::create_dir(&root).unwrap();
+        let inodes = (1..=8).map(|count| format!("nr_inodes={count}"));
+        // A page is what a small file takes.
+        let pages = (1..=5).map(|pages| format!("size={}", pages * 4096));
+        let mut results = Vec::new();
+        for options in inodes.chain(pages) {
+            mount(Some("tmpfs"), &root, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+            let clean = traces(t);
+            results.push(live_in(t, &bundle, &root, &clean));
+            umount(&root).unwrap();
+        }
+        // Some rows had too little room, and some enough.
+        assert!(results.contains(&true) && results.contains(&false), "{results:?}");
+    });
+}
+
+/// Every number of descriptors from none to enough.
+#[test]
+fn few_descriptors_are_told() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c");
+        t.delete("c");
+        let clean = traces(t);
+        let limited = |count: u32, args: &[&str]| {
+            let inner = t.command(args);
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", &format!("ulimit -Sn {count}; exec \"$@\""), "sh"]);
+            t.call(command.arg(inner.get_program()).args(inner.get_args()))
+        };
+        let mut enough = 0;
+        for count in 4..=40 {
+            let create = ["create", "--bundle", bundle.path(), "c"];
+            let (start, exec) = (["start", "c"], ["exec", "c", "/bin/true"]);
+            let mut well = true;
+            for args in [&create[..], &start, &exec, &["pause", "c"], &["delete", "--force", "c"]] {
+                let out = limited(count, args);
+                if out.code == 0 {
+                    continue;
+                }
+                well = false;
+                assert_eq!(out.stderr.lines().count(), 1, "{count} {args:?}: {out:?}");
+                if args == start && t.status("c") != "created" {
+                    // It has begun, and could not be looked at: it must not run on.
+                    t.until("c", "stopped");
+                    break;
+                }
+                // The next is to have a container to meet.
+                let again = t.corten(args);
+                assert_eq!(again.code, 0, "{count} {args:?}: {out:?} {again:?}");
+            }
+            t.delete("c");
+            let mut left = Vec::new();
+            poll(Duration::from_secs(5), || {
+                left = left_behind(t, clean.clone());
+                left.is_empty()
+            });
+            assert!(left.is_empty(), "{count}: {left:#?}");
+            enough += u32::from(well);
+        }
+        assert!((1..37).contains(&enough), "{enough}");
+    });
+}
+
+/// A record that is cut off anywhere, empty, gone, or not even text: `delete --force` takes the container away or says
+/// that it cannot know; the id is free afterwards.
+#[test]
+fn no_damage_of_the_record_is_taken_for_an_end() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        t.start(&bundle, "c");
+        let whole = fs::read(t.state().join("c/state.json")).unwrap();
+        t.delete("c");
+        let cut = (0..8).map(|part| Some(whole[..whole.len() * part / 8].to_vec()));
+        let wrong = [&b"\xff\xfe\0garbage"[..], b"{}", b"7", b"{\"id\":\"c\",\"pid\":\"x\"}"];
+        for damage in cut.chain(wrong.map(|bytes| Some(bytes.to_vec()))).chain([None]) {
+            let pid = t.start(&bundle, "c");
+            let file = t.state().join("c/state.json");
+            match &damage {
+                Some(bytes) => fs::write(&file, bytes).unwrap(),
+                None => fs::remove_file(&file).unwrap(),
+            }
+            let shown = damage.as_deref().map(String::from_utf8_lossy);
+            for verb in [&["state", "c"][..], &["start", "c"], &["kill", "c", "KILL"], &["delete", "c"]] {
+                let out = t.corten(verb);
+                assert!(out.code == 1 && out.stderr.lines().count() == 1, "{shown:?} {verb:?}: {out:?}");
+            }
+            let out = t.corten(&["delete", "--force", "c"]);
+            let runs = Path::new(&format!("/proc/{pid}")).exists();
+            assert!(out.code != 0 || !runs, "{shown:?}: {out:?}, and {pid} runs");
+            t.corten(&["delete", "--force", "c"]).ok();
+            assert!(!t.state().join("c").exists());
+            crate::harness::kill_all("sleep 1000");
+            let cgroup = PathBuf::from("/sys/fs/cgroup/corten-c");
+            assert!(poll(Duration::from_secs(5), || !cgroup.exists() || fs::remove_dir(&cgroup).is_ok()));
+        }
+    });
+}
+
+type Edit = fn(&mut Value, u32);
+
+/// A process id that has passed to somebody else, or is one of another boot, is nobody's: nothing is sent to it.
+#[test]
+fn a_stranger_is_never_signalled() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/true"]));
+        let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+        let edits: [(&str, Edit); 3] = [
+            ("another's process id", |state, pid| state["pid"] = json!(pid)),
+            ("without its start", |state, pid| {
+                state["pid"] = json!(pid);
+                state["startTime"] = Value::Null;
+            }),
+            ("another boot", |state, pid| {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+                let start = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().to_string();
+                state["pid"] = json!(pid);
+                state["startTime"] = json!(start.parse::<u64>().unwrap());
+                state["bootId"] = json!("another");
+            }),
+        ];
+        for (name, edit) in edits {
+            t.create(&bundle, "c");
+            t.corten(&["start", "c"]).ok();
+            t.until("c", "stopped");
+            let file = t.state().join("c/state.json");
+            let mut state: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+            edit(&mut state, stranger.id());
+            fs::write(&file, state.to_string()).unwrap();
+            assert_eq!(t.status("c"), "stopped", "{name}");
+            for args in
+                [&["kill", "c", "KILL"][..], &["pause", "c"], &["start", "c"], &["exec", "c", "/bin/true"]]
+            {
+                let out = t.corten(args);
+                assert!(out.code != 0 && out.stderr.lines().count() == 1, "{name}: {out:?}");
+            }
+            t.corten(&["kill", "--all", "c", "KILL"]);
+            t.corten(&["delete", "--force", "c"]).ok();
+            assert_eq!(stranger.try_wait().unwrap(), None, "{name}: the stranger has ended");
+            let cgroup = PathBuf::from("/sys/fs/cgroup/corten-c");
+            let _ = fs::remove_dir(&cgroup);
+        }
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    });
+}
+
+/// cgroups that the container has made below its own, as deep as it likes, go with it.
+#[test]
+fn the_containers_own_cgroups_go_with_it() {
+    isolated(|t| nested(t, "/sys/fs/cgroup"));
+}
+
+#[test]
+fn the_containers_own_cgroups_go_with_it_on_v1() {
+    isolated_in(View::V1, |t| nested(t, "/sys/fs/cgroup/memory"));
+}
+
+fn nested(t: &Test, at: &str) {
+    let deep = "/d".repeat(40);
+    let script = format!(
+        "mkdir -p {at}/a/b {at}/e{deep}; for d in a a/b e{deep}; do sleep 1000 & echo $! > {at}/$d/cgroup.procs; done; \
+         echo > /tmp/my-made; exec sleep 1000"
+    );
+    let bundle = t.bundle(|c| {
+        c["process"]["args"] = json!(["/bin/sh", "-ec", script]);
+        let mounts = c["mounts"].as_array_mut().unwrap();
+        mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev"]);
+    });
+    let made = bundle.rootfs().join("tmp/my-made");
+    for paused in [false, true] {
+        t.start(&bundle, "c");
+        assert!(poll(Duration::from_secs(20), || made.exists()), "{:?}", t.document("c"));
+        fs::remove_file(&made).unwrap();
+        if paused {
+            t.corten(&["pause", "c"]).ok();
+        }
+        t.delete("c");
+        assert!(poll(Duration::from_secs(5), || !processes().iter().any(|line| line.contains("sleep"))));
+    }
+}
+
+/// Memory that is too little even to begin: the error says that it ran out.
+#[test]
+fn too_little_memory_is_told() {
+    isolated_in(View::V1, |t| {
+        let mut told = 0;
+        for kib in [4, 64, 256, 512, 1024] {
+            let bundle = t.bundle(|c| c["linux"]["resources"] = json!({"memory": {"limit": kib << 10}}));
+            let out = t.call(t.command(&["create", "--bundle", bundle.path(), "c"]).stdin(Stdio::null()));
+            if out.code != 0 {
+                out.fails("out of memory").exits(1);
+                told += 1;
+                assert!(!t.state().join("c").exists());
+            } else {
+                t.delete("c");
+            }
+        }
+        assert!(told > 0);
+    });
+}
