@@ -584,10 +584,8 @@ fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
 
 /// Adds why the container's process has died, where the kernel knows.
 fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
-    if record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed) {
-        return error.context("linux.resources.memory: out of memory");
-    }
-    error
+    let killed = record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed);
+    if killed { error.context("linux.resources.memory: out of memory") } else { error }
 }
 
 /// An error if a process has ended before its program ran. The channel is closed some time before a process that ends
