@@ -1,5 +1,5 @@
 //! The runtime as root of a user namespace below the initial one, as rootless Podman runs it: pid namespaces that it
-//! has made it can enter, but not its own again.
+//! has made it can enter, but not its own again. And what its users ask for most: their groups.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -130,5 +130,63 @@ fn create_where_one_cannot_go_back() {
             user.corten(t, &["delete", "--force", id]).ok();
         }
         assert_eq!(t.corten(&["list", "-q"]).ok(), "");
+    });
+}
+
+/// The annotation run.oci.keep_original_groups, Podman's `--group-add keep-groups`: they do, for `exec` too, also where a
+/// user namespace has no mapping of them; another value is refused.
+#[test]
+fn the_callers_groups_are_kept_where_asked() {
+    isolated(|t| {
+        let kept =
+            |c: &mut Value, value: &str| c["annotations"] = json!({"run.oci.keep_original_groups": value});
+        let call = |args: &[&str]| {
+            let runtime = t.command(args);
+            let mut command = Command::new("setpriv");
+            command.args(["--groups", "234,5678"]).arg(runtime.get_program()).args(runtime.get_args());
+            t.call(&mut command)
+        };
+        let groups = "grep ^Groups /proc/self/status";
+        for (uid, map, shown) in [
+            (0, false, "Groups:\t234 5678 \n"),
+            (1000, false, "Groups:\t234 5678 \n"),
+            (1000, true, "Groups:\t65534 65534 \n"),
+        ] {
+            let bundle = t.bundle(|c| {
+                kept(c, "1");
+                c["process"]["user"]["uid"] = json!(uid);
+                if map {
+                    crate::namespaces::map_ids(c);
+                }
+            });
+            if map {
+                crate::namespaces::give_rootfs(t, &bundle);
+            }
+            call(&["create", "-b", bundle.path(), "c1"]).ok();
+            call(&["start", "c1"]).ok();
+            assert_eq!(call(&["exec", "c1", "sh", "-c", groups]).ok(), shown, "exec, {uid}, {map}");
+            t.delete("c1");
+            bundle.edit(|c| c["process"]["args"] = json!(["sh", "-c", groups]));
+            assert_eq!(call(&["run", "-b", bundle.path(), "r"]).ok(), shown, "run, {uid}, {map}");
+            // What cannot be had beside them is told.
+            bundle.edit(|c| c["process"]["user"]["additionalGids"] = json!([5]));
+            let out = call(&["run", "-b", bundle.path(), "r"]).exits(0);
+            assert_eq!(out.stdout, shown);
+            assert!(out.stderr.contains("warning: process.user.additionalGids: "), "{}", out.stderr);
+        }
+        // A file of the group's alone.
+        let bundle = t.bundle(|c| {
+            kept(c, "1");
+            c["process"]["user"]["uid"] = json!(1000);
+            c["process"]["args"] = json!(["cat", "/etc/of-the-group"]);
+        });
+        let file = bundle.rootfs().join("etc/of-the-group");
+        fs::write(&file, "read\n").unwrap();
+        std::os::unix::fs::chown(&file, Some(0), Some(5678)).unwrap();
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o040)).unwrap();
+        assert_eq!(call(&["run", "-b", bundle.path(), "r"]).ok(), "read\n");
+        for value in ["", "0", "true"] {
+            t.run("true", |c| kept(c, value)).fails("annotations[\"run.oci.keep_original_groups\"]");
+        }
     });
 }
