@@ -63,7 +63,7 @@ fn proc() -> OwnedFd {
 }
 
 fn user(uid: u32, gid: u32, more: &[u32]) -> User {
-    User { uid, gid, additional_gids: more.to_vec(), umask: None }
+    User { uid, gid, additional_gids: more.to_vec(), keep_groups: false, umask: None }
 }
 
 fn become_user(who: &User, sets: &Sets, groups: Groups) -> Result<()> {
@@ -298,7 +298,9 @@ fn the_privileged_step_comes_before_the_sets() {
 #[test]
 fn setgroups_denied() {
     alone_in("setgroups_denied", &["unshare", "--user", "--map-root-user"], || {
-        assert_eq!(Groups::probe(proc().as_fd()).unwrap(), Groups::Denied);
+        assert_eq!(Groups::probe(&user(0, 0, &[]), true, proc().as_fd()).unwrap(), Groups::Denied);
+        let kept = User { keep_groups: true, ..user(0, 0, &[]) };
+        assert_eq!(Groups::probe(&kept, true, proc().as_fd()).unwrap(), Groups::Kept);
         let sets = Sets { bounding: CHOWN, effective: CHOWN, permitted: CHOWN, ..Sets::default() };
         let error = become_user(&user(0, 0, &[0]), &sets, Groups::Denied).unwrap_err();
         assert_eq!(

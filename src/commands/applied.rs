@@ -206,7 +206,9 @@ fn credentials(process: &Process, plan: &process::Plan, rows: &mut Vec<Row>) {
     let mut held: Vec<Value> = status.groups.iter().map(|gid| process.inside("gid_map", *gid)).collect();
     held.sort_by_key(Value::as_u64);
     held.dedup();
-    row("user.additionalGids", "Groups", json!(groups), json!(held));
+    if !user.keep_groups {
+        row("user.additionalGids", "Groups", json!(groups), json!(held));
+    }
     if let Some(mask) = user.umask {
         let found = process.field("Umask").and_then(|text| u32::from_str_radix(text, 8).ok());
         row("user.umask", "Umask", json!(mask), json!(found));

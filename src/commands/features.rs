@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cgroups::systemd;
 use crate::cli::SPEC_VERSION;
 use crate::error::{Context, Result};
-use crate::process::landlock;
+use crate::process::{credentials, landlock};
 use crate::{rootfs, seccomp};
 
 /// What the seccomp compiler knows, by the spec's names.
@@ -79,7 +79,7 @@ pub fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
         },
-        "potentiallyUnsafeConfigAnnotations": [systemd::ANNOTATION, landlock::ANNOTATION],
+        "potentiallyUnsafeConfigAnnotations": [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS],
     })
 }
 
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(value["linux"]["cgroup"]["systemd"], true);
         assert_eq!(
             value["potentiallyUnsafeConfigAnnotations"],
-            json!(["org.systemd.property.", "dev.corten.landlock"])
+            json!(["org.systemd.property.", "dev.corten.landlock", "run.oci.keep_original_groups"])
         );
         assert_eq!(value["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(value["mountOptions"][1], "rro");

@@ -76,8 +76,7 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
         env::fill_home(&mut env, &passwd, process.user.uid);
     }
     env::add_service(&mut env, setting.service, std::process::id, setting.notify_socket);
-    // Only a user namespace can deny it.
-    let groups = if setting.user_namespace { Groups::probe(setting.proc)? } else { Groups::Set };
+    let groups = Groups::probe(&process.user, setting.user_namespace, setting.proc)?;
     let path = as_user(process, groups, || match process.argv.first() {
         Some(name) => exec::lookup(name, &env),
         None => Ok(CString::default()),

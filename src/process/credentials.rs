@@ -7,12 +7,13 @@
 //! Then `/proc/self/status` is read and compared with the plan: a call that does less than it says (youki
 //! never called setgroups for an empty list) must not go unseen.
 
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
 use anyhow::{anyhow, bail};
 
 use super::capabilities::{self, Sets};
-use crate::error::{Context, Result};
+use crate::error::{Context, Problems, Result};
 use crate::sys::{credentials as sys, fs, task};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,11 +21,26 @@ pub struct User {
     pub uid: u32,
     pub gid: u32,
     pub additional_gids: Vec<u32>,
+    /// Instead of those it has the caller's own ([`KEEP_GROUPS`]).
+    pub keep_groups: bool,
     /// Unset, the caller's umask stays.
     pub umask: Option<u32>,
 }
 
-/// Whether supplementary groups can be set.
+/// The annotation of crun's with which the container's processes keep the supplementary groups of who calls the runtime:
+/// in a user namespace they may be without a mapping, and could not be set.
+pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
+/// Whether the annotation asks for it.
+pub fn keep_groups(annotations: Option<&HashMap<String, String>>, problems: &mut Problems) -> bool {
+    let value = annotations.and_then(|annotations| annotations.get(KEEP_GROUPS));
+    if let Some(value) = value.filter(|value| *value != "1") {
+        problems.add(format_args!("annotations[{KEEP_GROUPS:?}]"), format_args!("{value:?} is not \"1\""));
+    }
+    value.is_some()
+}
+
+/// Whether supplementary groups are to be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Groups {
     /// They are set, also to none: the caller's own must not leak into the container.
@@ -32,11 +48,19 @@ pub enum Groups {
     /// `/proc/self/setgroups` says deny, as in a user namespace that an unprivileged user made. The kernel
     /// then lets nobody change them (CVE-2014-8989), and the container keeps the caller's.
     Denied,
+    /// [`KEEP_GROUPS`].
+    Kept,
 }
 
 impl Groups {
-    /// What holds for the calling process in its user namespace.
-    pub fn probe(proc: BorrowedFd) -> Result<Self> {
+    /// What holds for the calling process. Only a user namespace can deny it.
+    pub fn probe(user: &User, user_namespace: bool, proc: BorrowedFd) -> Result<Self> {
+        if user.keep_groups {
+            return Ok(Self::Kept);
+        }
+        if !user_namespace {
+            return Ok(Self::Set);
+        }
         let text = fs::read_whole(sys::open_self(proc, "setgroups", fs::O_RDONLY)?, 64)?;
         Ok(if text.trim_ascii() == b"deny" { Self::Denied } else { Self::Set })
     }
@@ -270,7 +294,8 @@ mod tests {
 
     #[test]
     fn every_difference_is_found() {
-        let user = User { uid: 1, gid: 2, additional_gids: vec![3, 4], umask: Some(0o22) };
+        let user =
+            User { uid: 1, gid: 2, additional_gids: vec![3, 4], keep_groups: false, umask: Some(0o22) };
         let sets = Sets { bounding: 0x1ff_ffff_ffff, effective: 2, permitted: 3, inheritable: 1, ambient: 1 };
         let differences = |now: &Status, user: &User, sets: &Sets, groups| {
             [marks(now, user, true), identity(now, user, sets, groups), others(now, sets)].concat()
@@ -295,6 +320,8 @@ mod tests {
         assert_eq!(marks(&without, &User { umask: None, ..user.clone() }, false), [""; 0]);
         let foreign = Status { groups: vec![9], ..status() };
         let alone = User { additional_gids: vec![], ..user };
-        assert_eq!(differences(&foreign, &alone, &sets, Groups::Denied), [""; 0]);
+        for groups in [Groups::Denied, Groups::Kept] {
+            assert_eq!(differences(&foreign, &alone, &sets, groups), [""; 0]);
+        }
     }
 }

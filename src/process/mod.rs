@@ -97,7 +97,7 @@ pub fn plan(
         cwd: cwd(process, &at("cwd"), problems),
         terminal,
         console_size: if terminal { console_size(process, &at("consoleSize"), problems) } else { None },
-        user: user(process, &at("user"), problems),
+        user: user(process, annotations, &at("user"), problems, warnings),
         capabilities: capabilities::plan(
             process.capabilities().as_ref(),
             process.user().uid(),
@@ -173,7 +173,13 @@ fn console_size(process: &Process, place: &str, problems: &mut Problems) -> Opti
     Some((rows?, columns?))
 }
 
-fn user(process: &Process, place: &str, problems: &mut Problems) -> credentials::User {
+fn user(
+    process: &Process,
+    annotations: Option<&HashMap<String, String>>,
+    place: &str,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> credentials::User {
     let user = process.user();
     let gids = user.additional_gids().as_deref().unwrap_or_default();
     let mut id = |place: String, id: u32| {
@@ -195,10 +201,17 @@ fn user(process: &Process, place: &str, problems: &mut Problems) -> credentials:
     if let Some(mask) = user.umask().filter(|mask| *mask > 0o777) {
         problems.add(format_args!("{place}.umask"), format_args!("{mask} is above 511 (0777)"));
     }
+    let keep_groups = credentials::keep_groups(annotations, problems);
+    if keep_groups && !gids.is_empty() {
+        // An engine adds what the image's files say of the user.
+        let asked = credentials::KEEP_GROUPS;
+        warnings.push(format!("{place}.additionalGids: the annotation {asked} keeps the caller's, ignoring"));
+    }
     credentials::User {
         uid: user.uid(),
         gid: user.gid(),
         additional_gids: gids.to_vec(),
+        keep_groups,
         umask: user.umask(),
     }
 }
@@ -241,7 +254,13 @@ mod tests {
             cwd: "/w".into(),
             terminal: true,
             console_size: Some((25, 80)),
-            user: credentials::User { uid: 1, gid: 2, additional_gids: vec![3], umask: Some(0o22) },
+            user: credentials::User {
+                uid: 1,
+                gid: 2,
+                additional_gids: vec![3],
+                keep_groups: false,
+                umask: Some(0o22),
+            },
             capabilities: capabilities::Sets::default(),
             rlimits: vec![],
             no_new_privs: true,

@@ -21,6 +21,8 @@ pub struct Root {
     fd: OwnedFd,
     /// Descriptors that have done their work: they are closed together, since each call counts.
     spent: RefCell<Vec<OwnedFd>>,
+    /// What is to be read-only when all is in it, and where it stands.
+    filling: Vec<(OwnedFd, String)>,
 }
 
 /// How many of them may wait: the container's limit on open files may be ours.
@@ -37,8 +39,11 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
     for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
         let tree = bound(plan, mount, source)?;
-        make(&mut root, plan, mount, tree)
-            .with_context(|| format!("{} {}", mount.place, mount.destination.display()))?;
+        let at = || format!("{} {}", mount.place, mount.destination.display());
+        match mount.to_fill() {
+            Some(writable) => fill(&mut root, plan, &writable, at()).with_context(at)?,
+            None => make(&mut root, plan, mount, tree).with_context(at)?,
+        }
     }
     devices::apply(&root, plan)?;
     Ok(root)
@@ -50,7 +55,7 @@ fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
         || sources::open_inside(target.as_fd(), Path::new(""), true, &sources::for_root(plan.propagation));
     let tree = tree.map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
-    Ok(Root { fd: tree, spent: RefCell::new(vec![target]) })
+    Ok(Root { fd: tree, spent: RefCell::new(vec![target]), filling: Vec::new() })
 }
 
 /// The tree that a bind mount attaches; `None` for other mounts.
@@ -63,6 +68,14 @@ fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<O
         }
         (_, opened) => Ok(opened),
     }
+}
+
+/// Makes a tmpfs that becomes read-only later.
+fn fill(root: &mut Root, plan: &Plan, writable: &Mount, place: String) -> Result<()> {
+    make(root, plan, writable, None)?;
+    let made = resolve::open(root.fd(), &writable.destination)?;
+    root.filling.push((made, place));
+    Ok(())
 }
 
 fn make(root: &mut Root, plan: &Plan, mount: &Mount, tree: Option<OwnedFd>) -> Result<()> {
@@ -82,8 +95,7 @@ fn make(root: &mut Root, plan: &Plan, mount: &Mount, tree: Option<OwnedFd>) -> R
             let tree = detached(root, fstype, source.as_deref(), options, &data)?;
             let target = root.target(mount, Missing::Directory)?;
             copyup::copy(target.as_fd(), tree.as_fd(), &data).context("tmpcopyup")?;
-            let attr = Attr { set: options.attributes() & MOUNT_ATTR_RDONLY, ..Attr::default() };
-            shape_with(tree.as_fd(), false, attr, &options.propagation)?;
+            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
             attach(root, mount, tree, target)
         }
         (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref()),
@@ -181,10 +193,8 @@ fn detached(
     if let Some(source) = source {
         mount::fsconfig_string(context, "source", source)?;
     }
-    let mut attributes = options.attributes();
-    if options.copy_up {
-        attributes &= !MOUNT_ATTR_RDONLY;
-    } else if attributes & MOUNT_ATTR_RDONLY != 0 {
+    let attributes = options.attributes();
+    if attributes & MOUNT_ATTR_RDONLY != 0 {
         mount::fsconfig_flag(context, "ro")?;
     }
     for name in &options.superblock {
@@ -212,10 +222,19 @@ fn detached(
     Ok(tree)
 }
 
-/// Changes what is mounted at the destination: with `bind` the mount, else the file system.
-fn remount(root: &Root, mount: &Mount) -> Result<()> {
+/// Changes what is mounted at the destination: with `bind` the mount, else the file system. Writable then, it
+/// stays so.
+fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     let options = &mount.options;
     let target = resolve::open(root.fd(), &mount.destination)?;
+    let writable = match options.bind {
+        Some(_) => (options.attr.clear | options.attr_all.clear) & MOUNT_ATTR_RDONLY != 0,
+        None => options.attributes() & MOUNT_ATTR_RDONLY == 0,
+    };
+    if writable && !root.filling.is_empty() {
+        let id = fs::mount_id(target.as_fd(), Path::new(""))?;
+        root.filling.retain(|(fd, _)| fs::mount_id(fd.as_fd(), Path::new("")).ok() != Some(id));
+    }
     if options.bind.is_none() {
         let flags = legacy_flags(options) | libc::MS_REMOUNT;
         mount::mount(None, target.as_fd(), None, flags, &options.data.join(","))?;
@@ -285,6 +304,16 @@ impl Root {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Makes read-only what had to be filled first.
+    pub(super) fn close_filled(&mut self) -> Result<()> {
+        let read_only = Attr { set: MOUNT_ATTR_RDONLY, ..Attr::default() };
+        for (fd, place) in std::mem::take(&mut self.filling) {
+            mount::mount_setattr(fd.as_fd(), false, &read_only).context(place)?;
+            self.spend(fd);
+        }
+        Ok(())
     }
 
     /// Takes a descriptor that is not needed any more.

@@ -19,7 +19,8 @@ const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 
 impl Root {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
     /// directory is the new root, whose descriptor is returned.
-    pub fn enter(self, plan: &Plan) -> Result<OwnedFd> {
+    pub fn enter(mut self, plan: &Plan) -> Result<OwnedFd> {
+        self.close_filled()?;
         self.mask(plan)?;
         for path in &plan.readonly_paths {
             self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;

@@ -9,6 +9,7 @@ use super::options::{self, Options};
 use super::{Facts, NOTIFY_SOCKET};
 use crate::error::Problems;
 use crate::namespaces::idmap::{self, IdMap};
+use crate::sys::mount::MOUNT_ATTR_RDONLY;
 
 /// One mount to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,19 @@ impl Mount {
     #[must_use]
     pub fn is_bind(&self) -> bool {
         matches!(self.kind, Kind::Bind { .. })
+    }
+
+    /// A new tmpfs that is to be read-only is writable at first: what other mounts, devices, links and the console need in
+    /// it comes later. Nothing could be in it otherwise.
+    pub(super) fn to_fill(&self) -> Option<Self> {
+        let is_tmpfs = matches!(&self.kind, Kind::New { fstype, .. } if fstype == "tmpfs");
+        (is_tmpfs && self.options.attributes() & MOUNT_ATTR_RDONLY != 0).then(|| {
+            let mut writable = self.clone();
+            for attr in [&mut writable.options.attr, &mut writable.options.attr_all] {
+                attr.set &= !MOUNT_ATTR_RDONLY;
+            }
+            writable
+        })
     }
 
     /// It covers the root itself.

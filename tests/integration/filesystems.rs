@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::isolated;
 use crate::mounts::{add, fits, host_mount, options};
+use crate::terminal::Socket;
 
 /// tmpfs without `mode=`: over a directory that is there already it has that one's mode, as with other runtimes; else the
 /// kernel's 1777.
@@ -54,6 +55,50 @@ fn file_systems_options() {
         // An unknown option beside a long value, which only mount(2) takes.
         let long = format!("mpol={}", "x".repeat(300));
         tmpfs(json!([long])).fails("mounts[7] /mnt").fails("mpol");
+    });
+}
+
+/// A read-only tmpfs is so when all is in it that the configuration puts there: mounts, devices, links, the console. So it
+/// is with other runtimes, and engines' read-only containers have such a /dev.
+#[test]
+fn a_read_only_tmpfs_is_filled_first() {
+    isolated(|t| {
+        let tmpfs = |target: &str, options: &[&str]| json!({"destination": target, "type": "tmpfs", "source": "x", "options": options});
+        let edit = |c: &mut Value| {
+            c["mounts"][1]["options"].as_array_mut().unwrap().push(json!("ro"));
+            add(c, tmpfs("/run", &["ro", "size=1m"]));
+            add(c, tmpfs("/run/below", &[]));
+            add(c, tmpfs("/home", &["tmpcopyup", "ro"]));
+            add(c, tmpfs("/home/below", &["rro"]));
+            add(c, tmpfs("/again", &["ro"]));
+            add(c, json!({"destination": "/again", "options": ["remount", "bind", "rw"]}));
+            add(c, tmpfs("/kept", &["ro"]));
+            add(c, json!({"destination": "/kept", "options": ["remount", "bind", "nosuid"]}));
+            add(c, tmpfs("/covered", &["ro"]));
+            add(c, tmpfs("/covered", &[]));
+            c["linux"]["devices"] = json!([{"path": "/run/zero", "type": "c", "major": 1, "minor": 5}]);
+        };
+        let script = "for d in /dev /dev/shm /run /run/below /home /home/below /again /kept /covered; do \
+            touch $d/x 2>/dev/null && echo $d; done; echo x >/dev/null && ls -d /dev/pts/ptmx /dev/fd/0 /dev/tty /run/zero /home/alice";
+        let out = t.run_bundle(&t.bundle(|c| {
+            edit(c);
+            c["process"]["args"] =
+                json!(["/bin/sh", "-c", format!("mkdir -p /home/alice 2>/dev/null; {script}")]);
+        }));
+        let written = "/dev/shm\n/run/below\n/again\n/covered\n";
+        assert!(out.stdout.starts_with(written), "{} {}", out.stdout, out.stderr);
+        for path in ["/dev/pts/ptmx", "/dev/fd/0", "/dev/tty", "/run/zero"] {
+            assert!(out.stdout.contains(path), "{path} {} {}", out.stdout, out.stderr);
+        }
+        let terminal = t.bundle(|c| {
+            edit(c);
+            c["process"]["terminal"] = json!(true);
+            c["process"]["args"] = json!(["/bin/sh", "-c", "[ -c /dev/console ] && ! touch /dev/x"]);
+        });
+        let socket = Socket::new(t, "console");
+        t.corten(&["create", "-b", terminal.path(), "--console-socket", socket.path(), "c1"]).ok();
+        let _master = socket.master();
+        t.delete("c1");
     });
 }
 

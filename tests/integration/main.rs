@@ -29,6 +29,7 @@ mod process;
 mod propagation;
 mod races;
 mod rootfs;
+mod rootless;
 mod run;
 mod scarcity;
 mod seccomp;

@@ -1,0 +1,192 @@
+//! The runtime as root of a user namespace below the initial one, as rootless Podman runs it: pid namespaces that it
+//! has made it can enter, but not its own again. And what its users ask for most: their groups.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Output, Test, isolated, poll, without_namespace};
+
+/// A process that keeps a user and a mount namespace, like Podman's pause process.
+struct User {
+    keeper: Child,
+}
+
+impl User {
+    fn new() -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--mount", "sh", "-c", "echo; exec sleep 1000"]);
+        let mut keeper = command.stdout(Stdio::piped()).spawn().unwrap();
+        std::io::Read::read_exact(keeper.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        for file in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{}/{file}", keeper.id()), "0 0 65536").unwrap();
+        }
+        Self { keeper }
+    }
+
+    fn call(&self, t: &Test, command: &Command) -> Output {
+        let mut inside = Command::new("nsenter");
+        inside.args(["--user", "--mount", "--target", &self.keeper.id().to_string(), "--"]);
+        t.call(inside.arg(command.get_program()).args(command.get_args()))
+    }
+
+    fn corten(&self, t: &Test, args: &[&str]) -> Output {
+        self.call(t, &t.command(args))
+    }
+
+    /// It may warn that a device filter is not for such a user.
+    fn start(&self, t: &Test, bundle: &Bundle, id: &str) -> i32 {
+        self.corten(t, &["create", "--bundle", bundle.path(), id]).exits(0);
+        self.corten(t, &["start", id]).ok();
+        t.pid(id)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// The cgroups are the host's: their mount is not asked for.
+fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
+    t.bundle(|c| {
+        c["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
+        edit(c);
+    })
+}
+
+fn pid_namespace(process: impl std::fmt::Display) -> String {
+    fs::read_link(format!("/proc/{process}/ns/pid")).unwrap().to_str().unwrap().into()
+}
+
+/// `exec` where the way back is closed: the program's namespace, status, credentials and pid file are as anywhere.
+#[test]
+fn exec_where_one_cannot_go_back() {
+    isolated(|t| {
+        let user = User::new();
+        // What this test is about, or it would show nothing.
+        let mut back = Command::new("nsenter");
+        back.args(["--pid=/proc/self/ns/pid", "true"]);
+        user.call(t, &back).fails("Operation not permitted");
+
+        let pid = user.start(t, &bundle(t, |_| {}), "c1");
+        let show = "readlink /proc/self/ns/pid; cat /proc/1/comm; id -u; exit 7";
+        let out = user.corten(t, &["exec", "c1", "/bin/sh", "-c", show]).exits(7);
+        assert_eq!(out.stdout, format!("{}\nsleep\n0\n", pid_namespace(pid)));
+        user.corten(t, &["exec", "c1", "/no/such"]).fails("/no/such");
+
+        let file = t.dir.join("pid");
+        let args = ["exec", "-d", "--pid-file", file.to_str().unwrap(), "c1", "/bin/sleep", "1001"];
+        user.corten(t, &args).ok();
+        let detached = fs::read_to_string(&file).unwrap();
+        assert_eq!(pid_namespace(detached.trim()), pid_namespace(pid));
+        assert_ne!(pid_namespace(pid), pid_namespace("self"));
+        let command = || fs::read_to_string(format!("/proc/{}/cmdline", detached.trim())).unwrap_or_default();
+        assert!(poll(Duration::from_secs(10), || command() == "/bin/sleep\x001001\0"), "{}", command());
+        user.corten(t, &["delete", "--force", "c1"]).ok();
+    });
+}
+
+/// `create` that joins another container's pid namespace, as a pod's members do; the hooks stay outside.
+#[test]
+fn create_where_one_cannot_go_back() {
+    isolated(|t| {
+        let user = User::new();
+        let first = user.start(t, &bundle(t, |_| {}), "first");
+        let seen = t.dir.join("seen");
+        let member = bundle(t, |c| {
+            without_namespace(c, "pid");
+            let join = json!({"type": "pid", "path": format!("/proc/{first}/ns/pid")});
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
+            let script = format!("readlink /proc/self/ns/pid > {}", seen.display());
+            c["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+            c["process"]["args"] = json!(["/bin/sh", "-c", "[ $$ != 1 ] && exec sleep 1002"]);
+        });
+        let second = user.start(t, &member, "second");
+        assert_eq!(pid_namespace(second), pid_namespace(first));
+        assert_eq!(fs::read_to_string(seen).unwrap().trim(), pid_namespace("self"));
+        let parent = fs::read_to_string(format!("/proc/{second}/status")).unwrap();
+        assert!(
+            !parent.contains(&format!("PPid:\t{first}\n")),
+            "the process between has left it its own parent"
+        );
+
+        let both = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
+        let out = user.corten(t, &["exec", "second", "/bin/sh", "-c", both]).ok();
+        assert!(out.contains("sleep 1000 ") && out.contains("sleep 1002 "), "{out}");
+        // An error of the container's process comes through the one between.
+        let broken = bundle(t, |c| {
+            without_namespace(c, "pid");
+            let join = json!({"type": "pid", "path": format!("/proc/{first}/ns/pid")});
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
+            c["process"]["args"] = json!(["/no/such"]);
+        });
+        user.corten(t, &["create", "--bundle", broken.path(), "third"]).fails("/no/such");
+        for id in ["second", "first"] {
+            user.corten(t, &["delete", "--force", id]).ok();
+        }
+        assert_eq!(t.corten(&["list", "-q"]).ok(), "");
+    });
+}
+
+/// The annotation run.oci.keep_original_groups, Podman's `--group-add keep-groups`: they do, for `exec` too, also where a
+/// user namespace has no mapping of them; another value is refused.
+#[test]
+fn the_callers_groups_are_kept_where_asked() {
+    isolated(|t| {
+        let kept =
+            |c: &mut Value, value: &str| c["annotations"] = json!({"run.oci.keep_original_groups": value});
+        let call = |args: &[&str]| {
+            let runtime = t.command(args);
+            let mut command = Command::new("setpriv");
+            command.args(["--groups", "234,5678"]).arg(runtime.get_program()).args(runtime.get_args());
+            t.call(&mut command)
+        };
+        let groups = "grep ^Groups /proc/self/status";
+        for (uid, map, shown) in [
+            (0, false, "Groups:\t234 5678 \n"),
+            (1000, false, "Groups:\t234 5678 \n"),
+            (1000, true, "Groups:\t65534 65534 \n"),
+        ] {
+            let bundle = t.bundle(|c| {
+                kept(c, "1");
+                c["process"]["user"]["uid"] = json!(uid);
+                if map {
+                    crate::namespaces::map_ids(c);
+                }
+            });
+            if map {
+                crate::namespaces::give_rootfs(t, &bundle);
+            }
+            call(&["create", "-b", bundle.path(), "c1"]).ok();
+            call(&["start", "c1"]).ok();
+            assert_eq!(call(&["exec", "c1", "sh", "-c", groups]).ok(), shown, "exec, {uid}, {map}");
+            t.delete("c1");
+            bundle.edit(|c| c["process"]["args"] = json!(["sh", "-c", groups]));
+            assert_eq!(call(&["run", "-b", bundle.path(), "r"]).ok(), shown, "run, {uid}, {map}");
+            // What cannot be had beside them is told.
+            bundle.edit(|c| c["process"]["user"]["additionalGids"] = json!([5]));
+            let out = call(&["run", "-b", bundle.path(), "r"]).exits(0);
+            assert_eq!(out.stdout, shown);
+            assert!(out.stderr.contains("warning: process.user.additionalGids: "), "{}", out.stderr);
+        }
+        // A file of the group's alone.
+        let bundle = t.bundle(|c| {
+            kept(c, "1");
+            c["process"]["user"]["uid"] = json!(1000);
+            c["process"]["args"] = json!(["cat", "/etc/of-the-group"]);
+        });
+        let file = bundle.rootfs().join("etc/of-the-group");
+        fs::write(&file, "read\n").unwrap();
+        std::os::unix::fs::chown(&file, Some(0), Some(5678)).unwrap();
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o040)).unwrap();
+        assert_eq!(call(&["run", "-b", bundle.path(), "r"]).ok(), "read\n");
+        for value in ["", "0", "true"] {
+            t.run("true", |c| kept(c, value)).fails("annotations[\"run.oci.keep_original_groups\"]");
+        }
+    });
+}
