@@ -124,10 +124,11 @@ fn update(t: &Test, id: &str, document: &Value, more: &[&str]) -> Output {
 
 /// A container that runs in a scope, and the scope's name and cgroup.
 fn limited(t: &Test, name: &str, edit: impl FnOnce(&mut Value)) -> (String, PathBuf) {
-    let unit = unit(name);
-    let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+    // In a slice of its own: systemd may write all files of a unit again when one beside it comes or goes.
+    let (unit, slice) = (unit(name), format!("ctest{name}.slice"));
+    let cgroup = Path::new(CGROUP).join(&slice).join(&unit);
     let bundle = t.bundle(|c| {
-        c["linux"]["cgroupsPath"] = path("", name);
+        c["linux"]["cgroupsPath"] = path(&slice, name);
         edit(c);
     });
     create(t, &bundle, name).ok();
