@@ -21,6 +21,7 @@ pub struct Host {
     pub uid: u32,
     /// We are in a user namespace other than the first.
     pub user_namespace: bool,
+    /// Empty before [`Self::with_cgroups`].
     pub cgroups: cgroups::Host,
     pub process: process::Host,
 }
@@ -34,7 +35,12 @@ impl Host {
         let uid = task::euid();
         let rootless = rootless.unwrap_or(uid != 0 || user_namespace);
         let process = process::Host::probe(proc.as_fd(), labelled)?;
-        Ok(Self { proc, rootless, uid, user_namespace, cgroups: cgroups::Host::probe()?, process })
+        Ok(Self { proc, rootless, uid, user_namespace, cgroups: cgroups::Host::default(), process })
+    }
+
+    /// With the hierarchies of cgroups, which only making a container needs; `resctrl`: it is to have a class of processes.
+    pub fn with_cgroups(self, resctrl: bool) -> Result<Self> {
+        Ok(Self { cgroups: cgroups::Host::probe(resctrl)?, ..self })
     }
 }
 

@@ -13,6 +13,11 @@ use corten::{cli, commands, log};
 #[path = "sys/start.rs"]
 mod start;
 
+#[cfg(all(target_arch = "x86_64", target_env = "musl"))]
+#[allow(unsafe_code)]
+#[path = "sys/entry.rs"]
+mod entry;
+
 #[global_allocator]
 static MEMORY: Arena = Arena::new();
 

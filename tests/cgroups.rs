@@ -27,7 +27,7 @@ struct Sandbox {
 
 impl Sandbox {
     fn new(test: &str) -> Option<Self> {
-        let mut host = Host::probe().unwrap();
+        let mut host = Host::probe(false).unwrap();
         // Also beside v1's hierarchies.
         host.v1.clear();
         if task::euid() != 0 || host.v2_mount.is_none() {
@@ -62,9 +62,11 @@ impl Sandbox {
 
     fn create(&self, path: &str, resources: &str) -> anyhow::Result<Cgroup> {
         let mut warnings = Vec::new();
-        let cgroup = v2::create(&self.plan(path, resources), &mut warnings)?;
+        let plan = self.plan(path, resources);
+        let cgroup = v2::create(&plan, &mut warnings)?.unwrap();
+        v2::watch(&cgroup, &plan, &mut warnings)?;
         assert_eq!(warnings, [""; 0]);
-        Ok(cgroup.unwrap())
+        Ok(cgroup)
     }
 }
 

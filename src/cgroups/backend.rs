@@ -33,8 +33,8 @@ pub fn missing(plan: &Plan) -> Vec<PathBuf> {
     }
 }
 
-/// Makes the cgroup and sets its limits. `None` if a rootless container has to do without and can. On error
-/// nothing that was made remains.
+/// Makes the cgroup and sets its limits, but for the devices of v2 ([`watch`]). `None` if a rootless container has to do
+/// without and can. On error nothing that was made remains.
 pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
     match plan {
         Plan::V2(plan) => Ok(v2::create(plan, warnings)?.map(Cgroup::V2)),
@@ -42,10 +42,22 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
     }
 }
 
+/// Attaches v2's device filter: before the container's program or a hook runs.
+pub fn watch(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -> Result<()> {
+    match (cgroup, plan) {
+        (Cgroup::V2(cgroup), Plan::V2(plan)) => v2::watch(cgroup, plan, warnings),
+        (Cgroup::V1(cgroup), Plan::V1(plan)) => match (&cgroup.unified, &plan.unified) {
+            (Some(cgroup), Some(plan)) => v2::watch(cgroup, plan, warnings),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
 /// Sets the limits of the cgroup that systemd has made around a process.
-pub fn limit(plan: &Plan, pid: i32, warnings: &mut Vec<String>) -> Result<Cgroup> {
+pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
     match plan {
-        Plan::V2(plan) => Ok(Cgroup::V2(v2::limit(plan, pid, warnings)?)),
+        Plan::V2(plan) => Ok(Cgroup::V2(v2::limit(plan, pid)?)),
         Plan::V1(_) => Err(fail(Kind::Unsupported, "systemd makes no cgroups of v1 for us")),
     }
 }
@@ -127,7 +139,7 @@ impl Cgroup {
     pub fn plan(&self, resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
         match self {
             Self::V2(_) => resources::plan(resources, problems),
-            Self::V1(_) => match Host::probe() {
+            Self::V1(_) => match Host::probe(false) {
                 Ok(host) => v1::writes(resources, &host, problems),
                 Err(e) => {
                     problems.add("linux.resources", format!("{e:#}"));

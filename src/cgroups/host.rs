@@ -6,13 +6,14 @@
 //! field.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::error::Result;
-use crate::sys::fs;
+use crate::sys::{self, fs};
 
 /// Where v2 is mounted if it is the host's only one, or v1's if they are there.
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -50,10 +51,17 @@ impl Hierarchy {
 }
 
 impl Host {
-    pub fn probe() -> Result<Self> {
+    /// `resctrl`: where that is is wanted too.
+    pub fn probe(resctrl: bool) -> Result<Self> {
         let open = |path: &str| fs::open(fs::CWD, Path::new(path), fs::O_RDONLY, 0);
-        let mountinfo = fs::read_limited(open("/proc/self/mountinfo")?, 64 << 20).context("mountinfo")?;
         let own = fs::read_whole(open("/proc/self/cgroup")?, 1 << 20).context("cgroup")?;
+        if !resctrl
+            && let Some(own) = only_v2(&own)
+            && root_is_mounted()
+        {
+            return Ok(Self { v2_mount: Some(CGROUP.into()), own: Some(own), ..Self::default() });
+        }
+        let mountinfo = fs::read_limited(open("/proc/self/mountinfo")?, 64 << 20).context("mountinfo")?;
         let mut host = Self::parse(&mountinfo, &own);
         if let Some(mount) = host.v2_mount.as_ref().filter(|_| !host.v1.is_empty()) {
             let controllers = fs::read_text(fs::CWD, &mount.join("cgroup.controllers"))?;
@@ -101,6 +109,26 @@ impl Host {
         }
         host
     }
+}
+
+/// Our own cgroup where v2 is the only hierarchy, without a leading slash.
+fn only_v2(cgroup: &[u8]) -> Option<PathBuf> {
+    let path = cgroup.strip_prefix(b"0::/")?.strip_suffix(b"\n")?;
+    let path = (!path.contains(&b'\n')).then(|| bytes_to_path(path))?;
+    path.components().all(|c| c != Component::ParentDir).then_some(path)
+}
+
+/// Whether v2's very root is at its usual place. Then mountinfo, which grows with every container on the host, need not be
+/// read.
+fn root_is_mounted() -> bool {
+    let root = || {
+        let dir = fs::open(fs::CWD, Path::new(CGROUP), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+        // The root directory of a kernfs is its first inode, in whatever namespace one looks at it.
+        Ok(fs::filesystem_magic(dir.as_fd())? == libc::CGROUP2_SUPER_MAGIC
+            && fs::fstat(dir.as_fd())?.st_ino == 1)
+    };
+    let root: sys::Result<bool> = root();
+    root.unwrap_or(false)
 }
 
 /// Of the mounts of a hierarchy, with our own cgroup in it: one that shows that, else any; of several the
@@ -178,6 +206,22 @@ fn bytes_to_path(bytes: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn v2_alone_is_told_by_its_one_line() {
+        let rows = [
+            ("0::/\n", Some("")),
+            ("0::/user.slice/a b\n", Some("user.slice/a b")),
+            // Outside our cgroup namespace.
+            ("0::/../x\n", None),
+            ("1:name=systemd:/\n0::/\n", None),
+            ("4:memory:/x\n", None),
+            ("", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(only_v2(text.as_bytes()).as_deref(), expected.map(Path::new), "{text:?}");
+        }
+    }
 
     #[test]
     fn the_hierarchy_is_found() {

@@ -74,7 +74,7 @@ pub(super) fn missing_in(dir: PathBuf, count: usize) -> Vec<PathBuf> {
     first.map_or_else(Vec::new, |first| dirs.split_off(first))
 }
 
-/// Makes the cgroup and sets its limits. `None` if a rootless container has to do without and can. On error
+/// Makes the cgroup and sets its limits, but for the devices ([`watch`]). `None` if a rootless container has to do without and can. On error
 /// nothing that was made remains; controllers that were enabled in ancestors stay so, since others may use
 /// them by now.
 pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
@@ -96,7 +96,6 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
             let path = plan.dir();
             plan.writes.iter().try_for_each(|write| apply(dir.as_fd(), write, &path))?;
         }
-        apply_devices(dir.as_fd(), plan, fresh, warnings)?;
         Ok(dir)
     });
     match result {
@@ -115,14 +114,12 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
 
 /// Sets the limits of the cgroup that systemd has made, where the process waits to go on; into a slice's it is put here,
 /// since systemd puts none there.
-pub fn limit(plan: &Plan, pid: i32, warnings: &mut Vec<String>) -> Result<Cgroup> {
+pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
     let path = plan.dir();
     let dir = make_directories(plan, &mut Vec::new())?;
     // Frozen, it could never go on.
     refuse_state(dir.as_fd(), plan, &[("frozen 1", "is frozen")])?;
     plan.writes.iter().try_for_each(|write| apply(dir.as_fd(), write, &path))?;
-    // Beside a program of systemd's, if the configuration has asked it for one.
-    apply_devices(dir.as_fd(), plan, true, warnings)?;
     let cgroup = Cgroup { dir, path, made: Vec::new() };
     if plan.scope.as_ref().is_some_and(|scope| scope.unit.is_slice()) {
         write_value(cgroup.dir(), "cgroup.procs", &pid.to_string()).context("linux.cgroupsPath")?;
@@ -182,7 +179,7 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
 /// Enables what a write needs on the way to a cgroup that exists; without `enable`, only finds out whether it is
 /// available at all.
 pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<()> {
-    let mount = super::Host::probe()?.v2_mount.unwrap_or_default();
+    let mount = super::Host::probe(false)?.v2_mount.unwrap_or_default();
     let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
     let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
     let plan = &Plan { mount, path, writes, devices: None, rootless: false, scope: None };
@@ -362,10 +359,12 @@ pub(super) fn host_swaps() -> bool {
 }
 
 /// Attaches the device filter, in the place of those of an earlier user of the cgroup.
-fn apply_devices(dir: BorrowedFd, plan: &Plan, fresh: bool, warnings: &mut Vec<String>) -> Result<()> {
+pub fn watch(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -> Result<()> {
     let place = "linux.resources.devices";
+    // Beside a program of systemd's, if the configuration has asked it for one.
+    let fresh = plan.scope.is_some() || cgroup.made.last() == Some(&cgroup.path);
     let old = if fresh { Replaced::None } else { Replaced::All };
-    match replace_device_program(dir, plan.devices.as_ref(), old) {
+    match replace_device_program(cgroup.dir(), plan.devices.as_ref(), old) {
         Err(e) if e.errno == Errno::EPERM && plan.rootless => match &plan.devices {
             Some(filter) if !filter.only_allows() => Err(anyhow!(e).context(place)),
             _ => {

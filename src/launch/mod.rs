@@ -4,6 +4,7 @@
 //! container's process ([`init`]) and attends to it until it is ready. Whatever fails undoes what was done. The channel
 //! between the two carries events, descriptors and at most one error: the plan is inherited by the clone.
 
+mod cgroup;
 mod channel;
 mod destroy;
 pub mod exec;
@@ -19,10 +20,11 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use nix::errno::Errno;
 
+use cgroup::Systemd;
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, undo};
 
-use crate::cgroups::{self, Cgroup, dbus::Bus, systemd};
+use crate::cgroups::{self, Cgroup};
 use crate::cli::SPEC_VERSION;
 use crate::config::Config;
 use crate::error::{Context, Kind, Result, fail};
@@ -32,7 +34,7 @@ use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
-use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
+use crate::state::{Dir, Record, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, socket, task};
 use crate::{hooks, intel_rdt, log, rootfs, seccomp, state};
@@ -103,10 +105,9 @@ pub fn create(request: &Request) -> Result<Launched> {
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
         dir.save(&record)?;
-        dir.save_config(&request.config.text)?;
         let on_record = (record.cgroup.clone(), record.intel_rdt.clone());
-        let cgroup = if systemd.is_some() { None } else { make_cgroup(plan, &mut record)? };
-        let classes = make_class(plan, &mut record)?;
+        let cgroup = if systemd.is_some() { None } else { cgroup::make(plan, &mut record)? };
+        let classes = cgroup::make_class(plan, &mut record)?;
         if (record.cgroup.is_some() && record.cgroup != on_record.0) || record.intel_rdt != on_record.1 {
             dir.save(&record)?;
         }
@@ -136,7 +137,8 @@ pub fn create(request: &Request) -> Result<Launched> {
         })?;
         record.pid = Some(process.pid);
         let mut devices = None;
-        let attended = attend(&mut process, request, &dir, &mut record, &mut devices)
+        let attended = meanwhile(&process, request, &dir, &mut record, cgroup.as_ref())
+            .and_then(|()| attend(&mut process, request, &dir, &mut record, &mut devices))
             .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
         match attended {
             Ok(()) => Ok(process),
@@ -212,74 +214,6 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
         delete_reads_config: !plan.hooks.poststop.is_empty(),
         ..Record::default()
     })
-}
-
-/// Makes the cgroup, and corrects the record where there is none in the end.
-fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
-    let mut warnings = Vec::new();
-    let made = plan.cgroup.as_ref().map(|cgroup| cgroups::create(cgroup, &mut warnings)).transpose();
-    warnings.into_iter().for_each(log::warn);
-    match &made {
-        Ok(Some(Some(cgroup))) => {
-            let parents = record.cgroup.take().map(|claim| claim.parents).unwrap_or_default();
-            record.cgroup = Some(CgroupRecord { parents, ..cgroup.record() });
-        }
-        // Another container's perhaps: not ours to remove.
-        _ => record.cgroup = None,
-    }
-    let made = made?.flatten();
-    if let Some(cgroup) = &made {
-        delegate(plan, cgroup)?;
-    }
-    Ok(made)
-}
-
-/// Makes the class of processes, and opens it.
-fn make_class(plan: &Plan, record: &mut Record) -> Result<Vec<OwnedFd>> {
-    match (&plan.intel_rdt, &mut record.intel_rdt) {
-        (Some(plan), Some(record)) => {
-            intel_rdt::make(plan, record)?;
-            intel_rdt::doors(record)
-        }
-        _ => Ok(Vec::new()),
-    }
-}
-
-/// systemd, which makes the container's cgroup around its process.
-struct Systemd<'a> {
-    bus: Bus,
-    scope: &'a systemd::Scope,
-}
-
-impl<'a> Systemd<'a> {
-    fn connect(scope: &'a systemd::Scope) -> Result<Self> {
-        Ok(Self { bus: systemd::connect(&scope.unit)?, scope })
-    }
-
-    /// Puts the process, which waits, into its cgroup, and sets the limits.
-    fn place(&mut self, pid: i32, plan: &Plan, dir: &Dir, record: &mut Record) -> Result<()> {
-        let Some(cgroup) = &plan.cgroup else { return Ok(()) };
-        if let Err(e) = systemd::start(&mut self.bus, self.scope, pid) {
-            if systemd::refused(&e) {
-                // Another container's perhaps: not ours to remove.
-                record.cgroup = None;
-            }
-            return Err(e);
-        }
-        if record.cgroup.is_none() {
-            record.cgroup = cgroup.claim(cgroup.dirs());
-            dir.save(record)?;
-        }
-        let mut warnings = Vec::new();
-        let limited = cgroups::limit(cgroup, pid, &mut warnings);
-        warnings.into_iter().for_each(log::warn);
-        delegate(plan, &limited?)
-    }
-}
-
-/// Gives the cgroup to the container's user, if it is to make others inside.
-fn delegate(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
-    plan.cgroup_owner.map_or(Ok(()), |(uid, gid)| cgroups::delegate(cgroup, uid, gid))
 }
 
 /// The processes it takes: one between also where we could not go back from the pid namespace that is joined.
@@ -382,6 +316,19 @@ fn limits(pid: i32, process: &process::Plan, proc: BorrowedFd) -> Result<()> {
     Ok(())
 }
 
+/// What only has to be done before the container's process asks for anything: while that mounts, on another processor.
+fn meanwhile(
+    process: &Process,
+    request: &Request,
+    dir: &Dir,
+    record: &mut Record,
+    cgroup: Option<&Cgroup>,
+) -> Result<()> {
+    cgroup.map_or(Ok(()), |cgroup| cgroup::watch(request.plan, cgroup))?;
+    dir.save_config(&request.config.text)?;
+    if process.between { Ok(()) } else { put_on_record(process, record) }
+}
+
 /// Serves the container's process until it is ready.
 fn attend<'a>(
     process: &mut Process,
@@ -424,7 +371,11 @@ fn attend<'a>(
     }
 }
 
+/// Once: what is there after the process between is another.
 fn put_on_record(process: &Process, record: &mut Record) -> Result<()> {
+    if record.start_time.is_some() {
+        return Ok(());
+    }
     record.pid = Some(process.pid);
     record.start_time = state::start_time(process.pid)?;
     Ok(())

@@ -93,7 +93,7 @@ impl Cgroup {
 
     /// These cgroups, but for some or all controllers those at a path below; an error tells what is not there.
     pub(in crate::cgroups) fn below(&self, wanted: &[Below]) -> Result<Self> {
-        let host = Host::probe()?;
+        let host = Host::probe(false)?;
         let controllers = |dir: &Path| {
             let hierarchy = host.v1.iter().find(|hierarchy| dir.starts_with(&hierarchy.mount));
             hierarchy.map_or(&[][..], |hierarchy| &hierarchy.controllers)

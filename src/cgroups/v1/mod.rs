@@ -111,7 +111,7 @@ pub(super) fn writes(resources: &LinuxResources, host: &Host, problems: &mut Pro
 
 /// Whether only v2 has what a write is for.
 pub(super) fn is_v2s(write: &Write) -> Result<bool> {
-    let host = Host::probe()?;
+    let host = Host::probe(false)?;
     Ok(write.controller().is_some_and(|name| host.v2_controllers.iter().any(|other| other == name)))
 }
 
