@@ -565,7 +565,7 @@ mod tests {
 
     #[test]
     fn the_default_list_is_a_short_program() {
-        assert_eq!(plan(&[], &mut Problems::default()).unwrap().compile().len(), 30);
+        assert_eq!(plan(&[], &mut Problems::default()).unwrap().compile().len(), 29);
     }
 
     #[test]

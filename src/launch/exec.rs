@@ -12,7 +12,7 @@ use super::init::{attach_terminal, become_root, die_with_parent, end_with, sessi
 use super::program::{self, Setting};
 use super::{Process, connect, limits, unexpected, write_pid_file};
 use crate::cgroups::systemd::{self, Unit};
-use crate::cgroups::{Cgroup, v1, v2};
+use crate::cgroups::{self, Cgroup, v1, v2};
 use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::namespaces::{self, KINDS};
@@ -189,7 +189,7 @@ fn cgroup_of_target(request: &Request) -> Option<v2::Cgroup> {
     let file = fs::open(request.host.proc.as_fd(), &file, fs::O_RDONLY, 0).ok()?;
     let text = String::from_utf8(fs::read_limited(file, 1 << 16).ok()?).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let path = request.host.cgroups.v2_mount.as_ref()?.join(path);
+    let path = cgroups::Host::probe(false).ok()?.v2_mount?.join(path);
     let inside = path.starts_with(&request.record.cgroup.as_ref()?.path);
     if inside { v2::Cgroup::open(&path).ok()? } else { None }
 }
