@@ -170,22 +170,31 @@ pub fn read_whole(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
     read_until(fd, limit, |left| left > 0)
 }
 
-/// Reads until nothing comes, or `enough` says so of the room that a read has left.
+/// Reads until nothing comes, or `enough` says so of the room that a read has left. Only what is read is touched and kept:
+/// a page more is a page fault more.
 fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; 8192];
-    let mut len = 0;
+    let mut bytes: Vec<u8> = Vec::with_capacity(8192);
     loop {
-        let n = retry(|| nix::unistd::read(&fd, &mut bytes[len..]).map_err(|e| Error::new("read()", e)))?;
-        len += n;
-        if len as u64 > limit {
+        let room = bytes.spare_capacity_mut();
+        let n = retry(|| {
+            // SAFETY: the kernel writes into the room, and not beyond its length.
+            check(
+                unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) } as libc::c_long,
+                || "read()".into(),
+            )
+        })?;
+        let left = room.len() - n as usize;
+        // SAFETY: the kernel has written these bytes.
+        unsafe { bytes.set_len(bytes.len() + n as usize) };
+        if bytes.len() as u64 > limit {
             return Err(Error::new("read()", Errno::EFBIG));
         }
-        if n == 0 || enough(bytes.len() - len) {
-            bytes.truncate(len);
+        if n == 0 || enough(left) {
+            bytes.shrink_to_fit();
             return Ok(bytes);
         }
-        if len == bytes.len() {
-            bytes.resize(2 * len, 0);
+        if left == 0 {
+            bytes.reserve(bytes.len());
         }
     }
 }
