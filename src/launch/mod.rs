@@ -202,7 +202,7 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
         bundle: request.bundle.into(),
         rootfs: plan.rootfs.path.clone(),
         oci_version: spec.version().clone(),
-        boot_id: state::boot_id()?,
+        boot_id: state::boot_id()?.into(),
         cgroup,
         namespaces: plan.namespaces.names(),
         owner: state::owner(request.host.uid),

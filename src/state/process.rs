@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
@@ -62,10 +63,14 @@ fn read_stat(pid: i32) -> Result<Option<Stat>> {
     }
 }
 
-/// The identity of this boot of the machine.
-pub fn boot_id() -> Result<String> {
+/// The identity of this boot of the machine, which does not end before we do: it is read once.
+pub fn boot_id() -> Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
     let text = fs::read_text(fs::CWD, Path::new("/proc/sys/kernel/random/boot_id"))?;
-    Ok(text.trim_end().to_string())
+    Ok(ID.get_or_init(|| text.trim_end().to_string()))
 }
 
 /// When a process started, in the kernel's ticks after boot; `None` if there is no such process.

@@ -102,7 +102,7 @@ fn record(pid: i32) -> Record {
         rootfs: "/b/rootfs".into(),
         pid: Some(pid),
         start_time: start_time(pid).unwrap(),
-        boot_id: boot_id().unwrap(),
+        boot_id: boot_id().unwrap().into(),
         owner: owner(0),
         created: "2024-01-01T00:00:00.000000000Z".into(),
         created_done: true,
