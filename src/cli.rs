@@ -101,8 +101,17 @@ pub struct Kill {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delete {
-    pub id: String,
+    /// `None` is `--all`.
+    pub id: Option<String>,
     pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gc {
+    /// Stopped containers too.
+    pub stopped: bool,
+    pub dry_run: bool,
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,6 +184,7 @@ pub enum Command {
     Applied(String),
     Kill(Kill),
     Delete(Delete),
+    Gc(Gc),
     Pause(String),
     Resume(String),
     Update(Update),

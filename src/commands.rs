@@ -6,6 +6,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod gc;
 mod kill;
 mod list;
 mod pause;
@@ -27,7 +28,7 @@ pub use features::{Seccomp, document as features_document};
 
 use crate::cgroups::Cgroup;
 use crate::cli::{Command, Globals, SPEC_VERSION};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result, fail};
 use crate::state::{CgroupRecord, Dir, Record, Status};
 use crate::{host, sys};
 
@@ -52,6 +53,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Run(args) => run::run(globals, &args),
         Command::Exec(args) => exec::run(globals, &args),
         Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
+        Command::Gc(args) => gc::run(globals, args).map(|()| 0),
         Command::Pause(id) => pause::run(globals, &id).map(|()| 0),
         Command::Resume(id) => resume::run(globals, &id).map(|()| 0),
         Command::Update(args) => update::run(globals, &args).map(|()| 0),
@@ -71,7 +73,8 @@ fn label(command: &Command) -> String {
         Command::Start(id) => ("start", id.as_str()),
         Command::State(id) | Command::Applied(id) => ("state", id.as_str()),
         Command::Kill(args) => ("kill", args.id.as_str()),
-        Command::Delete(args) => ("delete", args.id.as_str()),
+        Command::Delete(args) => ("delete", args.id.as_deref().unwrap_or("--all")),
+        Command::Gc(_) => ("gc", ""),
         Command::Run(args) => ("run", args.create.id.as_str()),
         Command::Exec(args) => ("exec", args.id.as_str()),
         Command::List(_) => ("list", ""),
@@ -105,6 +108,21 @@ fn print(text: &str) -> Result<()> {
         let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
         sys::Error::new("write(stdout)", errno).into()
     })
+}
+
+/// What has gone wrong with some of many containers, which was no reason to stop.
+#[derive(Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
+    fn add(&mut self, id: &str, error: &anyhow::Error) {
+        self.0.push(format!("container {id:?}: {error:#}"));
+    }
+
+    /// One error, for the log is to have one record.
+    fn into_result(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(fail(Kind::Os, self.0.join("; "))) }
+    }
 }
 
 /// Opens a container for a command that only reads.

@@ -11,7 +11,6 @@ mod record;
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,12 +20,19 @@ use nix::errno::Errno;
 pub use process::{boot_id, ended_before_exec, pidfd, runs, start_time};
 pub use record::{CgroupRecord, ClassRecord, Document, Owner, Record, Status, document, owner, spec_state};
 
-use crate::error::{Context, Kind, Result, fail};
+use crate::error::{Context, Kind, Result, fail, kind};
 use crate::sys::{self, fs};
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
+/// Where `start` knocks.
+pub const START_SOCKET: &str = "start.sock";
+/// Everything that is ever put into a container's directory.
+const OURS: [&str; 5] = [CONFIG, "config.json.new", STATE, "state.json.new", START_SOCKET];
 const MAX_FILE: u64 = 64 << 20;
+
+/// How often the directory that `create` makes may be removed from under its hands, because it has no lock yet.
+const TRIES: u32 = 10;
 
 /// Begins the name of a directory that is being removed. The colon keeps it from being an id.
 const DELETED: &str = ".deleted:";
@@ -94,6 +100,18 @@ fn open_dir(parent: &OwnedFd, name: &Path) -> sys::Result<OwnedFd> {
 /// Makes a container's directory and locks it. Of two callers with the same id, one fails.
 pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
     check_id(id)?;
+    // A `gc` or `delete --force` may come between: it takes the empty directory for the rest of a `create`.
+    for _ in 1..TRIES {
+        match claim(root, id) {
+            Err(e) if kind(&e) == Kind::NotFound => {}
+            other => return other,
+        }
+    }
+    claim(root, id)
+}
+
+/// Makes and locks the directory. That it is gone, or another's by the time that it is locked, is [`not_found`].
+fn claim(root: &Path, id: &str) -> Result<Dir> {
     let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
         Err(e) if e.errno == Errno::ENOENT => {
             std::fs::DirBuilder::new()
@@ -113,9 +131,12 @@ pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
     }
     // Only if it is empty: it may be another's by now.
     let undo = |parent: &OwnedFd| drop(fs::unlinkat(parent.as_fd(), Path::new(id), true));
-    let fd = open_dir(&parent, Path::new(id)).inspect_err(|_| undo(&parent))?;
+    let opened = open_dir(&parent, Path::new(id)).map_err(|e| match e.errno {
+        Errno::ENOENT => not_found(id),
+        _ => e.into(),
+    });
+    let fd = opened.inspect_err(|_| undo(&parent))?;
     let dir = Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) };
-    // A `delete --force` may come between: it removes the empty directory, and the lock tells.
     dir.lock(Duration::from_secs(10)).inspect_err(|_| undo(&dir.root))?;
     Ok(dir)
 }
@@ -132,23 +153,53 @@ pub fn open(root: &Path, id: &str) -> Result<Dir> {
     Ok(Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) })
 }
 
-/// The ids of all containers, sorted. Removes what a `delete` that was killed has left of its container.
-pub fn ids(root: &Path) -> Result<Vec<String>> {
+/// What is in the directory of all states.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entry {
+    Container(String),
+    /// What a `delete` that is at its last step, or was killed there, has left of the container of that id.
+    Deleted(String),
+}
+
+/// All of them, sorted.
+pub fn entries(root: &Path) -> Result<Vec<Entry>> {
     let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
         Err(e) if e.errno == Errno::ENOENT => return Ok(Vec::new()),
         other => other?,
     };
-    let mut ids = Vec::new();
+    let mut entries = Vec::new();
     for name in fs::list_dir(parent.as_fd())? {
-        if name.as_os_str().as_bytes().starts_with(DELETED.as_bytes()) {
-            // Its own `delete` may still be at it: what is gone already is no error, and the next `list` is there too.
-            let _ = purge(&parent, &name);
-        } else if let Some(id) = name.to_str().filter(|id| check_id(id).is_ok()) {
-            ids.push(id.to_string());
+        let Some(name) = name.to_str() else { continue };
+        if let Some(id) = name.strip_prefix(DELETED) {
+            entries.push(Entry::Deleted(id.into()));
+        } else if check_id(name).is_ok() {
+            entries.push(Entry::Container(name.into()));
         }
     }
-    ids.sort_unstable();
+    entries.sort_unstable();
+    Ok(entries)
+}
+
+/// The ids of all containers, sorted. Removes what a `delete` that was killed has left of its container.
+pub fn ids(root: &Path) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for entry in entries(root)? {
+        match entry {
+            Entry::Container(id) => ids.push(id),
+            // Its own `delete` may still be at it: what is gone already is no error, and the next `list` is there too.
+            Entry::Deleted(id) => _ = purge_deleted(root, &id),
+        }
+    }
     Ok(ids)
+}
+
+/// Whether there is an [`Entry::Deleted`] that no `delete` is at work on.
+pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
+    let parent = fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
+    match open_dir(&parent, Path::new(&format!("{DELETED}{id}"))) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        other => Ok(fs::try_lock(other?.as_fd()).is_ok()),
+    }
 }
 
 /// Removes what a `delete` that was killed at its last step has left of a container that is gone.
@@ -286,6 +337,14 @@ impl Dir {
         serde_json::from_slice(&bytes)
             .with_context(|| format!("container {:?}: state.json", self.id))
             .map(Some)
+    }
+
+    /// Whether it is a directory as [`create_dir`] makes them, and nothing is in it that we have not put there. Whoever
+    /// gives us a wrong root must not lose what is in it.
+    pub fn is_ours(&self) -> Result<bool> {
+        let ours = |name: &PathBuf| OURS.iter().any(|ours| name.as_os_str() == *ours);
+        let private = fs::fstat(self.fd.as_fd())?.st_mode & 0o077 == 0;
+        Ok(private && fs::list_dir(self.fd.as_fd())?.iter().all(ours))
     }
 
     /// There was a record, and it is gone: `create` writes it first.

@@ -11,6 +11,7 @@ pub mod devices;
 mod host;
 pub mod oom;
 pub mod resources;
+pub mod search;
 pub mod stats;
 pub mod systemd;
 mod tree;

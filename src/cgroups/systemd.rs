@@ -84,7 +84,7 @@ pub(super) fn plan(
 }
 
 /// The slice and the name in `slice:prefix:name`, as runc and its callers have it.
-fn unit_of_path(request: &Request) -> Result<(String, String), String> {
+pub(super) fn unit_of_path(request: &Request) -> Result<(String, String), String> {
     let default = if request.rootless { "user.slice" } else { "system.slice" };
     let escaped;
     let (slice, prefix, name) = match request.path {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::{Command, Create, Events, Exec, Explain, Format, Globals, Kill, Run, User};
+use super::{Command, Create, Delete, Events, Exec, Explain, Format, Globals, Kill, Run, User};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::process::users;
@@ -108,6 +108,25 @@ pub(super) fn run(m: &ArgMatches) -> Result<Command> {
 pub(super) fn kill(m: &ArgMatches) -> Result<Command> {
     let signal = text(m, "signal").unwrap_or_else(|| "SIGTERM".into());
     Ok(Command::Kill(Kill { id: id(m)?, signal, all: m.get_flag("all") }))
+}
+
+pub(super) fn delete(m: &ArgMatches) -> Result<Command> {
+    let all = m.get_flag("all");
+    if all == m.contains_id("id") {
+        return Err(fail(Kind::Usage, "delete needs the ID of a container, or --all"));
+    }
+    let id = if all { None } else { Some(id(m)?) };
+    Ok(Command::Delete(Delete { id, force: m.get_flag("force") }))
+}
+
+/// `--format` of a verb that prints lines, not a table.
+pub(super) fn is_json(m: &ArgMatches) -> Result<bool> {
+    let read = |value: &str| match value {
+        "text" => Some(false),
+        "json" => Some(true),
+        _ => None,
+    };
+    Ok(word(m, "format", read)?.unwrap_or_default())
 }
 
 pub(super) fn events(m: &ArgMatches) -> Result<Command> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
-use super::{Command, Delete, List, Ps, Spec, read, update};
+use super::{Command, Gc, List, Ps, Spec, read, update};
 use crate::error::Result;
 
 /// What an option takes. The words name the value in the help.
@@ -189,14 +189,26 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "delete",
         about: "remove a stopped container",
-        options: &[&[opt(
-            "force",
-            Some('f'),
-            Switch,
-            "kill it if it has not stopped; fine if there is none",
-        )]],
-        operands: Operands::Id,
-        read: |m| Ok(Command::Delete(Delete { id: read::id(m)?, force: m.get_flag("force") })),
+        options: &[&[
+            opt("force", Some('f'), Switch, "kill it if it has not stopped; fine if there is none"),
+            opt("all", Some('a'), Switch, "every container, instead of one; prints their ids"),
+        ]],
+        operands: Operands::MaybeId,
+        read: read::delete,
+    },
+    Verb {
+        name: "gc",
+        about: "remove what interrupted commands have left",
+        options: &[&[
+            opt("stopped", None, Switch, "and stopped containers, which an engine may still ask for"),
+            opt("dry-run", None, Switch, "only print what would be removed"),
+            opt("format", Some('f'), Word("FORMAT", &["text", "json"]), "text or json"),
+        ]],
+        operands: Operands::None,
+        read: |m| {
+            let json = read::is_json(m)?;
+            Ok(Command::Gc(Gc { stopped: m.get_flag("stopped"), dry_run: m.get_flag("dry-run"), json }))
+        },
     },
     Verb {
         name: "pause",

@@ -31,7 +31,7 @@ fn kill(id: &str, signal: &str, all: bool) -> Command {
 }
 
 fn delete(id: &str, force: bool) -> Command {
-    Command::Delete(Delete { id: id.into(), force })
+    Command::Delete(Delete { id: Some(id.into()), force })
 }
 
 #[test]
@@ -224,6 +224,13 @@ fn the_other_verbs_as_engines_send_them() {
         ("delete --force c1", delete("c1", true)),
         ("delete -f c1", delete("c1", true)),
         ("delete c1 -force", delete("c1", true)),
+        ("delete --all --force", Command::Delete(Delete { id: None, force: true })),
+        ("delete -a", Command::Delete(Delete { id: None, force: false })),
+        ("gc", Command::Gc(Gc::default())),
+        (
+            "gc --dry-run --stopped --format json",
+            Command::Gc(Gc { stopped: true, dry_run: true, json: true }),
+        ),
         ("ps --format json c1", ps(Format::Json, &[])),
         ("ps -f json c1", ps(Format::Json, &[])),
         ("ps --format=table c1 -o pid,cmd", ps(table, &["-o", "pid,cmd"])),
@@ -342,6 +349,10 @@ fn mistakes_are_told_in_one_line() {
         ("--rootless=maybe state c1", "for --rootless"),
         ("--cgroup-manager=x state c1", "for --cgroup-manager"),
         ("delete --force=maybe c1", "'maybe'"),
+        ("delete", "--all"),
+        ("delete --all c1", "--all"),
+        ("gc c1", "c1"),
+        ("gc --format table", "--format"),
     ] {
         let error = read(line).expect_err(line);
         assert_eq!(kind(&error), Kind::Usage, "{line}");

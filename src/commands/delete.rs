@@ -1,48 +1,78 @@
-//! `delete`: removes a container that has stopped, or with --force any.
+//! `delete`: removes a container that has stopped, or with --force any. With --all each one of this root.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::Failures;
+use super::gc::not_a_container;
 use super::start::{Later, PATIENCE};
 use crate::cli::{Delete, Globals};
 use crate::error::{Kind, Result, fail, kind};
-use crate::state::{Dir, Status};
+use crate::state::{Dir, Record, Status};
 use crate::sys::task;
 use crate::{launch, log, state};
 
 pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
-    match delete(globals, args) {
+    let root = state::root(globals.root.as_deref())?;
+    let Some(id) = &args.id else { return all(&root, args.force) };
+    match state::open(&root, id).and_then(|dir| delete(dir, args.force)) {
         // Engines always delete once more than needed, and want to hear of no error.
-        Err(e) if args.force && kind(&e) == Kind::NotFound => {
-            state::purge_deleted(&state::root(globals.root.as_deref())?, &args.id)
-        }
+        Err(e) if args.force && kind(&e) == Kind::NotFound => state::purge_deleted(&root, id),
         other => other,
     }
 }
 
-fn delete(globals: &Globals, args: &Delete) -> Result<()> {
-    let dir = state::open(&state::root(globals.root.as_deref())?, &args.id)?;
-    if args.force && dir.lock(Duration::ZERO).is_err() {
+/// One that cannot be deleted does not keep the others.
+fn all(root: &Path, force: bool) -> Result<()> {
+    let (mut failures, mut told) = (Failures::default(), Ok(()));
+    for id in state::ids(root)? {
+        match state::open(root, &id).and_then(|dir| check(&dir).and_then(|()| delete(dir, force))) {
+            Ok(()) if told.is_ok() => told = super::print(&format!("{id}\n")),
+            Ok(()) => {}
+            // Others have deleted it meanwhile.
+            Err(e) if kind(&e) == Kind::NotFound => {}
+            Err(e) => failures.add(&id, &e),
+        }
+    }
+    failures.into_result().and(told)
+}
+
+/// Nobody has named this one: what is not a container's must not be taken for one.
+fn check(dir: &Dir) -> Result<()> {
+    if matches!(dir.find_record(), Ok(Some(_))) || dir.is_ours()? {
+        return Ok(());
+    }
+    Err(not_a_container())
+}
+
+fn delete(dir: Dir, force: bool) -> Result<()> {
+    if force && dir.lock(Duration::ZERO).is_err() {
         // A `start` whose hook does not end holds the lock: it lets go once the container's process has ended.
         kill(&dir)?;
     }
     dir.lock(PATIENCE)?;
-    let mut record = match dir.find_record() {
+    let record = match dir.find_record() {
         Ok(Some(record)) => record,
-        Ok(None) if !args.force => dir.load()?,
+        Ok(None) if !force => dir.load()?,
         Ok(None) if dir.lost_record()? => return lost(dir, fail(Kind::Os, "there is no state.json")),
         // `create` was killed before it made anything.
         Ok(None) => return dir.remove(),
-        Err(e) if args.force && e.is::<serde_json::Error>() => return lost(dir, e),
+        Err(e) if force && e.is::<serde_json::Error>() => return lost(dir, e),
         Err(e) => return Err(e),
     };
     let status = super::status(&dir, &record)?;
-    if !args.force && status != Status::Stopped {
+    if !force && status != Status::Stopped {
         let hint = "(hint: kill it first, or delete --force)";
         return Err(fail(Kind::WrongStatus, format!("cannot delete a container that is {status} {hint}")));
     }
+    take(dir, record)
+}
+
+/// Takes a container away that nobody else can change meanwhile.
+pub(super) fn take(dir: Dir, mut record: Record) -> Result<()> {
     // Without a process no hook has run either.
     let poststop =
         if record.delete_reads_config && record.pid.is_some() { poststop(&dir)? } else { Vec::new() };

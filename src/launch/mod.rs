@@ -34,13 +34,10 @@ use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
-use crate::state::{Dir, Record, Status, spec_state};
+use crate::state::{Dir, Record, START_SOCKET, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, socket, task};
 use crate::{hooks, intel_rdt, log, rootfs, seccomp, state};
-
-/// Where `start` knocks, in the container's state directory.
-const START_SOCKET: &str = "start.sock";
 
 /// What `create` and `run` are asked to do.
 pub struct Request<'a> {

@@ -43,6 +43,8 @@ struct Verb {
     success: Success,
     /// What the container has beside the usual. The path is the root filesystem's.
     edit: fn(&mut Value, &str),
+    /// It is killed only, and then `gc` comes before `delete`.
+    gc: bool,
 }
 
 /// What is so when a verb says that it succeeded.
@@ -171,12 +173,29 @@ impl Verb {
         if traced.code == Some(0) && usual.is_some_and(|usual| usual.hooks != cell.hooks) {
             cell.wrong.push(format!("succeeds, and of the hooks there ran: {:?}", cell.hooks));
         }
+        if self.gc {
+            cell.wrong.extend(collected(test, before));
+        }
         let deleted = test.corten(&["delete", "--force", "f"]);
         if deleted.code != 0 {
             cell.wrong.push(format!("delete --force fails: {}", deleted.stderr.trim()));
         }
         cell.wrong.extend(left(test, before).iter().map(|trace| format!("leaves {trace}")));
         cell
+    }
+}
+
+/// What is wrong after a `gc`: that a finished container is gone, or that anything is left of one that is not.
+fn collected(test: &Test, before: &[String]) -> Vec<String> {
+    let record = || fs::read_to_string(test.state().join("f/state.json")).unwrap_or_default();
+    let finished = |text: String| text.contains("\"createdDone\":true");
+    let expected = finished(record());
+    let gc = test.corten(&["gc"]);
+    match (gc.code, expected) {
+        (0, true) if finished(record()) => Vec::new(),
+        (0, true) => vec!["gc takes a container that is finished".into()],
+        (0, false) => left(test, before).iter().map(|trace| format!("gc leaves {trace}")).collect(),
+        (code, _) => vec![format!("gc exits {code}: {}", gc.stderr.trim())],
     }
 }
 
@@ -207,7 +226,8 @@ fn sweep(test: &Test, verb: &Verb) {
     let expected = read(&report);
     let calls = &usual.calls;
     let of = |fault| places(calls, fault).into_iter().map(move |place| (place, fault));
-    let mut cells: Vec<(Place, Fault)> = FAULTS.into_iter().flat_map(of).collect();
+    let faults = if verb.gc { &FAULTS[..1] } else { &FAULTS };
+    let mut cells: Vec<(Place, Fault)> = faults.iter().copied().flat_map(of).collect();
     let (total, seed) = (cells.len(), seed());
     match std::env::var("CORTEN_FAULTS").as_deref() {
         Ok("all") => {}
@@ -342,12 +362,35 @@ fn verb(
     before: &'static [&'static [&'static str]],
     success: Success,
 ) -> Verb {
-    Verb { name, args, before, success, edit: usual }
+    Verb { name, args, before, success, edit: usual, gc: false }
 }
 
 #[test]
 fn create() {
     isolated(|t| sweep(t, &verb("create", CREATE, &[], Success::Other)));
+}
+
+#[test]
+fn create_then_gc() {
+    isolated(|t| sweep(t, &Verb { gc: true, ..verb("create, gc", CREATE, &[], Success::Other) }));
+}
+
+#[test]
+fn run_with_hooks_then_gc() {
+    let verb = Verb { edit: hooks, gc: true, ..verb("run, hooks, gc", RUN, &[], Success::Ran) };
+    isolated(|t| sweep(t, &verb));
+}
+
+#[test]
+fn create_on_v1_then_gc() {
+    let verb = Verb { edit: limits::first, gc: true, ..verb("create, v1, gc", CREATE, &[], Success::Other) };
+    isolated_in(View::V1, |t| sweep(t, &verb));
+}
+
+#[test]
+fn delete_then_gc() {
+    let args = &["delete", "--force", "f"];
+    isolated(|t| sweep(t, &Verb { gc: true, ..verb("delete, gc", args, &[CREATE, START], Success::Other) }));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod events;
 mod exec;
 mod exec_options;
 mod filesystems;
+mod gc;
 mod harness;
 mod hiding;
 mod hooks;

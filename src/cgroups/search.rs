@@ -1,0 +1,79 @@
+//! Whether anything runs in the cgroup of a container whose record is lost. Where the cgroup was made, and by whom, is
+//! not known any more: the manager is not in the configuration, and a relative path begins at the cgroup of a caller
+//! that is gone. So a process in any cgroup that has such names in its path counts; it may be a stranger's, but what is
+//! not found is certainly not there.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::{Manager, Request, plain, systemd};
+use crate::error::{Kind, Result, fail};
+use crate::state;
+use crate::sys::fs;
+
+/// A process of the host that is in a cgroup such as the container `id` gets with `path` as its `linux.cgroupsPath`.
+/// `proc` is the host's procfs.
+pub fn someone_in(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Option<i32>> {
+    // Where others' processes are hidden from us, none that is seen means nothing.
+    let shown = |pid: i32| fs::read_text(proc, Path::new(&format!("{pid}/cgroup")));
+    shown(1).map_err(|e| fail(Kind::Unsupported, format!("not every process is shown to us: {e}")))?;
+    let wanted = names(id, path);
+    for name in fs::list_dir(proc.as_fd())? {
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        match shown(pid) {
+            Ok(text) if inside(&text, &wanted) && state::runs(pid)? => return Ok(Some(pid)),
+            Err(e) if !matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => return Err(e.into()),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// The cgroup's path as each manager would have it: our own, and systemd, below whose slice a unit has one name.
+fn names(id: &str, path: Option<&Path>) -> Vec<PathBuf> {
+    let manager = Manager::Systemd;
+    let request = Request { id, path, resources: None, annotations: None, manager, rootless: false, uid: 0 };
+    let own = path.map_or_else(|| Ok(format!("corten-{id}").into()), plain).ok();
+    let unit = systemd::unit_of_path(&request).ok().map(|(_, name)| PathBuf::from(name));
+    own.into_iter().chain(unit).collect()
+}
+
+/// Whether one of the lines of /proc/PID/cgroup has all the names of one of `wanted`, one after the other.
+fn inside(text: &str, wanted: &[PathBuf]) -> bool {
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let parts: Vec<Vec<&str>> = paths.map(|path| path.split('/').collect()).collect();
+    wanted.iter().any(|names| {
+        let names: Vec<&str> = names.iter().filter_map(|name| name.to_str()).collect();
+        !names.is_empty() && parts.iter().any(|path| path.windows(names.len()).any(|part| part == names))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_is_found_wherever_it_lies() {
+        for (id, path, text, expected) in [
+            ("web1", None, "0::/corten-web1\n", true),
+            ("web1", None, "0::/user.slice/corten-web1/below\n", true),
+            ("web1", None, "0::/user.slice/corten-web10\n", false),
+            ("web1", None, "0::/system.slice/corten-web1.scope\n", true),
+            ("a+b", None, "0::/system.slice/corten-a\\x2bb.scope\n", true),
+            ("web1", Some("/a/b"), "0::/x/a/b\n", true),
+            ("web1", Some("/a/b"), "0::/a/x/b\n", false),
+            ("web1", Some("/a/b"), "0::/a\n", false),
+            ("web1", Some("a/b"), "4:memory:/a/b\n0::/\n", true),
+            ("web1", Some("a/b"), "4:name=a:/b\n0::/\n", false),
+            ("web1", Some("s.slice:docker:x"), "0::/s.slice/docker-x.scope\n", true),
+            ("web1", Some("s.slice:docker:x"), "0::/up/s.slice:docker:x\n", true),
+            ("web1", Some("s.slice:docker:x"), "0::/s.slice/docker-y.scope\n", false),
+            ("web1", None, "0::/\n", false),
+            ("web1", None, "", false),
+        ] {
+            assert_eq!(inside(text, &names(id, path.map(Path::new))), expected, "{path:?} {text}");
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! After a crash: `gc` takes what is nobody's and nothing else, `delete --all --force` takes everything.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Bundle, Running, Test, View, isolated, isolated_in, left_behind, poll, processes, traces,
+    without_namespace,
+};
+
+/// A hook of the runtime's side that kills the runtime, as a crash does. It is told on record by then, its process waits.
+fn crash(config: &mut Value) {
+    let kill = json!({"path": "/bin/sh", "args": ["sh", "-c", "kill -KILL $PPID"]});
+    config["hooks"] = json!({"createRuntime": [kill]});
+}
+
+fn crashed(t: &Test, verb: &[&str], edit: impl FnOnce(&mut Value)) {
+    let bundle = t.bundle(|config| {
+        crash(config);
+        edit(config);
+    });
+    t.corten(&[verb, &["--bundle", bundle.path(), "c"]].concat()).exits(137);
+    assert!(t.state().join("c").exists());
+}
+
+fn nothing_left(t: &Test, before: &[String]) {
+    let mut left = Vec::new();
+    poll(Duration::from_secs(5), || {
+        left = left_behind(t, before.to_vec());
+        left.is_empty()
+    });
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+/// What was made for a container whose `create` was killed goes, with what has been left running: whatever kind of
+/// namespaces and cgroups it has.
+#[test]
+fn an_interrupted_create_is_taken_away() {
+    isolated(|t| {
+        interrupted(t, &["create"]);
+        interrupted(t, &["run", "--detach"]);
+    });
+}
+
+#[test]
+fn an_interrupted_create_is_taken_away_on_v1() {
+    isolated_in(View::V1, |t| interrupted(t, &["create"]));
+}
+
+fn interrupted(t: &Test, verb: &[&str]) {
+    let edits: [fn(&mut Value); 4] = [
+        |_| {},
+        |c| without_namespace(c, "pid"),
+        |c| c["linux"]["cgroupsPath"] = json!("/above/it"),
+        // Its mounts are the host's then.
+        |c| {
+            without_namespace(c, "mount");
+            c["linux"]["maskedPaths"] = json!([]);
+            c["linux"]["readonlyPaths"] = json!([]);
+        },
+    ];
+    for edit in edits {
+        let before = traces(t);
+        crashed(t, verb, edit);
+        // The container's process is on its way out.
+        let things = || traces(t).into_iter().filter(|line| !line.starts_with("process")).collect::<Vec<_>>();
+        let kept = things();
+        assert_eq!(t.corten(&["gc", "--dry-run"]).ok(), "c: its create was interrupted\n");
+        assert_eq!(things(), kept);
+        assert_eq!(t.corten(&["gc"]).ok(), "c: its create was interrupted\n");
+        let before = before.into_iter().chain([format!("state {}", t.state().display())]);
+        nothing_left(t, &before.collect::<Vec<String>>());
+        assert_eq!(t.corten(&["gc"]).ok(), "");
+        assert_eq!(t.corten(&["gc", "--format", "json"]).ok(), "[]\n");
+    }
+}
+
+/// What a hook has left running inside ends too, and nothing else does.
+#[test]
+fn leftover_processes_end() {
+    isolated(|t| {
+        let mut stranger = std::process::Command::new("sleep").arg("1002").spawn().unwrap();
+        let hook = "sleep 1001 < /dev/null > /dev/null 2>&1 & kill -KILL $(cut -d' ' -f4 /proc/$PPID/stat)";
+        let bundle = t.bundle(|c| {
+            without_namespace(c, "pid");
+            let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", hook], "env": ["PATH=/bin:/usr/bin"]});
+            c["hooks"] = json!({"createContainer": [hook]});
+        });
+        t.corten(&["create", "--bundle", bundle.path(), "c"]).exits(137);
+        let runs = || processes().iter().any(|line| line.contains("sleep 1001"));
+        assert!(poll(Duration::from_secs(10), runs));
+        assert_eq!(t.corten(&["gc"]).ok(), "c: its create was interrupted\n");
+        assert!(!runs() && !Path::new("/sys/fs/cgroup/corten-c").exists());
+        assert_eq!(stranger.try_wait().unwrap(), None);
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    });
+}
+
+/// A container that is finished is its engine's, whatever its status: `gc` takes a stopped one only if it is told to.
+#[test]
+fn containers_survive() {
+    isolated(|t| {
+        let (bundle, short) = (t.bundle(|_| {}), t.bundle(|c| c["process"]["args"] = json!(["/bin/true"])));
+        t.start(&bundle, "running");
+        t.create(&bundle, "created");
+        t.start(&bundle, "paused");
+        t.corten(&["pause", "paused"]).ok();
+        t.create(&short, "stopped");
+        t.corten(&["start", "stopped"]).ok();
+        t.until("stopped", "stopped");
+        let before = traces(t);
+        assert_eq!(t.corten(&["gc"]).ok(), "");
+        assert_eq!(traces(t), before);
+        for status in ["running", "created", "paused", "stopped"] {
+            assert_eq!(t.status(status), status);
+        }
+        let told: Value =
+            serde_json::from_str(&t.corten(&["gc", "--stopped", "--format=json"]).ok()).unwrap();
+        assert_eq!(told, json!([{"id": "stopped", "reason": "stopped"}]));
+        assert_eq!(t.corten(&["list", "-q"]).ok(), "created\npaused\nrunning\n");
+        t.corten(&["start", "created"]).ok();
+        t.corten(&["resume", "paused"]).ok();
+        let mut deleted: Vec<String> =
+            t.corten(&["delete", "--all", "--force"]).ok().lines().map(String::from).collect();
+        deleted.sort_unstable();
+        assert_eq!(deleted, ["created", "paused", "running"]);
+    });
+}
+
+fn spawn(t: &Test, args: &[&str]) -> Running {
+    t.spawn(t.command(args).stdin(std::process::Stdio::null()))
+}
+
+/// A `create` that is at work is not disturbed, however long it takes.
+#[test]
+fn a_create_at_work_is_left_alone() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let (here, go) = (bundle.dir.join("my-here"), bundle.dir.join("my-go"));
+        let script = format!(
+            "echo > {}; while ! [ -e {} ]; do sleep 0.01; done",
+            here.to_str().unwrap(),
+            go.to_str().unwrap()
+        );
+        bundle.edit(|c| {
+            c["hooks"] =
+                json!({"prestart": [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]});
+        });
+        let create = spawn(t, &["create", "--bundle", bundle.path(), "c"]);
+        assert!(poll(Duration::from_secs(20), || here.exists()));
+        for args in [&["gc"][..], &["gc", "--stopped"], &["gc", "--dry-run"]] {
+            assert_eq!(t.corten(args).ok(), "");
+        }
+        fs::write(go, "").unwrap();
+        create.wait().ok();
+        t.corten(&["start", "c"]).ok();
+        t.delete("c");
+    });
+}
+
+/// `gc` at every moment of many creates: all of them succeed.
+#[test]
+fn creates_and_gcs_at_once() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let (program, done) = (t.command(&[]), AtomicBool::new(false));
+        let gcs = || -> Vec<String> {
+            let mut said = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let mut command = std::process::Command::new(program.get_program());
+                let out = command.args(program.get_args()).arg("gc").output().unwrap();
+                let text = format!(
+                    "{}{}",
+                    String::from_utf8_lossy(&out.stdout),
+                    String::from_utf8_lossy(&out.stderr)
+                );
+                // The one thing that it may find is a directory that has no lock yet, which is made once more.
+                let fine = text.lines().all(|line| line.ends_with(": its create was interrupted"));
+                if !out.status.success() || !fine {
+                    said.push(text);
+                }
+            }
+            said
+        };
+        std::thread::scope(|scope| {
+            let all = [scope.spawn(gcs), scope.spawn(gcs)];
+            let ids: Vec<String> = (0..40).map(|number| format!("c{number}")).collect();
+            for ids in ids.chunks(4) {
+                let creates: Vec<Running> =
+                    ids.iter().map(|id| spawn(t, &["create", "--bundle", bundle.path(), id])).collect();
+                let outs: Vec<_> = creates.into_iter().map(Running::wait).collect();
+                done.store(outs.iter().any(|out| out.code != 0), Ordering::Relaxed);
+                outs.into_iter().for_each(|out| drop(out.ok()));
+            }
+            done.store(true, Ordering::Relaxed);
+            for thread in all {
+                assert_eq!(thread.join().unwrap(), Vec::<String>::new());
+            }
+        });
+        let deleted = t.corten(&["delete", "--all", "--force"]).ok();
+        assert_eq!(deleted.lines().count(), 40);
+    });
+}
+
+/// Of several at once each finds all done in the end, and each thing is told by one.
+#[test]
+fn gcs_at_once() {
+    isolated(|t| {
+        let before = traces(t);
+        for _ in 0..8 {
+            crashed(t, &["create"], |_| {});
+            let all: Vec<Running> = (0..4).map(|_| spawn(t, &["gc"])).collect();
+            let told: String = all.into_iter().map(|gc| gc.wait().ok()).collect();
+            assert_eq!(told, "c: its create was interrupted\n");
+            let before: Vec<String> =
+                before.iter().cloned().chain([format!("state {}", t.state().display())]).collect();
+            nothing_left(t, &before);
+        }
+    });
+}
+
+fn edit_record(t: &Test, id: &str, edit: impl FnOnce(&mut Value)) {
+    let file = t.state().join(id).join("state.json");
+    let mut record = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    edit(&mut record);
+    fs::write(file, record.to_string()).unwrap();
+}
+
+/// A container of another boot is gone, whatever its record says: only that is left, and nothing is done to what has its
+/// process's id or its cgroup's place by now.
+#[test]
+fn what_a_reboot_has_left_is_taken_away() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let pid = t.start(&bundle, "c");
+        edit_record(t, "c", |record| record["bootId"] = json!("another"));
+        assert_eq!(t.corten(&["gc"]).ok(), "c: it was made before the machine was booted\n");
+        assert!(!t.state().join("c").exists());
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        fs::write("/sys/fs/cgroup/corten-c/cgroup.kill", "1").unwrap();
+        assert!(poll(Duration::from_secs(5), || fs::remove_dir("/sys/fs/cgroup/corten-c").is_ok()));
+    });
+}
+
+/// A record that is lost, empty or damaged: the directory goes once nothing runs that could be the container's, and an
+/// error names the container otherwise. The others are looked after all the same.
+#[test]
+fn lost_records() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let damage: [fn(&Path); 3] = [
+            |file| fs::remove_file(file).unwrap(),
+            |file| fs::write(file, "").unwrap(),
+            |file| fs::write(file, "{\"id\":\"c\",\"pi").unwrap(),
+        ];
+        for damage in damage {
+            t.start(&bundle, "b");
+            damage(&t.state().join("b/state.json"));
+            crashed(t, &["create"], |_| {});
+            let out = t.corten(&["gc"]);
+            assert_eq!(out.stdout, "c: its create was interrupted\n");
+            out.fails("gc: container \"b\": the record is lost, and process ").exits(1);
+            assert!(t.state().join("b").exists() && !t.state().join("c").exists());
+            fs::write("/sys/fs/cgroup/corten-b/cgroup.kill", "1").unwrap();
+            assert!(poll(Duration::from_secs(5), || fs::remove_dir("/sys/fs/cgroup/corten-b").is_ok()));
+            assert_eq!(t.corten(&["gc"]).ok(), "b: its record is lost, and nothing of it runs\n");
+            assert!(!t.state().join("b").exists());
+        }
+    });
+}
+
+/// What a command was killed over before it made anything, or after all was gone.
+#[test]
+fn the_rest_of_a_directory() {
+    isolated(|t| {
+        let dir = |name: &str, files: &[&str]| {
+            let dir = t.state().join(name);
+            fs::create_dir_all(&dir).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+            files.iter().for_each(|file| fs::write(dir.join(file), "").unwrap());
+        };
+        dir("made", &[]);
+        dir("written", &["state.json.new"]);
+        dir(".deleted:c", &["state.json", "start.sock"]);
+        let told = t.corten(&["gc"]).ok();
+        let expected = "made: its create was interrupted\nwritten: its create was interrupted\nc: its delete was interrupted\n";
+        assert_eq!(told, expected);
+        assert_eq!(fs::read_dir(t.state()).unwrap().count(), 0);
+    });
+}
+
+/// A root that is not one of containers: nothing in it is lost.
+#[test]
+fn a_wrong_root_loses_nothing() {
+    isolated(|t| {
+        let root = t.dir.join("home");
+        let make = |name: &str, mode: u32, file: &str| {
+            let dir = root.join(name);
+            fs::create_dir_all(&dir).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+            if !file.is_empty() {
+                fs::write(dir.join(file), "{}").unwrap();
+            }
+        };
+        make("empty", 0o755, "");
+        make("letters", 0o700, "letter.txt");
+        make("docker", 0o700, "config.json");
+        make("runc", 0o700, "state.json");
+        fs::write(root.join("file"), "text").unwrap();
+        let list = |root: &Path| {
+            let mut all: Vec<_> =
+                walk(root).into_iter().map(|path| path.to_string_lossy().into_owned()).collect();
+            all.sort_unstable();
+            all
+        };
+        let before = list(&root);
+        let root_arg = root.to_str().unwrap();
+        let names = ["empty", "letters", "docker", "runc"];
+        let out = t.corten(&["--root", root_arg, "gc", "--stopped"]);
+        names.iter().for_each(|name| assert!(out.stderr.contains(&format!("{name:?}")), "{out:?}"));
+        assert_eq!(out.fails("--root right?").stdout, "");
+        assert_eq!(list(&root), before);
+        let out = t.corten(&["--root", root_arg, "delete", "--all", "--force"]);
+        ["empty", "letters"].iter().for_each(|name| assert!(out.stderr.contains(&format!("{name:?}"))));
+        out.fails("--root right?");
+        let kept = list(&root);
+        assert!(
+            ["empty", "letters/letter.txt", "file"].iter().all(|name| kept.iter().any(|k| k.ends_with(name)))
+        );
+    });
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path());
+    entries
+        .flat_map(|path| if path.is_dir() { [vec![path.clone()], walk(&path)].concat() } else { vec![path] })
+        .collect()
+}
+
+/// A container that was made after the crash has been told to use the same cgroup: it lives on.
+#[test]
+fn what_another_uses_is_left_to_it() {
+    isolated(|t| {
+        let at = |c: &mut Value| c["linux"]["cgroupsPath"] = json!("/shared");
+        crashed(t, &["create"], at);
+        // As if the crash had come before the process was made. (Linux 6.18 kills whoever is born in a cgroup that has
+        // ever had a cgroup.kill.)
+        let read = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/shared/{file}")).unwrap();
+        for pid in read("cgroup.procs").lines() {
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid.parse().unwrap()),
+                nix::sys::signal::SIGKILL,
+            )
+            .unwrap();
+        }
+        let empty = || {
+            crate::harness::reap();
+            read("cgroup.events").contains("populated 0")
+        };
+        assert!(poll(Duration::from_secs(5), empty));
+        t.start(&t.bundle(at), "b");
+        assert_eq!(t.corten(&["gc"]).ok(), "c: its create was interrupted\n");
+        assert_eq!(t.status("b"), "running");
+        assert_eq!(t.exec("b", "echo here").ok(), "here\n");
+        t.delete("b");
+    });
+}
+
+/// Without --force only what has stopped goes, the others are an error each that does not keep those after it.
+#[test]
+fn delete_all_without_force() {
+    isolated(|t| {
+        assert_eq!(t.corten(&["delete", "--all"]).ok(), "");
+        let (bundle, short) = (t.bundle(|_| {}), t.bundle(|c| c["process"]["args"] = json!(["/bin/true"])));
+        let stop = |bundle: &Bundle, id: &str| {
+            t.create(bundle, id);
+            t.corten(&["start", id]).ok();
+            t.until(id, "stopped");
+        };
+        stop(&short, "a");
+        t.start(&bundle, "b");
+        t.create(&bundle, "c");
+        stop(&short, "d");
+        let out = t.corten(&["delete", "--all"]);
+        assert_eq!(out.stdout, "a\nd\n");
+        assert!(out.stderr.contains("container \"c\": cannot delete a container that is created"), "{out:?}");
+        out.fails("delete --all: container \"b\": cannot delete a container that is running").exits(1);
+        assert_eq!(t.corten(&["delete", "--all", "--force"]).ok(), "b\nc\n");
+    });
+}
