@@ -223,8 +223,10 @@ fn between(
 /// The process that becomes the program, in the container.
 fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel) -> Result<Infallible> {
     task::setsid()?;
-    let name = format!("_ses.{}", request.record.id);
-    session_keyring(&name, Some(&request.process.labels), request.host.proc.as_fd())?;
+    if !request.record.callers_keyring {
+        let name = format!("_ses.{}", request.record.id);
+        session_keyring(&name, Some(&request.process.labels), request.host.proc.as_fd())?;
+    }
     let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     let as_named = |user| program::as_named(request.process, user, request.groups, root.as_fd());
     let named = request.user.map(as_named).transpose()?;

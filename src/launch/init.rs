@@ -5,6 +5,9 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use anyhow::anyhow;
+use nix::errno::Errno;
+
 use super::channel::{Channel, Event, Go};
 use super::program::{self, Setting};
 use crate::cgroups::v1;
@@ -245,7 +248,11 @@ pub(super) fn session_keyring(name: &str, labels: Option<&lsm::Labels>, proc: Bo
         lsm::label_keys(label, proc)?;
     }
     match task::join_session_keyring(name) {
-        Err(e) if e.errno == nix::errno::Errno::ENOSYS => return Ok(()),
+        Err(e) if e.errno == Errno::ENOSYS => return Ok(()),
+        // As an outer container engine's filter answers.
+        Err(e) if e.errno == Errno::EPERM => {
+            return Err(anyhow!("{e} (hint: --no-new-keyring keeps the caller's)"));
+        }
         other => task::permit_keyring_owner(other?)?,
     }
     if label.is_some() { lsm::label_keys(None, proc) } else { Ok(()) }

@@ -80,6 +80,7 @@ pub struct Process {
 /// Makes a container up to the point where `start` begins. On error nothing remains.
 pub fn create(request: &Request) -> Result<Launched> {
     let plan = request.plan;
+    check_calls()?;
     let joined = namespaces::open(&plan.namespaces)?;
     // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get
     // the sources: copies of its own mounts, opened with our rights.
@@ -166,6 +167,13 @@ pub fn create(request: &Request) -> Result<Launched> {
     }
 }
 
+/// An error before anything is made, where a call is refused that only later commands need: a seccomp filter around us
+/// may not know it, and then nobody could take the container away.
+fn check_calls() -> Result<()> {
+    let own = task::pidfd_open(nix::unistd::getpid().as_raw())?;
+    Ok(task::pidfd_send_signal(own.as_fd(), 0)?)
+}
+
 /// What is in the mount namespace that is joined, if one is.
 fn before_joining(request: &Request, joined: &Joined) -> Result<Option<rootfs::Before>> {
     let Some(namespace) = joined.mount_namespace() else { return Ok(None) };
@@ -201,6 +209,7 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
         oci_version: spec.version().clone(),
         boot_id: state::boot_id()?.into(),
         cgroup,
+        callers_keyring: plan.keyring.is_none(),
         namespaces: plan.namespaces.names(),
         owner: state::owner(request.host.uid),
         created: log::now(),

@@ -79,6 +79,9 @@ pub struct Record {
     pub cgroup: Option<CgroupRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<ClassRecord>,
+    /// Its processes keep their caller's session keyring, those of `exec` too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub callers_keyring: bool,
     /// The types of namespaces that are not the host's.
     pub namespaces: Vec<String>,
     pub owner: Owner,

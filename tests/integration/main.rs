@@ -11,6 +11,7 @@ mod errors;
 mod events;
 mod exec;
 mod exec_options;
+mod fallbacks;
 mod filesystems;
 mod gc;
 mod harness;
