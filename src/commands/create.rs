@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{Create, Globals};
 use crate::config::{self, Config};
 use crate::error::{Context, Kind, Result, fail};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::launch::{self, Launched, seal};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
@@ -77,6 +77,7 @@ impl Prepared {
             // Hooks expect it, and runc does it.
             std::env::set_current_dir(&self.bundle).with_context(|| format!("chdir({:?})", self.bundle))?;
         }
+        host::check_calls()?;
         launch::create(&launch::Request {
             id: &args.id,
             bundle: &self.bundle,

@@ -80,7 +80,6 @@ pub struct Process {
 /// Makes a container up to the point where `start` begins. On error nothing remains.
 pub fn create(request: &Request) -> Result<Launched> {
     let plan = request.plan;
-    check_calls()?;
     let joined = namespaces::open(&plan.namespaces)?;
     // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get
     // the sources: copies of its own mounts, opened with our rights.
@@ -165,13 +164,6 @@ pub fn create(request: &Request) -> Result<Launched> {
             Err(error)
         }
     }
-}
-
-/// An error before anything is made, where a call is refused that only later commands need: a seccomp filter around us
-/// may not know it, and then nobody could take the container away.
-fn check_calls() -> Result<()> {
-    let own = task::pidfd_open(nix::unistd::getpid().as_raw())?;
-    Ok(task::pidfd_send_signal(own.as_fd(), 0)?)
 }
 
 /// What is in the mount namespace that is joined, if one is.

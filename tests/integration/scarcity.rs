@@ -2,15 +2,18 @@
 //! well or with one line that says why, and `delete --force` leaves nothing; it never says so while something runs.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bundle, Output, Test, View, isolated, isolated_in, left_behind, poll, processes, traces,
+    Bundle, Output, Test, View, isolated, isolated_in, left_behind, poll, processes, skip, traces,
 };
 
 fn rooted(t: &Test, root: &Path, args: &[&str]) -> Output {
@@ -249,5 +252,73 @@ fn too_little_memory_is_told() {
             }
         }
         assert!(told > 0);
+    });
+}
+
+/// A file system at `/mnt` of the container's whose server answers nothing after its first word: whoever asks it for
+/// anything can no longer be killed.
+struct Silent(fs::File);
+
+impl Silent {
+    fn mount(pid: i32) -> std::io::Result<Self> {
+        let device = fs::File::options().read(true).write(true).open("/dev/fuse")?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
+        // A thread of its own, since what is entered is not left again.
+        let enter = move || -> nix::Result<()> {
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(&namespace, CloneFlags::CLONE_NEWNS)?;
+            mount(Some("silent"), "/mnt", Some("fuse"), MsFlags::empty(), Some(options.as_str()))
+        };
+        std::thread::spawn(enter).join().unwrap()?;
+        let silent = Self(device);
+        // FUSE_INIT is to be answered: by the version that is spoken, and nothing else.
+        let request = silent.request();
+        let mut answer = [0; 80];
+        answer[0] = 80;
+        answer[8..16].copy_from_slice(&request[8..16]);
+        (answer[16], answer[20]) = (7, 31);
+        (&silent.0).write_all(&answer)?;
+        Ok(silent)
+    }
+
+    /// The next request, which now is for us to answer.
+    fn request(&self) -> Vec<u8> {
+        let mut buffer = vec![0; 1 << 17];
+        let len = (&self.0).read(&mut buffer).unwrap();
+        buffer.truncate(len);
+        buffer
+    }
+}
+
+/// Of a process that cannot be killed `delete` says so after a while, and keeps the record. Once it has ended, a later one
+/// leaves nothing.
+#[test]
+fn an_unkillable_process_is_waited_for_no_longer_than_it_takes() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let pid = t.start(&bundle, "c");
+        let silent = match Silent::mount(pid) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EPERM)) => {
+                t.delete("c");
+                skip("FUSE cannot be had")
+            }
+            other => other.unwrap(),
+        };
+        t.corten(&["exec", "--detach", "c", "/bin/cat", "/mnt/file"]).ok();
+        silent.request();
+        for args in [&["delete", "--force", "c"][..], &["gc", "--stopped"]] {
+            let begun = std::time::Instant::now();
+            t.corten(args).exits(1).fails("processes of the container do not end");
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            assert_eq!(t.corten(&["list", "-q"]).ok(), "c\n");
+        }
+        drop(silent);
+        let deleted = || {
+            crate::harness::reap();
+            t.corten(&["delete", "--force", "c"]).code == 0
+        };
+        assert!(poll(Duration::from_secs(20), deleted));
+        assert!(!t.state().join("c").exists());
     });
 }
