@@ -238,21 +238,34 @@ fn nested(t: &Test, at: &str) {
 /// Memory that is too little even to begin: the error says that it ran out.
 #[test]
 fn too_little_memory_is_told() {
-    isolated_in(View::V1, |t| {
-        let mut told = 0;
-        for kib in [4, 64, 256, 512, 1024] {
-            let bundle = t.bundle(|c| c["linux"]["resources"] = json!({"memory": {"limit": kib << 10}}));
-            let out = t.call(t.command(&["create", "--bundle", bundle.path(), "c"]).stdin(Stdio::null()));
-            if out.code != 0 {
-                out.fails("out of memory").exits(1);
-                told += 1;
-                assert!(!t.state().join("c").exists());
-            } else {
-                t.delete("c");
-            }
+    isolated_in(View::V1, |t| little_memory(t, &[4, 64, 256, 512, 1024]));
+}
+
+#[test]
+fn too_little_memory_is_told_on_v2() {
+    isolated_in(View::V2, |t| {
+        let offered = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        if !offered.contains("memory") {
+            skip("no memory controller on the cgroup v2 hierarchy");
         }
-        assert!(told > 0);
+        little_memory(t, &[4, 16, 64, 128, 256]);
     });
+}
+
+fn little_memory(t: &Test, kibibytes: &[u32]) {
+    let mut told = 0;
+    for kib in kibibytes {
+        let bundle = t.bundle(|c| c["linux"]["resources"] = json!({"memory": {"limit": kib << 10}}));
+        let out = t.call(t.command(&["create", "--bundle", bundle.path(), "c"]).stdin(Stdio::null()));
+        if out.code != 0 {
+            out.fails("out of memory").exits(1);
+            told += 1;
+            assert!(!t.state().join("c").exists());
+        } else {
+            t.delete("c");
+        }
+    }
+    assert!(told > 0);
 }
 
 /// A file system at `/mnt` of the container's whose server answers nothing after its first word: whoever asks it for

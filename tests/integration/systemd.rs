@@ -311,6 +311,36 @@ fn slices_are_nested() {
     });
 }
 
+/// Of a `create` that was killed `gc` has systemd take the unit away, and leaves those of others alone.
+#[test]
+fn an_interrupted_create_is_taken_away() {
+    with_systemd("an_interrupted_create_is_taken_away", |t| {
+        let [killed, other] = ["killed", "other"].map(unit);
+        let cgroup = |unit: &str| Path::new(CGROUP).join("system.slice").join(unit);
+        let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = path("", "other"));
+        create(t, &bundle, "other").ok();
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = path("", "killed");
+            without_namespace(c, "pid");
+            // What it leaves running keeps the unit.
+            let script =
+                "sleep 1001 < /dev/null > /dev/null 2>&1 & kill -KILL $(cut -d' ' -f4 /proc/$PPID/stat)";
+            let hook =
+                json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]});
+            c["hooks"] = json!({"createContainer": [hook]});
+        });
+        create(t, &bundle, "killed").exits(137);
+        assert_eq!(property(&killed, "ActiveState"), "active");
+        assert_eq!(t.corten(&["gc"]).ok(), "killed: its create was interrupted\n");
+        assert!(poll(Duration::from_secs(10), || gone(&killed, &cgroup(&killed))));
+        assert_eq!(
+            (property(&other, "ActiveState").as_str(), t.status("other").as_str()),
+            ("active", "created")
+        );
+        t.delete("other");
+    });
+}
+
 /// Whatever fails, and whenever, no unit is left; one of somebody else's is left alone.
 #[test]
 fn a_failing_create_leaves_no_unit() {
