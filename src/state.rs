@@ -347,6 +347,18 @@ impl Dir {
         Ok(private && fs::list_dir(self.fd.as_fd())?.iter().all(ours))
     }
 
+    /// An error if another user has made it, whose record could name anything of ours, and any program as a hook.
+    pub fn check_owner(&self) -> Result<()> {
+        let uid = fs::fstat(self.fd.as_fd())?.st_uid;
+        if uid == sys::task::euid() {
+            return Ok(());
+        }
+        Err(fail(
+            Kind::Config,
+            format!("its directory belongs to user {uid} (hint: be that user, or delete it by its id)"),
+        ))
+    }
+
     /// There was a record, and it is gone: `create` writes it first.
     pub fn lost_record(&self) -> Result<bool> {
         match fs::stat_at(self.fd.as_fd(), Path::new(CONFIG)) {

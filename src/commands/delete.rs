@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::Failures;
-use super::gc::not_a_container;
 use super::start::{Later, PATIENCE};
+use super::{Failures, gc};
 use crate::cli::{Delete, Globals};
 use crate::error::{Kind, Result, fail, kind};
 use crate::state::{Dir, Record, Status};
@@ -29,7 +28,11 @@ pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
 fn all(root: &Path, force: bool) -> Result<()> {
     let (mut failures, mut told) = (Failures::default(), Ok(()));
     for id in state::ids(root)? {
-        match state::open(root, &id).and_then(|dir| check(&dir).and_then(|()| delete(dir, force))) {
+        let done = state::open(root, &id).and_then(|dir| {
+            gc::check(&dir, matches!(dir.find_record(), Ok(Some(_))))?;
+            delete(dir, force)
+        });
+        match done {
             Ok(()) if told.is_ok() => told = super::print(&format!("{id}\n")),
             Ok(()) => {}
             // Others have deleted it meanwhile.
@@ -38,14 +41,6 @@ fn all(root: &Path, force: bool) -> Result<()> {
         }
     }
     failures.into_result().and(told)
-}
-
-/// Nobody has named this one: what is not a container's must not be taken for one.
-fn check(dir: &Dir) -> Result<()> {
-    if matches!(dir.find_record(), Ok(Some(_))) || dir.is_ours()? {
-        return Ok(());
-    }
-    Err(not_a_container())
 }
 
 fn delete(dir: Dir, force: bool) -> Result<()> {

@@ -336,6 +336,22 @@ fn a_wrong_root_loses_nothing() {
     });
 }
 
+/// What is on record in another user's directory, the user has written: root does not do it by the way.
+#[test]
+fn another_users_record_is_not_believed() {
+    isolated(|t| {
+        crashed(t, &["create"], |_| {});
+        let dir = t.state().join("c");
+        std::os::unix::fs::chown(&dir, Some(1000), Some(1000)).unwrap();
+        for args in [&["gc"][..], &["gc", "--dry-run"], &["delete", "--all", "--force"]] {
+            let out = t.corten(args).exits(1);
+            assert_eq!(out.stdout, "");
+            out.fails("container \"c\": its directory belongs to user 1000");
+        }
+        t.delete("c");
+    });
+}
+
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path());
     entries
