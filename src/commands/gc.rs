@@ -56,7 +56,7 @@ pub(super) fn run(globals: &Globals, args: Gc) -> Result<()> {
     let (mut failures, mut removed, mut told) = (Failures::default(), Vec::new(), Ok(()));
     for entry in state::entries(&root)? {
         let (id, done) = match entry {
-            Entry::Container(id) => (id.clone(), container(&root, &id, args, &boot)),
+            Entry::Container(id) => (id.clone(), container(&root, &id, args, boot)),
             Entry::Deleted(id) => (id.clone(), deleted(&root, &id, args.dry_run)),
         };
         match done {
