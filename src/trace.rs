@@ -335,8 +335,7 @@ pub fn blind_unless(allowed: impl FnOnce() -> bool) {
 /// Writes the trace. It ends with this, whatever the command has come to.
 pub fn finish() {
     let Some(trace) = TRACE.get() else { return };
-    trace.close(0..PROCESSES);
-    if let Err(e) = (&trace.file).write_all(json::document(trace).as_bytes()) {
+    if let Err(e) = (&trace.file).write_all(json::document(trace, now()).as_bytes()) {
         log::warn(format!("{}: {e}, ignoring", trace.place));
     }
     let lost = trace.count().saturating_sub(RECORDS - 1);

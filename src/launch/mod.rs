@@ -479,9 +479,9 @@ impl Process {
     /// Kills and reaps it; it may be dead and reaped already.
     fn kill(&self) {
         let _phase = trace::phase("kill and reap");
-        trace::gone();
         let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         let _ = task::wait(self.pidfd.as_fd());
+        trace::gone();
     }
 
     /// Lets the program run, and tells whether it does.

@@ -9,7 +9,8 @@ use super::{PROCESSES, Trace};
 /// What every trace begins with.
 pub(super) const HEAD: &str = "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n";
 
-pub(super) fn document(trace: &Trace) -> String {
+/// The trace until `last`: the process of a created container goes on.
+pub(super) fn document(trace: &Trace, last: u64) -> String {
     let pids: Vec<u64> = (0..PROCESSES).map(|i| trace.word(0, 1 + i).load(Ordering::Relaxed)).collect();
     let count = pids.iter().take_while(|pid| **pid != 0).count();
     let mut out = String::from(HEAD);
@@ -26,9 +27,11 @@ pub(super) fn document(trace: &Trace) -> String {
             "{{\"ph\":\"M\",\"name\":\"process_name\",{ids},\"args\":{{\"name\":\"{name}\"}}}},"
         );
     }
-    for record in trace.numbers().filter_map(|at| trace.record(at)) {
+    let records = trace.numbers().filter_map(|at| trace.record(at));
+    for record in records.filter(|record| record.begin <= last) {
         let pid = pids.get(record.process).copied().unwrap_or_default();
-        let (begin, lasts) = (micros(record.begin), micros(record.end.saturating_sub(record.begin)));
+        let end = if record.end == 0 { last } else { record.end.min(last) };
+        let (begin, lasts) = (micros(record.begin), micros(end.saturating_sub(record.begin)));
         let _ = write!(out, "{{\"ph\":\"X\",\"name\":\"{}\",", escaped(&record.name));
         let _ = write!(out, "\"ts\":{begin},\"dur\":{lasts},\"pid\":{pid},\"tid\":{pid}");
         if !record.of.is_empty() {

@@ -14,7 +14,7 @@ const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// What a program ends with that must not have noticed anything. The second line has the last column of its mappings.
-const LOOK: &str = "ls -l /proc/self/fd | wc -l; cut -c 50- /proc/self/maps | tr -s ' ' | tr '\\n' ' '";
+const LOOK: &str = "ls /proc/self/fd | wc -l; cut -c 50- /proc/self/maps | tr -s ' ' | tr '\\n' ' '";
 
 /// A phase of a trace, in nanoseconds.
 #[derive(Clone, Debug)]
@@ -269,7 +269,7 @@ fn only_a_trace_is_overwritten() {
         symlink(&file, &link).unwrap();
         fs::write(&text, "precious\n").unwrap();
         for (path, why) in [
-            (&link, "too many levels of symbolic links"),
+            (&link, "too many symbolic links"),
             (&text, "is there already, and is not a trace"),
             (&t.dir.join("no/such"), "no such file or directory"),
             (&"/dev/null".into(), "is not a regular file"),
@@ -400,8 +400,7 @@ fn a_timeline_is_printed() {
         let mut mount = event("mount", 1010.0, 20.5, 7);
         mount["args"] = json!({"of": "/a\nb"});
         let list = json!([named, event("all", 1000.0, 100.0, 7), mount, event("wait", 1040.0, 40.0, 7), event("other", 1041.0, 1.0, 8), {"ph": "i"}]);
-        let expected = "\
-     since µs     lasts µs  process  phase
+        let expected = "     since µs     lasts µs  process  phase
 *         0.0        100.0  run\\u{1b}time all
 *        10.0         20.5  run\\u{1b}time   mount /a\\nb
          40.0         40.0  run\\u{1b}time   wait
