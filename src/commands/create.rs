@@ -74,6 +74,7 @@ impl Prepared {
         if args.console_socket.is_some() && !self.terminal() {
             return Err(fail(Kind::Usage, "--console-socket: process.terminal is not set"));
         }
+        let _phase = trace::phase("create");
         let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
         let (console_socket, pidfd_socket) = (absolute(&args.console_socket)?, absolute(&args.pidfd_socket)?);
         let (pid_file, root) = (absolute(&args.pid_file)?, state::root(globals.root.as_deref())?);

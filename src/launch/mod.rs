@@ -82,7 +82,6 @@ pub struct Process {
 
 /// Makes a container up to the point where `start` begins. On error nothing remains.
 pub fn create(request: &Request) -> Result<Launched> {
-    let _phase = trace::phase("create");
     let plan = request.plan;
     let joined = namespaces::open(&plan.namespaces)?;
     // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get

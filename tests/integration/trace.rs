@@ -8,13 +8,15 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Output, Test, isolated};
+use crate::harness::{Bundle, Output, Test, isolated};
 
 const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// What a program ends with that must not have noticed anything. The second line has the last column of its mappings.
 const LOOK: &str = "ls /proc/self/fd | wc -l; cut -c 50- /proc/self/maps | tr -s ' ' | tr '\\n' ' '";
+
+type Edit<'a> = &'a dyn Fn(&mut Value);
 
 /// A phase of a trace, in nanoseconds.
 #[derive(Clone, Debug)]
@@ -109,6 +111,58 @@ fn rich(c: &mut Value, script: &str) {
     c["linux"]["resources"] = json!({"unified": {"cgroup.max.depth": "7"}});
 }
 
+/// Every hook and mount once and in order, and each kind of step.
+fn has_all(trace: &Trace, bundle: &Bundle) {
+    for (process, hooks) in [("runtime", [0, 1, 4, 5].as_slice()), ("init", &[2, 3])] {
+        let hook = |i: &usize| {
+            [("/bin/true", 0), ("/bin/sh", 1)]
+                .map(|(path, n)| format!("hook hooks.{}[{n}] {path}", HOOKS[*i]))
+        };
+        let expected: Vec<_> = hooks.iter().flat_map(hook).collect();
+        let found = trace.names(process).into_iter().filter(|name| name.starts_with("hook "));
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(bundle.dir.join("config.json")).unwrap()).unwrap();
+    let mounts = config["mounts"].as_array().unwrap().iter().enumerate();
+    let mounts = mounts.map(|(i, m)| format!("mount mounts[{i}] {}", m["destination"].as_str().unwrap()));
+    let found: Vec<_> = trace.names("init").into_iter().filter(|n| n.starts_with("mount ")).collect();
+    assert_eq!(found, mounts.collect::<Vec<_>>());
+    for name in [
+        "start, to be executed again",
+        "execute the sealed copy",
+        "read the command line",
+        "command run r",
+        "seal",
+        "parse config.json",
+        "probe the host",
+        "compile the seccomp profile",
+        "write state.json.new",
+        "make the cgroup ",
+        "write cgroup.max.depth = 7",
+        "clone3",
+        "wait for the container's process",
+        "wait for the program's end",
+        "remove the empty cgroup",
+    ] {
+        trace.has("runtime", name);
+    }
+    for name in [
+        "attach the root",
+        "devices",
+        "sysctl net/ipv4/ip_forward",
+        "mask /proc/kcore",
+        "make read-only /proc/sys",
+        "pivot_root",
+        "credentials",
+        "limits",
+        "load the seccomp filter of ",
+        "execve /bin/sh",
+    ] {
+        trace.has("init", name);
+    }
+}
+
 /// Both processes, every mount, hook and write, in the order of the doing; and there are no holes in it.
 #[test]
 fn a_run_is_told_whole() {
@@ -118,55 +172,7 @@ fn a_run_is_told_whole() {
         for _ in 0..3 {
             let (out, trace) = traced(t, &["run", "--bundle", bundle.path(), "r"]);
             out.ok();
-            for (process, hooks) in [("runtime", [0, 1, 4, 5].as_slice()), ("init", &[2, 3])] {
-                let hook = |i: &usize| {
-                    [("/bin/true", 0), ("/bin/sh", 1)]
-                        .map(|(path, n)| format!("hook hooks.{}[{n}] {path}", HOOKS[*i]))
-                };
-                let expected: Vec<_> = hooks.iter().flat_map(hook).collect();
-                let found = trace.names(process).into_iter().filter(|name| name.starts_with("hook "));
-                assert_eq!(found.collect::<Vec<_>>(), expected);
-            }
-            let config: Value =
-                serde_json::from_str(&fs::read_to_string(bundle.dir.join("config.json")).unwrap()).unwrap();
-            let mounts = config["mounts"].as_array().unwrap().iter().enumerate();
-            let mounts =
-                mounts.map(|(i, m)| format!("mount mounts[{i}] {}", m["destination"].as_str().unwrap()));
-            let found: Vec<_> = trace.names("init").into_iter().filter(|n| n.starts_with("mount ")).collect();
-            assert_eq!(found, mounts.collect::<Vec<_>>());
-            for name in [
-                "start, to be executed again",
-                "execute the sealed copy",
-                "read the command line",
-                "command run r",
-                "seal",
-                "parse config.json",
-                "probe the host",
-                "compile the seccomp profile",
-                "write state.json.new",
-                "make the cgroup ",
-                "write cgroup.max.depth = 7",
-                "clone3",
-                "wait for the container's process",
-                "wait for the program's end",
-                "remove the empty cgroup",
-            ] {
-                trace.has("runtime", name);
-            }
-            for name in [
-                "attach the root",
-                "devices",
-                "sysctl net/ipv4/ip_forward",
-                "mask /proc/kcore",
-                "make read-only /proc/sys",
-                "pivot_root",
-                "credentials",
-                "limits",
-                "load the seccomp filter of ",
-                "execve /bin/sh",
-            ] {
-                trace.has("init", name);
-            }
+            has_all(&trace, &bundle);
             // Clock and order: what one waits for, the other has done meanwhile.
             let (clone, attend, start) = (trace.find("clone3"), trace.find("attend"), trace.find("start"));
             let (init, pivot, execve) =
@@ -233,7 +239,7 @@ fn a_failure_is_told_too() {
         };
         let bad_hook = |c: &mut Value| c["hooks"] = json!({"createContainer": [{"path": "/bin/false"}]});
         let bad_plan = |c: &mut Value| c["mounts"][0]["destination"] = json!("");
-        let edits: [(&dyn Fn(&mut Value), &str, &str); 4] = [
+        let edits: [(Edit, &str, &str); 4] = [
             (&no_program, "init", "look for the program"),
             (&no_source, "init", "mount mounts[7] /mnt"),
             (&bad_hook, "init", "hook hooks.createContainer[0] /bin/false"),
