@@ -41,6 +41,7 @@ impl Host {
 
     /// With the hierarchies of cgroups, which only making a container needs; `resctrl`: it is to have a class of processes.
     pub fn with_cgroups(self, resctrl: bool) -> Result<Self> {
+        let _phase = trace::phase("probe the cgroups");
         Ok(Self { cgroups: cgroups::Host::probe(resctrl)?, ..self })
     }
 }

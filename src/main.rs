@@ -23,7 +23,7 @@ static MEMORY: Arena = Arena::new();
 
 /// The result is the exit code.
 fn run() -> u8 {
-    let mut args: Vec<OsString> =
+    let args: Vec<OsString> =
         args::get().iter().map(|arg| OsString::from_vec(arg.to_bytes().to_vec())).collect();
     let preview = cli::preview(&args);
     let since = preview.trace.as_ref().map(|_| clock::monotonic());
@@ -33,7 +33,7 @@ fn run() -> u8 {
         .and_then(|()| log::init(&preview.log))
         .and_then(|()| {
             if let (Some(path), Some(since)) = (&preview.trace, since) {
-                trace::begin(path, since, &mut args);
+                trace::begin(path, since, &args);
             }
             cli::parse(args)
         })

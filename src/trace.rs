@@ -31,7 +31,8 @@ pub const ANNOTATION: &str = "dev.corten.trace";
 /// host's reads files of such a name of its own accord.
 const SUFFIX: &str = ".trace";
 
-/// Begins the argument by which a command that executes itself anew, to be sealed, tells when it began.
+/// Begins the name of itself by which a command that executes itself anew, to be sealed, tells when it began and when it
+/// did that, in hexadecimal. `sys/entry.rs` does the same.
 const CARRIED: &str = "--trace-since=";
 
 /// The words of a record: begin, end, what [`Text`] it has, and the text.
@@ -201,16 +202,14 @@ impl Trace {
     }
 }
 
-/// Begins the trace that `--trace` asks for. `since` is when the process began; one that was executed anew finds in
-/// `args` when the whole did. A trace that cannot be written is no reason to do nothing: it is warned of.
-pub fn begin(path: &Path, since: u64, args: &mut Vec<OsString>) {
-    let before = args.get(1).and_then(|arg| arg.to_str()?.strip_prefix(CARRIED)).map(|times| {
+/// Begins the trace that `--trace` asks for. `since` is when the process began; one that was executed anew is told
+/// in its name when the whole did. A trace that cannot be written is no reason to do nothing: it is warned of.
+pub fn begin(path: &Path, since: u64, args: &[OsString]) {
+    let before = args.first().and_then(|name| name.to_str()?.strip_prefix(CARRIED)).map(|times| {
         let (first, sealed) = times.split_once(',').unwrap_or_default();
-        first.parse().unwrap_or(since).min(since)..sealed.parse().unwrap_or(since).min(since)
+        let time = |text| u64::from_str_radix(text, 16).unwrap_or(since).min(since);
+        time(first)..time(sealed)
     });
-    if before.is_some() {
-        args.remove(1);
-    }
     let first = before.as_ref().map_or(since, |before| before.start);
     if let Some(trace) = start(path, format!("--trace {}", path.display()), first, "") {
         if let Some(before) = before {
@@ -274,9 +273,8 @@ fn open(path: &Path) -> Result<File> {
 pub fn carried(args: &'static [CString]) -> Cow<'static, [CString]> {
     let Some(trace) = TRACE.get() else { return args.into() };
     let since = trace.word(1, 0).load(Ordering::Relaxed);
-    let mut args = args.to_vec();
-    args.insert(1.min(args.len()), CString::new(format!("{CARRIED}{since},{}", now())).unwrap_or_default());
-    args.into()
+    let name = CString::new(format!("{CARRIED}{since:016x},{:016x}", now()));
+    [name.unwrap_or_default()].into_iter().chain(args.iter().skip(1).cloned()).collect::<Vec<_>>().into()
 }
 
 /// In a process that has just been cloned: what follows is its own.

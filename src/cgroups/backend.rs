@@ -47,6 +47,7 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
 
 /// Attaches v2's device filter: before the container's program or a hook runs.
 pub fn watch(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -> Result<()> {
+    let _phase = trace::phase("device filter");
     match (cgroup, plan) {
         (Cgroup::V2(cgroup), Plan::V2(plan)) => v2::watch(cgroup, plan, warnings),
         (Cgroup::V1(cgroup), Plan::V1(plan)) => match (&cgroup.unified, &plan.unified) {

@@ -329,6 +329,7 @@ fn meanwhile(
     record: &mut Record,
     cgroup: Option<&Cgroup>,
 ) -> Result<()> {
+    let _phase = trace::phase("meanwhile");
     cgroup.map_or(Ok(()), |cgroup| cgroup::watch(request.plan, cgroup))?;
     dir.save_config(&request.config.text)?;
     if process.between { Ok(()) } else { put_on_record(process, record) }
