@@ -19,7 +19,7 @@ use words::{Stop, normalise};
 
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
-use crate::log;
+use crate::{log, trace};
 
 /// The newest runtime-spec that corten implements.
 pub const SPEC_VERSION: &str = "1.3.0";
@@ -197,12 +197,15 @@ pub enum Command {
     Features,
     Plan(Create),
     Explain(Explain),
+    Trace(PathBuf),
 }
 
 /// What must be known even if the command line turns out to be wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preview {
     pub log: log::Options,
+    /// `--trace`.
+    pub trace: Option<PathBuf>,
     /// The exit code of a failure: engines expect 255 of `exec`.
     pub failure: u8,
 }
@@ -226,11 +229,13 @@ pub fn preview(args: &[OsString]) -> Preview {
         format: log::Format::parse(&word("--log-format=")).unwrap_or_default(),
         level,
     };
-    Preview { log, failure: if rest.first().is_some_and(|v| v == "exec") { 255 } else { 1 } }
+    let trace = value("--trace=").map(PathBuf::from);
+    Preview { log, trace, failure: if rest.first().is_some_and(|v| v == "exec") { 255 } else { 1 } }
 }
 
 /// Reads a whole command line, the program's name first.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Globals, Command)> {
+    let _phase = trace::phase("read the command line");
     let args: Vec<OsString> = args.into_iter().collect();
     let log = preview(&args).log;
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);

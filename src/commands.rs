@@ -18,6 +18,7 @@ mod seccomp;
 mod spec;
 mod start;
 mod state;
+mod trace;
 mod update;
 
 use std::io::Write;
@@ -35,6 +36,7 @@ use crate::{host, sys};
 /// Runs a command. The result is the exit code: that of the payload, where one is waited for.
 pub fn run(globals: &Globals, command: Command) -> Result<u8> {
     let name = label(&command);
+    let _phase = crate::trace::phase_of("command", || name.clone());
     if !matches!(command, Command::Help(_) | Command::Version) {
         host::check_kernel()?;
     }
@@ -60,6 +62,7 @@ pub fn run(globals: &Globals, command: Command) -> Result<u8> {
         Command::Events(args) => events::run(globals, &args).map(|()| 0),
         Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
         Command::Explain(args) => seccomp::run(&args).map(|()| 0),
+        Command::Trace(path) => trace::run(&path).map(|()| 0),
     };
     result.context(name)
 }
@@ -87,6 +90,7 @@ fn label(command: &Command) -> String {
         Command::Events(args) => ("events", args.id.as_str()),
         Command::Plan(_) => ("plan", ""),
         Command::Explain(_) => ("seccomp explain", ""),
+        Command::Trace(_) => ("trace", ""),
     };
     if id.is_empty() { verb.into() } else { format!("{verb} {id}") }
 }
@@ -102,6 +106,7 @@ fn version() -> String {
 
 /// Writes to standard output. A reader that has gone away is an error like any other, not a panic.
 fn print(text: &str) -> Result<()> {
+    let _phase = crate::trace::phase("print");
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|e| {
@@ -133,6 +138,7 @@ fn open(globals: &Globals, id: &str) -> Result<(Dir, Record)> {
 }
 
 fn status(dir: &Dir, record: &Record) -> Result<Status> {
+    let _phase = crate::trace::phase("derive the status");
     dir.status(record, frozen)
 }
 

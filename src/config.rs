@@ -21,6 +21,7 @@ pub use version::Version;
 
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, fs};
+use crate::trace;
 
 /// Real ones have some tens of kilobytes.
 const MAX_SIZE: u64 = 16 << 20;
@@ -83,7 +84,8 @@ fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
 }
 
 /// Reads a regular file of a sane size: a fifo would make us wait for ever.
-fn read(path: &Path) -> Result<String> {
+pub fn read(path: &Path) -> Result<String> {
+    let _phase = trace::phase_of("read", || path.display());
     let file = fs::open(fs::CWD, path, fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
     if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(fail(Kind::Config, format!("{}: not a regular file", path.display())));
@@ -103,6 +105,7 @@ fn read(path: &Path) -> Result<String> {
 
 /// Reads the text of a configuration.
 pub fn parse(text: String) -> Result<Config> {
+    let _phase = trace::phase("parse config.json");
     let mut warnings = Vec::new();
     let fast = strict::from_str(&text);
     let spec: Spec = match fast {

@@ -18,6 +18,7 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::process::{env, strings};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, process, signal, task, tty};
+use crate::trace;
 
 /// How much of a failed hook's output is told.
 const TAIL: usize = 512;
@@ -101,6 +102,7 @@ pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
 
 fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     let place = || format!("{} {}", hook.place, hook.path.to_string_lossy());
+    let _phase = trace::phase_of("hook", place);
     let input = fs::memfd_with("state", state).with_context(place)?;
     let output = fs::memfd("hook").with_context(place)?;
     // A hook may open /dev/stderr anew, with an offset of its own.

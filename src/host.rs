@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{Kind, Result, fail};
 use crate::sys::{fs, task};
-use crate::{cgroups, process};
+use crate::{cgroups, process, trace};
 
 /// The oldest kernel that has what corten is built on: `cgroup.kill` and idmapped mounts among the last to come.
 const FLOOR: (u32, u32) = (5, 14);
@@ -30,6 +30,7 @@ impl Host {
     /// `rootless` is what the command line says, if it says anything; `labelled` that something is to have a label of a
     /// security module.
     pub fn probe(rootless: Option<bool>, labelled: bool) -> Result<Self> {
+        let _phase = trace::phase("probe the host");
         let proc = procfs()?;
         let user_namespace = in_user_namespace();
         let uid = task::euid();
@@ -40,6 +41,7 @@ impl Host {
 
     /// With the hierarchies of cgroups, which only making a container needs; `resctrl`: it is to have a class of processes.
     pub fn with_cgroups(self, resctrl: bool) -> Result<Self> {
+        let _phase = trace::phase("probe the cgroups");
         Ok(Self { cgroups: cgroups::Host::probe(resctrl)?, ..self })
     }
 }

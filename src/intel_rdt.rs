@@ -20,6 +20,7 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
 use crate::state::{self, ClassRecord};
 use crate::sys::{self, fs};
+use crate::trace;
 
 pub use update::{Update, kept};
 
@@ -250,6 +251,7 @@ pub fn look(plan: &Plan) -> Result<ClassRecord> {
 
 /// Makes what is on record, and corrects the record where another was faster.
 pub fn make(plan: &Plan, record: &mut ClassRecord) -> Result<()> {
+    let _phase = trace::phase("resctrl class");
     for dir in record.made.clone() {
         let is_class = dir == plan.group;
         let place = if is_class { PLACE } else { "linux.intelRdt.enableMonitoring" };

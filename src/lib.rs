@@ -18,3 +18,4 @@ pub mod seccomp;
 pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod trace;

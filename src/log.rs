@@ -223,7 +223,8 @@ impl Log {
 }
 
 /// The text with control characters escaped: names that it quotes come from users, and it must stay one line.
-fn one_line(text: &str) -> String {
+#[must_use]
+pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }

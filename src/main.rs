@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use corten::sys::arena::Arena;
-use corten::sys::{args, fs, signal};
-use corten::{cli, commands, log};
+use corten::sys::{args, clock, fs, signal};
+use corten::{cli, commands, log, trace};
 
 #[allow(unsafe_code)]
 #[path = "sys/start.rs"]
@@ -26,12 +26,19 @@ fn run() -> u8 {
     let args: Vec<OsString> =
         args::get().iter().map(|arg| OsString::from_vec(arg.to_bytes().to_vec())).collect();
     let preview = cli::preview(&args);
+    let since = preview.trace.as_ref().map(|_| clock::monotonic());
     let result = fs::fill_standard()
         .and_then(|()| signal::ignore_pipe())
         .map_err(Into::into)
         .and_then(|()| log::init(&preview.log))
-        .and_then(|()| cli::parse(args))
+        .and_then(|()| {
+            if let (Some(path), Some(since)) = (&preview.trace, since) {
+                trace::begin(path, since, &args);
+            }
+            cli::parse(args)
+        })
         .and_then(|(globals, command)| commands::run(&globals, command));
+    trace::finish();
     match result {
         Ok(code) => {
             log::flush();

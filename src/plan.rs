@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::namespaces::idmap;
 use crate::process::sysctl::{self, Sysctl};
 use crate::process::{self, capabilities, env, lsm};
-use crate::{hooks, intel_rdt, namespaces, rootfs, seccomp};
+use crate::{hooks, intel_rdt, namespaces, rootfs, seccomp, trace};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -88,6 +88,7 @@ fn cgroup_owner(
 
 /// Plans a container.
 pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<String>) -> Result<Plan> {
+    let _phase = trace::phase("plan");
     let mut problems = Problems::default();
     let linux = spec.linux().as_ref();
     let namespaces = namespaces::plan(spec, &mut problems);

@@ -22,6 +22,7 @@ pub use record::{CgroupRecord, ClassRecord, Document, Owner, Record, Status, doc
 
 use crate::error::{Context, Kind, Result, fail, kind};
 use crate::sys::{self, fs};
+use crate::trace;
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
@@ -99,6 +100,7 @@ fn open_dir(parent: &OwnedFd, name: &Path) -> sys::Result<OwnedFd> {
 
 /// Makes a container's directory and locks it. Of two callers with the same id, one fails.
 pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
+    let _phase = trace::phase("make the state directory");
     check_id(id)?;
     // A `gc` or `delete --force` may come between: it takes the empty directory for the rest of a `create`.
     for _ in 1..TRIES {
@@ -143,6 +145,7 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
 
 /// Opens a container's directory, without the lock.
 pub fn open(root: &Path, id: &str) -> Result<Dir> {
+    let _phase = trace::phase("open the state directory");
     check_id(id)?;
     let missing = |e: sys::Error| match e.errno {
         Errno::ENOENT | Errno::ENOTDIR => not_found(id),
@@ -241,6 +244,7 @@ impl Dir {
 
     /// Waits for the lock, which lasts as long as this value. The container may have been deleted meanwhile.
     pub fn lock(&self, patience: Duration) -> Result<()> {
+        let _phase = trace::phase("lock");
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_millis(1);
         // flock(2) has no time limit of its own, and a timer's signal would meet other waits.
@@ -290,6 +294,7 @@ impl Dir {
     }
 
     fn write(&self, name: &Path, bytes: &[u8]) -> sys::Result<()> {
+        let _phase = trace::phase_of("write", || name.display());
         let flags = fs::O_WRONLY | fs::O_CREAT | libc::O_TRUNC | fs::O_NOFOLLOW;
         let file = fs::open(self.fd.as_fd(), name, flags, 0o600)?;
         let mut rest = bytes;
@@ -302,6 +307,7 @@ impl Dir {
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let _phase = trace::phase_of("read", || name.to_string());
         let file = match fs::open(self.fd.as_fd(), Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
             Err(e) if e.errno == Errno::ENOENT => return Ok(None),
             other => other?,
@@ -392,6 +398,7 @@ impl Dir {
 
     /// Removes the container's directory. The id is free at once; being killed in between leaves nothing that hinders.
     pub fn remove(self) -> Result<()> {
+        let _phase = trace::phase("remove the state directory");
         let id = Path::new(&self.id);
         let trash = PathBuf::from(format!("{DELETED}{}", self.id));
         match fs::rename(self.root.as_fd(), id, &trash) {

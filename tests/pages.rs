@@ -249,6 +249,8 @@ fn rows(scratch: &Scratch) -> Vec<(String, BTreeSet<String>)> {
             ("corten seccomp ex".into(), "explain"),
             (format!("corten create --bundle {dir}/sta"), "state"),
             (format!("corten seccomp explain {dir}/bash-c"), "bash-completion"),
+            (format!("corten trace {dir}/bash-c"), "bash-completion"),
+            (format!("corten --trace {dir}/bash-c"), "bash-completion"),
         ]
         .map(|(line, words)| (line, set(words))),
     );

@@ -113,7 +113,7 @@ _corten_operands() {{
     help:0) mapfile -t COMPREPLY < <(compgen -W "{all}" -- "$cur") ;;
     kill:1) mapfile -t COMPREPLY < <(compgen -W "{signals}" -- "$cur") ;;
     seccomp:0) mapfile -t COMPREPLY < <(compgen -W "explain" -- "$cur") ;;
-    seccomp:1) compopt -o filenames && mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+    seccomp:1 | {files}:0) compopt -o filenames && mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
     *:0)
         case $verb in
         {ids})
@@ -127,6 +127,7 @@ _corten_operands() {{
 "#,
         foreign = names(|verb| verb.operands == Operands::IdWords),
         ids = names(|verb| first(verb) == First::Id),
+        files = names(|verb| first(verb) == First::File),
         all = all.join(" "),
         signals = signals().join(" "),
     )

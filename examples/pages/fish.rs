@@ -105,6 +105,7 @@ fn operands(verb: &Verb) -> String {
         First::Id => {
             format!("complete -c corten -n '__corten_at {name} 0' -a '(__corten_ids)' -d container\n")
         }
+        First::File => format!("complete -c corten -n '__corten_at {name} 0' -F\n"),
         First::Explain => format!(
             "complete -c corten -n '__corten_at {name} 0' -a explain\n\
              complete -c corten -n '__corten_at {name} 1' -F\n"

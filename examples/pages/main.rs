@@ -82,12 +82,14 @@ enum First {
     Id,
     /// `seccomp`'s own verb.
     Explain,
+    File,
 }
 
 fn first(verb: &Verb) -> First {
     match verb.operands {
         Operands::None => First::Nothing,
         Operands::Words => First::Explain,
+        Operands::File => First::File,
         _ if matches!(verb.name, "create" | "run" | "restore" | "plan") => First::NewId,
         _ => First::Id,
     }

@@ -39,6 +39,7 @@ pub(super) fn page(verb: &Verb, date: &str) -> io::Result<String> {
         _ if words.starts_with(".SH SYNOPSIS") => "",
         Operands::None => "\n",
         Operands::Id => "\n.I id\n",
+        Operands::File => "\n.I file\n",
         Operands::MaybeId => "\n.RI [ id ]\n",
         Operands::IdSignal => "\n.I id\n.RI [ signal ]\n",
         Operands::IdWords | Operands::Words => "\n.I id\n.RI [ word .\\|.\\|.]\\&\n",

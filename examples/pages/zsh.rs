@@ -47,6 +47,7 @@ fn operands(verb: &Verb) -> String {
         First::Nothing => return String::new(),
         First::NewId => " \\\n        '1:container: '",
         First::Id => " \\\n        '1:container:_corten_ids'",
+        First::File => " \\\n        '1:file:_files'",
         First::Explain => " \\\n        '1:what:(explain)' '2:profile:_files' '*:system call: '",
     };
     match verb.operands {

@@ -9,6 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use super::{Host, Plan, Write, devices, resources, tree, v1, v2};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
+use crate::trace;
 
 /// A container's cgroup on the host.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct Below {
 /// What [`create`] is about to make, for a record of it that outlives a crash.
 #[must_use]
 pub fn missing(plan: &Plan) -> Vec<PathBuf> {
+    let _phase = trace::phase("look for the cgroup");
     match plan {
         Plan::V2(plan) => v2::missing(plan),
         Plan::V1(plan) => plan.missing(),
@@ -36,6 +38,7 @@ pub fn missing(plan: &Plan) -> Vec<PathBuf> {
 /// Makes the cgroup and sets its limits, but for the devices of v2 ([`watch`]). `None` if a rootless container has to do
 /// without and can. On error nothing that was made remains.
 pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
+    let _phase = trace::phase("cgroup");
     match plan {
         Plan::V2(plan) => Ok(v2::create(plan, warnings)?.map(Cgroup::V2)),
         Plan::V1(plan) => Ok(v1::create(plan, warnings)?.map(Cgroup::V1)),
@@ -44,6 +47,7 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
 
 /// Attaches v2's device filter: before the container's program or a hook runs.
 pub fn watch(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -> Result<()> {
+    let _phase = trace::phase("device filter");
     match (cgroup, plan) {
         (Cgroup::V2(cgroup), Plan::V2(plan)) => v2::watch(cgroup, plan, warnings),
         (Cgroup::V1(cgroup), Plan::V1(plan)) => match (&cgroup.unified, &plan.unified) {
@@ -56,6 +60,7 @@ pub fn watch(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -> Result
 
 /// Sets the limits of the cgroup that systemd has made around a process.
 pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
+    let _phase = trace::phase("limit the cgroup");
     match plan {
         Plan::V2(plan) => Ok(Cgroup::V2(v2::limit(plan, pid)?)),
         Plan::V1(_) => Err(fail(Kind::Unsupported, "systemd makes no cgroups of v1 for us")),
@@ -65,12 +70,14 @@ pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
 /// Removes a recorded cgroup if nothing runs in it and none is below it; true if it is gone.
 #[must_use]
 pub fn remove_empty(record: &CgroupRecord) -> bool {
+    let _phase = trace::phase("remove the empty cgroup");
     let v2 = record.path.as_os_str().is_empty() || tree::remove_empty(&record.path);
     record.v1.iter().fold(v2, |gone, dir| tree::remove_empty(dir) && gone)
 }
 
 /// Gives a cgroup to its container's root, as far as that cannot change its own limits then.
 pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
+    let _phase = trace::phase("delegate the cgroup");
     match cgroup {
         Cgroup::V2(cgroup) => tree::delegate(cgroup, uid, gid),
         // v1's controllers are not safe in others' hands.
@@ -83,6 +90,7 @@ pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
 impl Cgroup {
     /// The cgroup on record; `None` if it is gone.
     pub fn open(record: &CgroupRecord) -> Result<Option<Self>> {
+        let _phase = trace::phase("open the cgroup");
         if !record.v1.is_empty() {
             return Ok(v1::Cgroup::open(record)?.map(Self::V1));
         }

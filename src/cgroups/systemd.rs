@@ -19,6 +19,7 @@ use super::dbus::{self, Bus, Call, Value};
 use super::{Host, Request, Write};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::sys::{self, socket::Address, task};
+use crate::trace;
 pub use properties::{ANNOTATION, Property, of_writes};
 pub use told::{Told, compare, shown};
 
@@ -198,6 +199,7 @@ fn basics(unit: &Unit, slice: &str, id: &str) -> Vec<Property> {
 
 /// Connects to the systemd that keeps `unit`.
 pub fn connect(unit: &Unit) -> Result<Bus> {
+    let _phase = trace::phase("connect to systemd");
     let mut bus = Bus::connect(&places(unit.user, |name| std::env::var(name).ok(), task::euid()))?;
     if !bus.direct() {
         // It sends this to all, or to whoever wants it where a bus is between.
@@ -244,6 +246,7 @@ fn list(properties: impl IntoIterator<Item = Property>) -> Value {
 
 /// Has systemd make the unit, with the process inside where it is a scope.
 pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
+    let _phase = trace::phase("systemd starts the unit");
     let unit = &scope.unit;
     let mut properties = supported(bus, scope.properties.clone())?;
     if !unit.is_slice() {
@@ -288,6 +291,7 @@ fn finish(bus: &mut Bus, answer: &dbus::Answer, unit: &Unit, verb: &str) -> Resu
 
 /// Has systemd take the unit away; that it is gone already is no error. What runs in it must have ended.
 pub fn stop(unit: &Unit) -> Result<()> {
+    let _phase = trace::phase("systemd stops the unit");
     let gone = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.NoSuchUnit");
     let mut bus = match connect(unit) {
         // A user who has logged out has no systemd any more, and so no units.
@@ -309,6 +313,7 @@ pub fn stop(unit: &Unit) -> Result<()> {
 
 /// Has systemd put one more process into the unit.
 pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
+    let _phase = trace::phase("systemd attaches");
     let pids = Value::Array("u".into(), vec![Value::U32(pid as u32)]);
     let body = [Value::str(&unit.name), Value::str(""), pids];
     let attached = connect(unit)?.call(&manager("AttachProcessesToUnit", &body));

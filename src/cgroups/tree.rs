@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Result;
 use crate::sys::{self, fs, task};
+use crate::trace;
 
 /// No file of a cgroup that is read here comes near this.
 const MAX_FILE: u64 = 64 << 20;
@@ -99,6 +100,7 @@ impl Cgroup {
 
     /// Writes to one of its files.
     pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        let _phase = trace::phase_of("write", || format!("{file} = {value}"));
         Ok(fs::write_at(self.dir(), Path::new(file), value.as_bytes())?)
     }
 
@@ -126,6 +128,7 @@ impl Cgroup {
 
     /// Kills everything inside, also what is being forked meanwhile. It does not wait for the end.
     pub fn kill(&self) -> Result<()> {
+        let _phase = trace::phase("kill all in the cgroup");
         match fs::write_at(self.dir(), Path::new("cgroup.kill"), b"1") {
             // A threaded cgroup refuses it.
             Err(e) if matches!(e.errno, Errno::ENOENT | Errno::EOPNOTSUPP) => {
@@ -214,11 +217,13 @@ impl Cgroup {
 
     /// Waits until nothing runs inside; false if the deadline passes first.
     pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
+        let _phase = trace::phase("until the cgroup is empty");
         self.named(wait_for(self.dir(), "populated 0", deadline))
     }
 
     /// Removes the cgroup and all below it, once nothing runs in it any more.
     pub fn remove(self, deadline: Instant) -> Result<()> {
+        let _phase = trace::phase("remove the cgroup");
         let mut pause = Duration::ZERO;
         loop {
             match fs::unlinkat(fs::CWD, &self.path, true) {

@@ -17,6 +17,7 @@ use super::tree::{open_dir, read_file, read_list};
 use super::{devices, systemd};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
+use crate::trace;
 
 /// Controllers that are enabled wherever they are available, though nothing is limited: without them there
 /// are no figures, and `docker stats` and its like read them from our cgroup themselves.
@@ -195,6 +196,7 @@ pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<(
 
 /// Makes a directory; false if it is there already.
 fn make(dir: BorrowedFd, name: &Path) -> sys::Result<bool> {
+    let _phase = trace::phase_of("make the cgroup", || name.display());
     match fs::mkdirat(dir, name, 0o755) {
         Ok(()) => Ok(true),
         Err(e) if e.errno == Errno::EEXIST => Ok(false),
@@ -294,6 +296,7 @@ fn not_enabled(dir: BorrowedFd, path: &Path, name: &str, place: &str, error: sys
 }
 
 fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()> {
+    let _phase = trace::phase("enable controllers");
     let words: Vec<String> = controllers.iter().map(|(name, _)| format!("+{name}")).collect();
     fs::write_at(dir, Path::new("cgroup.subtree_control"), words.join(" ").as_bytes())
 }
@@ -350,6 +353,7 @@ pub(super) fn check_floor(used: Option<&str>, value: &str, place: &str) -> Resul
 }
 
 fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
+    let _phase = trace::phase_of("write", || format!("{file} = {value}"));
     fs::write_at(dir, Path::new(file), value.as_bytes())
 }
 

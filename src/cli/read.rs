@@ -15,7 +15,7 @@ fn text(m: &ArgMatches, name: &str) -> Option<String> {
     m.get_one::<String>(name).cloned()
 }
 
-fn path(m: &ArgMatches, name: &str) -> Option<PathBuf> {
+pub(super) fn path(m: &ArgMatches, name: &str) -> Option<PathBuf> {
     m.get_one::<PathBuf>(name).cloned()
 }
 

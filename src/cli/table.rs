@@ -43,6 +43,7 @@ pub enum Operands {
     IdWords,
     /// A word that says what to do, and what to do it with.
     Words,
+    File,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,7 @@ pub const GLOBALS: &[Opt] = &[
         "error, warning, info or debug",
     ),
     opt("debug", None, Switch, "the same as --log-level debug"),
+    opt("trace", None, Path("FILE"), "write to FILE where the time goes, for corten trace or Perfetto"),
     opt("systemd-cgroup", None, Switch, "the same as --cgroup-manager systemd"),
     opt(
         "cgroup-manager",
@@ -303,6 +305,13 @@ pub const VERBS: &[Verb] = &[
         read: read::explain,
     },
     Verb {
+        name: "trace",
+        about: "print what --trace has written as a timeline",
+        options: &[],
+        operands: Operands::File,
+        read: |m| Ok(Command::Trace(read::path(m, "file").unwrap_or_default())),
+    },
+    Verb {
         name: "plan",
         about: "",
         options: &[CREATE, IO],
@@ -339,6 +348,10 @@ pub(super) fn build(verb: &Verb) -> clap::Command {
     match verb.operands {
         Operands::None => command,
         Operands::Words => command.arg(words.required(true)),
+        Operands::File => {
+            let file = Arg::new("file").value_name("FILE").value_parser(value_parser!(PathBuf));
+            command.arg(file.required(true))
+        }
         Operands::Id => command.arg(id.required(true)),
         Operands::MaybeId => command.arg(id),
         Operands::IdSignal => command.arg(id.required(true)).arg(Arg::new("signal").value_name("SIGNAL")),

@@ -380,10 +380,23 @@ fn the_log_is_known_before_the_rest() {
     let json =
         log::Options { file: Some("/f".into()), format: log::Format::Json, level: log::Level::Warning };
     for (line, expected) in [
-        ("corten --log /f --log-format json create --bogus", Preview { log: json.clone(), failure: 1 }),
-        ("corten --log=/f --bogus --log-format=json exec", Preview { log: json.clone(), failure: 255 }),
-        ("corten", Preview { log: log::Options::default(), failure: 1 }),
-        ("corten exec c1 --log /g", Preview { log: log::Options::default(), failure: 255 }),
+        (
+            "corten --log /f --log-format json create --bogus",
+            Preview { log: json.clone(), failure: 1, ..Preview::default() },
+        ),
+        (
+            "corten --log=/f --bogus --log-format=json exec",
+            Preview { log: json.clone(), failure: 255, ..Preview::default() },
+        ),
+        ("corten", Preview { log: log::Options::default(), failure: 1, ..Preview::default() }),
+        (
+            "corten --trace /t run --trace /u c1",
+            Preview { trace: Some("/t".into()), failure: 1, ..Preview::default() },
+        ),
+        (
+            "corten exec c1 --log /g",
+            Preview { log: log::Options::default(), failure: 255, ..Preview::default() },
+        ),
     ] {
         assert_eq!(preview(&split(line)), expected, "{line}");
     }

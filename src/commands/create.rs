@@ -10,11 +10,11 @@ use crate::launch::{self, Launched, seal};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
 use crate::sys::fs;
-use crate::{log, state};
+use crate::{log, state, trace};
 
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     seal::ensure()?;
-    let prepared = Prepared::new(globals, args)?;
+    let prepared = Prepared::new(globals, args, true)?;
     let terminal = prepared.terminal();
     if terminal && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
@@ -33,7 +33,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(globals: &Globals, args: &Create) -> Result<Self> {
+    /// `acts` says that it will be carried out, and so is worth a trace.
+    pub(super) fn new(globals: &Globals, args: &Create, acts: bool) -> Result<Self> {
         state::check_id(&args.id)?;
         let service = env::service(|name| std::env::var(name).ok(), std::process::id);
         let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
@@ -42,6 +43,9 @@ impl Prepared {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
         };
+        if acts {
+            trace::annotated(config.spec.annotations().as_ref());
+        }
         let mount_label = config.spec.linux().as_ref().is_some_and(|linux| linux.mount_label().is_some());
         let labelled = mount_label || config.spec.process().as_ref().is_some_and(lsm::labelled);
         let resctrl = config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
@@ -70,6 +74,7 @@ impl Prepared {
         if args.console_socket.is_some() && !self.terminal() {
             return Err(fail(Kind::Usage, "--console-socket: process.terminal is not set"));
         }
+        let _phase = trace::phase("create");
         let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
         let (console_socket, pidfd_socket) = (absolute(&args.console_socket)?, absolute(&args.pidfd_socket)?);
         let (pid_file, root) = (absolute(&args.pid_file)?, state::root(globals.root.as_deref())?);

@@ -11,7 +11,7 @@ use crate::cgroups::Cgroup;
 use crate::cli::{Globals, Kill};
 use crate::error::{Kind, Result, fail};
 use crate::state::{Record, Status, pidfd};
-use crate::sys;
+use crate::{sys, trace};
 
 pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     let signal = signal(&args.signal)?;
@@ -42,6 +42,7 @@ fn not_running() -> anyhow::Error {
 }
 
 fn signal_one(record: &Record, signal: i32) -> Result<()> {
+    let _phase = trace::phase("signal");
     let fd = pidfd(record)?.ok_or_else(not_running)?;
     match sys::task::pidfd_send_signal(fd.as_fd(), signal) {
         Err(e) if e.errno == Errno::ESRCH => Err(not_running()),
@@ -50,6 +51,7 @@ fn signal_one(record: &Record, signal: i32) -> Result<()> {
 }
 
 fn signal_all(record: &Record, signal: i32) -> Result<()> {
+    let _phase = trace::phase("signal all");
     let cgroup = super::cgroup(record)?;
     match &record.cgroup {
         Some(_) if signal == libc::SIGKILL => cgroup.map_or(Ok(()), |cgroup| cgroup.kill()),

@@ -5,6 +5,6 @@ use crate::cli::{Create, Globals};
 use crate::error::Result;
 
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
-    let prepared = Prepared::new(globals, args)?;
+    let prepared = Prepared::new(globals, args, false)?;
     super::print(&format!("{:#?}\n", prepared.plan))
 }

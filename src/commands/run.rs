@@ -10,7 +10,7 @@ use crate::sys::task;
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
-    let prepared = Prepared::new(globals, &args.create)?;
+    let prepared = Prepared::new(globals, &args.create, true)?;
     let plan = &prepared.plan;
     if plan.process.is_none() {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));

@@ -10,6 +10,7 @@ use crate::launch;
 use crate::log;
 use crate::seccomp::Listener;
 use crate::state::{Dir, Record, Status, spec_state};
+use crate::trace;
 
 /// Whoever holds the lock is about to be done.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -83,6 +84,7 @@ pub(super) struct Later {
 
 impl Later {
     pub(super) fn read(dir: &Dir) -> Result<Self> {
+        let _phase = trace::phase("read the kept config.json");
         let Config { spec, version, .. } = config::parse(dir.load_config()?)?;
         let hooks = hooks::plan(spec.hooks().as_ref(), &mut Problems::default());
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, socket};
+use crate::trace;
 
 /// From the container's side to the runtime.
 #[derive(Debug)]
@@ -98,6 +99,7 @@ impl Channel {
     }
 
     pub(super) fn receive(&self) -> Result<Event> {
+        let _phase = trace::phase("wait for the container's process");
         let (bytes, fd) = match socket::receive(self.fd()) {
             // A process that ended with an unread message of ours resets the connection.
             Err(e) if e.errno == Errno::ECONNRESET => return Ok(Event::Closed),
@@ -133,11 +135,13 @@ impl Channel {
 
     /// Waits for a descriptor of the runtime's.
     pub(super) fn take(&self) -> Result<OwnedFd> {
+        let _phase = trace::phase("wait for the runtime");
         socket::receive(self.fd())?.1.ok_or_else(|| fail(Kind::Os, "the runtime is gone"))
     }
 
     /// Waits for the runtime's word. If the runtime is gone, so is the reason for this container.
     pub(super) fn await_go(&self) -> Result<Go> {
+        let _phase = trace::phase("wait for the runtime");
         match socket::receive(self.fd())?.0.as_slice() {
             b"o" => Ok(Go::On),
             b"w" => Ok(Go::Wait),

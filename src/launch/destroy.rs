@@ -11,7 +11,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task;
-use crate::{intel_rdt, log, rootfs, state};
+use crate::{intel_rdt, log, rootfs, state, trace};
 
 /// How long killed processes may take to end: one in the middle of writing to a slow disk takes its time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +22,7 @@ const GRACE: Duration = Duration::from_millis(200);
 /// Kills what runs in the container and removes all that was made for it. Then the poststop hooks run, whose failures
 /// are only told (runtime.md#lifecycle).
 pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
+    let _phase = trace::phase("destroy");
     let deadline = Instant::now() + PATIENCE;
     let pidfd = state::pidfd(record)?;
     if let Some(cgroup) = &record.cgroup {
@@ -72,6 +73,7 @@ const UNREAPED: &str = "the container's first process waits until processes that
 
 /// Kills all in a cgroup and waits for its end.
 fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<()> {
+    let _phase = trace::phase("kill and wait");
     if !cgroup.populated()? {
         return Ok(());
     }
@@ -87,6 +89,7 @@ fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<
 
 /// Kills the container's first process and waits for its end.
 fn kill_and_wait(record: &Record, pidfd: &OwnedFd, deadline: Instant) -> Result<()> {
+    let _phase = trace::phase("kill and wait");
     match task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
         Err(e) if e.errno == Errno::ESRCH => return Ok(()),
         other => other?,

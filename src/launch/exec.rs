@@ -20,7 +20,7 @@ use crate::process::{self, affinity, env};
 use crate::state::{Record, Status};
 use crate::sys::task::Forked;
 use crate::sys::{self, fs, socket, task};
-use crate::{intel_rdt, rootfs, seccomp};
+use crate::{intel_rdt, rootfs, seccomp, trace};
 
 /// What `exec` is asked to do.
 pub struct Request<'a> {
@@ -48,6 +48,7 @@ pub struct Request<'a> {
 
 /// Starts the process. It runs its program when this returns.
 pub fn exec(request: &Request) -> Result<Process> {
+    let _phase = trace::phase("exec");
     let console_socket = connect(request.console_socket, "--console-socket")?;
     let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
     let entry = Entry::open(request)?;
@@ -98,7 +99,9 @@ impl Entry {
     /// Enters all that is not entered yet.
     fn enter(&self, target: BorrowedFd, kinds: i32) -> Result<()> {
         if kinds != 0 {
+            let _phase = trace::phase("join the container's namespaces");
             task::setns(target, kinds).context("joining the container's namespaces")?;
+            trace::clock_changed();
         }
         if let Some(root) = &self.root {
             task::fchdir(root.as_fd())?;
@@ -109,6 +112,7 @@ impl Entry {
 }
 
 fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Result<Process> {
+    let _phase = trace::phase("spawn");
     let proc = request.host.proc.as_fd();
     let (ours, theirs) = Channel::pair()?;
     let doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
@@ -129,6 +133,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         task::setns(request.target, for_children).context("joining the container's namespaces")?;
         Some(before)
     };
+    let cloning = trace::phase("clone3");
     let (cloned, unit) = clone_inside(request);
     if let Ok(Forked::Child) = cloned {
         drop(ours);
@@ -148,10 +153,12 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
             }
         })
     }
+    drop(cloning);
     if let Some(before) = before {
         task::setns(before.as_fd(), for_children)?;
     }
     let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
+    trace::cloned(pid);
     let process = Process { pid, pidfd, console: None, between: in_user, channel: ours };
     let prepared = unit
         .map_or(Ok(()), |unit| systemd::attach(unit, pid))
@@ -208,6 +215,7 @@ fn between(
     become_root()?;
     match task::clone3(libc::CLONE_PARENT as u64, None)? {
         Forked::Child => {
+            trace::in_clone();
             die_with_parent()?;
             // Until the runtime has been told of us.
             report.await_go()?;

@@ -9,6 +9,7 @@ use super::Process;
 use crate::error::Result;
 use crate::sys::task::{self, Poll};
 use crate::sys::{self, signal, tty};
+use crate::trace;
 
 /// The most that is read of a terminal at once.
 const CHUNK: usize = 8192;
@@ -25,6 +26,7 @@ impl Signals {
 
 /// Waits for the process's end and returns its status, 128 + the signal for one that was killed.
 pub fn wait(process: &Process, signals: &Signals) -> Result<u8> {
+    let _phase = trace::phase("wait for the program's end");
     let mut relay = process.console.as_ref().map(|master| Relay::new(master.as_fd())).transpose()?;
     loop {
         let (stdin, master) = relay.as_ref().map_or((Poll::NONE, Poll::NONE), Relay::interest);

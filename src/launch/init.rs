@@ -19,7 +19,7 @@ use crate::process::{env, lsm, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::task::Forked;
 use crate::sys::{credentials, fs, net, socket, task, tty};
-use crate::{intel_rdt, process, rootfs};
+use crate::{intel_rdt, process, rootfs, trace};
 
 /// What the container's process has to do, and what it does it with.
 pub(super) struct Container<'a> {
@@ -49,6 +49,7 @@ pub(super) struct Container<'a> {
 /// Runs `act`, which never comes back but with an error, and ends the process with telling it. `act` may exchange the
 /// channel that the error is told on.
 pub(super) fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Result<Infallible>) -> ! {
+    trace::in_clone();
     let Err(error) = act(&mut report);
     // If nobody listens any more, there is nobody to tell.
     let _ = report.send(&Event::Error(error));
@@ -138,6 +139,7 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
     let kinds = namespaces.create & !(libc::CLONE_NEWUSER | time);
     match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {
         Forked::Child => {
+            trace::in_clone();
             die_with_parent()?;
             // What we say before the runtime has been told of us, it would take for the word of the one between.
             report.await_go()?;
@@ -205,6 +207,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     if report.await_go()? == Go::Wait
         && let Some(listener) = container.start.take()
     {
+        let _phase = trace::phase("wait for start");
         *report = Channel::from_socket(socket::accept(listener.as_fd())?);
     }
     drop(container.start);
@@ -224,6 +227,7 @@ fn run_hooks(hooks: &[Hook], record: &Record) -> Result<()> {
 
 /// The names and the interface of new namespaces, and the session keyring.
 fn name_and_network(container: &Container) -> Result<()> {
+    let _phase = trace::phase("names, loopback, keyring");
     let plan = container.plan;
     if let Some(name) = &plan.namespaces.hostname {
         task::sethostname(name).context("hostname")?;
@@ -266,6 +270,7 @@ pub(super) fn attach_terminal(
     socket: Option<OwnedFd>,
     report: &Channel,
 ) -> Result<()> {
+    let _phase = trace::phase("terminal");
     if let Some((rows, columns)) = process.console_size {
         tty::set_size(terminal.master.as_fd(), rows, columns).context("process.consoleSize")?;
     }

@@ -37,7 +37,7 @@ use crate::seccomp::Listener;
 use crate::state::{Dir, Record, START_SOCKET, Status, spec_state};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, socket, task};
-use crate::{hooks, intel_rdt, log, rootfs, seccomp, state};
+use crate::{hooks, intel_rdt, log, rootfs, seccomp, state, trace};
 
 /// What `create` and `run` are asked to do.
 pub struct Request<'a> {
@@ -168,6 +168,7 @@ pub fn create(request: &Request) -> Result<Launched> {
 
 /// What is in the mount namespace that is joined, if one is.
 fn before_joining(request: &Request, joined: &Joined) -> Result<Option<rootfs::Before>> {
+    let _phase = trace::phase("look at the joined mount namespace");
     let Some(namespace) = joined.mount_namespace() else { return Ok(None) };
     let proc = request.host.proc.as_fd();
     let own = fs::open(proc, Path::new("self/ns/mnt"), fs::O_RDONLY, 0)?;
@@ -233,6 +234,7 @@ fn spawn(
     child: init::Container,
     place: impl FnOnce(i32) -> Result<()>,
 ) -> Result<Process> {
+    let _phase = trace::phase("spawn");
     let namespaces = &plan.namespaces;
     let proc = child.proc;
     let (ours, theirs) = Channel::pair()?;
@@ -253,6 +255,7 @@ fn spawn(
     // A cgroup namespace is rooted at the cgroup that one is in at its making.
     let later = plan.waits_for_cgroup() || !child.doors.is_empty();
     let kinds = if later { kinds & !libc::CLONE_NEWCGROUP } else { kinds };
+    let cloning = trace::phase("clone3");
     let cloned = task::clone3(kinds as u64, cgroup.and_then(Cgroup::birthplace));
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
@@ -265,7 +268,8 @@ fn spawn(
             return Err(explain_clone(e));
         }
     };
-    drop(theirs);
+    drop((theirs, cloning));
+    trace::cloned(pid);
     let process = Process { pid, pidfd, console: None, between: !direct, channel: ours };
     let prepared = namespaces::return_from(before)
         .and_then(|()| place(pid))
@@ -291,6 +295,7 @@ fn explain_clone(error: sys::Error) -> anyhow::Error {
 
 /// What is set from outside: the container's process may not have the right, and its children inherit it.
 fn prepare(process: &Process, plan: &Plan, proc: BorrowedFd) -> Result<()> {
+    let _phase = trace::phase("prepare");
     let namespaces = &plan.namespaces;
     if let Some(planned) = &plan.process {
         limits(process.pid, planned, proc)?;
@@ -322,6 +327,7 @@ fn meanwhile(
     record: &mut Record,
     cgroup: Option<&Cgroup>,
 ) -> Result<()> {
+    let _phase = trace::phase("meanwhile");
     cgroup.map_or(Ok(()), |cgroup| cgroup::watch(request.plan, cgroup))?;
     dir.save_config(&request.config.text)?;
     if process.between { Ok(()) } else { put_on_record(process, record) }
@@ -335,6 +341,7 @@ fn attend<'a>(
     record: &mut Record,
     devices: &mut Option<Devices<'a>>,
 ) -> Result<()> {
+    let _phase = trace::phase("attend");
     let plan = request.plan;
     loop {
         match process.next()? {
@@ -391,6 +398,7 @@ fn commit(
     record: &mut Record,
     pidfd_socket: Option<&OwnedFd>,
 ) -> Result<()> {
+    let _phase = trace::phase("commit");
     if let Some(socket) = pidfd_socket {
         socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
     }
@@ -405,6 +413,7 @@ fn commit(
 /// Writes a process id without a newline, which containerd could not parse, and by rename: whoever sees the file sees
 /// all of it.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let _phase = trace::phase("write the pid file");
     let at = || format!("--pid-file {}", path.display());
     let invalid = || fail(Kind::Usage, format!("{}: is not the name of a file", at()));
     let name = path.file_name().ok_or_else(invalid)?;
@@ -430,6 +439,7 @@ impl Process {
             match self.channel.receive()? {
                 Event::Cloned { pid, pidfd } => {
                     self.between = false;
+                    trace::cloned(pid);
                     let between = std::mem::replace(&mut self.pidfd, pidfd);
                     self.pid = pid;
                     task::wait(between.as_fd())?;
@@ -466,12 +476,15 @@ impl Process {
 
     /// Kills and reaps it; it may be dead and reaped already.
     fn kill(&self) {
+        let _phase = trace::phase("kill and reap");
         let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         let _ = task::wait(self.pidfd.as_fd());
+        trace::gone();
     }
 
     /// Lets the program run, and tells whether it does.
     pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
+        let _phase = trace::phase("start");
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
         let started = self.go(Go::Start).and_then(|()| await_program(&self.channel, agent));
@@ -483,6 +496,7 @@ impl Process {
 
 /// Lets the program of a created container run, and tells whether it does.
 pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
+    let _phase = trace::phase("start");
     // Held before anything begins: afterwards there may be no descriptor left for it.
     let process = state::pidfd(record)?;
     let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
@@ -523,7 +537,10 @@ struct Agent<'a> {
 fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
     loop {
         match channel.receive()? {
-            Event::Closed => return Ok(()),
+            Event::Closed => {
+                trace::gone();
+                return Ok(());
+            }
             Event::Error(error) => return Err(error),
             Event::Listener(fd) => send_listener(&fd, agent)?,
             _ => return Err(unexpected()),

@@ -23,6 +23,7 @@ use crate::process::{
 use crate::rootfs::resolve::{self, Missing};
 use crate::seccomp;
 use crate::sys::{self, fs, signal, task};
+use crate::trace;
 
 /// Where and as what the program runs.
 #[derive(Clone, Copy)]
@@ -54,6 +55,7 @@ pub(super) struct Program<'a> {
 /// Goes to the working directory and finds the program and what its environment lacks. `root` is the container's root,
 /// which is our root and working directory.
 pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program<'a>> {
+    let _phase = trace::phase("find the program");
     let process = setting.process;
     if process.cwd != Path::new("/") {
         // Every descriptor of the host's is closed on exec, and this one is opened inside the root: the working
@@ -122,6 +124,7 @@ pub(super) fn as_named(
     more: &[u32],
     root: BorrowedFd,
 ) -> Result<process::Plan> {
+    let _phase = trace::phase("look up the user");
     let wrong = |message: String| fail(Kind::Config, format!("--user {text:?}: {message}"));
     let passwd = names_file(root, "/etc/passwd")?.map_err(wrong)?;
     let group = names_file(root, "/etc/group")?.map_err(wrong)?;
@@ -164,6 +167,7 @@ impl Program<'_> {
     }
 
     fn execute(&self, report: &Channel) -> Result<Infallible> {
+        let _phase = trace::phase("become the program");
         let Setting { process, seccomp, proc, preserved, .. } = self.setting;
         if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
             // Under the filter there may be no way to tell.
@@ -235,6 +239,7 @@ fn limit_and_load(setting: &Setting, report: &Channel) -> Result<()> {
 
 /// Gives standard input, output and error to the process's user, who may want to open /dev/stderr.
 fn own_stdio(process: &process::Plan) -> Result<()> {
+    let _phase = trace::phase("own standard streams");
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     for fd in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
         let stat = match fs::fstat(fd) {

@@ -11,9 +11,11 @@ use std::path::Path;
 use crate::error::{Context, Result};
 use crate::process::env;
 use crate::sys::{self, args, fs, mount, task};
+use crate::trace;
 
 /// Executes us anew from a sealed place, unless we are.
 pub fn ensure() -> Result<()> {
+    let _phase = trace::phase("seal");
     let own = Path::new("/proc/self/exe");
     if fs::never_written(own)? {
         return Ok(());
@@ -23,7 +25,8 @@ pub fn ensure() -> Result<()> {
         // As a user we may not copy mounts.
         Err(_) => fs::sealed_copy(own).context("copying our executable into memory")?,
     };
-    Err(task::fexecve(file.as_fd(), args::get(), &env::own())).context("executing our sealed copy")
+    Err(task::fexecve(file.as_fd(), &trace::carried(args::get()), &env::own()))
+        .context("executing our sealed copy")
 }
 
 fn read_only_copy(path: &Path) -> sys::Result<OwnedFd> {

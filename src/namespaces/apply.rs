@@ -10,6 +10,7 @@ use super::{Join, Plan, kind};
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::sys::{fs, task};
+use crate::trace;
 
 /// Namespaces that are joined, open, in the order of the plan.
 #[derive(Debug, Default)]
@@ -31,6 +32,7 @@ impl Joined {
 /// Opens the namespaces to join, on the host's side, and checks that each is of its type (config-linux.md: "The
 /// runtime MUST generate an error if path is not associated with a namespace of type type").
 pub fn open(plan: &Plan) -> Result<Joined> {
+    let _phase = trace::phase("open namespaces");
     let mut joined = Vec::with_capacity(plan.join.len());
     for join in &plan.join {
         let at = || format!("{}.path {}", join.place, join.path.display());
@@ -48,8 +50,10 @@ pub fn open(plan: &Plan) -> Result<Joined> {
 /// Joins those of `kinds`.
 pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
     for (join, fd) in joined.0.iter().filter(|(join, _)| join.flag & kinds != 0) {
+        let _phase = trace::phase_of("join", || join.path.display());
         task::setns(fd.as_fd(), join.flag)
             .with_context(|| format!("{}.path {}", join.place, join.path.display()))?;
+        trace::clock_changed();
     }
     Ok(())
 }
@@ -118,6 +122,7 @@ pub fn in_mount_namespace<T>(
 
 /// Makes a time namespace for our children and sets its clocks, which can be done only before anyone is inside.
 pub fn write_offsets(plan: &Plan, proc: BorrowedFd) -> Result<()> {
+    let _phase = trace::phase("time offsets");
     task::unshare(libc::CLONE_NEWTIME).context("linux.timeOffsets")?;
     let mut text = String::new();
     for offset in &plan.offsets {

@@ -9,6 +9,7 @@ use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{fs, socket, task};
+use crate::trace;
 
 /// One row of a `uid_map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,7 @@ fn lines(map: &[IdMap]) -> String {
 /// As a user without rights over the mapped ids the setuid helpers of shadow do it, and where only the caller's own
 /// ids are mapped, the kernel lets us once setgroups is denied (CVE-2014-8989).
 pub fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[IdMap]) -> Result<()> {
+    let _phase = trace::phase("id maps");
     let file = |name: &str| Path::new(&pid.to_string()).join(name);
     let direct = fs::write_at(proc, &file("uid_map"), lines(uid_map).as_bytes());
     match direct {

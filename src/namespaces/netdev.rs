@@ -15,6 +15,7 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
 use crate::sys::netlink::{self, Socket, attributes, first, push};
 use crate::sys::{self, fs, task};
+use crate::trace;
 
 /// An interface to move.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +107,7 @@ const ADDRESS: usize = 8;
 
 /// Moves the devices into the network namespace of process `pid`. If one cannot be moved, none is.
 pub fn give<'a>(devices: &'a [Device], pid: i32, proc: BorrowedFd) -> Result<Devices<'a>> {
+    let _phase = trace::phase("give network devices");
     let open = |path: String| fs::open(proc, Path::new(&path), fs::O_RDONLY, 0);
     let (own, theirs) = (open("self/ns/net".into())?, open(format!("{pid}/ns/net"))?);
     let place = "linux.netDevices";

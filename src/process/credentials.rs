@@ -15,6 +15,7 @@ use anyhow::{anyhow, bail};
 use super::capabilities::{self, Sets};
 use crate::error::{Context, Problems, Result};
 use crate::sys::{credentials as sys, fs, task};
+use crate::trace;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -83,6 +84,7 @@ pub fn apply(
     proc: BorrowedFd,
     privileged: Option<impl FnOnce() -> Result<()>>,
 ) -> Result<()> {
+    let _phase = trace::phase("credentials");
     if groups == Groups::Denied && !user.additional_gids.is_empty() {
         bail!("process.user.additionalGids: setgroups is denied in this user namespace");
     }

@@ -15,10 +15,12 @@ use nix::errno::Errno;
 use super::env;
 use crate::error::Result;
 use crate::sys::{self, process, task};
+use crate::trace;
 
 /// The path to execute for `name`. Runs in the container, in its working directory, with the file system ids
 /// of its user: what that user may not see or execute is an error here already, not only at execve.
 pub fn lookup(name: &CStr, env: &[CString]) -> Result<CString> {
+    let _phase = trace::phase("look for the program");
     let text = name.to_string_lossy();
     if name.to_bytes().contains(&b'/') {
         return match executable(name) {
@@ -79,6 +81,7 @@ pub fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
 
 /// Becomes the program, which [`lookup`] found for `argv[0]`. Returns only if that failed, with what to tell.
 pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
+    let _phase = trace::phase_of("execve", || path.to_string_lossy());
     let errno = task::execve(path, argv, env);
     let name = argv.first().map_or(path, CString::as_c_str).to_string_lossy().into_owned();
     // A seccomp filter may forbid to look; then only what execve said is known.

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{fs, landlock as sys};
+use crate::trace;
 
 pub const ANNOTATION: &str = "dev.corten.landlock";
 
@@ -84,6 +85,7 @@ fn denied(rules: &Rules, abi: u32) -> Result<(u64, u64)> {
 
 /// Makes the rules the kernel's. `root` is the container's root.
 pub fn build(rules: &Rules, root: BorrowedFd) -> Result<OwnedFd> {
+    let _phase = trace::phase("build the Landlock rules");
     let (fs, net) = denied(rules, sys::abi().with_context(place)?)?;
     let ruleset = sys::create_ruleset(fs, net).with_context(place)?;
     let paths = [("ro", &rules.ro, READ), ("rw", &rules.rw, READ | CHANGE)];
@@ -113,6 +115,7 @@ fn allow_path(ruleset: BorrowedFd, root: BorrowedFd, path: &Path, access: u64) -
 
 /// Restricts the calling process, which has no_new_privs or CAP_SYS_ADMIN.
 pub fn apply(ruleset: BorrowedFd) -> Result<()> {
+    let _phase = trace::phase("restrict by Landlock");
     sys::restrict_self(ruleset).with_context(place)
 }
 

@@ -13,6 +13,7 @@ use oci_spec::runtime::Process;
 
 use crate::error::{Problems, Result};
 use crate::sys::{self, credentials::open_self, fs};
+use crate::trace;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
@@ -97,6 +98,7 @@ pub fn plan(
 
 /// Asks for the labels at the next execve. `proc` is the root of a procfs in which we can be found.
 pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
+    let _phase = trace::phase("labels");
     if let Some(profile) = &labels.apparmor {
         let request = format!("exec {profile}");
         // With several modules `attr/exec` is the first one's; before 5.1 there is only that.

@@ -8,6 +8,7 @@ use oci_spec::runtime::{PosixRlimit, PosixRlimitType as Type};
 
 use crate::error::{Context, Problems, Result};
 use crate::sys::process::{Limit, prlimit};
+use crate::trace;
 
 /// asm-generic/resource.h, which the supported architectures share.
 const ROWS: [(Type, &str, u32); 16] = [
@@ -63,6 +64,7 @@ pub fn plan(spec: &[PosixRlimit], place: &str, problems: &mut Problems) -> Vec<R
 /// Sets the limits of the calling process. Late, since they hold for our own work too, but before the
 /// credentials, which take away the right to raise a hard limit.
 pub fn apply<'a>(limits: impl IntoIterator<Item = &'a Rlimit>) -> Result<()> {
+    let _phase = trace::phase("limits");
     for wanted in limits {
         prlimit(0, wanted.resource, Some(wanted.limit))
             .with_context(|| format!("{} {}", wanted.place, wanted.name))?;
@@ -73,6 +75,7 @@ pub fn apply<'a>(limits: impl IntoIterator<Item = &'a Rlimit>) -> Result<()> {
 /// Raises the hard limits of process `pid` that are too low for `limits`, and nothing else: from a user
 /// namespace it could not do so itself.
 pub fn raise_hard(pid: i32, limits: &[Rlimit]) -> Result<()> {
+    let _phase = trace::phase("raise hard limits");
     for wanted in limits {
         let place = || format!("{} {}", wanted.place, wanted.name);
         let now = prlimit(pid, wanted.resource, None).with_context(place)?;

@@ -11,6 +11,7 @@ use oci_spec::runtime::Linux;
 use crate::error::{Context, Problems, Result};
 use crate::namespaces;
 use crate::sys::fs;
+use crate::trace;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl {
@@ -101,6 +102,7 @@ fn namespace(path: &str) -> Result<i32, &'static str> {
 pub fn apply(sysctls: &[Sysctl], proc: BorrowedFd) -> Result<()> {
     for sysctl in sysctls {
         let path = Path::new("sys").join(&sysctl.path);
+        let _phase = trace::phase_of("sysctl", || sysctl.path.display());
         fs::write_at(proc, &path, sysctl.value.as_bytes()).with_context(|| sysctl.place.clone())?;
     }
     Ok(())

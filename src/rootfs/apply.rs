@@ -15,6 +15,7 @@ use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs};
+use crate::trace;
 
 /// The container's root directory, attached.
 pub struct Root {
@@ -31,6 +32,7 @@ const SPENT_MAX: usize = 64;
 /// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
 /// reached.
 pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
+    let _phase = trace::phase("root and mounts");
     if plan.facts.mount_namespace != MountNamespace::Host {
         // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
         mount::make_all_slave()?;
@@ -38,6 +40,7 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
     let mut root =
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
     for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
+        let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
         let tree = bound(plan, mount, source)?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
         match mount.to_fill() {
@@ -50,6 +53,7 @@ pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
 }
 
 fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
+    let _phase = trace::phase_of("attach the root", || plan.path.display());
     let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
     let open =
         || sources::open_inside(target.as_fd(), Path::new(""), true, &sources::for_root(plan.propagation));

@@ -13,6 +13,7 @@ use super::apply::Root;
 use super::resolve::{self, Missing};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, fs, mount};
+use crate::trace;
 
 /// A node to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +102,7 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
 
 /// Makes them all; the umask must be 0. Directories are opened once for neighbours.
 pub(super) fn apply(root: &Root, plan: &Plan) -> Result<()> {
+    let _phase = trace::phase("devices");
     let dev = nodes(root, plan)?;
     if plan.default_devices { links(root, dev) } else { Ok(()) }
 }

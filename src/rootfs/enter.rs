@@ -13,6 +13,7 @@ use crate::sys::mount::{
     self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
 use crate::sys::{self, fs, task};
+use crate::trace;
 
 const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
 
@@ -20,6 +21,7 @@ impl Root {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
     /// directory is the new root, whose descriptor is returned.
     pub fn enter(mut self, plan: &Plan) -> Result<OwnedFd> {
+        let _phase = trace::phase("enter the root");
         self.close_filled()?;
         self.mask(plan)?;
         for path in &plan.readonly_paths {
@@ -35,6 +37,7 @@ impl Root {
             }
             _ if plan.facts.no_pivot => move_over_root(self.fd()).context("--no-pivot")?,
             _ => {
+                let _phase = trace::phase("pivot_root");
                 // With both paths the same, the old root comes to lie on the new one, and is what "." then unmounts.
                 task::fchdir(self.fd())?;
                 mount::pivot_root_here()?;
@@ -55,6 +58,7 @@ impl Root {
         let mut empty: Option<OwnedFd> = None;
         for path in &plan.masked {
             let at = || format!("linux.maskedPaths {}", path.display());
+            let _phase = trace::phase_of("mask", || path.display());
             let Some(target) = self.find(path).with_context(at)? else { continue };
             if !fs::is_directory(target.as_fd())? {
                 let null = match &null {
@@ -94,6 +98,7 @@ impl Root {
 
     /// Mounts a path on itself, read-only with all below.
     fn make_read_only(&self, path: &Path) -> sys::Result<()> {
+        let _phase = trace::phase_of("make read-only", || path.display());
         let Some(target) = self.find(path)? else { return Ok(()) };
         let copy = mount::open_tree_clone(target.as_fd(), Path::new(""), true)?;
         mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;

@@ -17,6 +17,7 @@ use crate::error::{Context, Result};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 use crate::sys::{self, fs};
+use crate::trace;
 
 /// What the runtime has opened of the host's part of a plan, as detached trees. The rest the container's process opens.
 pub struct Sources {
@@ -29,6 +30,7 @@ pub struct Sources {
 
 /// Opens the sources: `all` of them, or those that the container's process cannot open as well.
 pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
+    let _phase = trace::phase("open sources");
     let own_namespace = plan.facts.mount_namespace == MountNamespace::New;
     let all = all || !own_namespace;
     let at = || format!("root.path {}", plan.path.display());
@@ -83,6 +85,7 @@ impl Sources {
 }
 
 fn open(path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
+    let _phase = trace::phase_of("open the source", || path.display());
     let tree = mount::open_tree_clone(fs::CWD, path, recursive)?;
     propagate(tree.as_fd(), first)?;
     Ok(tree)

@@ -31,6 +31,7 @@ use seccompiler::SeccompCmpOp;
 use crate::error::{Problems, Result};
 use crate::sys;
 use crate::sys::seccomp::INSTRUCTIONS_MAX;
+use crate::trace;
 
 /// What will be loaded.
 #[derive(Clone)]
@@ -128,13 +129,10 @@ fn ends(fate: u32) -> bool {
 /// Among what is wrong is a filter that ends the process at execve(2), by which every program is started: `start` would
 /// only find a dead process.
 pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<Plan> {
+    let _phase = trace::phase("compile the seccomp profile");
     let mut plan = compile_profile(profile, problems, warnings)?;
     let native = abi::Abi::new(abi::NATIVE, abi::NATIVE)?;
-    let fate = |name| {
-        let nr = native.number(syscalls::find(name)?)?;
-        bpf::certain(&plan.filter, native.audit, nr)
-    };
-    match fate("execve") {
+    match fate(&plan.filter, native, "execve") {
         Some(fate) if ends(fate) => {
             problems.add(
                 explain::place(profile, native, "execve"),
@@ -148,6 +146,11 @@ pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<
         _ => {}
     }
     Some(plan)
+}
+
+/// What a filter answers to a call, if it does not look at the arguments.
+fn fate(filter: &[sock_filter], native: abi::Abi, name: &str) -> Option<u32> {
+    bpf::certain(filter, native.audit, native.number(syscalls::find(name)?)?)
 }
 
 /// Compiles a profile for this machine, whether or not a program could be started under it.
@@ -388,5 +391,12 @@ fn flags(profile: &LinuxSeccomp, notifies: bool, warnings: &mut Vec<String>) -> 
 
 /// Loads the filter into the calling process. Nothing but an error's report and execve can be relied on afterwards.
 pub fn apply(plan: &Plan) -> Result<Option<OwnedFd>> {
+    let _phase =
+        trace::phase_of("load the seccomp filter", || format!("of {} instructions", plan.filter.len()));
+    trace::blind_unless(|| {
+        let native = abi::Abi::new(abi::NATIVE, abi::NATIVE);
+        let fate = native.and_then(|native| fate(&plan.filter, native, "clock_gettime"));
+        matches!(fate, Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG))
+    });
     Ok(sys::seccomp::load(&plan.filter, plan.flags)?)
 }

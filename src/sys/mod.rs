@@ -4,9 +4,11 @@
 pub mod arena;
 pub mod args;
 pub mod bpf;
+pub mod clock;
 pub mod credentials;
 pub mod fs;
 pub mod landlock;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod netlink;

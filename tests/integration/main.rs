@@ -37,6 +37,7 @@ mod scarcity;
 mod seccomp;
 mod systemd;
 mod terminal;
+mod trace;
 mod update;
 mod v1;
 mod v1_commands;

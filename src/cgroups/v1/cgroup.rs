@@ -13,6 +13,7 @@ use crate::cgroups::{Below, Host, Write, tree, v2};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 use crate::sys::{self, fs};
+use crate::trace;
 
 /// How long the processes may take to stand still before they are killed all the same.
 const STILL: Duration = Duration::from_millis(500);
@@ -28,6 +29,7 @@ pub struct Cgroup {
 
 /// Moves the calling process into cgroups, by [`Cgroup::doors`].
 pub fn enter(doors: Vec<OwnedFd>) -> Result<()> {
+    let _phase = trace::phase("enter cgroups");
     for door in &doors {
         fs::write_open(door.as_fd(), b"0").context("joining the cgroup")?;
     }

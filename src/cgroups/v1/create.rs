@@ -14,6 +14,7 @@ use crate::cgroups::tree::{self, open_dir, read_file, read_list};
 use crate::cgroups::v2;
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
+use crate::trace;
 
 /// How often a directory may vanish under our hands, because another container was the last in it.
 const TRIES: u32 = 10;
@@ -60,6 +61,7 @@ fn create_all(plan: &Plan, made: &mut Vec<PathBuf>, warnings: &mut Vec<String>) 
 
 /// Makes the directory, and those above it that are missing; tells whether it is new.
 fn make(part: &Part, made: &mut Vec<PathBuf>) -> Result<bool> {
+    let _phase = trace::phase_of("make the cgroup", || part.dir().display().to_string());
     let dir = part.dir();
     let place = || format!("linux.cgroupsPath {}", dir.display());
     for _ in 0..TRIES {
@@ -137,6 +139,7 @@ fn check_unused(part: &Part, path: &Path, fresh: bool) -> Result<()> {
 /// Gives processors and memory nodes to the cgroups that have none, from those above: without, nothing can
 /// run in them.
 fn inherit(part: &Part, made: &[PathBuf]) -> Result<()> {
+    let _phase = trace::phase("inherit the cpuset");
     let made: BTreeSet<&PathBuf> = made.iter().collect();
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let mut path = part.mount.clone();
@@ -153,6 +156,7 @@ fn inherit(part: &Part, made: &[PathBuf]) -> Result<()> {
             if above.is_empty() {
                 above = fs::read_text(fs::CWD, &parent)?.trim().to_string();
             }
+            let _phase = trace::phase_of("write", || format!("{} = {above}", own.display()));
             fs::write_at(fs::CWD, &own, above.as_bytes())?;
         }
     }
@@ -185,6 +189,7 @@ fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
         above.push(name);
         if made.contains(&above) {
             shared.iter().try_for_each(|write| {
+                let _phase = trace::phase_of("write", || format!("{} = {}", write.file, write.value));
                 fs::write_at(fs::CWD, &file(&above, &write.file), write.value.as_bytes())
                     .with_context(|| write.place.clone())
             })?;
@@ -195,7 +200,9 @@ fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
 
 /// Writes device rules, each file opened once for as many as follow each other.
 fn set_devices(path: &Path, rules: &[Write]) -> Result<()> {
+    let _phase = trace::phase("device rules");
     for rules in rules.chunk_by(|a, b| a.file == b.file) {
+        let _phase = trace::phase_of("write", || format!("{}, rules: {}", rules[0].file, rules.len()));
         let values = rules.iter().map(|rule| rule.value.as_bytes());
         let place = || rules[0].place.clone();
         fs::write_each(fs::CWD, &file(path, &rules[0].file), values).with_context(place)?;

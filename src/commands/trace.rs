@@ -1,0 +1,11 @@
+//! `trace`: prints a trace as a timeline.
+
+use std::path::Path;
+
+use crate::error::{Context, Result};
+use crate::{config, trace};
+
+pub(super) fn run(path: &Path) -> Result<()> {
+    let text = config::read(path)?;
+    super::print(&trace::timeline(&text).with_context(|| path.display().to_string())?)
+}

@@ -1,0 +1,343 @@
+//! `--trace FILE`: where a command's time goes, as a file that Perfetto and `corten trace` read.
+//!
+//! A phase lasts as long as the value that [`phase`] returns. Both processes of a launch note theirs as records of one
+//! size in memory that they share, so that the container's process has nothing to open, to allocate or to send; `execve`
+//! takes the memory from it. The runtime alone writes the file, at the end. Without `--trace` there is no such memory, and
+//! a phase is one branch.
+
+mod json;
+mod timeline;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ffi::{CString, OsString};
+use std::fmt::{self, Display, Write as _};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+pub use timeline::timeline;
+
+use crate::error::{Kind, Result, fail};
+use crate::log;
+use crate::sys::{clock, fs, memory};
+
+/// The annotation that asks for a trace of `create` or `run` where the command line cannot.
+pub const ANNOTATION: &str = "dev.corten.trace";
+
+/// What the name of an annotation's file ends in. An engine may let a stranger write annotations: no program of the
+/// host's reads files of such a name of its own accord.
+const SUFFIX: &str = ".trace";
+
+/// Begins the name of itself by which a command that executes itself anew, to be sealed, tells when it began and when it
+/// did that, in hexadecimal. `sys/entry.rs` does the same.
+const CARRIED: &str = "--trace-since=";
+
+/// The words of a record: begin, end, what [`Text`] it has, and the text.
+const WORDS: usize = 16;
+const TEXT: usize = (WORDS - 3) * size_of::<u64>();
+
+/// The first one is no phase: it counts them, then has the ids of the processes.
+const RECORDS: usize = 1 << 13;
+
+/// The runtime, one between, the container's: `namespaces::Stages`.
+const PROCESSES: usize = 3;
+
+struct Trace {
+    records: &'static [AtomicU64],
+    file: File,
+    /// What asked for it.
+    place: String,
+    /// Of the time of day from the clock, where the runtime is.
+    drift: i64,
+}
+
+static TRACE: OnceLock<Trace> = OnceLock::new();
+
+/// Which of the processes we are.
+static PROCESS: AtomicUsize = AtomicUsize::new(0);
+
+/// By how much our clock is ahead of the runtime's: in another time namespace.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+/// The clock may not be read any more.
+static BLIND: AtomicBool = AtomicBool::new(false);
+
+/// A phase under way; dropping it ends it.
+#[must_use]
+pub struct Phase(usize);
+
+/// Begins a phase.
+#[inline]
+pub fn phase(name: &'static str) -> Phase {
+    phase_of(name, || "")
+}
+
+/// Begins a phase that has to do with a path, a place or the like, which is asked for only if it is noted.
+#[inline]
+pub fn phase_of<D: Display>(name: &'static str, of: impl FnOnce() -> D) -> Phase {
+    TRACE.get().map_or(Phase(0), |trace| Phase(trace.note(now(), name, &of())))
+}
+
+impl Drop for Phase {
+    #[inline]
+    fn drop(&mut self) {
+        if self.0 != 0 {
+            end(self.0);
+        }
+    }
+}
+
+#[cold]
+fn end(at: usize) {
+    let Some(trace) = TRACE.get() else { return };
+    // The copy of a phase that a clone has of its maker's is not the clone's to end.
+    if trace.process(at) == PROCESS.load(Ordering::Relaxed) && !BLIND.load(Ordering::Relaxed) {
+        trace.word(at, 1).store(now(), Ordering::Release);
+    }
+}
+
+fn now() -> u64 {
+    clock::monotonic().wrapping_add_signed(-AHEAD.load(Ordering::Relaxed))
+}
+
+/// A record's text: a name, and what it is of. What does not fit is cut off.
+struct Text {
+    bytes: [u8; TEXT],
+    len: usize,
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.len..];
+        let len = text.len().min(room.len());
+        room[..len].copy_from_slice(&text.as_bytes()[..len]);
+        self.len += len;
+        Ok(())
+    }
+}
+
+/// A record as it is read.
+struct Record {
+    begin: u64,
+    /// 0 if it has not ended.
+    end: u64,
+    process: usize,
+    name: String,
+    of: String,
+}
+
+impl Trace {
+    fn word(&self, record: usize, word: usize) -> &AtomicU64 {
+        &self.records[record * WORDS + word]
+    }
+
+    /// Notes a beginning; the result is the record's number, 0 where there is no room.
+    #[cold]
+    fn note(&self, begin: u64, name: &str, of: &dyn Display) -> usize {
+        if BLIND.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let at = self.word(0, 0).fetch_add(1, Ordering::Relaxed) as usize + 1;
+        if at >= RECORDS {
+            return 0;
+        }
+        let mut text = Text { bytes: [0; TEXT], len: 0 };
+        // Writing there cannot fail.
+        let _ = text.write_str(name);
+        let name = text.len;
+        let _ = write!(text, "{of}");
+        for (i, bytes) in text.bytes.chunks_exact(size_of::<u64>()).enumerate() {
+            let word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
+            self.word(at, 3 + i).store(word, Ordering::Relaxed);
+        }
+        let process = PROCESS.load(Ordering::Relaxed);
+        self.word(at, 2).store((process << 16 | name << 8 | text.len) as u64, Ordering::Relaxed);
+        self.word(at, 0).store(begin, Ordering::Release);
+        at
+    }
+
+    /// What has been noted already.
+    fn span(&self, begin: u64, end: u64, name: &str) {
+        match self.note(begin, name, &"") {
+            0 => {}
+            at => self.word(at, 1).store(end, Ordering::Release),
+        }
+    }
+
+    /// Who has noted a record.
+    fn process(&self, at: usize) -> usize {
+        self.word(at, 2).load(Ordering::Acquire) as usize >> 16
+    }
+
+    /// `None` for one that its process died in the middle of.
+    fn record(&self, at: usize) -> Option<Record> {
+        let word = |i| self.word(at, i).load(Ordering::Acquire);
+        let (begin, end, process, shape) = (word(0), word(1), self.process(at), word(2) as usize);
+        let text: Vec<u8> = (3..WORDS).flat_map(|i| word(i).to_ne_bytes()).collect();
+        let part = |range| String::from_utf8_lossy(text.get(range).unwrap_or_default()).into_owned();
+        let (name, len) = (shape >> 8 & 0xff, shape & 0xff);
+        (begin != 0).then(|| Record { begin, end, process, name: part(0..name), of: part(name..len) })
+    }
+
+    fn count(&self) -> usize {
+        self.word(0, 0).load(Ordering::Acquire) as usize
+    }
+
+    fn numbers(&self) -> std::ops::Range<usize> {
+        1..(self.count() + 1).min(RECORDS)
+    }
+
+    /// Ends the phases of others that never will, because they have executed or died: those of `processes`.
+    fn close(&self, processes: std::ops::Range<usize>) {
+        let end = now();
+        for at in self.numbers() {
+            let word = self.word(at, 1);
+            if word.load(Ordering::Acquire) == 0 && processes.contains(&self.process(at)) {
+                word.store(end, Ordering::Release);
+            }
+        }
+    }
+}
+
+/// Begins the trace that `--trace` asks for. `since` is when the process began; one that was executed anew is told
+/// in its name when the whole did. A trace that cannot be written is no reason to do nothing: it is warned of.
+pub fn begin(path: &Path, since: u64, args: &[OsString]) {
+    let before = args.first().and_then(|name| name.to_str()?.strip_prefix(CARRIED)).map(|times| {
+        let (first, sealed) = times.split_once(',').unwrap_or_default();
+        let time = |text| u64::from_str_radix(text, 16).unwrap_or(since).min(since);
+        time(first)..time(sealed)
+    });
+    let first = before.as_ref().map_or(since, |before| before.start);
+    if let Some(trace) = start(path, format!("--trace {}", path.display()), first, "") {
+        if let Some(before) = before {
+            trace.span(before.start, before.end, "start, to be executed again");
+            trace.span(before.end, since, "execute the sealed copy");
+        }
+        trace.span(since, now(), "open the trace");
+    }
+}
+
+/// Begins the trace that an annotation asks for.
+pub fn annotated(annotations: Option<&HashMap<String, String>>) {
+    let Some(path) = annotations.and_then(|all| all.get(ANNOTATION)) else { return };
+    if TRACE.get().is_some() {
+        return;
+    }
+    let place = format!("annotations[{ANNOTATION:?}] {path}");
+    if path.starts_with('/') && path.ends_with(SUFFIX) {
+        start(Path::new(path), place, now(), "from the reading of the annotation on");
+    } else {
+        log::warn(format!("{place}: is no absolute path that ends in {SUFFIX}, ignoring"));
+    }
+}
+
+/// Opens the file and makes the memory; notes the phase that all others are in.
+fn start(path: &Path, place: String, since: u64, what: &str) -> Option<&'static Trace> {
+    let opened = open(path).and_then(|file| Ok((file, memory::shared(RECORDS * WORDS)?)));
+    match opened {
+        Ok((file, records)) => {
+            let trace = TRACE.get_or_init(|| Trace { records, file, place, drift: drift() });
+            trace.word(0, 1).store(std::process::id().into(), Ordering::Relaxed);
+            trace.note(since, "corten", &what);
+            Some(trace)
+        }
+        Err(e) => {
+            log::warn(format!("{place}: {e:#}, ignoring"));
+            None
+        }
+    }
+}
+
+/// Opens the file: a new one, or one that is a trace. Nothing else is overwritten, whoever has chosen its name.
+fn open(path: &Path) -> Result<File> {
+    let flags = fs::O_RDWR | fs::O_CREAT | fs::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut file = File::from(fs::open(fs::CWD, path, flags, 0o600)?);
+    let mut head = Vec::new();
+    if !file.metadata()?.is_file() {
+        return Err(fail(Kind::Usage, "is not a regular file"));
+    }
+    (&file).take(json::HEAD.len() as u64).read_to_end(&mut head)?;
+    if !head.is_empty() && head != json::HEAD.as_bytes() {
+        return Err(fail(Kind::Usage, "is there already, and is not a trace"));
+    }
+    file.set_len(0)?;
+    std::io::Seek::rewind(&mut file)?;
+    Ok(file)
+}
+
+/// The arguments to execute ourselves anew with: with what [`begin`] has to know.
+#[must_use]
+pub fn carried(args: &'static [CString]) -> Cow<'static, [CString]> {
+    let Some(trace) = TRACE.get() else { return args.into() };
+    let since = trace.word(1, 0).load(Ordering::Relaxed);
+    let name = CString::new(format!("{CARRIED}{since:016x},{:016x}", now()));
+    [name.unwrap_or_default()].into_iter().chain(args.iter().skip(1).cloned()).collect::<Vec<_>>().into()
+}
+
+/// In a process that has just been cloned: what follows is its own.
+pub fn in_clone() {
+    if let Some(trace) = TRACE.get() {
+        PROCESS.fetch_add(1, Ordering::Relaxed);
+        clock_changed();
+        // The runtime will see its end.
+        trace.note(now(), "the container's process", &"");
+    }
+}
+
+/// In the process that has cloned another, which is known as `pid`. One before it has nothing more to do.
+pub fn cloned(pid: i32) {
+    let Some(trace) = TRACE.get() else { return };
+    let count = (0..PROCESSES).take_while(|i| trace.word(0, 1 + i).load(Ordering::Relaxed) != 0).count();
+    if count < PROCESSES {
+        trace.close(1..count);
+        trace.word(0, 1 + count).store(pid as u64, Ordering::Relaxed);
+    }
+}
+
+/// The process in question has executed its program, or is dead.
+pub fn gone() {
+    if let Some(trace) = TRACE.get() {
+        trace.close(1..PROCESSES);
+    }
+}
+
+/// We may be in another time namespace, which shows us another clock.
+pub fn clock_changed() {
+    if let Some(trace) = TRACE.get() {
+        let ahead = trace.drift - drift();
+        // Less is what the two clocks are apart in the course of things.
+        AHEAD.store(if ahead.abs() < 1_000_000 { 0 } else { ahead }, Ordering::Relaxed);
+    }
+}
+
+/// How much later the time of day is than the clock. Whoever is interrupted between the two asks again.
+fn drift() -> i64 {
+    let look = || {
+        let (before, day, after) = (clock::monotonic(), clock::realtime(), clock::monotonic());
+        (after - before, day as i64 - before as i64)
+    };
+    (0..5).map(|_| look()).min().map_or(0, |(_, drift)| drift)
+}
+
+/// To be called before a filter is loaded that may forbid to ask for the time: where the vDSO does not know it, that is a
+/// system call. Then nothing more is noted.
+pub fn blind_unless(allowed: impl FnOnce() -> bool) {
+    if TRACE.get().is_some() && !allowed() {
+        BLIND.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes the trace. It ends with this, whatever the command has come to.
+pub fn finish() {
+    let Some(trace) = TRACE.get() else { return };
+    if let Err(e) = (&trace.file).write_all(json::document(trace, now()).as_bytes()) {
+        log::warn(format!("{}: {e}, ignoring", trace.place));
+    }
+    let lost = trace.count().saturating_sub(RECORDS - 1);
+    if lost != 0 {
+        log::warn(format!("{}: the last {lost} phases had no room, ignoring", trace.place));
+    }
+}
