@@ -239,7 +239,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Globals, Comma
     let args: Vec<OsString> = args.into_iter().collect();
     let log = preview(&args).log;
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
-    let mut command = base();
+    let mut command = base(&globals);
     let Some((word, rest)) = rest.split_first() else {
         return without_verb(command, globals, log);
     };
@@ -289,7 +289,7 @@ fn without_verb(
 fn help(rest: &[OsString], log: log::Options) -> Result<(Globals, Command)> {
     let mut command = match rest.first().and_then(|word| verb(word)) {
         Some(verb) => build(verb),
-        None => with_all_verbs(base()),
+        None => with_all_verbs(base(&["--help".into()])),
     };
     Ok((Globals { log, ..Globals::default() }, Command::Help(command.render_help().to_string())))
 }

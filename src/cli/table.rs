@@ -1,7 +1,7 @@
 //! The options and verbs as rows, and clap's commands made of them. The man pages and the shells' completions are made
 //! of the same rows, by examples/pages.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -324,12 +324,16 @@ pub(super) fn verb(name: &OsStr) -> Option<&'static Verb> {
     VERBS.iter().find(|v| v.name.as_bytes() == name.as_bytes())
 }
 
-pub(super) fn base() -> clap::Command {
+/// With the options that every command may have, and `--trace` where these words before the verb are about it: each that
+/// clap has to know costs all commands.
+pub(super) fn base(globals: &[OsString]) -> clap::Command {
+    let asked = |word: &OsString| word == "-h" || word == "--help" || word.as_bytes().starts_with(b"--trace");
+    let trace = globals.iter().any(asked);
     clap::Command::new("corten")
         .disable_help_subcommand(true)
         .args_override_self(true)
         .override_usage("corten [OPTIONS] COMMAND ...")
-        .args(GLOBALS.iter().map(argument))
+        .args(GLOBALS.iter().filter(|option| trace || option.long != "trace").map(argument))
 }
 
 pub(super) fn with_all_verbs(command: clap::Command) -> clap::Command {
