@@ -4,6 +4,7 @@
 mod apparmor;
 mod applied;
 mod binds;
+mod calls;
 mod cgroups;
 mod cli;
 mod devices;
