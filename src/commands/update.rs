@@ -32,7 +32,7 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let mut kept: Value = serde_json::from_str(&text).context("the kept config.json")?;
     let shares = || intel_rdt::Update::plan(record.intel_rdt.as_ref(), &args.schemas);
     let shares = if args.schemas.is_empty() { None } else { Some(shares()?) };
-    let asked = kept.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
+    let asked = asked(&kept);
     let only_shares = shares.is_some() && wanted == json!({});
     let effective = complete(wanted, &asked);
     let (_, before) = config::parse_resources(&asked.to_string())?;
@@ -61,6 +61,11 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
         }
     }
     saved
+}
+
+/// The resources in a configuration.
+pub(crate) fn asked(kept: &Value) -> Value {
+    kept.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}))
 }
 
 /// The cgroup to limit, which was asked to be as `before`, and what is to change in it.
@@ -135,7 +140,7 @@ const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
 ];
 
 /// The document, with what it leaves to the present configuration `asked`.
-fn complete(mut wanted: Value, asked: &Value) -> Value {
+pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     for (section, member) in UNSET_BY_ZERO {
         if wanted[section][member] == json!(0)
             && let Some(section) = wanted[section].as_object_mut()
@@ -170,7 +175,7 @@ const KEYS: [&str; 4] = ["pageSize", "major", "minor", "name"];
 
 /// `asked` with what `wanted` says of it. Entries of lists are exchanged one by one where they have a name; the rules
 /// for devices are one whole, in their order.
-fn merged(asked: Value, wanted: Value) -> Value {
+pub(crate) fn merged(asked: Value, wanted: Value) -> Value {
     match (asked, wanted) {
         (Value::Object(mut old), Value::Object(new)) => {
             for (key, value) in new {
