@@ -63,9 +63,9 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     saved
 }
 
-/// The resources in a configuration.
+/// The resources in a configuration, in which null is the same as absent.
 pub(crate) fn asked(kept: &Value) -> Value {
-    kept.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}))
+    kept.pointer("/linux/resources").filter(|given| !given.is_null()).cloned().unwrap_or_else(|| json!({}))
 }
 
 /// The cgroup to limit, which was asked to be as `before`, and what is to change in it.
@@ -232,6 +232,14 @@ mod tests {
 
     fn read(text: &str) -> Value {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn null_is_absent() {
+        for kept in ["{}", r#"{"linux":null}"#, r#"{"linux":{}}"#, r#"{"linux":{"resources":null}}"#] {
+            assert_eq!(asked(&read(kept)), read("{}"), "{kept}");
+        }
+        assert_eq!(asked(&read(r#"{"linux":{"resources":{"pids":null}}}"#)), read(r#"{"pids":null}"#));
     }
 
     #[test]
