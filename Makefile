@@ -8,7 +8,7 @@ TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_director
 BINARY = $(TARGET)/$$(scripts/target)/release/corten
 SHARE = $(TARGET)/share
 
-.PHONY: help build man demo test fuzz faults attack engines test-vm validation check install uninstall deb test-deb bench clean peers
+.PHONY: help build man demo test fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
@@ -49,6 +49,10 @@ check: ## formatting, lints, file sizes, no unsafe outside src/sys, the specific
 	cargo clippy --quiet --all-targets -- -D warnings
 	@scripts/check-source
 	@scripts/check-coverage
+deny: ## the dependencies' licences, versions, sources and known defects by cargo-deny, which it builds first (10 minutes)
+	@scripts/install-deps build
+	@PATH="$(TARGET)/tools/bin:$$PATH"; command -v cargo-deny >/dev/null || cargo install --quiet --locked --root "$(TARGET)/tools" cargo-deny; \
+		cargo deny --locked check $(or $(DENY),licenses bans sources advisories)
 # BINARY=... and SHARE=... on the command line: what is installed has been made before.
 install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## binary, man pages and completions below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/corten"
