@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 use serde_json::Value;
 
+use crate::cgroups::Write;
 pub use crate::cgroups::dbus::Value as BusValue;
 use crate::cgroups::dbus::{Call, wire};
 use crate::commands;
@@ -30,11 +31,16 @@ pub fn asked(kept: &Value) -> Value {
     commands::update::asked(kept)
 }
 
-/// What `update` sets where `asked` is configured and `wanted` is said, and what is configured then.
+/// What `update` sets where `asked` is configured and `wanted` is said.
 #[must_use]
-pub fn update(wanted: Value, asked: Value) -> (Value, Value) {
-    let effective = commands::update::complete(wanted, &asked);
-    (effective.clone(), commands::update::merged(asked, effective))
+pub fn complete(wanted: Value, asked: &Value) -> Value {
+    commands::update::complete(wanted, asked)
+}
+
+/// What is configured after that, if `effective` has come to these writes.
+#[must_use]
+pub fn kept(asked: Value, effective: Value, writes: &[Write]) -> Value {
+    commands::update::kept_resources(asked, effective, writes)
 }
 
 /// What `exec` makes of a process document, beside the container's own.

@@ -9,6 +9,8 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::start::PATIENCE;
+use crate::cgroups::resources::Absent;
+use crate::cgroups::values::part;
 use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
@@ -43,20 +45,20 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     }
     let undo_shares = || shares.iter().for_each(intel_rdt::Update::undo);
     shares.iter().try_for_each(intel_rdt::Update::apply)?;
-    if let Some((cgroup, update)) = &mut limits {
+    if let Some(Limits { cgroup, update, .. }) = &mut limits {
         cgroups::update::apply(cgroup, update).inspect_err(|_| undo_shares())?;
     }
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
-        if limits.is_some() {
-            linux["resources"] = merged(asked, effective);
+        if let Some(Limits { writes, .. }) = &limits {
+            linux["resources"] = kept_resources(asked, effective, writes);
         }
         linux.get_mut("intelRdt").into_iter().for_each(|rdt| intel_rdt::kept(rdt, &args.schemas));
     }
     let saved = serde_json::to_string(&kept).context("JSON").and_then(|text| dir.replace_config(&text));
     if saved.is_err() {
         undo_shares();
-        if let Some((cgroup, update)) = &mut limits {
+        if let Some(Limits { cgroup, update, .. }) = &mut limits {
             cgroups::update::undo(cgroup, update);
         }
     }
@@ -68,13 +70,16 @@ pub(crate) fn asked(kept: &Value) -> Value {
     kept.pointer("/linux/resources").filter(|given| !given.is_null()).cloned().unwrap_or_else(|| json!({}))
 }
 
+/// A change of limits.
+struct Limits {
+    cgroup: Cgroup,
+    /// What is to be, and what of it is to change.
+    writes: Vec<Write>,
+    update: cgroups::update::Update,
+}
+
 /// The cgroup to limit, which was asked to be as `before`, and what is to change in it.
-fn limits(
-    record: &Record,
-    effective: &Value,
-    before: &LinuxResources,
-    dry_run: bool,
-) -> Result<(Cgroup, cgroups::update::Update)> {
+fn limits(record: &Record, effective: &Value, before: &LinuxResources, dry_run: bool) -> Result<Limits> {
     let (_, typed) = config::parse_resources(&effective.to_string())?;
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(record)?.ok_or_else(without)?;
@@ -85,8 +90,8 @@ fn limits(
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Problems::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
-    let update = cgroups::update::plan(&cgroup, unit, writes, devices, !dry_run)?;
-    Ok((cgroup, update))
+    let update = cgroups::update::plan(&cgroup, unit, writes.clone(), devices, !dry_run)?;
+    Ok(Limits { cgroup, writes, update })
 }
 
 /// The document that says what is wanted. As in runc and crun, a file speaks alone.
@@ -170,12 +175,32 @@ pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     wanted
 }
 
+/// The resources to keep: `asked` with what `effective` says, which has come to `writes`. A key of v2's own that was asked
+/// for before, but for the same figure, has no more say.
+pub(crate) fn kept_resources(asked: Value, effective: Value, writes: &[Write]) -> Value {
+    let newer = |file: &str, value: &Value| {
+        let same = |other: &str, written: &str| {
+            other == file && value.as_str().is_some_and(|value| part(file, value) == part(file, written))
+        };
+        writes.iter().any(|write| match &write.absent {
+            Absent::Instead { file, value } => same(file, value) || same(&write.file, &write.value),
+            _ => same(&write.file, &write.value),
+        })
+    };
+    let said = effective["unified"].clone();
+    let mut kept = merged(asked, effective);
+    if let Some(keys) = kept.get_mut("unified").and_then(Value::as_object_mut) {
+        keys.retain(|file, value| said.get(file).is_some() || !newer(file, value));
+    }
+    kept
+}
+
 /// What names an entry of a list.
 const KEYS: [&str; 4] = ["pageSize", "major", "minor", "name"];
 
 /// `asked` with what `wanted` says of it. Entries of lists are exchanged one by one where they have a name; the rules
 /// for devices are one whole, in their order.
-pub(crate) fn merged(asked: Value, wanted: Value) -> Value {
+fn merged(asked: Value, wanted: Value) -> Value {
     match (asked, wanted) {
         (Value::Object(mut old), Value::Object(new)) => {
             for (key, value) in new {
@@ -194,22 +219,20 @@ pub(crate) fn merged(asked: Value, wanted: Value) -> Value {
     }
 }
 
-fn shown(
-    shares: Option<&intel_rdt::Update>,
-    limits: Option<&(Cgroup, cgroups::update::Update)>,
-) -> Result<String> {
+fn shown(shares: Option<&intel_rdt::Update>, limits: Option<&Limits>) -> Result<String> {
     let mut out = String::new();
-    for change in limits.iter().flat_map(|(_, update)| &update.told).flat_map(|told| &told.changes) {
+    for change in limits.iter().flat_map(|limits| &limits.update.told).flat_map(|told| &told.changes) {
         let [before, after] = [&change.before, &change.after].map(systemd::shown);
         let _ = writeln!(out, "systemd {}: {before} -> {after}", change.name);
     }
-    let changes = limits.iter().flat_map(|(_, update)| &update.changes);
+    let changes = limits.iter().flat_map(|limits| &limits.update.changes);
     for change in shares.iter().flat_map(|update| &update.changes).chain(changes) {
         let before = change.before.as_deref().unwrap_or("?");
         // A String takes all that is written to it.
         let _ = writeln!(out, "{}: {} -> {}", change.file, before, change.after);
     }
-    let Some((cgroup, rules)) = limits.and_then(|(cgroup, update)| Some((cgroup, update.devices.as_ref()?)))
+    let Some((cgroup, rules)) =
+        limits.and_then(|limits| Some((&limits.cgroup, limits.update.devices.as_ref()?)))
     else {
         return Ok(out);
     };
@@ -261,6 +284,35 @@ mod tests {
             (r#"{"pids":{"limit":0}}"#, r#"{"pids":{"limit":0}}"#),
         ] {
             assert_eq!(complete(read(wanted), &read(asked)), read(expected), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn the_later_word_for_a_figure_is_kept() {
+        let asked =
+            r#"{"unified":{"memory.max":"5","io.weight":"200","io.max":"8:0 rbps=1","pids.max":"3"}}"#;
+        for (wanted, file, value, expected) in [
+            (r#"{"memory":{"limit":7}}"#, "memory.max", "7", r#"["io.max","io.weight","pids.max"]"#),
+            (
+                r#"{"unified":{"memory.max":"7"}}"#,
+                "memory.max",
+                "7",
+                r#"["io.max","io.weight","memory.max","pids.max"]"#,
+            ),
+            ("{}", "io.max", "8:0 rbps=2", r#"["io.weight","memory.max","pids.max"]"#),
+            ("{}", "io.max", "8:1 rbps=2", r#"["io.max","io.weight","memory.max","pids.max"]"#),
+            ("{}", "io.max", "8:0 wbps=2", r#"["io.max","io.weight","memory.max","pids.max"]"#),
+        ] {
+            let write = Write {
+                file: file.into(),
+                value: value.into(),
+                place: String::new(),
+                absent: Absent::Fails,
+                floor: None,
+            };
+            let kept = kept_resources(read(asked), read(wanted), &[write]);
+            let keys: Vec<&String> = kept["unified"].as_object().unwrap().keys().collect();
+            assert_eq!(json!(keys), read(expected), "{wanted} {value}");
         }
     }
 
