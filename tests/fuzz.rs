@@ -1,6 +1,7 @@
 //! The targets of `fuzz/` without libFuzzer: the kept inputs again, and a few seconds of others made of them.
 //!
-//! A second for each target; CORTEN_FUZZ_SECONDS says otherwise, CORTEN_FUZZ_SEED repeats a failure, which prints its input.
+//! A second for each target; CORTEN_FUZZ_SECONDS says otherwise, CORTEN_FUZZ_TARGET names one. A failure prints its input, and
+//! with CORTEN_FUZZ_SEED other ones are made.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
@@ -67,8 +68,9 @@ fn the_kept_inputs_do_no_harm() {
 fn what_is_made_of_them_does_no_harm() {
     let seconds = setting("CORTEN_FUZZ_SECONDS", 1);
     let seed = setting("CORTEN_FUZZ_SEED", 1);
-    for target in TARGETS {
-        let mut pool = seeds(&target);
+    let only = std::env::var("CORTEN_FUZZ_TARGET").ok();
+    for target in TARGETS.iter().filter(|target| only.as_ref().is_none_or(|only| only == target.name)) {
+        let mut pool = seeds(target);
         let until = Instant::now() + Duration::from_secs(seconds);
         let mut count = 0;
         while Instant::now() < until {
@@ -84,7 +86,7 @@ fn what_is_made_of_them_does_no_harm() {
             };
             let size = mutated(target.name, &mut input, from.len(), LONGEST, random.next() as u32, by_bytes);
             input.truncate(size);
-            check(&target, &format!("{}, seed {}", target.name, seed + count), &input);
+            check(target, &format!("{}, seed {}", target.name, seed + count), &input);
             // Mutants of mutants come further; the first ones stay.
             if pool.len() < 500 {
                 pool.push(input);

@@ -3,6 +3,8 @@
 #[path = "reading.rs"]
 mod reading;
 
+use std::collections::BTreeSet;
+
 use corten::cgroups::devices::{self, Rule, Type};
 use corten::cgroups::{self, Manager, Plan, Write};
 use corten::error::Problems;
@@ -68,9 +70,14 @@ pub fn check(data: &[u8]) {
     let v1 = v1(&given).map(|writes| Kernel::told(&writes));
     // The default rules come after all others.
     wanted.extend(devices::plan(&[], &mut problems).into_iter().flat_map(|filter| filter.rules));
+    // Those of the rules, and such as no rule has.
+    let numbers =
+        |of: fn(&Rule) -> Option<u32>| wanted.iter().filter_map(of).chain([0, 7, u32::MAX]).collect();
+    let (majors, minors): (BTreeSet<u32>, BTreeSet<u32>) =
+        (numbers(|rule| rule.major), numbers(|rule| rule.minor));
     for kind in [Type::Block, Type::Char] {
-        for number in NUMBERS.iter().flatten().flat_map(|n| u32::try_from(*n)) {
-            for other in NUMBERS.iter().flatten().flat_map(|n| u32::try_from(*n)) {
+        for &number in &majors {
+            for &other in &minors {
                 for access in 0..8 {
                     let expected = reading::oracle(&wanted, kind, number, other, access);
                     let run = |program: &Vec<_>| reading::run(program, kind, number, other, access);

@@ -201,17 +201,28 @@ fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
     problems.0.is_empty().then_some(writes)
 }
 
-/// What the files then say: the last write for each part of one.
+/// What the files then say, the last write last: by file, device and figure.
 fn said(writes: &[Write]) -> BTreeMap<(String, String), String> {
-    writes.iter().map(|write| ((write.file.clone(), key(write)), write.value.clone())).collect()
-}
-
-/// Which line of a file a write is for, and which figures in it.
-fn key(write: &Write) -> String {
-    let mut words = write.value.split_whitespace();
-    let first = words.next().unwrap_or_default();
-    let device = if first.contains(':') || write.file == "net_prio.ifpriomap" { first } else { "" };
-    words.filter_map(|word| word.split_once('=')).fold(device.into(), |all, (name, _)| all + " " + name)
+    let mut said = BTreeMap::new();
+    for write in writes {
+        let mut words = write.value.split_whitespace().peekable();
+        let named = write.file == "net_prio.ifpriomap" || write.value.contains('=');
+        let device = words.next_if(|word| word.contains(':') || (named && !word.contains('=')));
+        let device = device.unwrap_or_default();
+        let mut rest = Vec::new();
+        for word in words {
+            match word.split_once('=').filter(|_| !device.is_empty()) {
+                Some((name, value)) => {
+                    said.insert((write.file.clone(), format!("{device} {name}")), value.to_string());
+                }
+                None => rest.push(word),
+            }
+        }
+        if !rest.is_empty() {
+            said.insert((write.file.clone(), device.into()), rest.join(" "));
+        }
+    }
+    said
 }
 
 fn parsed(resources: &Value) -> Result<LinuxResources> {

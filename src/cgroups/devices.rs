@@ -408,6 +408,7 @@ fn answer(allow: bool) -> [Instruction; 2] {
 }
 
 #[cfg(test)]
+#[allow(unreachable_pub)]
 #[path = "../../fuzz/src/reading.rs"]
 mod reading;
 

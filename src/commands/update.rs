@@ -175,31 +175,56 @@ pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     wanted
 }
 
-/// The resources to keep: `asked` with what `effective` says, which has come to `writes`. A key of v2's own that was asked
-/// for before, but for the same figure, has no more say.
+/// The resources to keep: `asked` with what `effective` says, which has come to `writes`. Keys of v2's own that were asked for
+/// before have the last word when they are read again, and so must say the same.
 pub(crate) fn kept_resources(asked: Value, effective: Value, writes: &[Write]) -> Value {
-    let newer = |file: &str, value: &Value| {
-        let same = |other: &str, written: &str| {
-            other == file && value.as_str().is_some_and(|value| part(file, value) == part(file, written))
-        };
-        writes.iter().any(|write| match &write.absent {
-            Absent::Instead { file, value } => same(file, value) || same(&write.file, &write.value),
-            _ => same(&write.file, &write.value),
-        })
-    };
     let said = effective["unified"].clone();
     let mut kept = merged(asked, effective);
-    if let Some(keys) = kept.get_mut("unified").and_then(Value::as_object_mut) {
-        keys.retain(|file, value| said.get(file).is_some() || !newer(file, value));
+    let keys = kept.get_mut("unified").and_then(Value::as_object_mut).into_iter().flatten();
+    for (file, value) in keys.filter(|(file, _)| said.get(file).is_none()) {
+        let Value::String(text) = value else { continue };
+        for write in writes {
+            let instead = match &write.absent {
+                Absent::Instead { file, value } => Some((*file, value)),
+                _ => None,
+            };
+            let both = [Some((write.file.as_str(), &write.value)), instead].into_iter().flatten();
+            for (_, written) in both.filter(|(other, _)| other == file) {
+                let lines: Vec<String> = text.lines().map(|line| newer(file, line, written)).collect();
+                *text = lines.join("\n");
+            }
+        }
     }
     kept
+}
+
+/// What a file was asked to say, with what is written to it now: all of it, or a device's line, or some of its figures.
+fn newer(file: &str, before: &str, written: &str) -> String {
+    if part(file, before) == part(file, written) {
+        return written.into();
+    }
+    let figures = |text| {
+        let (device, figures) = str::trim(text).split_once(' ')?;
+        let figures = figures.split_whitespace().map(|word| word.split_once('='));
+        Some((device, figures.collect::<Option<Vec<_>>>()?))
+    };
+    match (figures(before), figures(written)) {
+        (Some((device, old)), Some((other, new))) if device == other => {
+            let now = |name: &str| new.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+            old.into_iter().fold(device.to_string(), |line, (name, value)| {
+                let value = now(name).unwrap_or(value);
+                format!("{line} {name}={value}")
+            })
+        }
+        _ => before.into(),
+    }
 }
 
 /// What names an entry of a list.
 const KEYS: [&str; 4] = ["pageSize", "major", "minor", "name"];
 
-/// `asked` with what `wanted` says of it. Entries of lists are exchanged one by one where they have a name; the rules
-/// for devices are one whole, in their order.
+/// `asked` with what `wanted` says of it, also of an entry of a list that has the same name; the rules for devices are one
+/// whole, in their order.
 fn merged(asked: Value, wanted: Value) -> Value {
     match (asked, wanted) {
         (Value::Object(mut old), Value::Object(new)) => {
@@ -211,8 +236,11 @@ fn merged(asked: Value, wanted: Value) -> Value {
         }
         (Value::Array(mut old), Value::Array(new)) => {
             let name = |entry: &Value| KEYS.map(|key| entry.get(key).cloned());
-            old.retain(|entry| !new.iter().any(|other| name(other) == name(entry)));
-            old.extend(new);
+            for entry in new {
+                let before = old.iter().position(|other| name(other) == name(&entry));
+                let before = before.map(|at| old.remove(at));
+                old.push(before.map_or(entry.clone(), |before| merged(before, entry)));
+            }
             Value::Array(old)
         }
         (_, new) => new,
@@ -289,31 +317,42 @@ mod tests {
 
     #[test]
     fn the_later_word_for_a_figure_is_kept() {
-        let asked =
-            r#"{"unified":{"memory.max":"5","io.weight":"200","io.max":"8:0 rbps=1","pids.max":"3"}}"#;
-        for (wanted, file, value, expected) in [
-            (r#"{"memory":{"limit":7}}"#, "memory.max", "7", r#"["io.max","io.weight","pids.max"]"#),
+        let write = |file: &str, value: &str, absent| Write {
+            file: file.into(),
+            value: value.into(),
+            place: String::new(),
+            absent,
+            floor: None,
+        };
+        let both = json!("8:1 rbps=1\n8:0 wbps=3 rbps=1");
+        for (asked, wanted, file, written, expected) in [
             (
-                r#"{"unified":{"memory.max":"7"}}"#,
+                json!({"memory.max": "5", "a.b": "3"}),
+                "{}",
                 "memory.max",
                 "7",
-                r#"["io.max","io.weight","memory.max","pids.max"]"#,
+                json!({"memory.max": "7", "a.b": "3"}),
             ),
-            ("{}", "io.max", "8:0 rbps=2", r#"["io.weight","memory.max","pids.max"]"#),
-            ("{}", "io.max", "8:1 rbps=2", r#"["io.max","io.weight","memory.max","pids.max"]"#),
-            ("{}", "io.max", "8:0 wbps=2", r#"["io.max","io.weight","memory.max","pids.max"]"#),
+            (json!({"a.b": "5"}), r#"{"unified":{"a.b":"6"}}"#, "a.b", "6", json!({"a.b": "6"})),
+            (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:0 rbps=2", json!({"io.max": "8:0 rbps=2"})),
+            (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:1 rbps=2", json!({"io.max": "8:0 rbps=1"})),
+            (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:0 wbps=2", json!({"io.max": "8:0 rbps=1"})),
+            (
+                json!({"io.max": both}),
+                "{}",
+                "io.max",
+                "8:0 wbps=2",
+                json!({"io.max": "8:1 rbps=1\n8:0 wbps=2 rbps=1"}),
+            ),
         ] {
-            let write = Write {
-                file: file.into(),
-                value: value.into(),
-                place: String::new(),
-                absent: Absent::Fails,
-                floor: None,
-            };
-            let kept = kept_resources(read(asked), read(wanted), &[write]);
-            let keys: Vec<&String> = kept["unified"].as_object().unwrap().keys().collect();
-            assert_eq!(json!(keys), read(expected), "{wanted} {value}");
+            let write = write(file, written, Absent::Fails);
+            let kept = kept_resources(json!({"unified": asked}), read(wanted), &[write]);
+            assert_eq!(kept["unified"], expected, "{file} {written}");
         }
+        let instead = Absent::Instead { file: "io.weight", value: "910".into() };
+        let write = write("io.bfq.weight", "100", instead);
+        let kept = kept_resources(json!({"unified": {"io.weight": "5"}}), json!({}), &[write]);
+        assert_eq!(kept["unified"]["io.weight"], "910");
     }
 
     #[test]
@@ -343,6 +382,12 @@ mod tests {
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":2}]}}"#,
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":9}]}}"#,
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":9}]}}"#,
+            ),
+            // What is not said of a device stays.
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":100}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":50}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":50}]}}"#,
             ),
             (
                 r#"{"unified":{"a.b":"1"}}"#,
