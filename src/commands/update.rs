@@ -178,22 +178,26 @@ pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
 /// The resources to keep: `asked` with what `effective` says, which has come to `writes`. Keys of v2's own that were asked for
 /// before have the last word when they are read again, and so must say the same.
 pub(crate) fn kept_resources(asked: Value, effective: Value, writes: &[Write]) -> Value {
+    let former = asked["unified"].clone();
     let said = effective["unified"].clone();
     let mut kept = merged(asked, effective);
     let keys = kept.get_mut("unified").and_then(Value::as_object_mut).into_iter().flatten();
-    for (file, value) in keys.filter(|(file, _)| said.get(file).is_none()) {
-        let Value::String(text) = value else { continue };
-        for write in writes {
+    for (file, value) in keys {
+        let lines =
+            |value: &Value| value.as_str().into_iter().flat_map(str::lines).map(String::from).collect();
+        let (mut old, new): (Vec<String>, Vec<String>) = (lines(&former[file]), lines(&said[file]));
+        let written = writes.iter().flat_map(|write| {
             let instead = match &write.absent {
                 Absent::Instead { file, value } => Some((*file, value)),
                 _ => None,
             };
-            let both = [Some((write.file.as_str(), &write.value)), instead].into_iter().flatten();
-            for (_, written) in both.filter(|(other, _)| other == file) {
-                let lines: Vec<String> = text.lines().map(|line| newer(file, line, written)).collect();
-                *text = lines.join("\n");
-            }
+            [Some((write.file.as_str(), &write.value)), instead].into_iter().flatten()
+        });
+        for (_, written) in written.filter(|(other, _)| other == file) {
+            old.iter_mut().for_each(|line| *line = newer(file, line, written));
         }
+        old.retain(|line| !new.iter().any(|other| part(file, line) == part(file, other)));
+        *value = [old, new].concat().join("\n").into();
     }
     kept
 }
@@ -337,6 +341,13 @@ mod tests {
             (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:0 rbps=2", json!({"io.max": "8:0 rbps=2"})),
             (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:1 rbps=2", json!({"io.max": "8:0 rbps=1"})),
             (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:0 wbps=2", json!({"io.max": "8:0 rbps=1"})),
+            (
+                json!({"io.max": "8:0 rbps=1\n8:1 rbps=1"}),
+                r#"{"unified":{"io.max":"8:1 rbps=2"}}"#,
+                "io.max",
+                "8:1 rbps=2",
+                json!({"io.max": "8:0 rbps=1\n8:1 rbps=2"}),
+            ),
             (
                 json!({"io.max": both}),
                 "{}",
