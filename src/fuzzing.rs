@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 use serde_json::Value;
 
-use crate::cgroups::Write;
 pub use crate::cgroups::dbus::Value as BusValue;
 use crate::cgroups::dbus::{Call, wire};
 use crate::commands;
@@ -37,10 +36,10 @@ pub fn complete(wanted: Value, asked: &Value) -> Value {
     commands::update::complete(wanted, asked)
 }
 
-/// What is configured after that, if `effective` has come to these writes.
+/// What is configured after that, if `effective` has come to these files and values.
 #[must_use]
-pub fn kept(asked: Value, effective: Value, writes: &[Write]) -> Value {
-    commands::update::kept_resources(asked, effective, writes)
+pub fn kept(asked: Value, effective: Value, written: &[(&str, &str)]) -> Value {
+    commands::update::kept_resources(asked, effective, written)
 }
 
 /// What `exec` makes of a process document, beside the container's own.

@@ -206,8 +206,9 @@ fn said(writes: &[Write]) -> BTreeMap<(String, String), String> {
     let mut said = BTreeMap::new();
     for write in writes {
         let mut words = write.value.split_whitespace().peekable();
+        let several = write.value.split_whitespace().count() > 1;
         let named = write.file == "net_prio.ifpriomap" || write.value.contains('=');
-        let device = words.next_if(|word| word.contains(':') || (named && !word.contains('=')));
+        let device = words.next_if(|word| several && (word.contains(':') || (named && !word.contains('='))));
         let device = device.unwrap_or_default();
         let mut rest = Vec::new();
         for word in words {
@@ -252,7 +253,8 @@ pub fn update(data: &[u8]) {
     let sets = parsed(&effective).unwrap_or_else(|e| panic!("what is set is not read: {e:#}"));
     for setting in &settings()[..3] {
         let (Some(was), Some(sets)) = (writes(&was, setting), writes(&sets, setting)) else { continue };
-        let merged = fuzzing::kept(asked.clone(), effective.clone(), &sets);
+        let written: Vec<(&str, &str)> = sets.iter().map(|write| (&*write.file, &*write.value)).collect();
+        let merged = fuzzing::kept(asked.clone(), effective.clone(), &written);
         let will_be = parsed(&merged).unwrap_or_else(|e| panic!("what is kept is not read: {e:#}"));
         let Some(will_be) = writes(&will_be, setting) else {
             panic!("what is kept could not be created: {merged}");

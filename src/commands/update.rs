@@ -9,7 +9,6 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::start::PATIENCE;
-use crate::cgroups::resources::Absent;
 use crate::cgroups::values::part;
 use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
@@ -50,8 +49,8 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     }
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
-        if let Some(Limits { writes, .. }) = &limits {
-            linux["resources"] = kept_resources(asked, effective, writes);
+        if let Some(limits) = &limits {
+            linux["resources"] = kept_resources(asked, effective, &limits.written());
         }
         linux.get_mut("intelRdt").into_iter().for_each(|rdt| intel_rdt::kept(rdt, &args.schemas));
     }
@@ -76,6 +75,14 @@ struct Limits {
     /// What is to be, and what of it is to change.
     writes: Vec<Write>,
     update: cgroups::update::Update,
+}
+
+impl Limits {
+    /// Files and what they say now; among them those that are changed instead of others, which the host does not have.
+    fn written(&self) -> Vec<(&str, &str)> {
+        let writes = self.writes.iter().map(|write| (write.file.as_str(), write.value.as_str()));
+        writes.chain(self.update.changes.iter().map(|c| (c.file.as_str(), c.after.as_str()))).collect()
+    }
 }
 
 /// The cgroup to limit, which was asked to be as `before`, and what is to change in it.
@@ -175,25 +182,19 @@ pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     wanted
 }
 
-/// The resources to keep: `asked` with what `effective` says, which has come to `writes`. Keys of v2's own that were asked for
+/// The resources to keep: `asked` with what `effective` says, which has come to what is `written`
+/// to files. Keys of v2's own that were asked for
 /// before have the last word when they are read again, and so must say the same.
-pub(crate) fn kept_resources(asked: Value, effective: Value, writes: &[Write]) -> Value {
+pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[(&str, &str)]) -> Value {
     let former = asked["unified"].clone();
     let said = effective["unified"].clone();
     let mut kept = merged(asked, effective);
     let keys = kept.get_mut("unified").and_then(Value::as_object_mut).into_iter().flatten();
-    for (file, value) in keys {
+    for (file, value) in keys.filter(|(_, value)| value.is_string()) {
         let lines =
             |value: &Value| value.as_str().into_iter().flat_map(str::lines).map(String::from).collect();
         let (mut old, new): (Vec<String>, Vec<String>) = (lines(&former[file]), lines(&said[file]));
-        let written = writes.iter().flat_map(|write| {
-            let instead = match &write.absent {
-                Absent::Instead { file, value } => Some((*file, value)),
-                _ => None,
-            };
-            [Some((write.file.as_str(), &write.value)), instead].into_iter().flatten()
-        });
-        for (_, written) in written.filter(|(other, _)| other == file) {
+        for (_, written) in written.iter().filter(|(other, _)| other == file) {
             old.iter_mut().for_each(|line| *line = newer(file, line, written));
         }
         old.retain(|line| !new.iter().any(|other| part(file, line) == part(file, other)));
@@ -240,9 +241,17 @@ fn merged(asked: Value, wanted: Value) -> Value {
         }
         (Value::Array(mut old), Value::Array(new)) => {
             let name = |entry: &Value| KEYS.map(|key| entry.get(key).cloned());
-            for entry in new {
+            for mut entry in new {
                 let before = old.iter().position(|other| name(other) == name(&entry));
                 let before = before.map(|at| old.remove(at));
+                if let (Some(Value::Object(before)), Value::Object(entry)) = (&before, &mut entry) {
+                    // For weights 0 means here too that nothing is said.
+                    entry.retain(|name, value| {
+                        !(["weight", "leafWeight"].contains(&name.as_str())
+                            && *value == json!(0)
+                            && before.contains_key(name))
+                    });
+                }
                 old.push(before.map_or(entry.clone(), |before| merged(before, entry)));
             }
             Value::Array(old)
@@ -321,13 +330,6 @@ mod tests {
 
     #[test]
     fn the_later_word_for_a_figure_is_kept() {
-        let write = |file: &str, value: &str, absent| Write {
-            file: file.into(),
-            value: value.into(),
-            place: String::new(),
-            absent,
-            floor: None,
-        };
         let both = json!("8:1 rbps=1\n8:0 wbps=3 rbps=1");
         for (asked, wanted, file, written, expected) in [
             (
@@ -356,14 +358,10 @@ mod tests {
                 json!({"io.max": "8:1 rbps=1\n8:0 wbps=2 rbps=1"}),
             ),
         ] {
-            let write = write(file, written, Absent::Fails);
-            let kept = kept_resources(json!({"unified": asked}), read(wanted), &[write]);
+            let asked = json!({"unified": asked});
+            let kept = kept_resources(asked, read(wanted), &[("pids.max", "1"), (file, written)]);
             assert_eq!(kept["unified"], expected, "{file} {written}");
         }
-        let instead = Absent::Instead { file: "io.weight", value: "910".into() };
-        let write = write("io.bfq.weight", "100", instead);
-        let kept = kept_resources(json!({"unified": {"io.weight": "5"}}), json!({}), &[write]);
-        assert_eq!(kept["unified"]["io.weight"], "910");
     }
 
     #[test]
@@ -399,6 +397,11 @@ mod tests {
                 r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":100}]}}"#,
                 r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":50}]}}"#,
                 r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":50}]}}"#,
+            ),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":0,"leafWeight":0}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":0}]}}"#,
             ),
             (
                 r#"{"unified":{"a.b":"1"}}"#,
