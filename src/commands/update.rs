@@ -241,9 +241,13 @@ fn merged(asked: Value, wanted: Value) -> Value {
         }
         (Value::Array(mut old), Value::Array(new)) => {
             let name = |entry: &Value| KEYS.map(|key| entry.get(key).cloned());
+            if new.iter().any(|entry| name(entry).iter().all(Option::is_none)) {
+                return Value::Array(new);
+            }
             for mut entry in new {
-                let before = old.iter().position(|other| name(other) == name(&entry));
-                let before = before.map(|at| old.remove(at));
+                let (same, others) = old.into_iter().partition(|other| name(other) == name(&entry));
+                old = others;
+                let before = Vec::into_iter(same).reduce(merged);
                 if let (Some(Value::Object(before)), Value::Object(entry)) = (&before, &mut entry) {
                     // For weights 0 means here too that nothing is said.
                     entry.retain(|name, value| {
@@ -392,6 +396,12 @@ mod tests {
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":9}]}}"#,
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":9}]}}"#,
             ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1},{"pageSize":"2MB","limit":2}]}"#,
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":3}]}"#,
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":3}]}"#,
+            ),
+            (r#"{"x":["a","b"]}"#, r#"{"x":["c","d"]}"#, r#"{"x":["c","d"]}"#),
             // What is not said of a device stays.
             (
                 r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":100}]}}"#,
