@@ -8,7 +8,7 @@ TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_director
 BINARY = $(TARGET)/$$(scripts/target)/release/corten
 SHARE = $(TARGET)/share
 
-.PHONY: help build man demo test faults attack engines test-vm validation check install uninstall deb test-deb bench clean peers
+.PHONY: help build man demo test fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
@@ -28,6 +28,9 @@ faults: ## every system call of every verb failing, or the runtime killed there:
 	@rm -f "$(TARGET)/faults.table"
 	@CORTEN_FAULTS=$${CORTEN_FAULTS:-all} CORTEN_FAULTS_TABLE="$(TARGET)/faults.table" CORTEN_TEST_PATIENCE=15 scripts/test --test faults; \
 		status=$$?; cat "$(TARGET)/faults.table"; exit $$status
+fuzz: ## fuzz/ by libFuzzer: all targets or TARGET=..., SECONDS=60 each; `make test` has a second of its own of each
+	@scripts/install-deps build fuzz
+	@CORTEN_FUZZ_SECONDS=$(or $(SECONDS),60) scripts/fuzz $(if $(filter command line,$(origin TARGET)),$(TARGET))
 attack: ## the tests by attack (they are in `make test` too), with 2,000 rounds of each race
 	@scripts/install-deps build test
 	@CORTEN_ATTACK_ROUNDS=$(or $(ROUNDS),2000) CORTEN_TEST_PATIENCE=15 scripts/test --test attack
@@ -46,6 +49,10 @@ check: ## formatting, lints, file sizes, no unsafe outside src/sys, the specific
 	cargo clippy --quiet --all-targets -- -D warnings
 	@scripts/check-source
 	@scripts/check-coverage
+deny: ## the dependencies' licences, versions, sources and known defects by cargo-deny, which it builds first (10 minutes)
+	@scripts/install-deps build
+	@PATH="$(TARGET)/tools/bin:$$PATH"; command -v cargo-deny >/dev/null || cargo install --quiet --locked --root "$(TARGET)/tools" cargo-deny; \
+		cargo deny --locked check $(or $(DENY),licenses bans sources advisories)
 # BINARY=... and SHARE=... on the command line: what is installed has been made before.
 install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## binary, man pages and completions below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/corten"

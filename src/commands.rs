@@ -4,7 +4,7 @@ mod applied;
 mod create;
 mod delete;
 mod events;
-mod exec;
+pub(crate) mod exec;
 mod features;
 mod gc;
 mod kill;
@@ -19,7 +19,7 @@ mod spec;
 mod start;
 mod state;
 mod trace;
-mod update;
+pub(crate) mod update;
 
 use std::io::Write;
 

@@ -4,7 +4,7 @@
 //! or systemd itself, at its private socket, where there are no names and no Hello. Of what comes unasked only
 //! systemd's `JobRemoved` is kept.
 
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};

@@ -408,50 +408,14 @@ fn answer(allow: bool) -> [Instruction; 2] {
 }
 
 #[cfg(test)]
+#[allow(unreachable_pub)]
+#[path = "../../fuzz/src/reading.rs"]
+mod reading;
+
+#[cfg(test)]
 mod tests {
+    use super::reading::{oracle, run};
     use super::*;
-
-    /// Runs a program as the kernel would, for one access. Only the opcodes above exist here.
-    fn run(program: &[Instruction], kind: u32, major: u32, minor: u32, access: u32) -> bool {
-        let context = [access << 16 | kind, major, minor];
-        let mut registers = [0u32; 11];
-        let mut at = 0;
-        loop {
-            let i = program[at];
-            at += 1;
-            let (to, from) = (usize::from(i.registers & 15), usize::from(i.registers >> 4));
-            let value = i.immediate.cast_unsigned();
-            let mut jump = |condition: bool| {
-                assert!(i.offset >= 0, "the verifier wants no loops");
-                at += if condition { i.offset as usize } else { 0 };
-            };
-            match i.code {
-                opcode::LOAD_WORD => registers[to] = context[i.offset as usize / 4],
-                opcode::MOVE => registers[to] = value,
-                opcode::MOVE_REGISTER => registers[to] = registers[from],
-                opcode::AND => registers[to] &= value,
-                opcode::SHIFT_RIGHT => registers[to] >>= value,
-                opcode::JUMP => jump(true),
-                opcode::JUMP_EQUAL => jump(registers[to] == value),
-                opcode::JUMP_NOT_EQUAL => jump(registers[to] != value),
-                opcode::EXIT => return registers[0] == 1,
-                code => panic!("opcode {code:#x}"),
-            }
-        }
-    }
-
-    /// What the list means, said in the plainest way.
-    fn oracle(rules: &[Rule], kind: Type, major: u32, minor: u32, access: u8) -> bool {
-        [MKNOD, READ, WRITE].into_iter().filter(|bit| access & bit != 0).all(|bit| {
-            let names = |r: &&Rule| {
-                r.kind.is_none_or(|k| k == kind)
-                    && r.major.is_none_or(|m| m == major)
-                    && r.minor.is_none_or(|m| m == minor)
-                    && r.access & bit != 0
-            };
-            rules.iter().rev().find(names).is_some_and(|r| r.allow)
-        })
-    }
 
     fn parse(json: &str) -> Vec<LinuxDeviceCgroup> {
         serde_json::from_str(json).unwrap()
@@ -521,9 +485,8 @@ mod tests {
                 let fields: Vec<&str> = row.split([' ', ':']).collect();
                 let kind = if fields[0] == "b" { Type::Block } else { Type::Char };
                 let (major, minor) = (fields[1].parse().unwrap(), fields[2].parse().unwrap());
-                let bits = u32::from(access(fields[3].trim_matches('-')).unwrap());
-                let answer =
-                    filter.as_ref().is_none_or(|f| run(&f.compile(), kind as u32, major, minor, bits));
+                let bits = access(fields[3].trim_matches('-')).unwrap();
+                let answer = filter.as_ref().is_none_or(|f| run(&f.compile(), kind, major, minor, bits));
                 assert_eq!(answer, *expected, "{rules}: {row}");
             }
         }
@@ -554,7 +517,7 @@ mod tests {
                 for (major, minor) in [(1, 0), (1, 3), (1, 9), (5, 0), (5, 3), (5, 9), (8, 0), (8, 3), (8, 9)]
                 {
                     for access in 0..=ALL {
-                        let answer = run(&program, kind as u32, major, minor, access.into());
+                        let answer = run(&program, kind, major, minor, access);
                         let expected = oracle(&rules, kind, major, minor, access);
                         assert_eq!(answer, expected, "{rules:?}: {kind:?} {major}:{minor} {access}");
                     }

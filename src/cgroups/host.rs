@@ -138,7 +138,10 @@ fn best(
     own: Option<&Path>,
     wanted: impl Fn(&Mount) -> bool,
 ) -> Option<(PathBuf, Option<PathBuf>)> {
-    let below = |mount: &Mount| own.and_then(|own| own.strip_prefix(&mount.root).ok()).map(Path::to_path_buf);
+    let below = |mount: &Mount| {
+        let below = own.and_then(|own| own.strip_prefix(&mount.root).ok());
+        below.filter(|below| below.is_relative()).map(Path::to_path_buf)
+    };
     let candidates = mounts.iter().filter(|mount| wanted(mount)).map(|mount| (mount, below(mount)));
     let best = candidates.min_by_key(|(mount, own)| (own.is_none(), mount.point.as_os_str().len()));
     best.map(|(mount, own)| (mount.point.clone(), own))
@@ -260,6 +263,8 @@ mod tests {
             ("5 1 0:26 /docker/1 /cg rw - cgroup2 cgroup rw\n".into(), "0::/docker/12\n", "/cg", None),
             // A mount from outside our cgroup namespace.
             ("5 1 0:26 /../.. /cg rw - cgroup2 cgroup rw\n".into(), "0::/\n", "/cg", None),
+            // The kernel has no such root; what is below it would not be below the mount.
+            ("5 1 0:26  /cg rw - cgroup2 cgroup rw\n".into(), "0::/a\n", "/cg", None),
             // Nor do we see ourselves when our cgroup is outside it.
             ("5 1 0:26 / /cg rw - cgroup2 cgroup rw\n".into(), "0::/../b\n", "/cg", None),
             // Of two, the one that shows us, else the shorter.

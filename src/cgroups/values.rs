@@ -73,7 +73,8 @@ fn is_weight(file: &str) -> bool {
 }
 
 /// What of a file a write sets: a device and the names of its figures, where there are several.
-pub(super) fn part(file: &str, written: &str) -> String {
+#[must_use]
+pub fn part(file: &str, written: &str) -> String {
     if !by_key(file, written) {
         return String::new();
     }

@@ -125,7 +125,7 @@ fn named(args: &Exec) -> Option<&str> {
 }
 
 /// Gives a process document the restrictions that it leaves out, as the container's own process has them.
-fn inherit(process: &mut Process, own: &Process) {
+pub(crate) fn inherit(process: &mut Process, own: &Process) {
     if process.capabilities().is_none() {
         process.set_capabilities(own.capabilities().clone());
     }

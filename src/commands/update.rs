@@ -9,6 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use super::start::PATIENCE;
+use crate::cgroups::values::part;
 use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
@@ -32,7 +33,7 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let mut kept: Value = serde_json::from_str(&text).context("the kept config.json")?;
     let shares = || intel_rdt::Update::plan(record.intel_rdt.as_ref(), &args.schemas);
     let shares = if args.schemas.is_empty() { None } else { Some(shares()?) };
-    let asked = kept.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
+    let asked = asked(&kept);
     let only_shares = shares.is_some() && wanted == json!({});
     let effective = complete(wanted, &asked);
     let (_, before) = config::parse_resources(&asked.to_string())?;
@@ -43,33 +44,49 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     }
     let undo_shares = || shares.iter().for_each(intel_rdt::Update::undo);
     shares.iter().try_for_each(intel_rdt::Update::apply)?;
-    if let Some((cgroup, update)) = &mut limits {
+    if let Some(Limits { cgroup, update, .. }) = &mut limits {
         cgroups::update::apply(cgroup, update).inspect_err(|_| undo_shares())?;
     }
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
-        if limits.is_some() {
-            linux["resources"] = merged(asked, effective);
+        if let Some(limits) = &limits {
+            linux["resources"] = kept_resources(asked, effective, &limits.written());
         }
         linux.get_mut("intelRdt").into_iter().for_each(|rdt| intel_rdt::kept(rdt, &args.schemas));
     }
     let saved = serde_json::to_string(&kept).context("JSON").and_then(|text| dir.replace_config(&text));
     if saved.is_err() {
         undo_shares();
-        if let Some((cgroup, update)) = &mut limits {
+        if let Some(Limits { cgroup, update, .. }) = &mut limits {
             cgroups::update::undo(cgroup, update);
         }
     }
     saved
 }
 
+/// The resources in a configuration, in which null is the same as absent.
+pub(crate) fn asked(kept: &Value) -> Value {
+    kept.pointer("/linux/resources").filter(|given| !given.is_null()).cloned().unwrap_or_else(|| json!({}))
+}
+
+/// A change of limits.
+struct Limits {
+    cgroup: Cgroup,
+    /// What is to be, and what of it is to change.
+    writes: Vec<Write>,
+    update: cgroups::update::Update,
+}
+
+impl Limits {
+    /// Files and what they say now; among them those that are changed instead of others, which the host does not have.
+    fn written(&self) -> Vec<(&str, &str)> {
+        let writes = self.writes.iter().map(|write| (write.file.as_str(), write.value.as_str()));
+        writes.chain(self.update.changes.iter().map(|c| (c.file.as_str(), c.after.as_str()))).collect()
+    }
+}
+
 /// The cgroup to limit, which was asked to be as `before`, and what is to change in it.
-fn limits(
-    record: &Record,
-    effective: &Value,
-    before: &LinuxResources,
-    dry_run: bool,
-) -> Result<(Cgroup, cgroups::update::Update)> {
+fn limits(record: &Record, effective: &Value, before: &LinuxResources, dry_run: bool) -> Result<Limits> {
     let (_, typed) = config::parse_resources(&effective.to_string())?;
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(record)?.ok_or_else(without)?;
@@ -80,8 +97,8 @@ fn limits(
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Problems::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
-    let update = cgroups::update::plan(&cgroup, unit, writes, devices, !dry_run)?;
-    Ok((cgroup, update))
+    let update = cgroups::update::plan(&cgroup, unit, writes.clone(), devices, !dry_run)?;
+    Ok(Limits { cgroup, writes, update })
 }
 
 /// The document that says what is wanted. As in runc and crun, a file speaks alone.
@@ -135,7 +152,7 @@ const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
 ];
 
 /// The document, with what it leaves to the present configuration `asked`.
-fn complete(mut wanted: Value, asked: &Value) -> Value {
+pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     for (section, member) in UNSET_BY_ZERO {
         if wanted[section][member] == json!(0)
             && let Some(section) = wanted[section].as_object_mut()
@@ -165,11 +182,54 @@ fn complete(mut wanted: Value, asked: &Value) -> Value {
     wanted
 }
 
+/// The resources to keep: `asked` with what `effective` says, which has come to what is `written`
+/// to files. Keys of v2's own that were asked for
+/// before have the last word when they are read again, and so must say the same.
+pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[(&str, &str)]) -> Value {
+    let former = asked["unified"].clone();
+    let said = effective["unified"].clone();
+    let mut kept = merged(asked, effective);
+    let keys = kept.get_mut("unified").and_then(Value::as_object_mut).into_iter().flatten();
+    for (file, value) in keys.filter(|(_, value)| value.is_string()) {
+        let lines =
+            |value: &Value| value.as_str().into_iter().flat_map(str::lines).map(String::from).collect();
+        let (mut old, new): (Vec<String>, Vec<String>) = (lines(&former[file]), lines(&said[file]));
+        for (_, written) in written.iter().filter(|(other, _)| other == file) {
+            old.iter_mut().for_each(|line| *line = newer(file, line, written));
+        }
+        old.retain(|line| !new.iter().any(|other| part(file, line) == part(file, other)));
+        *value = [old, new].concat().join("\n").into();
+    }
+    kept
+}
+
+/// What a file was asked to say, with what is written to it now: all of it, or a device's line, or some of its figures.
+fn newer(file: &str, before: &str, written: &str) -> String {
+    if part(file, before) == part(file, written) {
+        return written.into();
+    }
+    let figures = |text| {
+        let (device, figures) = str::trim(text).split_once(' ')?;
+        let figures = figures.split_whitespace().map(|word| word.split_once('='));
+        Some((device, figures.collect::<Option<Vec<_>>>()?))
+    };
+    match (figures(before), figures(written)) {
+        (Some((device, old)), Some((other, new))) if device == other => {
+            let now = |name: &str| new.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+            old.into_iter().fold(device.to_string(), |line, (name, value)| {
+                let value = now(name).unwrap_or(value);
+                format!("{line} {name}={value}")
+            })
+        }
+        _ => before.into(),
+    }
+}
+
 /// What names an entry of a list.
 const KEYS: [&str; 4] = ["pageSize", "major", "minor", "name"];
 
-/// `asked` with what `wanted` says of it. Entries of lists are exchanged one by one where they have a name; the rules
-/// for devices are one whole, in their order.
+/// `asked` with what `wanted` says of it, also of an entry of a list that has the same name; the rules for devices are one
+/// whole, in their order.
 fn merged(asked: Value, wanted: Value) -> Value {
     match (asked, wanted) {
         (Value::Object(mut old), Value::Object(new)) => {
@@ -181,30 +241,43 @@ fn merged(asked: Value, wanted: Value) -> Value {
         }
         (Value::Array(mut old), Value::Array(new)) => {
             let name = |entry: &Value| KEYS.map(|key| entry.get(key).cloned());
-            old.retain(|entry| !new.iter().any(|other| name(other) == name(entry)));
-            old.extend(new);
+            if new.iter().any(|entry| name(entry).iter().all(Option::is_none)) {
+                return Value::Array(new);
+            }
+            for mut entry in new {
+                let (same, others) = old.into_iter().partition(|other| name(other) == name(&entry));
+                old = others;
+                let before = Vec::into_iter(same).reduce(merged);
+                if let (Some(Value::Object(before)), Value::Object(entry)) = (&before, &mut entry) {
+                    // For weights 0 means here too that nothing is said.
+                    entry.retain(|name, value| {
+                        !(["weight", "leafWeight"].contains(&name.as_str())
+                            && *value == json!(0)
+                            && before.contains_key(name))
+                    });
+                }
+                old.push(before.map_or(entry.clone(), |before| merged(before, entry)));
+            }
             Value::Array(old)
         }
         (_, new) => new,
     }
 }
 
-fn shown(
-    shares: Option<&intel_rdt::Update>,
-    limits: Option<&(Cgroup, cgroups::update::Update)>,
-) -> Result<String> {
+fn shown(shares: Option<&intel_rdt::Update>, limits: Option<&Limits>) -> Result<String> {
     let mut out = String::new();
-    for change in limits.iter().flat_map(|(_, update)| &update.told).flat_map(|told| &told.changes) {
+    for change in limits.iter().flat_map(|limits| &limits.update.told).flat_map(|told| &told.changes) {
         let [before, after] = [&change.before, &change.after].map(systemd::shown);
         let _ = writeln!(out, "systemd {}: {before} -> {after}", change.name);
     }
-    let changes = limits.iter().flat_map(|(_, update)| &update.changes);
+    let changes = limits.iter().flat_map(|limits| &limits.update.changes);
     for change in shares.iter().flat_map(|update| &update.changes).chain(changes) {
         let before = change.before.as_deref().unwrap_or("?");
         // A String takes all that is written to it.
         let _ = writeln!(out, "{}: {} -> {}", change.file, before, change.after);
     }
-    let Some((cgroup, rules)) = limits.and_then(|(cgroup, update)| Some((cgroup, update.devices.as_ref()?)))
+    let Some((cgroup, rules)) =
+        limits.and_then(|limits| Some((&limits.cgroup, limits.update.devices.as_ref()?)))
     else {
         return Ok(out);
     };
@@ -230,6 +303,14 @@ mod tests {
     }
 
     #[test]
+    fn null_is_absent() {
+        for kept in ["{}", r#"{"linux":null}"#, r#"{"linux":{}}"#, r#"{"linux":{"resources":null}}"#] {
+            assert_eq!(asked(&read(kept)), read("{}"), "{kept}");
+        }
+        assert_eq!(asked(&read(r#"{"linux":{"resources":{"pids":null}}}"#)), read(r#"{"pids":null}"#));
+    }
+
+    #[test]
     fn absent_zero_and_minus_one_are_three_things() {
         let asked =
             r#"{"memory":{"limit":100,"swap":300},"cpu":{"quota":50,"period":200,"shares":512,"burst":5}}"#;
@@ -248,6 +329,42 @@ mod tests {
             (r#"{"pids":{"limit":0}}"#, r#"{"pids":{"limit":0}}"#),
         ] {
             assert_eq!(complete(read(wanted), &read(asked)), read(expected), "{wanted}");
+        }
+    }
+
+    #[test]
+    fn the_later_word_for_a_figure_is_kept() {
+        let both = json!("8:1 rbps=1\n8:0 wbps=3 rbps=1");
+        for (asked, wanted, file, written, expected) in [
+            (
+                json!({"memory.max": "5", "a.b": "3"}),
+                "{}",
+                "memory.max",
+                "7",
+                json!({"memory.max": "7", "a.b": "3"}),
+            ),
+            (json!({"a.b": "5"}), r#"{"unified":{"a.b":"6"}}"#, "a.b", "6", json!({"a.b": "6"})),
+            (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:0 rbps=2", json!({"io.max": "8:0 rbps=2"})),
+            (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:1 rbps=2", json!({"io.max": "8:0 rbps=1"})),
+            (json!({"io.max": "8:0 rbps=1"}), "{}", "io.max", "8:0 wbps=2", json!({"io.max": "8:0 rbps=1"})),
+            (
+                json!({"io.max": "8:0 rbps=1\n8:1 rbps=1"}),
+                r#"{"unified":{"io.max":"8:1 rbps=2"}}"#,
+                "io.max",
+                "8:1 rbps=2",
+                json!({"io.max": "8:0 rbps=1\n8:1 rbps=2"}),
+            ),
+            (
+                json!({"io.max": both}),
+                "{}",
+                "io.max",
+                "8:0 wbps=2",
+                json!({"io.max": "8:1 rbps=1\n8:0 wbps=2 rbps=1"}),
+            ),
+        ] {
+            let asked = json!({"unified": asked});
+            let kept = kept_resources(asked, read(wanted), &[("pids.max", "1"), (file, written)]);
+            assert_eq!(kept["unified"], expected, "{file} {written}");
         }
     }
 
@@ -278,6 +395,23 @@ mod tests {
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":2}]}}"#,
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":9}]}}"#,
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1},{"major":8,"minor":1,"rate":9}]}}"#,
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":1},{"pageSize":"2MB","limit":2}]}"#,
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":3}]}"#,
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":3}]}"#,
+            ),
+            (r#"{"x":["a","b"]}"#, r#"{"x":["c","d"]}"#, r#"{"x":["c","d"]}"#),
+            // What is not said of a device stays.
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":100}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":50}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":50}]}}"#,
+            ),
+            (
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":0,"leafWeight":0}]}}"#,
+                r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":0}]}}"#,
             ),
             (
                 r#"{"unified":{"a.b":"1"}}"#,

@@ -4,7 +4,7 @@
 //! When the container ends the kernel takes them back, or removes those that are virtual; a `create` that fails
 //! gives them back itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -31,7 +31,8 @@ pub struct Device {
 /// `private`: the container has a network namespace that need not be the runtime's.
 pub fn plan(linux: &Linux, private: bool, problems: &mut Problems) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
-    for (name, device) in linux.net_devices().iter().flatten() {
+    let asked: BTreeMap<_, _> = linux.net_devices().iter().flatten().collect();
+    for (name, device) in asked {
         let place = format!("linux.netDevices[{name:?}]");
         let renamed = device.name().as_ref().filter(|name| !name.is_empty());
         let target = renamed.unwrap_or(name).clone();
@@ -44,7 +45,6 @@ pub fn plan(linux: &Linux, private: bool, problems: &mut Problems) -> Vec<Device
         }
         devices.push(Device { name: name.clone(), target, place });
     }
-    devices.sort_by(|a, b| a.name.cmp(&b.name));
     let mut targets = BTreeSet::new();
     for device in &devices {
         if !device.target.contains('%') && !targets.insert(&device.target) {
@@ -252,6 +252,12 @@ mod tests {
                 "linux.netDevices[\"eth0\"]: needs a network namespace of the container's own",
             ),
             (r#"{"eth%d":{}}"#, true, "linux.netDevices[\"eth%d\"]: has another % than one %d"),
+            (
+                r#"{"a%":{},"b%":{},"c%":{}}"#,
+                true,
+                "linux.netDevices[\"a%\"]: has another % than one %d; linux.netDevices[\"b%\"]: has another % than one %d; \
+                 linux.netDevices[\"c%\"]: has another % than one %d",
+            ),
             (r#"{"a b":{}}"#, true, "linux.netDevices[\"a b\"]: is not the name of a network interface"),
             (
                 r#"{"eth0":{"name":"%s"}}"#,

@@ -3,6 +3,7 @@
 //! Only those that belong to a namespace which is the container's own may be set: any other would change the host.
 //! They are written through the host's procfs, which shows each process those of its own namespaces.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
@@ -39,12 +40,18 @@ const IPC: [&str; 11] = [
 
 /// In the order of their names, whatever a hash's order was.
 pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, problems: &mut Problems) -> Vec<Sysctl> {
-    let mut all = Vec::new();
-    for (key, value) in linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten() {
+    let mut all: Vec<Sysctl> = Vec::new();
+    let asked: BTreeMap<_, _> =
+        linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten().collect();
+    for (key, value) in asked {
         let place = format!("linux.sysctl[{key:?}]");
         let path = path(key);
         if !plain(&path) || key.contains('\0') {
             problems.add(&place, "is not the name of a parameter");
+            continue;
+        }
+        if let Some(other) = all.iter().find(|other| other.path == Path::new(&path)) {
+            problems.add(&place, format_args!("is another name of {}", other.place));
             continue;
         }
         match namespace(&path) {
@@ -138,6 +145,24 @@ mod tests {
                 Ok(path) => assert_eq!((plan[0].path.to_str(), problems.0.len()), (Some(path), 0), "{key}"),
                 Err(message) => assert_eq!(problems.0[0].message, message, "{key}"),
             }
+        }
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_names_and_a_parameter_has_one() {
+        let own = namespaces::Plan { create: libc::CLONE_NEWNET, ..Default::default() };
+        let text = r#"{"sysctl": {"vm.c": "1", "vm.a": "1", "net.x": "1", "vm.b": "1", "net/x": "2", "net.b": "3"}}"#;
+        // A hash's order is another one each time.
+        for _ in 0..20 {
+            let linux: Linux = serde_json::from_str(text).unwrap();
+            let mut problems = Problems::default();
+            let plan = plan(Some(&linux), &own, &mut problems);
+            let places: Vec<&str> = problems.0.iter().map(|problem| problem.place.as_str()).collect();
+            let wrong = ["net/x", "vm.a", "vm.b", "vm.c"].map(|name| format!("linux.sysctl[\"{name}\"]"));
+            assert_eq!(places, wrong);
+            assert_eq!(problems.0[0].message, "is another name of linux.sysctl[\"net.x\"]");
+            let values: Vec<&str> = plan.iter().map(|sysctl| sysctl.value.as_str()).collect();
+            assert_eq!(values, ["3", "1"]);
         }
     }
 }

@@ -9,7 +9,7 @@ mod copyup;
 mod devices;
 mod enter;
 mod mounts;
-mod moved;
+pub(crate) mod moved;
 pub mod options;
 pub mod resolve;
 mod sources;

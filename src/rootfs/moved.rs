@@ -39,15 +39,15 @@ pub(super) fn move_over_root(root: BorrowedFd) -> Result<()> {
 
 /// A mount that is not the container's.
 #[derive(Debug, PartialEq, Eq)]
-struct Other {
-    point: PathBuf,
+pub(crate) struct Other {
+    pub(crate) point: PathBuf,
     /// A procfs or sysfs.
     of_the_kernel: bool,
 }
 
 /// The mounts in the text of mountinfo that are neither the old root nor at or below the mount `own`; what lies on
 /// others comes after them.
-fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
+pub(crate) fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
     let lines = mountinfo.split(|&b| b == b'\n').filter_map(|line| {
         let mut fields = line.split(|&b| b == b' ');
         let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse::<u64>().ok();

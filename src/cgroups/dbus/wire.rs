@@ -10,7 +10,7 @@ use crate::error::Result;
 
 /// The fixed part of a header: byte order, type, flags, version, length of the body, serial number, length of the
 /// header's fields.
-pub(super) const FIXED: usize = 16;
+pub(crate) const FIXED: usize = 16;
 
 /// The longest message that is read. Answers of systemd's are some hundred bytes long.
 const MAX: usize = 1 << 20;
@@ -204,7 +204,7 @@ pub struct Call<'a> {
 
 impl Call<'_> {
     /// The message. Its receiver finds all lengths in it; they are checked by whoever is on the other side.
-    pub(super) fn encode(&self, serial: u32, answered: bool) -> Vec<u8> {
+    pub(crate) fn encode(&self, serial: u32, answered: bool) -> Vec<u8> {
         let mut body = Vec::new();
         self.body.iter().for_each(|value| value.write(&mut body));
         let field = |code: u8, value: Value| Value::Struct(vec![Value::Byte(code), value.variant()]);
@@ -230,7 +230,7 @@ impl Call<'_> {
 
 /// A message that was received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     pub(super) kind: u8,
     pub(super) reply_to: Option<u32>,
     pub(super) path: Option<String>,
@@ -238,7 +238,7 @@ pub(super) struct Message {
     pub(super) member: Option<String>,
     pub(super) error: Option<String>,
     pub(super) sender: Option<String>,
-    pub(super) body: Vec<Value>,
+    pub(crate) body: Vec<Value>,
 }
 
 fn malformed(what: &str) -> anyhow::Error {
@@ -246,7 +246,7 @@ fn malformed(what: &str) -> anyhow::Error {
 }
 
 /// The length of the whole message that begins with `head`.
-pub(super) fn length(head: &[u8; FIXED]) -> Result<usize> {
+pub(crate) fn length(head: &[u8; FIXED]) -> Result<usize> {
     let mut reader = Reader::new(head)?;
     reader.at = 4;
     let body = reader.u32()? as usize;
@@ -260,7 +260,7 @@ pub(super) fn length(head: &[u8; FIXED]) -> Result<usize> {
 
 impl Message {
     /// A whole message, of [`length`].
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes)?;
         let mut message = Self { kind: bytes.get(1).copied().unwrap_or(0), ..Self::default() };
         reader.at = FIXED - 4;

@@ -130,6 +130,10 @@ pub(super) fn of_annotation(name: &str, text: &str) -> Result<Property, String> 
     }
     let value =
         Text::parse(text).ok_or_else(|| format!("{text:?} is not a value in GVariant's text format"))?;
+    // A signature's length is one byte.
+    if value.signature().len() > usize::from(u8::MAX) {
+        return Err("has more values side by side than D-Bus has a type for".into());
+    }
     let stem = name.strip_suffix("Sec").filter(|stem| stem.ends_with(|c: char| c.is_ascii_lowercase()));
     match stem {
         None => Ok((name.into(), value)),
@@ -445,6 +449,8 @@ mod tests {
             assert_eq!(got, Ok((expected.0.into(), expected.1)), "{name} {text}");
         }
         let deep = "[".repeat(100_000);
+        let wide = |count: usize| format!("({})", "1,".repeat(count));
+        assert!(of_annotation("X", &wide(253)).is_ok());
         for (name, text, word) in [
             ("", "1", "name of a property"),
             ("A-B", "1", "name of a property"),
@@ -469,6 +475,7 @@ mod tests {
             ("X", "()", "GVariant"),
             ("X", "@a{sv} {}", "GVariant"),
             ("X", deep.as_str(), "GVariant"),
+            ("X", wide(254).as_str(), "more values"),
         ] {
             let error = of_annotation(name, text).unwrap_err();
             assert!(error.contains(word), "{name} {text:.20}: {error}");

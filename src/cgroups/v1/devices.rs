@@ -12,6 +12,9 @@ use crate::error::Problems;
 
 const PLACE: &str = "linux.resources.devices";
 
+/// The kernel has it for `*` and takes it for that: no device has such a number.
+const ANY: u32 = u32::MAX;
+
 /// The writes in the order of the rules, after the one that sets what holds for all others.
 pub(super) fn lower(filter: &Filter, problems: &mut Problems) -> Vec<Write> {
     let write = |allow: bool, value: String| {
@@ -25,6 +28,11 @@ pub(super) fn lower(filter: &Filter, problems: &mut Problems) -> Vec<Write> {
     });
     let rules: Vec<Rule> = rules.collect();
     for (i, rule) in rules.iter().enumerate() {
+        if [rule.major, rule.minor].contains(&Some(ANY)) {
+            let rule = words(rule);
+            problems.add(PLACE, format!("the rule for {rule:?}: {ANY} means every device to cgroup v1"));
+            continue;
+        }
         let same = |other: &Rule| (other.major, other.minor) == (rule.major, rule.minor);
         let lost = |other: &&Rule| other.allow != rule.allow && other.overlaps(rule) && !same(other);
         if rule.allow == filter.otherwise
@@ -245,6 +253,10 @@ mod tests {
                 {"allow":true,"type":"b","major":8,"minor":1,"access":"r"}]"#,
         ] {
             assert!(lowered(rules).unwrap_err().contains("cgroup v1 cannot"), "{rules}");
+        }
+        for number in ["major", "minor"] {
+            let rules = format!(r#"[{{"allow":true,"type":"c","{number}":4294967295,"access":"r"}}]"#);
+            assert!(lowered(&rules).unwrap_err().contains("means every device"), "{rules}");
         }
     }
 }

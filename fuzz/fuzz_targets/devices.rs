@@ -1,0 +1,2 @@
+#![no_main]
+corten_fuzz::fuzz!("devices");
