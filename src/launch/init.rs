@@ -176,7 +176,9 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     };
     let root = rootfs::mount_all(&plan.rootfs, sources)?;
     credentials::umask(umask);
-    let hooks = !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty();
+    let hooks::Plan { prestart, create_runtime, create_container, .. } = &plan.hooks;
+    // Also for our own: they find the cgroup's device filter in force.
+    let hooks = [prestart, create_runtime, create_container].iter().any(|hooks| !hooks.is_empty());
     if hooks || !plan.namespaces.devices.is_empty() {
         report.send(&Event::Mounted)?;
         report.await_go()?;

@@ -31,6 +31,24 @@ fn with_hooks(t: &Test, edit: impl FnOnce(&mut Value, &str)) -> (Bundle, String)
     (bundle, path)
 }
 
+/// Whatever the container may not open, the hooks in its cgroup may not: the filter is there before they are.
+#[test]
+fn the_containers_hooks_are_held_to_its_devices() {
+    isolated(|t| {
+        for kind in ["createContainer", "startContainer"] {
+            let (bundle, dir) = with_hooks(t, |c, dir| {
+                let script = format!("mknod {dir}/kmsg c 1 11; (: <{dir}/kmsg) 2>{dir}/said; rm {dir}/kmsg");
+                c["hooks"][kind] = json!([shell(&script)]);
+            });
+            t.create(&bundle, "c");
+            t.corten(&["start", "c"]).ok();
+            let said = fs::read_to_string(format!("{dir}/said")).unwrap();
+            assert!(said.contains("not permitted"), "{kind}: {said}");
+            t.delete("c");
+        }
+    });
+}
+
 /// config.md#posix-platform-hooks: the order of kinds and within a list; runtime.md#lifecycle: when each runs.
 #[test]
 fn hooks_run_in_order() {
