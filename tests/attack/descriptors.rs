@@ -104,7 +104,7 @@ fn a_working_directory_behind_a_descriptor() {
         // The check's check.
         let (root, dir) = (root.display(), victim.dir.display());
         let naive = format!(
-            "exec 7<{dir}; mount -t proc p {root}/proc; exec chroot {root} sh -c 'cd /fd7; cat secret'"
+            "exec 7<{dir}; mount -t proc p {root}/proc; exec chroot {root} /bin/sh -c 'cd /fd7; cat secret'"
         );
         assert_eq!(t.call(Command::new("unshare").args(["-m", "sh", "-c", &naive])).ok(), SECRET);
         victim.is_untouched("the working directory");
