@@ -1,7 +1,7 @@
 //! The cgroup of a container, on whatever kind of host: what launching and later commands do with it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use oci_spec::runtime::LinuxResources;
@@ -9,6 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use super::{Host, Plan, Write, devices, resources, tree, v1, v2};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
+use crate::sys::fs;
 use crate::trace;
 
 /// A container's cgroup on the host.
@@ -135,12 +136,21 @@ impl Cgroup {
         }
     }
 
-    /// What a process that is not born in all of it enters the rest by ([`v1::enter`]).
+    /// What a process that is born in [`Cgroup::birthplace`] enters the rest by ([`v1::enter`]).
     pub fn doors(&self) -> Result<Vec<OwnedFd>> {
         match self {
             Self::V2(_) => Ok(Vec::new()),
             Self::V1(cgroup) => cgroup.doors(),
         }
+    }
+
+    /// What a process that is born elsewhere enters all of it by.
+    pub fn all_doors(&self) -> Result<Vec<OwnedFd>> {
+        let mut doors = self.doors()?;
+        if let Some(dir) = self.birthplace() {
+            doors.push(fs::open(dir, Path::new("cgroup.procs"), fs::O_WRONLY, 0)?);
+        }
+        Ok(doors)
     }
 
     /// What resources come to here: writes to its files. What is wrong or cannot be had is noted in `problems`.

@@ -19,7 +19,7 @@ use crate::namespaces::{self, KINDS};
 use crate::process::{self, affinity, env};
 use crate::state::{Record, Status};
 use crate::sys::task::Forked;
-use crate::sys::{self, fs, socket, task};
+use crate::sys::{fs, socket, task};
 use crate::{intel_rdt, rootfs, seccomp, trace};
 
 /// What `exec` is asked to do.
@@ -115,7 +115,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     let _phase = trace::phase("spawn");
     let proc = request.host.proc.as_fd();
     let (ours, theirs) = Channel::pair()?;
-    let doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
+    let mut doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
     // Not a child of the container's process, and so not in its class by birth.
     let classes = request.record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?;
     let in_user = entry.kinds & libc::CLONE_NEWUSER != 0
@@ -134,8 +134,8 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         Some(before)
     };
     let cloning = trace::phase("clone3");
-    let (cloned, unit) = clone_inside(request);
-    if let Ok(Forked::Child) = cloned {
+    let cloned = clone_inside(request, &mut doors);
+    if let Ok((Forked::Child, _)) = cloned {
         drop(ours);
         end_with(theirs, |report| {
             die_with_parent()?;
@@ -157,7 +157,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     if let Some(before) = before {
         task::setns(before.as_fd(), for_children)?;
     }
-    let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
+    let (Forked::Parent { pid, pidfd }, unit) = cloned? else { return Err(unexpected()) };
     trace::cloned(pid);
     let process = Process { pid, pidfd, console: None, between: in_user, channel: ours };
     let prepared = unit
@@ -173,20 +173,29 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     }
 }
 
-/// Clones a process into the container's cgroup, or beside it, to be put into the unit by systemd: a user may not move
-/// processes there from a session, whose cgroup is another's.
-fn clone_inside<'a>(request: &Request<'a>) -> (sys::Result<Forked>, Option<&'a Unit>) {
-    let cloned = task::clone3(0, request.cgroup.and_then(Cgroup::birthplace));
+/// Clones a process into the container's cgroup; or beside it, to enter by `doors` where the kernel lets none be born
+/// there, or to be put into the unit by systemd: a user may not move processes there from a session, whose cgroup is
+/// another's.
+fn clone_inside<'a>(request: &Request<'a>, doors: &mut Vec<OwnedFd>) -> Result<(Forked, Option<&'a Unit>)> {
     let unit = request.record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref());
-    match (&cloned, unit) {
-        _ if request.cgroup_given => (cloned, None),
-        (Err(e), _) if e.errno == Errno::EBUSY => match cgroup_of_target(request) {
-            Some(below) => (task::clone3(0, Some(below.dir())), None),
-            None => (cloned, None),
-        },
-        (Err(e), Some(unit)) if e.errno == Errno::EACCES => (task::clone3(0, None), Some(unit)),
-        _ => (cloned, None),
+    let outside = |unit| Ok((task::clone3(0, None)?, unit));
+    let Some(cgroup) = request.cgroup else { return outside(None) };
+    let Some(place) = cgroup.birthplace() else { return outside(None) };
+    let mut below = None;
+    let cloned = match (task::clone3_into(0, place), unit) {
+        (cloned, _) if request.cgroup_given => cloned?,
+        (Err(e), _) if e.errno == Errno::EBUSY => {
+            below = cgroup_of_target(request).map(Cgroup::V2);
+            task::clone3_into(0, below.as_ref().and_then(Cgroup::birthplace).ok_or(e)?)?
+        }
+        (Err(e), Some(unit)) if e.errno == Errno::EACCES => return outside(Some(unit)),
+        (cloned, _) => cloned?,
+    };
+    if let Some(cloned) = cloned {
+        return Ok((cloned, None));
     }
+    *doors = below.as_ref().unwrap_or(cgroup).all_doors()?;
+    outside(None)
 }
 
 /// The cgroup below the container's that its own process has moved to, as systemd does: one that shares out controllers

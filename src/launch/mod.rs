@@ -231,7 +231,7 @@ fn spawn(
     plan: &Plan,
     joined: &Joined,
     cgroup: Option<&Cgroup>,
-    child: init::Container,
+    mut child: init::Container,
     place: impl FnOnce(i32) -> Result<()>,
 ) -> Result<Process> {
     let _phase = trace::phase("spawn");
@@ -256,7 +256,7 @@ fn spawn(
     let later = plan.waits_for_cgroup() || !child.doors.is_empty();
     let kinds = if later { kinds & !libc::CLONE_NEWCGROUP } else { kinds };
     let cloning = trace::phase("clone3");
-    let cloned = task::clone3(kinds as u64, cgroup.and_then(Cgroup::birthplace));
+    let cloned = clone_inside(kinds, cgroup, &mut child);
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
             drop(ours);
@@ -265,7 +265,7 @@ fn spawn(
         Ok(Forked::Parent { pid, pidfd }) => (pid, pidfd),
         Err(e) => {
             namespaces::return_from(before)?;
-            return Err(explain_clone(e));
+            return Err(e);
         }
     };
     drop((theirs, cloning));
@@ -281,6 +281,21 @@ fn spawn(
             Err(e)
         }
     }
+}
+
+/// Clones a process that is born in the cgroup, or enters it by its doors where the kernel does not let it live.
+fn clone_inside(kinds: i32, cgroup: Option<&Cgroup>, child: &mut init::Container) -> Result<Forked> {
+    let mut kinds = kinds;
+    if let Some(cgroup) = cgroup
+        && let Some(place) = cgroup.birthplace()
+    {
+        if let Some(cloned) = task::clone3_into(kinds as u64, place).map_err(explain_clone)? {
+            return Ok(cloned);
+        }
+        child.doors = cgroup.all_doors()?;
+        kinds &= !libc::CLONE_NEWCGROUP;
+    }
+    task::clone3(kinds as u64, None).map_err(explain_clone)
 }
 
 fn explain_clone(error: sys::Error) -> anyhow::Error {

@@ -1,11 +1,12 @@
 //! Processes and namespaces.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 
 use super::{Error, Result, check, check_fd, retry};
 
@@ -66,6 +67,27 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
     Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
+/// [`clone3`] into a cgroup; `None` where the kernel has killed the new process, which is reaped, before its first
+/// instruction. Linux (6.14 and stable ones of its time) compares how often the caller's cgroup has been killed with how
+/// often the new process's has, and takes a difference for a kill that the process was to be in.
+pub fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forked>> {
+    let cloned = clone3(flags, Some(cgroup))?;
+    if let Forked::Parent { pidfd, .. } = &cloned
+        && is_ending(pidfd.as_fd())
+        && wait_for(pidfd.as_fd(), WaitPidFlag::WNOWAIT)? == Exit::Signal(libc::SIGKILL)
+    {
+        return wait(pidfd.as_fd()).map(|_| None);
+    }
+    Ok(Some(cloned))
+}
+
+/// Whether a process has ended, or been killed and is about to: `process_mrelease(2)` refuses all others.
+fn is_ending(pidfd: BorrowedFd) -> bool {
+    // SAFETY: no pointers are passed.
+    let ret = unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0) };
+    ret == 0 || Errno::last() == Errno::ESRCH
+}
+
 /// `setns(2)` with a namespace file or a pidfd.
 pub fn setns(fd: BorrowedFd, kinds: i32) -> Result<()> {
     // SAFETY: no pointers are passed.
@@ -123,8 +145,11 @@ impl Exit {
 
 /// Waits for and reaps our child of that pidfd.
 pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
-    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-    retry(|| match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED) {
+    wait_for(pidfd, WaitPidFlag::empty())
+}
+
+fn wait_for(pidfd: BorrowedFd, flags: WaitPidFlag) -> Result<Exit> {
+    retry(|| match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED | flags) {
         Ok(WaitStatus::Exited(_, code)) => Ok(Exit::Code(code)),
         Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Exit::Signal(signal as i32)),
         Ok(_) => Err(Error::new("waitid()", Errno::EINTR)),
@@ -135,7 +160,6 @@ pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
 /// Reaps children that have ended, without waiting, but not `kept`, whose status somebody wants. Those behind it wait
 /// for their turn until it is reaped.
 pub fn reap_others(kept: i32) {
-    use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, peek) {
         match status.pid() {

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{View, directories, isolated, isolated_in, skip, without_namespace};
+use crate::harness::{Test, View, directories, isolated, isolated_in, skip, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -33,6 +34,37 @@ fn the_path_is_taken() {
             t.corten(&["create", "-b", bundle.path(), "c1"]).fails("linux.cgroupsPath");
         }
     });
+}
+
+/// Whoever calls us may be in a cgroup that was killed before it came there, as a service that was started again is.
+/// Linux 6.18 kills what is cloned from there into another.
+#[test]
+fn a_caller_in_a_cgroup_that_was_killed_before_has_containers() {
+    let path = |pid| cgroup_of(pid).rsplit('/').next().unwrap_or_default().to_string();
+    let joined = |t: &Test, own: &Path| {
+        fs::create_dir(own).unwrap();
+        fs::write(own.join("cgroup.kill"), "1").unwrap();
+        let inside = |words: &[&str]| {
+            let mut command = Command::new("sh");
+            let runtime = t.command(words);
+            let enter = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", own.display());
+            command.args(["-c", &enter, "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+            t.call(&mut command)
+        };
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = json!("/c1");
+            c["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        inside(&["create", "--bundle", bundle.path(), "c1"]).ok();
+        inside(&["start", "c1"]).ok();
+        assert_eq!(path(t.pid("c1")), "c1");
+        let text = inside(&["exec", "c1", "cat", "/proc/self/cgroup"]).ok();
+        assert!(text.lines().any(|line| line == "0::/"), "{text}");
+        inside(&["delete", "--force", "c1"]).ok();
+        fs::remove_dir(own).unwrap();
+    };
+    let own = if View::wanted() == View::Hybrid { "unified/killed" } else { "killed" };
+    isolated(|t| joined(t, &Path::new(CGROUP).join(own)));
 }
 
 /// cgroup_namespaces(7): the container's own cgroup is its root, in /proc and in its mount.
@@ -205,7 +237,7 @@ fn delete_takes_the_cgroups_below_along() {
         t.start(&bundle, "c1");
         let below = Path::new(CGROUP).join("c1/a/b");
         fs::create_dir_all(&below).unwrap();
-        let mut sleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut sleep = Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(below.join("cgroup.procs"), sleep.id().to_string()).unwrap();
         t.delete("c1");
         assert!(!Path::new(CGROUP).join("c1").exists());
@@ -219,7 +251,7 @@ fn a_cgroup_in_use_is_refused() {
     isolated(|t| {
         let taken = Path::new(CGROUP).join("taken");
         fs::create_dir(&taken).unwrap();
-        let mut sleep = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut sleep = Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(taken.join("cgroup.procs"), sleep.id().to_string()).unwrap();
         let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/taken"));
         t.corten(&["create", "-b", bundle.path(), "c1"]).fails("/taken");
