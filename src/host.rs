@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{Kind, Result, fail};
 use crate::sys::{fs, task};
-use crate::{cgroups, process, trace};
+use crate::{process, trace};
 
 /// The oldest kernel that has what corten is built on: `cgroup.kill` and idmapped mounts among the last to come.
 const FLOOR: (u32, u32) = (5, 14);
@@ -21,8 +21,6 @@ pub struct Host {
     pub uid: u32,
     /// We are in a user namespace other than the first.
     pub user_namespace: bool,
-    /// Empty before [`Self::with_cgroups`].
-    pub cgroups: cgroups::Host,
     pub process: process::Host,
 }
 
@@ -36,13 +34,7 @@ impl Host {
         let uid = task::euid();
         let rootless = rootless.unwrap_or(uid != 0 || user_namespace);
         let process = process::Host::probe(proc.as_fd(), labelled)?;
-        Ok(Self { proc, rootless, uid, user_namespace, cgroups: cgroups::Host::default(), process })
-    }
-
-    /// With the hierarchies of cgroups, which only making a container needs; `resctrl`: it is to have a class of processes.
-    pub fn with_cgroups(self, resctrl: bool) -> Result<Self> {
-        let _phase = trace::phase("probe the cgroups");
-        Ok(Self { cgroups: cgroups::Host::probe(resctrl)?, ..self })
+        Ok(Self { proc, rootless, uid, user_namespace, process })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::process::sysctl::{self, Sysctl};
 use crate::process::{self, capabilities, env, lsm};
 use crate::{hooks, intel_rdt, namespaces, rootfs, seccomp, trace};
 
-/// What the command line says.
+/// What the command line says, and what only making a container has to know of the host.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     pub id: &'a str,
@@ -22,6 +22,7 @@ pub struct Request<'a> {
     pub manager: Manager,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
+    pub cgroups: &'a cgroups::Host,
     /// What a service manager left to us.
     pub service: &'a env::Service,
 }
@@ -102,7 +103,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
             rootless: host.rootless,
             uid: host.uid,
         },
-        &host.cgroups,
+        request.cgroups,
         &mut problems,
         warnings,
     )?;
@@ -112,8 +113,8 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
         no_pivot: request.no_pivot,
         cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
-        cgroup_mount: host.cgroups.v2_mount.clone(),
-        cgroup_views: cgroups::v1::views(cgroup.as_ref(), &host.cgroups),
+        cgroup_mount: request.cgroups.v2_mount.clone(),
+        cgroup_views: cgroups::v1::views(cgroup.as_ref(), request.cgroups),
         notify_socket: request.service.notify_socket.clone(),
         mount_label: lsm::mount_label(
             linux.and_then(|l| l.mount_label().as_deref()),
@@ -133,7 +134,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         .and_then(|l| l.seccomp().as_ref())
         .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref()).and_then(|asked| {
-        let resctrl = host.cgroups.resctrl.as_deref();
+        let resctrl = request.cgroups.resctrl.as_deref();
         intel_rdt::plan(asked, request.id, resctrl, &mut problems, warnings)
     });
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {

@@ -19,12 +19,6 @@ fn host(rootless: bool) -> Host {
         rootless,
         uid: if rootless { 1000 } else { 0 },
         user_namespace: false,
-        cgroups: cgroups::Host {
-            v2_mount: Some("/sys/fs/cgroup".into()),
-            own: Some("user.slice/session.scope".into()),
-            resctrl: Some("/sys/fs/resctrl".into()),
-            ..cgroups::Host::default()
-        },
         process: process::Host {
             capabilities: Held { bounding: all, permitted: all },
             lsm: lsm::Host { apparmor: false, selinux: false },
@@ -38,12 +32,19 @@ fn planned(directory: &Path) -> String {
         Ok(config) => config,
         Err(e) => return format!("{e:#}\n"),
     };
+    let cgroups = cgroups::Host {
+        v2_mount: Some("/sys/fs/cgroup".into()),
+        own: Some("user.slice/session.scope".into()),
+        resctrl: Some("/sys/fs/resctrl".into()),
+        ..cgroups::Host::default()
+    };
     let request = plan::Request {
         id: "c1",
         bundle: Path::new("/bundle"),
         manager: Manager::Cgroupfs,
         no_pivot: false,
         no_new_keyring: false,
+        cgroups: &cgroups,
         service: &Service::default(),
     };
     let rootless = directory.ends_with("rootless");

@@ -33,6 +33,7 @@ const OWN_CGROUPS: &str = "8:cpu,cpuacct:/u\n7:cpuset:/u\n6:memory:/u\n5:devices
 
 struct Setting {
     host: Host,
+    cgroups: cgroups::Host,
     manager: Manager,
 }
 
@@ -56,12 +57,12 @@ fn settings() -> &'static [Setting] {
                 rootless: uid != 0,
                 uid,
                 user_namespace: false,
-                cgroups,
                 process: process::Host {
                     capabilities: Held { bounding: ALL, permitted: ALL },
                     lsm: lsm::Host { apparmor: labels, selinux: labels },
                 },
             },
+            cgroups,
             manager,
         };
         vec![
@@ -82,6 +83,7 @@ fn planned(config: &Config, setting: &Setting) -> String {
         manager: setting.manager,
         no_pivot: false,
         no_new_keyring: false,
+        cgroups: &setting.cgroups,
         service: &Service::default(),
     };
     let plan = plan::create(&config.spec, &request, &setting.host, &mut warnings);
@@ -190,7 +192,7 @@ fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
         rootless: setting.host.rootless,
         uid: setting.host.uid,
     };
-    let plan = cgroups::plan(&request, &setting.host.cgroups, &mut problems, &mut warnings).ok()??;
+    let plan = cgroups::plan(&request, &setting.cgroups, &mut problems, &mut warnings).ok()??;
     let writes = match plan {
         Plan::V2(plan) => plan.writes,
         Plan::V1(plan) => {

@@ -14,6 +14,7 @@ use anyhow::Context;
 
 use crate::error::Result;
 use crate::sys::{self, fs};
+use crate::trace;
 
 /// Where v2 is mounted if it is the host's only one, or v1's if they are there.
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -53,6 +54,7 @@ impl Hierarchy {
 impl Host {
     /// `resctrl`: where that is is wanted too.
     pub fn probe(resctrl: bool) -> Result<Self> {
+        let _phase = trace::phase("probe the cgroups");
         let open = |path: &str| fs::open(fs::CWD, Path::new(path), fs::O_RDONLY, 0);
         let own = fs::read_whole(open("/proc/self/cgroup")?, 1 << 20).context("cgroup")?;
         if !resctrl

@@ -10,8 +10,9 @@ use crate::launch::{self, Launched, seal};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
 use crate::sys::fs;
-use crate::{log, state, trace};
+use crate::{cgroups, log, state, trace};
 
+#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     seal::ensure()?;
     let prepared = Prepared::new(globals, args, true)?;
@@ -49,13 +50,14 @@ impl Prepared {
         let mount_label = config.spec.linux().as_ref().is_some_and(|linux| linux.mount_label().is_some());
         let labelled = mount_label || config.spec.process().as_ref().is_some_and(lsm::labelled);
         let resctrl = config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
-        let host = Host::probe(globals.rootless, labelled)?.with_cgroups(resctrl)?;
+        let host = Host::probe(globals.rootless, labelled)?;
         let request = plan::Request {
             id: &args.id,
             bundle: &bundle,
             manager: globals.cgroup_manager,
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
+            cgroups: &cgroups::Host::probe(resctrl)?,
             service: &service,
         };
         let plan = plan::create(&config.spec, &request, &host, &mut config.warnings)?;
