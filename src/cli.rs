@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use table::{GLOBALS, Operands, base, build, verb, with_all_verbs};
+use table::{GLOBALS, Known, Operands, base, build, verb, with_all_verbs};
 use words::{Stop, normalise};
 
 use crate::cgroups::Manager;
@@ -239,9 +239,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Globals, Comma
     let args: Vec<OsString> = args.into_iter().collect();
     let log = preview(&args).log;
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
-    let mut command = base(&globals);
     let Some((word, rest)) = rest.split_first() else {
-        return without_verb(command, globals, log);
+        return without_verb(&globals, log);
     };
     if word == "help" {
         return help(rest, log);
@@ -250,15 +249,16 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Globals, Comma
         let shown = word.to_string_lossy();
         return Err(fail(Kind::Usage, format!("unknown command {shown:?} (hint: corten --help lists them)")));
     };
-    command = command.subcommand(build(verb));
     let stop = if verb.operands == Operands::IdWords { Stop::AtFirstOperand } else { Stop::Never };
     let (own, _) = normalise(rest, verb.options, stop);
-    let words = ["corten".into()].into_iter().chain(globals).chain([verb.name.into()]).chain(own);
-    let matches = match command.try_get_matches_from(words) {
+    let words = [OsString::from("corten")].into_iter().chain(globals).chain([verb.name.into()]).chain(own);
+    let words: Vec<OsString> = words.collect();
+    let read = |known| base(known).subcommand(build(verb, known)).try_get_matches_from(&words);
+    let matches = match read(Known::In(&words)).or_else(|_| read(Known::All)) {
         Ok(matches) => matches,
         Err(e) => return Ok((Globals { log, ..Globals::default() }, told(&e)?)),
     };
-    if matches.get_flag("version") {
+    if read::flag(&matches, "version") {
         return Ok((Globals { log, ..Globals::default() }, Command::Version));
     }
     let Some((_, own)) = matches.subcommand() else {
@@ -268,18 +268,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Globals, Comma
 }
 
 /// `corten --version`, `corten --help`, or nothing at all.
-fn without_verb(
-    mut command: clap::Command,
-    globals: Vec<OsString>,
-    log: log::Options,
-) -> Result<(Globals, Command)> {
+fn without_verb(globals: &[OsString], log: log::Options) -> Result<(Globals, Command)> {
     let globals_only = Globals { log, ..Globals::default() };
     // Only a help text needs all of the verbs.
-    if globals.iter().any(|a| a == "--help" || a == "-h") {
-        command = with_all_verbs(command);
-    }
-    match command.try_get_matches_from([OsString::from("corten")].into_iter().chain(globals)) {
-        Ok(matches) if matches.get_flag("version") => Ok((globals_only, Command::Version)),
+    let help = globals.iter().any(|a| a == "--help" || a == "-h");
+    let command = if help { with_all_verbs(base(Known::All)) } else { base(Known::All) };
+    match command.try_get_matches_from([OsString::from("corten")].iter().chain(globals)) {
+        Ok(matches) if read::flag(&matches, "version") => Ok((globals_only, Command::Version)),
         Ok(_) => Err(fail(Kind::Usage, "no command given (hint: corten --help lists them)")),
         Err(e) => Ok((globals_only, told(&e)?)),
     }
@@ -288,8 +283,8 @@ fn without_verb(
 /// `corten help [VERB]`.
 fn help(rest: &[OsString], log: log::Options) -> Result<(Globals, Command)> {
     let mut command = match rest.first().and_then(|word| verb(word)) {
-        Some(verb) => build(verb),
-        None => with_all_verbs(base(&["--help".into()])),
+        Some(verb) => build(verb, Known::All),
+        None => with_all_verbs(base(Known::All)),
     };
     Ok((Globals { log, ..Globals::default() }, Command::Help(command.render_help().to_string())))
 }

@@ -1,4 +1,5 @@
 //! The subcommands, a file each: load the state, decide, act, save. Standard output is theirs; errors are `main`'s.
+//! Each `run` stays a function of its own, so that a verb comes to its own code and stack only.
 
 mod applied;
 mod create;

@@ -11,26 +11,36 @@ use crate::error::{Kind, Result, fail};
 use crate::process::users;
 use crate::{log, state};
 
+/// The value of an option; `None` also of one that clap was not told of, because no word is about it.
+pub(super) fn one<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Option<T> {
+    m.try_get_one::<T>(name).ok().flatten().cloned()
+}
+
+pub(super) fn flag(m: &ArgMatches, name: &str) -> bool {
+    one(m, name).unwrap_or(false)
+}
+
 fn text(m: &ArgMatches, name: &str) -> Option<String> {
-    m.get_one::<String>(name).cloned()
+    one(m, name)
 }
 
 pub(super) fn path(m: &ArgMatches, name: &str) -> Option<PathBuf> {
-    m.get_one::<PathBuf>(name).cloned()
+    one(m, name)
 }
 
 pub(super) fn many<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Vec<T> {
-    m.get_many::<T>(name).map(|values| values.cloned().collect()).unwrap_or_default()
+    let values = m.try_get_many::<T>(name).ok().flatten();
+    values.map(|values| values.cloned().collect()).unwrap_or_default()
 }
 
 fn number(m: &ArgMatches, name: &str) -> u32 {
-    m.get_one::<u32>(name).copied().unwrap_or(0)
+    one(m, name).unwrap_or(0)
 }
 
 /// The value of an option that knows only certain words.
 fn word<T>(m: &ArgMatches, name: &str, read: fn(&str) -> Option<T>) -> Result<Option<T>> {
-    let Some(value) = m.get_one::<String>(name) else { return Ok(None) };
-    match read(value) {
+    let Some(value) = text(m, name) else { return Ok(None) };
+    match read(&value) {
         Some(known) => Ok(Some(known)),
         None => Err(fail(Kind::Usage, format!("invalid value {value:?} for --{name}"))),
     }
@@ -71,7 +81,7 @@ pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
         "auto" => Some(None),
         _ => None,
     };
-    let fallback = if m.get_flag("systemd-cgroup") { Manager::Systemd } else { Manager::default() };
+    let fallback = if flag(m, "systemd-cgroup") { Manager::Systemd } else { Manager::default() };
     Ok(Globals {
         root: path(m, "root"),
         log,
@@ -90,8 +100,8 @@ pub(super) fn create(m: &ArgMatches) -> Result<Create> {
         console_socket: path(m, "console-socket"),
         pidfd_socket: path(m, "pidfd-socket"),
         pid_file: path(m, "pid-file"),
-        no_pivot: m.get_flag("no-pivot"),
-        no_new_keyring: m.get_flag("no-new-keyring"),
+        no_pivot: flag(m, "no-pivot"),
+        no_new_keyring: flag(m, "no-new-keyring"),
         preserve_fds: number(m, "preserve-fds"),
     })
 }
@@ -99,24 +109,24 @@ pub(super) fn create(m: &ArgMatches) -> Result<Create> {
 pub(super) fn run(m: &ArgMatches) -> Result<Command> {
     Ok(Command::Run(Run {
         create: create(m)?,
-        detach: m.get_flag("detach"),
-        keep: m.get_flag("keep"),
-        no_subreaper: m.get_flag("no-subreaper"),
+        detach: flag(m, "detach"),
+        keep: flag(m, "keep"),
+        no_subreaper: flag(m, "no-subreaper"),
     }))
 }
 
 pub(super) fn kill(m: &ArgMatches) -> Result<Command> {
     let signal = text(m, "signal").unwrap_or_else(|| "SIGTERM".into());
-    Ok(Command::Kill(Kill { id: id(m)?, signal, all: m.get_flag("all") }))
+    Ok(Command::Kill(Kill { id: id(m)?, signal, all: flag(m, "all") }))
 }
 
 pub(super) fn delete(m: &ArgMatches) -> Result<Command> {
-    let all = m.get_flag("all");
+    let all = flag(m, "all");
     if all == m.contains_id("id") {
         return Err(fail(Kind::Usage, "delete needs the ID of a container, or --all"));
     }
     let id = if all { None } else { Some(id(m)?) };
-    Ok(Command::Delete(Delete { id, force: m.get_flag("force") }))
+    Ok(Command::Delete(Delete { id, force: flag(m, "force") }))
 }
 
 /// `--format` of a verb that prints lines, not a table.
@@ -131,7 +141,7 @@ pub(super) fn is_json(m: &ArgMatches) -> Result<bool> {
 
 pub(super) fn events(m: &ArgMatches) -> Result<Command> {
     let interval = word(m, "interval", duration)?.unwrap_or(Duration::from_secs(5));
-    Ok(Command::Events(Events { id: id(m)?, stats: m.get_flag("stats"), interval }))
+    Ok(Command::Events(Events { id: id(m)?, stats: flag(m, "stats"), interval }))
 }
 
 /// A time above 0 as Go writes it: `5s`, `1m30s`, `1.5h`.
@@ -158,20 +168,20 @@ pub(super) fn exec(m: &ArgMatches) -> Result<Command> {
         console_socket: path(m, "console-socket"),
         pidfd_socket: path(m, "pidfd-socket"),
         pid_file: path(m, "pid-file"),
-        tty: m.get_flag("tty"),
-        detach: m.get_flag("detach"),
+        tty: flag(m, "tty"),
+        detach: flag(m, "detach"),
         env: many(m, "env"),
         user: word(m, "user", user)?,
         additional_gids: many(m, "additional-gids"),
         cwd: text(m, "cwd"),
         caps: many(m, "cap"),
-        no_new_privs: m.get_flag("no-new-privs"),
+        no_new_privs: flag(m, "no-new-privs"),
         apparmor: text(m, "apparmor"),
         process_label: text(m, "process-label"),
         preserve_fds: number(m, "preserve-fds"),
         cgroup: many(m, "cgroup"),
-        ignore_paused: m.get_flag("ignore-paused"),
-        no_subreaper: m.get_flag("no-subreaper"),
+        ignore_paused: flag(m, "ignore-paused"),
+        no_subreaper: flag(m, "no-subreaper"),
     };
     if exec.args.is_empty() && exec.process.is_none() {
         return Err(fail(Kind::Usage, "exec needs a program to run, or --process"));
@@ -193,7 +203,7 @@ pub(super) fn explain(m: &ArgMatches) -> Result<Command> {
     if bundle.is_none() && profile.is_none() {
         return Err(fail(Kind::Usage, "seccomp explain needs a profile, or --bundle"));
     }
-    let (dump, syscalls) = (m.get_flag("dump"), words.collect::<Vec<_>>());
+    let (dump, syscalls) = (flag(m, "dump"), words.collect::<Vec<_>>());
     if dump && !syscalls.is_empty() {
         return Err(fail(Kind::Usage, "seccomp explain --dump prints the whole program, not that of a call"));
     }

@@ -177,7 +177,7 @@ pub const VERBS: &[Verb] = &[
         )]],
         operands: Operands::Id,
         read: |m| {
-            let command = if m.get_flag("applied") { Command::Applied } else { Command::State };
+            let command = if read::flag(m, "applied") { Command::Applied } else { Command::State };
             read::id(m).map(command)
         },
     },
@@ -209,7 +209,7 @@ pub const VERBS: &[Verb] = &[
         operands: Operands::None,
         read: |m| {
             let json = read::is_json(m)?;
-            Ok(Command::Gc(Gc { stopped: m.get_flag("stopped"), dry_run: m.get_flag("dry-run"), json }))
+            Ok(Command::Gc(Gc { stopped: read::flag(m, "stopped"), dry_run: read::flag(m, "dry-run"), json }))
         },
     },
     Verb {
@@ -262,7 +262,7 @@ pub const VERBS: &[Verb] = &[
         about: "list the containers",
         options: &[FORMAT, &[opt("quiet", Some('q'), Switch, "only their ids")]],
         operands: Operands::None,
-        read: |m| Ok(Command::List(List { format: read::format(m)?, quiet: m.get_flag("quiet") })),
+        read: |m| Ok(Command::List(List { format: read::format(m)?, quiet: read::flag(m, "quiet") })),
     },
     Verb {
         name: "ps",
@@ -285,7 +285,7 @@ pub const VERBS: &[Verb] = &[
             opt("rootless", None, Switch, "for a caller who is not root"),
         ]],
         operands: Operands::None,
-        read: |m| Ok(Command::Spec(Spec { bundle: read::bundle(m), rootless: m.get_flag("rootless") })),
+        read: |m| Ok(Command::Spec(Spec { bundle: read::bundle(m), rootless: read::flag(m, "rootless") })),
     },
     Verb {
         name: "features",
@@ -324,16 +324,36 @@ pub(super) fn verb(name: &OsStr) -> Option<&'static Verb> {
     VERBS.iter().find(|v| v.name.as_bytes() == name.as_bytes())
 }
 
-/// With the options that every command may have, and `--trace` where these words before the verb are about it: each that
-/// clap has to know costs all commands.
-pub(super) fn base(globals: &[OsString]) -> clap::Command {
-    let asked = |word: &OsString| word == "-h" || word == "--help" || word.as_bytes().starts_with(b"--trace");
-    let trace = globals.iter().any(asked);
+/// Which options clap is told of. Each costs a command some microseconds; but a help text and the hints in an error need
+/// all of them.
+#[derive(Clone, Copy)]
+pub(super) enum Known<'a> {
+    All,
+    /// Those that these words, which are in their one form, are about.
+    In(&'a [OsString]),
+}
+
+impl Known<'_> {
+    fn has(self, option: &Opt) -> bool {
+        let about = |word: &OsString| {
+            let rest =
+                word.as_bytes().strip_prefix(b"--").and_then(|w| w.strip_prefix(option.long.as_bytes()));
+            matches!(rest, Some([] | [b'=', ..]))
+        };
+        match self {
+            Self::All => true,
+            Self::In(words) => words.iter().any(about),
+        }
+    }
+}
+
+/// With the options that every command may have.
+pub(super) fn base(known: Known) -> clap::Command {
     clap::Command::new("corten")
         .disable_help_subcommand(true)
         .args_override_self(true)
         .override_usage("corten [OPTIONS] COMMAND ...")
-        .args(GLOBALS.iter().filter(|option| trace || option.long != "trace").map(argument))
+        .args(GLOBALS.iter().filter(|option| known.has(option)).map(argument))
 }
 
 pub(super) fn with_all_verbs(command: clap::Command) -> clap::Command {
@@ -341,12 +361,18 @@ pub(super) fn with_all_verbs(command: clap::Command) -> clap::Command {
     command.subcommands(VERBS.iter().map(about))
 }
 
-pub(super) fn build(verb: &Verb) -> clap::Command {
+pub(super) fn build(verb: &Verb, known: Known) -> clap::Command {
     let command = clap::Command::new(verb.name)
         .bin_name(format!("corten {}", verb.name))
         .about(verb.about)
         .args_override_self(true)
-        .args(verb.options.iter().flat_map(|table| table.iter()).map(argument));
+        .args(
+            verb.options
+                .iter()
+                .flat_map(|table| table.iter())
+                .filter(|option| known.has(option))
+                .map(argument),
+        );
     let id = Arg::new("id").value_name("ID").help("the container");
     let words = Arg::new("words").value_name("WORD").action(ArgAction::Append).num_args(0..);
     match verb.operands {

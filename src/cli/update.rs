@@ -39,21 +39,20 @@ const LIMITS: [(&str, &str, &str, Form); 16] = [
 pub(super) fn read(m: &ArgMatches) -> Result<Command> {
     let mut document = Map::new();
     for (option, section, member, form) in LIMITS {
-        let Some(text) = m.get_one::<String>(option) else { continue };
+        let Some(text) = read::one::<String>(m, option) else { continue };
         let invalid = || fail(Kind::Usage, format!("invalid value {text:?} for --{option}"));
-        let value = convert(text, form).ok_or_else(invalid)?;
+        let value = convert(&text, form).ok_or_else(invalid)?;
         let section = document.entry(section).or_insert_with(|| json!({}));
         section[member] = value;
     }
     let schemas = [("l3-cache-schema", "l3CacheSchema"), ("mem-bw-schema", "memBwSchema")];
-    let schemas =
-        schemas.into_iter().filter_map(|(option, member)| Some((member, m.get_one(option).cloned()?)));
+    let schemas = schemas.into_iter().filter_map(|(option, member)| Some((member, read::one(m, option)?)));
     Ok(Command::Update(Update {
         id: read::id(m)?,
-        resources: m.get_one("resources").cloned(),
+        resources: read::path(m, "resources"),
         document: Value::Object(document),
         schemas: schemas.collect(),
-        dry_run: m.get_flag("dry-run"),
+        dry_run: read::flag(m, "dry-run"),
     }))
 }
 

@@ -16,6 +16,7 @@ use crate::intel_rdt;
 use crate::state::{self, Record};
 use crate::sys::{self, fs};
 
+#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
     let (_dir, record) = super::open(globals, &args.id)?;
     let stopped = || fail(Kind::WrongStatus, "container not running");

@@ -36,6 +36,7 @@ const MEMORY_MODES: &[&str] = &[
 
 const MEMORY_FLAGS: &[&str] = &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
+#[inline(never)]
 pub(super) fn run() -> Result<()> {
     let seccomp = Seccomp {
         actions: seccomp::ACTIONS,

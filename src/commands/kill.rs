@@ -13,6 +13,7 @@ use crate::error::{Kind, Result, fail};
 use crate::state::{Record, Status, pidfd};
 use crate::{sys, trace};
 
+#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     let signal = signal(&args.signal)?;
     let (dir, record) = super::open(globals, &args.id)?;

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use crate::cli::{Format, Globals, Ps};
 use crate::error::{Context, Kind, Result, fail};
 
+#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Ps) -> Result<()> {
     let (_dir, record) = super::open(globals, &args.id)?;
     if record.cgroup.is_none() {

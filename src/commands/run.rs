@@ -8,6 +8,7 @@ use crate::launch::{self, Launched, foreground, seal};
 use crate::state::Status;
 use crate::sys::task;
 
+#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
     let prepared = Prepared::new(globals, &args.create, true)?;

@@ -4,6 +4,7 @@ use crate::cli::Explain;
 use crate::error::{Kind, Problems, Result, fail};
 use crate::{config, log, seccomp};
 
+#[inline(never)]
 pub(super) fn run(args: &Explain) -> Result<()> {
     let profile = match (&args.bundle, &args.profile) {
         (Some(bundle), _) => {

@@ -11,6 +11,7 @@ use crate::cli::{SPEC_VERSION, Spec};
 use crate::error::{Kind, Result, fail};
 use crate::sys;
 
+#[inline(never)]
 pub(super) fn run(args: &Spec) -> Result<()> {
     let ids = args.rootless.then(|| (sys::task::euid(), sys::task::egid()));
     let path = args.bundle.join("config.json");

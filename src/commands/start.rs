@@ -15,6 +15,7 @@ use crate::trace;
 /// Whoever holds the lock is about to be done.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+#[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let (dir, _) = super::open(globals, id)?;
     dir.lock(PATIENCE)?;
