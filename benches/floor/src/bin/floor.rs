@@ -6,7 +6,7 @@
 //!   device program is loaded beside the mounts;
 //! * everything is mounted after pivot_root, where no link leads out of the rootfs, so that no path is resolved first.
 //!   Masked files show the container's own /dev/null, which has just been made;
-//! * no signal is forwarded and no executable is sealed.
+//! * no signal is forwarded, those that the caller ignores or blocks stay so, and no executable is sealed.
 //!
 //! What runtimes do beyond `spec` is here too: a session keyring, `lo` up, `/dev`'s links. x86-64 only.
 #![no_std]
