@@ -47,6 +47,7 @@ test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=
 check: ## formatting, lints, file sizes, no unsafe outside src/sys, the specification's clauses and their tests
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
+	cd benches/floor && cargo fmt --check && { [ "$$(uname -m)" != x86_64 ] || cargo clippy --quiet -- -D warnings; }
 	@scripts/check-source
 	@scripts/check-coverage
 deny: ## the dependencies' licences, versions, sources and known defects by cargo-deny, which it builds first (10 minutes)
@@ -72,7 +73,8 @@ test-deb: build man ## makes it, looks into it, installs it into an empty direct
 	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 peers: ## crun and runc of Debian sid under target/peers, to compare with
 	@scripts/peers
-bench: build peers ## corten beside crun and runc, interleaved: medians and ratios
-	@benches/side-by-side $(BINARY) target/peers/crun target/peers/runc
+bench: build peers ## corten beside crun, runc, RUNTIMES and the floor, into target/bench; ROUNDS=60, ONLY=spec,rss,...
+	@scripts/install-deps bench
+	@python3 benches/bench --rounds $(or $(ROUNDS),60) --only "$(ONLY)" "$(BINARY)" target/peers/crun target/peers/runc $(RUNTIMES)
 clean: ## everything that was built or fetched
 	cargo clean
