@@ -1,9 +1,19 @@
-//! Tells the linker of the executable's own entry (src/sys/entry.rs), where there is one.
+//! Tells the linker of the executable's own entry (src/sys/entry.rs), where there is one, and of the order of its functions.
+
+use std::env::var;
 
 fn main() {
-    let target = |name| std::env::var(name).unwrap_or_default();
-    if target("CARGO_CFG_TARGET_ARCH") == "x86_64" && target("CARGO_CFG_TARGET_ENV") == "musl" {
+    let is = |name, value: &str| var(name).as_deref() == Ok(value);
+    let musl = is("CARGO_CFG_TARGET_ENV", "musl");
+    if musl && is("CARGO_CFG_TARGET_ARCH", "x86_64") {
         println!("cargo:rustc-link-arg-bins=-Wl,-e,corten_entry");
     }
+    // Not every linker that somebody may choose knows such scripts.
+    let chosen = var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default().contains("fuse-ld");
+    if musl && is("PROFILE", "release") && !chosen {
+        let directory = var("CARGO_MANIFEST_DIR").unwrap_or_default();
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{directory}/src/order.ld");
+    }
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/order.ld");
 }
