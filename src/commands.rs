@@ -28,7 +28,7 @@ use nix::errno::Errno;
 
 pub use features::{Seccomp, document as features_document};
 
-use crate::cgroups::Cgroup;
+use crate::cgroups::{self, Cgroup};
 use crate::cli::{Command, Globals, SPEC_VERSION};
 use crate::error::{Context, Kind, Result, fail};
 use crate::state::{CgroupRecord, Dir, Record, Status};
@@ -145,7 +145,7 @@ fn status(dir: &Dir, record: &Record) -> Result<Status> {
 
 /// Whether a cgroup is frozen; one that is gone is not.
 fn frozen(cgroup: &CgroupRecord) -> bool {
-    matches!(Cgroup::open(cgroup), Ok(Some(found)) if found.frozen().unwrap_or(false))
+    cgroups::frozen(cgroup).unwrap_or(false)
 }
 
 /// The container's cgroup, if it has one that is not gone.

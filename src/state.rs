@@ -156,6 +156,50 @@ pub fn open(root: &Path, id: &str) -> Result<Dir> {
     Ok(Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) })
 }
 
+/// The directory of all states; `None` if there is none.
+pub fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
+    match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(None),
+        other => Ok(other.map(Some)?),
+    }
+}
+
+/// The record of a container whose `create` has finished, and its status, for which `buffer` is used; `None` where the
+/// whole of [`open`] has to tell. For many containers this costs half as much.
+pub fn look(
+    root: &OwnedFd,
+    id: &str,
+    buffer: &mut Vec<u8>,
+    frozen: impl FnOnce(&CgroupRecord) -> bool,
+) -> Result<Option<(Record, Status)>> {
+    let path = Path::new(id).join(STATE);
+    let opened = fs::openat2(root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS);
+    let Ok(file) = opened else { return Ok(None) };
+    fs::read_whole_into(file, MAX_FILE, buffer)?;
+    let Ok(record) = serde_json::from_slice::<Record>(buffer) else { return Ok(None) };
+    if !record.created_done {
+        return Ok(None);
+    }
+    let status = status(&record, || false, frozen)?;
+    Ok(Some((record, status)))
+}
+
+/// The status, from the process and, where it runs, from `frozen`.
+fn status(
+    record: &Record,
+    in_use: impl FnOnce() -> bool,
+    frozen: impl FnOnce(&CgroupRecord) -> bool,
+) -> Result<Status> {
+    let stat = process::alive(record)?;
+    let being_created = !record.created_done && in_use();
+    let status = record::derive(record, stat.as_ref(), being_created);
+    let stopped = matches!(status, Status::Stopped | Status::Creating);
+    match &record.cgroup {
+        Some(cgroup) if !stopped && frozen(cgroup) => Ok(Status::Paused),
+        _ => Ok(status),
+    }
+}
+
 /// What is in the directory of all states.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
@@ -166,10 +210,7 @@ pub enum Entry {
 
 /// All of them, sorted.
 pub fn entries(root: &Path) -> Result<Vec<Entry>> {
-    let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
-        Err(e) if e.errno == Errno::ENOENT => return Ok(Vec::new()),
-        other => other?,
-    };
+    let Some(parent) = open_root(root)? else { return Ok(Vec::new()) };
     let mut entries = Vec::new();
     for name in fs::list_dir(parent.as_fd())? {
         let Some(name) = name.to_str() else { continue };
@@ -386,14 +427,7 @@ impl Dir {
 
     /// The status, from the process and, where it runs, from `frozen`.
     pub fn status(&self, record: &Record, frozen: impl FnOnce(&CgroupRecord) -> bool) -> Result<Status> {
-        let stat = process::alive(record)?;
-        let being_created = !record.created_done && self.in_use();
-        let status = record::derive(record, stat.as_ref(), being_created);
-        let stopped = matches!(status, Status::Stopped | Status::Creating);
-        match &record.cgroup {
-            Some(cgroup) if !stopped && frozen(cgroup) => Ok(Status::Paused),
-            _ => Ok(status),
-        }
+        status(record, || self.in_use(), frozen)
     }
 
     /// Removes the container's directory. The id is free at once; being killed in between leaves nothing that hinders.

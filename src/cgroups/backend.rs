@@ -4,6 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
 use super::{Host, Plan, Write, devices, resources, tree, v1, v2};
@@ -11,6 +12,18 @@ use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 use crate::sys::fs;
 use crate::trace;
+
+/// Whether everything in a cgroup on record stands still; in one that is gone nothing does.
+pub fn frozen(record: &CgroupRecord) -> Result<bool> {
+    if !record.v1.is_empty() {
+        return v1::Cgroup::open(record)?.map_or(Ok(false), |cgroup| cgroup.frozen());
+    }
+    // Asked of many containers in a row: the file alone is opened.
+    match fs::read_text(fs::CWD, &record.path.join("cgroup.events")) {
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        events => Ok(events?.lines().any(|line| line == "frozen 1")),
+    }
+}
 
 /// A container's cgroup on the host.
 #[derive(Debug)]
@@ -251,14 +264,6 @@ impl Cgroup {
         match self {
             Self::V2(cgroup) => cgroup.populated(),
             Self::V1(cgroup) => cgroup.populated(),
-        }
-    }
-
-    /// Whether everything inside stands still.
-    pub fn frozen(&self) -> Result<bool> {
-        match self {
-            Self::V2(cgroup) => cgroup.frozen(),
-            Self::V1(cgroup) => cgroup.frozen(),
         }
     }
 

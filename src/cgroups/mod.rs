@@ -29,7 +29,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 
-pub use backend::{Below, Cgroup, create, delegate, limit, missing, remove_empty, watch};
+pub use backend::{Below, Cgroup, create, delegate, frozen, limit, missing, remove_empty, watch};
 pub use host::{Host, unescape};
 pub use resources::Write;
 pub use tree::remove_parents;

@@ -1,5 +1,8 @@
 //! `list`: all containers of this root. One that is being created or deleted meanwhile is left out, not an error.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
 use crate::cli::{Format, Globals, List};
 use crate::error::{Context, Kind, Result, kind};
 use crate::state::{Record, Status, document};
@@ -12,16 +15,10 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     if args.quiet {
         return super::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
-    let mut found = Vec::new();
-    for id in ids {
-        match state::open(&root, &id).and_then(|dir| look(&dir)) {
-            Ok(Some(container)) => found.push(container),
-            Ok(None) => {}
-            Err(e) if kind(&e) == Kind::NotFound => {}
-            // The others are worth showing.
-            Err(e) => log::warn(format!("list: container {id:?}: {e:#}, ignoring")),
-        }
-    }
+    let found = match state::open_root(&root)? {
+        Some(parent) => look(&root, &parent, ids),
+        None => Vec::new(),
+    };
     let documents: Vec<_> = found.iter().map(|(record, status)| document(record, *status)).collect();
     match args.format {
         Format::Json => super::print(&(serde_json::to_string(&documents).context("JSON")? + "\n")),
@@ -37,7 +34,26 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     }
 }
 
-fn look(dir: &state::Dir) -> Result<Option<(Record, Status)>> {
+/// What can be told of each.
+fn look(root: &Path, parent: &OwnedFd, ids: Vec<String>) -> Vec<(Record, Status)> {
+    let (mut found, mut buffer) = (Vec::with_capacity(ids.len()), Vec::new());
+    for id in ids {
+        let seen = match state::look(parent, &id, &mut buffer, super::frozen) {
+            Ok(None) => state::open(root, &id).and_then(|dir| look_closer(&dir)),
+            seen => seen,
+        };
+        match seen {
+            Ok(Some(container)) => found.push(container),
+            Ok(None) => {}
+            Err(e) if kind(&e) == Kind::NotFound => {}
+            // The others are worth showing.
+            Err(e) => log::warn(format!("list: container {id:?}: {e:#}, ignoring")),
+        }
+    }
+    found
+}
+
+fn look_closer(dir: &state::Dir) -> Result<Option<(Record, Status)>> {
     let Some(record) = dir.find_record()? else { return Ok(None) };
     let status = super::status(dir, &record)?;
     Ok(Some((record, status)))

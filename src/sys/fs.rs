@@ -170,10 +170,23 @@ pub fn read_whole(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
     read_until(fd, limit, |left| left > 0)
 }
 
+/// [`read_whole`] into memory that was used before.
+pub fn read_whole_into(fd: OwnedFd, limit: u64, bytes: &mut Vec<u8>) -> Result<()> {
+    bytes.clear();
+    bytes.reserve(8192);
+    read_on(fd, limit, |left| left > 0, bytes)
+}
+
 /// Reads until nothing comes, or `enough` says so of the room that a read has left. Only what is read is touched and kept:
 /// a page more is a page fault more.
 fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result<Vec<u8>> {
     let mut bytes: Vec<u8> = Vec::with_capacity(8192);
+    read_on(fd, limit, enough, &mut bytes)?;
+    bytes.shrink_to_fit();
+    Ok(bytes)
+}
+
+fn read_on(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool, bytes: &mut Vec<u8>) -> Result<()> {
     loop {
         let room = bytes.spare_capacity_mut();
         let n = retry(|| {
@@ -190,8 +203,7 @@ fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result
             return Err(Error::new("read()", Errno::EFBIG));
         }
         if n == 0 || enough(left) {
-            bytes.shrink_to_fit();
-            return Ok(bytes);
+            return Ok(());
         }
         if left == 0 {
             bytes.reserve(bytes.len());
@@ -205,7 +217,7 @@ pub fn read_text(dir: BorrowedFd, path: &Path) -> Result<String> {
         e.call = format!("read({path:?})");
         e
     })?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
 }
 
 /// Writes `bytes` to a file of the kernel's in one `write(2)`.
