@@ -123,6 +123,7 @@ impl Tracer {
     }
 }
 
+#[allow(clippy::zombie_processes)] // reaped by `Tracer::follow`
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [executable, rest @ ..] = words.as_slice() else { panic!("usage: order EXECUTABLE WORD...") };
