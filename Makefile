@@ -8,7 +8,7 @@ TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_director
 BINARY = $(TARGET)/$$(scripts/target)/release/corten
 SHARE = $(TARGET)/share
 
-.PHONY: help build man demo test fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb bench clean peers
+.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb bench clean peers
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## the release binary, one static executable
@@ -44,6 +44,9 @@ validation: $(if $(RUNTIME),,build) ## runtime-tools' validation programs with c
 test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=sid: on sid's kernel
 	@scripts/install-deps vm
 	@scripts/test-vm
+guard: build ## bytes, pages and instructions of the release beside tests/guard.json; the last line counts
+	@scripts/install-deps build
+	@scripts/guard $(BINARY) $(if $(UPDATE),--update)
 check: ## formatting, lints, file sizes, no unsafe outside src/sys, the specification's clauses and their tests
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings

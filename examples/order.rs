@@ -1,6 +1,8 @@
 //! Prints the functions of an executable, by the linker's names, that a command comes to, each once: `order EXECUTABLE
 //! WORD...`. First those of the command's own process, in order, then what its children add. The executable has its
 //! symbols; a process that executes another is let go. scripts/order makes the linker's script of it.
+//!
+//! `order --count EXECUTABLE WORD...` prints how many instructions the command's own process takes: scripts/guard.
 
 use std::collections::HashMap;
 use std::fs;
@@ -45,6 +47,8 @@ struct Tracer {
     /// What it has come to, and what others have.
     found: [Vec<usize>; 2],
     seen: [Vec<bool>; 2],
+    /// Instructions of the command's own process.
+    count: u64,
 }
 
 impl Tracer {
@@ -73,6 +77,7 @@ impl Tracer {
     fn step(&mut self, pid: Pid, signal: Option<Signal>) {
         if self.bases.contains_key(&pid) {
             self.note(pid);
+            self.count += u64::from(pid == self.first);
             // It may have been killed by now.
             let _ = ptrace::step(pid, signal);
         } else {
@@ -126,8 +131,12 @@ impl Tracer {
 #[allow(clippy::zombie_processes)] // reaped by `Tracer::follow`
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [executable, rest @ ..] = words.as_slice() else { panic!("usage: order EXECUTABLE WORD...") };
-    let functions = Functions::of(executable);
+    let (counts, words) = match words.as_slice() {
+        [first, rest @ ..] if first == "--count" => (true, rest),
+        all => (false, all),
+    };
+    let [executable, rest @ ..] = words else { panic!("usage: order [--count] EXECUTABLE WORD...") };
+    let functions = if counts { Functions(Vec::new()) } else { Functions::of(executable) };
     let inode = fs::metadata(executable).unwrap_or_else(|e| panic!("{executable}: {e}")).ino();
     // A shell that stops is there to be taken hold of before it becomes the command.
     let mut shell = Command::new("/bin/sh");
@@ -144,8 +153,12 @@ fn main() {
     let _ = kill(first, Signal::SIGCONT);
     let seen = [vec![false; functions.0.len()], vec![false; functions.0.len()]];
     let mut tracer =
-        Tracer { functions, inode, bases: HashMap::new(), first, found: Default::default(), seen };
+        Tracer { functions, inode, bases: HashMap::new(), first, found: Default::default(), seen, count: 0 };
     tracer.follow();
+    if counts {
+        println!("{}", tracer.count);
+        return;
+    }
     let [own, others] = &tracer.found;
     for &index in own.iter().chain(others.iter().filter(|&&index| !tracer.seen[0][index])) {
         println!("{}", tracer.functions.0[index].1);

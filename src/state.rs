@@ -240,10 +240,12 @@ pub fn ids(root: &Path) -> Result<Vec<String>> {
 /// Whether there is an [`Entry::Deleted`] that no `delete` is at work on.
 pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
     let parent = fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
-    match open_dir(&parent, Path::new(&format!("{DELETED}{id}"))) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(false),
-        other => Ok(fs::try_lock(other?.as_fd()).is_ok()),
-    }
+    let dir = match open_dir(&parent, Path::new(&format!("{DELETED}{id}"))) {
+        Err(e) if e.errno == Errno::ENOENT => return Ok(false),
+        other => other?,
+    };
+    // Its lock is free also once a `delete` has just removed it.
+    Ok(fs::try_lock(dir.as_fd()).is_ok() && fs::fstat(dir.as_fd())?.st_nlink > 0)
 }
 
 /// Removes what a `delete` that was killed at its last step has left of a container that is gone.
