@@ -45,7 +45,7 @@ test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=
 	@scripts/install-deps vm
 	@scripts/test-vm
 guard: build ## bytes, pages and instructions of the release beside tests/guard.json; the last line counts
-	@scripts/install-deps build
+	@scripts/install-deps build guard
 	@scripts/guard $(BINARY) $(if $(UPDATE),--update)
 check: ## formatting, lints, file sizes, no unsafe outside src/sys, the specification's clauses and their tests
 	cargo fmt --check
