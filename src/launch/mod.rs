@@ -284,8 +284,7 @@ fn spawn(
 }
 
 /// Clones a process that is born in the cgroup, or enters it by its doors where the kernel does not let it live.
-fn clone_inside(kinds: i32, cgroup: Option<&Cgroup>, child: &mut init::Container) -> Result<Forked> {
-    let mut kinds = kinds;
+fn clone_inside(mut kinds: i32, cgroup: Option<&Cgroup>, child: &mut init::Container) -> Result<Forked> {
     if let Some(cgroup) = cgroup
         && let Some(place) = cgroup.birthplace()
     {

@@ -68,8 +68,8 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
 }
 
 /// [`clone3`] into a cgroup; `None` where the kernel has killed the new process, which is reaped, before its first
-/// instruction. Linux, 6.18 for one, compares how often the caller's cgroup has been killed with how
-/// often the new process's has, and takes a difference for a kill that the process was to be in.
+/// instruction. Linux, 6.18 for one, compares how often the caller's cgroup has been killed with how often the new
+/// process's has, and takes a difference for a kill that the process was to be in.
 pub fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forked>> {
     let cloned = clone3(flags, Some(cgroup))?;
     if let Forked::Parent { pidfd, .. } = &cloned

@@ -61,8 +61,8 @@ enum Success {
 }
 
 /// What the container's program writes of itself, into a file that the host sees too: the hooks that have run before it,
-/// its rights, its mounts. Devices may be binds of the host's: so they are where mknod is not permitted. v1's hierarchy with a name
-/// limits nothing, and may be missing where making a cgroup in it is denied.
+/// its rights, its mounts. Devices may be binds of the host's: so they are where mknod is not permitted. v1's hierarchy
+/// with a name limits nothing, and may be missing where making a cgroup in it is denied.
 const PROGRAM: &str = "grep -v poststart /tmp/hooks > /tmp/report; \
     grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)' /proc/self/status >> /tmp/report; \
     cut -d' ' -f4- /proc/self/mountinfo | sed 's/ master:[0-9]*//; s/ - \\([^ ]*\\) [^ ]*/ - \\1/' | \
