@@ -31,8 +31,11 @@ const SPENT_MAX: usize = 64;
 
 /// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
 /// reached.
-pub fn mount_all(plan: &Plan, sources: Sources) -> Result<Root> {
+pub fn mount_all(plan: &Plan, mut sources: Sources) -> Result<Root> {
     let _phase = trace::phase("root and mounts");
+    if plan.facts.mount_namespace == MountNamespace::New {
+        sources::open_peers(plan, &mut sources)?;
+    }
     if plan.facts.mount_namespace != MountNamespace::Host {
         // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
         mount::make_all_slave()?;
@@ -120,8 +123,12 @@ fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Res
 }
 
 /// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL, and
-/// mount(2) ENOTDIR: those words are where Docker adds its own explanation.
+/// mount(2) ENOTDIR: those words are where Docker adds its own explanation. For a source's pinned mount namespaces it
+/// has ELOOP.
 fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
+    if error.errno == Errno::ELOOP {
+        return anyhow!("a mount namespace is pinned below the source and cannot come along: {error}");
+    }
     match (fs::is_directory(tree), fs::is_directory(target)) {
         (Ok(true), Ok(false)) => {
             anyhow!("the source is a directory, the destination is not a directory: {error}")

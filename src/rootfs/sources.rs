@@ -2,13 +2,13 @@
 //!
 //! As a rule the container's process makes the copy when it attaches it: in its own mount namespace the host's paths are
 //! all there until the change of the root, a path is walked once, and mounts come into being in the order in which they
-//! are listed. The runtime makes it ahead where only it can: for a mount namespace that is joined or the host's own, for
-//! an idmapped mount, and for one that is to stay a peer of the host's.
+//! are listed. What is to stay a peer of the host's mount it copies first of all, as long as its namespace's mounts are
+//! peers themselves. The runtime makes the copy ahead where only it can: for a mount namespace that is joined or the
+//! host's own, and for an idmapped mount. Its copy has the pinned mount namespaces that lie below (bind mounts of
+//! /proc/PID/ns/mnt), which a new namespace's copies are without, and which the kernel lets into no newer one.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-
-use nix::errno::Errno;
 
 use super::mounts::IdMapping;
 use super::options::Propagate;
@@ -42,15 +42,11 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
     };
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
-        let first = for_bind(plan.propagation, &mount.options.propagation);
-        if !all && idmap.is_none() && !first.is_empty() {
+        if !all && idmap.is_none() {
             return Ok(None);
         }
-        let opened = match open(source, *recursive, &first) {
-            // A user cannot. The container's process can, but its copy will be no peer.
-            Err(e) if e.errno == Errno::EPERM && own_namespace && idmap.is_none() => return Ok(None),
-            opened => opened.with_context(|| place(mount, source))?,
-        };
+        let first = for_bind(plan.propagation, &mount.options.propagation);
+        let opened = open(source, *recursive, &first).with_context(|| place(mount, source))?;
         if let Some(mapping) = idmap {
             map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
         }
@@ -58,6 +54,19 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
     });
     let mounts = mounts.collect::<Result<_>>()?;
     Ok(Sources { root, mounts, under_root })
+}
+
+/// Opens what is to be a peer of the host's mount and has not been opened yet. The mounts of a new namespace are peers
+/// still, unless it has a user namespace of its own.
+pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
+    for (mount, opened) in plan.mounts.iter().zip(&mut sources.mounts) {
+        if let (Kind::Bind { source, recursive, .. }, None) = (&mount.kind, &opened)
+            && for_bind(plan.propagation, &mount.options.propagation).is_empty()
+        {
+            *opened = Some(open(source, *recursive, &[]).with_context(|| place(mount, source))?);
+        }
+    }
+    Ok(())
 }
 
 /// Where a source stands, for errors.

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Test, isolated};
+use crate::namespaces::{give_rootfs, map_ids};
 
 /// A host's directory that is a mount of its own, shared with others; unmounted at the end.
 struct Shared<'a> {
@@ -258,5 +259,68 @@ fn of_new_file_systems() {
                 "{root} {own}: {tags}"
             );
         }
+    });
+}
+
+/// Pinned mount namespaces, as `unshare --mount=FILE` makes them below what it is to be kept in, do not come into newer
+/// ones: where a source has some below, it comes without.
+#[test]
+fn of_a_source_with_pinned_mount_namespaces() {
+    isolated(|t| {
+        let host = Shared::new(t, "host");
+        let pins = host.path.join("pins");
+        fs::create_dir(&pins).unwrap();
+        mount(t, &["--bind", pins.to_str().unwrap(), pins.to_str().unwrap()]);
+        mount(t, &["--make-private", pins.to_str().unwrap()]);
+        let pin = pins.join("namespace");
+        fs::write(&pin, "").unwrap();
+        // The kernel numbers namespaces by processor and takes one made on another for an older one, which cannot be pinned.
+        let pinned = || {
+            let out = t.call(Command::new("unshare").arg(format!("--mount={}", pin.display())).arg("true"));
+            out.code == 0
+        };
+        assert!((0..50).any(|_| pinned()), "no namespace could be pinned");
+        let host_info = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(host_info.contains(&format!(" {} ", pin.display())), "{host_info}");
+        let group = host.group();
+        for (root, own, user_namespace, wanted) in [
+            ("rprivate", "rprivate", false, String::new()),
+            ("rslave", "rslave", false, format!("master:{group}")),
+            ("rshared", "rshared", false, format!("shared:{group}")),
+            ("rslave", "rslave", true, format!("master:{group}")),
+            // A slave that is shared with what the container makes of it.
+            ("rshared", "rshared", true, "shared:".to_string()),
+        ] {
+            let bundle = t.bundle(|c| {
+                if user_namespace {
+                    map_ids(c);
+                }
+                c["process"]["args"] = json!(["/bin/cat", "/proc/self/mountinfo"]);
+                c["linux"]["rootfsPropagation"] = json!(root);
+                add(c, json!({"destination": "/mnt", "source": host.path, "options": ["rbind", own]}));
+            });
+            if user_namespace {
+                give_rootfs(t, &bundle);
+            }
+            let out = t.run_bundle(&bundle).ok();
+            let (tags, case) = (tags(&out, "/mnt"), format!("{root} {user_namespace}"));
+            assert!(
+                if wanted.is_empty() { tags.is_empty() } else { tags.starts_with(&wanted) },
+                "{case}: {tags}"
+            );
+            assert!(out.contains(" /mnt/pins ") && !out.contains(" /mnt/pins/namespace "), "{case}: {out}");
+        }
+        // The runtime has to copy what is idmapped; whether the pin is the older one then, see above.
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1}]);
+        let bundle = t.bundle(|c| {
+            c["process"]["args"] = json!(["/bin/true"]);
+            let mut mapped = json!({"destination": "/mnt", "source": host.path, "options": ["rbind"]});
+            (mapped["uidMappings"], mapped["gidMappings"]) = (map.clone(), map);
+            add(c, mapped);
+        });
+        let refused = (0..50).map(|_| t.run_bundle(&bundle)).find(|out| out.code != 0);
+        let text = "mounts[7] /mnt: a mount namespace is pinned below the source and cannot come along";
+        refused.expect("no older mount namespace was refused").fails(text);
+        t.call(Command::new("umount").arg(&pin)).ok();
     });
 }
