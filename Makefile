@@ -23,10 +23,12 @@ demo: build ## run a shell in a container made of busybox
 test: ## unit and integration tests; installs what they need; the last line counts them
 	@scripts/install-deps build test
 	@scripts/test
-faults: ## every system call of every verb failing, or the runtime killed there: all of them
+faults: ## every system call of every verb failing, or the runtime killed there: all of them; RUNTIME=...: another's, where it can
 	@scripts/install-deps build test
 	@rm -f "$(TARGET)/faults.table"
-	@CORTEN_FAULTS=$${CORTEN_FAULTS:-all} CORTEN_FAULTS_TABLE="$(TARGET)/faults.table" CORTEN_TEST_PATIENCE=15 scripts/test --test faults; \
+	@[ -z "$(RUNTIME)" ] || export CORTEN="$(RUNTIME)"; \
+	CORTEN_FAULTS=$${CORTEN_FAULTS:-all} CORTEN_FAULTS_TABLE="$(TARGET)/faults.table" CORTEN_TEST_PATIENCE=15 \
+		scripts/test --test faults $(if $(RUNTIME),-- --skip gc --skip update --skip v1 --skip notice); \
 		status=$$?; cat "$(TARGET)/faults.table"; exit $$status
 fuzz: ## fuzz/ by libFuzzer: all targets or TARGET=..., SECONDS=60 each; `make test` has a second of its own of each
 	@scripts/install-deps build fuzz

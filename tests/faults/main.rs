@@ -4,6 +4,7 @@
 //! Each test takes one verb, learns which system calls its processes make, and then makes every one of them fail or
 //! kills its process there, one at a time. `cargo test` takes a sample, another one each day and with
 //! `CORTEN_FAULTS_SEED` a certain one; with a number as `CORTEN_FAULTS` so many, and with `all` (`make faults`) all are tried.
+//! Of another runtime (`CORTEN`) the verbs can be swept that all runtimes have.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -16,6 +17,7 @@ mod tracer;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::process::Command;
 use std::time::Duration;
 
 use harness::{Bundle, Test, View, isolated, isolated_in, poll};
@@ -96,6 +98,8 @@ fn bundle(test: &Test, edit: fn(&mut Value, &str)) -> Bundle {
 #[derive(Default)]
 struct Cell {
     calls: Vec<Vec<i64>>,
+    /// The fault has happened.
+    met: bool,
     wrong: Vec<String>,
     hooks: String,
     limits: Vec<String>,
@@ -131,7 +135,7 @@ impl Verb {
         let limited = matches!(self.success, Success::Limits);
         let found = if limited { limits::snapshot(test) } else { Vec::new() };
         let traced = trace(&command(self.args), fault);
-        let mut cell = Cell { calls: traced.calls, ..Cell::default() };
+        let mut cell = Cell { calls: traced.calls, met: traced.met, ..Cell::default() };
         let ran = || poll(Duration::from_secs(10), || read(&report).ends_with("end\n"));
         let killed = fault.is_some_and(|(_, fault)| fault == Fault::Kill);
         match (traced.code, &self.success) {
@@ -201,6 +205,26 @@ fn collected(test: &Test, before: &[String]) -> Vec<String> {
     }
 }
 
+/// Removes what a cell has left, that the next one can begin.
+fn clear(test: &Test, before: &[String]) {
+    for _ in 0..5 {
+        let left = harness::left_behind(test, before.to_vec());
+        let mounted = left.iter().any(|line| line.starts_with("mount "));
+        for (kind, rest) in left.iter().rev().filter_map(|line| line.split_once(' ')) {
+            let word = |number| rest.split(' ').nth(number).unwrap_or_default();
+            match kind {
+                "process" => drop(Command::new("kill").args(["-KILL", word(0)]).status()),
+                "mount" => drop(Command::new("umount").args(["-l", word(2)]).status()),
+                "cgroup" => drop(fs::remove_dir(rest)),
+                // Not while a mount may lead out of it.
+                _ if mounted => {}
+                _ => drop(fs::remove_dir_all(rest).or_else(|_| fs::remove_file(rest))),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// What there is beside what was there `before`, after time to end.
 fn left(test: &Test, before: &[String]) -> Vec<String> {
     let mut left = Vec::new();
@@ -236,18 +260,20 @@ fn sweep(test: &Test, verb: &Verb) {
         Ok(count) => sample(&mut cells, count.parse().unwrap(), seed),
         Err(_) => sample(&mut cells, 50, seed),
     }
-    let mut table = Table { tried: cells.len(), ..Table::default() };
+    let mut table = Table::default();
     for (place, fault) in cells {
-        let mut wrong = verb.attempt(test, &bundle, Some((place, fault)), &before, Some(&usual)).wrong;
+        let Cell { met, mut wrong, .. } =
+            verb.attempt(test, &bundle, Some((place, fault)), &before, Some(&usual));
         let reported = read(&report);
         if !expected.starts_with(&reported) {
             wrong.push(format!("the program ran otherwise than asked: {reported}"));
         }
-        if wrong.iter().any(|line| line.contains("leaves")) {
-            // Counted once.
+        if !wrong.is_empty() {
+            clear(test, &before);
+            // What could not be removed is counted once.
             before = harness::traces(test);
         }
-        table.count(&wrong);
+        table.count(met, &wrong);
         let call = calls[place.0][place.1];
         for line in wrong {
             writeln!(table.findings, "{fault:?} at call {call} ({place:?}): {line}").unwrap();
@@ -269,8 +295,9 @@ struct Table {
 }
 
 impl Table {
-    fn count(&mut self, wrong: &[String]) {
+    fn count(&mut self, met: bool, wrong: &[String]) {
         let any = |words: &[&str]| wrong.iter().any(|line| words.iter().any(|word| line.contains(word)));
+        self.tried += usize::from(met);
         self.leaks += usize::from(any(&["leaves", "delete --force fails"]));
         self.hangs += usize::from(any(&["hangs"]));
         self.weakened += usize::from(any(&["otherwise than asked"]));
@@ -354,7 +381,7 @@ fn user_namespace(config: &mut Value, root: &str) {
     config["linux"]["uidMappings"] = map.clone();
     config["linux"]["gidMappings"] = map;
     config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
-    let chown = std::process::Command::new("chown").args(["-hR", "100000:100000", root]).status();
+    let chown = Command::new("chown").args(["-hR", "100000:100000", root]).status();
     assert!(chown.unwrap().success());
 }
 

@@ -2,9 +2,11 @@
 //!
 //! strace counts calls for all processes alike; here a call is named by its process (in the order of their
 //! making) and its number in it, so that a sweep meets each exactly once. Only the runtime's own processes are
-//! watched: what one of them but the first executes is the container's program, and is let go.
+//! watched: what one of them but the first executes is the container's program, and is let go, unless it is the runtime
+//! again.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -32,6 +34,8 @@ pub struct Traced {
     pub code: Option<i32>,
     /// The numbers of all calls, for each process, as far as they were watched.
     pub calls: Vec<Vec<i64>>,
+    /// The fault has happened. A program with threads does not come to every call every time.
+    pub met: bool,
 }
 
 const SECONDS: u64 = 30;
@@ -77,9 +81,15 @@ struct Tracer {
     fault: Option<(Place, Fault)>,
     /// The shell that was stopped for us has become the command.
     begun: bool,
+    /// The command's file name.
+    name: String,
     /// The fault has happened: no more calls need to be seen.
     over: bool,
     result: Traced,
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Runs `command` with its output thrown away.
@@ -105,6 +115,7 @@ pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
         watched: HashMap::new(),
         fault,
         begun: false,
+        name: file_name(Path::new(command.get_program())),
         over: false,
         result: Traced::default(),
     };
@@ -118,6 +129,7 @@ pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
         tracer.result.code = None;
     }
     tracer.release();
+    tracer.result.met = tracer.over;
     tracer.result
 }
 
@@ -139,8 +151,7 @@ impl Tracer {
     /// Until the first process has ended.
     fn run(&mut self) {
         loop {
-            let status = waitpid(None, Some(WaitPidFlag::__WALL));
-            match status.unwrap() {
+            match self.next() {
                 WaitStatus::Exited(pid, code) if pid == self.first => return self.result.code = Some(code),
                 WaitStatus::Signaled(pid, signal, _) if pid == self.first => {
                     return self.result.code = Some(128 + signal as i32);
@@ -165,6 +176,27 @@ impl Tracer {
         }
     }
 
+    /// The next change of one of them. Stops by real-time signals, which Go's threads send each other and nix has no name
+    /// for, pass by.
+    #[allow(unsafe_code)]
+    fn next(&self) -> WaitStatus {
+        loop {
+            let mut status = 0;
+            // SAFETY: the kernel writes to `status` alone, which outlives the call.
+            let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) }).unwrap();
+            let signal = libc::WSTOPSIG(status);
+            if !libc::WIFSTOPPED(status)
+                || status >> 16 != 0
+                || !(libc::SIGRTMIN() - 2..128).contains(&signal)
+            {
+                return WaitStatus::from_raw(Pid::from_raw(pid), status).unwrap();
+            }
+            let request = if self.over { libc::PTRACE_CONT } else { libc::PTRACE_SYSCALL };
+            // SAFETY: with these requests the kernel reads no memory of ours; one that has been killed meanwhile is ESRCH.
+            unsafe { libc::ptrace(request, pid, 0, signal) };
+        }
+    }
+
     fn go_on(&self, pid: Pid, signal: Option<Signal>) {
         let result = if self.over { ptrace::cont(pid, signal) } else { ptrace::syscall(pid, signal) };
         // A process that was killed meanwhile is none of ours any more.
@@ -174,6 +206,8 @@ impl Tracer {
     fn at_exec(&mut self, pid: Pid) {
         if pid == self.first {
             self.begun = true;
+        }
+        if pid == self.first || self.executes_itself(pid) {
             // What is seen next is the end of execve.
             self.number(pid).inside = true;
             self.go_on(pid, None);
@@ -181,6 +215,12 @@ impl Tracer {
             self.watched.remove(&pid);
             let _ = ptrace::detach(pid, None);
         }
+    }
+
+    /// As runc does for its part in the container.
+    fn executes_itself(&self, pid: Pid) -> bool {
+        let file = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        file_name(&file).starts_with(&self.name) || file.starts_with("/memfd:")
     }
 
     fn at_call(&mut self, pid: Pid) {
