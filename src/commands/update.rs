@@ -133,16 +133,21 @@ fn plan(cgroup: &Cgroup, resources: &LinuxResources) -> Result<Planned> {
 }
 
 /// Members for which 0 means that nothing is said.
-const UNSET_BY_ZERO: [(&str, &str); 8] = [
+const UNSET_BY_ZERO: [(&str, &str); 10] = [
     ("memory", "limit"),
     ("memory", "reservation"),
     ("memory", "swap"),
     ("cpu", "shares"),
     ("cpu", "quota"),
     ("cpu", "period"),
+    ("cpu", "realtimeRuntime"),
+    ("cpu", "realtimePeriod"),
     ("blockIO", "weight"),
     ("blockIO", "leafWeight"),
 ];
+
+/// Members for which an empty list means the same.
+const UNSET_BY_NONE: [(&str, &str); 2] = [("cpu", "cpus"), ("cpu", "mems")];
 
 /// Members that only together have a meaning: where one is given, the others are as they were.
 const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
@@ -154,10 +159,12 @@ const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
 
 /// The document, with what it leaves to the present configuration `asked`.
 pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
-    for (section, member) in UNSET_BY_ZERO {
-        if wanted[section][member] == json!(0)
-            && let Some(section) = wanted[section].as_object_mut()
-        {
+    let zero = |value: &Value| *value == json!(0);
+    let none = |value: &Value| value.as_str().is_some_and(|list| list.trim().is_empty());
+    let zeros = UNSET_BY_ZERO.into_iter().filter(|(section, member)| zero(&wanted[section][member]));
+    let nones = UNSET_BY_NONE.into_iter().filter(|(section, member)| none(&wanted[section][member]));
+    for (section, member) in zeros.chain(nones).collect::<Vec<_>>() {
+        if let Some(section) = wanted[section].as_object_mut() {
             section.remove(member);
         }
     }
@@ -324,7 +331,8 @@ mod tests {
             (r#"{"memory":{"reservation":7}}"#, r#"{"memory":{"reservation":7}}"#),
             (r#"{"cpu":{"quota":90}}"#, r#"{"cpu":{"quota":90,"period":200,"burst":5}}"#),
             (r#"{"cpu":{"quota":0,"burst":0}}"#, r#"{"cpu":{"quota":50,"period":200,"burst":0}}"#),
-            (r#"{"cpu":{"cpus":"0"}}"#, r#"{"cpu":{"cpus":"0"}}"#),
+            (r#"{"cpu":{"cpus":"0","mems":" "}}"#, r#"{"cpu":{"cpus":"0"}}"#),
+            (r#"{"cpu":{"realtimePeriod":0,"realtimeRuntime":0}}"#, r#"{"cpu":{}}"#),
             (r#"{"cpu":{"idle":0}}"#, r#"{"cpu":{"idle":0,"shares":512}}"#),
             (r#"{"cpu":{"idle":1}}"#, r#"{"cpu":{"idle":1}}"#),
             (r#"{"pids":{"limit":0}}"#, r#"{"pids":{"limit":0}}"#),
