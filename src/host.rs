@@ -11,6 +11,9 @@ use crate::{process, trace};
 /// The oldest kernel that has what corten is built on: `cgroup.kill` and idmapped mounts among the last to come.
 const FLOOR: (u32, u32) = (5, 14);
 
+/// The first kernel with `OPEN_TREE_NAMESPACE`.
+const TREE_NAMESPACES: (u32, u32) = (7, 0);
+
 /// The host, as the runtime sees it.
 pub struct Host {
     /// The root of the host's procfs, of which it is certain that it is one.
@@ -36,6 +39,11 @@ impl Host {
         let process = process::Host::probe(proc.as_fd(), labelled)?;
         Ok(Self { proc, rootless, uid, user_namespace, process })
     }
+}
+
+/// Whether the kernel can make a mount namespace of one tree (`OPEN_TREE_NAMESPACE`).
+pub fn tree_namespaces() -> Result<bool> {
+    Ok(version(&task::kernel_release()?) >= Some(TREE_NAMESPACES))
 }
 
 /// The host's /proc, once it is known to be a procfs and its root: what else is mounted there could answer anything.

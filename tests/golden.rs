@@ -44,6 +44,7 @@ fn planned(directory: &Path) -> String {
         manager: Manager::Cgroupfs,
         no_pivot: false,
         no_new_keyring: false,
+        tree_namespaces: true,
         cgroups: &cgroups,
         service: &Service::default(),
     };

@@ -83,6 +83,7 @@ fn planned(config: &Config, setting: &Setting) -> String {
         manager: setting.manager,
         no_pivot: false,
         no_new_keyring: false,
+        tree_namespaces: true,
         cgroups: &setting.cgroups,
         service: &Service::default(),
     };

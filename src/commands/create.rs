@@ -57,6 +57,7 @@ impl Prepared {
             manager: globals.cgroup_manager,
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
+            tree_namespaces: host::tree_namespaces()?,
             cgroups: &cgroups::Host::probe(resctrl)?,
             service: &service,
         };

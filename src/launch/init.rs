@@ -57,6 +57,11 @@ pub(super) fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Re
 }
 
 impl Container<'_> {
+    /// The mount namespace comes last, of the root file system alone if that works.
+    pub(super) fn alone(&self) -> bool {
+        self.plan.alone && self.stages == Stages::Direct
+    }
+
     /// The descriptors that the process needs; the caller's others, the lock on the state among them, it must not have.
     fn descriptors(&self, report: &Channel) -> Vec<i32> {
         let own = [self.console_socket.as_ref(), self.start.as_ref()];
@@ -167,14 +172,14 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     task::setsid()?;
     // What is made in the container has the modes that are given, whatever the caller's umask is.
     let umask = credentials::umask(0);
-    let sources = match container.sources.take() {
-        Some(sources) => sources,
-        None => {
-            report.send(&Event::SourcesWanted)?;
-            rootfs::Sources::receive(&plan.rootfs, || report.take())?
-        }
+    let root = match container.alone() {
+        true => rootfs::mount_alone(&plan.rootfs, container.proc)?,
+        false => None,
     };
-    let root = rootfs::mount_all(&plan.rootfs, sources)?;
+    let root = match root {
+        Some(root) => root,
+        None => mount_all(&mut container, report)?,
+    };
     credentials::umask(umask);
     let hooks::Plan { prestart, create_runtime, create_container, .. } = &plan.hooks;
     // Also for our own: they find the cgroup's device filter in force.
@@ -216,6 +221,22 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     run_hooks(&plan.hooks.start_container, container.record)?;
     let none = || fail(Kind::Config, "process: the configuration has none to start");
     program.ok_or_else(none)?.run(report)
+}
+
+/// Mounts all in a mount namespace with the host's paths.
+fn mount_all(container: &mut Container, report: &mut Channel) -> Result<rootfs::Root> {
+    if container.alone() {
+        task::unshare(libc::CLONE_NEWNS)?;
+    }
+    let plan = &container.plan.rootfs;
+    let sources = match container.sources.take() {
+        Some(sources) => sources,
+        None => {
+            report.send(&Event::SourcesWanted)?;
+            rootfs::Sources::receive(plan, || report.take())?
+        }
+    };
+    rootfs::mount_all(plan, sources)
 }
 
 /// Runs hooks in the container's namespaces, where our id is another.

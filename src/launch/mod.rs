@@ -255,6 +255,7 @@ fn spawn(
     // A cgroup namespace is rooted at the cgroup that one is in at its making.
     let later = plan.waits_for_cgroup() || !child.doors.is_empty();
     let kinds = if later { kinds & !libc::CLONE_NEWCGROUP } else { kinds };
+    let kinds = if child.alone() { kinds & !libc::CLONE_NEWNS } else { kinds };
     let cloning = trace::phase("clone3");
     let cloned = clone_inside(kinds, cgroup, &mut child);
     let (pid, pidfd) = match cloned {

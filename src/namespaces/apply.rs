@@ -107,17 +107,38 @@ pub fn in_mount_namespace<T>(
     proc: BorrowedFd,
     act: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
-    let own = open(proc, "self/ns/mnt", fs::O_RDONLY)?;
-    // Joining a mount namespace changes both to its root.
-    let (root, directory) = (open(fs::CWD, "/", fs::O_PATH)?, open(fs::CWD, ".", fs::O_PATH)?);
+    let here = Here::of(proc)?;
     task::setns(theirs, libc::CLONE_NEWNS)?;
     let result = act();
-    task::setns(own.as_fd(), libc::CLONE_NEWNS)?;
-    task::fchdir(root.as_fd())?;
-    task::chroot_here()?;
-    task::fchdir(directory.as_fd())?;
+    here.back()?;
     result
+}
+
+/// Where a process is that goes into another mount namespace, which makes that one's root its root and its directory.
+pub struct Here {
+    namespace: OwnedFd,
+    root: OwnedFd,
+    directory: OwnedFd,
+}
+
+impl Here {
+    pub fn of(proc: BorrowedFd) -> Result<Self> {
+        let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
+        let (root, directory) = (open(fs::CWD, "/", fs::O_PATH)?, open(fs::CWD, ".", fs::O_PATH)?);
+        Ok(Self { namespace: open(proc, "self/ns/mnt", fs::O_RDONLY)?, root, directory })
+    }
+
+    pub fn back(&self) -> Result<()> {
+        task::setns(self.namespace.as_fd(), libc::CLONE_NEWNS)?;
+        task::fchdir(self.root.as_fd())?;
+        task::chroot_here()?;
+        Ok(task::fchdir(self.directory.as_fd())?)
+    }
+
+    /// All that is open for it.
+    pub fn into_descriptors(self) -> [OwnedFd; 3] {
+        [self.namespace, self.root, self.directory]
+    }
 }
 
 /// Makes a time namespace for our children and sets its clocks, which can be done only before anyone is inside.

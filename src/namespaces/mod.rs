@@ -18,8 +18,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use crate::error::Problems;
 
 pub use apply::{
-    Joined, enter_for_children, in_mount_namespace, in_mount_namespace_of, join, join_all, open, return_from,
-    returns, write_offsets,
+    Here, Joined, enter_for_children, in_mount_namespace, in_mount_namespace_of, join, join_all, open,
+    return_from, returns, write_offsets,
 };
 pub use idmap::IdMap;
 

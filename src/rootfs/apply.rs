@@ -14,7 +14,7 @@ use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
 use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
-use crate::sys::{self, fs};
+use crate::sys::{self, fs, task};
 use crate::trace;
 
 /// The container's root directory, attached.
@@ -24,6 +24,10 @@ pub struct Root {
     spent: RefCell<Vec<OwnedFd>>,
     /// What is to be read-only when all is in it, and where it stands.
     filling: Vec<(OwnedFd, String)>,
+    /// It is the root of its mount namespace already, and ours: the host's paths are out of reach.
+    pub(super) alone: bool,
+    /// The host's /dev/null, where it was opened before that.
+    pub(super) null: Option<OwnedFd>,
 }
 
 /// How many of them may wait: the container's limit on open files may be ours.
@@ -42,17 +46,21 @@ pub fn mount_all(plan: &Plan, mut sources: Sources) -> Result<Root> {
     }
     let mut root =
         attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
-    for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
+    mount_in(&mut root, plan, sources.mounts)?;
+    Ok(root)
+}
+
+pub(super) fn mount_in(root: &mut Root, plan: &Plan, sources: Vec<Option<OwnedFd>>) -> Result<()> {
+    for (mount, source) in plan.mounts.iter().zip(sources) {
         let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
-        let tree = bound(plan, mount, source)?;
+        let tree = bound(root, plan, mount, source)?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
         match mount.to_fill() {
-            Some(writable) => fill(&mut root, plan, &writable, at()).with_context(at)?,
-            None => make(&mut root, plan, mount, tree).with_context(at)?,
+            Some(writable) => fill(root, plan, &writable, at()).with_context(at)?,
+            None => make(root, plan, mount, tree).with_context(at)?,
         }
     }
-    devices::apply(&root, plan)?;
-    Ok(root)
+    devices::apply(root, plan)
 }
 
 fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
@@ -62,13 +70,15 @@ fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
         || sources::open_inside(target.as_fd(), Path::new(""), true, &sources::for_root(plan.propagation));
     let tree = tree.map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
-    Ok(Root { fd: tree, spent: RefCell::new(vec![target]), filling: Vec::new() })
+    let root = Root::new(tree);
+    root.spend(target);
+    Ok(root)
 }
 
 /// The tree that a bind mount attaches; `None` for other mounts.
-fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+fn bound(root: &Root, plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     match (&mount.kind, opened) {
-        (Kind::Bind { source, recursive, .. }, None) => {
+        (Kind::Bind { source, recursive, .. }, None) if !root.alone => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
             let tree = sources::open_inside(fs::CWD, source, *recursive, &first);
             tree.map(Some).with_context(|| sources::place(mount, source))
@@ -163,7 +173,7 @@ fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Re
     // A mount on the root must be had as a descriptor: no path leads to it from below.
     let one_call = mount::fits(&joined) && !mount.is_on_root();
     let made = if one_call {
-        mount::mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
+        root.mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
     } else if options.legacy == 0 {
         Err(sys::Error::new(format!("mount({fstype:?})"), Errno::EINVAL))
     } else {
@@ -248,7 +258,7 @@ fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     }
     if options.bind.is_none() {
         let flags = legacy_flags(options) | libc::MS_REMOUNT;
-        mount::mount(None, target.as_fd(), None, flags, &options.data.join(","))?;
+        root.mount(None, target.as_fd(), None, flags, &options.data.join(","))?;
     }
     Ok(shape(target.as_fd(), options)?)
 }
@@ -260,7 +270,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<()> {
     let facts = &plan.facts;
     let part = |root: &mut Root, path: &Option<PathBuf>| -> Result<()> {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
-        let tree = mount::open_tree_clone(fs::CWD, path.as_ref().ok_or_else(none)?, true)?;
+        let tree = root.of_host(path.as_ref().ok_or_else(none)?, true)?;
         shape(tree.as_fd(), &mount.options)?;
         let target = root.target(mount, Missing::Directory)?;
         attach(root, mount, tree, target)
@@ -291,10 +301,8 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
     let target = root.target(mount, Missing::Directory)?;
     attach(root, mount, fs::dup(tmpfs.as_fd())?, target)?;
     for view in views {
-        let tree = match (mount::open_tree_clone(fs::CWD, &view.dir, false), &view.otherwise) {
-            (Err(e), Some(callers)) if e.errno == Errno::ENOENT => {
-                mount::open_tree_clone(fs::CWD, callers, false)?
-            }
+        let tree = match (root.of_host(&view.dir, false), &view.otherwise) {
+            (Err(e), Some(callers)) if e.errno == Errno::ENOENT => root.of_host(callers, false)?,
             // A service manager's hierarchy that we may not make anything in.
             (Err(e), None) if view.optional && e.errno == Errno::ENOENT => continue,
             (other, _) => other?,
@@ -312,6 +320,34 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
 }
 
 impl Root {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { fd, spent: RefCell::default(), filling: Vec::new(), alone: false, null: None }
+    }
+
+    /// A copy of what the host has at a path.
+    pub(super) fn of_host(&self, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
+        match self.alone {
+            false => mount::open_tree_clone(fs::CWD, path, recursive),
+            true => Err(sys::Error::new(format!("open_tree({path:?})"), Errno::EXDEV)),
+        }
+    }
+
+    /// `mount(2)`. Where no /proc is the host's, the directory is the working directory.
+    fn mount(
+        &self,
+        source: Option<&Path>,
+        target: BorrowedFd,
+        fstype: Option<&str>,
+        flags: u64,
+        data: &str,
+    ) -> sys::Result<()> {
+        if !self.alone {
+            return mount::mount(source, &fs::proc_fd(target), fstype, flags, data);
+        }
+        task::fchdir(target)?;
+        mount::mount(source, Path::new("."), fstype, flags, data)
+    }
+
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -123,13 +123,13 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
         };
         // The plan has made sure that there is a name.
         let name = Path::new(device.path.file_name().unwrap_or_default());
-        node(dir.as_fd(), name, device, plan.facts.user_namespace).with_context(at)?;
+        node(root, dir.as_fd(), name, device, plan.facts.user_namespace).with_context(at)?;
         open = Some((parent, dir));
     }
     Ok(open)
 }
 
-fn node(dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
+fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
     let number = libc::makedev(device.major, device.minor);
     let is_fifo = device.mode & libc::S_IFMT == libc::S_IFIFO;
     // In a user namespace nobody may make a device.
@@ -142,7 +142,7 @@ fn node(dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> 
         Ok(()) if (device.uid, device.gid) == (0, 0) => Ok(()),
         Ok(()) => Ok(fs::chown(dir, name, device.uid, device.gid)?),
         Err(e) if e.errno == Errno::EEXIST => same(dir, name, device),
-        Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(dir, name, device),
+        Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(root, dir, name, device),
         Err(e) => Err(e.into()),
     }
 }
@@ -189,8 +189,8 @@ fn describe(mode: u32, number: u64) -> String {
 }
 
 /// Shows the host's node of that path in the container. An empty file is the place that was made for it before.
-fn bind(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
-    let tree = mount::open_tree_clone(fs::CWD, &device.path, false)?;
+fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+    let tree = root.of_host(&device.path, false)?;
     check(tree.as_fd(), device, "the host's")?;
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
     let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {

@@ -35,6 +35,7 @@ impl Root {
                 task::fchdir(self.fd())?;
                 task::chroot_here()?;
             }
+            _ if self.alone => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd()).context("--no-pivot")?,
             _ => {
                 let _phase = trace::phase("pivot_root");
@@ -53,35 +54,28 @@ impl Root {
     }
 
     /// Masks files with the host's /dev/null and directories with one empty file system.
-    fn mask(&self, plan: &Plan) -> Result<()> {
-        let mut null: Option<OwnedFd> = None;
-        let mut empty: Option<OwnedFd> = None;
+    fn mask(&mut self, plan: &Plan) -> Result<()> {
+        let (mut null, mut empty): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
         for path in &plan.masked {
             let at = || format!("linux.maskedPaths {}", path.display());
             let _phase = trace::phase_of("mask", || path.display());
             let Some(target) = self.find(path).with_context(at)? else { continue };
-            if !fs::is_directory(target.as_fd())? {
-                let null = match &null {
-                    Some(null) => null,
-                    None => null.insert(host_null().with_context(at)?),
-                };
-                let cover = mount::open_tree_clone(null.as_fd(), Path::new(""), false).with_context(at)?;
-                mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
-                self.spend(cover);
-                self.spend(target);
-                continue;
-            }
-            // Only an attached tree can be copied before Linux 6.15.
-            let cover = match &empty {
-                Some(empty) => mount::open_tree_clone(empty.as_fd(), Path::new(""), false),
-                None => empty_directory(),
+            let is_directory = fs::is_directory(target.as_fd())?;
+            let first = if is_directory { &mut empty } else { &mut null };
+            // Only an attached tree can be copied before Linux 6.15, and later only one of our own namespace.
+            let cover = match first {
+                Some(first) => {
+                    mount::open_tree_clone(first.as_fd(), Path::new(""), false).map_err(Into::into)
+                }
+                None if is_directory => empty_directory().map_err(Into::into),
+                None => self.null.take().map_or_else(host_null, Ok),
             };
             let cover = cover.with_context(at)?;
             mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
             self.spend(target);
-            match &empty {
+            match first {
                 Some(_) => self.spend(cover),
-                None => empty = Some(cover),
+                None => *first = Some(cover),
             }
         }
         [null, empty].into_iter().flatten().for_each(|fd| self.spend(fd));
@@ -110,8 +104,8 @@ impl Root {
 }
 
 /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
-fn host_null() -> Result<OwnedFd> {
-    let null = fs::open(fs::CWD, Path::new("/dev/null"), fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+pub(super) fn host_null() -> Result<OwnedFd> {
+    let null = mount::open_tree_clone(fs::CWD, Path::new("/dev/null"), false)?;
     let stat = fs::fstat(null.as_fd())?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
         return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));

@@ -4,6 +4,7 @@
 //! container's process [`mount_all`] attaches the root and makes everything inside it by descriptor, [`Root::console`]
 //! brings the terminal, and [`Root::enter`] hides what is to be hidden and changes the root.
 
+mod alone;
 mod apply;
 mod copyup;
 mod devices;
@@ -22,6 +23,7 @@ use oci_spec::runtime::Spec;
 use crate::error::Problems;
 use crate::{cgroups, namespaces};
 
+pub use alone::mount_alone;
 pub use apply::{Root, mount_all};
 pub use devices::Device;
 pub use enter::{Before, detach};
@@ -88,6 +90,24 @@ pub struct Plan {
     pub masked: Vec<PathBuf>,
     pub readonly_paths: Vec<PathBuf>,
     pub facts: Facts,
+}
+
+impl Plan {
+    /// Whether all that is mounted can be opened before the mount namespace is entered, and nothing is mounted on the
+    /// root itself.
+    #[must_use]
+    pub fn can_be_alone(&self) -> bool {
+        let facts = &self.facts;
+        let possible = |mount: &Mount| match &mount.kind {
+            _ if mount.is_on_root() => false,
+            // What is mounted before may be meant.
+            Kind::Bind { source, idmap, .. } => idmap.is_none() && !source.starts_with(&self.path),
+            Kind::Cgroup => facts.cgroup_namespace && facts.cgroup_views.is_empty(),
+            Kind::New { .. } | Kind::Remount => true,
+        };
+        let own = facts.mount_namespace == MountNamespace::New && !facts.user_namespace && !facts.no_pivot;
+        own && self.mounts.iter().all(possible)
+    }
 }
 
 /// Plans the root file system (config.md#root, #mounts; config-linux.md#default-devices, #devices,

@@ -40,6 +40,11 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
         MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(at)?),
         _ => None,
     };
+    Ok(Sources { root, mounts: open_binds(plan, proc, all)?, under_root })
+}
+
+/// Opens the sources of bind mounts: `all`, or those that only the runtime can.
+pub(super) fn open_binds(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Vec<Option<OwnedFd>>> {
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
         if !all && idmap.is_none() {
@@ -52,8 +57,7 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
         }
         Ok(Some(opened))
     });
-    let mounts = mounts.collect::<Result<_>>()?;
-    Ok(Sources { root, mounts, under_root })
+    mounts.collect()
 }
 
 /// Opens what is to be a peer of the host's mount and has not been opened yet. The mounts of a new namespace are peers

@@ -41,6 +41,19 @@ pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<
     check_fd(ret, || format!("open_tree({path:?})"))
 }
 
+/// `OPEN_TREE_NAMESPACE`, of Linux 7.0.
+const OPEN_TREE_NAMESPACE: u32 = 1 << 1;
+
+/// `open_tree(2)` with `OPEN_TREE_NAMESPACE`: a mount namespace whose root is a copy of the directory at `path` and of
+/// all that is mounted below, for `setns(2)`. EINVAL on older kernels.
+pub fn open_tree_namespace(path: &Path) -> Result<OwnedFd> {
+    let name = cstring(path)?;
+    let flags = OPEN_TREE_NAMESPACE | libc::OPEN_TREE_CLOEXEC | AT_RECURSIVE as u32;
+    // SAFETY: `name` is NUL-terminated and outlives the call.
+    let ret = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags) };
+    check_fd(ret, || format!("open_tree({path:?}) as a namespace"))
+}
+
 /// Attaches the detached mount `tree` on the file or directory that `target` refers to.
 pub fn move_mount(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
@@ -192,17 +205,16 @@ pub fn fits(data: &str) -> bool {
 }
 
 /// `mount(2)`, for what the newer calls cannot say: `MS_I_VERSION`, `MS_SILENT`, data of more than 255
-/// bytes, reconfiguring a superblock. `target` is reached through its descriptor.
+/// bytes, reconfiguring a superblock. `target` is a descriptor's path ([`proc_fd`](super::fs::proc_fd)) or `.`.
 pub fn mount(
     source: Option<&Path>,
-    target: BorrowedFd,
+    target: &Path,
     fstype: Option<&str>,
     flags: u64,
     data: &str,
 ) -> Result<()> {
     let source_c = source.map(cstring).transpose()?;
-    let target_path = super::fs::proc_fd(target);
-    let target_c = cstring(&target_path)?;
+    let target_c = cstring(target)?;
     let fstype_c = fstype.map(|t| cstring(Path::new(t))).transpose()?;
     let data_c = cstring(Path::new(data))?;
     let pointer = |s: Option<&CString>| s.map_or(ptr::null(), |s| s.as_ptr());

@@ -1,6 +1,7 @@
 //! The runtime against the kernel, by area. Each test's comment names the clause or the demand that it proves.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod alone;
 mod apparmor;
 mod applied;
 mod binds;
