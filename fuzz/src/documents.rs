@@ -219,6 +219,8 @@ fn said(writes: &[Write]) -> BTreeMap<(String, String), String> {
                 Some((name, value)) => {
                     said.insert((write.file.clone(), format!("{device} {name}")), value.to_string());
                 }
+                // The kernel refuses a device's figure that has no name there, and then nothing is kept.
+                None if write.file == "io.max" && !device.is_empty() => {}
                 None => rest.push(word),
             }
         }
