@@ -133,10 +133,12 @@ fn plan(cgroup: &Cgroup, resources: &LinuxResources) -> Result<Planned> {
 }
 
 /// Members for which 0 means that nothing is said.
-const UNSET_BY_ZERO: [(&str, &str); 10] = [
+const UNSET_BY_ZERO: [(&str, &str); 12] = [
     ("memory", "limit"),
     ("memory", "reservation"),
     ("memory", "swap"),
+    ("memory", "kernel"),
+    ("memory", "kernelTCP"),
     ("cpu", "shares"),
     ("cpu", "quota"),
     ("cpu", "period"),

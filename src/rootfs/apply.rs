@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use nix::errno::Errno;
 
+use super::alone::Alone;
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::{self, Missing};
 use super::sources::{self, Sources, propagate};
@@ -24,10 +25,8 @@ pub struct Root {
     spent: RefCell<Vec<OwnedFd>>,
     /// What is to be read-only when all is in it, and where it stands.
     filling: Vec<(OwnedFd, String)>,
-    /// It is the root of its mount namespace already, and ours: the host's paths are out of reach.
-    pub(super) alone: bool,
-    /// The host's /dev/null, where it was opened before that.
-    pub(super) null: Option<OwnedFd>,
+    /// It is the root of its mount namespace already, and ours.
+    pub(super) alone: Option<Alone>,
 }
 
 /// How many of them may wait: the container's limit on open files may be ours.
@@ -50,10 +49,13 @@ pub fn mount_all(plan: &Plan, mut sources: Sources) -> Result<Root> {
     Ok(root)
 }
 
-pub(super) fn mount_in(root: &mut Root, plan: &Plan, sources: Vec<Option<OwnedFd>>) -> Result<()> {
-    for (mount, source) in plan.mounts.iter().zip(sources) {
+pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<OwnedFd>>) -> Result<()> {
+    for (i, mount) in plan.mounts.iter().enumerate() {
         let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
-        let tree = bound(root, plan, mount, source)?;
+        if let (Some(alone), Kind::Bind { .. }, None) = (&root.alone, &mount.kind, &sources[i]) {
+            alone.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
+        }
+        let tree = bound(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
         match mount.to_fill() {
             Some(writable) => fill(root, plan, &writable, at()).with_context(at)?,
@@ -76,9 +78,9 @@ fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
 }
 
 /// The tree that a bind mount attaches; `None` for other mounts.
-fn bound(root: &Root, plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     match (&mount.kind, opened) {
-        (Kind::Bind { source, recursive, .. }, None) if !root.alone => {
+        (Kind::Bind { source, recursive, .. }, None) => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
             let tree = sources::open_inside(fs::CWD, source, *recursive, &first);
             tree.map(Some).with_context(|| sources::place(mount, source))
@@ -302,9 +304,11 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
     attach(root, mount, fs::dup(tmpfs.as_fd())?, target)?;
     for view in views {
         let tree = match (root.of_host(&view.dir, false), &view.otherwise) {
-            (Err(e), Some(callers)) if e.errno == Errno::ENOENT => root.of_host(callers, false)?,
+            (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => {
+                root.of_host(callers, false)?
+            }
             // A service manager's hierarchy that we may not make anything in.
-            (Err(e), None) if view.optional && e.errno == Errno::ENOENT => continue,
+            (Err(e), None) if view.optional && sys::errno(&e) == Some(Errno::ENOENT) => continue,
             (other, _) => other?,
         };
         shape(tree.as_fd(), options)?;
@@ -321,14 +325,19 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
 
 impl Root {
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd, spent: RefCell::default(), filling: Vec::new(), alone: false, null: None }
+        Self { fd, spent: RefCell::default(), filling: Vec::new(), alone: None }
     }
 
     /// A copy of what the host has at a path.
-    pub(super) fn of_host(&self, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
-        match self.alone {
-            false => mount::open_tree_clone(fs::CWD, path, recursive),
-            true => Err(sys::Error::new(format!("open_tree({path:?})"), Errno::EXDEV)),
+    pub(super) fn of_host(&self, path: &Path, recursive: bool) -> Result<OwnedFd> {
+        self.on_host(|| Ok(mount::open_tree_clone(fs::CWD, path, recursive)?))
+    }
+
+    /// Does something where the host's paths are.
+    pub(super) fn on_host<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        match &self.alone {
+            Some(alone) => alone.outside(act),
+            None => act(),
         }
     }
 
@@ -341,7 +350,7 @@ impl Root {
         flags: u64,
         data: &str,
     ) -> sys::Result<()> {
-        if !self.alone {
+        if self.alone.is_none() {
             return mount::mount(source, &fs::proc_fd(target), fstype, flags, data);
         }
         task::fchdir(target)?;
@@ -373,7 +382,9 @@ impl Root {
     }
 
     /// Closes what is spent.
-    pub(super) fn into_fd(self) -> OwnedFd {
+    pub(super) fn into_fd(mut self) -> OwnedFd {
+        let alone = self.alone.take();
+        alone.into_iter().flat_map(Alone::into_descriptors).for_each(|fd| self.spend(fd));
         fs::close_together(self.spent.into_inner());
         self.fd
     }

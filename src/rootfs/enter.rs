@@ -35,7 +35,7 @@ impl Root {
                 task::fchdir(self.fd())?;
                 task::chroot_here()?;
             }
-            _ if self.alone => task::chdir_root()?,
+            _ if self.alone.is_some() => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd()).context("--no-pivot")?,
             _ => {
                 let _phase = trace::phase("pivot_root");
@@ -54,7 +54,7 @@ impl Root {
     }
 
     /// Masks files with the host's /dev/null and directories with one empty file system.
-    fn mask(&mut self, plan: &Plan) -> Result<()> {
+    fn mask(&self, plan: &Plan) -> Result<()> {
         let (mut null, mut empty): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
         for path in &plan.masked {
             let at = || format!("linux.maskedPaths {}", path.display());
@@ -62,13 +62,13 @@ impl Root {
             let Some(target) = self.find(path).with_context(at)? else { continue };
             let is_directory = fs::is_directory(target.as_fd())?;
             let first = if is_directory { &mut empty } else { &mut null };
-            // Only an attached tree can be copied before Linux 6.15, and later only one of our own namespace.
+            // Only an attached tree can be copied before Linux 6.15.
             let cover = match first {
                 Some(first) => {
                     mount::open_tree_clone(first.as_fd(), Path::new(""), false).map_err(Into::into)
                 }
                 None if is_directory => empty_directory().map_err(Into::into),
-                None => self.null.take().map_or_else(host_null, Ok),
+                None => self.on_host(host_null),
             };
             let cover = cover.with_context(at)?;
             mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
@@ -104,7 +104,7 @@ impl Root {
 }
 
 /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
-pub(super) fn host_null() -> Result<OwnedFd> {
+fn host_null() -> Result<OwnedFd> {
     let null = mount::open_tree_clone(fs::CWD, Path::new("/dev/null"), false)?;
     let stat = fs::fstat(null.as_fd())?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {

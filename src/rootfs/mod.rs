@@ -93,8 +93,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether all that is mounted can be opened before the mount namespace is entered, and nothing is mounted on the
-    /// root itself.
+    /// Whether it can do with a mount namespace that has nothing but the root, on which nothing is mounted.
     #[must_use]
     pub fn can_be_alone(&self) -> bool {
         let facts = &self.facts;
@@ -102,8 +101,7 @@ impl Plan {
             _ if mount.is_on_root() => false,
             // What is mounted before may be meant.
             Kind::Bind { source, idmap, .. } => idmap.is_none() && !source.starts_with(&self.path),
-            Kind::Cgroup => facts.cgroup_namespace && facts.cgroup_views.is_empty(),
-            Kind::New { .. } | Kind::Remount => true,
+            _ => true,
         };
         let own = facts.mount_namespace == MountNamespace::New && !facts.user_namespace && !facts.no_pivot;
         own && self.mounts.iter().all(possible)

@@ -40,11 +40,6 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
         MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(at)?),
         _ => None,
     };
-    Ok(Sources { root, mounts: open_binds(plan, proc, all)?, under_root })
-}
-
-/// Opens the sources of bind mounts: `all`, or those that only the runtime can.
-pub(super) fn open_binds(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Vec<Option<OwnedFd>>> {
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
         if !all && idmap.is_none() {
@@ -57,7 +52,7 @@ pub(super) fn open_binds(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Vec
         }
         Ok(Some(opened))
     });
-    mounts.collect()
+    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()?, under_root })
 }
 
 /// Opens what is to be a peer of the host's mount and has not been opened yet. The mounts of a new namespace are peers
@@ -69,6 +64,16 @@ pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
         {
             *opened = Some(open(source, *recursive, &[]).with_context(|| place(mount, source))?);
         }
+    }
+    Ok(())
+}
+
+/// Opens, on the host's side, the sources of the bind mounts with which `mounts` begin.
+pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<OwnedFd>]) -> Result<()> {
+    for (mount, opened) in mounts.iter().zip(sources) {
+        let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
+        let first = for_bind(plan.propagation, &mount.options.propagation);
+        *opened = Some(open(source, *recursive, &first).with_context(|| place(mount, source))?);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@
 #[path = "../integration/harness.rs"]
 mod harness;
 mod limits;
+mod systemd;
 mod tracer;
 
 use std::fmt::Write as _;
@@ -253,13 +254,7 @@ fn sweep(test: &Test, verb: &Verb) {
     let calls = &usual.calls;
     let of = |fault| places(calls, fault).into_iter().map(move |place| (place, fault));
     let faults = if verb.gc { &FAULTS[..1] } else { &FAULTS };
-    let mut cells: Vec<(Place, Fault)> = faults.iter().copied().flat_map(of).collect();
-    let (total, seed) = (cells.len(), seed());
-    match std::env::var("CORTEN_FAULTS").as_deref() {
-        Ok("all") => {}
-        Ok(count) => sample(&mut cells, count.parse().unwrap(), seed),
-        Err(_) => sample(&mut cells, 50, seed),
-    }
+    let (cells, total) = chosen(faults.iter().copied().flat_map(of).collect());
     let mut table = Table::default();
     for (place, fault) in cells {
         let Cell { met, mut wrong, .. } =
@@ -280,7 +275,7 @@ fn sweep(test: &Test, verb: &Verb) {
         }
     }
     table.write(verb.name, total, calls.iter().flatten().count());
-    assert!(table.findings.is_empty(), "CORTEN_FAULTS_SEED={seed}\n{}", table.findings);
+    assert!(table.findings.is_empty(), "CORTEN_FAULTS_SEED={}\n{}", seed(), table.findings);
 }
 
 /// The numbers of cells where something was wrong.
@@ -324,14 +319,21 @@ fn seed() -> usize {
     std::env::var("CORTEN_FAULTS_SEED").map_or(day as usize, |text| text.parse().unwrap())
 }
 
-/// About `count` cells, spread evenly.
-fn sample(cells: &mut Vec<(Place, Fault)>, count: usize, seed: usize) {
-    let step = (cells.len() / count).max(1);
-    let mut number = seed % step;
+/// Those of the cells that are tried, spread evenly, and how many there are.
+fn chosen(mut cells: Vec<(Place, Fault)>) -> (Vec<(Place, Fault)>, usize) {
+    let total = cells.len();
+    let count = match std::env::var("CORTEN_FAULTS").as_deref() {
+        Ok("all") => total,
+        Ok(count) => count.parse().unwrap(),
+        Err(_) => 50,
+    };
+    let step = (total / count).max(1);
+    let mut number = seed() % step;
     cells.retain(|_| {
         number += 1;
         number % step == 0
     });
+    (cells, total)
 }
 
 const CREATE: &[&str] = &["create", "--bundle", "BUNDLE", "f"];
