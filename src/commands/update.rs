@@ -133,7 +133,7 @@ fn plan(cgroup: &Cgroup, resources: &LinuxResources) -> Result<Planned> {
 }
 
 /// Members for which 0 means that nothing is said.
-const UNSET_BY_ZERO: [(&str, &str); 12] = [
+const UNSET_BY_ZERO: [(&str, &str); 13] = [
     ("memory", "limit"),
     ("memory", "reservation"),
     ("memory", "swap"),
@@ -146,10 +146,11 @@ const UNSET_BY_ZERO: [(&str, &str); 12] = [
     ("cpu", "realtimePeriod"),
     ("blockIO", "weight"),
     ("blockIO", "leafWeight"),
+    ("network", "classID"),
 ];
 
-/// Members for which an empty list means the same.
-const UNSET_BY_NONE: [(&str, &str); 2] = [("cpu", "cpus"), ("cpu", "mems")];
+/// Members for which an empty list means the same, or the huge number that Docker makes of -1.
+const UNSET_BY_NONE: [(&str, &str); 3] = [("cpu", "cpus"), ("cpu", "mems"), ("memory", "swappiness")];
 
 /// Members that only together have a meaning: where one is given, the others are as they were.
 const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
@@ -162,7 +163,9 @@ const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
 /// The document, with what it leaves to the present configuration `asked`.
 pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     let zero = |value: &Value| *value == json!(0);
-    let none = |value: &Value| value.as_str().is_some_and(|list| list.trim().is_empty());
+    let none = |value: &Value| {
+        value.as_u64() == Some(u64::MAX) || value.as_str().is_some_and(|list| list.trim().is_empty())
+    };
     let zeros = UNSET_BY_ZERO.into_iter().filter(|(section, member)| zero(&wanted[section][member]));
     let nones = UNSET_BY_NONE.into_iter().filter(|(section, member)| none(&wanted[section][member]));
     for (section, member) in zeros.chain(nones).collect::<Vec<_>>() {
@@ -335,6 +338,7 @@ mod tests {
             (r#"{"cpu":{"quota":0,"burst":0}}"#, r#"{"cpu":{"quota":50,"period":200,"burst":0}}"#),
             (r#"{"cpu":{"cpus":"0","mems":" "}}"#, r#"{"cpu":{"cpus":"0"}}"#),
             (r#"{"cpu":{"realtimePeriod":0,"realtimeRuntime":0}}"#, r#"{"cpu":{}}"#),
+            (r#"{"memory":{"swappiness":18446744073709551615,"kernel":0}}"#, r#"{"memory":{}}"#),
             (r#"{"cpu":{"idle":0}}"#, r#"{"cpu":{"idle":0,"shares":512}}"#),
             (r#"{"cpu":{"idle":1}}"#, r#"{"cpu":{"idle":1}}"#),
             (r#"{"pids":{"limit":0}}"#, r#"{"pids":{"limit":0}}"#),
