@@ -219,8 +219,6 @@ fn said(writes: &[Write]) -> BTreeMap<(String, String), String> {
                 Some((name, value)) => {
                     said.insert((write.file.clone(), format!("{device} {name}")), value.to_string());
                 }
-                // The kernel refuses a device's figure that has no name there, and then nothing is kept.
-                None if write.file == "io.max" && !device.is_empty() => {}
                 None => rest.push(word),
             }
         }
@@ -253,6 +251,14 @@ pub fn update(data: &[u8]) {
     let Some(before) = kept(asked) else { return };
     let Ok((wanted, _)) = config::parse_resources(&document["resources"].to_string()) else { return };
     let asked = fuzzing::asked(&before);
+    // The kernel refuses a device's figure without a name, and then nothing is kept.
+    let named = |resources: &Value| {
+        let text = resources.pointer("/unified/io.max").and_then(Value::as_str).unwrap_or_default();
+        text.lines().all(|line| line.split_whitespace().skip(1).all(|word| word.contains('=')))
+    };
+    if !named(&asked) || !named(&wanted) {
+        return;
+    }
     let was = parsed(&asked).unwrap_or_else(|e| panic!("what was created with is not read: {e:#}"));
     let effective = fuzzing::complete(wanted.clone(), &asked);
     let sets = parsed(&effective).unwrap_or_else(|e| panic!("what is set is not read: {e:#}"));
