@@ -43,8 +43,7 @@ pub fn mount_all(plan: &Plan, mut sources: Sources) -> Result<Root> {
         // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
         mount::make_all_slave()?;
     }
-    let mut root =
-        attach_root(plan, sources.root).with_context(|| format!("root.path {}", plan.path.display()))?;
+    let mut root = attach_root(plan, sources.root).with_context(|| sources::root_place(plan))?;
     mount_in(&mut root, plan, sources.mounts)?;
     Ok(root)
 }

@@ -33,11 +33,9 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
     let _phase = trace::phase("open sources");
     let own_namespace = plan.facts.mount_namespace == MountNamespace::New;
     let all = all || !own_namespace;
-    let at = || format!("root.path {}", plan.path.display());
-    let root =
-        all.then(|| open(&plan.path, true, &for_root(plan.propagation))).transpose().with_context(at)?;
+    let root = all.then(|| open_root(plan)).transpose()?;
     let under_root = match plan.facts.mount_namespace {
-        MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(at)?),
+        MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(|| root_place(plan))?),
         _ => None,
     };
     let mounts = plan.mounts.iter().map(|mount| {
@@ -56,16 +54,29 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
 }
 
 /// Opens what is to be a peer of the host's mount and has not been opened yet. The mounts of a new namespace are peers
-/// still, unless it has a user namespace of its own.
+/// still, unless it has a user namespace of its own. The root comes before them, so that it is the oldest mount.
 pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
     for (mount, opened) in plan.mounts.iter().zip(&mut sources.mounts) {
         if let (Kind::Bind { source, recursive, .. }, None) = (&mount.kind, &opened)
             && for_bind(plan.propagation, &mount.options.propagation).is_empty()
         {
+            if sources.root.is_none() {
+                sources.root = Some(open_root(plan)?);
+            }
             *opened = Some(open(source, *recursive, &[]).with_context(|| place(mount, source))?);
         }
     }
     Ok(())
+}
+
+fn open_root(plan: &Plan) -> Result<OwnedFd> {
+    let tree = open(&plan.path, true, &for_root(plan.propagation));
+    tree.with_context(|| root_place(plan))
+}
+
+/// Where the root stands, for errors.
+pub(super) fn root_place(plan: &Plan) -> String {
+    format!("root.path {}", plan.path.display())
 }
 
 /// Opens, on the host's side, the sources of the bind mounts with which `mounts` begin.

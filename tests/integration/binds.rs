@@ -122,6 +122,12 @@ fn are_as_old_as_the_order_says() {
         let at = |path: &str| ages.iter().position(|(_, at)| at == path).unwrap_or_else(|| panic!("{path}"));
         let places = ["/", "/proc", "/dev", "/sys", "/mnt", "/opt", "/srv", "/var"].map(at);
         assert!(places.is_sorted(), "{places:?} {ages:?}");
+        // What stays the host's peer is copied ahead of the others, but not of the root.
+        let out = t.run("cut -d' ' -f5 /proc/self/mountinfo", |c| {
+            c["linux"]["rootfsPropagation"] = json!("shared");
+            add(c, json!({"destination": "/mnt", "source": t.dir, "options": ["rbind", "rshared"]}));
+        });
+        assert_eq!(out.ok().lines().next(), Some("/"));
     });
 }
 
