@@ -1,6 +1,6 @@
 //! The targets of `fuzz/` without libFuzzer: the kept inputs again, and a few seconds of others made of them.
 //!
-//! A second for each target; CORTEN_FUZZ_SECONDS says otherwise, CORTEN_FUZZ_TARGET names one. A failure prints its input, and
+//! A second for each target, or what twenty inputs take; CORTEN_FUZZ_SECONDS says otherwise, CORTEN_FUZZ_TARGET names one. A failure prints its input, and
 //! with CORTEN_FUZZ_SEED other ones are made.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
@@ -73,7 +73,7 @@ fn what_is_made_of_them_does_no_harm() {
         let mut pool = seeds(target);
         let until = Instant::now() + Duration::from_secs(seconds);
         let mut count = 0;
-        while Instant::now() < until {
+        while count < 20 || Instant::now() < until {
             let mut random = Random::new(seed + count);
             let from = &pool[random.below(pool.len())];
             let mut input = from.clone();
@@ -94,6 +94,5 @@ fn what_is_made_of_them_does_no_harm() {
             count += 1;
         }
         println!("{}: {count} inputs", target.name);
-        assert!(count > 20, "{}: only {count} inputs in {seconds} s", target.name);
     }
 }
