@@ -275,9 +275,9 @@ pub fn update(data: &[u8]) {
             assert_eq!(will_be.get(part), Some(value), "{part:?} is kept otherwise than set: {merged}");
         }
         // With memory unlimited swap is too, as it is where nothing is said.
-        let default = |part: &str, value: &str| part == "memory.swap.max" && value == "max";
+        let default = [("memory.swap.max", "max"), ("memory.memsw.limit_in_bytes", "-1")];
         for (part, value) in was.iter().filter(|(part, _)| !sets.contains_key(*part)) {
-            if default(&part.0, value) && !will_be.contains_key(part) {
+            if default.contains(&(&*part.0, &**value)) && !will_be.contains_key(part) {
                 continue;
             }
             assert_eq!(will_be.get(part), Some(value), "{part:?} is kept otherwise than it was: {merged}");
