@@ -209,7 +209,8 @@ fn said(writes: &[Write]) -> BTreeMap<(String, String), String> {
     let mut said = BTreeMap::new();
     for write in writes {
         let mut words = write.value.split_whitespace().peekable();
-        let several = write.value.split_whitespace().count() > 1;
+        // A list of processors is one word, whatever it looks like.
+        let several = !write.file.starts_with("cpuset.") && write.value.split_whitespace().count() > 1;
         let named = write.file == "net_prio.ifpriomap" || write.value.contains('=');
         let device = words.next_if(|word| several && (word.contains(':') || (named && !word.contains('='))));
         let device = device.unwrap_or_default();
