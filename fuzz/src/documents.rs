@@ -252,10 +252,14 @@ pub fn update(data: &[u8]) {
     let Some(before) = kept(asked) else { return };
     let Ok((wanted, _)) = config::parse_resources(&document["resources"].to_string()) else { return };
     let asked = fuzzing::asked(&before);
-    // The kernel refuses a device's figure without a name, and then nothing is kept.
+    // The kernel refuses a device's figure without a name, or a name without its device, and then nothing is kept.
     let named = |resources: &Value| {
-        let text = resources.pointer("/unified/io.max").and_then(Value::as_str).unwrap_or_default();
-        text.lines().all(|line| line.split_whitespace().skip(1).all(|word| word.contains('=')))
+        let texts = ["/unified/io.max", "/unified/io.latency"].map(|key| resources.pointer(key));
+        let mut lines = texts.into_iter().flatten().filter_map(Value::as_str).flat_map(str::lines);
+        lines.all(|line| {
+            let mut words = line.split_whitespace();
+            words.next().is_none_or(|word| word.contains(':')) && words.all(|word| word.contains('='))
+        })
     };
     if !named(&asked) || !named(&wanted) {
         return;
