@@ -311,6 +311,17 @@ fn processes_are_listed_signalled_frozen_and_killed() {
     assert_eq!(cgroup.pids().unwrap(), [0; 0]);
 }
 
+/// systemd takes away an empty scope at any moment.
+#[test]
+fn one_that_has_gone_is_neither_populated_nor_frozen() {
+    let Some(sandbox) = Sandbox::new("gone") else { return };
+    let cgroup = sandbox.create("a", "{}").unwrap();
+    fs::remove_dir(&cgroup.path).unwrap();
+    assert!(!cgroup.populated().unwrap());
+    assert!(!cgroup.frozen().unwrap());
+    cgroups::remove_parents(&cgroup.made);
+}
+
 /// A container may leave any tree of cgroups behind.
 #[test]
 fn a_deep_and_wide_tree_is_removed() {

@@ -20,7 +20,7 @@ pub fn frozen(record: &CgroupRecord) -> Result<bool> {
     }
     // Asked of many containers in a row: the file alone is opened.
     match fs::read_text(fs::CWD, &record.path.join("cgroup.events")) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(false),
         events => Ok(events?.lines().any(|line| line == "frozen 1")),
     }
 }

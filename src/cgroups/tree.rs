@@ -43,6 +43,11 @@ pub(super) fn read_file(at: BorrowedFd, name: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Whether a cgroup was removed between our finding it and using it.
+pub(super) fn vanished(error: &anyhow::Error) -> bool {
+    matches!(sys::errno(error), Some(Errno::ENOENT | Errno::ENODEV))
+}
+
 /// The text of one that is a list of any length.
 pub(super) fn read_list(at: BorrowedFd, name: &str) -> Result<String> {
     let fd = fs::open(at, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
@@ -179,9 +184,12 @@ impl Cgroup {
         self.named(self.event("frozen 1"))
     }
 
+    /// Of a cgroup that has gone meanwhile, as systemd takes away an empty scope, nothing is so.
     fn event(&self, line: &str) -> Result<bool> {
-        let events = read_file(self.dir(), "cgroup.events")?;
-        Ok(events.lines().any(|l| l == line))
+        match read_file(self.dir(), "cgroup.events") {
+            Err(e) if vanished(&e) => Ok(false),
+            events => Ok(events?.lines().any(|l| l == line)),
+        }
     }
 
     /// Freezes or thaws, and waits until it is so. After an error it is as it was before.

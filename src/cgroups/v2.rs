@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use super::resources::{Absent, Write};
 pub use super::tree::Cgroup;
-use super::tree::{open_dir, read_file, read_list};
+use super::tree::{open_dir, read_file, read_list, vanished};
 use super::{devices, systemd};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
@@ -131,11 +131,6 @@ pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
     let message =
         "systemd has put the process into another cgroup (hint: is systemd in another cgroup namespace?)";
     Err(fail(Kind::Unsupported, format!("linux.cgroupsPath {}: {message}", plan.dir().display())))
-}
-
-/// Whether an ancestor was removed between our finding it and using it.
-fn vanished(error: &anyhow::Error) -> bool {
-    matches!(sys::errno(error), Some(Errno::ENOENT | Errno::ENODEV))
 }
 
 /// Removes what was made, innermost first. Best effort: this happens on the way out of an error, which tells
