@@ -128,8 +128,8 @@ pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
     if watchdog.join().unwrap() {
         tracer.result.code = None;
     }
-    tracer.release();
     tracer.result.met = tracer.over;
+    tracer.release();
     tracer.result
 }
 
@@ -137,6 +137,17 @@ pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
 fn bite(pid: Pid, wait: &Receiver<()>) -> bool {
     let late = wait.recv_timeout(Duration::from_secs(SECONDS)) == Err(RecvTimeoutError::Timeout);
     late && kill(pid, Signal::SIGKILL).is_ok()
+}
+
+/// The process that the one of `status` has just made.
+fn made(status: WaitStatus) -> Option<Pid> {
+    const MADE: [i32; 3] = [libc::PTRACE_EVENT_CLONE, libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK];
+    match status {
+        WaitStatus::PtraceEvent(pid, _, event) if MADE.contains(&event) => {
+            ptrace::getevent(pid).ok().map(|child| Pid::from_raw(child as i32))
+        }
+        _ => None,
+    }
 }
 
 impl Tracer {
@@ -151,7 +162,12 @@ impl Tracer {
     /// Until the first process has ended.
     fn run(&mut self) {
         loop {
-            match self.next() {
+            let status = self.next();
+            if let Some(child) = made(status) {
+                // Known from now on, though it has not stopped yet: it must not be left so.
+                self.number(child);
+            }
+            match status {
                 WaitStatus::Exited(pid, code) if pid == self.first => return self.result.code = Some(code),
                 WaitStatus::Signaled(pid, signal, _) if pid == self.first => {
                     return self.result.code = Some(128 + signal as i32);
@@ -159,13 +175,6 @@ impl Tracer {
                 WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => drop(self.watched.remove(&pid)),
                 WaitStatus::PtraceSyscall(pid) => self.at_call(pid),
                 WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC) => self.at_exec(pid),
-                WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK) => {
-                    // Known from now on, though it has not stopped yet: it must not be left so.
-                    if let Ok(child) = ptrace::getevent(pid) {
-                        self.number(Pid::from_raw(child as i32));
-                    }
-                    self.go_on(pid, None);
-                }
                 WaitStatus::PtraceEvent(pid, ..) => {
                     self.number(pid);
                     self.go_on(pid, None);
@@ -263,16 +272,26 @@ impl Tracer {
     }
 
     /// Lets go what lives longer than the command: the container's process that waits for `start`.
+    ///
+    /// None is waited for by itself: a namespace's first process that has been killed ends only when those below it have
+    /// been waited for, and one in vfork stops only when its child goes on.
     fn release(&mut self) {
-        for pid in self.watched.keys().copied().filter(|&pid| pid != self.first) {
-            if ptrace::interrupt(pid).is_err() {
-                continue;
+        self.over = true;
+        self.watched.remove(&self.first);
+        self.watched.retain(|&pid, _| ptrace::interrupt(pid).is_ok());
+        while !self.watched.is_empty() {
+            let status = self.next();
+            if let Some(child) = made(status)
+                && ptrace::interrupt(child).is_ok()
+            {
+                self.number(child);
             }
-            let signal = match waitpid(pid, Some(WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::Stopped(_, signal)) => Some(signal),
-                _ => None,
-            };
-            let _ = ptrace::detach(pid, signal);
+            let signal = if let WaitStatus::Stopped(_, signal) = status { Some(signal) } else { None };
+            if let Some(pid) = status.pid() {
+                self.watched.remove(&pid);
+                // One that has ended is ESRCH.
+                let _ = ptrace::detach(pid, signal);
+            }
         }
     }
 }
