@@ -305,7 +305,7 @@ impl Table {
         let line = format!(
             "| {name} | {calls} | {tried} of {total} | {leaks} | {hangs} | {weakened} | {untrue} |\n"
         );
-        print!("{line}");
+        eprint!("{line}");
         if let Some(path) = std::env::var_os("CORTEN_FAULTS_TABLE") {
             let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
             file.write_all(line.as_bytes()).unwrap();

@@ -128,8 +128,8 @@ pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
     if watchdog.join().unwrap() {
         tracer.result.code = None;
     }
-    tracer.result.met = tracer.over;
     tracer.release();
+    tracer.result.met = tracer.over;
     tracer.result
 }
 
@@ -276,7 +276,6 @@ impl Tracer {
     /// None is waited for by itself: a namespace's first process that has been killed ends only when those below it have
     /// been waited for, and one in vfork stops only when its child goes on.
     fn release(&mut self) {
-        self.over = true;
         self.watched.remove(&self.first);
         self.watched.retain(|&pid, _| ptrace::interrupt(pid).is_ok());
         while !self.watched.is_empty() {
