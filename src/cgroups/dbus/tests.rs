@@ -123,9 +123,8 @@ fn jobs_end_by_the_signal_of_their_owner() {
 
 /// What a peer says to us, and the error that comes of it.
 fn against(said: &'static [u8], direct: bool) -> String {
-    let dir = std::env::temp_dir().join(format!("corten-peer-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let path = dir.join(format!("{:x}", said.as_ptr() as usize));
+    let name = format!("corten-peer-{}-{:x}", std::process::id(), said.as_ptr() as usize);
+    let path = std::env::temp_dir().join(name);
     let listener = UnixListener::bind(&path).unwrap();
     let peer = std::thread::spawn(move || {
         let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
