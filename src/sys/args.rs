@@ -5,16 +5,62 @@ use std::sync::OnceLock;
 
 static ARGS: OnceLock<Vec<CString>> = OnceLock::new();
 
+/// Where the arguments and the environment are in memory, one behind the other, as execve(2) has put them: the address
+/// and the length.
+static SHOWN: OnceLock<(usize, usize)> = OnceLock::new();
+
 /// Keeps the command line.
 ///
 /// # Safety
-/// `argv` must point to `argc` C strings, as `main` gets them.
+/// `argv` must be what `main` gets: `argc` C strings and a null, behind which is the environment with its own null.
 pub unsafe fn keep(argc: c_int, argv: *const *const c_char) {
     let count = usize::try_from(argc).unwrap_or_default();
     // SAFETY: the caller promises that there are so many.
     let arg = |i| unsafe { CStr::from_ptr(*argv.add(i)) }.to_owned();
     // It is called once.
     let _ = ARGS.set((0..count).map(arg).collect());
+    // SAFETY: the caller promises that the environment is there, and that it ends with a null.
+    let variable = |i| unsafe { *argv.add(count + 1 + i) };
+    let variables = (0..).map(variable).take_while(|text| !text.is_null());
+    // SAFETY: as above; a null ends the arguments too.
+    let all = (0..count).map(|i| unsafe { *argv.add(i) }).chain(variables);
+    // SAFETY: each is a C string.
+    let ends = all.clone().map(|text| text.addr() + unsafe { CStr::from_ptr(text) }.count_bytes());
+    if let (Some(first), Some(end)) = (all.clone().next(), ends.last()) {
+        let _ = SHOWN.set((first.expose_provenance(), end.saturating_sub(first.addr())));
+    }
+}
+
+/// The arguments and the environment that [`hide`] has cleared.
+pub(super) struct Hidden(Vec<u8>);
+
+/// What the command line is instead, for who lists the processes.
+const NAME: &[u8] = b"corten init";
+
+/// Clears the arguments and the environment in memory, where /proc/PID/cmdline shows them to every process. [`get`] has
+/// copies of the arguments; the environment is empty until [`Hidden::restore`].
+pub(super) fn hide() -> Hidden {
+    let Some(&(start, len)) = SHOWN.get() else { return Hidden(Vec::new()) };
+    let start = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel has put the strings there, one behind the other and writable (fs/exec.c, fs/binfmt_elf.c), and no
+    // reference to them is alive: `keep` has copied the arguments, and std copies each variable that it is asked for.
+    unsafe {
+        let copy = std::slice::from_raw_parts(start, len).to_vec();
+        start.write_bytes(0, len);
+        start.copy_from_nonoverlapping(NAME.as_ptr(), NAME.len().min(len.saturating_sub(1)));
+        Hidden(copy)
+    }
+}
+
+impl Hidden {
+    /// Puts them back.
+    pub(super) fn restore(self) {
+        if let Some(&(start, len)) = SHOWN.get().filter(|(_, len)| *len == self.0.len()) {
+            let start = std::ptr::with_exposed_provenance_mut::<u8>(start);
+            // SAFETY: as in `hide`.
+            unsafe { start.copy_from_nonoverlapping(self.0.as_ptr(), len) }
+        }
+    }
 }
 
 /// The command line, the program's name first.

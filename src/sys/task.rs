@@ -56,13 +56,16 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = dir.as_raw_fd() as u64;
     }
+    // A process of the container may look at the new one at once.
+    let hidden = super::args::hide();
     // SAFETY: `args` has the size passed and no CLONE_VM or stack, so the child gets copies of all memory and
     // goes on here; being the copy of a one-threaded process, none of its locks is held by another thread.
     let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
-    let pid = check(ret, || format!("clone3({:#x})", args.flags))? as i32;
-    if pid == 0 {
+    if ret == 0 {
         return Ok(Forked::Child);
     }
+    hidden.restore();
+    let pid = check(ret, || format!("clone3({:#x})", args.flags))? as i32;
     // SAFETY: the kernel stored a new descriptor there when it made the child.
     Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }

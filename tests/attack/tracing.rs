@@ -52,7 +52,7 @@ fn attack(t: &Test, user: bool, but: &[&str]) -> u32 {
 }
 
 /// The payload: how often the runtime was seen, and how often something worked. It is the runtime as long as its command
-/// line says so: there is no way back from the program.
+/// line says so.
 fn lie_in_wait(_: &[String]) -> String {
     let (mut seen, mut worked) = (0, 0);
     fs::write("/ready", "").unwrap();
@@ -71,7 +71,7 @@ fn lie_in_wait(_: &[String]) -> String {
 }
 
 fn is_runtime(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.windows(7).any(|w| w == b"\0--root"))
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"corten init\0\0"))
 }
 
 fn tried(pid: i32) -> bool {
