@@ -23,6 +23,10 @@ use crate::trace;
 /// How much of a failed hook's output is told.
 const TAIL: usize = 512;
 
+/// The time that a startContainer hook has if the configuration does not say. Its program is the image's, and nothing in
+/// an image may make a command wait for ever.
+const START_CONTAINER_TIME: Duration = Duration::from_secs(60);
+
 /// One hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
@@ -30,7 +34,7 @@ pub struct Hook {
     pub place: String,
     pub path: CString,
     pub argv: Vec<CString>,
-    /// Unset, it is the runtime's own.
+    /// If absent, the caller of [`run`] chooses.
     pub env: Option<Vec<CString>>,
     pub timeout: Option<Duration>,
 }
@@ -52,13 +56,17 @@ pub fn plan(hooks: Option<&Hooks>, problems: &mut Problems) -> Plan {
         let specs = specs.as_deref().unwrap_or_default();
         specs.iter().enumerate().map(|(i, spec)| hook(spec, format!("hooks.{name}[{i}]"), problems)).collect()
     };
+    let mut start_container: Vec<Hook> = list("startContainer", hooks.start_container());
+    start_container.iter_mut().for_each(|hook| {
+        hook.timeout.get_or_insert(START_CONTAINER_TIME);
+    });
     Plan {
         // Deprecated, but Docker's network needs it.
         #[allow(deprecated)]
         prestart: list("prestart", hooks.prestart()),
         create_runtime: list("createRuntime", hooks.create_runtime()),
         create_container: list("createContainer", hooks.create_container()),
-        start_container: list("startContainer", hooks.start_container()),
+        start_container,
         poststart: list("poststart", hooks.poststart()),
         poststop: list("poststop", hooks.poststop()),
     }
@@ -87,34 +95,36 @@ fn hook(spec: &Spec, place: String, problems: &mut Problems) -> Hook {
     Hook { place, path, argv, env, timeout }
 }
 
-/// Runs hooks one after the other; the first that fails ends it. `state` is what they read.
-pub fn run(hooks: &[Hook], state: &[u8]) -> Result<()> {
-    hooks.iter().try_for_each(|hook| run_one(hook, state))
+/// Runs hooks one after the other, until one fails. Each reads `state` from its standard input. A hook that names no
+/// environment gets `env`.
+pub fn run(hooks: &[Hook], state: &[u8], env: fn() -> Vec<CString>) -> Result<()> {
+    hooks.iter().try_for_each(|hook| run_one(hook, state, || execute(hook, env)))
 }
 
 /// Runs all hooks whatever happens; returns the failures. For poststop, which must not stop a deletion, and for poststart
 /// in older configurations.
 #[must_use]
 pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
-    let failures = hooks.iter().filter_map(|hook| run_one(hook, state).err());
+    let failures = hooks.iter().filter_map(|hook| run_one(hook, state, || execute(hook, env::own)).err());
     failures.map(|error| format!("{error:#}, ignoring")).collect()
 }
 
-fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+/// Runs one hook. Its process calls `execute`, which returns only if that fails.
+pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Error) -> Result<()> {
     let place = || format!("{} {}", hook.place, hook.path.to_string_lossy());
     let _phase = trace::phase_of("hook", place);
     let input = fs::memfd_with("state", state).with_context(place)?;
     let output = fs::memfd("hook").with_context(place)?;
     // A hook may open /dev/stderr anew, with an offset of its own.
     process::set_append(output.as_fd()).with_context(place)?;
-    let env = hook.env.clone().unwrap_or_else(env::own);
     match task::clone3(0, None).with_context(place)? {
-        Forked::Child => become_hook(hook, &env, &input, &output),
+        Forked::Child => become_hook(&input, &output, execute),
         Forked::Parent { pid, pidfd } => {
             let ended = wait(pid, &pidfd, hook.timeout).with_context(place)?;
             let reason = match ended {
                 Some(Exit::Code(0)) => return Ok(()),
                 Some(Exit::Code(code)) => format!("exit status {code}"),
+                Some(Exit::Signal(libc::SIGSYS)) => "bad system call: linux.seccomp has killed it".into(),
                 Some(Exit::Signal(signal)) => format!("killed by signal {signal}"),
                 None => format!("timed out after {:?}", hook.timeout.unwrap_or_default()),
             };
@@ -126,25 +136,33 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     }
 }
 
-/// The forked child's part. What goes wrong here is told through the hook's own output.
-fn become_hook(hook: &Hook, env: &[CString], input: &OwnedFd, output: &OwnedFd) -> ! {
-    let attempt = || -> sys::Result<()> {
+/// The forked child's part. An error goes to the hook's own output, as standard error: other descriptors may be closed by
+/// now.
+fn become_hook(input: &OwnedFd, output: &OwnedFd, execute: impl FnOnce() -> anyhow::Error) -> ! {
+    // Its phases would be taken for those of the process that waits for it.
+    trace::blind_unless(|| false);
+    let prepare = || -> sys::Result<()> {
         process::lead_group(0)?;
-        // It must not outlive who waits for it: nobody else knows of it.
+        // It must not outlive the process that waits for it: no other process knows of it.
         task::set_parent_death_signal(libc::SIGKILL)?;
         tty::replace(input.as_fd(), 0)?;
         tty::replace(output.as_fd(), 1)?;
-        tty::replace(output.as_fd(), 2)?;
-        signal::reset(signal::ALL)?;
-        fs::close_on_exec_from(3)?;
-        let errno = task::execve(&hook.path, &hook.argv, env);
-        Err(sys::Error::new(format!("exec {}", hook.path.to_string_lossy()), errno))
+        tty::replace(output.as_fd(), 2)
     };
-    if let Err(error) = attempt() {
-        // Nobody is left to tell if this fails too.
-        let _ = nix::unistd::write(output, error.to_string().as_bytes());
-    }
+    let error = prepare().map_or_else(Into::into, |()| execute());
+    // If this fails too, the exit status still reports a failure.
+    let _ = nix::unistd::write(std::io::stderr(), format!("{error:#}").as_bytes());
     task::exit_now(127)
+}
+
+/// Becomes a hook whose program is the host's, with the rights of the calling process.
+fn execute(hook: &Hook, env: fn() -> Vec<CString>) -> anyhow::Error {
+    let prepared = signal::reset(signal::ALL).and_then(|()| fs::close_on_exec_from(3));
+    if let Err(error) = prepared {
+        return error.into();
+    }
+    let errno = task::execve(&hook.path, &hook.argv, &hook.env.clone().unwrap_or_else(env));
+    sys::Error::new(format!("exec {}", hook.path.to_string_lossy()), errno).into()
 }
 
 /// Waits for the hook; `None` if its time was up and it and its process group were killed.
@@ -214,7 +232,7 @@ mod tests {
                     path: c"/a".into(),
                     argv: vec![c"/a".into()],
                     env: None,
-                    timeout: None,
+                    timeout: (name == "startContainer").then_some(START_CONTAINER_TIME),
                 },
                 Hook {
                     place: format!("hooks.{name}[1]"),

@@ -58,6 +58,15 @@ impl Plan {
     pub fn waits_for_cgroup(&self) -> bool {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
     }
+
+    /// Whether the container's process reports that its mounts are made and waits: for the runtime's hooks and network
+    /// devices, or, before its own hooks, for the device filter.
+    #[must_use]
+    pub fn reports_mounts(&self) -> bool {
+        let hooks::Plan { prestart, create_runtime, create_container, .. } = &self.hooks;
+        let hooks = [prestart, create_runtime, create_container].iter().any(|hooks| !hooks.is_empty());
+        hooks || !self.namespaces.devices.is_empty()
+    }
 }
 
 /// Who is to own the container's cgroup, where the container may make cgroups of its own below it: the host's ids of the

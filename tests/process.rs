@@ -17,7 +17,9 @@ use corten::hooks::{self, Hook};
 use corten::process::capabilities::Sets;
 use corten::process::credentials::{self, Groups, Status, User};
 use corten::process::rlimits::Rlimit;
-use corten::process::{affinity, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler};
+use corten::process::{
+    affinity, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler,
+};
 use corten::sys;
 use corten::sys::process::Limit;
 use corten::sys::task::Forked;
@@ -455,7 +457,8 @@ fn shell(place: &str, script: &str, timeout: Option<Duration>) -> Hook {
 }
 
 fn outcome(hook: Hook) -> String {
-    hooks::run(&[hook], b"{\"status\":\"creating\"}").map_or_else(|e| format!("{e:#}"), |()| String::new())
+    hooks::run(&[hook], b"{\"status\":\"creating\"}", env::own)
+        .map_or_else(|e| format!("{e:#}"), |()| String::new())
 }
 
 #[test]
@@ -535,7 +538,7 @@ fn one_failure_stops_the_list_but_for_poststop() {
         let marker = std::env::temp_dir().join(format!("corten-hooks-{}", std::process::id()));
         let list =
             [shell("p[0]", "exit 1", None), shell("p[1]", &format!("touch {}", marker.display()), None)];
-        let error = hooks::run(&list, b"{}").unwrap_err();
+        let error = hooks::run(&list, b"{}", env::own).unwrap_err();
         assert_eq!((error.to_string().as_str(), marker.exists()), ("p[0] /bin/sh: exit status 1", false));
         assert_eq!(hooks::run_all(&list, b"{}"), ["p[0] /bin/sh: exit status 1, ignoring"]);
         assert!(marker.exists());

@@ -8,6 +8,7 @@ use crate::error::{Kind, Problems, Result, fail, kind};
 use crate::hooks::{self, Hook};
 use crate::launch;
 use crate::log;
+use crate::process::env;
 use crate::seccomp::Listener;
 use crate::state::{Dir, Record, Status, spec_state};
 use crate::trace;
@@ -46,7 +47,7 @@ impl Poststart<'_> {
     fn run(&self, record: &Record) -> Result<()> {
         let state = || spec_state(record, Status::Running, record.pid);
         if self.stops {
-            return hooks::run(self.hooks, state().as_bytes());
+            return hooks::run(self.hooks, state().as_bytes(), env::own);
         }
         hooks::run_all(self.hooks, state().as_bytes()).into_iter().for_each(log::warn);
         Ok(())

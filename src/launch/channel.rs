@@ -29,8 +29,11 @@ pub(super) enum Event {
     Mounted,
     /// The master of the container's terminal.
     Console(OwnedFd),
-    /// The descriptor of a seccomp filter that asks an agent.
-    Listener(OwnedFd),
+    /// The descriptor of a seccomp filter that asks an agent, and the process under it as the runtime sees it.
+    Listener {
+        fd: OwnedFd,
+        pid: i32,
+    },
     /// Everything is done but what `start` begins.
     Ready,
     Error(anyhow::Error),
@@ -77,7 +80,9 @@ impl Channel {
             Event::SourcesWanted => self.send_bytes(b"t", &[]),
             Event::Mounted => self.send_bytes(b"m", &[]),
             Event::Console(master) => self.send_console(master.as_fd()),
-            Event::Listener(fd) => self.send_bytes(b"l", &[fd.as_fd()]),
+            Event::Listener { fd, pid } => {
+                self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
+            }
             Event::Ready => self.send_bytes(b"r", &[]),
             // By write(2), which more seccomp profiles allow than sendmsg(2).
             Event::Error(error) => {
@@ -101,8 +106,9 @@ impl Channel {
     pub(super) fn receive(&self) -> Result<Event> {
         let _phase = trace::phase("wait for the container's process");
         let (bytes, fd) = match socket::receive(self.fd()) {
-            // A process that ended with an unread message of ours resets the connection.
-            Err(e) if e.errno == Errno::ECONNRESET => return Ok(Event::Closed),
+            // A process that ends with an unread message of ours resets the connection. The kernel reports that once, before
+            // what the process has said.
+            Err(e) if e.errno == Errno::ECONNRESET => socket::receive(self.fd())?,
             other => other?,
         };
         let Some((tag, rest)) = bytes.split_first() else { return Ok(Event::Closed) };
@@ -112,7 +118,7 @@ impl Channel {
             (b't', _, _) => Ok(Event::SourcesWanted),
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
-            (b'l', Some(fd), _) => Ok(Event::Listener(fd)),
+            (b'l', Some(fd), Ok(pid)) => Ok(Event::Listener { fd, pid }),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
             _ => Err(fail(Kind::Os, "a message between our two processes was not understood")),
@@ -238,6 +244,12 @@ mod tests {
         b.go(Go::Start).unwrap();
         assert_eq!(a.await_go().unwrap(), Go::Start);
         drop(a);
+        assert!(matches!(b.receive().unwrap(), Event::Closed));
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&Event::Ready).unwrap();
+        b.go(Go::On).unwrap();
+        drop(a);
+        assert!(matches!(b.receive().unwrap(), Event::Ready));
         assert!(matches!(b.receive().unwrap(), Event::Closed));
         let (a, b) = Channel::pair().unwrap();
         drop(b);

@@ -245,11 +245,12 @@ fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel
         session_keyring(&name, Some(&request.process.labels), request.host.proc.as_fd())?;
     }
     let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
-    let as_named = |user| program::as_named(request.process, user, request.groups, root.as_fd());
+    let proc = request.host.proc.as_fd();
+    let as_named = |user| program::as_named(request.process, user, request.groups, root.as_fd(), proc);
     let named = request.user.map(as_named).transpose()?;
     let process = named.as_ref().unwrap_or(request.process);
     if process.terminal {
-        attach_terminal(process, &rootfs::terminal(root.as_fd())?, console_socket, report)?;
+        attach_terminal(process, &rootfs::terminal(root.as_fd(), proc)?, console_socket, report)?;
     }
     if let Some(cpus) = &process.affinity.last {
         affinity::apply(cpus)?;
@@ -257,7 +258,7 @@ fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel
     let setting = Setting {
         process,
         seccomp: request.seccomp,
-        proc: request.host.proc.as_fd(),
+        proc,
         preserved: request.preserved,
         user_namespace: request.host.user_namespace || request.record.namespaces.iter().any(|n| n == "user"),
         service: request.service,

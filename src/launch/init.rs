@@ -44,6 +44,8 @@ pub(super) struct Container<'a> {
     /// We are in a user namespace already.
     pub(super) user_namespace: bool,
     pub(super) stages: Stages,
+    /// The runtime says when the device filter is attached. If false, another message says so.
+    pub(super) awaits_filter: bool,
 }
 
 /// Runs `act`, which never comes back but with an error, and ends the process with telling it. `act` may exchange the
@@ -181,18 +183,17 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         None => mount_all(&mut container, report)?,
     };
     credentials::umask(umask);
-    let hooks::Plan { prestart, create_runtime, create_container, .. } = &plan.hooks;
-    // Also for our own: they find the cgroup's device filter in force.
-    let hooks = [prestart, create_runtime, create_container].iter().any(|hooks| !hooks.is_empty());
-    if hooks || !plan.namespaces.devices.is_empty() {
+    if plan.reports_mounts() {
         report.send(&Event::Mounted)?;
+        report.await_go()?;
+    } else if container.awaits_filter {
         report.await_go()?;
     }
     if let Some(process) = plan.process.as_ref().filter(|process| process.terminal) {
-        let terminal = root.console()?;
+        let terminal = root.console(container.proc)?;
         attach_terminal(process, &terminal, container.console_socket.take(), report)?;
     }
-    run_hooks(&plan.hooks.create_container, container.record)?;
+    run_create_container(&plan.hooks.create_container, container.record, root.fd())?;
     sysctl::apply(&plan.sysctl, container.proc)?;
     let root = root.enter(&plan.rootfs)?;
 
@@ -218,9 +219,10 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         *report = Channel::from_socket(socket::accept(listener.as_fd())?);
     }
     drop(container.start);
-    run_hooks(&plan.hooks.start_container, container.record)?;
     let none = || fail(Kind::Config, "process: the configuration has none to start");
-    program.ok_or_else(none)?.run(report)
+    let program = program.ok_or_else(none)?;
+    program.run_hooks(&plan.hooks.start_container, || state(container.record), report)?;
+    program.run(report)
 }
 
 /// Mounts all in a mount namespace with the host's paths.
@@ -239,13 +241,20 @@ fn mount_all(container: &mut Container, report: &mut Channel) -> Result<rootfs::
     rootfs::mount_all(plan, sources)
 }
 
-/// Runs hooks in the container's namespaces, where our id is another.
-fn run_hooks(hooks: &[Hook], record: &Record) -> Result<()> {
+/// The state that hooks in the container read. Our process id is the one that they see.
+fn state(record: &Record) -> String {
+    spec_state(record, Status::Created, Some(std::process::id() as i32))
+}
+
+/// Runs the createContainer hooks: the host's programs, in the container's namespaces. Their working directory is the root
+/// file system, as with runc. An image's file there must not be what a variable of the environment names
+/// (CVE-2025-23266): a hook that names no environment has none.
+fn run_create_container(hooks: &[Hook], record: &Record, root: BorrowedFd) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
-    let state = spec_state(record, Status::Created, Some(std::process::id() as i32));
-    hooks::run(hooks, state.as_bytes())
+    task::fchdir(root)?;
+    hooks::run(hooks, state(record).as_bytes(), Vec::new)
 }
 
 /// The names and the interface of new namespaces, and the session keyring.

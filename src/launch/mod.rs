@@ -113,6 +113,10 @@ pub fn create(request: &Request) -> Result<Launched> {
         } else {
             Some(socket::listen_at(dir.fd().as_fd(), Path::new(START_SOCKET))?)
         };
+        let stages = stages(plan, request.host)?;
+        // Otherwise the container's process asks us for something after the filter is attached ([`meanwhile`]).
+        let awaits_filter =
+            cgroup.is_some() && stages == Stages::Direct && sources.is_some() && !plan.reports_mounts();
         let child = init::Container {
             plan,
             doors: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?,
@@ -126,7 +130,8 @@ pub fn create(request: &Request) -> Result<Launched> {
             preserved: request.preserved,
             service: request.service,
             user_namespace: request.host.user_namespace,
-            stages: stages(plan, request.host)?,
+            stages,
+            awaits_filter,
         };
         let mut process = spawn(plan, &joined, cgroup.as_ref(), child, |pid| match &mut systemd {
             Some(systemd) => systemd.place(pid, plan, &dir, &mut record),
@@ -134,7 +139,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         })?;
         record.pid = Some(process.pid);
         let mut devices = None;
-        let attended = meanwhile(&process, request, &dir, &mut record, cgroup.as_ref())
+        let attended = meanwhile(&process, request, &dir, &mut record, cgroup.as_ref(), awaits_filter)
             .and_then(|()| attend(&mut process, request, &dir, &mut record, &mut devices))
             .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
         match attended {
@@ -341,9 +346,13 @@ fn meanwhile(
     dir: &Dir,
     record: &mut Record,
     cgroup: Option<&Cgroup>,
+    awaits_filter: bool,
 ) -> Result<()> {
     let _phase = trace::phase("meanwhile");
     cgroup.map_or(Ok(()), |cgroup| cgroup::watch(request.plan, cgroup))?;
+    if awaits_filter {
+        process.tell(Go::On)?;
+    }
     dir.save_config(&request.config.text)?;
     if process.between { Ok(()) } else { put_on_record(process, record) }
 }
@@ -381,8 +390,8 @@ fn attend<'a>(
                 }
                 // `creating` is step 2 of the lifecycle; these hooks are the steps after it (runtime.md#lifecycle).
                 let state = spec_state(record, Status::Created, record.pid);
-                hooks::run(&plan.hooks.prestart, state.as_bytes())?;
-                hooks::run(&plan.hooks.create_runtime, state.as_bytes())?;
+                hooks::run(&plan.hooks.prestart, state.as_bytes(), env::own)?;
+                hooks::run(&plan.hooks.create_runtime, state.as_bytes(), env::own)?;
                 process.go(Go::On)?;
             }
             Event::Ready => return put_on_record(process, record),
@@ -472,6 +481,14 @@ impl Process {
         }
     }
 
+    /// Lets it go on, unless it has ended: then its own error is next in the channel.
+    fn tell(&self, go: Go) -> Result<()> {
+        match self.channel.go(go) {
+            Err(e) if matches!(sys::errno(&e), Some(Errno::EPIPE | Errno::ECONNRESET)) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Lets it go on. That it has died is told better than that nobody listens.
     fn go(&self, go: Go) -> Result<()> {
         self.channel.go(go).map_err(|e| match sys::errno(&e) {
@@ -501,7 +518,7 @@ impl Process {
     pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
         let _phase = trace::phase("start");
         let listener = filter.and_then(|filter| filter.listener.as_ref());
-        let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
+        let agent = listener.map(|listener| Agent { listener, record, status });
         let started = self.go(Go::Start).and_then(|()| await_program(&self.channel, agent));
         let started = started.and_then(|()| ended_early(self.pid));
         // In a running container somebody else may have been killed.
@@ -524,9 +541,9 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
         }
         _ => e.into(),
     })?;
-    let pid = record.pid.unwrap_or_default();
-    let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
-    let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
+    let agent = listener.map(|listener| Agent { listener, record, status: Status::Created });
+    let started = await_program(&Channel::from_socket(socket), agent)
+        .and_then(|()| ended_early(record.pid.unwrap_or_default()));
     if started.is_err()
         && let Some(pidfd) = process
     {
@@ -537,12 +554,10 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     started.map_err(|e| with_reason(record, e))
 }
 
-/// Who answers for a filter of the process, and what it is to know of the container.
+/// The agent that answers for seccomp filters, and what it is told of the container.
 #[derive(Clone, Copy)]
 struct Agent<'a> {
     listener: &'a Listener,
-    /// The process that has the filter.
-    pid: i32,
     record: &'a Record,
     /// The container's, not the process's.
     status: Status,
@@ -557,7 +572,7 @@ fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
                 return Ok(());
             }
             Event::Error(error) => return Err(error),
-            Event::Listener(fd) => send_listener(&fd, agent)?,
+            Event::Listener { fd, pid } => send_listener(&fd, pid, agent)?,
             _ => return Err(unexpected()),
         }
     }
@@ -578,9 +593,9 @@ fn ended_early(pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Hands the filter's descriptor to its agent.
-fn send_listener(fd: &OwnedFd, agent: Option<Agent>) -> Result<()> {
-    let Agent { listener, pid, record, status } = agent.ok_or_else(unexpected)?;
+/// Hands the descriptor of the filter of process `pid` to the agent.
+fn send_listener(fd: &OwnedFd, pid: i32, agent: Option<Agent>) -> Result<()> {
+    let Agent { listener, record, status } = agent.ok_or_else(unexpected)?;
     let state = serde_json::from_str(&spec_state(record, status, record.pid)).context("state")?;
     let state = seccomp::listener::process_state(SPEC_VERSION, pid, listener.metadata.as_deref(), state);
     seccomp::listener::send(fd.as_fd(), &listener.path, state.to_string().as_bytes())

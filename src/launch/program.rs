@@ -7,7 +7,7 @@
 //! a profile must not be able to break the wait for it. Landlock has the same rule and comes before the filter.
 
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use super::channel::{Channel, Event};
 use crate::error::{Context, Kind, Result, fail};
+use crate::hooks::{self, Hook};
 use crate::process::credentials::{self, Groups, Status};
 use crate::process::rlimits::Rlimit;
 use crate::process::{
@@ -40,6 +41,16 @@ pub(super) struct Setting<'a> {
     pub(super) notify_socket: Option<&'a Path>,
     /// A working directory that is missing is made: `create`'s part, not `exec`'s.
     pub(super) make_cwd: bool,
+}
+
+/// What a process executes.
+#[derive(Clone, Copy)]
+struct Command<'a> {
+    path: &'a CStr,
+    argv: &'a [CString],
+    env: &'a [CString],
+    /// Descriptors that it inherits besides the standard streams.
+    preserved: &'a [i32],
 }
 
 /// A program that has been found.
@@ -74,7 +85,7 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     }
     let mut env = process.env.clone();
     if env::get(&env, "HOME").is_none_or(<[u8]>::is_empty) {
-        let passwd = names_file(root, "/etc/passwd")?.unwrap_or_default();
+        let passwd = names_file(root, setting.proc, "/etc/passwd")?.unwrap_or_default();
         env::fill_home(&mut env, &passwd, process.user.uid);
     }
     env::add_service(&mut env, setting.service, std::process::id, setting.notify_socket);
@@ -88,16 +99,17 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
 }
 
 /// The content of the container's passwd or group file, empty if it has none; or what is wrong with the file.
-fn names_file(root: BorrowedFd, path: &str) -> Result<std::result::Result<Vec<u8>, String>> {
-    // Not to be led astray by a fifo or a terminal of that name. We are in the container's cgroup, which says what
-    // other devices it can make us open.
-    let flags = fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = match resolve::open_with(root, Path::new(path), flags) {
+fn names_file(
+    root: BorrowedFd,
+    proc: BorrowedFd,
+    path: &str,
+) -> Result<std::result::Result<Vec<u8>, String>> {
+    let file = match resolve::open(root, Path::new(path)) {
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => {
             return Ok(Ok(Vec::new()));
         }
-        // A link to itself, or one of a procfs, which could lead anywhere; a device on a mount that allows none.
-        Err(e) if matches!(e.errno, Errno::ELOOP | Errno::EACCES) => return Ok(Err(e.to_string())),
+        // A link to itself, or one of a procfs, which could lead anywhere.
+        Err(e) if e.errno == Errno::ELOOP => return Ok(Err(e.to_string())),
         other => other.with_context(|| path.to_string())?,
     };
     let stat = fs::fstat(file.as_fd())?;
@@ -109,6 +121,8 @@ fn names_file(root: BorrowedFd, path: &str) -> Result<std::result::Result<Vec<u8
     if stat.st_size == 0 {
         return Ok(Ok(Vec::new()));
     }
+    let file =
+        fs::reopen(proc, file.as_fd(), fs::O_RDONLY | libc::O_NONBLOCK).with_context(|| path.to_string())?;
     match fs::read_limited(file, users::CONTENT_MAX as u64) {
         Err(e) if e.errno == Errno::EFBIG => {
             Ok(Err(format!("{path} of the container is larger than {} MiB", users::CONTENT_MAX >> 20)))
@@ -123,11 +137,12 @@ pub(super) fn as_named(
     text: &str,
     more: &[u32],
     root: BorrowedFd,
+    proc: BorrowedFd,
 ) -> Result<process::Plan> {
     let _phase = trace::phase("look up the user");
     let wrong = |message: String| fail(Kind::Config, format!("--user {text:?}: {message}"));
-    let passwd = names_file(root, "/etc/passwd")?.map_err(wrong)?;
-    let group = names_file(root, "/etc/group")?.map_err(wrong)?;
+    let passwd = names_file(root, proc, "/etc/passwd")?.map_err(wrong)?;
+    let group = names_file(root, proc, "/etc/group")?.map_err(wrong)?;
     let who = users::who(text, &passwd, &group).map_err(wrong)?;
     let mut named = process.clone();
     named.user.uid = who.uid;
@@ -160,18 +175,44 @@ impl Program<'_> {
     /// Becomes the program, or tells why not and ends. It does not go back to who called it: what would be closed on the
     /// way has been closed already, or is not to be closed under a filter that may not like it.
     pub(super) fn run(self, report: &Channel) -> ! {
-        let Err(error) = self.execute(report);
+        let Setting { process, preserved, .. } = self.setting;
+        let command = Command { path: &self.path, argv: &process.argv, env: &self.env, preserved };
+        let Err(error) = self.execute(command, report);
         // If nobody listens any more, there is nobody to tell.
         let _ = report.send(&Event::Error(error));
         task::exit_now(1)
     }
 
-    fn execute(&self, report: &Channel) -> Result<Infallible> {
+    /// Runs the startContainer hooks, whose programs are the container's: each has the rights of the container's program,
+    /// because a child becomes it by the same code. It gets the container's environment unless it names its own, no
+    /// descriptor besides the standard streams, and a filter of its own, of which the agent is told if there is one.
+    pub(super) fn run_hooks(
+        &self,
+        hooks: &[Hook],
+        state: impl FnOnce() -> String,
+        report: &Channel,
+    ) -> Result<()> {
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        let state = state();
+        hooks.iter().try_for_each(|hook| {
+            let env = hook.env.as_ref().unwrap_or(&self.setting.process.env);
+            let command = Command { path: &hook.path, argv: &hook.argv, env, preserved: &[] };
+            hooks::run_one(hook, state.as_bytes(), || {
+                let Err(error) = self.execute(command, report);
+                error
+            })
+        })
+    }
+
+    fn execute(&self, command: Command, report: &Channel) -> Result<Infallible> {
         let _phase = trace::phase("become the program");
-        let Setting { process, seccomp, proc, preserved, .. } = self.setting;
+        let Setting { process, seccomp, proc, .. } = self.setting;
+        let Command { path, argv, env, preserved } = command;
         if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
             // Under the filter there may be no way to tell.
-            return Err(exec::forbidden(&process.argv, errno));
+            return Err(exec::forbidden(argv, errno));
         }
         let attributes = |process: &process::Plan| -> Result<()> {
             process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
@@ -188,9 +229,11 @@ impl Program<'_> {
         for fd in preserved {
             fs::keep_on_exec(*fd).context("--preserve-fds")?;
         }
+        let listens = seccomp.is_some_and(|seccomp| seccomp.listener.is_some());
+        let pid = if listens { own_pid(proc)? } else { 0 };
         let limit_and_load = || {
             self.ruleset.iter().try_for_each(|ruleset| landlock::apply(ruleset.as_fd()))?;
-            limit_and_load(&self.setting, report)
+            limit_and_load(&self.setting, preserved, pid, report)
         };
         let become_user = |privileged| {
             let (user, sets, no_new_privs) = (&process.user, &process.capabilities, process.no_new_privs);
@@ -202,18 +245,24 @@ impl Program<'_> {
             become_user(None)?;
             limit_and_load()?;
         }
-        Err(exec::execve(&self.path, &process.argv, &self.env))
+        Err(exec::execve(path, argv, env))
     }
+}
+
+/// Our process id as the runtime sees it: the procfs `proc` is the host's.
+fn own_pid(proc: BorrowedFd) -> Result<i32> {
+    let link = fs::readlinkat(proc, Path::new("self"))?;
+    link.to_string_lossy().parse().context("/proc/self")
 }
 
 /// Closes what is not needed any more, sets the limits and loads the filter, if there is one. The limits hold for our own
 /// work, too, so nothing that takes descriptors or memory comes after them. The runtime has raised the hard ones: to lower
 /// them needs no right.
-fn limit_and_load(setting: &Setting, report: &Channel) -> Result<()> {
+fn limit_and_load(setting: &Setting, preserved: &[i32], pid: i32, report: &Channel) -> Result<()> {
     // Close-on-exec would be too late: the program, the interpreter that a script names and that of an ELF file are opened
     // before, and may be links of the image's to /proc/self/fd. The host's procfs is among what is open until here, and
     // with it the root of every process that we might trace (CVE-2024-21626's kin).
-    fs::close_all_but(setting.preserved.iter().copied().chain([report.fd().as_raw_fd()]).collect())?;
+    fs::close_all_but(preserved.iter().copied().chain([report.fd().as_raw_fd()]).collect())?;
     let limits = &setting.process.rlimits;
     let Some(plan) = setting.seccomp else { return rlimits::apply(limits) };
     let load = || seccomp::apply(plan).context("linux.seccomp");
@@ -223,11 +272,11 @@ fn limit_and_load(setting: &Setting, report: &Channel) -> Result<()> {
     }
     // The listener's number must be below the limit of descriptors: beside standard input, output and error, what the
     // caller leaves, and the channel. If that is no room, the limit comes after it, and needs the filter's leave.
-    let taken = 3 + setting.preserved.len() as u64 + 1;
+    let taken = 3 + preserved.len() as u64 + 1;
     let late = |limit: &&Rlimit| limit.name == "RLIMIT_NOFILE" && limit.limit.soft <= taken;
     rlimits::apply(limits.iter().filter(|limit| !late(limit)))?;
     if let Some(listener) = load()? {
-        let event = Event::Listener(listener);
+        let event = Event::Listener { fd: listener, pid };
         let sent = report.send(&event);
         // Closed by execve: a close(2) of our own would be one more call that the filter could forbid or ask about.
         std::mem::forget(event);

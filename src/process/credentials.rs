@@ -137,6 +137,9 @@ fn change_user(user: &User, groups: Groups) -> Result<()> {
     }
     task::setresgid(user.gid)?;
     task::setresuid(user.uid)?;
+    // The kernel has set this anew, to fs.suid_dumpable (kernel/cred.c). While we hold more capabilities than the container,
+    // none of its processes may trace us; afterwards only this keeps those of the same user away.
+    task::set_dumpable(false)?;
     if keep {
         sys::set_keep_capabilities(false)?;
     }

@@ -17,15 +17,18 @@ pub struct Terminal {
 const PTMX: &str = "/dev/pts/ptmx";
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 
-/// Opens a new pair in the container whose root directory is `root`. That the file is what it should be is checked, and
-/// the slave is opened by the master, not by its name: the container may have prepared both (CVE-2025-52565).
-pub fn terminal(root: BorrowedFd) -> Result<Terminal> {
+/// Opens a new pair in the container whose root directory is `root`. The container may have prepared both names
+/// (CVE-2025-52565): the multiplexer is opened after it is known to be one, and the slave by the master, not by its name.
+/// `proc` is the root of a verified procfs.
+pub fn terminal(root: BorrowedFd, proc: BorrowedFd) -> Result<Terminal> {
     let open = || -> Result<Terminal> {
-        let master = resolve::open_with(root, Path::new(PTMX), fs::O_RDWR | libc::O_NOCTTY)?;
-        let device = fs::fstat(master.as_fd())?.st_rdev;
-        if device != libc::makedev(5, 2) || fs::filesystem_magic(master.as_fd())? != DEVPTS_MAGIC {
+        let found = resolve::open(root, Path::new(PTMX))?;
+        let stat = fs::fstat(found.as_fd())?;
+        let is_ptmx = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(5, 2);
+        if !is_ptmx || fs::filesystem_magic(found.as_fd())? != DEVPTS_MAGIC {
             return Err(fail(Kind::Config, "is not a devpts multiplexer"));
         }
+        let master = fs::reopen(proc, found.as_fd(), fs::O_RDWR)?;
         let slave = tty::open_slave(master.as_fd())?;
         Ok(Terminal { master, slave })
     };
@@ -34,8 +37,8 @@ pub fn terminal(root: BorrowedFd) -> Result<Terminal> {
 
 impl Root {
     /// Opens the container's terminal and makes it its /dev/console.
-    pub fn console(&self) -> Result<Terminal> {
-        let terminal = terminal(self.fd())?;
+    pub fn console(&self, proc: BorrowedFd) -> Result<Terminal> {
+        let terminal = terminal(self.fd(), proc)?;
         let bind = || -> Result<()> {
             let tree = mount::open_tree_clone(terminal.slave.as_fd(), Path::new(""), false)?;
             let target = resolve::open_or_make(self.fd(), Path::new("/dev/console"), Missing::File)?;

@@ -60,6 +60,12 @@ pub fn open(dir: BorrowedFd, path: &Path, flags: i32, mode: u32) -> Result<Owned
     })
 }
 
+/// Opens the file of an `O_PATH` descriptor anew, with the access that `flags` ask for. What it is can be looked at before:
+/// opening a device or a fifo has effects. `proc` is the root of a verified procfs in which we can be found.
+pub fn reopen(proc: BorrowedFd, fd: BorrowedFd, flags: i32) -> Result<OwnedFd> {
+    open(proc, Path::new(&format!("self/fd/{}", fd.as_raw_fd())), flags | libc::O_NOCTTY, 0)
+}
+
 /// `fstat(2)`, also of an `O_PATH` descriptor.
 pub fn fstat(fd: BorrowedFd) -> Result<libc::stat> {
     nix::sys::stat::fstat(fd).map_err(|e| Error::new("fstat()", e))

@@ -29,8 +29,10 @@ mod harness;
 
 mod descriptors;
 mod executable;
+mod hooks;
 mod links;
 mod names;
+mod opening;
 mod procfs;
 mod races;
 mod terminal;

@@ -39,6 +39,10 @@ fn the_containers_hooks_are_held_to_its_devices() {
             let (bundle, dir) = with_hooks(t, |c, dir| {
                 let script = format!("mknod {dir}/kmsg c 1 11; (: <{dir}/kmsg) 2>{dir}/said; rm {dir}/kmsg");
                 c["hooks"][kind] = json!([shell(&script)]);
+                // A startContainer hook has the program's capabilities.
+                for set in ["bounding", "effective", "permitted"] {
+                    c["process"]["capabilities"][set] = json!(["CAP_MKNOD"]);
+                }
             });
             t.create(&bundle, "c");
             t.corten(&["start", "c"]).ok();

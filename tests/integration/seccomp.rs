@@ -221,17 +221,20 @@ type Asked = (Value, Vec<i32>);
 fn agent(path: &Path) -> JoinHandle<Asked> {
     let _ = std::fs::remove_file(path);
     let socket = UnixListener::bind(path).unwrap();
-    std::thread::spawn(move || {
-        let (mut connection, _) = socket.accept().unwrap();
-        let (bytes, fd) = corten::sys::socket::receive(connection.as_fd()).unwrap();
-        assert_eq!(connection.read(&mut [0]).unwrap(), 0);
-        let fd = fd.unwrap();
-        let mut asked = Vec::new();
-        while let Some(nr) = answer(&fd) {
-            asked.push(nr);
-        }
-        (serde_json::from_slice(&bytes).unwrap(), asked)
-    })
+    std::thread::spawn(move || serve(&socket))
+}
+
+/// Serves one filter as long as a process has it.
+fn serve(socket: &UnixListener) -> Asked {
+    let (mut connection, _) = socket.accept().unwrap();
+    let (bytes, fd) = corten::sys::socket::receive(connection.as_fd()).unwrap();
+    assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+    let fd = fd.unwrap();
+    let mut asked = Vec::new();
+    while let Some(nr) = answer(&fd) {
+        asked.push(nr);
+    }
+    (serde_json::from_slice(&bytes).unwrap(), asked)
 }
 
 /// Answers one question. `None`: no process has the filter any more.
@@ -316,6 +319,33 @@ fn an_agent_gets_the_state_and_answers() {
             assert_eq!(state, whole(&state["pid"], "running"));
             assert!(state["pid"].as_i64().unwrap() > pid.into(), "{state}");
             assert_eq!(asked.iter().filter(|nr| **nr == MKDIR).count(), 1, "{asked:?}");
+        }
+    });
+}
+
+/// A startContainer hook has a filter of its own, and the agent hears of both, the hook's first.
+#[test]
+fn an_agent_answers_for_a_start_container_hook() {
+    isolated(|t| {
+        for no_new_privileges in [true, false] {
+            let path = t.dir.join("agent.sock");
+            let bundle = t.bundle(|c| {
+                c["linux"]["seccomp"] = notifying(&path, &["mkdir"]);
+                c["process"]["args"] = json!(["/bin/sleep", "1000"]);
+                c["process"]["noNewPrivileges"] = json!(no_new_privileges);
+                let script = "mkdir /tmp/x; echo $? >/tmp/said";
+                c["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+            });
+            let socket = UnixListener::bind(&path).unwrap();
+            let agent = std::thread::spawn(move || [serve(&socket), serve(&socket)]);
+            let pid = t.start(&bundle, "c1");
+            let said = std::fs::read_to_string(bundle.rootfs().join("tmp/said")).unwrap();
+            t.delete("c1");
+            let [(hook, asked), (program, _)] = agent.join().unwrap();
+            assert_eq!((said.as_str(), asked), ("1\n", vec![MKDIR]));
+            assert_eq!((&program["pid"], &hook["state"]["pid"]), (&json!(pid), &json!(pid)));
+            assert!(hook["pid"].as_i64().unwrap() > pid.into(), "{hook}");
+            std::fs::remove_file(&path).unwrap();
         }
     });
 }
