@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::namespaces::netdev::{self, Devices};
-use crate::namespaces::{self, Joined, Stages, idmap};
+use crate::namespaces::{self, Back, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
@@ -126,7 +126,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             preserved: request.preserved,
             service: request.service,
             user_namespace: request.host.user_namespace,
-            stages: stages(plan, request.host)?,
+            stages: stages(plan, request.host),
         };
         let mut process = spawn(plan, &joined, cgroup.as_ref(), child, |pid| match &mut systemd {
             Some(systemd) => systemd.place(pid, plan, &dir, &mut record),
@@ -215,13 +215,14 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
     })
 }
 
-/// The processes it takes: one between also where we could not go back from the pid namespace that is joined.
-fn stages(plan: &Plan, host: &Host) -> Result<Stages> {
+/// The processes it takes: an intermediate one also where the runtime could not go back from the pid namespace that is
+/// joined. Root of a user namespace can enter only what belongs to that, and not, for one, the host's network namespace.
+fn stages(plan: &Plan, host: &Host) -> Stages {
     match plan.namespaces.stages() {
-        Stages::Direct if plan.namespaces.joins(libc::CLONE_NEWPID) && !namespaces::returns(host)? => {
-            Ok(Stages::Intermediate)
+        Stages::Direct if plan.namespaces.joins(libc::CLONE_NEWPID) && host.user_namespace => {
+            Stages::Intermediate
         }
-        stages => Ok(stages),
+        stages => stages,
     }
 }
 
@@ -244,7 +245,8 @@ fn spawn(
         task::set_dumpable(false)?;
     }
     let direct = child.stages == Stages::Direct;
-    let before = if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Vec::new() };
+    let back =
+        if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Back::default() };
     let kinds = match namespaces.create {
         _ if !direct => 0,
         kinds if kinds & libc::CLONE_NEWUSER != 0 => kinds & init::AT_CLONE,
@@ -258,23 +260,16 @@ fn spawn(
     let kinds = if child.alone() { kinds & !libc::CLONE_NEWNS } else { kinds };
     let cloning = trace::phase("clone3");
     let cloned = clone_inside(kinds, cgroup, &mut child);
-    let (pid, pidfd) = match cloned {
-        Ok(Forked::Child) => {
-            drop(ours);
-            init::end_with(theirs, |report| init::first(child, report))
-        }
-        Ok(Forked::Parent { pid, pidfd }) => (pid, pidfd),
-        Err(e) => {
-            namespaces::return_from(before)?;
-            return Err(e);
-        }
-    };
+    if let Ok(Forked::Child) = cloned {
+        drop(ours);
+        init::end_with(theirs, |report| init::first(child, report))
+    }
+    back.go();
+    let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     drop((theirs, cloning));
     trace::cloned(pid);
     let process = Process { pid, pidfd, console: None, between: !direct, channel: ours };
-    let prepared = namespaces::return_from(before)
-        .and_then(|()| place(pid))
-        .and_then(|()| prepare(&process, plan, proc));
+    let prepared = place(pid).and_then(|()| prepare(&process, plan, proc));
     match prepared {
         Ok(()) => Ok(process),
         Err(e) => {
@@ -292,7 +287,7 @@ fn clone_inside(mut kinds: i32, cgroup: Option<&Cgroup>, child: &mut init::Conta
         if let Some(cloned) = task::clone3_into(kinds as u64, place).map_err(explain_clone)? {
             return Ok(cloned);
         }
-        child.doors = cgroup.all_doors()?;
+        child.doors.extend(cgroup.door()?);
         kinds &= !libc::CLONE_NEWCGROUP;
     }
     task::clone3(kinds as u64, None).map_err(explain_clone)
