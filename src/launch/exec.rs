@@ -13,7 +13,7 @@ use super::program::{self, Setting};
 use super::{Process, connect, limits, unexpected, write_pid_file};
 use crate::cgroups::systemd::{self, Unit};
 use crate::cgroups::{self, Cgroup, v1, v2};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::namespaces::{Back, KINDS, SHOWN};
 use crate::process::{self, affinity, env};
@@ -162,7 +162,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     }
     let cloning = trace::phase("clone3");
     let cloned = clone_inside(request, &entry, &mut doors);
-    if let Ok((Forked::Child, _)) = cloned {
+    if let Ok((Forked::Child, unit)) = cloned {
         drop(ours);
         end_with(theirs, |report| {
             die_with_parent()?;
@@ -175,6 +175,10 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
             if entry.between {
                 between(request, &entry, console_socket, report)
             } else {
+                if unit.is_some() {
+                    // Until systemd has put us into the container's cgroup: what we open there, its device filter judges.
+                    report.await_go()?;
+                }
                 entry.enter(request.target, entry.kinds & !entry.early)?;
                 if entry.early == 0 {
                     entry.change_root()?;
@@ -186,11 +190,12 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     drop(cloning);
     let (Forked::Parent { pid, pidfd }, unit) = cloned? else { return Err(unexpected()) };
     trace::cloned(pid);
+    let waits = entry.between || unit.is_some();
     let process = Process { pid, pidfd, console: None, between: entry.between, channel: ours };
     let prepared = unit
         .map_or(Ok(()), |unit| systemd::attach(unit, pid))
         .and_then(|()| limits(pid, request.process, proc))
-        .and_then(|()| if entry.between { process.channel.go(Go::On) } else { Ok(()) });
+        .and_then(|()| if waits { process.channel.go(Go::On) } else { Ok(()) });
     match prepared {
         Ok(()) => Ok(process),
         Err(e) => {
@@ -216,7 +221,7 @@ fn clone_inside<'a>(
     let cloned = match entry.clone(request, Some(place)) {
         Err(e) if request.cgroup_given => return Err(e),
         Err(e) if sys::errno(&e) == Some(Errno::EBUSY) => {
-            let below = lower.insert(Cgroup::V2(cgroup_of_target(request).ok_or(e)?));
+            let below = lower.insert(Cgroup::V2(cgroup_of_target(request)?.ok_or(e)?));
             entry.clone(request, below.birthplace())?
         }
         Err(e) if sys::errno(&e) == Some(Errno::EACCES) && unit.is_some() => return outside(unit),
@@ -229,16 +234,23 @@ fn clone_inside<'a>(
     outside(None)
 }
 
-/// The cgroup below the container's that its own process has moved to, as systemd does: one that shares out controllers
-/// takes no processes itself.
-fn cgroup_of_target(request: &Request) -> Option<v2::Cgroup> {
-    let file = PathBuf::from(format!("{}/cgroup", request.record.pid?));
-    let file = fs::open(request.host.proc.as_fd(), &file, fs::O_RDONLY, 0).ok()?;
-    let text = String::from_utf8(fs::read_limited(file, 1 << 16).ok()?).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let path = cgroups::Host::probe(false).ok()?.v2_mount?.join(path);
-    let inside = path.starts_with(&request.record.cgroup.as_ref()?.path);
-    if inside { v2::Cgroup::open(&path).ok()? } else { None }
+/// The cgroup below the container's that its own process has moved to.
+fn cgroup_of_target(request: &Request) -> Result<Option<v2::Cgroup>> {
+    let above = match request.cgroup {
+        Some(Cgroup::V2(cgroup)) => Some(cgroup),
+        Some(Cgroup::V1(cgroup)) => cgroup.unified.as_ref(),
+        None => None,
+    };
+    let (Some(pid), Some(above)) = (request.record.pid, above) else { return Ok(None) };
+    let below = cgroups::below(&above.path, pid, request.host.proc.as_fd())?;
+    match &below {
+        // The container may have chosen it, and frozen it: the process would never come to its program.
+        Some(below) if request.status != Status::Paused && below.frozen()? => {
+            let message = format!("cannot exec: the cgroup {} is frozen", below.path.display());
+            Err(fail(Kind::WrongStatus, message))
+        }
+        _ => Ok(below),
+    }
 }
 
 /// The intermediate process: enters all, and clones the process into the pid namespace, which holds for children only.
