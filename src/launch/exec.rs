@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::channel::{Channel, Event, Go};
 use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
 use super::program::{self, Setting};
+use super::watch::Watch;
 use super::{Process, connect, limits, unexpected, write_pid_file};
 use crate::cgroups::systemd::{self, Unit};
 use crate::cgroups::{self, Cgroup, v1, v2};
@@ -46,7 +47,7 @@ pub struct Request<'a> {
     pub pid_file: Option<&'a Path>,
 }
 
-/// Starts the process. It runs its program when this returns.
+/// Starts the process. It runs its program when this returns. Until then, one of [`ENDS`](sys::signal::ENDS) ends it.
 pub fn exec(request: &Request) -> Result<Process> {
     let _phase = trace::phase("exec");
     let console_socket = connect(request.console_socket, "--console-socket")?;
@@ -151,6 +152,7 @@ impl Entry {
 fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Result<Process> {
     let _phase = trace::phase("spawn");
     let proc = request.host.proc.as_fd();
+    let watch = Watch::new(request.record.cgroup.clone().filter(|_| request.status == Status::Paused))?;
     let (ours, theirs) = Channel::pair()?;
     let mut doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
     // Not a child of the container's process, and so not in its class by birth.
@@ -191,7 +193,8 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     let (Forked::Parent { pid, pidfd }, unit) = cloned? else { return Err(unexpected()) };
     trace::cloned(pid);
     let waits = entry.between || unit.is_some();
-    let process = Process { pid, pidfd, console: None, between: entry.between, channel: ours };
+    let process =
+        Process { pid, pidfd, console: None, between: entry.between, channel: ours, watch: Some(watch) };
     let prepared = unit
         .map_or(Ok(()), |unit| systemd::attach(unit, pid))
         .and_then(|()| limits(pid, request.process, proc))

@@ -12,6 +12,7 @@ pub mod foreground;
 mod init;
 mod program;
 pub mod seal;
+mod watch;
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use cgroup::Systemd;
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, undo};
+use watch::Watch;
 
 use crate::cgroups::{self, Cgroup};
 use crate::cli::SPEC_VERSION;
@@ -75,6 +77,8 @@ pub struct Process {
     /// It is the process between, until that has cloned the container's.
     between: bool,
     channel: Channel,
+    /// What ends the wait for it, where it is among hostile processes already.
+    watch: Option<Watch>,
 }
 
 /// Makes a container up to the point where `start` begins. On error nothing remains.
@@ -268,7 +272,7 @@ fn spawn(
     let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     drop((theirs, cloning));
     trace::cloned(pid);
-    let process = Process { pid, pidfd, console: None, between: !direct, channel: ours };
+    let process = Process { pid, pidfd, console: None, between: !direct, channel: ours, watch: None };
     let prepared = place(pid).and_then(|()| prepare(&process, plan, proc));
     match prepared {
         Ok(()) => Ok(process),
@@ -442,16 +446,13 @@ impl Process {
     /// The next event that is not only for us.
     fn next(&mut self) -> Result<Event> {
         loop {
-            // If the process between dies, the channel may stay open: the container's process waits at it.
-            if self.between && !task::poll_readable(&[self.channel.fd(), self.pidfd.as_fd()], None)?[0] {
-                return Err(self.died());
-            }
-            match self.channel.receive()? {
+            match self.receive()? {
                 Event::Cloned { pid, pidfd } => {
                     self.between = false;
                     trace::cloned(pid);
                     let between = std::mem::replace(&mut self.pidfd, pidfd);
                     self.pid = pid;
+                    self.poll(&[between.as_fd()])?;
                     task::wait(between.as_fd())?;
                     self.channel.go(Go::On)?;
                 }
@@ -484,20 +485,12 @@ impl Process {
         }
     }
 
-    /// Kills and reaps it; it may be dead and reaped already.
-    fn kill(&self) {
-        let _phase = trace::phase("kill and reap");
-        let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        let _ = task::wait(self.pidfd.as_fd());
-        trace::gone();
-    }
-
     /// Lets the program run, and tells whether it does.
     pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
         let _phase = trace::phase("start");
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
-        let started = self.go(Go::Start).and_then(|()| await_program(&self.channel, agent));
+        let started = self.go(Go::Start).and_then(|()| await_program(|| self.receive(), agent));
         let started = started.and_then(|()| ended_early(self.pid));
         // In a running container somebody else may have been killed.
         if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
@@ -521,7 +514,8 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     })?;
     let pid = record.pid.unwrap_or_default();
     let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
-    let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
+    let channel = Channel::from_socket(socket);
+    let started = await_program(|| channel.receive(), agent).and_then(|()| ended_early(pid));
     if started.is_err()
         && let Some(pidfd) = process
     {
@@ -544,9 +538,9 @@ struct Agent<'a> {
 }
 
 /// The channel's end is the program's beginning, for execve closes it, or the process's end.
-fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
+fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> Result<()> {
     loop {
-        match channel.receive()? {
+        match receive()? {
             Event::Closed => {
                 trace::gone();
                 return Ok(());

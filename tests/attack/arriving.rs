@@ -8,7 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
-use serde_json::json;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 use crate::harness::{Output, Test, isolated, poll, without_namespace};
 use crate::{bind_payload, found, payload, rounds};
@@ -122,4 +124,86 @@ fn read_what_arrives(_: &[String]) -> String {
 fn last_pid() -> u32 {
     let text = fs::read_to_string("/proc/loadavg").unwrap();
     text.split_whitespace().last().unwrap().parse().unwrap()
+}
+
+/// A process of the container's sends SIGSTOP to everything there is, again and again. `exec` may succeed or fail, but
+/// it comes to an end, and what it has brought in ends with it. The check's check: something that arrives is found
+/// stopped.
+#[test]
+fn what_is_stopped_on_arrival_does_not_hold_exec() {
+    payload(|_| {
+        loop {
+            let _ = kill(Pid::from_raw(-1), Signal::SIGSTOP);
+        }
+    });
+    isolated(|t| {
+        hold(
+            t,
+            "arriving::what_is_stopped_on_arrival_does_not_hold_exec",
+            "it was stopped by a signal",
+            |_| {},
+        );
+    });
+}
+
+/// Likewise with a frozen cgroup below its own, into which it moves whatever comes next.
+#[test]
+fn what_is_frozen_on_arrival_does_not_hold_exec() {
+    payload(|_| {
+        let below = "/sys/fs/cgroup/below";
+        fs::create_dir(below).unwrap();
+        fs::write(format!("{below}/cgroup.freeze"), "1").unwrap();
+        loop {
+            let last = last_pid();
+            for pid in last.max(2)..last + 2 {
+                let _ = fs::write(format!("{below}/cgroup.procs"), pid.to_string());
+            }
+        }
+    });
+    isolated(|t| {
+        hold(t, "arriving::what_is_frozen_on_arrival_does_not_hold_exec", "/below is frozen", |c| {
+            c["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] = json!(["rw"]);
+            c["linux"]["cgroupsPath"] = json!("/mine");
+        });
+    });
+}
+
+/// Has `exec` come again and again until it was held up. The image makes it take its time, by a long list of users.
+fn hold(t: &Test, name: &str, how: &str, edit: impl FnOnce(&mut Value)) {
+    let bundle = t.bundle(|c| {
+        edit(c);
+        bind_payload(c, name, &[""]);
+    });
+    let passwd = bundle.rootfs().join("etc/passwd");
+    let users = "somebody:x:1001:1001::/home/somebody:/bin/sh\n".repeat(20_000);
+    fs::write(&passwd, users + &fs::read_to_string(&passwd).unwrap()).unwrap();
+    let end = Instant::now() + Duration::from_secs(120);
+    let mut held = 0;
+    while held == 0 {
+        assert!(Instant::now() < end, "no exec was ever held up");
+        t.start(&bundle, "c1");
+        let pid_file = |i: i32| t.dir.join(format!("pid{i}"));
+        let exec = |i: i32| {
+            let mut command = t.command(&["exec", "-d", "--user", "alice", "--pid-file"]);
+            t.spawn(command.arg(pid_file(i)).args(["c1", "/bin/sleep", "1000"]))
+        };
+        // Each must end by itself: the harness waits for half a minute.
+        let (mut ran, execs) = (0, [0, 1, 2, 3].map(exec));
+        for (i, exec) in (0..).zip(execs) {
+            let out = exec.wait();
+            let begun = out.code == 0;
+            assert_eq!(pid_file(i).exists(), begun, "{out:?}");
+            drop(fs::remove_file(pid_file(i)));
+            if begun {
+                out.ok();
+                ran += 1;
+            } else {
+                out.fails(how).exits(255);
+                held += 1;
+            }
+        }
+        let inside = t.corten(&["ps", "-f", "json", "c1"]).ok().split(',').count();
+        assert_eq!(inside, 1 + ran, "{held} were held up");
+        t.delete("c1");
+    }
 }
