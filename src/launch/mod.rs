@@ -242,6 +242,9 @@ fn spawn(
     let _phase = trace::phase("spawn");
     let namespaces = &plan.namespaces;
     let proc = child.proc;
+    // The first process of a pid namespace cannot be stopped by the others.
+    let held = namespaces.joins(libc::CLONE_NEWPID);
+    let watch = held.then(|| Watch::patient(child.record.cgroup.clone()));
     let (ours, theirs) = Channel::pair()?;
     if task::euid() == 0 {
         // Nobody may look into a process that is on its way into the container. As a user it must wait: the helpers
@@ -272,7 +275,7 @@ fn spawn(
     let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     drop((theirs, cloning));
     trace::cloned(pid);
-    let process = Process { pid, pidfd, console: None, between: !direct, channel: ours, watch: None };
+    let process = Process { pid, pidfd, console: None, between: !direct, channel: ours, watch };
     let prepared = place(pid).and_then(|()| prepare(&process, plan, proc));
     match prepared {
         Ok(()) => Ok(process),

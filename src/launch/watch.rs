@@ -1,5 +1,6 @@
-//! The wait for a process that has arrived in a container. The container's processes can see it from its first moment on,
-//! and some can stop it by a signal or move it into a cgroup that is frozen. So the wait has an end of its own.
+//! The wait for a process that has arrived in a container, or in a pid namespace that another container has. The processes
+//! there can see it from its first moment on, and some can stop it by a signal or move it into a cgroup that is frozen. So
+//! the wait has an end of its own.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,38 +24,42 @@ const DYING: Duration = Duration::from_secs(5);
 /// What ends the wait besides the process's own word.
 pub(super) struct Watch {
     /// Readable when a signal asks the runtime to end.
-    ends: OwnedFd,
-    /// The container's cgroup, if it was paused and the caller wants to wait until it is resumed.
+    ends: Option<OwnedFd>,
+    /// The container's cgroup, if it may be paused and is to be waited for until it is resumed.
     paused: Option<CgroupRecord>,
-    /// An agent outside decides on the process's system calls, and may take its time.
-    agent: Cell<bool>,
+    /// The process may take its time for as long as it is not held: it runs hooks, or an agent outside decides on its
+    /// system calls.
+    patient: Cell<bool>,
 }
 
 impl Watch {
-    /// Blocks all signals, so that none ends the runtime and leaves the process behind.
+    /// For a process of `exec`. Blocks all signals, so that none ends the runtime and leaves the process behind.
     pub(super) fn new(paused: Option<CgroupRecord>) -> Result<Self> {
         signal::block_all()?;
-        Ok(Self { ends: signal::signalfd(signal::ENDS)?, paused, agent: Cell::new(false) })
+        Ok(Self { ends: Some(signal::signalfd(signal::ENDS)?), paused, patient: Cell::new(false) })
     }
 
-    pub(super) fn agent_asked(&self) {
-        self.agent.set(true);
+    /// For the process of a container with this cgroup.
+    pub(super) fn patient(cgroup: Option<CgroupRecord>) -> Self {
+        Self { ends: None, paused: cgroup, patient: Cell::new(true) }
     }
 
     /// Waits for the process `pid` until one of `fds` can be read or has ended.
     pub(super) fn poll(&self, fds: &[BorrowedFd], pid: i32) -> Result<Vec<bool>> {
-        let all: Vec<BorrowedFd> = fds.iter().copied().chain([self.ends.as_fd()]).collect();
+        let all: Vec<BorrowedFd> = fds.iter().copied().chain(self.ends.as_ref().map(AsFd::as_fd)).collect();
         loop {
             let mut ready = task::poll_readable(&all, Some(Instant::now() + PATIENCE))?;
-            let ended = ready.pop() == Some(true);
+            let asked = ready.split_off(fds.len()).contains(&true);
             if ready.contains(&true) {
                 return Ok(ready);
             }
-            if ended {
-                let number = signal::next(self.ends.as_fd())?.unwrap_or_default();
-                return Err(anyhow!("ended by signal {number} before the program ran"));
+            match &self.ends {
+                Some(ends) if asked => {
+                    let number = signal::next(ends.as_fd())?.unwrap_or_default();
+                    return Err(anyhow!("ended by signal {number} before the program ran"));
+                }
+                _ => self.look(pid)?,
             }
-            self.look(pid)?;
         }
     }
 
@@ -69,7 +74,7 @@ impl Watch {
             _ => cgroups::freezing(pid, host::procfs()?.as_fd())?
                 .map(|dir| format!("the cgroup {} is frozen", dir.display())),
         };
-        if held.is_none() && self.agent.get() {
+        if held.is_none() && self.patient.get() {
             return Ok(());
         }
         let why = held.unwrap_or_else(|| "the reason is not known".into());
@@ -96,7 +101,7 @@ impl Process {
         }
         let event = self.channel.receive()?;
         if let (Event::Listener(_), Some(watch)) = (&event, &self.watch) {
-            watch.agent_asked();
+            watch.patient.set(true);
         }
         Ok(event)
     }

@@ -146,6 +146,38 @@ fn what_is_stopped_on_arrival_does_not_hold_exec() {
     });
 }
 
+/// Likewise for a container that is created in the pid namespace of such a one.
+#[test]
+fn what_is_stopped_on_arrival_does_not_hold_create() {
+    payload(|_| {
+        loop {
+            let _ = kill(Pid::from_raw(-1), Signal::SIGSTOP);
+        }
+    });
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            bind_payload(c, "arriving::what_is_stopped_on_arrival_does_not_hold_create", &[""]);
+        });
+        let pid = t.start(&bundle, "c1");
+        let member = t.bundle(|c| {
+            without_namespace(c, "pid");
+            let join = json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")});
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
+        });
+        let end = Instant::now() + Duration::from_secs(120);
+        loop {
+            assert!(Instant::now() < end, "no create was ever held up");
+            let out = t.corten(&["create", "-b", member.path(), "c2"]);
+            if out.code != 0 {
+                out.fails("it was stopped by a signal");
+                break;
+            }
+            t.delete("c2");
+        }
+        t.delete("c1");
+    });
+}
+
 /// Likewise with a frozen cgroup below its own, into which it moves whatever comes next.
 #[test]
 fn what_is_frozen_on_arrival_does_not_hold_exec() {
