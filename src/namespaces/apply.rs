@@ -184,7 +184,9 @@ pub struct Here {
 impl Here {
     pub fn of(proc: BorrowedFd) -> Result<Self> {
         let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
-        let (root, directory) = (open(fs::CWD, "/", fs::O_PATH)?, open(fs::CWD, ".", fs::O_PATH)?);
+        let root = open(fs::CWD, "/", fs::O_PATH)?;
+        // Closed to us, as a user's FUSE mount is to root, it is not gone back to: no relative path is resolved any more.
+        let directory = open(fs::CWD, ".", fs::O_PATH).or_else(|_| open(fs::CWD, "/", fs::O_PATH))?;
         Ok(Self { namespace: open(proc, "self/ns/mnt", fs::O_RDONLY)?, root, directory })
     }
 
