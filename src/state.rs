@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub use process::{boot_id, ended_before_exec, pidfd, runs, start_time};
+pub use process::{boot_id, ended_before_exec, pidfd, runs, start_time, state_letter};
 pub use record::{CgroupRecord, ClassRecord, Document, Owner, Record, Status, document, owner, spec_state};
 
 use crate::error::{Context, Kind, Result, fail, kind};

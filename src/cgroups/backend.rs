@@ -157,13 +157,10 @@ impl Cgroup {
         }
     }
 
-    /// What a process that is born elsewhere enters all of it by.
-    pub fn all_doors(&self) -> Result<Vec<OwnedFd>> {
-        let mut doors = self.doors()?;
-        if let Some(dir) = self.birthplace() {
-            doors.push(fs::open(dir, Path::new("cgroup.procs"), fs::O_WRONLY, 0)?);
-        }
-        Ok(doors)
+    /// What a process that is born elsewhere enters [`Cgroup::birthplace`] by. No path is resolved for it.
+    pub fn door(&self) -> Result<Option<OwnedFd>> {
+        let open = |dir| fs::open(dir, Path::new("cgroup.procs"), fs::O_WRONLY, 0);
+        Ok(self.birthplace().map(open).transpose()?)
     }
 
     /// What resources come to here: writes to its files. What is wrong or cannot be had is noted in `problems`.

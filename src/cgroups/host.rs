@@ -6,7 +6,7 @@
 //! field.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::sys::{self, fs};
 use crate::trace;
 
 /// Where v2 is mounted if it is the host's only one, or v1's if they are there.
-const CGROUP: &str = "/sys/fs/cgroup";
+pub(super) const CGROUP: &str = "/sys/fs/cgroup";
 
 /// What planning needs to know of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +70,14 @@ impl Host {
             host.v2_controllers = controllers.split_whitespace().map(Into::into).collect();
         }
         Ok(host)
+    }
+
+    /// Likewise, with the cgroups of another process in the place of our own. `proc` is the host's procfs.
+    pub fn of_process(pid: i32, proc: BorrowedFd) -> Result<Self> {
+        let open = |path: &str| fs::open(proc, Path::new(path), fs::O_RDONLY, 0);
+        let cgroup = fs::read_whole(open(&format!("{pid}/cgroup"))?, 1 << 20).context("cgroup")?;
+        let mountinfo = fs::read_limited(open("self/mountinfo")?, 64 << 20).context("mountinfo")?;
+        Ok(Self::parse(&mountinfo, &cgroup))
     }
 
     /// The facts in the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.

@@ -10,6 +10,7 @@ pub mod dbus;
 pub mod devices;
 mod host;
 pub mod oom;
+mod process;
 pub mod resources;
 pub mod search;
 pub mod stats;
@@ -31,6 +32,7 @@ use crate::state::CgroupRecord;
 
 pub use backend::{Below, Cgroup, create, delegate, frozen, limit, missing, remove_empty, watch};
 pub use host::{Host, unescape};
+pub use process::{below, beside, freezing};
 pub use resources::Write;
 pub use tree::remove_parents;
 

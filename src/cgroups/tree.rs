@@ -149,6 +149,15 @@ impl Cgroup {
         }
     }
 
+    /// Lets everything inside go on that v1's freezer holds, also in cgroups below that are frozen on their own.
+    pub(super) fn thaw_all(&self) -> Result<()> {
+        let thaw = |dir: BorrowedFd| match fs::write_at(dir, Path::new("freezer.state"), b"THAWED") {
+            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            other => Ok(other?),
+        };
+        self.named(walk(self.dir(), thaw, |_, _| Ok(())))
+    }
+
     /// Sends a signal to every process inside; tells how many got it.
     pub fn signal_all(&self, signal: i32) -> Result<usize> {
         // A pid may pass to a stranger between the list and the signal. With the process held by a pidfd, its

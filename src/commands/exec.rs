@@ -1,11 +1,12 @@
 //! `exec`: one more process in a running container.
 
+use std::os::fd::AsFd;
 use std::path::{Component, PathBuf};
 
 use oci_spec::runtime::Process;
 
 use super::create::{absolute, inherited};
-use crate::cgroups::{Below, Cgroup};
+use crate::cgroups::{self, Below, Cgroup};
 use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -58,14 +59,16 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     if process.terminal && args.detach && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "a terminal with --detach needs --console-socket"));
     }
-    let cgroup = super::cgroup(&record)?;
+    let beside =
+        |cgroup| cgroups::beside(cgroup, record.pid.unwrap_or_default(), target.as_fd(), host.proc.as_fd());
+    let cgroup = record.cgroup.as_ref().map(beside).transpose().context("the container's cgroup")?;
     let below = cgroup_below(cgroup.as_ref(), &args.cgroup)?;
     let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
     let started = exec::exec(&exec::Request {
         record: &record,
         status,
-        target: std::os::fd::AsFd::as_fd(&target),
+        target: target.as_fd(),
         process: &process,
         user: named(args),
         groups: &args.additional_gids,

@@ -10,16 +10,17 @@ use nix::errno::Errno;
 use super::channel::{Channel, Event, Go};
 use super::init::{attach_terminal, become_root, die_with_parent, end_with, session_keyring};
 use super::program::{self, Setting};
+use super::watch::Watch;
 use super::{Process, connect, limits, unexpected, write_pid_file};
 use crate::cgroups::systemd::{self, Unit};
 use crate::cgroups::{self, Cgroup, v1, v2};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
-use crate::namespaces::{self, KINDS};
+use crate::namespaces::{Back, KINDS, SHOWN};
 use crate::process::{self, affinity, env};
 use crate::state::{Record, Status};
 use crate::sys::task::Forked;
-use crate::sys::{fs, socket, task};
+use crate::sys::{self, fs, socket, task};
 use crate::{intel_rdt, rootfs, seccomp, trace};
 
 /// What `exec` is asked to do.
@@ -46,7 +47,7 @@ pub struct Request<'a> {
     pub pid_file: Option<&'a Path>,
 }
 
-/// Starts the process. It runs its program when this returns.
+/// Starts the process. It runs its program when this returns. Until then, one of [`ENDS`](sys::signal::ENDS) ends it.
 pub fn exec(request: &Request) -> Result<Process> {
     let _phase = trace::phase("exec");
     let console_socket = connect(request.console_socket, "--console-socket")?;
@@ -78,6 +79,13 @@ pub fn exec(request: &Request) -> Result<Process> {
 struct Entry {
     /// `CLONE_NEW*` of the container's namespaces.
     kinds: i32,
+    /// Those that the runtime enters to clone the process there: what shows the host in the container's pid namespace
+    /// has no time to be seen. The process itself enters the others: a cgroup namespace around the runtime would hide
+    /// the runtime's own cgroup, and then the kernel lets nothing be moved out of that (`nsdelegate`, cgroups(7)).
+    early: i32,
+    /// An intermediate process enters them. A user namespace that is not below ours gives the right to enter the others
+    /// only inside, and from inside of one the runtime could not go back.
+    between: bool,
     /// The container's root, where no mount namespace brings it along.
     root: Option<OwnedFd>,
 }
@@ -93,49 +101,70 @@ impl Entry {
         } else {
             None
         };
-        Ok(Self { kinds, root })
+        // Without a pid namespace of its own the container sees the host's processes anyway.
+        let pid = kinds & libc::CLONE_NEWPID != 0;
+        let between = kinds & libc::CLONE_NEWUSER != 0 || pid && request.host.user_namespace;
+        let early = if pid && !between { kinds & (SHOWN | libc::CLONE_NEWPID) } else { 0 };
+        Ok(Self { kinds, early, between, root })
     }
 
-    /// Enters all that is not entered yet.
+    /// Enters those of `kinds`.
     fn enter(&self, target: BorrowedFd, kinds: i32) -> Result<()> {
         if kinds != 0 {
             let _phase = trace::phase("join the container's namespaces");
             task::setns(target, kinds).context("joining the container's namespaces")?;
             trace::clock_changed();
         }
+        Ok(())
+    }
+
+    fn change_root(&self) -> Result<()> {
         if let Some(root) = &self.root {
             task::fchdir(root.as_fd())?;
             task::chroot_here()?;
         }
         Ok(())
     }
+
+    /// Clones a process, into a cgroup if there is one to be born in; `None` where the kernel does not let it live there.
+    fn clone(&self, request: &Request, place: Option<BorrowedFd>) -> Result<Option<Forked>> {
+        let clone = || match place {
+            Some(place) => task::clone3_into(0, place),
+            None => task::clone3(0, None).map(Some),
+        };
+        if self.early == 0 {
+            return Ok(clone()?);
+        }
+        // The root, too, has to be found again.
+        let back = Back::from(self.early | libc::CLONE_NEWNS, request.host.proc.as_fd())?;
+        // All of them or none.
+        self.enter(request.target, self.early)?;
+        let cloned = self.change_root().and_then(|()| Ok(clone()?));
+        match cloned {
+            // Its descriptors are closed together.
+            Ok(Some(Forked::Child)) => std::mem::forget(back),
+            _ => back.go(),
+        }
+        cloned
+    }
 }
 
 fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Result<Process> {
     let _phase = trace::phase("spawn");
     let proc = request.host.proc.as_fd();
+    let watch = Watch::new(request.record.cgroup.clone().filter(|_| request.status == Status::Paused))?;
     let (ours, theirs) = Channel::pair()?;
     let mut doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
     // Not a child of the container's process, and so not in its class by birth.
     let classes = request.record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?;
-    let in_user = entry.kinds & libc::CLONE_NEWUSER != 0
-        || entry.kinds & libc::CLONE_NEWPID != 0 && !namespaces::returns(request.host)?;
-    if !in_user || task::euid() == 0 {
+    if !entry.between || task::euid() == 0 {
         // The container's processes are about to see ours: they must not be able to look into it. As a user we could
         // not set its limits then: it hides before it enters.
         task::set_dumpable(false)?;
     }
-    let for_children = if in_user { 0 } else { entry.kinds & libc::CLONE_NEWPID };
-    let before = if for_children == 0 {
-        None
-    } else {
-        let before = fs::open(proc, Path::new("self/ns/pid_for_children"), fs::O_RDONLY, 0)?;
-        task::setns(request.target, for_children).context("joining the container's namespaces")?;
-        Some(before)
-    };
     let cloning = trace::phase("clone3");
-    let cloned = clone_inside(request, &mut doors);
-    if let Ok((Forked::Child, _)) = cloned {
+    let cloned = clone_inside(request, &entry, &mut doors);
+    if let Ok((Forked::Child, unit)) = cloned {
         drop(ours);
         end_with(theirs, |report| {
             die_with_parent()?;
@@ -145,25 +174,31 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
                 [console_socket.as_ref(), entry.root.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
             let needed = [report.fd(), proc, request.target].map(|fd| fd.as_raw_fd());
             fs::close_all_but(own.chain(needed).chain(request.preserved.iter().copied()).collect())?;
-            if in_user {
+            if entry.between {
                 between(request, &entry, console_socket, report)
             } else {
-                entry.enter(request.target, entry.kinds & !for_children)?;
+                if unit.is_some() {
+                    // Until systemd has put us into the container's cgroup: what we open there, its device filter judges.
+                    report.await_go()?;
+                }
+                entry.enter(request.target, entry.kinds & !entry.early)?;
+                if entry.early == 0 {
+                    entry.change_root()?;
+                }
                 init(request, console_socket, report)
             }
         })
     }
     drop(cloning);
-    if let Some(before) = before {
-        task::setns(before.as_fd(), for_children)?;
-    }
     let (Forked::Parent { pid, pidfd }, unit) = cloned? else { return Err(unexpected()) };
     trace::cloned(pid);
-    let process = Process { pid, pidfd, console: None, between: in_user, channel: ours };
+    let waits = entry.between || unit.is_some();
+    let process =
+        Process { pid, pidfd, console: None, between: entry.between, channel: ours, watch: Some(watch) };
     let prepared = unit
         .map_or(Ok(()), |unit| systemd::attach(unit, pid))
         .and_then(|()| limits(pid, request.process, proc))
-        .and_then(|()| if in_user { process.channel.go(Go::On) } else { Ok(()) });
+        .and_then(|()| if waits { process.channel.go(Go::On) } else { Ok(()) });
     match prepared {
         Ok(()) => Ok(process),
         Err(e) => {
@@ -176,42 +211,52 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
 /// Clones a process into the container's cgroup; or beside it, to enter by `doors` where the kernel lets none be born
 /// there, or to be put into the unit by systemd: a user may not move processes there from a session, whose cgroup is
 /// another's.
-fn clone_inside<'a>(request: &Request<'a>, doors: &mut Vec<OwnedFd>) -> Result<(Forked, Option<&'a Unit>)> {
+fn clone_inside<'a>(
+    request: &Request<'a>,
+    entry: &Entry,
+    doors: &mut Vec<OwnedFd>,
+) -> Result<(Forked, Option<&'a Unit>)> {
     let unit = request.record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref());
-    let outside = |unit| Ok((task::clone3(0, None)?, unit));
+    let outside = |unit| Ok((entry.clone(request, None)?.ok_or_else(unexpected)?, unit));
     let Some(cgroup) = request.cgroup else { return outside(None) };
     let Some(place) = cgroup.birthplace() else { return outside(None) };
-    let mut below = None;
-    let cloned = match (task::clone3_into(0, place), unit) {
-        (cloned, _) if request.cgroup_given => cloned?,
-        (Err(e), _) if e.errno == Errno::EBUSY => {
-            below = cgroup_of_target(request).map(Cgroup::V2);
-            task::clone3_into(0, below.as_ref().and_then(Cgroup::birthplace).ok_or(e)?)?
+    let mut lower = None;
+    let cloned = match entry.clone(request, Some(place)) {
+        Err(e) if request.cgroup_given => return Err(e),
+        Err(e) if sys::errno(&e) == Some(Errno::EBUSY) => {
+            let below = lower.insert(Cgroup::V2(cgroup_of_target(request)?.ok_or(e)?));
+            entry.clone(request, below.birthplace())?
         }
-        (Err(e), Some(unit)) if e.errno == Errno::EACCES => return outside(Some(unit)),
-        (cloned, _) => cloned?,
+        Err(e) if sys::errno(&e) == Some(Errno::EACCES) && unit.is_some() => return outside(unit),
+        cloned => cloned?,
     };
     if let Some(cloned) = cloned {
         return Ok((cloned, None));
     }
-    *doors = below.as_ref().unwrap_or(cgroup).all_doors()?;
+    doors.extend(lower.as_ref().unwrap_or(cgroup).door()?);
     outside(None)
 }
 
-/// The cgroup below the container's that its own process has moved to, as systemd does: one that shares out controllers
-/// takes no processes itself.
-fn cgroup_of_target(request: &Request) -> Option<v2::Cgroup> {
-    let file = PathBuf::from(format!("{}/cgroup", request.record.pid?));
-    let file = fs::open(request.host.proc.as_fd(), &file, fs::O_RDONLY, 0).ok()?;
-    let text = String::from_utf8(fs::read_limited(file, 1 << 16).ok()?).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let path = cgroups::Host::probe(false).ok()?.v2_mount?.join(path);
-    let inside = path.starts_with(&request.record.cgroup.as_ref()?.path);
-    if inside { v2::Cgroup::open(&path).ok()? } else { None }
+/// The cgroup below the container's that its own process has moved to.
+fn cgroup_of_target(request: &Request) -> Result<Option<v2::Cgroup>> {
+    let above = match request.cgroup {
+        Some(Cgroup::V2(cgroup)) => Some(cgroup),
+        Some(Cgroup::V1(cgroup)) => cgroup.unified.as_ref(),
+        None => None,
+    };
+    let (Some(pid), Some(above)) = (request.record.pid, above) else { return Ok(None) };
+    let below = cgroups::below(&above.path, pid, request.host.proc.as_fd())?;
+    match &below {
+        // The container may have chosen it, and frozen it: the process would never come to its program.
+        Some(below) if request.status != Status::Paused && below.frozen()? => {
+            let message = format!("cannot exec: the cgroup {} is frozen", below.path.display());
+            Err(fail(Kind::WrongStatus, message))
+        }
+        _ => Ok(below),
+    }
 }
 
-/// A user namespace that is not below ours gives us the right to enter the others once we are in it, and a pid
-/// namespace holds for children only: so there is a process between.
+/// The intermediate process: enters all, and clones the process into the pid namespace, which holds for children only.
 fn between(
     request: &Request,
     entry: &Entry,
@@ -221,6 +266,7 @@ fn between(
     report.await_go()?;
     task::set_dumpable(false)?;
     entry.enter(request.target, entry.kinds)?;
+    entry.change_root()?;
     become_root()?;
     match task::clone3(libc::CLONE_PARENT as u64, None)? {
         Forked::Child => {

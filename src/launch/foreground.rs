@@ -20,7 +20,7 @@ pub struct Signals(OwnedFd);
 impl Signals {
     pub fn block() -> Result<Self> {
         signal::block_all()?;
-        Ok(Self(signal::signalfd()?))
+        Ok(Self(signal::signalfd(&[])?))
     }
 }
 

@@ -123,11 +123,14 @@ pub(super) fn become_root() -> Result<()> {
 fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
     let namespaces = &container.plan.namespaces;
     report.await_go()?;
+    let offsets = namespaces::open_offsets(namespaces, container.proc)?;
     if namespaces.joins(libc::CLONE_NEWUSER) {
+        // Before: whoever has CAP_SYS_PTRACE inside could open the host's files through us.
+        task::set_dumpable(false)?;
         namespaces::join_all(container.joined)?;
         become_root()?;
     } else {
-        namespaces::join(container.joined, !(libc::CLONE_NEWNS | libc::CLONE_NEWUSER))?;
+        namespaces::join(container.joined, !libc::CLONE_NEWUSER)?;
         if namespaces.creates(libc::CLONE_NEWUSER) {
             task::unshare(libc::CLONE_NEWUSER)?;
             report.send(&Event::MapsWanted)?;
@@ -135,14 +138,9 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
             become_root()?;
         }
     }
-    if !namespaces.offsets.is_empty() {
-        // The file belongs to the host's root while we hide; nobody is in here yet but us.
-        task::set_dumpable(true)?;
-        namespaces::write_offsets(namespaces, container.proc)?;
-        task::set_dumpable(false)?;
-    }
+    offsets.iter().try_for_each(|file| namespaces::write_offsets(namespaces, file.as_fd()))?;
     // The time namespace with offsets is that of our children already.
-    let time = if namespaces.offsets.is_empty() { 0 } else { libc::CLONE_NEWTIME };
+    let time = if offsets.is_some() { libc::CLONE_NEWTIME } else { 0 };
     let kinds = namespaces.create & !(libc::CLONE_NEWUSER | time);
     match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {
         Forked::Child => {
@@ -162,13 +160,9 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
 /// The container's process, in all namespaces but those that it joins itself.
 fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     let plan = container.plan;
-    match container.stages {
-        // The pid namespace was entered before the clone.
-        Stages::Direct => namespaces::join(container.joined, !libc::CLONE_NEWPID)?,
-        Stages::Intermediate if !plan.namespaces.joins(libc::CLONE_NEWUSER) => {
-            namespaces::join(container.joined, libc::CLONE_NEWNS)?;
-        }
-        Stages::Intermediate => {}
+    if container.stages == Stages::Direct {
+        // The others were entered before the clone.
+        namespaces::join(container.joined, !namespaces::early(&plan.namespaces))?;
     }
     name_and_network(&container)?;
     task::setsid()?;

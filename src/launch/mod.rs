@@ -12,6 +12,7 @@ pub mod foreground;
 mod init;
 mod program;
 pub mod seal;
+mod watch;
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use cgroup::Systemd;
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, undo};
+use watch::Watch;
 
 use crate::cgroups::{self, Cgroup};
 use crate::cli::SPEC_VERSION;
@@ -30,7 +32,7 @@ use crate::config::Config;
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::namespaces::netdev::{self, Devices};
-use crate::namespaces::{self, Joined, Stages, idmap};
+use crate::namespaces::{self, Back, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::{self, env, rlimits};
 use crate::seccomp::Listener;
@@ -75,6 +77,8 @@ pub struct Process {
     /// It is the process between, until that has cloned the container's.
     between: bool,
     channel: Channel,
+    /// What ends the wait for it, where it is among hostile processes already.
+    watch: Option<Watch>,
 }
 
 /// Makes a container up to the point where `start` begins. On error nothing remains.
@@ -113,7 +117,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         } else {
             Some(socket::listen_at(dir.fd().as_fd(), Path::new(START_SOCKET))?)
         };
-        let stages = stages(plan, request.host)?;
+        let stages = stages(plan, request.host);
         // Otherwise the container's process asks us for something after the filter is attached ([`meanwhile`]).
         let awaits_filter =
             cgroup.is_some() && stages == Stages::Direct && sources.is_some() && !plan.reports_mounts();
@@ -220,13 +224,14 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
     })
 }
 
-/// The processes it takes: one between also where we could not go back from the pid namespace that is joined.
-fn stages(plan: &Plan, host: &Host) -> Result<Stages> {
+/// The processes it takes: an intermediate one also where the runtime could not go back from the pid namespace that is
+/// joined. Root of a user namespace can enter only what belongs to that, and not, for one, the host's network namespace.
+fn stages(plan: &Plan, host: &Host) -> Stages {
     match plan.namespaces.stages() {
-        Stages::Direct if plan.namespaces.joins(libc::CLONE_NEWPID) && !namespaces::returns(host)? => {
-            Ok(Stages::Intermediate)
+        Stages::Direct if plan.namespaces.joins(libc::CLONE_NEWPID) && host.user_namespace => {
+            Stages::Intermediate
         }
-        stages => Ok(stages),
+        stages => stages,
     }
 }
 
@@ -242,6 +247,9 @@ fn spawn(
     let _phase = trace::phase("spawn");
     let namespaces = &plan.namespaces;
     let proc = child.proc;
+    // The first process of a pid namespace cannot be stopped by the others.
+    let held = namespaces.joins(libc::CLONE_NEWPID);
+    let watch = held.then(|| Watch::patient(child.record.cgroup.clone()));
     let (ours, theirs) = Channel::pair()?;
     if task::euid() == 0 {
         // Nobody may look into a process that is on its way into the container. As a user it must wait: the helpers
@@ -249,7 +257,8 @@ fn spawn(
         task::set_dumpable(false)?;
     }
     let direct = child.stages == Stages::Direct;
-    let before = if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Vec::new() };
+    let back =
+        if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Back::default() };
     let kinds = match namespaces.create {
         _ if !direct => 0,
         kinds if kinds & libc::CLONE_NEWUSER != 0 => kinds & init::AT_CLONE,
@@ -263,23 +272,16 @@ fn spawn(
     let kinds = if child.alone() { kinds & !libc::CLONE_NEWNS } else { kinds };
     let cloning = trace::phase("clone3");
     let cloned = clone_inside(kinds, cgroup, &mut child);
-    let (pid, pidfd) = match cloned {
-        Ok(Forked::Child) => {
-            drop(ours);
-            init::end_with(theirs, |report| init::first(child, report))
-        }
-        Ok(Forked::Parent { pid, pidfd }) => (pid, pidfd),
-        Err(e) => {
-            namespaces::return_from(before)?;
-            return Err(e);
-        }
-    };
+    if let Ok(Forked::Child) = cloned {
+        drop(ours);
+        init::end_with(theirs, |report| init::first(child, report))
+    }
+    back.go();
+    let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     drop((theirs, cloning));
     trace::cloned(pid);
-    let process = Process { pid, pidfd, console: None, between: !direct, channel: ours };
-    let prepared = namespaces::return_from(before)
-        .and_then(|()| place(pid))
-        .and_then(|()| prepare(&process, plan, proc));
+    let process = Process { pid, pidfd, console: None, between: !direct, channel: ours, watch };
+    let prepared = place(pid).and_then(|()| prepare(&process, plan, proc));
     match prepared {
         Ok(()) => Ok(process),
         Err(e) => {
@@ -297,7 +299,7 @@ fn clone_inside(mut kinds: i32, cgroup: Option<&Cgroup>, child: &mut init::Conta
         if let Some(cloned) = task::clone3_into(kinds as u64, place).map_err(explain_clone)? {
             return Ok(cloned);
         }
-        child.doors = cgroup.all_doors()?;
+        child.doors.extend(cgroup.door()?);
         kinds &= !libc::CLONE_NEWCGROUP;
     }
     task::clone3(kinds as u64, None).map_err(explain_clone)
@@ -456,16 +458,13 @@ impl Process {
     /// The next event that is not only for us.
     fn next(&mut self) -> Result<Event> {
         loop {
-            // If the process between dies, the channel may stay open: the container's process waits at it.
-            if self.between && !task::poll_readable(&[self.channel.fd(), self.pidfd.as_fd()], None)?[0] {
-                return Err(self.died());
-            }
-            match self.channel.receive()? {
+            match self.receive()? {
                 Event::Cloned { pid, pidfd } => {
                     self.between = false;
                     trace::cloned(pid);
                     let between = std::mem::replace(&mut self.pidfd, pidfd);
                     self.pid = pid;
+                    self.poll(&[between.as_fd()])?;
                     task::wait(between.as_fd())?;
                     self.channel.go(Go::On)?;
                 }
@@ -506,20 +505,12 @@ impl Process {
         }
     }
 
-    /// Kills and reaps it; it may be dead and reaped already.
-    fn kill(&self) {
-        let _phase = trace::phase("kill and reap");
-        let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        let _ = task::wait(self.pidfd.as_fd());
-        trace::gone();
-    }
-
     /// Lets the program run, and tells whether it does.
     pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
         let _phase = trace::phase("start");
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, record, status });
-        let started = self.go(Go::Start).and_then(|()| await_program(&self.channel, agent));
+        let started = self.go(Go::Start).and_then(|()| await_program(|| self.receive(), agent));
         let started = started.and_then(|()| ended_early(self.pid));
         // In a running container somebody else may have been killed.
         if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
@@ -542,8 +533,9 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
         _ => e.into(),
     })?;
     let agent = listener.map(|listener| Agent { listener, record, status: Status::Created });
-    let started = await_program(&Channel::from_socket(socket), agent)
-        .and_then(|()| ended_early(record.pid.unwrap_or_default()));
+    let channel = Channel::from_socket(socket);
+    let started =
+        await_program(|| channel.receive(), agent).and_then(|()| ended_early(record.pid.unwrap_or_default()));
     if started.is_err()
         && let Some(pidfd) = process
     {
@@ -564,9 +556,9 @@ struct Agent<'a> {
 }
 
 /// The channel's end is the program's beginning, for execve closes it, or the process's end.
-fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
+fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> Result<()> {
     loop {
-        match channel.receive()? {
+        match receive()? {
             Event::Closed => {
                 trace::gone();
                 return Ok(());

@@ -6,11 +6,10 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::{Join, Plan, kind};
+use super::{Join, KINDS, Plan, kind};
 use crate::error::{Context, Kind, Result, fail};
-use crate::host::Host;
 use crate::sys::{fs, task};
-use crate::trace;
+use crate::{log, trace};
 
 /// Namespaces that are joined, open, in the order of the plan.
 #[derive(Debug, Default)]
@@ -76,23 +75,84 @@ pub fn join_all(joined: &Joined) -> Result<()> {
     join(joined, later)
 }
 
-/// Puts our children into the pid namespace that is joined and into a new time namespace with offsets. The result is
-/// what [`return_from`] needs to undo it.
-pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<Vec<(i32, OwnedFd)>> {
-    let mut before = Vec::new();
-    let mut keep = |flag: i32, file: &str| -> Result<()> {
-        before.push((flag, fs::open(proc, &Path::new("self/ns").join(file), fs::O_RDONLY, 0)?));
-        Ok(())
+/// The namespaces of a process that everyone in its pid namespace can look at, without any right and whether or not the
+/// process is dumpable: by `/proc/PID/mountinfo` and `/proc/PID/net` (the kernel's fs/proc_namespace.c and
+/// fs/proc/proc_net.c). Therefore a process enters these before it is seen in the container's pid namespace.
+pub const SHOWN: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
+
+/// Puts our children into the pid namespace that is joined and into a new time namespace with offsets. If a pid
+/// namespace is joined, enters those of [`SHOWN`] first that are joined too. The result is the way back.
+pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<Back> {
+    let early = early(plan);
+    let offsets = open_offsets(plan, proc)?;
+    let time = if offsets.is_some() { libc::CLONE_NEWTIME } else { 0 };
+    let back = Back::from(early | time, proc)?;
+    let mut entered = false;
+    let mut enter = || {
+        for kind in [libc::CLONE_NEWNET, libc::CLONE_NEWNS, libc::CLONE_NEWPID] {
+            join(joined, early & kind)?;
+            entered = true;
+        }
+        offsets.iter().try_for_each(|file| write_offsets(plan, file.as_fd()))
     };
-    if plan.joins(libc::CLONE_NEWPID) {
-        keep(libc::CLONE_NEWPID, "pid_for_children")?;
-        join(joined, libc::CLONE_NEWPID)?;
+    match enter() {
+        Ok(()) => Ok(back),
+        Err(e) => {
+            if entered {
+                back.go();
+            }
+            Err(e)
+        }
     }
-    if !plan.offsets.is_empty() {
-        keep(libc::CLONE_NEWTIME, "time")?;
-        write_offsets(plan, proc)?;
+}
+
+/// The joined namespaces that the runtime enters for its child.
+#[must_use]
+pub fn early(plan: &Plan) -> i32 {
+    let kinds = if plan.joins(libc::CLONE_NEWPID) { SHOWN | libc::CLONE_NEWPID } else { 0 };
+    plan.join.iter().fold(0, |early, join| early | join.flag & kinds)
+}
+
+/// The way back from namespaces that the runtime enters to clone a process there. Meanwhile it resolves no path. It is
+/// not dumpable, and it is never in the container's pid namespace itself.
+#[derive(Default)]
+pub struct Back {
+    here: Option<Here>,
+    others: Vec<(i32, OwnedFd)>,
+}
+
+impl Back {
+    /// Opens what the runtime needs to go back from namespaces of these kinds.
+    pub fn from(kinds: i32, proc: BorrowedFd) -> Result<Self> {
+        let here = if kinds & libc::CLONE_NEWNS == 0 { None } else { Some(Here::of(proc)?) };
+        let others = KINDS.iter().filter(|kind| kind.flag & kinds & !libc::CLONE_NEWNS != 0);
+        let open = |kind: &super::Kind| {
+            // A pid namespace holds for children only.
+            let file = if kind.flag == libc::CLONE_NEWPID { "pid_for_children" } else { kind.file };
+            Ok((kind.flag, fs::open(proc, &Path::new("self/ns").join(file), fs::O_RDONLY, 0)?))
+        };
+        Ok(Self { here, others: others.map(open).collect::<Result<_>>()? })
     }
-    Ok(before)
+
+    /// Goes back.
+    pub fn go(self) {
+        or_end(|| {
+            self.here.as_ref().map_or(Ok(()), Here::back)?;
+            self.others.iter().try_for_each(|(flag, fd)| Ok(task::setns(fd.as_fd(), *flag)?))
+        });
+        let here = self.here.into_iter().flat_map(Here::into_descriptors);
+        fs::close_together(here.chain(self.others.into_iter().map(|(_, fd)| fd)).collect());
+    }
+}
+
+/// Goes back to the runtime's own namespaces, or ends the runtime. Whatever it did otherwise, undoing included, it would
+/// do with the paths of another mount namespace. Its children die with it.
+fn or_end(back: impl Fn() -> Result<()>) {
+    // The kernel may have been short of memory.
+    if let Err(e) = back().or_else(|_| back()) {
+        log::error(&e.context("going back to the runtime's own namespaces"));
+        task::exit_now(1);
+    }
 }
 
 /// Does something in the mount namespace of another process, with our own rights.
@@ -110,7 +170,7 @@ pub fn in_mount_namespace<T>(
     let here = Here::of(proc)?;
     task::setns(theirs, libc::CLONE_NEWNS)?;
     let result = act();
-    here.back()?;
+    or_end(|| here.back());
     result
 }
 
@@ -124,7 +184,9 @@ pub struct Here {
 impl Here {
     pub fn of(proc: BorrowedFd) -> Result<Self> {
         let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
-        let (root, directory) = (open(fs::CWD, "/", fs::O_PATH)?, open(fs::CWD, ".", fs::O_PATH)?);
+        let root = open(fs::CWD, "/", fs::O_PATH)?;
+        // Closed to us, as a user's FUSE mount is to root, it is not gone back to: no relative path is resolved any more.
+        let directory = open(fs::CWD, ".", fs::O_PATH).or_else(|_| open(fs::CWD, "/", fs::O_PATH))?;
         Ok(Self { namespace: open(proc, "self/ns/mnt", fs::O_RDONLY)?, root, directory })
     }
 
@@ -141,8 +203,18 @@ impl Here {
     }
 }
 
+/// The file that sets the clocks of a new time namespace, if any clock is to be set. It is opened while it is still the
+/// process's own: one that is not dumpable has none.
+pub fn open_offsets(plan: &Plan, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
+    if plan.offsets.is_empty() {
+        return Ok(None);
+    }
+    let open = fs::open(proc, Path::new("self/timens_offsets"), fs::O_WRONLY, 0);
+    open.map(Some).context("linux.timeOffsets")
+}
+
 /// Makes a time namespace for our children and sets its clocks, which can be done only before anyone is inside.
-pub fn write_offsets(plan: &Plan, proc: BorrowedFd) -> Result<()> {
+pub fn write_offsets(plan: &Plan, file: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("time offsets");
     task::unshare(libc::CLONE_NEWTIME).context("linux.timeOffsets")?;
     let mut text = String::new();
@@ -150,26 +222,5 @@ pub fn write_offsets(plan: &Plan, proc: BorrowedFd) -> Result<()> {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{} {} {}", offset.clock, offset.seconds, offset.nanoseconds);
     }
-    fs::write_at(proc, Path::new("self/timens_offsets"), text.as_bytes()).context("linux.timeOffsets")
-}
-
-/// Whether we may go back from another pid namespace: not as root of a user namespace that our own does not belong to,
-/// as with rootless Podman. A process between enters then, as for a user namespace.
-pub fn returns(host: &Host) -> Result<bool> {
-    if !host.user_namespace {
-        return Ok(true);
-    }
-    let own = fs::open(host.proc.as_fd(), Path::new("self/ns/pid_for_children"), fs::O_RDONLY, 0)?;
-    match task::setns(own.as_fd(), libc::CLONE_NEWPID) {
-        Err(e) if e.errno == Errno::EPERM => Ok(false),
-        other => Ok(other.map(|()| true)?),
-    }
-}
-
-/// Lets our further children, the hooks, be born where we are.
-pub fn return_from(before: Vec<(i32, OwnedFd)>) -> Result<()> {
-    for (flag, fd) in before {
-        task::setns(fd.as_fd(), flag)?;
-    }
-    Ok(())
+    fs::write_open(file, text.as_bytes()).context("linux.timeOffsets")
 }

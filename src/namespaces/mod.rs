@@ -2,7 +2,7 @@
 //!
 //! Two processes suffice where the kernel lets one `clone3(2)` make everything. The pid namespace that is joined and
 //! the time namespace that has offsets hold only for children, so the runtime enters them itself, clones and goes
-//! back. A process between the two is needed only where namespaces must be made below a user namespace that is
+//! back. With the pid namespace it enters those by which a process there would show the host ([`SHOWN`]). A process between the two is needed only where namespaces must be made below a user namespace that is
 //! joined, or joined before a user namespace is made: [`Stages`].
 
 mod apply;
@@ -18,8 +18,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use crate::error::Problems;
 
 pub use apply::{
-    Here, Joined, enter_for_children, in_mount_namespace, in_mount_namespace_of, join, join_all, open,
-    return_from, returns, write_offsets,
+    Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace, in_mount_namespace_of, join,
+    join_all, open, open_offsets, write_offsets,
 };
 pub use idmap::IdMap;
 

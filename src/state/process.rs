@@ -83,6 +83,11 @@ pub fn runs(pid: i32) -> Result<bool> {
     Ok(read_stat(pid)?.is_some_and(|stat| !stat.dead()))
 }
 
+/// What the process is doing, as a letter of proc_pid_stat(5); `None` if there is no such process.
+pub fn state_letter(pid: i32) -> Result<Option<char>> {
+    Ok(read_stat(pid)?.map(|stat| stat.state))
+}
+
 /// Whether the process has come to its end without ever having executed a program. One that is gone is taken to have
 /// ended after it.
 pub fn ended_before_exec(pid: i32) -> Result<bool> {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use super::{Error, Result, check, check_fd, retry};
 
@@ -48,11 +48,14 @@ pub fn block_all() -> Result<()> {
         .map_err(|e| Error::new("rt_sigprocmask()", e))
 }
 
-/// A descriptor from which all blocked signals can be read.
-pub fn signalfd() -> Result<OwnedFd> {
-    let all = SigSet::all();
+/// The signals by which users and service managers ask a process to end.
+pub const ENDS: &[Signal] = &[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
+/// A descriptor from which those of `signals` that are blocked can be read, or all where none is named.
+pub fn signalfd(signals: &[Signal]) -> Result<OwnedFd> {
+    let set = if signals.is_empty() { SigSet::all() } else { signals.iter().copied().collect() };
     // SAFETY: the mask is a live sigset_t.
-    let ret = unsafe { libc::signalfd(-1, all.as_ref(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    let ret = unsafe { libc::signalfd(-1, set.as_ref(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     check_fd(ret.into(), || "signalfd()".into())
 }
 

@@ -27,6 +27,7 @@
 #[path = "../integration/harness.rs"]
 mod harness;
 
+mod arriving;
 mod descriptors;
 mod executable;
 mod hooks;

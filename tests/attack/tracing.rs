@@ -1,14 +1,20 @@
 //! Processes of the container's that lie in wait for an arriving `exec`.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::harness::{Test, isolated, poll};
-use crate::{LOOKING, all_capabilities, bind_payload, found, give_rootfs, map_ids, payload};
+use crate::{
+    LOOKING, all_capabilities, bind_payload, found, give_rootfs, map_ids, payload, payload_words, rounds,
+    without_mount,
+};
 
 /// CVE-2016-9962: while `exec` is on its way in, a process of the container's with all capabilities tries to attach to
 /// it, to open its memory and to read its environment and descriptors: with CAP_SYS_PTRACE in a user namespace, and
@@ -51,13 +57,85 @@ fn attack(t: &Test, user: bool, but: &[&str]) -> u32 {
     worked.parse().unwrap()
 }
 
+/// A user's container joins a user namespace of the user's, of which a process of the same user is root and sees the
+/// runtime: with CAP_SYS_PTRACE there it would have the host's files through `/proc/PID/root` of what has entered and is
+/// not out of its reach yet. The check's check: a process that only enters.
+#[test]
+fn an_arriving_create_in_a_joined_user_namespace() {
+    payload(|arguments| lie_in_wait_at(Path::new(&arguments[0])));
+    isolated(|t| {
+        let share = t.dir.join("share");
+        fs::create_dir(&share).unwrap();
+        std::os::unix::fs::chown(&share, Some(1000), Some(1000)).unwrap();
+        for naive in [false, true] {
+            let (seen, worked) = attack_create(t, &share, naive);
+            assert!(seen > 0 && (worked > 0) == naive, "naive: {naive}, seen: {seen}, worked: {worked}");
+        }
+    });
+}
+
+fn attack_create(t: &Test, share: &Path, naive: bool) -> (u32, u32) {
+    let user = |command: &mut Command| {
+        command.uid(1000).gid(1000);
+    };
+    let [_, words @ ..] = payload_words("tracing::an_arriving_create_in_a_joined_user_namespace", &[]).0;
+    let mut spy = Command::new("unshare");
+    spy.args(["--user", "--map-root-user"]).arg(std::env::current_exe().unwrap()).args(words);
+    spy.env(crate::PAYLOAD, share).stdin(Stdio::null());
+    user(&mut spy);
+    let spy = t.spawn(&mut spy);
+    assert!(poll(Duration::from_secs(20), || share.join("ready").exists()));
+    let namespace = format!("/proc/{}/ns/user", spy.child.id());
+    let bundle = t.bundle(|c| {
+        let join = json!({"type": "user", "path": namespace});
+        c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
+        // Nobody's cgroup, and a group that nobody is.
+        ["/sys/fs/cgroup", "/dev/pts"].iter().for_each(|at| without_mount(c, at));
+        c["process"]["args"] = json!(["/bin/true"]);
+    });
+    t.call(Command::new("chown").args(["-hR", "1000:1000"]).arg(&bundle.dir)).ok();
+    for _ in 0..rounds() {
+        let mut command = if naive {
+            let mut command = Command::new("nsenter");
+            command.args([
+                "--preserve-credentials",
+                &format!("--user={namespace}"),
+                "sh",
+                "-c",
+                "sleep 0.01",
+                "sh",
+                "--root",
+            ]);
+            command
+        } else {
+            let runtime = t.command(&["--cgroup-manager", "disabled", "run", "-b", bundle.path(), "r"]);
+            let mut command = Command::new(runtime.get_program());
+            command.arg("--root").arg(share.join("state")).args(runtime.get_args().skip(2));
+            command
+        };
+        user(&mut command);
+        t.call(&mut command).exits(0);
+    }
+    fs::write(share.join("stop"), "").unwrap();
+    let out = found(&spy.wait().ok());
+    for file in ["ready", "stop"] {
+        fs::remove_file(share.join(file)).unwrap();
+    }
+    let (seen, worked) = out.split_once(' ').unwrap();
+    (seen.parse().unwrap(), worked.parse().unwrap())
+}
+
 /// The payload: how often the runtime was seen, and how often something worked. It is the runtime as long as its command
 /// line says so.
 fn lie_in_wait(_: &[String]) -> String {
+    lie_in_wait_at(Path::new("/"))
+}
+
+fn lie_in_wait_at(dir: &Path) -> String {
     let (mut seen, mut worked) = (0, 0);
-    fs::write("/ready", "").unwrap();
+    fs::write(dir.join("ready"), "").unwrap();
     let end = Instant::now() + Duration::from_secs(200);
-    while !Path::new("/stop").exists() && Instant::now() < end {
+    while !dir.join("stop").exists() && Instant::now() < end {
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
             if pid == std::process::id() as i32 || !is_runtime(pid) {

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Test, isolated, poll, without_namespace};
+use crate::harness::{Test, View, isolated, isolated_in, poll, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
 
 /// Everything about a process that its container decides and the kernel shows, a line each, of the process `$P`. What it
@@ -224,17 +225,81 @@ fn cgroups_below_are_the_containers() {
             let script = "cd /sys/fs/cgroup; mkdir in; echo 1 > in/cgroup.procs; echo +hugetlb > cgroup.subtree_control; \
                           echo > /moved; exec sleep 1000";
             config["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            config["linux"]["cgroupsPath"] = json!("/mine");
         });
         let pid = t.start(&bundle, "c");
         assert!(poll(Duration::from_secs(10), || bundle.rootfs().join("moved").exists()));
         if has {
             assert_eq!(t.exec("c", "echo in").ok(), "in\n");
+            // The container could have done this itself.
+            let freeze = |on| fs::write("/sys/fs/cgroup/mine/in/cgroup.freeze", on).unwrap();
+            freeze("1");
+            t.exec("c", "echo in").fails("/mine/in is frozen").exits(255);
+            freeze("0");
         }
         assert_eq!(t.corten(&["ps", "--format", "json", "c"]).ok(), format!("[{pid}]\n"));
         t.corten(&["kill", "--all", "c", "KILL"]).ok();
         t.until("c", "stopped");
         t.delete("c");
     });
+}
+
+/// An administrator may move a container to other cgroups, and remove those that it had. One more process is where the
+/// container's process is, in each hierarchy, and never where the caller is.
+#[test]
+fn exec_is_where_the_container_was_moved() {
+    isolated_in(View::V2, |t| moved(t, vec![CGROUP.into()]));
+}
+
+#[test]
+fn exec_is_where_the_container_was_moved_in_v1() {
+    isolated_in(View::Hybrid, |t| moved(t, subdirectories(Path::new(CGROUP))));
+}
+
+const CGROUP: &str = "/sys/fs/cgroup";
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()).collect()
+}
+
+fn moved(t: &Test, mounts: Vec<PathBuf>) {
+    let cgroups = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/mine"));
+    let only = |n: usize| mounts.iter().skip(n).take(1).collect::<Vec<_>>();
+    for (from, removed) in [(mounts.iter().collect(), false), (mounts.iter().collect(), true)]
+        .into_iter()
+        .chain((0..mounts.len()).map(|n| (only(n), true)))
+    {
+        let pid = t.start(&bundle, "c").to_string();
+        let from: Vec<&PathBuf> = from;
+        for mount in &from {
+            let elsewhere = mount.join("elsewhere");
+            fs::create_dir(&elsewhere).unwrap();
+            for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|file| mount.join(file).exists()) {
+                let all = fs::read(mount.join(file)).unwrap_or_default();
+                drop(fs::write(elsewhere.join(file), all));
+            }
+            fs::write(elsewhere.join("cgroup.procs"), &pid).unwrap();
+            if removed {
+                fs::remove_dir(mount.join("mine")).unwrap();
+            }
+        }
+        let file = t.dir.join("pid");
+        let args = ["exec", "-d", "--pid-file", file.to_str().unwrap(), "c", "/bin/sleep", "1000"];
+        t.corten(&args).ok();
+        let other = cgroups(&fs::read_to_string(&file).unwrap());
+        assert_eq!(other, cgroups(&pid), "{from:?}, removed: {removed}");
+        assert!(other.contains("/elsewhere\n") && !other.contains("harness"), "{other}");
+        t.delete("c");
+        for mount in from {
+            let elsewhere = mount.join("elsewhere");
+            assert!(poll(Duration::from_secs(10), || {
+                crate::harness::reap();
+                fs::remove_dir(&elsewhere).is_ok()
+            }));
+        }
+    }
 }
 
 /// config.md#linux-process, execCPUAffinity: of the process that exec starts, not of the container's first; without one

@@ -364,7 +364,8 @@ fn cgroup_below() {
     });
 }
 
-/// A paused container takes a process only with --ignore-paused, which then waits for the thaw, as in runc.
+/// A paused container takes a process only with --ignore-paused, which then waits for the thaw, as in runc, however long
+/// that takes, or until a signal ends it: then its process goes too.
 #[test]
 fn a_paused_container() {
     isolated(|t| {
@@ -373,9 +374,22 @@ fn a_paused_container() {
         freeze("1");
         t.until("c1", "paused");
         refused(t, &[], "paused");
-        let waiting = t.spawn(&mut t.command(&["exec", "--ignore-paused", "c1", "/bin/echo", "thawed"]));
         let inside = || fs::read_to_string("/sys/fs/cgroup/mine/cgroup.procs").unwrap().lines().count();
-        assert!(poll(Duration::from_secs(10), || inside() == 2));
+        let exec = |options: &[&str]| {
+            let args = [&["exec", "--ignore-paused"], options, &["c1", "/bin/echo", "thawed"]].concat();
+            let exec = t.spawn(&mut t.command(&args));
+            assert!(poll(Duration::from_secs(10), || inside() == 2));
+            exec
+        };
+        for (options, signal) in [(&[][..], "TERM"), (&["-d"], "TERM"), (&[], "HUP"), (&["-d"], "INT")] {
+            let exec = exec(options);
+            t.call(Command::new("kill").args(["-s", signal, &exec.child.id().to_string()])).ok();
+            exec.wait().fails("before the program ran").exits(255);
+            assert_eq!(inside(), 1, "{options:?}, {signal}");
+        }
+        let waiting = exec(&[]);
+        // Longer than a process that nobody has paused would be waited for.
+        std::thread::sleep(Duration::from_secs(11));
         freeze("0");
         assert_eq!(waiting.wait().ok(), "thawed\n");
         t.delete("c1");

@@ -322,6 +322,39 @@ fn frozen(t: &Test, view: View) {
     }
 }
 
+/// A container may have frozen a cgroup below its own: its processes die all the same.
+#[test]
+fn what_a_container_has_frozen_dies() {
+    isolated_in(View::V1, frozen_below);
+}
+
+/// Likewise where v2 kills them.
+#[test]
+fn what_a_container_has_frozen_dies_with_v2() {
+    isolated_in(View::Hybrid, frozen_below);
+}
+
+fn frozen_below(t: &Test) {
+    let script = "mkdir -p /sys/fs/cgroup/freezer/a/b; cd /sys/fs/cgroup/freezer/a/b; sleep 1000 & \
+                  echo $! > cgroup.procs; echo FROZEN > freezer.state; while :; do sleep 1; done";
+    let bundle = t.bundle(|c| {
+        c["linux"]["cgroupsPath"] = json!("/c1");
+        c["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] = json!(["rw"]);
+        c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+    });
+    let state = dir("freezer", "c1/a/b/freezer.state");
+    let frozen = || fs::read_to_string(&state).is_ok_and(|text| text == "FROZEN\n");
+    for end in [&["kill", "--all", "c1", "KILL"][..], &["delete", "--force", "c1"]] {
+        t.start(&bundle, "c1");
+        assert!(poll(Duration::from_secs(10), frozen));
+        t.corten(end).ok();
+        if end[0] == "kill" {
+            t.until("c1", "stopped");
+            t.corten(&["delete", "c1"]).ok();
+        }
+    }
+}
+
 /// `kill --all` and `delete` reach every process, also those that fork and those in cgroups below.
 #[test]
 fn all_processes_are_killed() {

@@ -198,16 +198,17 @@ impl Cgroup {
         }
     }
 
-    /// Kills everything inside. Frozen, nobody forks away; but who is frozen does not die either.
+    /// Kills everything inside. Frozen, nobody forks away; but who is frozen does not die either, and the container may
+    /// have frozen cgroups below.
     pub fn kill(&self) -> Result<()> {
         if let Some(cgroup) = &self.unified {
             cgroup.kill()?;
-            return self.set_freezer("THAWED");
+            return self.lead(tree::Cgroup::thaw_all).map(drop);
         }
         for _ in 0..100 {
             let still = self.has_freezer() && self.await_freezer(Instant::now() + STILL)?;
             let sent = self.signal_all(libc::SIGKILL);
-            self.set_freezer("THAWED")?;
+            self.lead(tree::Cgroup::thaw_all)?;
             if sent? == 0 || still {
                 break;
             }
