@@ -194,7 +194,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     }
     run_hooks(&plan.hooks.create_container, container.record)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
-    let root = root.enter(&plan.rootfs)?;
+    let root = root.enter(&plan.rootfs, container.proc)?;
 
     let setting = |process| Setting {
         process,

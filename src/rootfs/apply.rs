@@ -61,7 +61,9 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
             None => make(root, plan, mount, tree).with_context(at)?,
         }
     }
-    devices::apply(root, plan)
+    devices::apply(root, plan)?;
+    // Where hooks begin, as with runc, whatever was mounted last.
+    Ok(task::fchdir(root.fd())?)
 }
 
 fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
@@ -174,7 +176,7 @@ fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Re
     // A mount on the root must be had as a descriptor: no path leads to it from below.
     let one_call = mount::fits(&joined) && !mount.is_on_root();
     let made = if one_call {
-        root.mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
+        mount::mount_at(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
     } else if options.legacy == 0 {
         Err(sys::Error::new(format!("mount({fstype:?})"), Errno::EINVAL))
     } else {
@@ -182,7 +184,8 @@ fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Re
         return Err(fail(crate::error::Kind::Unsupported, what));
     };
     match made {
-        Err(e) if e.errno == Errno::EINVAL && options.legacy == 0 => {
+        // EACCES: the target is closed to us, a directory of an id without a mapping. The new calls need not enter it.
+        Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
                 // It was refused for its length: what mount(2) has said is the reason.
                 Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
@@ -259,7 +262,7 @@ fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     }
     if options.bind.is_none() {
         let flags = legacy_flags(options) | libc::MS_REMOUNT;
-        root.mount(None, target.as_fd(), None, flags, &options.data.join(","))?;
+        mount::mount_at(None, target.as_fd(), None, flags, &options.data.join(","))?;
     }
     Ok(shape(target.as_fd(), options)?)
 }
@@ -338,22 +341,6 @@ impl Root {
             Some(alone) => alone.outside(act),
             None => act(),
         }
-    }
-
-    /// `mount(2)`. Where no /proc is the host's, the directory is the working directory.
-    fn mount(
-        &self,
-        source: Option<&Path>,
-        target: BorrowedFd,
-        fstype: Option<&str>,
-        flags: u64,
-        data: &str,
-    ) -> sys::Result<()> {
-        if self.alone.is_none() {
-            return mount::mount(source, &fs::proc_fd(target), fstype, flags, data);
-        }
-        task::fchdir(target)?;
-        mount::mount(source, Path::new("."), fstype, flags, data)
     }
 
     #[must_use]

@@ -1,6 +1,6 @@
 //! Hiding what the container must not see or change, and making its root file system the root.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -19,8 +19,8 @@ const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 
 
 impl Root {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
-    /// directory is the new root, whose descriptor is returned.
-    pub fn enter(mut self, plan: &Plan) -> Result<OwnedFd> {
+    /// directory is the new root, whose descriptor is returned. `proc` is the root of the host's procfs.
+    pub fn enter(mut self, plan: &Plan, proc: BorrowedFd) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.close_filled()?;
         self.mask(plan)?;
@@ -36,7 +36,7 @@ impl Root {
                 task::chroot_here()?;
             }
             _ if self.alone.is_some() => task::chdir_root()?,
-            _ if plan.facts.no_pivot => move_over_root(self.fd()).context("--no-pivot")?,
+            _ if plan.facts.no_pivot => move_over_root(self.fd(), proc).context("--no-pivot")?,
             _ => {
                 let _phase = trace::phase("pivot_root");
                 // With both paths the same, the old root comes to lie on the new one, and is what "." then unmounts.

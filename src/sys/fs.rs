@@ -17,7 +17,8 @@ pub use libc::{
 /// The working directory, for the calls that take a directory.
 pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
 
-/// `/proc/self/fd/N`, for calls that take only a path. Host side, or before the root is changed.
+/// `/proc/self/fd/N`, for calls that take only a path. For the runtime only: the container's process has no /proc that it
+/// could trust.
 #[must_use]
 pub fn proc_fd(fd: BorrowedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
