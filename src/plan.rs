@@ -58,6 +58,23 @@ impl Plan {
     pub fn waits_for_cgroup(&self) -> bool {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
     }
+
+    /// The kinds of namespaces (`CLONE_NEW*`) of which the container changes something for all who are in them, each with
+    /// the place in the configuration that says so.
+    #[must_use]
+    pub fn changes(&self) -> Vec<(i32, &str)> {
+        let Self { namespaces, sysctl, .. } = self;
+        let names = [("hostname", &namespaces.hostname), ("domainname", &namespaces.domainname)];
+        let names = names.into_iter().filter(|(_, name)| name.is_some());
+        let devices = namespaces.devices.iter().map(|device| (libc::CLONE_NEWNET, device.place.as_str()));
+        let sysctl = sysctl.iter().map(|sysctl| (sysctl.namespace(), sysctl.place.as_str()));
+        let root = [(libc::CLONE_NEWNS, "root.path")];
+        root.into_iter()
+            .chain(names.map(|(place, _)| (libc::CLONE_NEWUTS, place)))
+            .chain(devices)
+            .chain(sysctl)
+            .collect()
+    }
 }
 
 /// Who is to own the container's cgroup, where the container may make cgroups of its own below it: the host's ids of the

@@ -80,7 +80,7 @@ pub struct Process {
 /// Makes a container up to the point where `start` begins. On error nothing remains.
 pub fn create(request: &Request) -> Result<Launched> {
     let plan = request.plan;
-    let joined = namespaces::open(&plan.namespaces)?;
+    let joined = namespaces::open(&plan.namespaces, &plan.changes(), request.host.proc.as_fd())?;
     // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get
     // the sources: copies of its own mounts, opened with our rights.
     let late = plan.namespaces.has(libc::CLONE_NEWUSER) && plan.namespaces.creates(libc::CLONE_NEWNS);

@@ -31,20 +31,45 @@ impl Joined {
 
 /// Opens the namespaces to join, on the host's side, and checks that each is of its type (config-linux.md: "The
 /// runtime MUST generate an error if path is not associated with a namespace of type type").
-pub fn open(plan: &Plan) -> Result<Joined> {
+///
+/// `changes` has the kinds of which something is to be changed, each with its place in the configuration: such a namespace
+/// must not be the host's.
+pub fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Joined> {
     let _phase = trace::phase("open namespaces");
     let mut joined = Vec::with_capacity(plan.join.len());
     for join in &plan.join {
         let at = || format!("{}.path {}", join.place, join.path.display());
         let fd = fs::open(fs::CWD, &join.path, fs::O_RDONLY, 0).with_context(at)?;
         let found = task::namespace_type(fd.as_fd()).ok();
-        if found != Some(join.flag) {
+        let Some(kind) = kind(join.flag).filter(|kind| found == Some(kind.flag)) else {
             let wanted = kind(join.flag).map_or("known", |kind| kind.name);
             return Err(fail(Kind::Config, format!("{}: is not a {wanted} namespace", at())));
+        };
+        if let Some((_, place)) = changes.iter().find(|(flag, _)| *flag == kind.flag)
+            && is_hosts(fd.as_fd(), kind, proc)?
+        {
+            let text = format!("{}: is the host's {} namespace, which {place} would change", at(), kind.name);
+            return Err(fail(Kind::Config, text));
         }
         joined.push((join.clone(), fd));
     }
     Ok(Joined(joined))
+}
+
+/// Whether a namespace is the host's: the runtime's own, or that of process 1, where the runtime may look. They differ if
+/// the runtime is in a namespace of its caller's making.
+fn is_hosts(namespace: BorrowedFd, kind: &super::Kind, proc: BorrowedFd) -> Result<bool> {
+    let of = |process: &str| fs::open(proc, &Path::new(process).join("ns").join(kind.file), fs::O_RDONLY, 0);
+    if same(namespace, of("self")?.as_fd())? {
+        return Ok(true);
+    }
+    of("1").map_or(Ok(false), |first| same(namespace, first.as_fd()))
+}
+
+/// Whether two descriptors are of the same namespace.
+fn same(a: BorrowedFd, b: BorrowedFd) -> Result<bool> {
+    let id = |fd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    Ok(id(a)? == id(b)?)
 }
 
 /// Joins those of `kinds`.
