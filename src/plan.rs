@@ -144,6 +144,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
             warnings,
         ),
     };
+    namespaces::check_mounts(&namespaces, request.no_pivot, &mut problems);
     let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut problems, warnings);
     let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
     // In its own namespace the kernel lets nobody mount a procfs who sees none there that is whole. Also hooks in the

@@ -29,6 +29,7 @@ mod harness;
 
 mod descriptors;
 mod executable;
+mod leaving;
 mod links;
 mod names;
 mod procfs;
