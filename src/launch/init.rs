@@ -95,7 +95,7 @@ pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<In
             }
             if namespaces.creates(libc::CLONE_NEWUSER) {
                 become_root()?;
-                task::unshare(namespaces.create & !AT_CLONE)?;
+                task::unshare(namespaces.made() & !AT_CLONE)?;
             } else if late || enters {
                 task::unshare(namespaces.create & libc::CLONE_NEWCGROUP)?;
             }
@@ -141,7 +141,7 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
     }
     // The time namespace with offsets is that of our children already.
     let time = if namespaces.offsets.is_empty() { 0 } else { libc::CLONE_NEWTIME };
-    let kinds = namespaces.create & !(libc::CLONE_NEWUSER | time);
+    let kinds = namespaces.made() & !(libc::CLONE_NEWUSER | time);
     match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {
         Forked::Child => {
             trace::in_clone();
@@ -160,13 +160,9 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
 /// The container's process, in all namespaces but those that it joins itself.
 fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     let plan = container.plan;
-    match container.stages {
-        // The pid namespace was entered before the clone.
-        Stages::Direct => namespaces::join(container.joined, !libc::CLONE_NEWPID)?,
-        Stages::Intermediate if !plan.namespaces.joins(libc::CLONE_NEWUSER) => {
-            namespaces::join(container.joined, libc::CLONE_NEWNS)?;
-        }
-        Stages::Intermediate => {}
+    if container.stages == Stages::Direct {
+        // The pid namespace was entered before the clone. The mount namespace comes last of all, in `Root::enter`.
+        namespaces::join(container.joined, !(libc::CLONE_NEWPID | libc::CLONE_NEWNS))?;
     }
     name_and_network(&container)?;
     task::setsid()?;
@@ -194,7 +190,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     }
     run_hooks(&plan.hooks.create_container, container.record)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
-    let root = root.enter(&plan.rootfs, container.proc)?;
+    let root = root.enter(&plan.rootfs, container.joined, container.proc)?;
 
     let setting = |process| Setting {
         process,

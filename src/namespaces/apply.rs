@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -17,12 +17,6 @@ use crate::trace;
 pub struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
-    /// The mount namespace that is joined, if one is.
-    #[must_use]
-    pub fn mount_namespace(&self) -> Option<BorrowedFd<'_>> {
-        self.0.iter().find(|(join, _)| join.flag == libc::CLONE_NEWNS).map(|(_, fd)| fd.as_fd())
-    }
-
     /// The numbers of all descriptors in here.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.0.iter().map(|(_, fd)| fd.as_raw_fd())
@@ -33,10 +27,11 @@ impl Joined {
 /// runtime MUST generate an error if path is not associated with a namespace of type type").
 ///
 /// `changes` has the kinds of which something is to be changed, each with its place in the configuration: such a namespace
-/// must not be the host's.
+/// must not be the host's. Without a mount namespace in the plan the runtime's own is opened as well, for the container's
+/// process to return to.
 pub fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Joined> {
     let _phase = trace::phase("open namespaces");
-    let mut joined = Vec::with_capacity(plan.join.len());
+    let mut joined = Vec::with_capacity(plan.join.len() + 1);
     for join in &plan.join {
         let at = || format!("{}.path {}", join.place, join.path.display());
         let fd = fs::open(fs::CWD, &join.path, fs::O_RDONLY, 0).with_context(at)?;
@@ -52,6 +47,11 @@ pub fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Jo
             return Err(fail(Kind::Config, text));
         }
         joined.push((join.clone(), fd));
+    }
+    if !plan.has(libc::CLONE_NEWNS) {
+        let path = PathBuf::from("self/ns/mnt");
+        let fd = fs::open(proc, &path, fs::O_RDONLY, 0)?;
+        joined.push((Join { flag: libc::CLONE_NEWNS, path, place: "the runtime's".into() }, fd));
     }
     Ok(Joined(joined))
 }
@@ -83,14 +83,18 @@ pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
     Ok(())
 }
 
-/// Joins all, among them a user namespace. Those that belong to it can be joined only from inside, those of the host's
-/// only from outside: each is tried before, and what is not permitted once more after.
+/// Joins all but the mount namespace, among them a user namespace. Those that belong to it can be joined only from
+/// inside, those of the host's only from outside: each is tried before, and what is not permitted once more after.
 pub fn join_all(joined: &Joined) -> Result<()> {
     let (mut user, mut later) = (0, 0);
     for (join_, _) in &joined.0 {
-        if join_.flag == libc::CLONE_NEWUSER {
-            user = join_.flag;
-            continue;
+        match join_.flag {
+            libc::CLONE_NEWUSER => {
+                user = join_.flag;
+                continue;
+            }
+            libc::CLONE_NEWNS => continue,
+            _ => {}
         }
         match join(joined, join_.flag) {
             Err(e) if crate::sys::errno(&e) == Some(Errno::EPERM) => later |= join_.flag,
@@ -123,17 +127,8 @@ pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Res
 /// Does something in the mount namespace of another process, with our own rights.
 pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let theirs = fs::open(proc, Path::new(&format!("{pid}/ns/mnt")), fs::O_RDONLY, 0)?;
-    in_mount_namespace(theirs.as_fd(), proc, act)
-}
-
-/// Does something in another mount namespace, with our own rights.
-pub fn in_mount_namespace<T>(
-    theirs: BorrowedFd,
-    proc: BorrowedFd,
-    act: impl FnOnce() -> Result<T>,
-) -> Result<T> {
     let here = Here::of(proc)?;
-    task::setns(theirs, libc::CLONE_NEWNS)?;
+    task::setns(theirs.as_fd(), libc::CLONE_NEWNS)?;
     let result = act();
     here.back()?;
     result

@@ -18,8 +18,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use crate::error::Problems;
 
 pub use apply::{
-    Here, Joined, enter_for_children, in_mount_namespace, in_mount_namespace_of, join, join_all, open,
-    return_from, returns, write_offsets,
+    Here, Joined, enter_for_children, in_mount_namespace_of, join, join_all, open, return_from, returns,
+    write_offsets,
 };
 pub use idmap::IdMap;
 
@@ -109,6 +109,13 @@ impl Plan {
     #[must_use]
     pub fn has(&self, flag: i32) -> bool {
         self.creates(flag) || self.joins(flag)
+    }
+
+    /// The new namespaces, and always a mount namespace. A container that belongs into another one is assembled in a
+    /// private one first, where nobody sees it before everything in it is masked.
+    #[must_use]
+    pub fn made(&self) -> i32 {
+        self.create | libc::CLONE_NEWNS
     }
 
     #[must_use]

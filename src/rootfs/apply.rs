@@ -11,7 +11,7 @@ use super::alone::Alone;
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::{self, Missing};
 use super::sources::{self, Sources, propagate};
-use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
+use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
@@ -36,13 +36,9 @@ const SPENT_MAX: usize = 64;
 /// reached.
 pub fn mount_all(plan: &Plan, mut sources: Sources) -> Result<Root> {
     let _phase = trace::phase("root and mounts");
-    if plan.facts.mount_namespace == MountNamespace::New {
-        sources::open_peers(plan, &mut sources)?;
-    }
-    if plan.facts.mount_namespace != MountNamespace::Host {
-        // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
-        mount::make_all_slave()?;
-    }
+    sources::open_peers(plan, &mut sources)?;
+    // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
+    mount::make_all_slave()?;
     let mut root = attach_root(plan, sources.root).with_context(|| sources::root_place(plan))?;
     mount_in(&mut root, plan, sources.mounts)?;
     Ok(root)
@@ -127,11 +123,10 @@ fn make(root: &mut Root, plan: &Plan, mount: &Mount, tree: Option<OwnedFd>) -> R
 fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Result<()> {
     mount::move_mount(tree.as_fd(), target.as_fd()).map_err(|e| explain(e, tree.as_fd(), target.as_fd()))?;
     root.spend(target);
-    let done = match mount.is_on_root() {
-        true => std::mem::replace(&mut root.fd, tree),
-        false => tree,
-    };
-    root.spend(done);
+    match mount.is_on_root() {
+        true => root.replace(tree),
+        false => root.spend(tree),
+    }
     Ok(())
 }
 
@@ -346,6 +341,12 @@ impl Root {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Takes another mount for the root.
+    pub(super) fn replace(&mut self, tree: OwnedFd) {
+        let before = std::mem::replace(&mut self.fd, tree);
+        self.spend(before);
     }
 
     /// Makes read-only what had to be filled first.

@@ -7,8 +7,9 @@ use nix::errno::Errno;
 
 use super::apply::Root;
 use super::moved::move_over_root;
-use super::{MountNamespace, Plan, resolve};
+use super::{MountNamespace, Plan, resolve, sources};
 use crate::error::{Context, Kind, Result, fail};
+use crate::namespaces::{self, Joined};
 use crate::sys::mount::{
     self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
@@ -19,8 +20,9 @@ const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 
 
 impl Root {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
-    /// directory is the new root, whose descriptor is returned. `proc` is the root of the host's procfs.
-    pub fn enter(mut self, plan: &Plan, proc: BorrowedFd) -> Result<OwnedFd> {
+    /// directory is the new root, whose descriptor is returned. `joined` has the mount namespace that the container is to
+    /// be in, unless it is this one; `proc` is the root of the host's procfs.
+    pub fn enter(mut self, plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.close_filled()?;
         self.mask(plan)?;
@@ -30,27 +32,32 @@ impl Root {
         if plan.readonly {
             mount::mount_setattr(self.fd(), false, &READ_ONLY).context("root.readonly")?;
         }
+        if plan.facts.mount_namespace != MountNamespace::New {
+            self.leave(joined)?;
+        }
         match plan.facts.mount_namespace {
-            MountNamespace::Host => {
-                task::fchdir(self.fd())?;
-                task::chroot_here()?;
-            }
+            MountNamespace::Host => attach_on_host(plan, self.fd())?,
             _ if self.alone.is_some() => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd(), proc).context("--no-pivot")?,
-            _ => {
-                let _phase = trace::phase("pivot_root");
-                // With both paths the same, the old root comes to lie on the new one, and is what "." then unmounts.
-                task::fchdir(self.fd())?;
-                mount::pivot_root_here()?;
-                mount::detach_here()?;
-                task::chdir_root()?;
-            }
+            MountNamespace::New => pivot(self.fd())?,
+            MountNamespace::Joined => attach_on_root(self.fd())?,
         }
         if let Some(propagate) = plan.propagation {
             let attr = Attr { propagation: propagate.flag, ..Attr::default() };
             mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
         }
         Ok(self.into_fd())
+    }
+
+    /// Leaves the private mount namespace for the one that the container is to be in, with a detached copy of the finished
+    /// root. A procfs that is attached there before its masks are could be opened by others in between; what they have
+    /// open then, no mask takes away.
+    fn leave(&mut self, joined: &Joined) -> Result<()> {
+        let _phase = trace::phase("leave the private mount namespace");
+        let finished = mount::open_tree_clone(self.fd(), Path::new(""), true)?;
+        namespaces::join(joined, libc::CLONE_NEWNS)?;
+        self.replace(finished);
+        Ok(())
     }
 
     /// Masks files with the host's /dev/null and directories with one empty file system.
@@ -103,6 +110,38 @@ impl Root {
     }
 }
 
+/// Makes the mount `root`, attached in our mount namespace, its root. With both paths the same, the old root comes to lie
+/// on the new one, and is what "." then unmounts.
+fn pivot(root: BorrowedFd) -> sys::Result<()> {
+    let _phase = trace::phase("pivot_root");
+    task::fchdir(root)?;
+    mount::pivot_root_here()?;
+    mount::detach_here()?;
+    task::chdir_root()
+}
+
+/// Attaches the detached tree `root` in the mount namespace that was joined, and makes it its root. Processes there may
+/// have prepared every path in it, with file systems of their own that never answer: only "/" is opened.
+fn attach_on_root(root: BorrowedFd) -> sys::Result<()> {
+    // Nothing of ours goes from there to others.
+    mount::make_all_slave()?;
+    let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    mount::move_mount(root, old.as_fd())?;
+    pivot(root).inspect_err(|_| {
+        // "." is the tree: nothing stays in a namespace that is others'. The error of pivot_root tells more.
+        let _ = mount::detach_here();
+    })
+}
+
+/// Attaches the detached tree `root` at its path on the host and changes to it.
+fn attach_on_host(plan: &Plan, root: BorrowedFd) -> Result<()> {
+    let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)
+        .with_context(|| sources::root_place(plan))?;
+    mount::move_mount(root, target.as_fd()).with_context(|| sources::root_place(plan))?;
+    task::fchdir(root)?;
+    Ok(task::chroot_here()?)
+}
+
 /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
 fn host_null() -> Result<OwnedFd> {
     let null = mount::open_tree_clone(fs::CWD, Path::new("/dev/null"), false)?;
@@ -128,26 +167,5 @@ pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
             Err(e) => return Err(e.into()),
             Ok(_) => mount::detach(rootfs)?,
         }
-    }
-}
-
-/// What is mounted where in a namespace that is joined, before we are in it.
-pub struct Before {
-    root: u64,
-    under: u64,
-}
-
-impl Before {
-    /// Of the namespace that the process is in. Nothing, where there is no such directory: nothing can be mounted on it
-    /// then.
-    #[must_use]
-    pub fn of(rootfs: &Path) -> Option<Self> {
-        let id = |path| fs::mount_id(fs::CWD, path).ok();
-        Some(Self { root: id(Path::new("/"))?, under: id(rootfs)? })
-    }
-
-    /// [`detach`], unless the namespace's root has been changed: then the mounts are its root.
-    pub fn restore(&self, rootfs: &Path) -> Result<()> {
-        if fs::mount_id(fs::CWD, Path::new("/"))? == self.root { detach(rootfs, self.under) } else { Ok(()) }
     }
 }

@@ -3,9 +3,9 @@
 //! As a rule the container's process makes the copy when it attaches it: in its own mount namespace the host's paths are
 //! all there until the change of the root, a path is walked once, and mounts come into being in the order in which they
 //! are listed. What is to stay a peer of the host's mount it copies first of all, as long as its namespace's mounts are
-//! peers themselves. The runtime makes the copy ahead where only it can: for a mount namespace that is joined or the
-//! host's own, and for an idmapped mount. Its copy has the pinned mount namespaces that lie below (bind mounts of
-//! /proc/PID/ns/mnt), which a new namespace's copies are without, and which the kernel lets into no newer one.
+//! peers themselves. The runtime makes the copy ahead where only it can: for an idmapped mount. Its copy has the pinned
+//! mount namespaces that lie below (bind mounts of /proc/PID/ns/mnt), which a new namespace's copies are without, and which
+//! the kernel lets into no newer one.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -31,8 +31,6 @@ pub struct Sources {
 /// Opens the sources: `all` of them, or those that the container's process cannot open as well.
 pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
     let _phase = trace::phase("open sources");
-    let own_namespace = plan.facts.mount_namespace == MountNamespace::New;
-    let all = all || !own_namespace;
     let root = all.then(|| open_root(plan)).transpose()?;
     let under_root = match plan.facts.mount_namespace {
         MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(|| root_place(plan))?),

@@ -32,6 +32,7 @@ mod executable;
 mod leaving;
 mod links;
 mod names;
+mod neighbours;
 mod procfs;
 mod races;
 mod terminal;

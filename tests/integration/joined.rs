@@ -129,6 +129,54 @@ fn in_a_joined_namespace() {
     });
 }
 
+/// An idmapped mount is idmapped where the finished root file system arrives, too.
+#[test]
+fn idmapped_mounts() {
+    isolated(|t| {
+        let source = t.dir.join("my-source");
+        fs::create_dir(&source).unwrap();
+        std::os::unix::fs::chown(&source, Some(1000), Some(1001)).unwrap();
+        let other = Other::new("private");
+        let map = |host: u32| json!([{"containerID": host, "hostID": 6000, "size": 10}]);
+        let bundle = t.bundle(|c| {
+            other.join(c);
+            let mut mount = json!({"destination": "/mnt", "source": source, "options": ["bind"]});
+            (mount["uidMappings"], mount["gidMappings"]) = (map(1000), map(1001));
+            add(c, mount);
+            c["process"]["args"] = json!(["/bin/stat", "-c", "%u:%g", "/mnt"]);
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "6000:6000\n");
+    });
+}
+
+/// The finished tree is copied into the namespace, and the kernel copies nothing that is unbindable.
+#[test]
+fn nothing_is_lost_on_the_way() {
+    isolated(|t| {
+        let other = Other::new("private");
+        let tmpfs =
+            json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": ["runbindable"]});
+        let bundle = t.bundle(|c| {
+            other.join(c);
+            add(c, tmpfs.clone());
+        });
+        t.run_bundle(&bundle)
+            .fails("mounts[7].options: unbindable is only possible in a new mount namespace");
+        t.run("grep -c ' /mnt .*unbindable' /proc/self/mountinfo", |c| add(c, tmpfs)).ok();
+        let mounts = |out: &str| -> Vec<String> {
+            let mut mounts: Vec<_> =
+                out.lines().map(|line| line.split(' ').skip(4).collect::<Vec<_>>().join(" ")).collect();
+            mounts.sort();
+            mounts
+        };
+        let other = Other::new("private");
+        let show = "grep -v ' / / ' /proc/self/mountinfo | sed 's/[^ ]*:[0-9]* - / - /'";
+        let new = mounts(&t.run(show, |_| {}).ok());
+        assert!(new.len() > 15, "{new:?}");
+        assert_eq!(mounts(&t.run(show, |c| other.join(c)).ok()), new);
+    });
+}
+
 /// Wherever it is joined, a namespace that is the host's is not changed: neither the runtime's own nor that of the first
 /// process, if the runtime is in another. One that is neither is.
 #[test]
