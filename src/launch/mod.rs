@@ -95,7 +95,7 @@ pub fn create(request: &Request) -> Result<Launched> {
     let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
 
     let mut record = record(request, missing)?;
-    record.under_root = sources.as_ref().and_then(|sources| sources.under_root);
+    record.under_root = rootfs::mounted(&plan.rootfs)?;
     record.intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::look).transpose()?;
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
@@ -388,6 +388,7 @@ fn commit(
     if let Some(socket) = pidfd_socket {
         socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
     }
+    record.root_mount = rootfs::mounted(&request.plan.rootfs)?;
     record.created_done = true;
     dir.save(record)?;
     if let Some(path) = request.pid_file {

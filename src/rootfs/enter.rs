@@ -157,15 +157,30 @@ pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
     mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
 }
 
-/// Takes away what [`super::mount_all`] attached in the host's mount namespace: one mount, or more if the configuration
-/// has mounts on the root. `under` is the mount that was there before: an engine's own, perhaps, which stays.
-pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
-    loop {
-        match fs::mount_id(fs::CWD, rootfs) {
-            Ok(now) if now == under => return Ok(()),
-            Err(e) if e.errno == Errno::ENOENT => return Ok(()),
-            Err(e) => return Err(e.into()),
-            Ok(_) => mount::detach(rootfs)?,
-        }
+/// Returns the id of the mount at the root file system's path, 0 if there is none, if the container is to be attached there
+/// on the host: before that, the one below the container's; after it, the container's.
+pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
+    if plan.facts.mount_namespace != MountNamespace::Host {
+        return Ok(None);
     }
+    fs::mounted_at(&plan.path).map(Some).with_context(|| sources::root_place(plan))
+}
+
+/// Detaches the container's root from the host. `under` is the id of the mount that was there before, an engine's own
+/// perhaps; `own` that of the container's, unless `create` was interrupted. No other mount is taken away: the engine may
+/// have unmounted its own and mounted another meanwhile.
+pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
+    let now = match fs::mounted_at(rootfs) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        now => now?,
+    };
+    if now == 0 || now == under {
+        return Ok(());
+    }
+    if own.is_some_and(|own| own != now) {
+        let text =
+            "another mount lies where the container's root file system is mounted (hint: unmount it first)";
+        return Err(fail(Kind::Os, format!("{}: {text}", rootfs.display())));
+    }
+    Ok(mount::detach(rootfs)?)
 }

@@ -27,7 +27,7 @@ use crate::{cgroups, namespaces};
 pub use alone::mount_alone;
 pub use apply::{Root, mount_all};
 pub use devices::Device;
-pub use enter::detach;
+pub use enter::{detach, mounted};
 pub use mounts::{Kind, Mount, names};
 use options::Propagate;
 pub use sources::{Sources, open_sources};

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::mounts::IdMapping;
 use super::options::Propagate;
-use super::{Kind, Mount, MountNamespace, Plan};
+use super::{Kind, Mount, Plan};
 use crate::error::{Context, Result};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
@@ -24,18 +24,12 @@ pub struct Sources {
     pub(super) root: Option<OwnedFd>,
     /// Of each mount, in the plan's order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
-    /// The mount that the root file system lies on before we attach ours, where that must be undone.
-    pub under_root: Option<u64>,
 }
 
 /// Opens the sources: `all` of them, or those that the container's process cannot open as well.
 pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
     let _phase = trace::phase("open sources");
     let root = all.then(|| open_root(plan)).transpose()?;
-    let under_root = match plan.facts.mount_namespace {
-        MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(|| root_place(plan))?),
-        _ => None,
-    };
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
         if !all && idmap.is_none() {
@@ -48,7 +42,7 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
         }
         Ok(Some(opened))
     });
-    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()?, under_root })
+    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()? })
 }
 
 /// Opens what is to be a peer of the host's mount and has not been opened yet. The mounts of a new namespace are peers
@@ -102,7 +96,7 @@ impl Sources {
     pub fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
         let root = Some(next()?);
         let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
-        Ok(Self { root, mounts: mounts.collect::<Result<_>>()?, under_root: None })
+        Ok(Self { root, mounts: mounts.collect::<Result<_>>()? })
     }
 
     /// The numbers of all descriptors in here.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Output, Test, isolated, without_namespace};
+use crate::harness::{Bundle, Output, Test, isolated, without_namespace};
 use crate::mounts::{add, host_mount};
 
 /// Without a mount namespace all is undone by delete, also mounts on the root; the image's owner's mounts stay.
@@ -35,8 +35,33 @@ fn without_a_namespace() {
             t.delete("r");
             assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
         }
+        only_the_containers_is_detached(t, &bundle);
         t.call(Command::new("umount").arg(&rootfs)).ok();
     });
+}
+
+/// An engine that has unmounted both its own mount and the container's, and mounted another since, keeps that; so does
+/// another container on the same root.
+fn only_the_containers_is_detached(t: &Test, bundle: &Bundle) {
+    let rootfs = bundle.rootfs();
+    let umount = || t.call(Command::new("umount").arg("--lazy").arg(&rootfs)).ok();
+    let text =
+        "another mount lies where the container's root file system is mounted (hint: unmount it first)";
+    t.start(bundle, "r");
+    t.start(bundle, "on-top");
+    t.corten(&["delete", "--force", "r"]).fails(text);
+    t.delete("on-top");
+    t.delete("r");
+    t.start(bundle, "r");
+    umount();
+    umount();
+    host_mount(t, &["-t", "tmpfs", "other", rootfs.to_str().unwrap()]);
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    t.corten(&["delete", "--force", "r"]).fails(text);
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    umount();
+    t.delete("r");
+    host_mount(t, &["--bind", rootfs.to_str().unwrap(), rootfs.to_str().unwrap()]);
 }
 
 /// --no-pivot: nothing of the host's is to be had any more, neither by leaving the root nor through what a new procfs
