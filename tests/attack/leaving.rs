@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
@@ -89,4 +89,59 @@ fn unmount_the_root(arguments: &[String]) -> String {
         (Err(_), Err(e)) => format!("{e:?}"),
         (Err(_), Ok(())) => "no".into(),
     }
+}
+
+/// CAP_SYS_ADMIN in a user namespace undoes the masks and read-only paths of its own mount namespace, as SECURITY.md
+/// says: they are no boundary against it. Without the capability they hold. What is below them is not the container's to
+/// change even so, and what the host has mounted read-only stays so.
+#[test]
+fn masks_in_a_user_namespace() {
+    payload(undo_masks);
+    isolated(|t| {
+        let victim = Victim::new(t);
+        let path = victim.dir.to_str().unwrap();
+        let (bind, remount) = (MsFlags::MS_BIND, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY);
+        mount(Some(path), path, None::<&str>, bind, None::<&str>).unwrap();
+        mount(None::<&str>, path, None::<&str>, remount, None::<&str>).unwrap();
+        for (but, expected) in [
+            (&[][..], "unmasked writable-root parameter:EACCES host:EPERM"),
+            (&["CAP_SYS_ADMIN"], "masked:EPERM read-only-root:EPERM parameter:EACCES host:EPERM"),
+        ] {
+            let bundle = t.bundle(|c| {
+                all_capabilities(c, but);
+                map_ids(c);
+                c["root"]["readonly"] = json!(true);
+                bind_payload(c, "leaving::masks_in_a_user_namespace", &[""]);
+                crate::add(c, json!({"destination": "/mnt", "source": path, "options": ["rbind"]}));
+            });
+            give_rootfs(t, &bundle);
+            assert_eq!(found(&t.run_bundle(&bundle).ok()), expected, "without {but:?}");
+        }
+        umount2(path, MntFlags::MNT_DETACH).unwrap();
+        victim.is_untouched("masks");
+    });
+}
+
+/// The payload: what could be undone, and what was below.
+fn undo_masks(_: &[String]) -> String {
+    let writable = MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    let remount = |path: &str| mount(None::<&str>, path, None::<&str>, writable, None::<&str>);
+    let errno = |path: &str| {
+        let opened = fs::OpenOptions::new().write(true).open(path);
+        opened.map_or_else(
+            |e| format!("{:?}", nix::errno::Errno::from_raw(e.raw_os_error().unwrap())),
+            |_| "open".into(),
+        )
+    };
+    let masked = match umount2("/proc/sys", MntFlags::MNT_DETACH) {
+        Ok(()) => "unmasked".to_string(),
+        Err(e) => format!("masked:{e:?}"),
+    };
+    let root = match remount("/") {
+        Ok(()) if fs::write("/written", "").is_ok() => "writable-root".to_string(),
+        Ok(()) => "remounted".into(),
+        Err(e) => format!("read-only-root:{e:?}"),
+    };
+    let host = remount("/mnt").map_or_else(|e| format!("{e:?}"), |()| "remounted".into());
+    format!("{masked} {root} parameter:{} host:{host}", errno("/proc/sys/kernel/core_pattern"))
 }
