@@ -67,6 +67,23 @@ impl Plan {
         let hooks = [prestart, create_runtime, create_container].iter().any(|hooks| !hooks.is_empty());
         hooks || !self.namespaces.devices.is_empty()
     }
+
+    /// The kinds of namespaces (`CLONE_NEW*`) of which the container changes something for all who are in them, each with
+    /// the place in the configuration that says so.
+    #[must_use]
+    pub fn changes(&self) -> Vec<(i32, &str)> {
+        let Self { namespaces, sysctl, .. } = self;
+        let names = [("hostname", &namespaces.hostname), ("domainname", &namespaces.domainname)];
+        let names = names.into_iter().filter(|(_, name)| name.is_some());
+        let devices = namespaces.devices.iter().map(|device| (libc::CLONE_NEWNET, device.place.as_str()));
+        let sysctl = sysctl.iter().map(|sysctl| (sysctl.namespace(), sysctl.place.as_str()));
+        let root = [(libc::CLONE_NEWNS, "root.path")];
+        root.into_iter()
+            .chain(names.map(|(place, _)| (libc::CLONE_NEWUTS, place)))
+            .chain(devices)
+            .chain(sysctl)
+            .collect()
+    }
 }
 
 /// Who is to own the container's cgroup, where the container may make cgroups of its own below it: the host's ids of the
@@ -136,6 +153,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
             warnings,
         ),
     };
+    namespaces::check_mounts(&namespaces, request.no_pivot, &mut problems);
     let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut problems, warnings);
     let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
     // In its own namespace the kernel lets nobody mount a procfs who sees none there that is whole. Also hooks in the

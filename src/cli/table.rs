@@ -96,7 +96,7 @@ const IO: &[Opt] = &[
 const CREATE: &[Opt] = &[
     opt("bundle", Some('b'), Path("DIR"), "the bundle (default: the working directory)"),
     opt("config", Some('f'), Path("FILE"), "read FILE instead of the bundle's config.json"),
-    opt("no-pivot", None, Switch, "move the root mount instead of pivot_root(2)"),
+    opt("no-pivot", None, Switch, "move the root mount instead of pivot_root(2); not with a user namespace"),
     opt("no-new-keyring", None, Switch, "keep the caller's session keyring"),
 ];
 

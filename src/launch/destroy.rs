@@ -48,7 +48,7 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
         intel_rdt::remove(class, &record.id)?;
     }
     if let Some(under) = record.under_root {
-        rootfs::detach(&record.rootfs, under)?;
+        rootfs::detach(&record.rootfs, under, record.root_mount)?;
     }
     dir.remove()?;
     let state = spec_state(record, Status::Stopped, None);

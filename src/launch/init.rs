@@ -97,7 +97,7 @@ pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<In
             }
             if namespaces.creates(libc::CLONE_NEWUSER) {
                 become_root()?;
-                task::unshare(namespaces.create & !AT_CLONE)?;
+                task::unshare(namespaces.made() & !AT_CLONE)?;
             } else if late || enters {
                 task::unshare(namespaces.create & libc::CLONE_NEWCGROUP)?;
             }
@@ -130,7 +130,7 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
         namespaces::join_all(container.joined)?;
         become_root()?;
     } else {
-        namespaces::join(container.joined, !libc::CLONE_NEWUSER)?;
+        namespaces::join(container.joined, !(libc::CLONE_NEWNS | libc::CLONE_NEWUSER))?;
         if namespaces.creates(libc::CLONE_NEWUSER) {
             task::unshare(libc::CLONE_NEWUSER)?;
             report.send(&Event::MapsWanted)?;
@@ -141,7 +141,7 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
     offsets.iter().try_for_each(|file| namespaces::write_offsets(namespaces, file.as_fd()))?;
     // The time namespace with offsets is that of our children already.
     let time = if offsets.is_some() { libc::CLONE_NEWTIME } else { 0 };
-    let kinds = namespaces.create & !(libc::CLONE_NEWUSER | time);
+    let kinds = namespaces.made() & !(libc::CLONE_NEWUSER | time);
     match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {
         Forked::Child => {
             trace::in_clone();
@@ -161,8 +161,8 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
 fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     let plan = container.plan;
     if container.stages == Stages::Direct {
-        // The others were entered before the clone.
-        namespaces::join(container.joined, !namespaces::early(&plan.namespaces))?;
+        // The others were entered before the clone. The mount namespace comes last of all, in `Root::enter`.
+        namespaces::join(container.joined, !(namespaces::early(&plan.namespaces) | libc::CLONE_NEWNS))?;
     }
     name_and_network(&container)?;
     task::setsid()?;
@@ -187,9 +187,9 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         let terminal = root.console(container.proc)?;
         attach_terminal(process, &terminal, container.console_socket.take(), report)?;
     }
-    run_create_container(&plan.hooks.create_container, container.record, root.fd())?;
+    run_create_container(&plan.hooks.create_container, container.record)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
-    let root = root.enter(&plan.rootfs)?;
+    let root = root.enter(&plan.rootfs, container.joined, container.proc)?;
 
     let setting = |process| Setting {
         process,
@@ -243,11 +243,10 @@ fn state(record: &Record) -> String {
 /// Runs the createContainer hooks: the host's programs, in the container's namespaces. Their working directory is the root
 /// file system, as with runc. An image's file there must not be what a variable of the environment names
 /// (CVE-2025-23266): a hook that names no environment has none.
-fn run_create_container(hooks: &[Hook], record: &Record, root: BorrowedFd) -> Result<()> {
+fn run_create_container(hooks: &[Hook], record: &Record) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
-    task::fchdir(root)?;
     hooks::run(hooks, state(record).as_bytes(), Vec::new)
 }
 

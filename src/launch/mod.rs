@@ -84,11 +84,10 @@ pub struct Process {
 /// Makes a container up to the point where `start` begins. On error nothing remains.
 pub fn create(request: &Request) -> Result<Launched> {
     let plan = request.plan;
-    let joined = namespaces::open(&plan.namespaces)?;
+    let joined = namespaces::open(&plan.namespaces, &plan.changes(), request.host.proc.as_fd())?;
     // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get
     // the sources: copies of its own mounts, opened with our rights.
-    let late = plan.namespaces.has(libc::CLONE_NEWUSER) && plan.namespaces.creates(libc::CLONE_NEWNS);
-    let sources = if late && request.host.uid == 0 {
+    let sources = if plan.namespaces.has(libc::CLONE_NEWUSER) && request.host.uid == 0 {
         None
     } else {
         Some(rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd(), false)?)
@@ -100,9 +99,8 @@ pub fn create(request: &Request) -> Result<Launched> {
     let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
 
     let mut record = record(request, missing)?;
-    record.under_root = sources.as_ref().and_then(|sources| sources.under_root);
+    record.under_root = rootfs::mounted(&plan.rootfs)?;
     record.intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::look).transpose()?;
-    let before = before_joining(request, &joined)?;
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
         dir.save(&record)?;
@@ -163,35 +161,8 @@ pub fn create(request: &Request) -> Result<Launched> {
             let error = with_reason(&record, error);
             let poststop: &[hooks::Hook] = if record.pid.is_some() { &plan.hooks.poststop } else { &[] };
             undo(dir, &record, poststop);
-            if let (Some(before), Some(namespace)) = (before, joined.mount_namespace()) {
-                let restore = || before.restore(&plan.rootfs.path);
-                if let Err(e) = namespaces::in_mount_namespace(namespace, request.host.proc.as_fd(), restore)
-                {
-                    log::warn(format!("undoing, in the mount namespace that is joined: {e:#}, ignoring"));
-                }
-            }
             Err(error)
         }
-    }
-}
-
-/// What is in the mount namespace that is joined, if one is.
-fn before_joining(request: &Request, joined: &Joined) -> Result<Option<rootfs::Before>> {
-    let _phase = trace::phase("look at the joined mount namespace");
-    let Some(namespace) = joined.mount_namespace() else { return Ok(None) };
-    let proc = request.host.proc.as_fd();
-    let own = fs::open(proc, Path::new("self/ns/mnt"), fs::O_RDONLY, 0)?;
-    let id = |fd: BorrowedFd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    if id(own.as_fd())? == id(namespace)? {
-        // The change of the root would be the host's.
-        let text = "linux.namespaces: the mount namespace to join is the runtime's own (hint: leave it out)";
-        return Err(fail(Kind::Config, text));
-    }
-    let before = || Ok(rootfs::Before::of(&request.plan.rootfs.path));
-    match namespaces::in_mount_namespace(namespace, proc, before) {
-        // One of a user namespace that is not ours to enter before the container's process does.
-        Err(e) if sys::errno(&e) == Some(Errno::EPERM) => Ok(None),
-        before => before,
     }
 }
 
@@ -259,7 +230,7 @@ fn spawn(
     let direct = child.stages == Stages::Direct;
     let back =
         if direct { namespaces::enter_for_children(namespaces, joined, proc)? } else { Back::default() };
-    let kinds = match namespaces.create {
+    let kinds = match namespaces.made() {
         _ if !direct => 0,
         kinds if kinds & libc::CLONE_NEWUSER != 0 => kinds & init::AT_CLONE,
         // With offsets it is there already.
@@ -428,6 +399,7 @@ fn commit(
     if let Some(socket) = pidfd_socket {
         socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")?;
     }
+    record.root_mount = rootfs::mounted(&request.plan.rootfs)?;
     record.created_done = true;
     dir.save(record)?;
     if let Some(path) = request.pid_file {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -16,12 +16,6 @@ use crate::{log, trace};
 pub struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
-    /// The mount namespace that is joined, if one is.
-    #[must_use]
-    pub fn mount_namespace(&self) -> Option<BorrowedFd<'_>> {
-        self.0.iter().find(|(join, _)| join.flag == libc::CLONE_NEWNS).map(|(_, fd)| fd.as_fd())
-    }
-
     /// The numbers of all descriptors in here.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.0.iter().map(|(_, fd)| fd.as_raw_fd())
@@ -30,20 +24,51 @@ impl Joined {
 
 /// Opens the namespaces to join, on the host's side, and checks that each is of its type (config-linux.md: "The
 /// runtime MUST generate an error if path is not associated with a namespace of type type").
-pub fn open(plan: &Plan) -> Result<Joined> {
+///
+/// `changes` has the kinds of which something is to be changed, each with its place in the configuration: such a namespace
+/// must not be the host's. Without a mount namespace in the plan the runtime's own is opened as well, for the container's
+/// process to return to.
+pub fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Joined> {
     let _phase = trace::phase("open namespaces");
-    let mut joined = Vec::with_capacity(plan.join.len());
+    let mut joined = Vec::with_capacity(plan.join.len() + 1);
     for join in &plan.join {
         let at = || format!("{}.path {}", join.place, join.path.display());
         let fd = fs::open(fs::CWD, &join.path, fs::O_RDONLY, 0).with_context(at)?;
         let found = task::namespace_type(fd.as_fd()).ok();
-        if found != Some(join.flag) {
+        let Some(kind) = kind(join.flag).filter(|kind| found == Some(kind.flag)) else {
             let wanted = kind(join.flag).map_or("known", |kind| kind.name);
             return Err(fail(Kind::Config, format!("{}: is not a {wanted} namespace", at())));
+        };
+        if let Some((_, place)) = changes.iter().find(|(flag, _)| *flag == kind.flag)
+            && is_hosts(fd.as_fd(), kind, proc)?
+        {
+            let text = format!("{}: is the host's {} namespace, which {place} would change", at(), kind.name);
+            return Err(fail(Kind::Config, text));
         }
         joined.push((join.clone(), fd));
     }
+    if !plan.has(libc::CLONE_NEWNS) {
+        let path = PathBuf::from("self/ns/mnt");
+        let fd = fs::open(proc, &path, fs::O_RDONLY, 0)?;
+        joined.push((Join { flag: libc::CLONE_NEWNS, path, place: "the runtime's".into() }, fd));
+    }
     Ok(Joined(joined))
+}
+
+/// Whether a namespace is the host's: the runtime's own, or that of process 1, where the runtime may look. They differ if
+/// the runtime is in a namespace of its caller's making.
+fn is_hosts(namespace: BorrowedFd, kind: &super::Kind, proc: BorrowedFd) -> Result<bool> {
+    let of = |process: &str| fs::open(proc, &Path::new(process).join("ns").join(kind.file), fs::O_RDONLY, 0);
+    if same(namespace, of("self")?.as_fd())? {
+        return Ok(true);
+    }
+    of("1").map_or(Ok(false), |first| same(namespace, first.as_fd()))
+}
+
+/// Whether two descriptors are of the same namespace.
+fn same(a: BorrowedFd, b: BorrowedFd) -> Result<bool> {
+    let id = |fd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    Ok(id(a)? == id(b)?)
 }
 
 /// Joins those of `kinds`.
@@ -57,14 +82,18 @@ pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
     Ok(())
 }
 
-/// Joins all, among them a user namespace. Those that belong to it can be joined only from inside, those of the host's
-/// only from outside: each is tried before, and what is not permitted once more after.
+/// Joins all but the mount namespace, among them a user namespace. Those that belong to it can be joined only from
+/// inside, those of the host's only from outside: each is tried before, and what is not permitted once more after.
 pub fn join_all(joined: &Joined) -> Result<()> {
     let (mut user, mut later) = (0, 0);
     for (join_, _) in &joined.0 {
-        if join_.flag == libc::CLONE_NEWUSER {
-            user = join_.flag;
-            continue;
+        match join_.flag {
+            libc::CLONE_NEWUSER => {
+                user = join_.flag;
+                continue;
+            }
+            libc::CLONE_NEWNS => continue,
+            _ => {}
         }
         match join(joined, join_.flag) {
             Err(e) if crate::sys::errno(&e) == Some(Errno::EPERM) => later |= join_.flag,
@@ -81,7 +110,7 @@ pub fn join_all(joined: &Joined) -> Result<()> {
 pub const SHOWN: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
 
 /// Puts our children into the pid namespace that is joined and into a new time namespace with offsets. If a pid
-/// namespace is joined, enters those of [`SHOWN`] first that are joined too. The result is the way back.
+/// namespace is joined, enters the network namespace first, if that is joined too ([`SHOWN`]). The result is the way back.
 pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<Back> {
     let early = early(plan);
     let offsets = open_offsets(plan, proc)?;
@@ -89,7 +118,7 @@ pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Res
     let back = Back::from(early | time, proc)?;
     let mut entered = false;
     let mut enter = || {
-        for kind in [libc::CLONE_NEWNET, libc::CLONE_NEWNS, libc::CLONE_NEWPID] {
+        for kind in [libc::CLONE_NEWNET, libc::CLONE_NEWPID] {
             join(joined, early & kind)?;
             entered = true;
         }
@@ -106,10 +135,11 @@ pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Res
     }
 }
 
-/// The joined namespaces that the runtime enters for its child.
+/// The joined namespaces that the runtime enters for its child. A mount namespace is not among them: the container is
+/// assembled outside of it.
 #[must_use]
 pub fn early(plan: &Plan) -> i32 {
-    let kinds = if plan.joins(libc::CLONE_NEWPID) { SHOWN | libc::CLONE_NEWPID } else { 0 };
+    let kinds = if plan.joins(libc::CLONE_NEWPID) { libc::CLONE_NEWNET | libc::CLONE_NEWPID } else { 0 };
     plan.join.iter().fold(0, |early, join| early | join.flag & kinds)
 }
 
@@ -158,17 +188,8 @@ fn or_end(back: impl Fn() -> Result<()>) {
 /// Does something in the mount namespace of another process, with our own rights.
 pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let theirs = fs::open(proc, Path::new(&format!("{pid}/ns/mnt")), fs::O_RDONLY, 0)?;
-    in_mount_namespace(theirs.as_fd(), proc, act)
-}
-
-/// Does something in another mount namespace, with our own rights.
-pub fn in_mount_namespace<T>(
-    theirs: BorrowedFd,
-    proc: BorrowedFd,
-    act: impl FnOnce() -> Result<T>,
-) -> Result<T> {
     let here = Here::of(proc)?;
-    task::setns(theirs, libc::CLONE_NEWNS)?;
+    task::setns(theirs.as_fd(), libc::CLONE_NEWNS)?;
     let result = act();
     or_end(|| here.back());
     result

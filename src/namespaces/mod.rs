@@ -18,8 +18,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use crate::error::Problems;
 
 pub use apply::{
-    Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace, in_mount_namespace_of, join,
-    join_all, open, open_offsets, write_offsets,
+    Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace_of, join, join_all, open,
+    open_offsets, write_offsets,
 };
 pub use idmap::IdMap;
 
@@ -111,6 +111,13 @@ impl Plan {
         self.creates(flag) || self.joins(flag)
     }
 
+    /// The new namespaces, and always a mount namespace. A container that belongs into another one is assembled in a
+    /// private one first, where nobody sees it before everything in it is masked.
+    #[must_use]
+    pub fn made(&self) -> i32 {
+        self.create | libc::CLONE_NEWNS
+    }
+
     #[must_use]
     pub fn stages(&self) -> Stages {
         let before_user = !self.join.is_empty() || !self.offsets.is_empty();
@@ -149,6 +156,28 @@ pub fn plan(spec: &Spec, problems: &mut Problems) -> Plan {
         }
     }
     plan
+}
+
+/// Notes what a container cannot have together with its mount namespace, or without one.
+pub fn check_mounts(plan: &Plan, no_pivot: bool, problems: &mut Problems) {
+    let user = plan.has(libc::CLONE_NEWUSER);
+    let joined = plan.join.iter().find(|join| join.flag == libc::CLONE_NEWNS);
+    match joined {
+        // CAP_SYS_ADMIN in the new one says nothing in whatever owns a mount namespace that is older.
+        Some(join) if plan.creates(libc::CLONE_NEWUSER) => problems.add(
+            format_args!("{}.path", join.place),
+            "a mount namespace cannot be joined from a new user namespace, which has no rights in it",
+        ),
+        None if user && !plan.creates(libc::CLONE_NEWNS) => problems
+            .add("linux.namespaces", "a user namespace needs a mount namespace: it has no rights in the host's"),
+        // The host's root stays below the container's. Only pivot_root(2) passes on the lock (MNT_LOCKED) that keeps root of
+        // the user namespace from unmounting the mount on top.
+        None if user && no_pivot => problems.add(
+            "linux.namespaces",
+            "with a user namespace, --no-pivot leaves the host's root within reach (hint: leave --no-pivot out)",
+        ),
+        _ => {}
+    }
 }
 
 fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {

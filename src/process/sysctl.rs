@@ -23,6 +23,14 @@ pub struct Sysctl {
     pub value: String,
 }
 
+impl Sysctl {
+    /// The kind of namespace (`CLONE_NEW*`) that it belongs to.
+    #[must_use]
+    pub fn namespace(&self) -> i32 {
+        self.path.to_str().and_then(|path| namespace(path).ok()).unwrap_or_default()
+    }
+}
+
 /// Parameters of the ipc namespace, besides all below fs/mqueue.
 const IPC: [&str; 11] = [
     "msg_next_id",

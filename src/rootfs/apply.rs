@@ -11,7 +11,7 @@ use super::alone::Alone;
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::{self, Missing};
 use super::sources::{self, Sources, propagate};
-use super::{Kind, Mount, MountNamespace, Plan, copyup, devices};
+use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
@@ -36,13 +36,9 @@ const SPENT_MAX: usize = 64;
 /// reached.
 pub fn mount_all(plan: &Plan, mut sources: Sources) -> Result<Root> {
     let _phase = trace::phase("root and mounts");
-    if plan.facts.mount_namespace == MountNamespace::New {
-        sources::open_peers(plan, &mut sources)?;
-    }
-    if plan.facts.mount_namespace != MountNamespace::Host {
-        // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
-        mount::make_all_slave()?;
-    }
+    sources::open_peers(plan, &mut sources)?;
+    // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
+    mount::make_all_slave()?;
     let mut root = attach_root(plan, sources.root).with_context(|| sources::root_place(plan))?;
     mount_in(&mut root, plan, sources.mounts)?;
     Ok(root)
@@ -61,7 +57,9 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
             None => make(root, plan, mount, tree).with_context(at)?,
         }
     }
-    devices::apply(root, plan)
+    devices::apply(root, plan)?;
+    // Where hooks begin, as with runc, whatever was mounted last.
+    Ok(task::fchdir(root.fd())?)
 }
 
 fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
@@ -125,11 +123,10 @@ fn make(root: &mut Root, plan: &Plan, mount: &Mount, tree: Option<OwnedFd>) -> R
 fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Result<()> {
     mount::move_mount(tree.as_fd(), target.as_fd()).map_err(|e| explain(e, tree.as_fd(), target.as_fd()))?;
     root.spend(target);
-    let done = match mount.is_on_root() {
-        true => std::mem::replace(&mut root.fd, tree),
-        false => tree,
-    };
-    root.spend(done);
+    match mount.is_on_root() {
+        true => root.replace(tree),
+        false => root.spend(tree),
+    }
     Ok(())
 }
 
@@ -174,7 +171,7 @@ fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Re
     // A mount on the root must be had as a descriptor: no path leads to it from below.
     let one_call = mount::fits(&joined) && !mount.is_on_root();
     let made = if one_call {
-        root.mount(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
+        mount::mount_at(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
     } else if options.legacy == 0 {
         Err(sys::Error::new(format!("mount({fstype:?})"), Errno::EINVAL))
     } else {
@@ -182,7 +179,8 @@ fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Re
         return Err(fail(crate::error::Kind::Unsupported, what));
     };
     match made {
-        Err(e) if e.errno == Errno::EINVAL && options.legacy == 0 => {
+        // EACCES: the target is closed to us, a directory of an id without a mapping. The new calls need not enter it.
+        Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
                 // It was refused for its length: what mount(2) has said is the reason.
                 Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
@@ -259,7 +257,7 @@ fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     }
     if options.bind.is_none() {
         let flags = legacy_flags(options) | libc::MS_REMOUNT;
-        root.mount(None, target.as_fd(), None, flags, &options.data.join(","))?;
+        mount::mount_at(None, target.as_fd(), None, flags, &options.data.join(","))?;
     }
     Ok(shape(target.as_fd(), options)?)
 }
@@ -340,25 +338,15 @@ impl Root {
         }
     }
 
-    /// `mount(2)`. Where no /proc is the host's, the directory is the working directory.
-    fn mount(
-        &self,
-        source: Option<&Path>,
-        target: BorrowedFd,
-        fstype: Option<&str>,
-        flags: u64,
-        data: &str,
-    ) -> sys::Result<()> {
-        if self.alone.is_none() {
-            return mount::mount(source, &fs::proc_fd(target), fstype, flags, data);
-        }
-        task::fchdir(target)?;
-        mount::mount(source, Path::new("."), fstype, flags, data)
-    }
-
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Takes another mount for the root.
+    pub(super) fn replace(&mut self, tree: OwnedFd) {
+        let before = std::mem::replace(&mut self.fd, tree);
+        self.spend(before);
     }
 
     /// Makes read-only what had to be filled first.

@@ -1,14 +1,15 @@
 //! Hiding what the container must not see or change, and making its root file system the root.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 
 use super::apply::Root;
 use super::moved::move_over_root;
-use super::{MountNamespace, Plan, resolve};
+use super::{MountNamespace, Plan, resolve, sources};
 use crate::error::{Context, Kind, Result, fail};
+use crate::namespaces::{self, Joined};
 use crate::sys::mount::{
     self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
@@ -19,8 +20,9 @@ const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 
 
 impl Root {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
-    /// directory is the new root, whose descriptor is returned.
-    pub fn enter(mut self, plan: &Plan) -> Result<OwnedFd> {
+    /// directory is the new root, whose descriptor is returned. `joined` has the mount namespace that the container is to
+    /// be in, unless it is this one; `proc` is the root of the host's procfs.
+    pub fn enter(mut self, plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.close_filled()?;
         self.mask(plan)?;
@@ -30,27 +32,32 @@ impl Root {
         if plan.readonly {
             mount::mount_setattr(self.fd(), false, &READ_ONLY).context("root.readonly")?;
         }
+        if plan.facts.mount_namespace != MountNamespace::New {
+            self.leave(joined)?;
+        }
         match plan.facts.mount_namespace {
-            MountNamespace::Host => {
-                task::fchdir(self.fd())?;
-                task::chroot_here()?;
-            }
+            MountNamespace::Host => attach_on_host(plan, self.fd())?,
             _ if self.alone.is_some() => task::chdir_root()?,
-            _ if plan.facts.no_pivot => move_over_root(self.fd()).context("--no-pivot")?,
-            _ => {
-                let _phase = trace::phase("pivot_root");
-                // With both paths the same, the old root comes to lie on the new one, and is what "." then unmounts.
-                task::fchdir(self.fd())?;
-                mount::pivot_root_here()?;
-                mount::detach_here()?;
-                task::chdir_root()?;
-            }
+            _ if plan.facts.no_pivot => move_over_root(self.fd(), proc).context("--no-pivot")?,
+            MountNamespace::New => pivot(self.fd())?,
+            MountNamespace::Joined => attach_on_root(self.fd())?,
         }
         if let Some(propagate) = plan.propagation {
             let attr = Attr { propagation: propagate.flag, ..Attr::default() };
             mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
         }
         Ok(self.into_fd())
+    }
+
+    /// Leaves the private mount namespace for the one that the container is to be in, with a detached copy of the finished
+    /// root. A procfs that is attached there before its masks are could be opened by others in between; what they have
+    /// open then, no mask takes away.
+    fn leave(&mut self, joined: &Joined) -> Result<()> {
+        let _phase = trace::phase("leave the private mount namespace");
+        let finished = mount::open_tree_clone(self.fd(), Path::new(""), true)?;
+        namespaces::join(joined, libc::CLONE_NEWNS)?;
+        self.replace(finished);
+        Ok(())
     }
 
     /// Masks files with the host's /dev/null and directories with one empty file system.
@@ -103,6 +110,38 @@ impl Root {
     }
 }
 
+/// Makes the mount `root`, attached in our mount namespace, its root. With both paths the same, the old root comes to lie
+/// on the new one, and is what "." then unmounts.
+fn pivot(root: BorrowedFd) -> sys::Result<()> {
+    let _phase = trace::phase("pivot_root");
+    task::fchdir(root)?;
+    mount::pivot_root_here()?;
+    mount::detach_here()?;
+    task::chdir_root()
+}
+
+/// Attaches the detached tree `root` in the mount namespace that was joined, and makes it its root. Processes there may
+/// have prepared every path in it, with file systems of their own that never answer: only "/" is opened.
+fn attach_on_root(root: BorrowedFd) -> sys::Result<()> {
+    // Nothing of ours goes from there to others.
+    mount::make_all_slave()?;
+    let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    mount::move_mount(root, old.as_fd())?;
+    pivot(root).inspect_err(|_| {
+        // "." is the tree: nothing stays in a namespace that is others'. The error of pivot_root tells more.
+        let _ = mount::detach_here();
+    })
+}
+
+/// Attaches the detached tree `root` at its path on the host and changes to it.
+fn attach_on_host(plan: &Plan, root: BorrowedFd) -> Result<()> {
+    let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)
+        .with_context(|| sources::root_place(plan))?;
+    mount::move_mount(root, target.as_fd()).with_context(|| sources::root_place(plan))?;
+    task::fchdir(root)?;
+    Ok(task::chroot_here()?)
+}
+
 /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
 fn host_null() -> Result<OwnedFd> {
     let null = mount::open_tree_clone(fs::CWD, Path::new("/dev/null"), false)?;
@@ -118,36 +157,30 @@ pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
     mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
 }
 
-/// Takes away what [`super::mount_all`] attached in the host's mount namespace: one mount, or more if the configuration
-/// has mounts on the root. `under` is the mount that was there before: an engine's own, perhaps, which stays.
-pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
-    loop {
-        match fs::mount_id(fs::CWD, rootfs) {
-            Ok(now) if now == under => return Ok(()),
-            Err(e) if e.errno == Errno::ENOENT => return Ok(()),
-            Err(e) => return Err(e.into()),
-            Ok(_) => mount::detach(rootfs)?,
-        }
+/// Returns the id of the mount at the root file system's path, 0 if there is none, if the container is to be attached there
+/// on the host: before that, the one below the container's; after it, the container's.
+pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
+    if plan.facts.mount_namespace != MountNamespace::Host {
+        return Ok(None);
     }
+    fs::mounted_at(&plan.path).map(Some).with_context(|| sources::root_place(plan))
 }
 
-/// What is mounted where in a namespace that is joined, before we are in it.
-pub struct Before {
-    root: u64,
-    under: u64,
-}
-
-impl Before {
-    /// Of the namespace that the process is in. Nothing, where there is no such directory: nothing can be mounted on it
-    /// then.
-    #[must_use]
-    pub fn of(rootfs: &Path) -> Option<Self> {
-        let id = |path| fs::mount_id(fs::CWD, path).ok();
-        Some(Self { root: id(Path::new("/"))?, under: id(rootfs)? })
+/// Detaches the container's root from the host. `under` is the id of the mount that was there before, an engine's own
+/// perhaps; `own` that of the container's, unless `create` was interrupted. No other mount is taken away: the engine may
+/// have unmounted its own and mounted another meanwhile.
+pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
+    let now = match fs::mounted_at(rootfs) {
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        now => now?,
+    };
+    if now == 0 || now == under {
+        return Ok(());
     }
-
-    /// [`detach`], unless the namespace's root has been changed: then the mounts are its root.
-    pub fn restore(&self, rootfs: &Path) -> Result<()> {
-        if fs::mount_id(fs::CWD, Path::new("/"))? == self.root { detach(rootfs, self.under) } else { Ok(()) }
+    if own.is_some_and(|own| own != now) {
+        let text =
+            "another mount lies where the container's root file system is mounted (hint: unmount it first)";
+        return Err(fail(Kind::Os, format!("{}: {text}", rootfs.display())));
     }
+    Ok(mount::detach(rootfs)?)
 }

@@ -21,12 +21,13 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use crate::error::Problems;
+use crate::sys::mount::MS_UNBINDABLE;
 use crate::{cgroups, namespaces};
 
 pub use alone::mount_alone;
 pub use apply::{Root, mount_all};
 pub use devices::Device;
-pub use enter::{Before, detach};
+pub use enter::{detach, mounted};
 pub use mounts::{Kind, Mount, names};
 use options::Propagate;
 pub use sources::{Sources, open_sources};
@@ -35,12 +36,14 @@ pub use terminal::{Terminal, terminal};
 /// Where the service manager's notification socket is in the container.
 pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
 
-/// Where the mounts are made.
+/// Where the container is in the end. Its mounts are always made in a private mount namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MountNamespace {
+    /// In that private one.
     New,
+    /// In another, as one finished tree.
     Joined,
-    /// In the host's: they must be taken away again.
+    /// In the host's, as one finished tree, which must be detached again.
     Host,
 }
 
@@ -132,6 +135,14 @@ pub fn plan(
         known
     });
     let mounts = mounts::plan(spec, bundle, facts, problems, warnings);
+    for mount in &mounts {
+        let unbindable = mount.options.propagation.iter().any(|step| step.flag == MS_UNBINDABLE);
+        if unbindable && facts.mount_namespace != MountNamespace::New {
+            let text =
+                "unbindable is only possible in a new mount namespace: a finished tree is copied without it";
+            problems.add(format_args!("{}.options", mount.place), text);
+        }
+    }
     let dev_is_bind = mounts.iter().any(|m| names(&m.destination, "/dev") && m.is_bind());
     let devices = devices::plan(linux, !dev_is_bind, problems);
     let mut paths = |list: Option<&Vec<String>>, place: &str| -> Vec<PathBuf> {

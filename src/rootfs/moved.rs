@@ -15,15 +15,15 @@ use crate::cgroups::unescape;
 use crate::error::{Context, Result};
 use crate::sys::{fs, mount, task};
 
-/// Moves the mount `root` over the process's root and changes to it.
-pub(super) fn move_over_root(root: BorrowedFd) -> Result<()> {
+/// Moves the mount `root` over the process's root and changes to it. `proc` is the root of the host's procfs.
+pub(super) fn move_over_root(root: BorrowedFd, proc: BorrowedFd) -> Result<()> {
     let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(root, old.as_fd())?;
-    // A path still begins at the old root, below what now lies on it.
-    let file = fs::open(fs::CWD, Path::new("/proc/self/mountinfo"), fs::O_RDONLY, 0)?;
+    let file = fs::open(proc, Path::new("self/mountinfo"), fs::O_RDONLY, 0)?;
     let text = fs::read_limited(file, 64 << 20).context("/proc/self/mountinfo")?;
     let own = fs::mount_id(root, Path::new(""))?;
     let mut stay: Vec<PathBuf> = Vec::new();
+    // A path still begins at the old root, below what now lies on it.
     for other in others(&text, own).into_iter().rev() {
         // Below one that stays, at the same place, there is no getting at it.
         if !stay.contains(&other.point)

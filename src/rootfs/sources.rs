@@ -3,16 +3,16 @@
 //! As a rule the container's process makes the copy when it attaches it: in its own mount namespace the host's paths are
 //! all there until the change of the root, a path is walked once, and mounts come into being in the order in which they
 //! are listed. What is to stay a peer of the host's mount it copies first of all, as long as its namespace's mounts are
-//! peers themselves. The runtime makes the copy ahead where only it can: for a mount namespace that is joined or the
-//! host's own, and for an idmapped mount. Its copy has the pinned mount namespaces that lie below (bind mounts of
-//! /proc/PID/ns/mnt), which a new namespace's copies are without, and which the kernel lets into no newer one.
+//! peers themselves. The runtime makes the copy ahead where only it can: for an idmapped mount. Its copy has the pinned
+//! mount namespaces that lie below (bind mounts of /proc/PID/ns/mnt), which a new namespace's copies are without, and which
+//! the kernel lets into no newer one.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::mounts::IdMapping;
 use super::options::Propagate;
-use super::{Kind, Mount, MountNamespace, Plan};
+use super::{Kind, Mount, Plan};
 use crate::error::{Context, Result};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
@@ -24,20 +24,12 @@ pub struct Sources {
     pub(super) root: Option<OwnedFd>,
     /// Of each mount, in the plan's order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
-    /// The mount that the root file system lies on before we attach ours, where that must be undone.
-    pub under_root: Option<u64>,
 }
 
 /// Opens the sources: `all` of them, or those that the container's process cannot open as well.
 pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
     let _phase = trace::phase("open sources");
-    let own_namespace = plan.facts.mount_namespace == MountNamespace::New;
-    let all = all || !own_namespace;
     let root = all.then(|| open_root(plan)).transpose()?;
-    let under_root = match plan.facts.mount_namespace {
-        MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(|| root_place(plan))?),
-        _ => None,
-    };
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
         if !all && idmap.is_none() {
@@ -50,7 +42,7 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
         }
         Ok(Some(opened))
     });
-    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()?, under_root })
+    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()? })
 }
 
 /// Opens what is to be a peer of the host's mount and has not been opened yet. The mounts of a new namespace are peers
@@ -104,7 +96,7 @@ impl Sources {
     pub fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
         let root = Some(next()?);
         let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
-        Ok(Self { root, mounts: mounts.collect::<Result<_>>()?, under_root: None })
+        Ok(Self { root, mounts: mounts.collect::<Result<_>>()? })
     }
 
     /// The numbers of all descriptors in here.

@@ -76,6 +76,9 @@ pub struct Record {
     /// container.
     #[serde(default)]
     pub under_root: Option<u64>,
+    /// Ours, once it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_mount: Option<u64>,
     pub cgroup: Option<CgroupRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<ClassRecord>,

@@ -17,7 +17,8 @@ pub use libc::{
 /// The working directory, for the calls that take a directory.
 pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
 
-/// `/proc/self/fd/N`, for calls that take only a path. Host side, or before the root is changed.
+/// `/proc/self/fd/N`, for calls that take only a path. For the runtime only: the container's process has no /proc that it
+/// could trust.
 #[must_use]
 pub fn proc_fd(fd: BorrowedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
@@ -307,21 +308,37 @@ pub fn copy(from: OwnedFd, to: BorrowedFd) -> Result<()> {
     io::copy(&mut std::fs::File::from(from), &mut to).map(drop).map_err(error)
 }
 
-/// The id of the mount that a path lies on; an empty path is `dir` itself.
+const STATX_MNT_ID: u32 = 0x1000;
+/// Of Linux 6.8.
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+
+/// The id of the mount that a path lies on, as mountinfo shows it; an empty path is `dir` itself. The kernel gives the id to
+/// another mount later.
 pub fn mount_id(dir: BorrowedFd, path: &Path) -> Result<u64> {
-    const STATX_MNT_ID: u32 = 0x1000;
+    Ok(statx(dir, path, STATX_MNT_ID)?.stx_mnt_id)
+}
+
+/// The id of the mount whose root is at `path`, or 0 if none is mounted there. Where the kernel can say it, no other mount
+/// ever has this id.
+pub fn mounted_at(path: &Path) -> Result<u64> {
+    let found = statx(CWD, path, STATX_MNT_ID | STATX_MNT_ID_UNIQUE)?;
+    let is_root = found.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0;
+    Ok(if is_root { found.stx_mnt_id } else { 0 })
+}
+
+/// `statx(2)`, of which one of the fields in `wanted` is had.
+fn statx(dir: BorrowedFd, path: &Path, wanted: u32) -> Result<libc::statx> {
     let name = cstring(path)?;
     // SAFETY: all-zero bytes are a valid statx.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is NUL-terminated and `found` a live structure of the type that the kernel writes.
-    let ret = unsafe {
-        libc::statx(dir.as_raw_fd(), name.as_ptr(), libc::AT_EMPTY_PATH, STATX_MNT_ID, &raw mut found)
-    };
+    let ret =
+        unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), libc::AT_EMPTY_PATH, wanted, &raw mut found) };
     check(ret.into(), || format!("statx({path:?})"))?;
-    if found.stx_mask & STATX_MNT_ID == 0 {
+    if found.stx_mask & wanted == 0 {
         return Err(Error::new(format!("statx({path:?}, STATX_MNT_ID)"), Errno::ENOTSUP));
     }
-    Ok(found.stx_mnt_id)
+    Ok(found)
 }
 
 /// Whether a file in memory is sealed against writing.

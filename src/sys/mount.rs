@@ -205,16 +205,17 @@ pub fn fits(data: &str) -> bool {
 }
 
 /// `mount(2)`, for what the newer calls cannot say: `MS_I_VERSION`, `MS_SILENT`, data of more than 255
-/// bytes, reconfiguring a superblock. `target` is a descriptor's path ([`proc_fd`](super::fs::proc_fd)) or `.`.
-pub fn mount(
+/// bytes, reconfiguring a superblock. It takes its target as a path only: the directory `target` becomes the working
+/// directory. The other path to a descriptor, /proc/self/fd/N, is for whoever owns /proc to interpret.
+pub fn mount_at(
     source: Option<&Path>,
-    target: &Path,
+    target: BorrowedFd,
     fstype: Option<&str>,
     flags: u64,
     data: &str,
 ) -> Result<()> {
+    super::task::fchdir(target)?;
     let source_c = source.map(cstring).transpose()?;
-    let target_c = cstring(target)?;
     let fstype_c = fstype.map(|t| cstring(Path::new(t))).transpose()?;
     let data_c = cstring(Path::new(data))?;
     let pointer = |s: Option<&CString>| s.map_or(ptr::null(), |s| s.as_ptr());
@@ -222,7 +223,7 @@ pub fn mount(
     let ret = unsafe {
         libc::mount(
             pointer(source_c.as_ref()),
-            target_c.as_ptr(),
+            c".".as_ptr(),
             pointer(fstype_c.as_ref()),
             flags,
             data_c.as_ptr().cast(),

@@ -67,6 +67,7 @@ fn a_start_container_hook_has_the_programs_rights_only() {
                 "{hook}"
             );
             assert!(host.contains("Uid:\t0") && host.contains("Seccomp:\t0"), "{host}");
+            assert!(host.contains(&format!("\n{}\n", bundle.rootfs().display())), "{host}");
             fs::remove_dir(t.dir.join("out/x")).unwrap();
         }
     });

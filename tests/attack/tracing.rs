@@ -100,11 +100,9 @@ fn attack_create(t: &Test, share: &Path, naive: bool) -> (u32, u32) {
             command.args([
                 "--preserve-credentials",
                 &format!("--user={namespace}"),
-                "sh",
+                "bash",
                 "-c",
-                "sleep 0.01",
-                "sh",
-                "--root",
+                "exec -a 'corten init' sleep 0.01",
             ]);
             command
         } else {
@@ -149,7 +147,7 @@ fn lie_in_wait_at(dir: &Path) -> String {
 }
 
 fn is_runtime(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"corten init\0\0"))
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"corten init\0"))
 }
 
 fn tried(pid: i32) -> bool {

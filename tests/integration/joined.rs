@@ -129,17 +129,123 @@ fn in_a_joined_namespace() {
     });
 }
 
-/// The runtime's own mount namespace is nothing to join: the host's root would be changed.
+/// An idmapped mount is idmapped where the finished root file system arrives, too.
 #[test]
-fn not_the_hosts_own() {
+fn idmapped_mounts() {
     isolated(|t| {
-        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        t.run("true", |c| {
-            without_namespace(c, "mount");
-            let namespace = json!({"type": "mount", "path": "/proc/self/ns/mnt"});
-            c["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);
-        })
-        .fails("linux.namespaces");
-        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+        let source = t.dir.join("my-source");
+        fs::create_dir(&source).unwrap();
+        std::os::unix::fs::chown(&source, Some(1000), Some(1001)).unwrap();
+        let other = Other::new("private");
+        let map = |host: u32| json!([{"containerID": host, "hostID": 6000, "size": 10}]);
+        let bundle = t.bundle(|c| {
+            other.join(c);
+            let mut mount = json!({"destination": "/mnt", "source": source, "options": ["bind"]});
+            (mount["uidMappings"], mount["gidMappings"]) = (map(1000), map(1001));
+            add(c, mount);
+            c["process"]["args"] = json!(["/bin/stat", "-c", "%u:%g", "/mnt"]);
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "6000:6000\n");
     });
+}
+
+/// The finished tree is copied into the namespace, and the kernel copies nothing that is unbindable.
+#[test]
+fn nothing_is_lost_on_the_way() {
+    isolated(|t| {
+        let other = Other::new("private");
+        let tmpfs =
+            json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": ["runbindable"]});
+        let bundle = t.bundle(|c| {
+            other.join(c);
+            add(c, tmpfs.clone());
+        });
+        t.run_bundle(&bundle)
+            .fails("mounts[7].options: unbindable is only possible in a new mount namespace");
+        t.run("grep -c ' /mnt .*unbindable' /proc/self/mountinfo", |c| add(c, tmpfs)).ok();
+        let mounts = |out: &str| -> Vec<String> {
+            let mut mounts: Vec<_> =
+                out.lines().map(|line| line.split(' ').skip(4).collect::<Vec<_>>().join(" ")).collect();
+            mounts.sort();
+            mounts
+        };
+        let other = Other::new("private");
+        let show = "grep -v ' / / ' /proc/self/mountinfo | sed 's/[^ ]*:[0-9]* - / - /'";
+        let new = mounts(&t.run(show, |_| {}).ok());
+        assert!(new.len() > 15, "{new:?}");
+        assert_eq!(mounts(&t.run(show, |c| other.join(c)).ok()), new);
+    });
+}
+
+/// Wherever it is joined, a namespace that is the host's is not changed: neither the runtime's own nor that of the first
+/// process, if the runtime is in another. One that is neither is.
+#[test]
+fn nothing_of_the_hosts_is_changed() {
+    isolated(|t| {
+        let read = |path: &str| fs::read_to_string(path).unwrap();
+        let values = || {
+            ["kernel/hostname", "kernel/domainname", "kernel/msgmax", "net/ipv4/ip_forward"]
+                .map(|name| read(&format!("/proc/sys/{name}")))
+        };
+        let before = values();
+        for (kind, file, edit, place) in [
+            ("uts", "uts", json!({"hostname": "changed"}), "hostname"),
+            ("uts", "uts", json!({"domainname": "changed"}), "domainname"),
+            ("uts", "uts", sysctl("kernel.domainname", "changed"), "linux.sysctl[\"kernel.domainname\"]"),
+            ("ipc", "ipc", sysctl("kernel.msgmax", "4711"), "linux.sysctl[\"kernel.msgmax\"]"),
+            ("network", "net", sysctl("net.ipv4.ip_forward", "1"), "linux.sysctl[\"net.ipv4.ip_forward\"]"),
+            ("network", "net", json!({"linux": {"netDevices": {"lo": {}}}}), "linux.netDevices[\"lo\"]"),
+            ("mount", "mnt", json!({}), "root.path"),
+        ] {
+            for process in ["self", "1"] {
+                let path = format!("/proc/{process}/ns/{file}");
+                let bundle = t.bundle(|c| {
+                    c.as_object_mut().unwrap().remove("hostname");
+                    c["process"]["args"] = json!(["/bin/true"]);
+                    without_namespace(c, kind);
+                    c["linux"]["namespaces"]
+                        .as_array_mut()
+                        .unwrap()
+                        .push(json!({"type": kind, "path": path}));
+                    merge(c, &edit);
+                });
+                let call = t.command(&["run", "--bundle", bundle.path(), "r"]);
+                let mut command = Command::new("unshare");
+                command.args(if process == "1" { &["-m", "-u", "-i", "-n"][..] } else { &["-f"] });
+                let out = t.call(command.arg(call.get_program()).args(call.get_args()));
+                out.fails(&format!(
+                    "linux.namespaces[5].path {path}: is the host's {kind} namespace, which {place} would"
+                ));
+                assert_eq!(values(), before, "{kind} of {process}");
+                if kind == "mount" || edit["linux"]["netDevices"].is_object() {
+                    continue;
+                }
+                // The same in the namespace of another container.
+                let other = t.start(&t.bundle(|_| {}), "other");
+                let path = format!("/proc/{other}/ns/{file}");
+                bundle.edit(|c| c["linux"]["namespaces"][5]["path"] = json!(path));
+                t.run_bundle(&bundle).ok();
+                let show = format!(
+                    "cat /proc/sys/{}",
+                    place.split('"').nth(1).unwrap_or(&format!("kernel/{place}")).replace('.', "/")
+                );
+                let value = edit.get(place).or_else(|| edit["linux"]["sysctl"].as_object()?.values().next());
+                assert_eq!(t.exec("other", &show).ok().trim(), value.unwrap().as_str().unwrap());
+                t.delete("other");
+            }
+        }
+    });
+}
+
+fn sysctl(name: &str, value: &str) -> Value {
+    json!({"linux": {"sysctl": {name: value}}})
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().unwrap() {
+        match value.as_object() {
+            Some(_) if into[key].is_object() => merge(&mut into[key], value),
+            _ => into[key] = value.clone(),
+        }
+    }
 }

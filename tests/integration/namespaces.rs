@@ -1,6 +1,7 @@
 //! `linux.namespaces` and what hangs on them: id mappings, time offsets, host and domain name.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -304,5 +305,29 @@ fn the_hosts_mount_flags_are_locked() {
             t.call(std::process::Command::new("umount").arg(path)).ok();
         }
         assert_eq!(out, "2\n");
+    });
+}
+
+/// A new file system covers a directory that root of the user namespace may not enter.
+#[test]
+fn on_a_directory_that_is_closed() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir(&volume).unwrap();
+        fs::set_permissions(&volume, PermissionsExt::from_mode(0o700)).unwrap();
+        for (covered, expected) in [(false, ""), (true, "open\n")] {
+            let bundle = t.bundle(|c| {
+                map_ids(c);
+                let mounts = c["mounts"].as_array_mut().unwrap();
+                mounts.push(json!({"destination": "/mnt", "source": volume, "options": ["bind"]}));
+                if covered {
+                    mounts.push(json!({"destination": "/mnt", "type": "tmpfs", "source": "x"}));
+                }
+                let script = "cd /mnt 2>/dev/null && echo open; exit 0";
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            });
+            give_rootfs(t, &bundle);
+            assert_eq!(t.run_bundle(&bundle).ok(), expected);
+        }
     });
 }

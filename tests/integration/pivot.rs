@@ -1,14 +1,12 @@
 //! The change of the root without pivot_root: by moving the mount, and by chroot alone.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{isolated, without_namespace};
+use crate::harness::{Bundle, Output, Test, isolated, without_namespace};
 use crate::mounts::{add, host_mount};
-use crate::namespaces::{give_rootfs, map_ids};
 
 /// Without a mount namespace all is undone by delete, also mounts on the root; the image's owner's mounts stay.
 #[test]
@@ -37,53 +35,72 @@ fn without_a_namespace() {
             t.delete("r");
             assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
         }
+        only_the_containers_is_detached(t, &bundle);
         t.call(Command::new("umount").arg(&rootfs)).ok();
     });
 }
 
+/// An engine that has unmounted both its own mount and the container's, and mounted another since, keeps that; so does
+/// another container on the same root.
+fn only_the_containers_is_detached(t: &Test, bundle: &Bundle) {
+    let rootfs = bundle.rootfs();
+    let umount = || t.call(Command::new("umount").arg("--lazy").arg(&rootfs)).ok();
+    let text =
+        "another mount lies where the container's root file system is mounted (hint: unmount it first)";
+    t.start(bundle, "r");
+    t.start(bundle, "on-top");
+    t.corten(&["delete", "--force", "r"]).fails(text);
+    t.delete("on-top");
+    t.delete("r");
+    t.start(bundle, "r");
+    umount();
+    umount();
+    host_mount(t, &["-t", "tmpfs", "other", rootfs.to_str().unwrap()]);
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    t.corten(&["delete", "--force", "r"]).fails(text);
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    umount();
+    t.delete("r");
+    host_mount(t, &["--bind", rootfs.to_str().unwrap(), rootfs.to_str().unwrap()]);
+}
+
 /// --no-pivot: nothing of the host's is to be had any more, neither by leaving the root nor through what a new procfs
-/// in a user namespace of the container's own would show.
+/// in a user namespace of the container's own would show. (With a user namespace it is refused:
+/// `leaving::the_root_below` of tests/attack.)
 #[test]
 fn no_way_back_without_pivot_root() {
     isolated(|t| {
-        // A user namespace's root cannot even get to it.
-        let closed = t.dir.join("closed");
-        fs::create_dir_all(closed.join("mount")).unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
-        host_mount(t, &["-t", "tmpfs", "closed", closed.join("mount").to_str().unwrap()]);
-        for user in [false, true] {
-            let bundle = t.bundle(|c| {
-                if user {
-                    map_ids(c);
-                }
-                for set in ["bounding", "effective", "permitted"] {
-                    c["process"]["capabilities"][set] =
-                        json!(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETFCAP"]);
-                }
-            });
-            if user {
-                give_rootfs(t, &bundle);
-            }
-            t.corten(&["create", "--no-pivot", "-b", bundle.path(), "r"]).ok();
-            t.corten(&["start", "r"]).ok();
-            let pid = t.pid("r");
-            // Whoever enters the namespace anew begins at its root: what is still there of the host's mounts.
-            let seen =
-                "cd /; ls -d etc/corten home/alice; ls -d boot root/.. 2>/dev/null; cat /proc/self/mountinfo";
-            let mut enter = Command::new("nsenter");
-            enter.args(["--mount", "--target", &pid.to_string(), "/bin/sh", "-c", seen]);
-            let entered = t.call(&mut enter);
-            assert!(entered.stdout.contains("home/alice") && !entered.stdout.contains("boot"), "{entered:?}");
-            // What cannot be taken away, because the host's user namespace made it, is covered.
-            let of_host = entered.stdout.contains(" /sys/fs/cgroup/memory ");
-            assert!(!of_host, "user namespace: {user}: {}", entered.stdout);
-            // Masks of procfs cannot be evaded by a new procfs: the host's bare one is gone.
-            let script = "mkdir -p /tmp/p 2>/dev/null; unshare -U -r -m -p -f \
- sh -c 'mount -t tmpfs x /tmp/p && echo tmpfs; mount -t proc x /tmp/p && echo proc' 2>/dev/null";
-            let out = t.exec("r", script);
-            assert_eq!(out.stdout, "tmpfs\n", "user namespace: {user}: {out:?}");
-            t.delete("r");
-        }
-        t.call(Command::new("umount").arg(closed.join("mount"))).ok();
+        let bundle = t.bundle(admin);
+        t.corten(&["create", "--no-pivot", "-b", bundle.path(), "r"]).ok();
+        t.corten(&["start", "r"]).ok();
+        is_left(t, |words| t.call(Command::new(words[0]).args(&words[1..])));
+        t.delete("r");
     });
+}
+
+/// Gives the container what it takes to mount.
+pub fn admin(c: &mut Value) {
+    for set in ["bounding", "effective", "permitted"] {
+        c["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETFCAP"]);
+    }
+}
+
+/// From the container `r`, which was made with --no-pivot, nothing of the host's is to be reached. `call` runs a command
+/// with the rights of the container's maker.
+pub fn is_left(t: &Test, call: impl Fn(&[&str]) -> Output) {
+    let pid = t.pid("r").to_string();
+    // Whoever enters the namespace anew begins at its root: what is still there of the host's mounts.
+    let seen = "cd /; ls -d etc/corten home/alice; ls -d boot root/.. 2>/dev/null; cat /proc/self/mountinfo";
+    let entered = call(&["nsenter", "--mount", "--target", &pid, "/bin/sh", "-c", seen]);
+    assert!(entered.stdout.contains("home/alice") && !entered.stdout.contains("boot"), "{entered:?}");
+    // What cannot be taken away, because the host's user namespace made it, is covered.
+    assert!(!entered.stdout.contains(" /sys/fs/cgroup/memory "), "{}", entered.stdout);
+    // Masks of procfs cannot be evaded by a new procfs: the host's bare one is gone.
+    let script = "mkdir -p /tmp/p 2>/dev/null; unshare -U -r -m -p -f \
+ sh -c 'mount -t tmpfs x /tmp/p && echo tmpfs; mount -t proc x /tmp/p && echo proc' 2>/dev/null";
+    let exec = t.command(&["exec", "r", "/bin/sh", "-c", script]);
+    let words = [exec.get_program()].into_iter().chain(exec.get_args());
+    let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
+    let out = call(&words);
+    assert_eq!(out.stdout, "tmpfs\n", "{out:?}");
 }

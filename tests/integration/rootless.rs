@@ -2,6 +2,7 @@
 //! has made it can enter, but not its own again. And what its users ask for most: their groups.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -183,10 +184,34 @@ fn the_callers_groups_are_kept_where_asked() {
         let file = bundle.rootfs().join("etc/of-the-group");
         fs::write(&file, "read\n").unwrap();
         std::os::unix::fs::chown(&file, Some(0), Some(5678)).unwrap();
-        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o040)).unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o040)).unwrap();
         assert_eq!(call(&["run", "-b", bundle.path(), "r"]).ok(), "read\n");
         for value in ["", "0", "true"] {
             t.run("true", |c| kept(c, value)).fails("annotations[\"run.oci.keep_original_groups\"]");
         }
+    });
+}
+
+/// --no-pivot in the user namespace of the caller, to whom the mounts of the host's are locked.
+#[test]
+fn no_way_back_without_pivot_root() {
+    isolated(|t| {
+        // Root of the user namespace cannot even get to it.
+        let closed = t.dir.join("closed");
+        fs::create_dir_all(closed.join("mount")).unwrap();
+        let path = closed.join("mount");
+        t.call(Command::new("mount").args(["-t", "tmpfs", "closed"]).arg(&path)).ok();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&closed, Some(70_000), Some(70_000)).unwrap();
+        let user = User::new();
+        let bundle = bundle(t, crate::pivot::admin);
+        user.corten(t, &["create", "--no-pivot", "--bundle", bundle.path(), "r"]).exits(0);
+        user.corten(t, &["start", "r"]).ok();
+        crate::pivot::is_left(t, |words| {
+            let mut command = Command::new(words[0]);
+            user.call(t, command.args(&words[1..]))
+        });
+        user.corten(t, &["delete", "--force", "r"]).ok();
+        t.call(Command::new("umount").arg(path)).ok();
     });
 }
