@@ -11,6 +11,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 use super::Plan;
 use super::apply::Root;
 use super::resolve::{self, Missing};
+use super::targets::Shut;
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, fs, mount};
 use crate::trace;
@@ -119,7 +120,7 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
         }
         let dir = match open.take() {
             Some((path, dir)) if path == parent => dir,
-            _ => resolve::open_or_make(root.fd(), parent, Missing::Directory).with_context(at)?,
+            _ => directory(root, parent).with_context(at)?,
         };
         // The plan has made sure that there is a name.
         let name = Path::new(device.path.file_name().unwrap_or_default());
@@ -127,6 +128,12 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
         open = Some((parent, dir));
     }
     Ok(open)
+}
+
+/// A directory to make nodes and links in. No volume becomes one by a link of the image's, whether that leads to the volume or
+/// has led the volume to /dev.
+fn directory(root: &Root, path: &Path) -> Result<OwnedFd> {
+    Ok(root.reach(path, Some(Missing::Directory), Shut::Binds)?.fd)
 }
 
 fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
@@ -207,7 +214,7 @@ fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()
 fn links(root: &Root, last: Option<(&Path, OwnedFd)>) -> Result<()> {
     let dev = match last {
         Some((path, dir)) if path == Path::new("/dev") => dir,
-        _ => resolve::open_or_make(root.fd(), Path::new("/dev"), Missing::Directory).context("/dev")?,
+        _ => directory(root, Path::new("/dev")).context("/dev")?,
     };
     for (name, target) in LINKS {
         let link = || fs::symlinkat(Path::new(target), dev.as_fd(), Path::new(name));

@@ -7,12 +7,14 @@ use nix::errno::Errno;
 
 use super::apply::Root;
 use super::moved::move_over_root;
-use super::{MountNamespace, Plan, resolve};
+use super::resolve::Missing;
+use super::targets::Shut;
+use super::{MountNamespace, Plan};
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::mount::{
     self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
-use crate::sys::{self, fs, task};
+use crate::sys::{self, credentials, fs, task};
 use crate::trace;
 
 const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
@@ -23,6 +25,7 @@ impl Root {
     pub fn enter(mut self, plan: &Plan) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.close_filled()?;
+        self.make_cwd(plan)?;
         self.mask(plan)?;
         for path in &plan.readonly_paths {
             self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
@@ -53,6 +56,17 @@ impl Root {
         Ok(self.into_fd())
     }
 
+    /// Makes the working directory where that could be a volume whose mounts appear on the host: only here is it known which
+    /// these are. Otherwise it is made when the process goes there.
+    fn make_cwd(&self, plan: &Plan) -> Result<()> {
+        let Some(cwd) = plan.cwd.as_ref().filter(|_| self.has_peers()) else { return Ok(()) };
+        let umask = credentials::umask(0);
+        let made = self.reach(cwd, Some(Missing::Directory), Shut::Peers);
+        credentials::umask(umask);
+        self.spend(made.with_context(|| format!("process.cwd {}", cwd.display()))?.fd);
+        Ok(())
+    }
+
     /// Masks files with the host's /dev/null and directories with one empty file system.
     fn mask(&self, plan: &Plan) -> Result<()> {
         let (mut null, mut empty): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
@@ -60,7 +74,11 @@ impl Root {
             let at = || format!("linux.maskedPaths {}", path.display());
             let _phase = trace::phase_of("mask", || path.display());
             let Some(target) = self.find(path).with_context(at)? else { continue };
-            let is_directory = fs::is_directory(target.as_fd())?;
+            // It would lie on the root, with everything below still in reach by the descriptor of the root.
+            if target.is_root() {
+                return Err(fail(Kind::Config, "leads to /, which cannot be masked")).with_context(at);
+            }
+            let is_directory = fs::is_directory(target.fd.as_fd())?;
             let first = if is_directory { &mut empty } else { &mut null };
             // Only an attached tree can be copied before Linux 6.15.
             let cover = match first {
@@ -68,11 +86,11 @@ impl Root {
                     mount::open_tree_clone(first.as_fd(), Path::new(""), false).map_err(Into::into)
                 }
                 None if is_directory => empty_directory().map_err(Into::into),
-                None => self.on_host(host_null),
+                None => self.host_null(),
             };
             let cover = cover.with_context(at)?;
-            mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
-            self.spend(target);
+            mount::move_mount(cover.as_fd(), target.fd.as_fd()).with_context(at)?;
+            self.spend(target.fd);
             match first {
                 Some(_) => self.spend(cover),
                 None => *first = Some(cover),
@@ -82,35 +100,30 @@ impl Root {
         Ok(())
     }
 
-    /// What there is at a path; nothing, if nothing.
-    fn find(&self, path: &Path) -> sys::Result<Option<OwnedFd>> {
-        match resolve::open(self.fd(), path) {
-            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
-    /// Mounts a path on itself, read-only with all below.
-    fn make_read_only(&self, path: &Path) -> sys::Result<()> {
+    /// Mounts a path on itself, read-only with all below. The root is a mount already, and nothing can lie on it.
+    fn make_read_only(&self, path: &Path) -> Result<()> {
         let _phase = trace::phase_of("make read-only", || path.display());
         let Some(target) = self.find(path)? else { return Ok(()) };
-        let copy = mount::open_tree_clone(target.as_fd(), Path::new(""), true)?;
+        if target.is_root() {
+            return Ok(mount::mount_setattr(self.fd(), true, &READ_ONLY)?);
+        }
+        let copy = mount::open_tree_clone(target.fd.as_fd(), Path::new(""), true)?;
         mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;
-        mount::move_mount(copy.as_fd(), target.as_fd())?;
+        mount::move_mount(copy.as_fd(), target.fd.as_fd())?;
         self.spend(copy);
-        self.spend(target);
+        self.spend(target.fd);
         Ok(())
     }
-}
 
-/// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
-fn host_null() -> Result<OwnedFd> {
-    let null = mount::open_tree_clone(fs::CWD, Path::new("/dev/null"), false)?;
-    let stat = fs::fstat(null.as_fd())?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-        return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
+    /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
+    fn host_null(&self) -> Result<OwnedFd> {
+        let null = self.of_host(Path::new("/dev/null"), false)?;
+        let stat = fs::fstat(null.as_fd())?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+            return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
+        }
+        Ok(null)
     }
-    Ok(null)
 }
 
 pub(super) fn empty_directory() -> sys::Result<OwnedFd> {

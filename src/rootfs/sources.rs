@@ -58,7 +58,7 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
 pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
     for (mount, opened) in plan.mounts.iter().zip(&mut sources.mounts) {
         if let (Kind::Bind { source, recursive, .. }, None) = (&mount.kind, &opened)
-            && for_bind(plan.propagation, &mount.options.propagation).is_empty()
+            && is_peer(plan.propagation, mount)
         {
             if sources.root.is_none() {
                 sources.root = Some(open_root(plan)?);
@@ -121,14 +121,17 @@ fn open(path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedF
 }
 
 /// A copy made in the container's own mount namespace, all of whose mounts are slaves or private already.
-pub(super) fn open_inside(
-    dir: BorrowedFd,
-    path: &Path,
-    recursive: bool,
-    first: &[Propagate],
-) -> sys::Result<OwnedFd> {
-    let tree = mount::open_tree_clone(dir, path, recursive)?;
+pub(super) fn open_inside(path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
+    let tree = mount::open_tree_clone(fs::CWD, path, recursive)?;
     propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
+    Ok(tree)
+}
+
+/// A copy of the root file system, whose directory is open, made there too.
+pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Result<OwnedFd> {
+    let tree = mount::open_tree_clone(directory, Path::new(""), true)?;
+    let first = for_root(plan.propagation);
+    propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(&first))?;
     Ok(tree)
 }
 
@@ -140,7 +143,7 @@ pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()
     })
 }
 
-const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
+pub(super) const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
 const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
 
 /// What the copy of the root file system gets first, with `rootfsPropagation` being `root`: by default it receives what
@@ -164,6 +167,11 @@ pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propag
         Some(MS_PRIVATE) if !says(MS_SLAVE) => vec![ALL_PRIVATE],
         _ => vec![ALL_SLAVE],
     }
+}
+
+/// Whether a bind mount stays in the peer group of the host's mount.
+pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
+    mount.is_bind() && for_bind(root, &mount.options.propagation).is_empty()
 }
 
 fn map_ids(tree: &OwnedFd, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::apply::Root;
 use super::resolve::{self, Missing};
+use super::targets::Shut;
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, mount, tty};
 
@@ -38,8 +39,8 @@ impl Root {
         let terminal = terminal(self.fd())?;
         let bind = || -> Result<()> {
             let tree = mount::open_tree_clone(terminal.slave.as_fd(), Path::new(""), false)?;
-            let target = resolve::open_or_make(self.fd(), Path::new("/dev/console"), Missing::File)?;
-            Ok(mount::move_mount(tree.as_fd(), target.as_fd())?)
+            let target = self.reach(Path::new("/dev/console"), Some(Missing::File), Shut::Peers)?;
+            Ok(mount::move_mount(tree.as_fd(), target.fd.as_fd())?)
         };
         bind().context("process.terminal: /dev/console")?;
         Ok(terminal)
