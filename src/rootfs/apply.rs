@@ -94,7 +94,7 @@ fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<O
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
-            let tree = sources::open_inside(source, *recursive, &first);
+            let tree = sources::open_inside(plan, source, *recursive, &first);
             tree.map(Some).with_context(|| sources::place(mount, source))
         }
         (_, opened) => Ok(opened),

@@ -8,11 +8,13 @@
 //! /proc/PID/ns/mnt), which a new namespace's copies are without, and which the kernel lets into no newer one.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
 
 use super::mounts::IdMapping;
 use super::options::Propagate;
-use super::{Kind, Mount, MountNamespace, Plan};
+use super::{Kind, Mount, MountNamespace, Plan, resolve};
 use crate::error::{Context, Result};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
@@ -44,7 +46,7 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
             return Ok(None);
         }
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        let opened = open(source, *recursive, &first).with_context(|| place(mount, source))?;
+        let opened = open(plan, source, *recursive, &first).with_context(|| place(mount, source))?;
         if let Some(mapping) = idmap {
             map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
         }
@@ -63,14 +65,14 @@ pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
             if sources.root.is_none() {
                 sources.root = Some(open_root(plan)?);
             }
-            *opened = Some(open(source, *recursive, &[]).with_context(|| place(mount, source))?);
+            *opened = Some(open(plan, source, *recursive, &[]).with_context(|| place(mount, source))?);
         }
     }
     Ok(())
 }
 
 fn open_root(plan: &Plan) -> Result<OwnedFd> {
-    let tree = open(&plan.path, true, &for_root(plan.propagation));
+    let tree = open(plan, &plan.path, true, &for_root(plan.propagation));
     tree.with_context(|| root_place(plan))
 }
 
@@ -84,7 +86,7 @@ pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<Owne
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        *opened = Some(open(source, *recursive, &first).with_context(|| place(mount, source))?);
+        *opened = Some(open(plan, source, *recursive, &first).with_context(|| place(mount, source))?);
     }
     Ok(())
 }
@@ -113,16 +115,21 @@ impl Sources {
     }
 }
 
-fn open(path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
+fn open(plan: &Plan, path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
     let _phase = trace::phase_of("open the source", || path.display());
-    let tree = mount::open_tree_clone(fs::CWD, path, recursive)?;
+    let tree = copy(plan, path, recursive)?;
     propagate(tree.as_fd(), first)?;
     Ok(tree)
 }
 
 /// A copy made in the container's own mount namespace, all of whose mounts are slaves or private already.
-pub(super) fn open_inside(path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
-    let tree = mount::open_tree_clone(fs::CWD, path, recursive)?;
+pub(super) fn open_inside(
+    plan: &Plan,
+    path: &Path,
+    recursive: bool,
+    first: &[Propagate],
+) -> sys::Result<OwnedFd> {
+    let tree = copy(plan, path, recursive)?;
     propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
     Ok(tree)
 }
@@ -133,6 +140,33 @@ pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Resul
     let first = for_root(plan.propagation);
     propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(&first))?;
     Ok(tree)
+}
+
+/// Copies a source. One below the root file system is the image's: its links lead nowhere else. runc and crun follow them
+/// on the host, where an image could have its container shown any of the host's files.
+fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
+    let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, recursive) };
+    if leaves(rest) {
+        return Err(sys::Error::new(format!("openat2({rest:?})"), Errno::EXDEV));
+    }
+    let root = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    let found = resolve::open(root.as_fd(), rest)?;
+    mount::open_tree_clone(found.as_fd(), Path::new(""), recursive)
+}
+
+/// What is left of a path that goes on into the root file system, where each name may be a link of the image's.
+fn below_root<'a>(plan: &Plan, path: &'a Path) -> Option<&'a Path> {
+    let rest = path.strip_prefix(&plan.path).ok()?;
+    matches!(rest.components().next(), Some(Component::Normal(_))).then_some(rest)
+}
+
+/// Whether a path has more `..` than names before them.
+fn leaves(path: &Path) -> bool {
+    let mut depth = 0;
+    path.components().any(|component| {
+        depth += if component == Component::ParentDir { -1 } else { 1 };
+        depth < 0
+    })
 }
 
 /// Changes the propagation of a tree, step by step.

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Test, isolated, without_namespace};
-use crate::{SECRET, add, without_mount};
+use crate::{SECRET, add, give_rootfs, map_ids, without_mount};
 
 fn host(t: &Test, words: &[&str]) {
     t.call(Command::new(words[0]).args(&words[1..])).ok();
@@ -302,6 +302,55 @@ fn the_root_is_no_exception_for_masks_and_read_only_paths() {
         }
         // The check's check.
         assert_eq!(run("readonlyPaths", "/home", false).ok(), "written\n");
+    });
+}
+
+/// A source whose words lie in the root file system is the image's: its links stay inside, as those of destinations do.
+#[test]
+fn sources_in_the_image_do_not_leave_it() {
+    isolated(|t| {
+        let victim = t.dir.join("my-victim");
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("secret"), SECRET).unwrap();
+        let run = |source: &dyn Fn(&Bundle) -> PathBuf, target: &Path, user_namespace: bool| {
+            let bundle = t.bundle(|c| {
+                c["process"]["args"] = json!(["/bin/sh", "-c", "ls /mnt; cat /mnt/secret"]);
+                if user_namespace {
+                    map_ids(c);
+                }
+            });
+            let source = source(&bundle);
+            bundle.edit(|c| {
+                add(c, json!({"destination": "/mnt", "source": source, "options": ["rbind", "ro"]}))
+            });
+            put(&bundle, "vol", target.to_str().unwrap());
+            fs::create_dir_all(bundle.rootfs().join("inside")).unwrap();
+            fs::write(bundle.rootfs().join("inside/secret"), "the image's").unwrap();
+            if user_namespace {
+                give_rootfs(t, &bundle);
+            }
+            t.run_bundle(&bundle)
+        };
+        let up = PathBuf::from(format!("../../../../../../../..{}", victim.display()));
+        for user_namespace in [false, true] {
+            for target in [&victim, &up] {
+                for source in
+                    ["rootfs/vol", "rootfs/inside/../vol", "rootfs/vol/../my-victim", "rootfs/vol/../../x"]
+                {
+                    let out = run(&|b| b.dir.join(source), target, user_namespace);
+                    out.fails("mounts[7].source");
+                    // Relative to the bundle, it is the same.
+                    run(&|_| source.into(), target, user_namespace).fails("mounts[7].source");
+                }
+            }
+            let inside = run(&|b| b.rootfs().join("vol"), Path::new("/inside"), user_namespace);
+            assert_eq!(inside.ok(), "secret\nthe image's");
+        }
+        // The check's check: the kernel, left to itself, follows such a link, and the victim can be shown.
+        assert!(run(&|_| victim.clone(), &victim, false).ok().contains(SECRET));
+        let bundle = t.bundle(|_| {});
+        put(&bundle, "vol", victim.to_str().unwrap());
+        assert_eq!(fs::read_to_string(bundle.rootfs().join("vol/secret")).unwrap(), SECRET);
     });
 }
 
