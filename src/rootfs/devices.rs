@@ -10,6 +10,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 
 use super::Plan;
 use super::apply::Root;
+use super::enter::NODE;
 use super::resolve::{self, Missing};
 use super::targets::Shut;
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -199,6 +200,7 @@ fn describe(mode: u32, number: u64) -> String {
 fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
     let tree = root.of_host(&device.path, false)?;
     check(tree.as_fd(), device, "the host's")?;
+    mount::mount_setattr(tree.as_fd(), false, &NODE)?;
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
     let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {
         Err(e) if e.errno == Errno::ENOENT => fs::open(dir, name, flags | fs::O_EXCL, 0o644)?,

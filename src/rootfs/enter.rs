@@ -18,6 +18,8 @@ use crate::sys::{self, credentials, fs, task};
 use crate::trace;
 
 const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
+/// What a device node of the host's gets that is bind-mounted.
+pub(super) const NODE: Attr = Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: 0 };
 
 impl Root {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
@@ -122,13 +124,16 @@ impl Root {
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
             return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
         }
+        mount::mount_setattr(null.as_fd(), false, &NODE)?;
         Ok(null)
     }
 }
 
+/// An empty file system with room for its root directory only: who may mount can make it writable again.
 pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
+    let options = [("mode", "0555"), ("nr_inodes", "1"), ("nr_blocks", "1")];
+    mount::new_filesystem("tmpfs", &options, attributes)
 }
 
 /// Takes away what [`super::mount_all`] attached in the host's mount namespace: one mount, or more if the configuration

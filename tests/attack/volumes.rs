@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Test, isolated, without_namespace};
-use crate::{SECRET, add, give_rootfs, map_ids, without_mount};
+use crate::{SECRET, add, all_capabilities, give_rootfs, map_ids, without_mount};
 
 fn host(t: &Test, words: &[&str]) {
     t.call(Command::new(words[0]).args(&words[1..])).ok();
@@ -351,6 +351,52 @@ fn sources_in_the_image_do_not_leave_it() {
         let bundle = t.bundle(|_| {});
         put(&bundle, "vol", victim.to_str().unwrap());
         assert_eq!(fs::read_to_string(bundle.rootfs().join("vol/secret")).unwrap(), SECRET);
+    });
+}
+
+/// A container that may mount makes a mask writable again, but there is no room in it for anything.
+#[test]
+fn masks_are_no_place_to_write_to() {
+    isolated(|t| {
+        let script = "mount -o remount,rw /home/alice && echo writable; \
+                      for f in 1 2 3; do head -c 8192 /dev/zero > $0/x$f; mkdir $0/d$f; done; ls $0 | wc -l";
+        let run = |at: &str| {
+            let script = script.replace("$0", at);
+            let out = t.run(&script, |c| {
+                all_capabilities(c, &[]);
+                c["linux"]["maskedPaths"] = json!(["/home/alice"]);
+                tmpfs(c, "/tmp");
+            });
+            out.stdout
+        };
+        assert_eq!(run("/home/alice"), "writable\n0\n");
+        // The check's check: in another tmpfs there is.
+        assert_eq!(run("/tmp"), "writable\n6\n");
+    });
+}
+
+/// Nodes of the host's that are bind-mounted, for want of the right to make them or as masks, are devices and nothing else.
+#[test]
+fn bound_device_nodes_are_neither_executed_nor_setuid() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["linux"]["maskedPaths"] = json!(["/etc/passwd", "/etc/group"]);
+            c["process"]["args"] = json!(["/bin/sh", "-c", "cat /proc/self/mountinfo; echo x > /dev/null"]);
+        });
+        give_rootfs(t, &bundle);
+        let out = t.run_bundle(&bundle).ok();
+        let nodes = ["/dev/null", "/dev/zero", "/dev/tty", "/dev/full", "/etc/passwd", "/etc/group"];
+        for node in nodes {
+            let line = out.lines().find(|line| line.split(' ').nth(4) == Some(node)).unwrap();
+            let options = line.split(' ').nth(5).unwrap();
+            assert!(options.contains("nosuid") && options.contains("noexec"), "{line}");
+            assert!(!options.contains("nodev"), "{line}");
+        }
+        // The check's check: another bind mount is without.
+        let out = t.run("cat /proc/self/mountinfo", |c| file(c, "/etc/passwd")).ok();
+        let line = out.lines().find(|line| line.contains(" /etc/passwd ")).unwrap();
+        assert!(!line.contains("noexec"), "{line}");
     });
 }
 
