@@ -148,11 +148,18 @@ fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespa
     };
     match made {
         Ok(()) if (device.uid, device.gid) == (0, 0) => Ok(()),
-        Ok(()) => Ok(fs::chown(dir, name, device.uid, device.gid)?),
+        Ok(()) => own(dir, name, device),
         Err(e) if e.errno == Errno::EEXIST => same(dir, name, device),
         Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(root, dir, name, device),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Gives a node to its owner, by descriptor: in a directory that others share, its name may be another file's by now.
+fn own(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+    let made = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+    check(made.as_fd(), device, "there")?;
+    Ok(fs::chown(made.as_fd(), Path::new(""), device.uid, device.gid)?)
 }
 
 /// What is bind-mounted on /dev is the host's, usually its own /dev: nothing is made in it.

@@ -1,7 +1,7 @@
 //! Links in the image that lead what the runtime mounts, hides or makes into a volume, to the root or into procfs.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -430,5 +430,49 @@ fn masks_do_not_spread_to_the_hosts_null_device() {
         for path in ["/dev/full", "/dev/full", "/dev"] {
             host(t, &["umount", "-l", path]);
         }
+    });
+}
+
+/// A node gets its owner by descriptor. Who shares its directory exchanges it for a file of the host's on the same file system,
+/// as soon as it is there.
+#[test]
+fn the_owner_of_a_node_is_not_that_of_another_file() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir(&volume).unwrap();
+        let (victim, node, other) = (t.dir.join("my-victim"), volume.join("x"), volume.join("y"));
+        fs::write(&victim, SECRET).unwrap();
+        let bundle = t.bundle(|c| {
+            add(c, json!({"destination": "/vol", "source": volume, "options": ["bind"]}));
+            let device = json!({"path": "/vol/x", "type": "c", "major": 1, "minor": 3, "uid": 1234});
+            c["linux"]["devices"] = json!([device]);
+            c["process"]["args"] = json!(["/bin/true"]);
+        });
+        let (mut exchanged, mut ran) = (0, 0);
+        for _ in 0..crate::rounds() {
+            fs::hard_link(&victim, &other).unwrap();
+            let (from, to) = (other.clone(), node.clone());
+            let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let stopped = stop.clone();
+            let racer = std::thread::spawn(move || {
+                while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                    let cwd = nix::fcntl::AT_FDCWD;
+                    if nix::fcntl::renameat2(cwd, &from, cwd, &to, flags).is_ok() {
+                        return 1;
+                    }
+                }
+                0
+            });
+            ran += u32::from(t.run_bundle(&bundle).code == 0);
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            exchanged += racer.join().unwrap();
+            assert_eq!(fs::metadata(&victim).unwrap().uid(), 0, "the host's file has got the node's owner");
+            let _ = (fs::remove_file(&node), fs::remove_file(&other));
+        }
+        assert!(exchanged > 0, "nothing was exchanged");
+        // The check's check: alone, the node gets its owner.
+        t.run_bundle(&bundle).ok();
+        assert_eq!(fs::metadata(&node).unwrap().uid(), 1234, "{ran} ran");
     });
 }
