@@ -28,7 +28,7 @@ pub struct Root {
     filling: Vec<(OwnedFd, String)>,
     /// The bind mounts that links must be kept out of.
     pub(super) bounds: Vec<Bound>,
-    /// A link has led a bind mount elsewhere: a path without links may lead into it.
+    /// A link has led a directory or a peer elsewhere: a path without links may lead into it.
     pub(super) displaced: bool,
     /// It lies in the host's mount namespace, whose mounts are no slaves.
     beside_host: bool,

@@ -72,18 +72,17 @@ impl Root {
     /// Opens a place, which is made if it is missing and `missing` says as what.
     pub(super) fn reach(&self, path: &Path, mut missing: Option<Missing>, shut: Shut) -> Result<Reached> {
         // Without a link the words are the place, unless a link has led a volume there.
-        if !self.displaced {
-            let plain = match missing {
-                Some(last) => resolve::open_or_make_plain(self.fd(), path, last),
-                None => resolve::open_plain(self.fd(), path),
-            };
-            match plain {
-                Ok(fd) => return Ok(Reached { fd, path: resolve::words(path), linked: false }),
-                // A link is there. One of the kernel's leads to what exists.
-                Err(e) if e.errno == Errno::ELOOP && shut == Shut::Links => missing = None,
-                Err(e) if e.errno == Errno::ELOOP || missing.is_some() => {}
-                Err(e) => return Err(e.into()),
-            }
+        let certain = if shut == Shut::Links { self.bounds.is_empty() } else { !self.displaced };
+        let plain = match missing.filter(|_| certain) {
+            Some(last) => resolve::open_or_make_plain(self.fd(), path, last),
+            None => resolve::open_plain(self.fd(), path),
+        };
+        match plain {
+            Ok(fd) if certain => return Ok(Reached { fd, path: resolve::words(path), linked: false }),
+            // A link is there. One of the kernel's leads to what exists.
+            Err(e) if e.errno == Errno::ELOOP && shut == Shut::Links => missing = None,
+            Err(e) if e.errno != Errno::ELOOP && missing.is_none() => return Err(e.into()),
+            _ => {}
         }
         let bounds = || self.bounds.iter().filter(|bound| shut != Shut::Peers || bound.peer);
         let closed: Vec<Closed> = bounds().map(|bound| bound.closed.clone()).collect();
@@ -188,7 +187,7 @@ impl Root {
             let id = fs::mount_id(tree, Path::new(""))?;
             let closed = Closed { mount: id, destination: resolve::words(&mount.destination) };
             self.bounds.push(Bound { closed, place: mount.place.clone(), peer });
-            self.displaced |= linked;
+            self.displaced |= linked && (directory || peer);
         }
         Ok(())
     }

@@ -267,6 +267,15 @@ fn links_lead_no_remount_to_a_volume() {
         };
         run("/x", "x", "/data").fails("mounts[8] /x: a link in the image leads into mounts[7] /data");
         run("/x", "x", "/proc").fails("mounts[8] /x: a link in the image leads to /proc");
+        for options in [json!(["remount", "bind", "rw"]), json!(["remount", "ro"])] {
+            let bundle = t.bundle(|c| {
+                file(c, "/data");
+                add(c, json!({"destination": "/tmp/file", "options": options}));
+            });
+            fs::write(bundle.rootfs().join("tmp/file"), "").unwrap();
+            put(&bundle, "data", "tmp/file");
+            t.run_bundle(&bundle).fails("a link in the image leads into mounts[7] /data");
+        }
         run("/y", "data", "/y").fails("mounts[8] /y: a link in the image leads into mounts[7] /data");
         assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
         // The check's check: in words it is what was asked for.
