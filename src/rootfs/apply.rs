@@ -30,7 +30,7 @@ pub struct Root {
     pub(super) bounds: Vec<Bound>,
     /// A link has led a directory or a peer elsewhere: a path without links may lead into it.
     pub(super) displaced: bool,
-    /// It lies in the host's mount namespace, whose mounts are no slaves.
+    /// The root is attached in the host's mount namespace, whose mounts are not slaves.
     beside_host: bool,
     /// It is the root of its mount namespace already, and ours.
     pub(super) alone: Option<Alone>,

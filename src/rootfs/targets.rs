@@ -69,7 +69,7 @@ const COVERED: [&str; 11] = [
 ];
 
 impl Root {
-    /// Opens a place, which is made if it is missing and `missing` says as what.
+    /// Opens a path. A missing one is made as `missing` says, or is ENOENT.
     pub(super) fn reach(&self, path: &Path, mut missing: Option<Missing>, shut: Shut) -> Result<Reached> {
         // Without a link the words are the place, unless a link has led a volume there.
         let certain = if shut == Shut::Links { self.bounds.is_empty() } else { !self.displaced };
@@ -100,12 +100,12 @@ impl Root {
         }
     }
 
-    /// What is mounted somewhere appears on the host.
+    /// Returns whether mounts in one of the bind mounts appear on the host.
     pub(super) fn has_peers(&self) -> bool {
         self.bounds.iter().any(|bound| bound.peer)
     }
 
-    /// The place of a mount, made if it is missing.
+    /// Opens the destination of a mount, which is made if it is missing.
     pub(super) fn target(&self, mount: &Mount, missing: Missing) -> Result<Reached> {
         let reached = match &mount.kind {
             // What programs take for the kernel's word must not lie where a link of the image's leads (CVE-2019-19921).
@@ -118,8 +118,8 @@ impl Root {
         Ok(reached)
     }
 
-    /// The place of a new file system, and the option that a tmpfs gets besides its own: the mode of the directory that it
-    /// covers, as other runtimes have it, unless that is new.
+    /// Opens the destination of a new file system. Also returns the option that a tmpfs gets in addition to its own: the mode of
+    /// the directory that it covers, as with other runtimes, unless that directory is new.
     pub(super) fn place(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
         if fstype != "tmpfs" || mount.options.data.iter().any(|option| option.starts_with("mode=")) {
             return Ok((self.target(mount, Missing::Directory)?, None));
@@ -134,7 +134,7 @@ impl Root {
         }
     }
 
-    /// Opens what exists at a path.
+    /// Opens a path, or returns `None` if it does not exist.
     pub(super) fn find(&self, path: &Path) -> Result<Option<Reached>> {
         match self.reach(path, None, Shut::Peers) {
             Err(e) if matches!(sys::errno(&e), Some(Errno::ENOENT | Errno::ENOTDIR)) => Ok(None),
@@ -142,7 +142,7 @@ impl Root {
         }
     }
 
-    /// Refuses a place that is another than the words of a destination say.
+    /// Refuses the root and procfs if only a link leads there.
     fn check(&self, mount: &Mount, reached: &Reached) -> Result<()> {
         let refuse = |what: String| Err(fail(Reason::Config, what));
         // Everything that comes after a mount on the root must lie in it: words and place have to agree.
@@ -172,8 +172,8 @@ impl Root {
         Ok(COVERED.iter().any(|path| same(path)))
     }
 
-    /// Notes a bind mount that was attached, if links must be kept out of it: a directory, a peer of the host's, and one that
-    /// a link has led elsewhere.
+    /// Records a bind mount that was attached if links must be kept out of it: a directory, a peer of the host's mount, or a
+    /// mount that a link has led elsewhere.
     pub(super) fn note(
         &mut self,
         plan: &Plan,
@@ -194,7 +194,7 @@ impl Root {
 }
 
 impl Bound {
-    /// The error for a link that leads into it.
+    /// Returns the error for a link that leads into this mount.
     fn refuse(&self) -> anyhow::Error {
         let (place, destination) = (&self.place, self.closed.destination.display());
         let why = match self.peer {
