@@ -184,12 +184,12 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
         report.await_go()?;
     }
     if let Some(process) = plan.process.as_ref().filter(|process| process.terminal) {
-        let terminal = root.console(container.proc)?;
+        let terminal = root.console()?;
         attach_terminal(process, &terminal, container.console_socket.take(), report)?;
     }
     run_create_container(&plan.hooks.create_container, container.record)?;
     sysctl::apply(&plan.sysctl, container.proc)?;
-    let root = root.enter(&plan.rootfs, container.joined, container.proc)?;
+    let root = root.enter(&plan.rootfs, container.joined)?;
 
     let setting = |process| Setting {
         process,
@@ -220,7 +220,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
 }
 
 /// Mounts all in a mount namespace with the host's paths.
-fn mount_all(container: &mut Container, report: &mut Channel) -> Result<rootfs::Root> {
+fn mount_all<'a>(container: &mut Container<'a>, report: &mut Channel) -> Result<rootfs::Root<'a>> {
     if container.alone() {
         task::unshare(libc::CLONE_NEWNS)?;
     }
@@ -232,7 +232,7 @@ fn mount_all(container: &mut Container, report: &mut Channel) -> Result<rootfs::
             rootfs::Sources::receive(plan, || report.take())?
         }
     };
-    rootfs::mount_all(plan, sources)
+    rootfs::mount_all(plan, sources, container.proc)
 }
 
 /// The state that hooks in the container read. Our process id is the one that they see.

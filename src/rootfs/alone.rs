@@ -36,14 +36,14 @@ impl Alone {
 /// [`mount_all`](super::mount_all) in such a namespace, which the calling process, in the host's, enters. Nothing, if that
 /// does not work for whatever reason: then the process is where it was. `plan` is one that
 /// [can be alone](Plan::can_be_alone).
-pub fn mount_alone(plan: &Plan, proc: BorrowedFd) -> Result<Option<Root>> {
+pub fn mount_alone<'a>(plan: &Plan, proc: BorrowedFd<'a>) -> Result<Option<Root<'a>>> {
     let _phase = trace::phase("root and mounts, alone");
     let Ok(own) = mount::open_tree_namespace(&plan.path) else { return Ok(None) };
     let host = Here::of(proc)?;
     if task::setns(own.as_fd(), libc::CLONE_NEWNS).is_err() {
         return Ok(None);
     }
-    let mut root = Root::new(fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?);
+    let mut root = Root::new(fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?, proc);
     root.alone = Some(Alone { host, own });
     let made = propagate(root.fd(), &sources::for_root(plan.propagation))
         .map_err(Into::into)

@@ -9,8 +9,9 @@ use nix::errno::Errno;
 
 use super::alone::Alone;
 use super::options::{Options, Propagate, legacy_flags};
-use super::resolve::{self, Missing};
+use super::resolve::Missing;
 use super::sources::{self, Sources, propagate};
+use super::targets::{Bound, Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
@@ -19,12 +20,18 @@ use crate::sys::{self, fs, task};
 use crate::trace;
 
 /// The container's root directory, attached.
-pub struct Root {
+pub struct Root<'a> {
     fd: OwnedFd,
+    /// The root of the host's procfs.
+    pub(super) proc: BorrowedFd<'a>,
     /// Descriptors that have done their work: they are closed together, since each call counts.
     spent: RefCell<Vec<OwnedFd>>,
     /// What is to be read-only when all is in it, and where it stands.
     filling: Vec<(OwnedFd, String)>,
+    /// The bind mounts that links must be kept out of.
+    pub(super) bounds: Vec<Bound>,
+    /// A link has led a directory or a peer elsewhere: a path without links may lead into it.
+    pub(super) displaced: bool,
     /// It is the root of its mount namespace already, and ours.
     pub(super) alone: Option<Alone>,
 }
@@ -34,12 +41,12 @@ const SPENT_MAX: usize = 64;
 
 /// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
 /// reached.
-pub fn mount_all(plan: &Plan, mut sources: Sources) -> Result<Root> {
+pub fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
     let _phase = trace::phase("root and mounts");
     sources::open_peers(plan, &mut sources)?;
     // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
     mount::make_all_slave()?;
-    let mut root = attach_root(plan, sources.root).with_context(|| sources::root_place(plan))?;
+    let mut root = attach_root(plan, sources.root, proc).with_context(|| sources::root_place(plan))?;
     mount_in(&mut root, plan, sources.mounts)?;
     Ok(root)
 }
@@ -53,8 +60,14 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
         let tree = bound(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
         match mount.to_fill() {
-            Some(writable) => fill(root, plan, &writable, at()).with_context(at)?,
-            None => make(root, plan, mount, tree).with_context(at)?,
+            Some(writable) => {
+                let made = make(root, plan, &writable, tree, true).with_context(at)?;
+                root.filling.extend(made.map(|made| (made, at())));
+            }
+            None => {
+                let made = make(root, plan, mount, tree, false).with_context(at)?;
+                made.into_iter().for_each(|made| root.spend(made));
+            }
         }
     }
     devices::apply(root, plan)?;
@@ -62,14 +75,13 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
     Ok(task::fchdir(root.fd())?)
 }
 
-fn attach_root(plan: &Plan, tree: Option<OwnedFd>) -> sys::Result<Root> {
+fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> sys::Result<Root<'a>> {
     let _phase = trace::phase_of("attach the root", || plan.path.display());
     let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
-    let open =
-        || sources::open_inside(target.as_fd(), Path::new(""), true, &sources::for_root(plan.propagation));
+    let open = || sources::open_root_inside(plan, target.as_fd());
     let tree = tree.map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
-    let root = Root::new(tree);
+    let root = Root::new(tree, proc);
     root.spend(target);
     Ok(root)
 }
@@ -79,30 +91,32 @@ fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<O
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
-            let tree = sources::open_inside(fs::CWD, source, *recursive, &first);
+            let tree = sources::open_inside(plan, source, *recursive, &first);
             tree.map(Some).with_context(|| sources::place(mount, source))
         }
         (_, opened) => Ok(opened),
     }
 }
 
-/// Makes a tmpfs that becomes read-only later.
-fn fill(root: &mut Root, plan: &Plan, writable: &Mount, place: String) -> Result<()> {
-    make(root, plan, writable, None)?;
-    let made = resolve::open(root.fd(), &writable.destination)?;
-    root.filling.push((made, place));
-    Ok(())
-}
-
-fn make(root: &mut Root, plan: &Plan, mount: &Mount, tree: Option<OwnedFd>) -> Result<()> {
+/// Makes one mount. Returns it if its descriptor is at hand; with `keep` it always is.
+fn make(
+    root: &mut Root,
+    plan: &Plan,
+    mount: &Mount,
+    tree: Option<OwnedFd>,
+    keep: bool,
+) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     match (&mount.kind, tree) {
-        (Kind::Remount, _) => remount(root, mount),
+        (Kind::Remount, _) => remount(root, mount).map(|()| None),
         (Kind::Bind { .. }, Some(tree)) => {
             shape(tree.as_fd(), options)?;
             let is_directory = fs::is_directory(tree.as_fd())?;
             let target = root.target(mount, if is_directory { Missing::Directory } else { Missing::File })?;
-            attach(root, mount, tree, target)
+            let linked = target.linked;
+            let made = attach(root, tree, target)?;
+            root.note(plan, mount, made.as_fd(), is_directory, linked)?;
+            Ok(Some(made))
         }
         (Kind::Cgroup, _) if plan.facts.cgroup_views.is_empty() => cgroup(root, plan, mount),
         (Kind::Cgroup, _) => cgroups_v1(root, &plan.facts.cgroup_views, mount),
@@ -110,24 +124,24 @@ fn make(root: &mut Root, plan: &Plan, mount: &Mount, tree: Option<OwnedFd>) -> R
             let data: Vec<&str> = options.data.iter().map(String::as_str).collect();
             let tree = detached(root, fstype, source.as_deref(), options, &data)?;
             let target = root.target(mount, Missing::Directory)?;
-            copyup::copy(target.as_fd(), tree.as_fd(), &data).context("tmpcopyup")?;
+            copyup::copy(target.fd.as_fd(), tree.as_fd(), &data, root.proc).context("tmpcopyup")?;
             shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
-            attach(root, mount, tree, target)
+            attach(root, tree, target).map(Some)
         }
-        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref()),
+        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), keep),
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
 
 /// Attaches a tree. What is attached on the root is the root from then on: else all that comes after would be hidden.
-fn attach(root: &mut Root, mount: &Mount, tree: OwnedFd, target: OwnedFd) -> Result<()> {
-    mount::move_mount(tree.as_fd(), target.as_fd()).map_err(|e| explain(e, tree.as_fd(), target.as_fd()))?;
-    root.spend(target);
-    match mount.is_on_root() {
-        true => root.replace(tree),
-        false => root.spend(tree),
+fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
+    mount::move_mount(tree.as_fd(), target.fd.as_fd())
+        .map_err(|e| explain(e, tree.as_fd(), target.fd.as_fd()))?;
+    if target.is_root() {
+        root.replace(fs::dup(tree.as_fd())?);
     }
-    Ok(())
+    root.spend(target.fd);
+    Ok(tree)
 }
 
 /// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL, and
@@ -162,16 +176,23 @@ fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, steps: &[Propagate]
 }
 
 /// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
-/// call; but only that tells which option the file system refuses, and takes more than a page of them.
-fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Result<()> {
+/// call; but only that tells which option the file system refuses, takes more than a page of them, and gives a descriptor
+/// of the mount, which is wanted on the root, with `keep`, and for a propagation.
+fn new(
+    root: &mut Root,
+    mount: &Mount,
+    fstype: &str,
+    source: Option<&str>,
+    keep: bool,
+) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     let (target, mode) = root.place(mount, fstype)?;
     let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
     let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
-    // A mount on the root must be had as a descriptor: no path leads to it from below.
-    let one_call = mount::fits(&joined) && !mount.is_on_root();
+    let keep = keep || !options.propagation.is_empty();
+    let one_call = mount::fits(&joined) && !target.is_root() && (!keep || options.legacy != 0);
     let made = if one_call {
-        mount::mount_at(Some(device), target.as_fd(), Some(fstype), legacy_flags(options), &joined)
+        mount::mount_at(Some(device), target.fd.as_fd(), Some(fstype), legacy_flags(options), &joined)
     } else if options.legacy == 0 {
         Err(sys::Error::new(format!("mount({fstype:?})"), Errno::EINVAL))
     } else {
@@ -187,16 +208,27 @@ fn new(root: &mut Root, mount: &Mount, fstype: &str, source: Option<&str>) -> Re
                 tree => tree?,
             };
             shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
-            return attach(root, mount, tree, target);
+            return attach(root, tree, target).map(Some);
         }
         made => made?,
     }
-    root.spend(target);
-    if options.propagation.is_empty() {
-        return Ok(());
+    let made = keep.then(|| made_on(root, mount, target.fd.as_fd())).transpose()?;
+    root.spend(target.fd);
+    if let Some(made) = &made {
+        shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?;
     }
-    let made = resolve::open(root.fd(), &mount.destination)?;
-    Ok(shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?)
+    Ok(made)
+}
+
+/// Opens what mount(2) has just mounted on `below`. Only its path leads there, and who shares the directory may have
+/// renamed something: then the path leads to no mount, which is an error.
+fn made_on(root: &Root, mount: &Mount, below: BorrowedFd) -> Result<OwnedFd> {
+    let id = |file: BorrowedFd| fs::mount_id(file, Path::new(""));
+    let made = root.reach(&mount.destination, None, Shut::Peers)?.fd;
+    if id(made.as_fd())? == id(below)? {
+        return Err(sys::Error::new(format!("mount({:?})", mount.destination), Errno::ESTALE).into());
+    }
+    Ok(made)
 }
 
 /// A new file system that is attached nowhere yet, with its attributes from the beginning. An option that is too long is
@@ -246,7 +278,8 @@ fn detached(
 /// stays so.
 fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     let options = &mount.options;
-    let target = resolve::open(root.fd(), &mount.destination)?;
+    // A link could choose which mount is changed: a volume's, which is read-only, or the host's own file system.
+    let target = root.reach(&mount.destination, None, Shut::Links)?.fd;
     let writable = match options.bind {
         Some(_) => (options.attr.clear | options.attr_all.clear) & MOUNT_ATTR_RDONLY != 0,
         None => options.attributes() & MOUNT_ATTR_RDONLY == 0,
@@ -265,19 +298,19 @@ fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
 /// The cgroup hierarchy. In a cgroup namespace of its own the container sees its own part of it. Without, a new file
 /// system would show the same as the host's, and the making of it would reset the hierarchy's own options; so the
 /// host's mount is shown.
-fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<()> {
+fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>> {
     let facts = &plan.facts;
-    let part = |root: &mut Root, path: &Option<PathBuf>| -> Result<()> {
+    let part = |root: &mut Root, path: &Option<PathBuf>| {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
         let tree = root.of_host(path.as_ref().ok_or_else(none)?, true)?;
         shape(tree.as_fd(), &mount.options)?;
         let target = root.target(mount, Missing::Directory)?;
-        attach(root, mount, tree, target)
+        attach(root, tree, target).map(Some)
     };
     if !facts.cgroup_namespace {
         return part(root, &facts.cgroup_mount);
     }
-    match new(root, mount, "cgroup2", Some("cgroup")) {
+    match new(root, mount, "cgroup2", Some("cgroup"), false) {
         Err(e) if matches!(sys::errno(&e), Some(Errno::EPERM | Errno::EBUSY)) && facts.cgroup.is_some() => {
             part(root, &facts.cgroup)
         }
@@ -286,7 +319,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<()> {
 }
 
 /// The hierarchies of cgroup v1, in a tmpfs as on the host: of each the container's own part.
-fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
+fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     let attributes = options.attributes();
     let parameters = [("source", "cgroup"), ("mode", "755"), ("size", "64k")];
@@ -298,7 +331,7 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
         }
     }
     let target = root.target(mount, Missing::Directory)?;
-    attach(root, mount, fs::dup(tmpfs.as_fd())?, target)?;
+    let tmpfs = attach(root, tmpfs, target)?;
     for view in views {
         let tree = match (root.of_host(&view.dir, false), &view.otherwise) {
             (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => {
@@ -316,18 +349,30 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<()> {
     }
     let attr = Attr { set: attributes & MOUNT_ATTR_RDONLY, ..Attr::default() };
     shape_with(tmpfs.as_fd(), false, attr, &options.propagation)?;
-    root.spend(tmpfs);
-    Ok(())
+    Ok(Some(tmpfs))
 }
 
-impl Root {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd, spent: RefCell::default(), filling: Vec::new(), alone: None }
+impl<'a> Root<'a> {
+    pub(super) fn new(fd: OwnedFd, proc: BorrowedFd<'a>) -> Self {
+        Self {
+            fd,
+            proc,
+            spent: RefCell::default(),
+            filling: Vec::new(),
+            bounds: Vec::new(),
+            displaced: false,
+            alone: None,
+        }
     }
 
-    /// A copy of what the host has at a path.
+    /// A copy of what the host has at a path, never a peer of the host's mount: what would be mounted on it would appear
+    /// there, a second mask for one.
     pub(super) fn of_host(&self, path: &Path, recursive: bool) -> Result<OwnedFd> {
-        self.on_host(|| Ok(mount::open_tree_clone(fs::CWD, path, recursive)?))
+        let tree = self.on_host(|| Ok(mount::open_tree_clone(fs::CWD, path, recursive)?))?;
+        if self.alone.is_some() {
+            propagate(tree.as_fd(), &[sources::ALL_SLAVE])?;
+        }
+        Ok(tree)
     }
 
     /// Does something where the host's paths are.
@@ -374,38 +419,5 @@ impl Root {
         alone.into_iter().flat_map(Alone::into_descriptors).for_each(|fd| self.spend(fd));
         fs::close_together(self.spent.into_inner());
         self.fd
-    }
-
-    /// Where a new file system goes, and the option that a tmpfs gets besides its own: the mode of the directory that it
-    /// covers, as other runtimes have it, unless that is new.
-    fn place(&self, mount: &Mount, fstype: &str) -> Result<(OwnedFd, Option<String>)> {
-        if fstype == "tmpfs"
-            && !mount.options.data.iter().any(|option| option.starts_with("mode="))
-            && let Ok(target) = resolve::open(self.fd(), &mount.destination)
-        {
-            let mode = fs::fstat(target.as_fd())?.st_mode & 0o7777;
-            return Ok((target, Some(format!("mode={mode:o}"))));
-        }
-        Ok((self.target(mount, Missing::Directory)?, None))
-    }
-
-    /// Where a mount goes, made if it is missing.
-    fn target(&self, mount: &Mount, missing: Missing) -> Result<OwnedFd> {
-        // What programs take for the kernel's word must not lie where a link of the image's leads (CVE-2019-19921).
-        if let Kind::New { fstype, .. } = &mount.kind
-            && matches!(fstype.as_str(), "proc" | "sysfs")
-        {
-            return directory(self.fd(), &mount.destination)
-                .with_context(|| format!("only a directory is a place for {fstype}"));
-        }
-        Ok(resolve::open_or_make(self.fd(), &mount.destination, missing)?)
-    }
-}
-
-/// A directory that is no link, made if it is missing.
-fn directory(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
-    match resolve::open_with(root, path, fs::O_PATH | fs::O_DIRECTORY | fs::O_NOFOLLOW) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(resolve::open_or_make(root, path, Missing::Directory)?),
-        other => Ok(other?),
     }
 }

@@ -1,6 +1,6 @@
 //! `tmpcopyup`: a new tmpfs begins with what the directory below it holds (config.md#linux-mount-options).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -11,11 +11,12 @@ use crate::sys::{Error, Result, fs};
 const DEPTH_MAX: u32 = 256;
 
 /// Copies the contents of one directory to another, and its mode and owner unless the tmpfs's own options `given` say
-/// them. Every name is opened without following links: the tree is the image's.
-pub(super) fn copy(from: BorrowedFd, to: BorrowedFd, given: &[&str]) -> Result<()> {
+/// them. The tree is the image's and may be shared: every name is opened once, as O_PATH and without following links, and
+/// what it was found to be is opened anew by its descriptor. `proc` is the root of a verified procfs.
+pub(super) fn copy(from: BorrowedFd, to: BorrowedFd, given: &[&str], proc: BorrowedFd) -> Result<()> {
     let from = fs::open(from, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
     let to = fs::open(to, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
-    contents(from.as_fd(), to.as_fd(), 0)?;
+    contents(from.as_fd(), to.as_fd(), 0, proc)?;
     let (wanted, now) = (fs::fstat(from.as_fd())?, fs::fstat(to.as_fd())?);
     let own = |key: &str| given.iter().any(|option| option.starts_with(key));
     let uid = if own("uid=") { now.st_uid } else { wanted.st_uid };
@@ -25,24 +26,14 @@ pub(super) fn copy(from: BorrowedFd, to: BorrowedFd, given: &[&str]) -> Result<(
     fs::fchmod(to.as_fd(), mode & 0o7777)
 }
 
-fn contents(from: BorrowedFd, to: BorrowedFd, depth: u32) -> Result<()> {
+fn contents(from: BorrowedFd, to: BorrowedFd, depth: u32, proc: BorrowedFd) -> Result<()> {
     if depth > DEPTH_MAX {
         return Err(Error::new("tmpcopyup", Errno::ELOOP));
     }
-    fs::list_dir(from)?.iter().try_for_each(|name| entry(from, to, name, depth))
+    fs::list_dir(from)?.iter().try_for_each(|name| entry(from, to, name, depth, proc))
 }
 
-/// Opens what was a regular file a moment ago. In a directory that is shared it may have become a fifo, where an open
-/// would wait for ever, or a device.
-fn file(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
-    let file = fs::open(dir, name, fs::O_RDONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
-    match fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT {
-        libc::S_IFREG => Ok(file),
-        _ => Err(Error::new(format!("openat({name:?})"), Errno::ESTALE)),
-    }
-}
-
-fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32) -> Result<()> {
+fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32, proc: BorrowedFd) -> Result<()> {
     let found = fs::open(from, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
     let stat = fs::fstat(found.as_fd())?;
     let mode = stat.st_mode & 0o7777;
@@ -50,13 +41,14 @@ fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32) -> Result<()
         libc::S_IFDIR => {
             fs::mkdirat(to, name, 0o700)?;
             let flags = fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW;
-            let (from, to) = (fs::open(from, name, flags, 0)?, fs::open(to, name, flags, 0)?);
-            contents(from.as_fd(), to.as_fd(), depth + 1)?;
+            let from = fs::reopen(proc, found.as_fd(), fs::O_RDONLY | fs::O_DIRECTORY)?;
+            let to = fs::open(to, name, flags, 0)?;
+            contents(from.as_fd(), to.as_fd(), depth + 1, proc)?;
             fs::chown(to.as_fd(), Path::new(""), stat.st_uid, stat.st_gid)?;
             fs::fchmod(to.as_fd(), mode)
         }
         libc::S_IFREG => {
-            let from = file(from, name)?;
+            let from = fs::reopen(proc, found.as_fd(), fs::O_RDONLY | libc::O_NONBLOCK)?;
             let flags = fs::O_WRONLY | fs::O_CREAT | fs::O_EXCL | fs::O_NOFOLLOW;
             let to = fs::open(to, name, flags, 0o600)?;
             fs::copy(from, to.as_fd())?;

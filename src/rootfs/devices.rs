@@ -10,7 +10,9 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 
 use super::Plan;
 use super::apply::Root;
+use super::enter::NODE;
 use super::resolve::{self, Missing};
+use super::targets::Shut;
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, fs, mount};
 use crate::trace;
@@ -119,7 +121,7 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
         }
         let dir = match open.take() {
             Some((path, dir)) if path == parent => dir,
-            _ => resolve::open_or_make(root.fd(), parent, Missing::Directory).with_context(at)?,
+            _ => directory(root, parent).with_context(at)?,
         };
         // The plan has made sure that there is a name.
         let name = Path::new(device.path.file_name().unwrap_or_default());
@@ -127,6 +129,12 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
         open = Some((parent, dir));
     }
     Ok(open)
+}
+
+/// A directory to make nodes and links in. No volume becomes one by a link of the image's, whether that leads to the volume or
+/// has led the volume to /dev.
+fn directory(root: &Root, path: &Path) -> Result<OwnedFd> {
+    Ok(root.reach(path, Some(Missing::Directory), Shut::Binds)?.fd)
 }
 
 fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
@@ -140,11 +148,18 @@ fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespa
     };
     match made {
         Ok(()) if (device.uid, device.gid) == (0, 0) => Ok(()),
-        Ok(()) => Ok(fs::chown(dir, name, device.uid, device.gid)?),
+        Ok(()) => own(dir, name, device),
         Err(e) if e.errno == Errno::EEXIST => same(dir, name, device),
         Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(root, dir, name, device),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Gives a node to its owner, by descriptor: in a directory that others share, its name may be another file's by now.
+fn own(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+    let made = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+    check(made.as_fd(), device, "there")?;
+    Ok(fs::chown(made.as_fd(), Path::new(""), device.uid, device.gid)?)
 }
 
 /// What is bind-mounted on /dev is the host's, usually its own /dev: nothing is made in it.
@@ -192,6 +207,7 @@ fn describe(mode: u32, number: u64) -> String {
 fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
     let tree = root.of_host(&device.path, false)?;
     check(tree.as_fd(), device, "the host's")?;
+    mount::mount_setattr(tree.as_fd(), false, &NODE)?;
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
     let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {
         Err(e) if e.errno == Errno::ENOENT => fs::open(dir, name, flags | fs::O_EXCL, 0o644)?,
@@ -207,7 +223,7 @@ fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()
 fn links(root: &Root, last: Option<(&Path, OwnedFd)>) -> Result<()> {
     let dev = match last {
         Some((path, dir)) if path == Path::new("/dev") => dir,
-        _ => resolve::open_or_make(root.fd(), Path::new("/dev"), Missing::Directory).context("/dev")?,
+        _ => directory(root, Path::new("/dev")).context("/dev")?,
     };
     for (name, target) in LINKS {
         let link = || fs::symlinkat(Path::new(target), dev.as_fd(), Path::new(name));

@@ -7,24 +7,29 @@ use nix::errno::Errno;
 
 use super::apply::Root;
 use super::moved::move_over_root;
-use super::{MountNamespace, Plan, resolve, sources};
+use super::resolve::Missing;
+use super::targets::Shut;
+use super::{MountNamespace, Plan, sources};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, Joined};
 use crate::sys::mount::{
     self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
-use crate::sys::{self, fs, task};
+use crate::sys::{self, credentials, fs, task};
 use crate::trace;
 
 const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
+/// What a device node of the host's gets that is bind-mounted.
+pub(super) const NODE: Attr = Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: 0 };
 
-impl Root {
+impl Root<'_> {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
     /// directory is the new root, whose descriptor is returned. `joined` has the mount namespace that the container is to
-    /// be in, unless it is this one; `proc` is the root of the host's procfs.
-    pub fn enter(mut self, plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<OwnedFd> {
+    /// be in, unless it is this one.
+    pub fn enter(mut self, plan: &Plan, joined: &Joined) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.close_filled()?;
+        self.make_cwd(plan)?;
         self.mask(plan)?;
         for path in &plan.readonly_paths {
             self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
@@ -38,7 +43,7 @@ impl Root {
         match plan.facts.mount_namespace {
             MountNamespace::Host => attach_on_host(plan, self.fd())?,
             _ if self.alone.is_some() => task::chdir_root()?,
-            _ if plan.facts.no_pivot => move_over_root(self.fd(), proc).context("--no-pivot")?,
+            _ if plan.facts.no_pivot => move_over_root(self.fd(), self.proc).context("--no-pivot")?,
             MountNamespace::New => pivot(self.fd())?,
             MountNamespace::Joined => attach_on_root(self.fd())?,
         }
@@ -60,6 +65,17 @@ impl Root {
         Ok(())
     }
 
+    /// Makes the working directory where that could be a volume whose mounts appear on the host: only here is it known which
+    /// these are. Otherwise it is made when the process goes there.
+    fn make_cwd(&self, plan: &Plan) -> Result<()> {
+        let Some(cwd) = plan.cwd.as_ref().filter(|_| self.has_peers()) else { return Ok(()) };
+        let umask = credentials::umask(0);
+        let made = self.reach(cwd, Some(Missing::Directory), Shut::Peers);
+        credentials::umask(umask);
+        self.spend(made.with_context(|| format!("process.cwd {}", cwd.display()))?.fd);
+        Ok(())
+    }
+
     /// Masks files with the host's /dev/null and directories with one empty file system.
     fn mask(&self, plan: &Plan) -> Result<()> {
         let (mut null, mut empty): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
@@ -67,7 +83,11 @@ impl Root {
             let at = || format!("linux.maskedPaths {}", path.display());
             let _phase = trace::phase_of("mask", || path.display());
             let Some(target) = self.find(path).with_context(at)? else { continue };
-            let is_directory = fs::is_directory(target.as_fd())?;
+            // It would lie on the root, with everything below still in reach by the descriptor of the root.
+            if target.is_root() {
+                return Err(fail(Kind::Config, "leads to /, which cannot be masked")).with_context(at);
+            }
+            let is_directory = fs::is_directory(target.fd.as_fd())?;
             let first = if is_directory { &mut empty } else { &mut null };
             // Only an attached tree can be copied before Linux 6.15.
             let cover = match first {
@@ -75,11 +95,11 @@ impl Root {
                     mount::open_tree_clone(first.as_fd(), Path::new(""), false).map_err(Into::into)
                 }
                 None if is_directory => empty_directory().map_err(Into::into),
-                None => self.on_host(host_null),
+                None => self.host_null(),
             };
             let cover = cover.with_context(at)?;
-            mount::move_mount(cover.as_fd(), target.as_fd()).with_context(at)?;
-            self.spend(target);
+            mount::move_mount(cover.as_fd(), target.fd.as_fd()).with_context(at)?;
+            self.spend(target.fd);
             match first {
                 Some(_) => self.spend(cover),
                 None => *first = Some(cover),
@@ -89,24 +109,30 @@ impl Root {
         Ok(())
     }
 
-    /// What there is at a path; nothing, if nothing.
-    fn find(&self, path: &Path) -> sys::Result<Option<OwnedFd>> {
-        match resolve::open(self.fd(), path) {
-            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
-    /// Mounts a path on itself, read-only with all below.
-    fn make_read_only(&self, path: &Path) -> sys::Result<()> {
+    /// Mounts a path on itself, read-only with all below. The root is a mount already, and nothing can lie on it.
+    fn make_read_only(&self, path: &Path) -> Result<()> {
         let _phase = trace::phase_of("make read-only", || path.display());
         let Some(target) = self.find(path)? else { return Ok(()) };
-        let copy = mount::open_tree_clone(target.as_fd(), Path::new(""), true)?;
+        if target.is_root() {
+            return Ok(mount::mount_setattr(self.fd(), true, &READ_ONLY)?);
+        }
+        let copy = mount::open_tree_clone(target.fd.as_fd(), Path::new(""), true)?;
         mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;
-        mount::move_mount(copy.as_fd(), target.as_fd())?;
+        mount::move_mount(copy.as_fd(), target.fd.as_fd())?;
         self.spend(copy);
-        self.spend(target);
+        self.spend(target.fd);
         Ok(())
+    }
+
+    /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
+    fn host_null(&self) -> Result<OwnedFd> {
+        let null = self.of_host(Path::new("/dev/null"), false)?;
+        let stat = fs::fstat(null.as_fd())?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+            return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
+        }
+        mount::mount_setattr(null.as_fd(), false, &NODE)?;
+        Ok(null)
     }
 }
 
@@ -142,19 +168,11 @@ fn attach_on_host(plan: &Plan, root: BorrowedFd) -> Result<()> {
     Ok(task::chroot_here()?)
 }
 
-/// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
-fn host_null() -> Result<OwnedFd> {
-    let null = mount::open_tree_clone(fs::CWD, Path::new("/dev/null"), false)?;
-    let stat = fs::fstat(null.as_fd())?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-        return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
-    }
-    Ok(null)
-}
-
+/// An empty file system with room for its root directory only: who may mount can make it writable again.
 pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
     let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    mount::new_filesystem("tmpfs", &[("mode", "0555")], attributes)
+    let options = [("mode", "0555"), ("nr_inodes", "1"), ("nr_blocks", "1")];
+    mount::new_filesystem("tmpfs", &options, attributes)
 }
 
 /// Returns the id of the mount at the root file system's path, 0 if there is none, if the container is to be attached there

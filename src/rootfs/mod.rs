@@ -14,6 +14,7 @@ pub(crate) mod moved;
 pub mod options;
 pub mod resolve;
 mod sources;
+mod targets;
 mod terminal;
 
 use std::path::{Path, PathBuf};
@@ -92,6 +93,8 @@ pub struct Plan {
     pub default_devices: bool,
     pub masked: Vec<PathBuf>,
     pub readonly_paths: Vec<PathBuf>,
+    /// The process's working directory, which is made if it is missing.
+    pub cwd: Option<PathBuf>,
     pub facts: Facts,
 }
 
@@ -102,8 +105,12 @@ impl Plan {
         let facts = &self.facts;
         let possible = |mount: &Mount| match &mount.kind {
             _ if mount.is_on_root() => false,
-            // What is mounted before may be meant.
-            Kind::Bind { source, idmap, .. } => idmap.is_none() && !source.starts_with(&self.path),
+            // What is mounted before may be meant. And where mounts appear on the host, they must not be made twice.
+            Kind::Bind { source, idmap, .. } => {
+                idmap.is_none()
+                    && !source.starts_with(&self.path)
+                    && !sources::is_peer(self.propagation, mount)
+            }
             _ => true,
         };
         let own = facts.mount_namespace == MountNamespace::New && !facts.user_namespace && !facts.no_pivot;
@@ -164,6 +171,7 @@ pub fn plan(
         default_devices: !dev_is_bind,
         masked: paths(linux.and_then(|l| l.masked_paths().as_ref()), "linux.maskedPaths"),
         readonly_paths: paths(linux.and_then(|l| l.readonly_paths().as_ref()), "linux.readonlyPaths"),
+        cwd: spec.process().as_ref().map(|process| process.cwd().clone()),
         facts: facts.clone(),
     }
 }

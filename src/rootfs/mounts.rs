@@ -1,12 +1,12 @@
 //! The plan of `mounts` (config.md#mounts).
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{self, Spec};
 
 use super::options::{self, Options};
-use super::{Facts, NOTIFY_SOCKET};
+use super::{Facts, NOTIFY_SOCKET, resolve};
 use crate::error::Problems;
 use crate::namespaces::idmap::{self, IdMap};
 use crate::sys::mount::MOUNT_ATTR_RDONLY;
@@ -68,15 +68,7 @@ impl Mount {
 
 /// Whether a destination names that absolute path, however it is written.
 pub fn names(destination: &Path, path: &str) -> bool {
-    let mut names = Vec::new();
-    for component in destination.components() {
-        match component {
-            Component::Normal(name) => names.push(name),
-            Component::ParentDir => drop(names.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    names.into_iter().eq(Path::new(path).iter().skip(1))
+    resolve::words(destination) == Path::new(path)
 }
 
 pub(super) fn plan(

@@ -28,76 +28,192 @@ pub fn open(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
 
 /// Opens an existing path with other flags.
 pub fn open_with(root: BorrowedFd, path: &Path, flags: i32) -> Result<OwnedFd> {
-    // The kernel answers EAGAIN when a rename somewhere disturbed its check of ".."; how often is the host's matter.
+    again(|| fs::openat2(root, path, flags, 0, fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS))
+}
+
+/// The kernel answers EAGAIN when a rename somewhere disturbed its check of ".."; how often is the host's matter.
+fn again(open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
     let mut tries = 0;
     loop {
-        match fs::openat2(root, path, flags, 0, fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS) {
+        match open() {
             Err(e) if e.errno == Errno::EAGAIN && tries < 128 => tries += 1,
             other => return other,
         }
     }
 }
 
+/// Opens an existing path on which no link lies as O_PATH. A link is ELOOP.
+pub fn open_plain(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
+    let resolve = fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_SYMLINKS;
+    again(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
+}
+
 /// Opens a path as O_PATH and makes what is missing: directories 0755, a file 0644 as the last component.
 pub fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
+    let above = |path: &Path| open(root, path);
     match open(root, path) {
-        Err(e) if e.errno == Errno::ENOENT => make_last(root, path, last).or_else(|_| make(root, path, last)),
+        Err(e) if e.errno == Errno::ENOENT => {
+            make_last(path, last, above).or_else(|_| walk(root, path, Some(last), &[])?.into_fd(path))
+        }
+        other => other,
+    }
+}
+
+/// [`open_plain`], which makes a last name that is missing.
+pub fn open_or_make_plain(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
+    match open_plain(root, path) {
+        Err(e) if e.errno == Errno::ENOENT => make_last(path, last, |path| open_plain(root, path)),
         other => other,
     }
 }
 
 /// The usual case: only the last name is missing, and no link is in its place.
-fn make_last(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
+fn make_last(path: &Path, last: Missing, open: impl Fn(&Path) -> Result<OwnedFd>) -> Result<OwnedFd> {
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::new(format!("openat2({path:?})"), Errno::ENOENT));
     };
-    let above = if above.as_os_str().is_empty() { Path::new("/") } else { above };
-    let dir = open(root, above)?;
+    let dir = open(if above.as_os_str().is_empty() { Path::new("/") } else { above })?;
     make_one(dir.as_fd(), Path::new(name), last)?;
     open_one(dir.as_fd(), Path::new(name))
 }
 
+/// A mount into which only the words of a path lead, never a link.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    pub mount: u64,
+    /// The words of its own destination, which the image may have made a link.
+    pub destination: PathBuf,
+}
+
+/// Where a walk has ended.
+#[derive(Debug)]
+pub enum Walked {
+    At {
+        fd: OwnedFd,
+        /// The place inside the root, without links.
+        path: PathBuf,
+        /// Followed a link, except those of procfs, which are the kernel's.
+        linked: bool,
+    },
+    /// A link led into this closed mount. Nothing was made there.
+    Astray(usize),
+}
+
+impl Walked {
+    fn into_fd(self, path: &Path) -> Result<OwnedFd> {
+        match self {
+            Self::At { fd, .. } => Ok(fd),
+            Self::Astray(_) => Err(Error::new(format!("openat2({path:?})"), Errno::EXDEV)),
+        }
+    }
+}
+
+/// A directory that a walk has passed.
+struct Passed {
+    name: OsString,
+    fd: OwnedFd,
+    /// The innermost closed mount that it lies in.
+    closed: Option<usize>,
+}
+
 /// Walks component by component. Every directory passed is held open, so `..` is the one that we came through, and a
 /// dangling link's target is made where the link points to inside the root.
-fn make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
+///
+/// The walk is astray from a link on, until it enters a closed mount exactly where the mount's own destination says.
+/// It is astray, too, in a closed mount that it enters elsewhere: there a link has led the mount itself.
+pub fn walk(root: BorrowedFd, path: &Path, missing: Option<Missing>, closed: &[Closed]) -> Result<Walked> {
     let mut todo: VecDeque<OsString> = names(path);
-    let mut passed: Vec<OwnedFd> = vec![fs::dup(root)?];
-    let mut links = 0;
+    let mut passed =
+        vec![Passed { name: OsString::new(), fd: fs::dup(root)?, closed: entered(root, closed)? }];
+    // What of the path is done, and how many names to do come from links.
+    let (mut words, mut of_links) = (PathBuf::from("/"), 0);
+    let (mut links, mut linked, mut astray) = (0, false, false);
     while let Some(name) = todo.pop_front() {
-        if name == ".." {
-            if passed.len() > 1 {
-                passed.pop();
-            }
-            continue;
+        match of_links {
+            0 if name == ".." => drop(words.pop()),
+            0 => words.push(&name),
+            _ => of_links -= 1,
         }
-        let here = passed.last().map_or(root, AsFd::as_fd);
-        let kind = if todo.is_empty() { last } else { Missing::Directory };
-        let found = step(here, Path::new(&name), kind)?;
+        let Some(last) = passed.last().filter(|_| name != "..") else {
+            passed.truncate((passed.len() - 1).max(1));
+            continue;
+        };
+        let (here, inside) = (last.fd.as_fd(), last.closed);
+        let found = match (open_one(here, Path::new(&name)), missing, inside.filter(|_| astray)) {
+            (Err(e), Some(_), Some(mount)) if e.errno == Errno::ENOENT => return Ok(Walked::Astray(mount)),
+            (Err(e), Some(kind), None) if e.errno == Errno::ENOENT => {
+                step(here, Path::new(&name), if todo.is_empty() { kind } else { Missing::Directory })?
+            }
+            (other, ..) => other?,
+        };
         let mode = fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT;
         if mode == libc::S_IFLNK {
             links += 1;
             if links > LINKS_MAX {
                 return Err(Error::new(format!("openat2({path:?})"), Errno::ELOOP));
             }
-            // A link of procfs that leads to a descriptor's file shows the text of a path and is none.
-            if fs::filesystem_magic(found.as_fd())? == libc::PROC_SUPER_MAGIC {
-                drop(fs::openat2(here, Path::new(&name), fs::O_PATH, 0, fs::RESOLVE_NO_MAGICLINKS)?);
-            }
-            let target = fs::readlinkat(found.as_fd(), Path::new(""))?;
+            let (target, of_image) = link(here, Path::new(&name), found.as_fd())?;
+            (linked, astray) = (linked || of_image, astray || of_image);
             if target.is_absolute() {
                 passed.truncate(1);
             }
             for name in names(&target).into_iter().rev() {
                 todo.push_front(name);
+                of_links += 1;
             }
             continue;
         }
         if !todo.is_empty() && mode != libc::S_IFDIR {
             return Err(Error::new(format!("openat2({path:?})"), Errno::ENOTDIR));
         }
-        passed.push(found);
+        let entered = entered(found.as_fd(), closed)?.filter(|mount| inside != Some(*mount));
+        if let Some(mount) = entered {
+            astray = of_links > 0 || words != closed[mount].destination;
+        }
+        passed.push(Passed { name, fd: found, closed: entered.or(inside) });
     }
-    passed.pop().ok_or_else(|| Error::new(format!("openat2({path:?})"), Errno::ENOENT))
+    let place = passed.iter().map(|passed| &passed.name);
+    let path = Path::new("/").join(place.skip(1).collect::<PathBuf>());
+    match passed.pop() {
+        Some(Passed { closed: Some(mount), .. }) if astray => Ok(Walked::Astray(mount)),
+        Some(Passed { fd, .. }) => Ok(Walked::At { fd, path, linked }),
+        None => Err(Error::new(format!("openat2({path:?})"), Errno::ENOENT)),
+    }
+}
+
+/// Returns where a link leads, and whether the image may have made it: those of procfs are the kernel's.
+fn link(dir: BorrowedFd, name: &Path, link: BorrowedFd) -> Result<(PathBuf, bool)> {
+    if fs::follows_no_links(link)? {
+        return Err(Error::new(format!("openat2({name:?})"), Errno::ELOOP));
+    }
+    let of_procfs = fs::filesystem_magic(link)? == libc::PROC_SUPER_MAGIC;
+    // A link of procfs that leads to a descriptor's file shows the text of a path and is none.
+    if of_procfs {
+        drop(fs::openat2(dir, name, fs::O_PATH, 0, fs::RESOLVE_NO_MAGICLINKS)?);
+    }
+    Ok((fs::readlinkat(link, Path::new(""))?, !of_procfs))
+}
+
+/// The closed mount that a file lies on.
+fn entered(found: BorrowedFd, closed: &[Closed]) -> Result<Option<usize>> {
+    if closed.is_empty() {
+        return Ok(None);
+    }
+    let id = fs::mount_id(found, Path::new(""))?;
+    Ok(closed.iter().position(|closed| closed.mount == id))
+}
+
+/// A path as its words say, absolute and without `..`.
+#[must_use]
+pub fn words(path: &Path) -> PathBuf {
+    names(path).iter().fold(PathBuf::from("/"), |mut words, name| {
+        if name == ".." {
+            words.pop();
+        } else {
+            words.push(name);
+        }
+        words
+    })
 }
 
 /// Opens one name without following it, making it if it is missing. Another may make it between: then that is taken.
@@ -136,14 +252,6 @@ fn names(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// The directory of a path and its last name, for what is made by name: nodes and links.
-pub fn parent(root: BorrowedFd, path: &Path) -> Result<(OwnedFd, PathBuf)> {
-    let invalid = || Error::new(format!("openat2({path:?})"), Errno::EINVAL);
-    let name = path.file_name().ok_or_else(invalid)?;
-    let dir = open_or_make(root, path.parent().ok_or_else(invalid)?, Missing::Directory)?;
-    Ok((dir, name.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,5 +288,43 @@ mod tests {
         let error = open_or_make(fd.as_fd(), Path::new("/out/file/x"), Missing::File).unwrap_err();
         assert_eq!(error.errno, Errno::ENOTDIR);
         std::fs::remove_dir_all(&base).unwrap();
+    }
+
+    /// Where a walk ends, what it makes of links, and which of them lead astray into a closed mount: here the whole root.
+    #[test]
+    fn walks_know_whether_links_or_words_lead_into_a_closed_mount() {
+        let root = std::env::temp_dir().join(format!("corten-walk-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("data/sub")).unwrap();
+        for (link, target) in [("run", "/data/sub"), ("data/up", ".."), ("top", "/"), ("new", "data/made")] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        let fd = fs::open(fs::CWD, &root, fs::O_PATH | fs::O_DIRECTORY, 0).unwrap();
+        let closed =
+            [Closed { mount: fs::mount_id(fd.as_fd(), Path::new("")).unwrap(), destination: "/x".into() }];
+        for (path, place, linked) in [
+            ("/data/sub", "/data/sub", false),
+            ("data/./sub/../sub", "/data/sub", false),
+            ("/data/../..", "/", false),
+            ("/run", "/data/sub", true),
+            ("/run/..", "/data", true),
+            ("/data/up/data", "/data", true),
+            ("/top", "/", true),
+            ("/new", "/data/made", true),
+            ("/data/other", "/data/other", false),
+        ] {
+            let walk =
+                |closed: &[Closed]| walk(fd.as_fd(), Path::new(path), Some(Missing::Directory), closed);
+            // First with all closed: then nothing is made.
+            let exists = || root.join(place.trim_start_matches('/')).exists();
+            let before = exists();
+            let astray = matches!(walk(&closed).unwrap(), Walked::Astray(0));
+            assert_eq!(astray, linked, "{path}");
+            assert!(!astray || exists() == before, "{path}");
+            let Walked::At { path: found, linked: by_link, .. } = walk(&[]).unwrap() else {
+                panic!("{path}")
+            };
+            assert_eq!((found.as_path(), by_link), (Path::new(place), linked), "{path}");
+        }
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }

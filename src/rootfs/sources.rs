@@ -8,11 +8,13 @@
 //! the kernel lets into no newer one.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
 
 use super::mounts::IdMapping;
 use super::options::Propagate;
-use super::{Kind, Mount, Plan};
+use super::{Kind, Mount, Plan, resolve};
 use crate::error::{Context, Result};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
@@ -36,7 +38,7 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
             return Ok(None);
         }
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        let opened = open(source, *recursive, &first).with_context(|| place(mount, source))?;
+        let opened = open(plan, source, *recursive, &first).with_context(|| place(mount, source))?;
         if let Some(mapping) = idmap {
             map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
         }
@@ -50,19 +52,19 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
 pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
     for (mount, opened) in plan.mounts.iter().zip(&mut sources.mounts) {
         if let (Kind::Bind { source, recursive, .. }, None) = (&mount.kind, &opened)
-            && for_bind(plan.propagation, &mount.options.propagation).is_empty()
+            && is_peer(plan.propagation, mount)
         {
             if sources.root.is_none() {
                 sources.root = Some(open_root(plan)?);
             }
-            *opened = Some(open(source, *recursive, &[]).with_context(|| place(mount, source))?);
+            *opened = Some(open(plan, source, *recursive, &[]).with_context(|| place(mount, source))?);
         }
     }
     Ok(())
 }
 
 fn open_root(plan: &Plan) -> Result<OwnedFd> {
-    let tree = open(&plan.path, true, &for_root(plan.propagation));
+    let tree = open(plan, &plan.path, true, &for_root(plan.propagation));
     tree.with_context(|| root_place(plan))
 }
 
@@ -76,7 +78,7 @@ pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<Owne
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        *opened = Some(open(source, *recursive, &first).with_context(|| place(mount, source))?);
+        *opened = Some(open(plan, source, *recursive, &first).with_context(|| place(mount, source))?);
     }
     Ok(())
 }
@@ -105,23 +107,58 @@ impl Sources {
     }
 }
 
-fn open(path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
+fn open(plan: &Plan, path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
     let _phase = trace::phase_of("open the source", || path.display());
-    let tree = mount::open_tree_clone(fs::CWD, path, recursive)?;
+    let tree = copy(plan, path, recursive)?;
     propagate(tree.as_fd(), first)?;
     Ok(tree)
 }
 
 /// A copy made in the container's own mount namespace, all of whose mounts are slaves or private already.
 pub(super) fn open_inside(
-    dir: BorrowedFd,
+    plan: &Plan,
     path: &Path,
     recursive: bool,
     first: &[Propagate],
 ) -> sys::Result<OwnedFd> {
-    let tree = mount::open_tree_clone(dir, path, recursive)?;
+    let tree = copy(plan, path, recursive)?;
     propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
     Ok(tree)
+}
+
+/// A copy of the root file system, whose directory is open, made there too.
+pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Result<OwnedFd> {
+    let tree = mount::open_tree_clone(directory, Path::new(""), true)?;
+    let first = for_root(plan.propagation);
+    propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(&first))?;
+    Ok(tree)
+}
+
+/// Copies a source. One below the root file system is the image's: its links lead nowhere else. runc and crun follow them
+/// on the host, where an image could have its container shown any of the host's files.
+fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
+    let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, recursive) };
+    if leaves(rest) {
+        return Err(sys::Error::new(format!("openat2({rest:?})"), Errno::EXDEV));
+    }
+    let root = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    let found = resolve::open(root.as_fd(), rest)?;
+    mount::open_tree_clone(found.as_fd(), Path::new(""), recursive)
+}
+
+/// What is left of a path that goes on into the root file system, where each name may be a link of the image's.
+fn below_root<'a>(plan: &Plan, path: &'a Path) -> Option<&'a Path> {
+    let rest = path.strip_prefix(&plan.path).ok()?;
+    matches!(rest.components().next(), Some(Component::Normal(_))).then_some(rest)
+}
+
+/// Whether a path has more `..` than names before them.
+fn leaves(path: &Path) -> bool {
+    let mut depth = 0;
+    path.components().any(|component| {
+        depth += if component == Component::ParentDir { -1 } else { 1 };
+        depth < 0
+    })
 }
 
 /// Changes the propagation of a tree, step by step.
@@ -132,7 +169,7 @@ pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()
     })
 }
 
-const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
+pub(super) const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
 const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
 
 /// What the copy of the root file system gets first, with `rootfsPropagation` being `root`: by default it receives what
@@ -156,6 +193,11 @@ pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propag
         Some(MS_PRIVATE) if !says(MS_SLAVE) => vec![ALL_PRIVATE],
         _ => vec![ALL_SLAVE],
     }
+}
+
+/// Whether a bind mount stays in the peer group of the host's mount.
+pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
+    mount.is_bind() && for_bind(root, &mount.options.propagation).is_empty()
 }
 
 fn map_ids(tree: &OwnedFd, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {

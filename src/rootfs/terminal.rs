@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::apply::Root;
 use super::resolve::{self, Missing};
+use super::targets::Shut;
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, mount, tty};
 
@@ -35,14 +36,14 @@ pub fn terminal(root: BorrowedFd, proc: BorrowedFd) -> Result<Terminal> {
     open().with_context(|| format!("process.terminal: {PTMX}"))
 }
 
-impl Root {
+impl Root<'_> {
     /// Opens the container's terminal and makes it its /dev/console.
-    pub fn console(&self, proc: BorrowedFd) -> Result<Terminal> {
-        let terminal = terminal(self.fd(), proc)?;
+    pub fn console(&self) -> Result<Terminal> {
+        let terminal = terminal(self.fd(), self.proc)?;
         let bind = || -> Result<()> {
             let tree = mount::open_tree_clone(terminal.slave.as_fd(), Path::new(""), false)?;
-            let target = resolve::open_or_make(self.fd(), Path::new("/dev/console"), Missing::File)?;
-            Ok(mount::move_mount(tree.as_fd(), target.as_fd())?)
+            let target = self.reach(Path::new("/dev/console"), Some(Missing::File), Shut::Peers)?;
+            Ok(mount::move_mount(tree.as_fd(), target.fd.as_fd())?)
         };
         bind().context("process.terminal: /dev/console")?;
         Ok(terminal)

@@ -89,6 +89,17 @@ pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
     Ok(stat.filesystem_type().0 as i64)
 }
 
+/// Whether the mount that `fd` lies on has the attribute `nosymfollow`.
+pub fn follows_no_links(fd: BorrowedFd) -> Result<bool> {
+    const ST_NOSYMFOLLOW: libc::c_ulong = 0x2000;
+    // SAFETY: all-zero bytes are a valid statvfs.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `found` is a live structure of the type that the call writes.
+    let ret = unsafe { libc::fstatvfs(fd.as_raw_fd(), &raw mut found) };
+    check(ret.into(), || "fstatvfs()".into())?;
+    Ok(found.f_flag & ST_NOSYMFOLLOW != 0)
+}
+
 /// Whether nobody can ever write to a file: the mount that it lies on is read-only, or it is a sealed one in memory.
 pub fn never_written(path: &Path) -> Result<bool> {
     use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};

@@ -26,7 +26,7 @@ fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
     let out = t.dir.join("out");
     fs::create_dir_all(&out).unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o777)).unwrap();
-    let bundle = t.bundle(|c| {
+    t.bundle(|c| {
         add(c, json!({"destination": "/out", "source": out, "options": ["bind", "rw"]}));
         c["process"]["user"] = json!({"uid": 1000, "gid": 1001, "additionalGids": [7, 8], "umask": 0o27});
         c["process"]["env"] = json!(["PATH=/bin", "HOME=/tmp", "A=1"]);
@@ -37,8 +37,7 @@ fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
             "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 39}],
         });
         edit(c);
-    });
-    bundle
+    })
 }
 
 /// NVIDIAScape's kin (CVE-2025-23266): a startContainer hook's program is found in the image, so it must have the rights

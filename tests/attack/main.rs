@@ -41,6 +41,7 @@ mod races;
 mod terminal;
 mod tracing;
 mod users;
+mod volumes;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,0 +1,206 @@
+//! The places inside the root file system where something is attached, hidden or made.
+//!
+//! The image may have a link anywhere on the way to such a place. A link may lead through the image and into what corten
+//! mounts new, as /var/run does. It must not lead a mount into a volume that is shared back: the mount would appear on the
+//! host, and stay. It must not lead a device node into any volume, nor anything to the root. What config.json names in words
+//! is done, also inside a shared volume.
+//!
+//! The alternative, which was refused, attaches such volumes as private mounts and lets them join the host's peer groups last
+//! (`MOVE_MOUNT_SET_GROUP`). It needs Linux 5.15, a call for each mount below the volume, and loses what the host mounts in
+//! between.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::resolve::{self, Closed, Missing, Walked};
+use super::{Kind, Mount, Plan, Root, mounts, sources};
+use crate::error::{Context, Kind as Reason, Result, fail};
+use crate::sys::{self, fs};
+
+/// A bind mount that is attached.
+pub(super) struct Bound {
+    closed: Closed,
+    place: String,
+    /// A peer of the host's mount: what is mounted in it appears on the host.
+    peer: bool,
+}
+
+/// The mounts into which no link may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shut {
+    /// Those that are peers of the host's.
+    Peers,
+    /// All bind mounts.
+    Binds,
+    /// All bind mounts, and no link of the image's is followed elsewhere.
+    Links,
+}
+
+/// A place that was reached.
+pub(super) struct Reached {
+    pub(super) fd: OwnedFd,
+    /// The place inside the root, without links.
+    pub(super) path: PathBuf,
+    /// The image's links led there.
+    pub(super) linked: bool,
+}
+
+impl Reached {
+    pub(super) fn is_root(&self) -> bool {
+        self.path == Path::new("/")
+    }
+}
+
+/// The files of procfs that engines cover with their own, as LXCFS does. runc allows the same ones.
+const COVERED: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+impl Root<'_> {
+    /// Opens a path. A missing one is made as `missing` says, or is ENOENT.
+    pub(super) fn reach(&self, path: &Path, mut missing: Option<Missing>, shut: Shut) -> Result<Reached> {
+        // Without a link the words are the place, unless a link has led a volume there.
+        let certain = if shut == Shut::Links { self.bounds.is_empty() } else { !self.displaced };
+        let plain = match missing.filter(|_| certain) {
+            Some(last) => resolve::open_or_make_plain(self.fd(), path, last),
+            None => resolve::open_plain(self.fd(), path),
+        };
+        match plain {
+            Ok(fd) if certain => return Ok(Reached { fd, path: resolve::words(path), linked: false }),
+            // A link is there. One of the kernel's leads to what exists.
+            Err(e) if e.errno == Errno::ELOOP && shut == Shut::Links => missing = None,
+            Err(e) if e.errno != Errno::ELOOP && missing.is_none() => return Err(e.into()),
+            _ => {}
+        }
+        let bounds = || self.bounds.iter().filter(|bound| shut != Shut::Peers || bound.peer);
+        let closed: Vec<Closed> = bounds().map(|bound| bound.closed.clone()).collect();
+        match resolve::walk(self.fd(), path, missing, &closed)? {
+            Walked::At { path, linked: true, .. } if shut == Shut::Links => {
+                let what =
+                    format!("a link in the image leads to {}, and none is followed here", path.display());
+                Err(fail(Reason::Config, what))
+            }
+            Walked::At { fd, path, linked } => Ok(Reached { fd, path, linked }),
+            Walked::Astray(index) => {
+                let bound = bounds().nth(index).context("a mount that is not known")?;
+                Err(bound.refuse())
+            }
+        }
+    }
+
+    /// Returns whether mounts in one of the bind mounts appear on the host.
+    pub(super) fn has_peers(&self) -> bool {
+        self.bounds.iter().any(|bound| bound.peer)
+    }
+
+    /// Opens the destination of a mount, which is made if it is missing.
+    pub(super) fn target(&self, mount: &Mount, missing: Missing) -> Result<Reached> {
+        let reached = match &mount.kind {
+            // What programs take for the kernel's word must not lie where a link of the image's leads (CVE-2019-19921).
+            Kind::New { fstype, .. } if fstype == "proc" || fstype == "sysfs" => self
+                .reach(&mount.destination, Some(missing), Shut::Links)
+                .with_context(|| format!("only a directory is a place for {fstype}"))?,
+            _ => self.reach(&mount.destination, Some(missing), Shut::Peers)?,
+        };
+        self.check(mount, &reached)?;
+        Ok(reached)
+    }
+
+    /// Opens the destination of a new file system. Also returns the option that a tmpfs gets in addition to its own: the mode of
+    /// the directory that it covers, as with other runtimes, unless that directory is new.
+    pub(super) fn place(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
+        if fstype != "tmpfs" || mount.options.data.iter().any(|option| option.starts_with("mode=")) {
+            return Ok((self.target(mount, Missing::Directory)?, None));
+        }
+        match self.find(&mount.destination)? {
+            Some(reached) => {
+                self.check(mount, &reached)?;
+                let mode = fs::fstat(reached.fd.as_fd())?.st_mode & 0o7777;
+                Ok((reached, Some(format!("mode={mode:o}"))))
+            }
+            None => Ok((self.target(mount, Missing::Directory)?, None)),
+        }
+    }
+
+    /// Opens a path, or returns `None` if it does not exist.
+    pub(super) fn find(&self, path: &Path) -> Result<Option<Reached>> {
+        match self.reach(path, None, Shut::Peers) {
+            Err(e) if matches!(sys::errno(&e), Some(Errno::ENOENT | Errno::ENOTDIR)) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Refuses the root and procfs if only a link leads there.
+    fn check(&self, mount: &Mount, reached: &Reached) -> Result<()> {
+        let refuse = |what: String| Err(fail(Reason::Config, what));
+        // Everything that comes after a mount on the root must lie in it: words and place have to agree.
+        if reached.is_root() != mounts::names(&mount.destination, "/") {
+            return refuse(format!("a link in the image leads to {}", reached.path.display()));
+        }
+        if !reached.linked {
+            return Ok(());
+        }
+        let of_procfs = fs::filesystem_magic(reached.fd.as_fd())? == libc::PROC_SUPER_MAGIC;
+        if (of_procfs || reached.path.starts_with("/proc")) && !self.may_be_covered(reached.fd.as_fd())? {
+            return refuse(format!("a link in the image leads to {}, in /proc", reached.path.display()));
+        }
+        Ok(())
+    }
+
+    fn may_be_covered(&self, file: BorrowedFd) -> Result<bool> {
+        let identity = |file: BorrowedFd| -> sys::Result<_> {
+            let stat = fs::fstat(file)?;
+            Ok((fs::mount_id(file, Path::new(""))?, stat.st_dev, stat.st_ino))
+        };
+        let wanted = identity(file)?;
+        let same = |path: &str| {
+            let found = resolve::open(self.fd(), Path::new(path));
+            found.and_then(|found| identity(found.as_fd())).is_ok_and(|found| found == wanted)
+        };
+        Ok(COVERED.iter().any(|path| same(path)))
+    }
+
+    /// Records a bind mount that was attached if links must be kept out of it: a directory, a peer of the host's mount, or a
+    /// mount that a link has led elsewhere.
+    pub(super) fn note(
+        &mut self,
+        plan: &Plan,
+        mount: &Mount,
+        tree: BorrowedFd,
+        directory: bool,
+        linked: bool,
+    ) -> sys::Result<()> {
+        let peer = sources::is_peer(plan.propagation, mount);
+        if directory || peer || linked {
+            let id = fs::mount_id(tree, Path::new(""))?;
+            let closed = Closed { mount: id, destination: resolve::words(&mount.destination) };
+            self.bounds.push(Bound { closed, place: mount.place.clone(), peer });
+            self.displaced |= linked && (directory || peer);
+        }
+        Ok(())
+    }
+}
+
+impl Bound {
+    /// Returns the error for a link that leads into this mount.
+    fn refuse(&self) -> anyhow::Error {
+        let (place, destination) = (&self.place, self.closed.destination.display());
+        let why = match self.peer {
+            true => "whose mounts appear on the host (rootfsPropagation and the mount are shared)",
+            false => "a volume, where nothing is made or changed",
+        };
+        fail(Reason::Config, format!("a link in the image leads into {place} {destination}, {why}"))
+    }
+}

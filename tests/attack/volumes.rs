@@ -1,0 +1,487 @@
+//! Links in the image that lead what the runtime mounts, hides or makes into a volume, to the root or into procfs.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Test, isolated, without_namespace};
+use crate::{SECRET, add, all_capabilities, give_rootfs, map_ids, without_mount};
+
+fn host(t: &Test, words: &[&str]) {
+    t.call(Command::new(words[0]).args(&words[1..])).ok();
+}
+
+/// A host's directory with a file and a directory to be hit. It is a mount of its own, shared with the host's others.
+fn volume(t: &Test) -> PathBuf {
+    let path = t.dir.join("my-volume");
+    fs::create_dir_all(&path).unwrap();
+    host(t, &["mount", "-t", "tmpfs", "tmpfs", path.to_str().unwrap()]);
+    host(t, &["mount", "--make-shared", path.to_str().unwrap()]);
+    fs::create_dir(path.join("sub")).unwrap();
+    fs::write(path.join("file"), SECRET).unwrap();
+    path
+}
+
+/// All names below a directory, with their kinds, and all mounts there.
+fn look(dir: &Path) -> Vec<String> {
+    let out = Command::new("find").arg(dir).args(["-printf", "%p %y %U %l\n"]).output().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let inside = |line: &&str| Path::new(line.split(' ').nth(4).unwrap_or_default()).starts_with(dir);
+    let mounts = mounts.lines().filter(inside).map(Into::into);
+    String::from_utf8_lossy(&out.stdout).lines().map(Into::into).chain(mounts).collect()
+}
+
+fn put(bundle: &Bundle, link: &str, target: &str) {
+    let path = bundle.rootfs().join(link);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    symlink(target, path).unwrap();
+}
+
+/// The volume at /data, whose mounts arrive on the host.
+fn shared_back(c: &mut Value, volume: &Path) {
+    c["linux"]["rootfsPropagation"] = json!("rshared");
+    c["process"]["args"] = json!(["/bin/true"]);
+    add(c, json!({"destination": "/data", "source": volume, "options": ["rbind", "rshared"]}));
+}
+
+type Edit = fn(&mut Value);
+
+fn tmpfs(c: &mut Value, at: &str) {
+    add(c, json!({"destination": at, "type": "tmpfs", "source": "tmpfs"}));
+}
+
+fn file(c: &mut Value, at: &str) {
+    add(c, json!({"destination": at, "source": "/etc/passwd", "options": ["bind", "ro"]}));
+}
+
+/// Of everything that is mounted or made: the link, its target, and the configuration beside the volume's mount.
+const ASTRAY: &[(&str, &str, Edit)] = &[
+    ("run", "/data/sub", |c| tmpfs(c, "/run")),
+    ("run", "/data/new", |c| tmpfs(c, "/run")),
+    ("run", "data/../data/sub", |c| tmpfs(c, "/run/deep/er")),
+    ("run", "../../data/sub", |c| {
+        add(c, json!({"destination": "/run", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}));
+    }),
+    ("run", "/data/sub", |c| {
+        let options = json!(["ro", "rprivate"]);
+        add(c, json!({"destination": "/run", "type": "tmpfs", "source": "x", "options": options}));
+    }),
+    ("run", "/data/sub", |c| add(c, json!({"destination": "/run", "type": "cgroup", "source": "cgroup"}))),
+    ("etc/hosts", "/data/file", |c| file(c, "/etc/hosts")),
+    ("etc/hosts", "/data/new", |c| file(c, "/etc/hosts")),
+    // Where a link has led the volume itself, words lead into it.
+    ("data", "/run", |c| tmpfs(c, "/run")),
+    ("data", "/etc", |c| c["linux"]["maskedPaths"] = json!(["/etc/file"])),
+    // And by a link that lies in the volume.
+    ("x", "/data/link/file", |c| c["linux"]["maskedPaths"] = json!(["/x"])),
+    ("etc/secret", "/data/file", |c| c["linux"]["maskedPaths"] = json!(["/etc/secret"])),
+    ("etc/secret", "/data/sub", |c| c["linux"]["maskedPaths"] = json!(["/etc/secret"])),
+    ("etc/secret", "/data/file", |c| c["linux"]["readonlyPaths"] = json!(["/etc/secret"])),
+    ("etc/secret", "/data/sub", |c| c["linux"]["readonlyPaths"] = json!(["/etc/secret"])),
+    ("opt", "/data/sub", |c| {
+        c["linux"]["devices"] = json!([{"path": "/opt/x", "type": "c", "major": 1, "minor": 3}]);
+    }),
+    ("dev", "/data/sub", |c| {
+        ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"].iter().for_each(|at| without_mount(c, at));
+    }),
+    ("dev/console", "/data/file", |c| {
+        without_mount(c, "/dev");
+        c["process"]["terminal"] = json!(true);
+    }),
+    ("work", "/data/new", |c| c["process"]["cwd"] = json!("/work")),
+    ("work", "/data", |c| c["process"]["cwd"] = json!("/work/new/er")),
+];
+
+/// `rootfsPropagation: rshared` and a volume with `rshared`: nothing that a link leads into the volume is mounted or made, for
+/// it would be mounted on the host, too, and stay there.
+#[test]
+fn links_lead_no_mount_into_a_volume_that_is_shared_back() {
+    isolated(|t| {
+        let volume = volume(t);
+        symlink(".", volume.join("link")).unwrap();
+        let before = look(&volume);
+        for (link, target, edit) in ASTRAY {
+            let bundle = t.bundle(|c| {
+                shared_back(c, &volume);
+                edit(c);
+            });
+            put(&bundle, link, target);
+            let out = t.run_bundle(&bundle).fails("a link in the image leads into mounts[");
+            out.fails(" /data, whose mounts appear on the host");
+            assert_eq!(look(&volume), before, "/{link} -> {target}: {bundle}", bundle = bundle.path());
+        }
+        // The check's check: in words, the same arrives. A volume's link at /data is the administrator's to follow.
+        for destination in ["/data", "/var/lib"] {
+            let bundle = t.bundle(|c| {
+                shared_back(c, &volume);
+                c["mounts"][7]["destination"] = json!(destination);
+                tmpfs(c, &format!("{destination}/sub"));
+                c["linux"]["maskedPaths"] = json!([format!("{destination}/file")]);
+            });
+            put(&bundle, "var/lib", "/home");
+            t.run_bundle(&bundle).ok();
+            let arrived = look(&volume).len() - before.len();
+            assert_eq!(arrived, 2, "{destination}: {:#?}", look(&volume));
+            for name in ["sub", "file"] {
+                host(t, &["umount", volume.join(name).to_str().unwrap()]);
+            }
+        }
+        // Links elsewhere, and into volumes that are not shared back, are followed as before.
+        for (target, options) in [("/tmp", ["rbind", "rshared"]), ("/data/sub", ["rbind", "rslave"])] {
+            let bundle = t.bundle(|c| {
+                shared_back(c, &volume);
+                c["mounts"][7]["options"] = json!(options);
+                tmpfs(c, "/run");
+                c["linux"]["maskedPaths"] = json!(["/run"]);
+            });
+            put(&bundle, "run", target);
+            t.run_bundle(&bundle).ok();
+        }
+        assert_eq!(look(&volume), before);
+        host(t, &["umount", volume.to_str().unwrap()]);
+    });
+}
+
+/// No node and no link is made in a volume by a link, and no multiplexer of its removed: neither where /dev leads to the
+/// volume nor where a link has led the volume to /dev. Whether /dev is a bind mount, what is mounted there says.
+#[test]
+fn links_make_no_device_in_a_volume() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join("ptmx"), "the host's").unwrap();
+        let before = look(&volume);
+        let bundle = |bare: bool, link: &str, target: &str| {
+            let bundle = t.bundle(|c| {
+                if bare {
+                    ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"]
+                        .iter()
+                        .for_each(|at| without_mount(c, at));
+                }
+                add(c, json!({"destination": "/data", "source": volume, "options": ["rbind"]}));
+                c["linux"]["devices"] = json!([{"path": "/opt/x", "type": "c", "major": 1, "minor": 3}]);
+                c["process"]["args"] = json!(["ls", "/dev/null"]);
+            });
+            put(&bundle, link, target);
+            bundle
+        };
+        for (bare, link, target) in
+            [(true, "data", "/dev"), (false, "data", "dev"), (true, "dev", "/data"), (true, "opt", "/data")]
+        {
+            let out = t.run_bundle(&bundle(bare, link, target));
+            out.fails("a link in the image leads into mounts")
+                .fails("a volume, where nothing is made or changed");
+            assert_eq!(look(&volume), before, "/{link} -> {target}");
+        }
+        // The check's check: elsewhere nodes are made, and in the volume they would be seen.
+        let plain = bundle(true, "data", "/home");
+        assert_eq!(t.run_bundle(&plain).ok(), "/dev/null\n");
+        assert!(plain.rootfs().join("dev/null").exists() && look(&volume) == before);
+        host(t, &["mknod", volume.join("null").to_str().unwrap(), "c", "1", "3"]);
+        assert_ne!(look(&volume), before);
+    });
+}
+
+/// What is mounted on the root hides everything else, and what is mounted later, or `root.readonly`, would be of another root
+/// than the one that `exec` finds. A link leads no mount there, and no mount that is meant for the root away from it.
+#[test]
+fn links_lead_no_mount_to_the_root() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir_all(&volume).unwrap();
+        let run = |destination: &str, mount: Value, link: &str, target: &str| {
+            let bundle = t.bundle(|c| {
+                let mut mount = mount;
+                mount["destination"] = json!(destination);
+                add(c, mount);
+                c["process"]["args"] = json!(["/bin/true"]);
+            });
+            put(&bundle, link, target);
+            (t.run_bundle(&bundle), bundle)
+        };
+        let bind = json!({"source": volume, "options": ["rbind"]});
+        let tmpfs = json!({"type": "tmpfs", "source": "x"});
+        let propagated = json!({"type": "tmpfs", "source": "x", "options": ["rslave", "ro"]});
+        for mount in [&bind, &tmpfs, &propagated] {
+            for (destination, link, target, said) in [
+                ("/data", "data", "/", "leads to /"),
+                ("/data", "data", "../..", "leads to /"),
+                ("/a/data", "a/data", "..", "leads to /"),
+                ("/data/..", "data", "/home/alice", "leads to /home"),
+            ] {
+                run(destination, mount.clone(), link, target).0.fails(&format!("a link in the image {said}"));
+            }
+        }
+        // The check's check: in words the mount is on the root, which is then without the program.
+        run("/home/..", tmpfs.clone(), "data", "/").0.fails("stat /bin/true");
+        run("/data", tmpfs, "data", "/home").0.ok();
+        assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
+    });
+}
+
+/// Nothing is mounted over a file of procfs where a link leads, except what engines cover (LXCFS's files).
+#[test]
+fn links_lead_no_mount_into_procfs() {
+    isolated(|t| {
+        fs::write(t.dir.join("my-file"), "mine\n").unwrap();
+        let run = |destination: &str, target: &str| {
+            let bundle = t.bundle(|c| {
+                let source = t.dir.join("my-file");
+                add(c, json!({"destination": destination, "source": source, "options": ["bind"]}));
+                c["process"]["args"] = json!(["cat", destination]);
+            });
+            put(&bundle, "etc/link", target);
+            t.run_bundle(&bundle)
+        };
+        for target in ["/proc/version", "/proc/self/status", "../proc/sys/kernel/domainname", "/proc"] {
+            run("/etc/link", target).fails("mounts[7] /etc/link: a link in the image leads to /proc");
+        }
+        for target in ["/proc/uptime", "../proc/cpuinfo", "/proc/loadavg"] {
+            assert_eq!(run("/etc/link", target).ok(), "mine\n", "{target}");
+        }
+        // In words everything is possible; the links of procfs are the kernel's.
+        for destination in ["/proc/version", "/proc/self/status"] {
+            assert_eq!(run(destination, "/proc/version").ok(), "mine\n", "{destination}");
+        }
+    });
+}
+
+/// A remount does not reach another mount by a link: no volume that is read-only becomes writable.
+#[test]
+fn links_lead_no_remount_to_a_volume() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir(&volume).unwrap();
+        let run = |destination: &str, link: &str, target: &str| {
+            let bundle = t.bundle(|c| {
+                add(c, json!({"destination": "/data", "source": volume, "options": ["bind", "ro"]}));
+                add(c, json!({"destination": destination, "options": ["remount", "bind", "rw"]}));
+                c["process"]["args"] = json!(["touch", "/data/x"]);
+            });
+            put(&bundle, link, target);
+            t.run_bundle(&bundle)
+        };
+        run("/x", "x", "/data").fails("mounts[8] /x: a link in the image leads into mounts[7] /data");
+        run("/x", "x", "/proc").fails("mounts[8] /x: a link in the image leads to /proc");
+        for options in [json!(["remount", "bind", "rw"]), json!(["remount", "ro"])] {
+            let bundle = t.bundle(|c| {
+                file(c, "/data");
+                add(c, json!({"destination": "/tmp/file", "options": options}));
+            });
+            fs::write(bundle.rootfs().join("tmp/file"), "").unwrap();
+            put(&bundle, "data", "tmp/file");
+            t.run_bundle(&bundle).fails("a link in the image leads into mounts[7] /data");
+        }
+        run("/y", "data", "/y").fails("mounts[8] /y: a link in the image leads into mounts[7] /data");
+        assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
+        // The check's check: in words it is what was asked for.
+        run("/data", "x", "/data").ok();
+        assert_eq!(fs::read_dir(&volume).unwrap().count(), 1);
+    });
+}
+
+/// A path that leads to the root, in words or by a link, is made read-only like any other; masked it cannot be.
+#[test]
+fn the_root_is_no_exception_for_masks_and_read_only_paths() {
+    isolated(|t| {
+        let run = |list: &str, path: &str, link: bool| {
+            let bundle = t.bundle(|c| {
+                c["linux"]["maskedPaths"] = json!([]);
+                c["linux"]["readonlyPaths"] = json!([]);
+                c["linux"][list] = json!([path]);
+                c["process"]["args"] =
+                    json!(["/bin/sh", "-c", "touch /x 2>&1; touch /tmp/x && echo written"]);
+            });
+            if link {
+                put(&bundle, "data", "/");
+            }
+            t.run_bundle(&bundle)
+        };
+        for (path, link) in [("/", false), ("/home/..", false), ("/data", true), ("/data/data", true)] {
+            let out = run("readonlyPaths", path, link);
+            assert_eq!(out.stdout.matches("Read-only file system").count(), 1, "{path}: {out:?}");
+            assert!(!out.stdout.contains("written"), "{path}: {out:?}");
+            run("maskedPaths", path, link)
+                .fails("linux.maskedPaths")
+                .fails("leads to /, which cannot be masked");
+        }
+        // The check's check.
+        assert_eq!(run("readonlyPaths", "/home", false).ok(), "written\n");
+    });
+}
+
+/// A source whose words lie in the root file system is the image's: its links stay inside, as those of destinations do.
+#[test]
+fn sources_in_the_image_do_not_leave_it() {
+    isolated(|t| {
+        let victim = t.dir.join("my-victim");
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("secret"), SECRET).unwrap();
+        let run = |source: &dyn Fn(&Bundle) -> PathBuf, target: &Path, user_namespace: bool| {
+            let bundle = t.bundle(|c| {
+                c["process"]["args"] = json!(["/bin/sh", "-c", "ls /mnt; cat /mnt/secret"]);
+                if user_namespace {
+                    map_ids(c);
+                }
+            });
+            let source = source(&bundle);
+            bundle.edit(|c| {
+                add(c, json!({"destination": "/mnt", "source": source, "options": ["rbind", "ro"]}))
+            });
+            put(&bundle, "vol", target.to_str().unwrap());
+            fs::create_dir_all(bundle.rootfs().join("inside")).unwrap();
+            fs::write(bundle.rootfs().join("inside/secret"), "the image's").unwrap();
+            if user_namespace {
+                give_rootfs(t, &bundle);
+            }
+            t.run_bundle(&bundle)
+        };
+        let up = PathBuf::from(format!("../../../../../../../..{}", victim.display()));
+        for user_namespace in [false, true] {
+            for target in [&victim, &up] {
+                for source in
+                    ["rootfs/vol", "rootfs/inside/../vol", "rootfs/vol/../my-victim", "rootfs/vol/../../x"]
+                {
+                    let out = run(&|b| b.dir.join(source), target, user_namespace);
+                    out.fails("mounts[7].source");
+                    // Relative to the bundle, it is the same.
+                    run(&|_| source.into(), target, user_namespace).fails("mounts[7].source");
+                }
+            }
+            let inside = run(&|b| b.rootfs().join("vol"), Path::new("/inside"), user_namespace);
+            assert_eq!(inside.ok(), "secret\nthe image's");
+        }
+        // The check's check: the kernel, left to itself, follows such a link, and the victim can be shown.
+        assert!(run(&|_| victim.clone(), &victim, false).ok().contains(SECRET));
+        let bundle = t.bundle(|_| {});
+        put(&bundle, "vol", victim.to_str().unwrap());
+        assert_eq!(fs::read_to_string(bundle.rootfs().join("vol/secret")).unwrap(), SECRET);
+    });
+}
+
+/// A container that may mount makes a mask writable again, but there is no room in it for anything.
+#[test]
+fn masks_are_no_place_to_write_to() {
+    isolated(|t| {
+        let script = "mount -o remount,rw /home/alice && echo writable; \
+                      for f in 1 2 3; do head -c 8192 /dev/zero > $0/x$f; mkdir $0/d$f; done; ls $0 | wc -l";
+        let run = |at: &str| {
+            let script = script.replace("$0", at);
+            let out = t.run(&script, |c| {
+                all_capabilities(c, &[]);
+                c["linux"]["maskedPaths"] = json!(["/home/alice"]);
+                tmpfs(c, "/tmp");
+            });
+            out.stdout
+        };
+        assert_eq!(run("/home/alice"), "writable\n0\n");
+        // The check's check: in another tmpfs there is.
+        assert_eq!(run("/tmp"), "writable\n6\n");
+    });
+}
+
+/// Nodes of the host's that are bind-mounted, for want of the right to make them or as masks, are devices and nothing else.
+#[test]
+fn bound_device_nodes_are_neither_executed_nor_setuid() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["linux"]["maskedPaths"] = json!(["/etc/passwd", "/etc/group"]);
+            c["process"]["args"] = json!(["/bin/sh", "-c", "cat /proc/self/mountinfo; echo x > /dev/null"]);
+        });
+        give_rootfs(t, &bundle);
+        let out = t.run_bundle(&bundle).ok();
+        let nodes = ["/dev/null", "/dev/zero", "/dev/tty", "/dev/full", "/etc/passwd", "/etc/group"];
+        for node in nodes {
+            let line = out.lines().find(|line| line.split(' ').nth(4) == Some(node)).unwrap();
+            let options = line.split(' ').nth(5).unwrap();
+            assert!(options.contains("nosuid") && options.contains("noexec"), "{line}");
+            assert!(!options.contains("nodev"), "{line}");
+        }
+        // The check's check: another bind mount is without.
+        let out = t.run("cat /proc/self/mountinfo", |c| file(c, "/etc/passwd")).ok();
+        let line = out.lines().find(|line| line.contains(" /etc/passwd ")).unwrap();
+        assert!(!line.contains("noexec"), "{line}");
+    });
+}
+
+/// A mask is no peer of the host's /dev, even in the host's mount namespace: a second mask, or a read-only path, on the first
+/// would be mounted on the host's null device.
+#[test]
+fn masks_do_not_spread_to_the_hosts_null_device() {
+    isolated(|t| {
+        host(t, &["mount", "--bind", "/dev", "/dev"]);
+        host(t, &["mount", "--make-shared", "/dev"]);
+        let null = Path::new("/dev/null");
+        let before = look(null);
+        for own_namespace in [true, false] {
+            let bundle = t.bundle(|c| {
+                if !own_namespace {
+                    without_namespace(c, "mount");
+                    c["mounts"] = json!([]);
+                }
+                c["linux"]["maskedPaths"] = json!(["/etc/passwd", "/etc/passwd"]);
+                c["linux"]["readonlyPaths"] = json!(["/etc/passwd"]);
+            });
+            // As long as it runs: in the host's namespace, what is unmounted at the end goes everywhere.
+            t.start(&bundle, "r");
+            assert_eq!(look(null), before, "a mount namespace of its own: {own_namespace}");
+            t.delete("r");
+        }
+        // The check's check: what is mounted on a peer is seen.
+        host(t, &["mount", "--bind", "/dev/zero", "/dev/full"]);
+        host(t, &["mount", "--bind", "/dev/random", "/dev/full"]);
+        assert_eq!(look(Path::new("/dev/zero")).len(), before.len() + 1);
+        for path in ["/dev/full", "/dev/full", "/dev"] {
+            host(t, &["umount", "-l", path]);
+        }
+    });
+}
+
+/// A node gets its owner by descriptor. Who shares its directory exchanges it for a file of the host's on the same file system,
+/// as soon as it is there.
+#[test]
+fn the_owner_of_a_node_is_not_that_of_another_file() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir(&volume).unwrap();
+        let (victim, node, other) = (t.dir.join("my-victim"), volume.join("x"), volume.join("y"));
+        fs::write(&victim, SECRET).unwrap();
+        let bundle = t.bundle(|c| {
+            add(c, json!({"destination": "/vol", "source": volume, "options": ["bind"]}));
+            let device = json!({"path": "/vol/x", "type": "c", "major": 1, "minor": 3, "uid": 1234});
+            c["linux"]["devices"] = json!([device]);
+            c["process"]["args"] = json!(["/bin/true"]);
+        });
+        let (mut exchanged, mut ran) = (0, 0);
+        for _ in 0..crate::rounds() {
+            fs::hard_link(&victim, &other).unwrap();
+            let (from, to) = (other.clone(), node.clone());
+            let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let stopped = stop.clone();
+            let racer = std::thread::spawn(move || {
+                while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                    let cwd = nix::fcntl::AT_FDCWD;
+                    if nix::fcntl::renameat2(cwd, &from, cwd, &to, flags).is_ok() {
+                        return 1;
+                    }
+                }
+                0
+            });
+            ran += u32::from(t.run_bundle(&bundle).code == 0);
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            exchanged += racer.join().unwrap();
+            assert_eq!(fs::metadata(&victim).unwrap().uid(), 0, "the host's file has got the node's owner");
+            let _ = (fs::remove_file(&node), fs::remove_file(&other));
+        }
+        assert!(exchanged > 0, "nothing was exchanged");
+        // The check's check: alone, the node gets its owner.
+        t.run_bundle(&bundle).ok();
+        assert_eq!(fs::metadata(&node).unwrap().uid(), 1234, "{ran} ran");
+    });
+}
