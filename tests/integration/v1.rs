@@ -325,16 +325,16 @@ fn frozen(t: &Test, view: View) {
 /// A container may have frozen a cgroup below its own: its processes die all the same.
 #[test]
 fn what_a_container_has_frozen_dies() {
-    isolated_in(View::V1, frozen_below);
+    isolated_in(View::V1, |t| frozen_below(t, View::V1));
 }
 
 /// Likewise where v2 kills them.
 #[test]
 fn what_a_container_has_frozen_dies_with_v2() {
-    isolated_in(View::Hybrid, frozen_below);
+    isolated_in(View::Hybrid, |t| frozen_below(t, View::Hybrid));
 }
 
-fn frozen_below(t: &Test) {
+fn frozen_below(t: &Test, view: View) {
     let script = "mkdir -p /sys/fs/cgroup/freezer/a/b; cd /sys/fs/cgroup/freezer/a/b; sleep 1000 & \
                   echo $! > cgroup.procs; echo FROZEN > freezer.state; while :; do sleep 1; done";
     let bundle = t.bundle(|c| {
@@ -346,7 +346,7 @@ fn frozen_below(t: &Test) {
     let frozen = || fs::read_to_string(&state).is_ok_and(|text| text == "FROZEN\n");
     for end in [&["kill", "--all", "c1", "KILL"][..], &["delete", "--force", "c1"]] {
         t.start(&bundle, "c1");
-        assert!(poll(Duration::from_secs(10), frozen));
+        assert!(poll(Duration::from_secs(10), frozen), "{view:?}");
         t.corten(end).ok();
         if end[0] == "kill" {
             t.until("c1", "stopped");
