@@ -45,7 +45,7 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
         kill_and_wait(record, &pidfd, deadline)?;
     }
     if let Some(class) = &record.intel_rdt {
-        intel_rdt::remove(class, &record.id)?;
+        intel_rdt::remove(class)?;
     }
     if let Some(under) = record.under_root {
         rootfs::detach(&record.rootfs, under)?;
