@@ -22,7 +22,7 @@ use nix::errno::Errno;
 
 use cgroup::Systemd;
 use channel::{Channel, Event, Go};
-pub use destroy::{destroy, undo};
+pub use destroy::{destroy, destroy_cgroup, undo};
 
 use crate::cgroups::{self, Cgroup};
 use crate::cli::SPEC_VERSION;
@@ -344,6 +344,7 @@ fn meanwhile(
 ) -> Result<()> {
     let _phase = trace::phase("meanwhile");
     cgroup.map_or(Ok(()), |cgroup| cgroup::watch(request.plan, cgroup))?;
+    cgroup::identify(record)?;
     dir.save_config(&request.config.text)?;
     if process.between { Ok(()) } else { put_on_record(process, record) }
 }

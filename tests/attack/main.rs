@@ -33,6 +33,7 @@ mod links;
 mod names;
 mod procfs;
 mod races;
+mod signals;
 mod terminal;
 mod tracing;
 mod users;
