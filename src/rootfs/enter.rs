@@ -84,7 +84,8 @@ impl Root {
 
     /// What there is at a path; nothing, if nothing.
     fn find(&self, path: &Path) -> sys::Result<Option<OwnedFd>> {
-        match resolve::open(self.fd(), path) {
+        // Asked twice: one wrong answer would leave a mask out.
+        match resolve::open(self.fd(), path).or_else(|_| resolve::open(self.fd(), path)) {
             Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
             other => other.map(Some),
         }
@@ -124,7 +125,7 @@ pub fn detach(rootfs: &Path, under: u64) -> Result<()> {
     loop {
         match fs::mount_id(fs::CWD, rootfs) {
             Ok(now) if now == under => return Ok(()),
-            Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+            Err(e) if fs::absent(fs::CWD, rootfs, &e) => return Ok(()),
             Err(e) => return Err(e.into()),
             Ok(_) => mount::detach(rootfs)?,
         }
