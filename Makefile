@@ -14,6 +14,7 @@ help: ## this list
 build: ## the release binary, one static executable
 	@scripts/install-deps build
 	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) $(CARGO) build --release --target $$(scripts/target)
+	@case "$$(scripts/target)" in x86_64-*-musl) scripts/check-entry $(BINARY) ;; esac
 man: ## man pages and completions of bash, zsh and fish, under target/share
 	@scripts/install-deps build
 	cargo run --quiet --example pages -- "$(SHARE)" "$$(scripts/date)"

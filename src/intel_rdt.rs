@@ -306,11 +306,11 @@ pub fn enter(doors: Vec<OwnedFd>) -> Result<()> {
     Ok(())
 }
 
-/// Removes what was made for the container. Whoever else is in a class by then would fall back to the default one,
-/// and so a class that others can name is left to them.
-pub fn remove(record: &ClassRecord, id: &str) -> Result<()> {
+/// Removes what was made for the container. Processes of others in a class would fall back to the default one, and so the
+/// class is left to them. Every class is looked into: also one that is called as the container is can be named by others.
+pub fn remove(record: &ClassRecord) -> Result<()> {
     for dir in record.made.iter().rev() {
-        if *dir == record.group && !dir.ends_with(id) && inhabited(dir)? {
+        if *dir == record.group && inhabited(dir)? {
             let hint = "(hint: rmdir it after them)";
             log::warn(format!("{PLACE}: others are in the class {} still {hint}, ignoring", dir.display()));
             continue;

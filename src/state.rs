@@ -10,7 +10,7 @@ mod record;
 
 use std::cell::Cell;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -147,19 +147,20 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
 pub fn open(root: &Path, id: &str) -> Result<Dir> {
     let _phase = trace::phase("open the state directory");
     check_id(id)?;
-    let missing = |e: sys::Error| match e.errno {
-        Errno::ENOENT | Errno::ENOTDIR => not_found(id),
-        _ => e.into(),
+    let missing = |at: BorrowedFd, path: &Path, e: sys::Error| {
+        if fs::absent(at, path, &e) { not_found(id) } else { e.into() }
     };
-    let parent = fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0).map_err(missing)?;
-    let fd = open_dir(&parent, Path::new(id)).map_err(missing)?;
+    let parent =
+        fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0).map_err(|e| missing(fs::CWD, root, e))?;
+    let name = Path::new(id);
+    let fd = open_dir(&parent, name).map_err(|e| missing(parent.as_fd(), name, e))?;
     Ok(Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) })
 }
 
 /// The directory of all states; `None` if there is none.
 pub fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
     match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(None),
+        Err(e) if fs::absent(fs::CWD, root, &e) => Ok(None),
         other => Ok(other.map(Some)?),
     }
 }
@@ -251,7 +252,7 @@ pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
 /// Removes what a `delete` that was killed at its last step has left of a container that is gone.
 pub fn purge_deleted(root: &Path, id: &str) -> Result<()> {
     let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
-        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        Err(e) if fs::absent(fs::CWD, root, &e) => return Ok(()),
         other => other?,
     };
     Ok(purge(&parent, Path::new(&format!("{DELETED}{id}")))?)
@@ -264,7 +265,7 @@ fn purge(parent: &OwnedFd, name: &Path) -> sys::Result<()> {
         other => other,
     };
     let dir = match open_dir(parent, name) {
-        Err(e) if e.errno == Errno::ENOENT => return Ok(()),
+        Err(e) if fs::absent(parent.as_fd(), name, &e) => return Ok(()),
         other => other?,
     };
     for entry in fs::list_dir(dir.as_fd())? {
@@ -304,12 +305,13 @@ impl Dir {
         }
         // The lock may be that of a directory which is no longer the container's.
         let own = fs::fstat(self.fd.as_fd())?;
-        match fs::stat_at(self.root.as_fd(), Path::new(&self.id)) {
+        let name = Path::new(&self.id);
+        match fs::stat_at(self.root.as_fd(), name) {
             Ok(stat) if (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino) => {
                 self.locked.set(true);
                 Ok(())
             }
-            Err(e) if e.errno != Errno::ENOENT => Err(e.into()),
+            Err(e) if !fs::absent(self.root.as_fd(), name, &e) => Err(e.into()),
             _ => Err(not_found(&self.id)),
         }
     }
@@ -351,8 +353,9 @@ impl Dir {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let _phase = trace::phase_of("read", || name.to_string());
-        let file = match fs::open(self.fd.as_fd(), Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
-            Err(e) if e.errno == Errno::ENOENT => return Ok(None),
+        let path = Path::new(name);
+        let file = match fs::open(self.fd.as_fd(), path, fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
+            Err(e) if fs::absent(self.fd.as_fd(), path, &e) => return Ok(None),
             other => other?,
         };
         fs::read_whole(file, MAX_FILE).with_context(|| name.to_string()).map(Some)
@@ -411,9 +414,39 @@ impl Dir {
     /// There was a record, and it is gone: `create` writes it first.
     pub fn lost_record(&self) -> Result<bool> {
         match fs::stat_at(self.fd.as_fd(), Path::new(CONFIG)) {
-            Err(e) if e.errno == Errno::ENOENT => Ok(false),
+            Err(e) if fs::absent(self.fd.as_fd(), Path::new(CONFIG), &e) => Ok(false),
             other => Ok(other.map(|_| true)?),
         }
+    }
+
+    /// Returns the records of the other containers of this root. One that is damaged or not yet written is skipped.
+    pub fn others(&self) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for name in fs::list_dir(self.root.as_fd())? {
+            let path = name.join(STATE);
+            if name.as_os_str() == OsStr::new(&self.id)
+                || name.to_str().is_none_or(|id| check_id(id).is_err())
+            {
+                continue;
+            }
+            let file = match fs::openat2(self.root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS) {
+                Err(e) if fs::absent(self.root.as_fd(), &path, &e) => continue,
+                other => other?,
+            };
+            records.extend(serde_json::from_slice::<Record>(&fs::read_whole(file, MAX_FILE)?).ok());
+        }
+        Ok(records)
+    }
+
+    /// Returns a container that has the same cgroup on record, or one below it; if `below`, only such a one.
+    pub fn shares_cgroup(&self, cgroup: &CgroupRecord, below: bool) -> Result<Option<Record>> {
+        let boot = boot_id()?;
+        let shares = |theirs: &CgroupRecord| cgroup.contains(theirs) && !(below && theirs.contains(cgroup));
+        let mut others = self.others()?;
+        others.retain(|other| other.boot_id == boot && other.cgroup.as_ref().is_some_and(shares));
+        // One with the same is told rather than one below.
+        others.sort_by_key(|other| other.cgroup.as_ref().is_some_and(|theirs| theirs.contains(cgroup)));
+        Ok(others.pop())
     }
 
     /// The record, which must be there.

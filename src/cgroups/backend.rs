@@ -25,6 +25,23 @@ pub fn frozen(record: &CgroupRecord) -> Result<bool> {
     }
 }
 
+/// Returns the current value of [`CgroupRecord::id`], or `None` if the directory does not exist.
+pub fn id(record: &CgroupRecord) -> Result<Option<u64>> {
+    let Some(dir) = record.dirs().next() else { return Ok(None) };
+    match fs::stat_at(fs::CWD, dir) {
+        Err(e) if fs::absent(fs::CWD, dir, &e) => Ok(None),
+        stat => Ok(Some(stat?.st_ino)),
+    }
+}
+
+/// Returns whether the recorded cgroup was removed and another one created at its path.
+pub fn is_anothers(record: &CgroupRecord) -> Result<bool> {
+    Ok(match record.id {
+        Some(ours) => id(record)?.is_some_and(|now| now != ours),
+        None => false,
+    })
+}
+
 /// A container's cgroup on the host.
 #[derive(Debug)]
 pub enum Cgroup {
@@ -102,13 +119,14 @@ pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
 }
 
 impl Cgroup {
-    /// The cgroup on record; `None` if it is gone.
+    /// The cgroup on record; `None` if it is gone. One that has been made at the same path since is another's.
     pub fn open(record: &CgroupRecord) -> Result<Option<Self>> {
         let _phase = trace::phase("open the cgroup");
-        if !record.v1.is_empty() {
-            return Ok(v1::Cgroup::open(record)?.map(Self::V1));
-        }
-        Ok(v2::Cgroup::open(&record.path)?.map(Self::V2))
+        let found = match record.v1.is_empty() {
+            true => v2::Cgroup::open(&record.path)?.map(Self::V2),
+            false => v1::Cgroup::open(record)?.map(Self::V1),
+        };
+        if found.is_some() && is_anothers(record)? { Ok(None) } else { Ok(found) }
     }
 
     /// The cgroup below this one that is wanted, which must be there.
@@ -262,6 +280,19 @@ impl Cgroup {
             Self::V2(cgroup) => cgroup.populated(),
             Self::V1(cgroup) => cgroup.populated(),
         }
+    }
+
+    /// Returns whether it has sub-cgroups.
+    pub fn divided(&self) -> Result<bool> {
+        let stat = match self {
+            Self::V2(cgroup) | Self::V1(v1::Cgroup { unified: Some(cgroup), .. }) => fs::fstat(cgroup.dir())?,
+            Self::V1(cgroup) => match cgroup.dirs.first() {
+                Some(dir) => fs::stat_at(fs::CWD, dir)?,
+                None => return Ok(false),
+            },
+        };
+        // Each one below has a "..".
+        Ok(stat.st_nlink > 2)
     }
 
     /// Freezes or thaws, and waits until it is so. What cannot be frozen in time is thawed again.

@@ -30,7 +30,9 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 
-pub use backend::{Below, Cgroup, create, delegate, frozen, limit, missing, remove_empty, watch};
+pub use backend::{
+    Below, Cgroup, create, delegate, frozen, id, is_anothers, limit, missing, remove_empty, watch,
+};
 pub use host::{Host, unescape};
 pub use process::{below, beside, freezing};
 pub use resources::Write;
@@ -94,7 +96,7 @@ impl Plan {
         let manager = if unit.is_some() { "systemd" } else { "cgroupfs" }.into();
         missing.contains(&path).then(|| {
             missing.retain(|dir| *dir != path);
-            CgroupRecord { manager, path, v1: Vec::new(), parents: missing, unit }
+            CgroupRecord { manager, path, parents: missing, unit, ..CgroupRecord::default() }
         })
     }
 

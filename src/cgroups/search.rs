@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::{Manager, Request, plain, systemd};
-use crate::error::{Kind, Result, fail};
-use crate::state;
-use crate::sys::fs;
+use super::{Host, Manager, Request, plain, systemd};
+use crate::error::{Kind, Problems, Result, fail};
+use crate::state::{self, CgroupRecord};
+use crate::sys::{fs, task};
 
 /// A process of the host that is in a cgroup such as the container `id` gets with `path` as its `linux.cgroupsPath`.
 /// `proc` is the host's procfs.
@@ -29,6 +29,29 @@ pub fn someone_in(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Opt
         }
     }
     Ok(None)
+}
+
+/// Returns the cgroups that exist of those that `create` makes for the container `id` with `path` as its
+/// `linux.cgroupsPath`, one for each manager. A path that begins at the caller's cgroup is left out.
+pub fn named(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
+    let host = Host::probe(false)?;
+    let uid = task::euid();
+    let rootless = uid != 0 || crate::host::in_user_namespace();
+    let certain = path.map_or(!rootless, Path::is_absolute);
+    let managers = [Manager::Systemd, Manager::Cgroupfs];
+    let mut found = Vec::new();
+    for manager in managers.into_iter().filter(|manager| certain || *manager == Manager::Systemd) {
+        let request = Request { id, path, resources: None, annotations: None, manager, rootless, uid };
+        let mut problems = Problems::default();
+        // What one manager can make nothing of is not its own.
+        let Ok(Some(plan)) = super::plan(&request, &host, &mut problems, &mut Vec::new()) else { continue };
+        let Some(mut claim) = plan.claim(plan.dirs()) else { continue };
+        claim.parents.clear();
+        if problems.0.is_empty() && super::id(&claim)?.is_some() {
+            found.push(claim);
+        }
+    }
+    Ok(found)
 }
 
 /// The cgroup's path as each manager would have it: our own, and systemd, below whose slice a unit has one name.

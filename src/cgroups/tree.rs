@@ -18,6 +18,9 @@ use crate::error::Result;
 use crate::sys::{self, fs, task};
 use crate::trace;
 
+/// How long freezing or thawing may take when it is undone.
+const UNDONE: Duration = Duration::from_secs(1);
+
 /// No file of a cgroup that is read here comes near this.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -59,7 +62,7 @@ impl Cgroup {
     /// The cgroup at a recorded path; `None` if it is gone.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let dir = match open_dir(fs::CWD, path) {
-            Err(e) if e.errno == Errno::ENOENT => return Ok(None),
+            Err(e) if fs::absent(fs::CWD, path, &e) => return Ok(None),
             other => other?,
         };
         if fs::filesystem_magic(dir.as_fd())? != libc::CGROUP2_SUPER_MAGIC {
@@ -72,7 +75,7 @@ impl Cgroup {
     /// kinds have; it has no events to wait for.
     pub(super) fn open_v1(path: &Path) -> Result<Option<Self>> {
         match open_dir(fs::CWD, path) {
-            Err(e) if e.errno == Errno::ENOENT => Ok(None),
+            Err(e) if fs::absent(fs::CWD, path, &e) => Ok(None),
             other => Ok(Some(Self { dir: other?, path: path.into(), made: Vec::new() })),
         }
     }
@@ -90,7 +93,7 @@ impl Cgroup {
     /// The text of one of its files; `None` if there is no such file.
     pub fn read(&self, file: &str) -> Result<Option<String>> {
         match read_list(self.dir(), file) {
-            Err(e) if sys::errno(&e) == Some(Errno::ENOENT) => Ok(None),
+            Err(e) if sys::errno(&e) == Some(Errno::ENOENT) && self.lacks(file) => Ok(None),
             other => self.named(other).map(Some),
         }
     }
@@ -98,9 +101,13 @@ impl Cgroup {
     /// One of its files, open for reading; `None` if there is no such file.
     pub fn open_file(&self, file: &str) -> Result<Option<OwnedFd>> {
         match fs::open(self.dir(), Path::new(file), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
-            Err(e) if e.errno == Errno::ENOENT => Ok(None),
+            Err(e) if e.errno == Errno::ENOENT && self.lacks(file) => Ok(None),
             other => self.named(other.map_err(Into::into)).map(Some),
         }
+    }
+
+    fn lacks(&self, file: &str) -> bool {
+        fs::stat_at(self.dir(), Path::new(file)).is_err()
     }
 
     /// Writes to one of its files.
@@ -196,7 +203,7 @@ impl Cgroup {
     /// Of a cgroup that has gone meanwhile, as systemd takes away an empty scope, nothing is so.
     fn event(&self, line: &str) -> Result<bool> {
         match read_file(self.dir(), "cgroup.events") {
-            Err(e) if vanished(&e) => Ok(false),
+            Err(e) if vanished(&e) && self.lacks("cgroup.events") => Ok(false),
             events => Ok(events?.lines().any(|l| l == line)),
         }
     }
@@ -214,7 +221,11 @@ impl Cgroup {
             Ok(false) => Err(anyhow!("{}: {late}", self.path.display())),
             other => other.map(drop),
         };
-        done.inspect_err(|_| warn_undone(write(if freeze { b"0" } else { b"1" }).map_err(Into::into)))
+        done.inspect_err(|_| {
+            let back = write(if freeze { b"0" } else { b"1" }).map_err(Into::into);
+            // The kernel takes a moment to freeze, in which the container would be said to run.
+            warn_undone(back.and_then(|()| self.await_freezer(!freeze, Instant::now() + UNDONE).map(drop)));
+        })
     }
 
     fn await_freezer(&self, freeze: bool, deadline: Instant) -> Result<bool> {
@@ -245,7 +256,7 @@ impl Cgroup {
         loop {
             match fs::unlinkat(fs::CWD, &self.path, true) {
                 Ok(()) => break,
-                Err(e) if e.errno == Errno::ENOENT => break,
+                Err(e) if fs::absent(fs::CWD, &self.path, &e) => break,
                 Err(e) if e.errno == Errno::EBUSY && Instant::now() < deadline => {}
                 Err(e) => return Err(anyhow!(e)),
             }
@@ -276,7 +287,7 @@ pub(super) fn remove_empty(path: &Path) -> bool {
     }
     match fs::unlinkat(fs::CWD, path, true) {
         Ok(()) => true,
-        Err(e) => e.errno == Errno::ENOENT,
+        Err(e) => fs::absent(fs::CWD, path, &e),
     }
 }
 
@@ -291,7 +302,7 @@ pub fn remove_parents(parents: &[PathBuf]) {
 fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
     let name = "cgroup.events";
     let events = match fs::open(dir, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
-        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => return Ok(true),
+        Err(e) if e.errno == Errno::ENODEV || fs::absent(dir, Path::new(name), &e) => return Ok(true),
         other => File::from(other?),
     };
     let mut text = [0u8; 256];

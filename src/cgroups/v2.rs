@@ -324,7 +324,7 @@ pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
     }
     let result = write_value(dir, &write.file, &write.value);
     let Err(e) = result else { return Ok(()) };
-    if e.errno != Errno::ENOENT {
+    if !fs::absent(dir, Path::new(&write.file), &e) {
         return Err(anyhow!(e).context(write.place.clone()));
     }
     match &write.absent {

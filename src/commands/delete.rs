@@ -12,7 +12,7 @@ use crate::cli::{Delete, Globals};
 use crate::error::{Kind, Result, fail, kind};
 use crate::state::{Dir, Record, Status};
 use crate::sys::task;
-use crate::{launch, log, state};
+use crate::{cgroups, launch, log, state};
 
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
@@ -53,10 +53,10 @@ fn delete(dir: Dir, force: bool) -> Result<()> {
     let record = match dir.find_record() {
         Ok(Some(record)) => record,
         Ok(None) if !force => dir.load()?,
-        Ok(None) if dir.lost_record()? => return lost(dir, fail(Kind::Os, "there is no state.json")),
+        Ok(None) if dir.lost_record()? => return lost(dir, &fail(Kind::Os, "there is no state.json")),
         // `create` was killed before it made anything.
         Ok(None) => return dir.remove(),
-        Err(e) if force && e.is::<serde_json::Error>() => return lost(dir, e),
+        Err(e) if force && e.is::<serde_json::Error>() => return lost(dir, &e),
         Err(e) => return Err(e),
     };
     let status = super::status(&dir, &record)?;
@@ -79,10 +79,21 @@ pub(super) fn take(dir: Dir, mut record: Record) -> Result<()> {
     launch::destroy(dir, &record, &poststop)
 }
 
-/// A disk that gave the record back damaged: the id must not be stuck, and nobody is to believe that all is gone.
-fn lost(dir: Dir, why: anyhow::Error) -> Result<()> {
-    dir.remove()?;
-    Err(why.context("the container's record is lost, and what may still run is not known"))
+/// Deletes a container whose record is damaged or gone: kills what runs in the cgroups that its kept configuration names.
+/// Fails, and keeps the directory, while a process runs that could be the container's.
+fn lost(dir: Dir, why: &anyhow::Error) -> Result<()> {
+    let linux = gc::kept_linux(&dir)?;
+    let path = linux.as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    for cgroup in cgroups::search::named(dir.id(), path)? {
+        log::warn(format!("the record is lost ({why:#}): removing cgroup {} of config.json", cgroup.shown()));
+        launch::destroy_cgroup(&dir, &cgroup)?;
+    }
+    gc::nothing_runs(&dir)?;
+    if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
+        let text = "linux.intelRdt: a class that was made for the container is left, ignoring";
+        log::warn(text.to_string());
+    }
+    dir.remove()
 }
 
 /// Kills the container's process, if there is one on record.

@@ -9,12 +9,13 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use oci_spec::runtime::Linux;
 use serde::Serialize;
 
 use super::{Failures, delete};
 use crate::cli::{Gc, Globals};
 use crate::error::{Context, Kind, Result, fail, kind};
-use crate::state::{CgroupRecord, Dir, Entry, Record, Status};
+use crate::state::{Dir, Entry, Record, Status};
 use crate::{cgroups, config, host, state};
 
 /// Whoever holds a lock longer than those who only look is at work.
@@ -142,7 +143,10 @@ fn container(root: &Path, id: &str, args: Gc, boot: &str) -> Result<Option<Why>>
         return Ok(Some(why));
     }
     match found {
-        Found::Record(record, _) => delete::take(dir, without_others(root, *record))?,
+        Found::Record(record, _) => {
+            let record = without_others(&dir, *record)?;
+            delete::take(dir, record)?;
+        }
         Found::Nothing | Found::Lost => dir.remove()?,
     }
     Ok(Some(why))
@@ -156,13 +160,21 @@ pub(super) fn check(dir: &Dir, has_record: bool) -> Result<()> {
     dir.check_owner()
 }
 
+const LOST: &str =
+    "the record is lost, and what may still run is not known (hint: end that, and remove the directory)";
+
+/// What the kept configuration says of a container without a record.
+pub(super) fn kept_linux(dir: &Dir) -> Result<Option<Linux>> {
+    let config = dir.load_config().and_then(config::parse).context(LOST)?;
+    Ok(config.spec.linux().clone())
+}
+
 /// Whether nothing can run of a container without a record. Its kept configuration tells where it would.
-fn nothing_runs(dir: &Dir) -> Result<()> {
-    let lost = "the record is lost, and what may still run is not known (hint: delete --force)";
-    let config = dir.load_config().and_then(config::parse).context(lost)?;
-    let path = config.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+pub(super) fn nothing_runs(dir: &Dir) -> Result<()> {
+    let linux = kept_linux(dir)?;
+    let path = linux.as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let proc = host::procfs()?;
-    match cgroups::search::someone_in(proc.as_fd(), dir.id(), path.as_deref()).context(lost)? {
+    match cgroups::search::someone_in(proc.as_fd(), dir.id(), path).context(LOST)? {
         None => Ok(()),
         Some(pid) => {
             let text = format!("the record is lost, and process {pid} is in its cgroup (hint: end it first)");
@@ -173,30 +185,17 @@ fn nothing_runs(dir: &Dir) -> Result<()> {
 
 /// The record without what another container has as well: a `create` may have come after the crash that was told to use
 /// the same cgroup or root.
-fn without_others(root: &Path, mut record: Record) -> Record {
-    for entry in state::entries(root).unwrap_or_default() {
-        let Entry::Container(id) = entry else { continue };
-        if id == record.id {
-            continue;
-        }
-        // What cannot be read names nothing.
-        let other = state::open(root, &id).and_then(|dir| dir.find_record());
-        let Ok(Some(other)) = other else { continue };
-        if other.boot_id == record.boot_id {
-            leave(&mut record, &other);
-        }
-    }
-    record
+fn without_others(dir: &Dir, mut record: Record) -> Result<Record> {
+    let mut others = dir.others()?;
+    others.retain(|other| other.boot_id == record.boot_id);
+    others.iter().for_each(|other| leave(&mut record, other));
+    Ok(record)
 }
 
 fn leave(record: &mut Record, other: &Record) {
-    let dirs = |cgroup: &CgroupRecord| {
-        let all = std::iter::once(cgroup.path.clone()).chain(cgroup.v1.iter().cloned());
-        all.filter(|dir| !dir.as_os_str().is_empty()).collect::<Vec<_>>()
-    };
-    let theirs = other.cgroup.as_ref().map(dirs).unwrap_or_default();
-    let shared = |ours: &CgroupRecord| dirs(ours).iter().any(|dir| theirs.iter().any(|t| t.starts_with(dir)));
-    if record.cgroup.as_ref().is_some_and(shared) {
+    if let (Some(ours), Some(theirs)) = (&record.cgroup, &other.cgroup)
+        && ours.contains(theirs)
+    {
         record.cgroup = None;
     }
     if other.under_root.is_some() && other.rootfs == record.rootfs {
@@ -207,6 +206,7 @@ fn leave(record: &mut Record, other: &Record) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::CgroupRecord;
 
     fn record(done: bool, boot: &str) -> Box<Record> {
         Box::new(Record { created_done: done, boot_id: boot.into(), ..Record::default() })

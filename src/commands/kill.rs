@@ -10,7 +10,7 @@ use super::pause::FREEZE;
 use crate::cgroups::Cgroup;
 use crate::cli::{Globals, Kill};
 use crate::error::{Kind, Result, fail};
-use crate::state::{Record, Status, pidfd};
+use crate::state::{Dir, Record, Status, pidfd};
 use crate::{sys, trace};
 
 #[inline(never)]
@@ -19,7 +19,7 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     let (dir, record) = super::open(globals, &args.id)?;
     if args.all {
         // containerd sends it after the container's own process has ended, to what that has left behind.
-        return signal_all(&record, signal);
+        return signal_all(&dir, &record, signal);
     }
     match super::status(&dir, &record)? {
         Status::Created | Status::Running => signal_one(&record, signal),
@@ -51,9 +51,18 @@ fn signal_one(record: &Record, signal: i32) -> Result<()> {
     }
 }
 
-fn signal_all(record: &Record, signal: i32) -> Result<()> {
+fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
     let _phase = trace::phase("signal all");
     let cgroup = super::cgroup(record)?;
+    // Another container may have begun in the cgroup of one that has stopped.
+    if let (Some(found), Some(shared)) = (&cgroup, &record.cgroup)
+        && pidfd(record)?.is_none()
+        && found.populated()?
+        && let Some(other) = dir.shares_cgroup(shared, false)?
+    {
+        let text = format!("--all: container {:?} has the cgroup too, and this one has stopped", other.id);
+        return Err(fail(Kind::WrongStatus, text));
+    }
     match &record.cgroup {
         Some(_) if signal == libc::SIGKILL => cgroup.map_or(Ok(()), |cgroup| cgroup.kill()),
         Some(_) => cgroup.map_or(Ok(()), |cgroup| cgroup.signal_all(signal).map(drop)),

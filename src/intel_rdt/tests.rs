@@ -187,10 +187,10 @@ fn only_what_was_made_is_removed() {
     let error = format!("{:#}", make(&plan, &mut record).unwrap_err());
     assert!(error.starts_with("linux.intelRdt.l3CacheSchema: "), "{error}");
     assert!(!gone("iron"));
-    remove(&record, "c1").unwrap();
+    remove(&record).unwrap();
     assert!(gone("iron"));
     // Again, after an interruption.
-    remove(&record, "c1").unwrap();
+    remove(&record).unwrap();
 
     for (asked, error) in [
         (json!({"closID": "iron", "l3CacheSchema": "L3:0=1"}), ""),
@@ -211,17 +211,24 @@ fn only_what_was_made_is_removed() {
             Err(e) => assert!(!error.is_empty() && format!("{e:#}").starts_with(error), "{asked}: {e:#}"),
         }
         assert_eq!(record.made, [] as [PathBuf; 0], "{asked}");
-        remove(&record, "c1").unwrap();
+        remove(&record).unwrap();
         assert!(faster.exists(), "{asked}");
         std::fs::remove_dir_all(&faster).unwrap();
     }
 }
 
-/// A class that others were told the name of is left to them; its own monitoring group goes all the same.
+/// A class with processes of others is left to them, also if its name is the container's id, which others can name too.
+/// Its own monitoring group goes all the same.
 #[test]
 fn a_class_with_others_in_it_is_left() {
     let tree = Tree::new("others");
-    let iron = tree.0.join("iron");
+    for class in ["iron", "c1"] {
+        others_keep(&tree, class);
+    }
+}
+
+fn others_keep(tree: &Tree, class: &str) {
+    let iron = tree.0.join(class);
     let monitor = iron.join("mon_groups/c1");
     std::fs::create_dir_all(&monitor).unwrap();
     let record = ClassRecord {
@@ -231,12 +238,12 @@ fn a_class_with_others_in_it_is_left() {
         made: vec![iron.clone(), monitor.clone()],
     };
     // The files of a plain directory stand in its way, as those of resctrl do not.
-    let tasks = |text: &str| tree.file("iron/tasks", text);
+    let tasks = |text: &str| tree.file(&format!("{class}/tasks"), text);
     tasks(&format!("0\n{}\n", std::process::id()));
-    remove(&record, "c1").unwrap();
+    remove(&record).unwrap();
     assert!(iron.exists() && !monitor.exists());
     tasks("0\n2147483647\n");
-    assert_eq!(sys::errno(&remove(&record, "c1").unwrap_err()), Some(Errno::ENOTEMPTY), "it was tried");
+    assert_eq!(sys::errno(&remove(&record).unwrap_err()), Some(Errno::ENOTEMPTY), "it was tried");
 }
 
 /// The class comes first: the kernel takes nobody into a monitoring group who is not in its class.

@@ -65,9 +65,18 @@ impl<'a> Systemd<'a> {
             dir.save(record)?;
         }
         let limited = cgroups::limit(cgroup, pid)?;
+        identify(record)?;
         watch(plan, &limited)?;
         delegate(plan, &limited)
     }
+}
+
+/// Records which cgroup it is, for the next time that the record is saved.
+pub(super) fn identify(record: &mut Record) -> Result<()> {
+    if let Some(cgroup) = &mut record.cgroup {
+        cgroup.id = cgroups::id(cgroup)?;
+    }
+    Ok(())
 }
 
 /// Sees to the devices that may be used in the cgroup.

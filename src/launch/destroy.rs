@@ -26,26 +26,13 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let pidfd = state::pidfd(record)?;
     if let Some(cgroup) = &record.cgroup {
-        // Usually nothing is left in it, and the kernel removes only what is empty.
-        let removed = pidfd.is_none() && cgroups::remove_empty(cgroup);
-        let found = if removed { None } else { Cgroup::open(cgroup)? };
-        if let Some(found) = &found {
-            kill_in(found, cgroup, deadline)?;
-        }
-        if let Some(unit) = &cgroup.unit {
-            // First, for it removes the directories too, once they are empty.
-            cgroups::systemd::stop(unit)?;
-        }
-        if let Some(found) = found {
-            found.remove(deadline)?;
-        }
-        cgroups::remove_parents(&cgroup.parents);
+        take_cgroup(&dir, cgroup, pidfd.is_some(), deadline)?;
     }
     if let Some(pidfd) = pidfd {
         kill_and_wait(record, &pidfd, deadline)?;
     }
     if let Some(class) = &record.intel_rdt {
-        intel_rdt::remove(class, &record.id)?;
+        intel_rdt::remove(class)?;
     }
     if let Some(under) = record.under_root {
         rootfs::detach(&record.rootfs, under, record.root_mount)?;
@@ -67,6 +54,56 @@ fn late() -> anyhow::Error {
     fail(Kind::Os, "processes of the container do not end (hint: try again later)")
 }
 
+/// Destroys a cgroup that the configuration of a container names whose record is lost.
+pub fn destroy_cgroup(dir: &Dir, cgroup: &CgroupRecord) -> Result<()> {
+    take_cgroup(dir, cgroup, false, Instant::now() + PATIENCE)
+}
+
+/// Kills what runs in the container's cgroup, and removes it. `runs`: the container's first process does.
+fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, runs: bool, deadline: Instant) -> Result<()> {
+    // Usually nothing is left in it, and the kernel removes only what is empty.
+    let removed = !runs && cgroups::remove_empty(cgroup);
+    let found = if removed { None } else { Cgroup::open(cgroup)? };
+    let populated = found.as_ref().map_or(Ok(false), Cgroup::populated)?;
+    let why_not = match &found {
+        Some(found) if populated => sharer(dir, cgroup, found, runs)?,
+        None if !removed && cgroups::is_anothers(cgroup)? => Some("it is a new one of the same name".into()),
+        _ => None,
+    };
+    if let Some(why_not) = why_not {
+        log::warn(format!("cgroup {} is not removed: {why_not}", cgroup.shown()));
+        return Ok(());
+    }
+    if let Some(found) = found.as_ref().filter(|_| populated) {
+        kill_in(found, cgroup, deadline)?;
+    }
+    if let Some(unit) = &cgroup.unit {
+        // First, for it removes the directories too, once they are empty.
+        cgroups::systemd::stop(unit)?;
+    }
+    if let Some(found) = found {
+        found.remove(deadline)?;
+    }
+    cgroups::remove_parents(&cgroup.parents);
+    Ok(())
+}
+
+/// Returns why the processes in the cgroup are not this container's, by the other containers' records: `create` accepts an
+/// empty cgroup that exists, for one that of a container which has stopped. Fails if another container is in a cgroup
+/// below, since the kernel kills both at once.
+fn sharer(dir: &Dir, cgroup: &CgroupRecord, found: &Cgroup, runs: bool) -> Result<Option<String>> {
+    // `create` refuses a cgroup with processes, so that another container can only be below.
+    if runs && !found.divided()? {
+        return Ok(None);
+    }
+    let Some(other) = dir.shares_cgroup(cgroup, runs)? else { return Ok(None) };
+    if other.cgroup.is_some_and(|theirs| theirs.contains(cgroup)) {
+        return Ok(Some(format!("container {:?} has it too", other.id)));
+    }
+    let text = format!("container {:?} is in a cgroup below (hint: delete it first)", other.id);
+    Err(fail(Kind::WrongStatus, text)).with_context(|| cgroup.shown().to_string())
+}
+
 /// Since Linux 7.0 such a process is in its cgroup until then.
 const UNREAPED: &str = "the container's first process waits until processes that were put beside it are reaped \
                         (hint: the caller of exec --detach does that)";
@@ -74,9 +111,6 @@ const UNREAPED: &str = "the container's first process waits until processes that
 /// Kills all in a cgroup and waits for its end.
 fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<()> {
     let _phase = trace::phase("kill and wait");
-    if !cgroup.populated()? {
-        return Ok(());
-    }
     cgroup.kill()?;
     if cgroup.wait_empty(deadline)? {
         return Ok(());

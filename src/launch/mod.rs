@@ -23,7 +23,7 @@ use nix::errno::Errno;
 
 use cgroup::Systemd;
 use channel::{Channel, Event, Go};
-pub use destroy::{destroy, undo};
+pub use destroy::{destroy, destroy_cgroup, undo};
 use watch::Watch;
 
 use crate::cgroups::{self, Cgroup};
@@ -326,6 +326,7 @@ fn meanwhile(
     if awaits_filter {
         process.tell(Go::On)?;
     }
+    cgroup::identify(record)?;
     dir.save_config(&request.config.text)?;
     if process.between { Ok(()) } else { put_on_record(process, record) }
 }

@@ -333,10 +333,10 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
     let target = root.target(mount, Missing::Directory)?;
     let tmpfs = attach(root, tmpfs, target)?;
     for view in views {
-        let tree = match (root.of_host(&view.dir, false), &view.otherwise) {
-            (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => {
-                root.of_host(callers, false)?
-            }
+        // Asked twice: one wrong answer would show another cgroup, or none.
+        let host = |dir: &Path| root.of_host(dir, false).or_else(|_| root.of_host(dir, false));
+        let tree = match (host(&view.dir), &view.otherwise) {
+            (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => host(callers)?,
             // A service manager's hierarchy that we may not make anything in.
             (Err(e), None) if view.optional && sys::errno(&e) == Some(Errno::ENOENT) => continue,
             (other, _) => other?,

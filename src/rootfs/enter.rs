@@ -3,8 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
-
 use super::apply::Root;
 use super::moved::move_over_root;
 use super::resolve::Missing;
@@ -189,7 +187,7 @@ pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
 /// have unmounted its own and mounted another meanwhile.
 pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
     let now = match fs::mounted_at(rootfs) {
-        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        Err(e) if fs::absent(fs::CWD, rootfs, &e) => return Ok(()),
         now => now?,
     };
     if now == 0 || now == under {

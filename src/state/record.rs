@@ -21,6 +21,10 @@ pub struct CgroupRecord {
     /// Of those in v1's hierarchies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub v1: Vec<PathBuf>,
+    /// The inode number of the first of these directories: the kernel gives it to no other cgroup until the next boot, so
+    /// that one which was made later at the same path is known to be another's. Older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
     /// Directories above it that were made for it, outermost first.
     #[serde(default)]
     pub parents: Vec<PathBuf>,
@@ -30,11 +34,21 @@ pub struct CgroupRecord {
 }
 
 impl CgroupRecord {
+    /// Its directories, v2's first.
+    pub fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.path).filter(|path| !path.as_os_str().is_empty()).chain(&self.v1)
+    }
+
     /// The directory that stands for all in messages.
     #[must_use]
     pub fn shown(&self) -> std::path::Display<'_> {
-        let path = Some(&self.path).filter(|path| !path.as_os_str().is_empty()).or(self.v1.first());
-        path.unwrap_or(&self.path).display()
+        self.dirs().next().unwrap_or(&self.path).display()
+    }
+
+    /// Whether one of the other's directories is one of these, or is below one.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        self.dirs().any(|dir| other.dirs().any(|theirs| theirs.starts_with(dir)))
     }
 }
 

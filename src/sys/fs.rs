@@ -82,6 +82,14 @@ pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
         .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
 }
 
+/// Returns whether nothing exists at a path, given the error of another call on it: a second, independent call has to
+/// agree. What is taken for gone is neither killed nor removed, so that one wrong answer would leave it behind for good.
+#[must_use]
+pub fn absent(dir: BorrowedFd, path: &Path, error: &Error) -> bool {
+    let says = |e: &Error| matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR);
+    says(error) && stat_at(dir, path).is_err_and(|e| says(&e))
+}
+
 /// The type of the file system that `fd` lies on: `PROC_SUPER_MAGIC` and its like.
 pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
     let stat = nix::sys::statfs::fstatfs(fd).map_err(|e| Error::new("fstatfs()", e))?;
@@ -163,18 +171,21 @@ pub fn fchmod(fd: BorrowedFd, mode: u32) -> Result<()> {
 }
 
 /// The names in a directory, `.` and `..` left out.
+///
+/// The C library takes ENOENT for the end of the list. A directory that has not even itself in it was removed.
 pub fn list_dir(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
     let error = |e| Error::new("getdents64()", e);
     let own = open(dir, Path::new("."), O_RDONLY | O_DIRECTORY, 0)?;
     let mut stream = nix::dir::Dir::from_fd(own).map_err(error)?;
-    let mut names = Vec::new();
+    let (mut names, mut any) = (Vec::new(), false);
     for entry in stream.iter() {
         let name = entry.map_err(error)?.file_name().to_bytes().to_vec();
+        any = true;
         if name != b"." && name != b".." {
             names.push(PathBuf::from(std::ffi::OsString::from_vec(name)));
         }
     }
-    Ok(names)
+    if any { Ok(names) } else { Err(error(Errno::ENOENT)) }
 }
 
 /// Reads a whole file of at most `limit` bytes; a larger one is `EFBIG`.

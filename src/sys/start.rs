@@ -14,3 +14,13 @@ unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     unsafe { corten::sys::args::keep(argc, argv) };
     crate::run().into()
 }
+
+/// The C library's `abort`, to which a panic, a failed allocation and every fatal error of std's come. musl's signals the
+/// thread id that it remembers, which in a clone is the runtime's (`corten::sys::task::clone3`): a stranger's process, or
+/// the runtime itself. This one takes its place, since the executable is static and musl's is a file of its own. glibc
+/// asks the kernel for the id.
+#[cfg(target_env = "musl")]
+#[unsafe(no_mangle)]
+extern "C" fn abort() -> ! {
+    corten::sys::task::trap()
+}

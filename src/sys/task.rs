@@ -1,6 +1,7 @@
 //! Processes and namespaces.
 
 use std::ffi::{CStr, CString};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -40,8 +41,9 @@ pub enum Forked {
 
 /// `clone3(2)` without shared memory: like fork, into new namespaces and a cgroup at once.
 ///
-/// The process must have one thread, so that the copy's allocator and other locks are free; then the child
-/// may run any code. With `CLONE_PARENT` in `flags` the child reports to our parent.
+/// The process must have one thread, so that the copy's allocator and other locks are free. With `CLONE_PARENT` in
+/// `flags` the child reports to our parent. The child may run any code: what in it would end by way of the C library
+/// ends in [`trap`] (see [`raw_clone3`]).
 pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
     let mut pidfd: i32 = -1;
     let sibling = flags & libc::CLONE_PARENT as u64 != 0;
@@ -58,16 +60,67 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
     }
     // A process of the container may look at the new one at once.
     let hidden = super::args::hide();
-    // SAFETY: `args` has the size passed and no CLONE_VM or stack, so the child gets copies of all memory and
-    // goes on here; being the copy of a one-threaded process, none of its locks is held by another thread.
-    let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
-    if ret == 0 {
+    // SAFETY: invariant 1 of docs/architecture.md is that there is one thread; `args` has neither CLONE_VM nor a stack;
+    // the child's panics and aborts end in `trap`, by the hook that it sets first and by the executable's `abort`.
+    let cloned = unsafe { raw_clone3(&args) };
+    if let Ok(0) = cloned {
+        std::panic::set_hook(Box::new(trap_panic));
         return Ok(Forked::Child);
     }
     hidden.restore();
-    let pid = check(ret, || format!("clone3({:#x})", args.flags))? as i32;
+    let pid = cloned?;
     // SAFETY: the kernel stored a new descriptor there when it made the child.
     Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// The system call alone. It returns twice: 0 in the child.
+///
+/// # Safety
+/// The caller has one thread, and `args` asks for no memory in common. The child must not use what the C library keeps
+/// of its thread's id: musl does not learn of this clone, and the id that it has is the parent's, so that its `abort`
+/// and `raise` signal whichever process has that number in the child's pid namespace.
+unsafe fn raw_clone3(args: &CloneArgs) -> Result<i32> {
+    // SAFETY: `args` has the size passed; the child gets copies of all memory and goes on here, and as the copy of a
+    // one-threaded process it finds no lock held by another thread.
+    let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<CloneArgs>()) };
+    check(ret, || format!("clone3({:#x})", args.flags)).map(|pid| pid as i32)
+}
+
+/// The clone's panic hook. std's own would print a backtrace, for which it opens files by their paths: those of the
+/// container's file system.
+fn trap_panic(info: &std::panic::PanicHookInfo) {
+    // Without an allocation: the lack of memory may be why.
+    let mut text = [0; 512];
+    let mut rest = &mut text[..];
+    let _ = writeln!(rest, "{info}");
+    let unused = rest.len();
+    let _ = nix::unistd::write(std::io::stderr(), &text[..text.len() - unused]);
+    trap()
+}
+
+/// Ends the process by an instruction that faults. It calls nothing, no seccomp filter sees it, and a handler that
+/// returned would come back to it.
+pub fn trap() -> ! {
+    loop {
+        // SAFETY: the instruction only raises SIGILL or SIGTRAP in this process. A signal that is ignored or blocked
+        // ends the process all the same if the fault of an instruction raises it.
+        unsafe {
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            std::arch::asm!("ud2", options(nomem, nostack));
+            #[cfg(target_arch = "aarch64")]
+            std::arch::asm!("brk #1", options(nomem, nostack));
+            #[cfg(any(target_arch = "riscv32", target_arch = "riscv64"))]
+            std::arch::asm!("ebreak", options(nomem, nostack));
+            #[cfg(not(any(
+                target_arch = "x86",
+                target_arch = "x86_64",
+                target_arch = "aarch64",
+                target_arch = "riscv32",
+                target_arch = "riscv64"
+            )))]
+            std::ptr::null_mut::<u8>().write_volatile(0);
+        }
+    }
 }
 
 /// [`clone3`] into a cgroup; `None` where the kernel has killed the new process, which is reaped, before its first
@@ -365,14 +418,14 @@ pub fn kernel_release() -> Result<String> {
 
 /// Ends the process at once: no destructors, no flushing of what the parent had buffered.
 pub fn exit_now(code: i32) -> ! {
-    // A seccomp filter may forbid both. Then the C library's _exit would try for ever, and whoever waits for the end of
-    // our channel with it; its abort ends in an instruction that faults, which no filter sees.
+    // A seccomp filter may forbid both. The C library's _exit would then try for ever, and whoever waits for the end of
+    // our channel with it.
     // SAFETY: these calls only end the process.
     unsafe {
         libc::syscall(libc::SYS_exit_group, code);
         libc::syscall(libc::SYS_exit, code);
-        libc::abort()
     }
+    trap()
 }
 
 #[must_use]
@@ -383,4 +436,26 @@ pub fn euid() -> u32 {
 #[must_use]
 pub fn egid() -> u32 {
     nix::unistd::getegid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neither the C library's `abort`, which signals by a thread id that it remembers, nor a backtrace.
+    #[test]
+    fn a_panic_in_the_clone_ends_in_a_faulting_instruction() {
+        let ended = |act: fn()| match clone3(0, None).unwrap() {
+            // The other tests' threads are not copied: nothing that locks or allocates may be called here.
+            Forked::Child => {
+                act();
+                exit_now(7)
+            }
+            Forked::Parent { pidfd, .. } => wait(pidfd.as_fd()).unwrap(),
+        };
+        assert_eq!(ended(|| ()), Exit::Code(7));
+        let faulted = ended(|| trap());
+        assert!([libc::SIGILL, libc::SIGTRAP].map(Exit::Signal).contains(&faulted), "{faulted:?}");
+        assert_eq!(ended(|| panic!("on purpose, by a test")), faulted);
+    }
 }

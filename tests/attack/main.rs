@@ -38,6 +38,7 @@ mod neighbours;
 mod opening;
 mod procfs;
 mod races;
+mod signals;
 mod terminal;
 mod tracing;
 mod users;

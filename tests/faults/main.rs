@@ -26,7 +26,7 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 use tracer::{Fault, Place, places, trace};
 
-const FAULTS: [Fault; 7] = [
+const FAULTS: [Fault; 12] = [
     Fault::Kill,
     Fault::Error(Errno::EIO),
     Fault::Error(Errno::ENOMEM),
@@ -34,6 +34,11 @@ const FAULTS: [Fault; 7] = [
     Fault::Error(Errno::EMFILE),
     Fault::Error(Errno::EINTR),
     Fault::Error(Errno::EPERM),
+    Fault::Error(Errno::EACCES),
+    Fault::Error(Errno::EAGAIN),
+    Fault::Error(Errno::ENFILE),
+    Fault::Error(Errno::ENOENT),
+    Fault::Error(Errno::ENOSYS),
 ];
 
 /// One verb: what has to be there before it, and its words.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{directories, isolated, poll, processes};
+use crate::harness::{directories, isolated, left_behind, poll, processes, traces};
 
 /// runtime.md#lifecycle: created, running, stopped, gone; `state` has every required property.
 #[test]
@@ -427,25 +427,73 @@ fn delete_does_not_touch_what_a_later_boot_has_made() {
     });
 }
 
-/// A record that is damaged does not hold its id for ever, and is not taken for a container that is gone.
+/// A record that is damaged or gone: what runs in the cgroup that the kept configuration names is the container's.
 #[test]
-fn a_damaged_record_is_told_once() {
+fn a_lost_record_leaves_nothing_behind() {
     isolated(|t| {
-        let bundle = t.bundle(|_| {});
-        for damage in ["", "{\"id\": \"c1\"", "null", "[]"] {
-            let pid = t.start(&bundle, "c1");
-            fs::write(t.state().join("c1/state.json"), damage).unwrap();
-            t.corten(&["state", "c1"]).fails("state.json");
-            t.corten(&["delete", "c1"]).fails("state.json");
-            t.corten(&["delete", "--force", "c1"]).fails("what may still run is not known");
-            t.corten(&["delete", "--force", "c1"]).ok();
-            drop(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status());
-            let mut cgroups = directories(Path::new("/sys/fs/cgroup"));
-            cgroups.retain(|dir| dir.ends_with("corten-c1"));
-            assert!(!cgroups.is_empty());
-            for cgroup in cgroups {
-                assert!(poll(Duration::from_secs(5), || fs::remove_dir(&cgroup).is_ok()));
+        let named = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/a/b"));
+        let before = traces(t);
+        for bundle in [t.bundle(|_| {}), named] {
+            for damage in [Some(""), Some("{\"id\": \"c1\""), Some("null"), Some("[]"), None] {
+                t.start(&bundle, "c1");
+                let file = t.state().join("c1/state.json");
+                damage.map_or_else(|| fs::remove_file(&file), |text| fs::write(&file, text)).unwrap();
+                t.corten(&["state", "c1"]).fails(if damage.is_some() { "state.json" } else { "c1" });
+                t.corten(&["delete", "c1"]).fails(if damage.is_some() { "state.json" } else { "c1" });
+                let out = t.corten(&["delete", "--force", "c1"]);
+                assert!(out.stderr.contains("removing cgroup /"), "{}", out.stderr);
+                out.exits(0);
+                // Whether those above were made for it is lost, too.
+                let all = directories(Path::new("/sys/fs/cgroup"));
+                all.iter().filter(|dir| dir.ends_with("a")).for_each(|dir| fs::remove_dir(dir).unwrap());
+                assert_eq!(left_behind(t, before.clone()), [] as [&str; 0]);
             }
+        }
+    });
+}
+
+/// What is not certain is not killed: the directory stays, and the command fails until it is known.
+#[test]
+fn a_lost_record_that_tells_too_little_stays() {
+    isolated(|t| {
+        let lose = |files: &[&str]| {
+            files.iter().for_each(|file| fs::remove_file(t.state().join("c1").join(file)).unwrap());
+        };
+        let fails = |text: &str| {
+            for _ in 0..2 {
+                t.corten(&["delete", "--force", "c1"]).fails(text);
+                assert!(t.state().join("c1").exists());
+            }
+        };
+        // Where a relative path begins, only who made it knew.
+        let pid = t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("a/b")), "c1");
+        lose(&["state.json"]);
+        fails(&format!("process {pid} is in its cgroup (hint: end it first)"));
+        drop(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status());
+        assert!(poll(Duration::from_secs(5), || t.corten(&["delete", "--force", "c1"]).code == 0));
+        // Another container's, by its record.
+        let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/a/b"));
+        t.start(&bundle, "c1");
+        t.corten(&["kill", "c1", "KILL"]).ok();
+        t.until("c1", "stopped");
+        let pid = t.start(&bundle, "c2");
+        lose(&["state.json"]);
+        fails(&format!("process {pid} is in its cgroup"));
+        assert_eq!(t.status("c2"), "running");
+        t.delete("c2");
+        t.delete("c1");
+        // Nothing is known.
+        let pid = t.start(&bundle, "c1");
+        let kept = t.state().join("c1/config.json");
+        let text = fs::read(&kept).unwrap();
+        lose(&["state.json"]);
+        fs::write(&kept, "").unwrap();
+        fails("what may still run is not known");
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        fs::write(&kept, text).unwrap();
+        t.corten(&["delete", "--force", "c1"]).exits(0);
+        for dir in directories(Path::new("/sys/fs/cgroup")).iter().rev() {
+            let _ = fs::remove_dir(dir);
         }
     });
 }

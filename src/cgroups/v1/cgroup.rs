@@ -51,7 +51,7 @@ fn device_writes(filter: Option<&Filter>) -> Result<Vec<Write>> {
 /// cgroup would be left behind, its limit not be set.
 fn exists(path: &Path) -> sys::Result<bool> {
     match fs::open(fs::CWD, path, fs::O_PATH, 0) {
-        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        Err(e) if fs::absent(fs::CWD, path, &e) => Ok(false),
         other => other.map(|_| true),
     }
 }
@@ -284,7 +284,7 @@ impl Cgroup {
     fn freezer_state(&self) -> Result<Option<String>> {
         let Some(file) = self.freezer() else { return Ok(None) };
         match fs::read_text(fs::CWD, &file) {
-            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(None),
+            Err(e) if e.errno == Errno::ENODEV || fs::absent(fs::CWD, &file, &e) => Ok(None),
             other => Ok(Some(other?.trim().to_string())),
         }
     }
@@ -293,7 +293,7 @@ impl Cgroup {
     fn set_freezer(&self, state: &str) -> Result<()> {
         let Some(file) = self.freezer() else { return Ok(()) };
         match fs::write_at(fs::CWD, &file, state.as_bytes()) {
-            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            Err(e) if e.errno == Errno::ENODEV || fs::absent(fs::CWD, &file, &e) => Ok(()),
             other => Ok(other?),
         }
     }

@@ -90,7 +90,7 @@ impl Plan {
         let v1: Vec<PathBuf> = self.dirs().filter_map(take).collect();
         let nothing = path.as_os_str().is_empty() && v1.is_empty() && missing.is_empty();
         let manager = "cgroupfs".to_string();
-        (!nothing).then_some(CgroupRecord { manager, path, v1, parents: missing, unit: None })
+        (!nothing).then_some(CgroupRecord { manager, path, v1, parents: missing, ..CgroupRecord::default() })
     }
 
     /// The directories of the plan that do not exist yet, outermost first in each hierarchy.

@@ -1,0 +1,148 @@
+//! Nobody is signalled, and nothing of anybody's is removed, that is not the container's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Test, View, isolated, isolated_in, poll, processes, without_namespace};
+
+const ALL: [&[&str]; 4] = [
+    &["delete", "one"],
+    &["delete", "--force", "one"],
+    &["kill", "--all", "one", "KILL"],
+    &["gc", "--stopped"],
+];
+
+/// The cgroup's directories, in every hierarchy that the test sees.
+fn cgroups() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
+    let all = std::iter::once(root.into()).chain(hierarchies).map(|dir: PathBuf| dir.join("shared"));
+    all.filter(|dir| dir.is_dir()).collect()
+}
+
+/// `one` has stopped, and `two` has the same cgroupsPath since: the very directory, or one that was made anew.
+fn two_in_one_cgroup(t: &Test, anew: bool) -> i32 {
+    let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared"));
+    t.start(&bundle, "one");
+    t.corten(&["kill", "one", "KILL"]).ok();
+    t.until("one", "stopped");
+    if anew {
+        let gone = || cgroups().iter().all(|dir| fs::remove_dir(dir).is_ok());
+        assert!(poll(Duration::from_secs(5), gone));
+    }
+    t.start(&bundle, "two")
+}
+
+fn runs(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z")
+}
+
+fn neighbours(t: &Test) {
+    for (words, anew) in ALL.into_iter().flat_map(|words| [(words, false), (words, true)]) {
+        let pid = two_in_one_cgroup(t, anew);
+        let out = t.corten(words);
+        assert!(runs(pid) && t.status("two") == "running", "{words:?} {anew}: {}", out.stderr);
+        if words[0] == "delete" {
+            let why = if anew { "it is a new one of the same name" } else { "container \"two\" has it too" };
+            assert!(out.stderr.contains(&format!("is not removed: {why}")), "{words:?}: {}", out.stderr);
+        }
+        t.corten(&["delete", "--force", "one"]).exits(0);
+        assert!(runs(pid) && !t.state().join("one").exists());
+        t.delete("two");
+        assert_eq!(cgroups(), [] as [PathBuf; 0]);
+    }
+    // The control: a record that nobody sees saves nobody, and what is recognised is the directory.
+    for anew in [false, true] {
+        let pid = two_in_one_cgroup(t, anew);
+        let (here, hidden) = (t.state().join("two"), t.dir.join("my-two"));
+        fs::rename(&here, &hidden).unwrap();
+        t.corten(&["delete", "one"]).exits(0);
+        assert_eq!(runs(pid), anew);
+        fs::rename(&hidden, &here).unwrap();
+        t.delete("two");
+    }
+}
+
+#[test]
+fn a_cgroup_of_two_is_that_of_the_later() {
+    isolated(|t| {
+        neighbours(t);
+    });
+}
+
+#[test]
+fn a_cgroup_of_two_is_that_of_the_later_on_v1() {
+    isolated_in(View::V1, |t| {
+        neighbours(t);
+    });
+}
+
+/// A container that lies in a cgroup below another's is not killed with it.
+#[test]
+fn a_container_below_is_not_killed() {
+    isolated(|t| {
+        t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared")), "one");
+        let below = t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared/two")), "two");
+        t.corten(&["delete", "--force", "one"])
+            .fails("container \"two\" is in a cgroup below (hint: delete it first)");
+        assert!(runs(below) && t.status("one") == "running");
+        t.delete("two");
+        t.delete("one");
+    });
+}
+
+/// What has been left in the cgroup by the container itself is killed, and the cgroup removed, though another container
+/// has had it and is gone.
+#[test]
+fn what_is_left_behind_is_killed() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            without_namespace(c, "pid");
+            c["linux"]["cgroupsPath"] = json!("/shared");
+            c["process"]["args"] = json!(["/bin/sh", "-c", "sleep 4321 & exec sleep 1234"]);
+        });
+        t.start(&bundle, "one");
+        let left = || processes().iter().any(|line| line.contains("sleep 4321"));
+        assert!(poll(Duration::from_secs(5), left));
+        t.corten(&["kill", "one", "KILL"]).ok();
+        t.until("one", "stopped");
+        t.corten(&["delete", "one"]).ok();
+        assert!(!left() && cgroups().is_empty());
+    });
+}
+
+/// musl remembers the thread's id from before the clone, and its `abort` signals that. In the host's pid namespace it is
+/// the runtime's, which would leave its container behind; in another, whoever has the number.
+#[test]
+fn a_clone_that_cannot_exit_signals_nobody() {
+    isolated(|t| {
+        let always = json!([{"index": 0, "value": 1, "op": "SCMP_CMP_GE"}]);
+        let bundle = t.bundle(|c| {
+            without_namespace(c, "pid");
+            c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                {"names": ["exit", "exit_group"], "action": "SCMP_ACT_ERRNO"},
+                {"names": ["execve"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28, "args": always},
+            ]});
+        });
+        for _ in 0..5 {
+            // In the foreground the runtime would only pass the signal on.
+            let args = ["run", "--detach", "--bundle", bundle.path(), "one"];
+            t.corten(&args).fails("exec: \"/bin/sleep\": no space left on device").exits(1);
+            t.create(&bundle, "one");
+            t.corten(&["start", "one"]).fails("no space left on device");
+            t.until("one", "stopped");
+            t.corten(&["delete", "one"]).ok();
+        }
+        // The control: what a process in there signals by our number is us.
+        let script = |number: u32| format!("kill -0 {number} && echo seen");
+        let edit = |c: &mut serde_json::Value| without_namespace(c, "pid");
+        assert_eq!(t.run(&script(std::process::id()), edit).ok(), "seen\n");
+        let none = Command::new("sh").args(["-c", &script(4_000_000)]).output().unwrap();
+        assert_eq!(none.stdout, b"");
+    });
+}
