@@ -68,10 +68,10 @@ fn choose_root(
     xdg: Option<&OsStr>,
     user: Option<&OsStr>,
     euid: u32,
-    in_user_namespace: impl FnOnce() -> bool,
+    in_user_namespace: impl FnOnce() -> Result<bool>,
 ) -> Result<PathBuf> {
     match xdg.filter(|dir| !dir.is_empty()) {
-        Some(dir) if euid != 0 || (user != Some(OsStr::new("root")) && in_user_namespace()) => {
+        Some(dir) if euid != 0 || (user != Some(OsStr::new("root")) && in_user_namespace()?) => {
             Ok(Path::new(dir).join("corten"))
         }
         None if euid != 0 => {

@@ -47,7 +47,7 @@ fn the_root_is_the_users_own() {
         (Some(""), Some("ann"), 7, false, None),
         (None, Some("ann"), 7, false, None),
     ] {
-        let got = choose_root(xdg.map(OsStr::new), user.map(OsStr::new), euid, || inside).ok();
+        let got = choose_root(xdg.map(OsStr::new), user.map(OsStr::new), euid, || Ok(inside)).ok();
         assert_eq!(got, expected.map(PathBuf::from), "{xdg:?} {user:?} {euid} {inside}");
     }
 }

@@ -17,7 +17,8 @@ pub use libc::{
 /// The working directory, for the calls that take a directory.
 pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
 
-/// `/proc/self/fd/N`, for calls that take only a path. Host side, or before the root is changed.
+/// `/proc/self/fd/N`, for calls that take only a path. Host side, or before the root is changed, and once `host::procfs` has
+/// verified /proc.
 #[must_use]
 pub fn proc_fd(fd: BorrowedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
@@ -72,6 +73,13 @@ pub fn is_directory(fd: BorrowedFd) -> Result<bool> {
 /// `fstatat(2)`, of a link itself.
 pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
     nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
+}
+
+/// Returns the inode number of a file, following links.
+pub fn inode_at(dir: BorrowedFd, path: &Path) -> Result<u64> {
+    nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::empty())
+        .map(|stat| stat.st_ino)
         .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
 }
 
@@ -417,13 +425,10 @@ pub fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
 }
 
 /// Those of the `count` descriptors from `first` on that are open and not close-on-exec: those that whoever executed us
-/// left to us.
-pub fn inherited(first: i32, count: u32) -> Result<Vec<i32>> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
+/// left to us. `proc` is the root of a procfs in which we can be found.
+pub fn inherited(proc: BorrowedFd, first: i32, count: u32) -> Result<Vec<i32>> {
     let beyond = first.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
-    let own = open(CWD, Path::new("/proc/self/fd"), O_RDONLY | O_DIRECTORY, 0)?;
+    let own = open(proc, Path::new("self/fd"), O_RDONLY | O_DIRECTORY, 0)?;
     let numbers = list_dir(own.as_fd())?;
     let numbers = numbers.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok());
     let mut given: Vec<i32> = numbers

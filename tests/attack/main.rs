@@ -27,8 +27,10 @@
 #[path = "../integration/harness.rs"]
 mod harness;
 
+mod caller;
 mod descriptors;
 mod executable;
+mod labels;
 mod links;
 mod names;
 mod procfs;
