@@ -35,6 +35,7 @@ mod links;
 mod names;
 mod procfs;
 mod races;
+mod records;
 mod terminal;
 mod tracing;
 mod users;
