@@ -32,6 +32,8 @@ pub struct Globals {
     pub cgroup_manager: Manager,
     /// `None`: find out.
     pub rootless: Option<bool>,
+    /// A label for a security module that the kernel does not run is an error.
+    pub strict_labels: bool,
 }
 
 /// `create`, and the part of `run` that is the same.

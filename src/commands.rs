@@ -23,6 +23,7 @@ mod trace;
 pub(crate) mod update;
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 
 use nix::errno::Errno;
 
@@ -38,7 +39,8 @@ use crate::{host, sys};
 pub fn run(globals: &Globals, command: Command) -> Result<u8> {
     let name = label(&command);
     let _phase = crate::trace::phase_of("command", || name.clone());
-    if !matches!(command, Command::Help(_) | Command::Version) {
+    // The other commands need no more than the one of these that has made the container.
+    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Plan(_)) {
         host::check_kernel()?;
     }
     let result = match command {
@@ -131,9 +133,18 @@ impl Failures {
     }
 }
 
-/// Opens a container for a command that only reads.
-fn open(globals: &Globals, id: &str) -> Result<(Dir, Record)> {
+/// Opens a container for a command that only reads. The directory stays open until the process ends: two calls of close(2)
+/// less.
+fn open(globals: &Globals, id: &str) -> Result<(ManuallyDrop<Dir>, Record)> {
     let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
+    let record = dir.load()?;
+    Ok((ManuallyDrop::new(dir), record))
+}
+
+/// Locks a container for a command that changes it, and reads its record, which another command may change until then.
+fn open_locked(globals: &Globals, id: &str) -> Result<(Dir, Record)> {
+    let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
+    dir.lock(start::PATIENCE)?;
     let record = dir.load()?;
     Ok((dir, record))
 }

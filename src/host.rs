@@ -1,9 +1,13 @@
 //! What planning has to know of the host: the one prober of /proc and /sys. What later commands ask of a container is
 //! in `state`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
+use nix::errno::Errno;
+
+use crate::cli::Globals;
 use crate::error::{Kind, Result, fail};
 use crate::sys::{fs, task};
 use crate::{process, trace};
@@ -16,8 +20,8 @@ const TREE_NAMESPACES: (u32, u32) = (7, 0);
 
 /// The host, as the runtime sees it.
 pub struct Host {
-    /// The root of the host's procfs, of which it is certain that it is one.
-    pub proc: OwnedFd,
+    /// The root of the verified procfs: see [`procfs`].
+    pub proc: BorrowedFd<'static>,
     /// We are not the host's root: neither its user 0, nor in its user namespace.
     pub rootless: bool,
     /// Our user's id, in our own user namespace.
@@ -28,15 +32,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// `rootless` is what the command line says, if it says anything; `labelled` that something is to have a label of a
-    /// security module.
-    pub fn probe(rootless: Option<bool>, labelled: bool) -> Result<Self> {
+    /// Probes the host. `labelled` says whether a process or a mount is to have a label of a security module.
+    pub fn probe(globals: &Globals, labelled: bool) -> Result<Self> {
         let _phase = trace::phase("probe the host");
         let proc = procfs()?;
-        let user_namespace = in_user_namespace();
+        let user_namespace = in_user_namespace()?;
         let uid = task::euid();
-        let rootless = rootless.unwrap_or(uid != 0 || user_namespace);
-        let process = process::Host::probe(proc.as_fd(), labelled)?;
+        let rootless = globals.rootless.unwrap_or(uid != 0 || user_namespace);
+        let process = process::Host::probe(proc, labelled.then_some(globals.strict_labels))?;
         Ok(Self { proc, rootless, uid, user_namespace, process })
     }
 }
@@ -46,21 +49,46 @@ pub fn tree_namespaces() -> Result<bool> {
     Ok(version(&task::kernel_release()?) >= Some(TREE_NAMESPACES))
 }
 
-/// The host's /proc, once it is known to be a procfs and its root: what else is mounted there could answer anything.
-pub fn procfs() -> Result<OwnedFd> {
+/// Returns the root of /proc, verified to be a procfs that shows this process under the id that it has for itself.
+///
+/// In the procfs of another pid namespace, process ids belong to strangers. A new pid namespace has such a /proc until
+/// somebody mounts another. `thread-self` exists only in the root of a procfs, and contains the reader's id there; it does
+/// not exist for a reader outside of the namespace. The two ids can be equal by chance: [`process::Host::probe`] rules
+/// that out for the commands that write to /proc. The descriptor stays open, so a later mount on /proc has no effect.
+pub fn procfs() -> Result<BorrowedFd<'static>> {
+    static PROC: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(proc) = PROC.get() {
+        return Ok(proc.as_fd());
+    }
     let proc = fs::open(fs::CWD, Path::new("/proc"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
-    // PROC_ROOT_INO
-    if fs::filesystem_magic(proc.as_fd())? != libc::PROC_SUPER_MAGIC || fs::fstat(proc.as_fd())?.st_ino != 1 {
+    if fs::filesystem_magic(proc.as_fd())? != libc::PROC_SUPER_MAGIC {
         return Err(fail(Kind::Unsupported, "/proc is not a procfs"));
     }
-    Ok(proc)
+    match fs::readlinkat(proc.as_fd(), Path::new("thread-self")) {
+        Ok(own) if own.ends_with(task::own_id().to_string()) => {}
+        Err(e) if e.errno != Errno::ENOENT => return Err(e.into()),
+        _ => return Err(other_namespace()),
+    }
+    Ok(PROC.get_or_init(|| proc).as_fd())
 }
 
-/// Whether root here is not the host's: then its id map is not the identity on everything.
-#[must_use]
-pub fn in_user_namespace() -> bool {
-    let map = fs::read_text(fs::CWD, Path::new("/proc/self/uid_map")).unwrap_or_default();
-    map.split_ascii_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
+/// The error about a procfs that shows the processes of another pid namespace.
+pub(crate) fn other_namespace() -> anyhow::Error {
+    fail(Kind::Unsupported, "/proc is that of another pid namespace (hint: mount -t proc proc /proc)")
+}
+
+/// Returns whether this process is in a user namespace other than the first.
+///
+/// The id map does not tell: a namespace whose map is the identity has no more rights on the host than any other. The
+/// ioctls of ioctl_ns(2) do not tell either: to ask for a parent that is out of reach is refused as for the first one.
+pub fn in_user_namespace() -> Result<bool> {
+    /// `PROC_USER_INIT_INO` of the kernel's proc_ns.h; the numbers of namespaces made later begin at 0xf0000000.
+    const INITIAL: u64 = 0xefff_fffd;
+    match fs::inode_at(procfs()?, Path::new("self/ns/user")) {
+        // A kernel without user namespaces.
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        inode => Ok(inode? != INITIAL),
+    }
 }
 
 /// An error on a kernel that is too old, before it fails somewhere with an errno that tells nothing.

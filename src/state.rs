@@ -68,10 +68,10 @@ fn choose_root(
     xdg: Option<&OsStr>,
     user: Option<&OsStr>,
     euid: u32,
-    in_user_namespace: impl FnOnce() -> bool,
+    in_user_namespace: impl FnOnce() -> Result<bool>,
 ) -> Result<PathBuf> {
     match xdg.filter(|dir| !dir.is_empty()) {
-        Some(dir) if euid != 0 || (user != Some(OsStr::new("root")) && in_user_namespace()) => {
+        Some(dir) if euid != 0 || (user != Some(OsStr::new("root")) && in_user_namespace()?) => {
             Ok(Path::new(dir).join("corten"))
         }
         None if euid != 0 => {
@@ -87,7 +87,27 @@ pub struct Dir {
     root: OwnedFd,
     id: String,
     fd: OwnedFd,
+    inode: Inode,
     locked: Cell<bool>,
+}
+
+/// Device and number.
+type Inode = (u64, u64);
+
+/// Returns the inode of a directory, or an error if it belongs to another user. That user has written the record, which
+/// can name any file of ours, and any program as a hook. Therefore root, too, acts only on its own containers.
+fn own_inode(dir: &OwnedFd) -> Result<Inode> {
+    let stat = fs::fstat(dir.as_fd())?;
+    check_owner(&stat)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+fn check_owner(stat: &libc::stat) -> Result<()> {
+    let uid = stat.st_uid;
+    if uid == sys::args::euid() {
+        return Ok(());
+    }
+    Err(fail(Kind::Config, format!("its directory belongs to user {uid} (hint: be that user)")))
 }
 
 fn not_found(id: &str) -> anyhow::Error {
@@ -137,13 +157,14 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
         Errno::ENOENT => not_found(id),
         _ => e.into(),
     });
-    let fd = opened.inspect_err(|_| undo(&parent))?;
-    let dir = Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) };
+    let opened = opened.and_then(|fd| Ok((own_inode(&fd)?, fd)));
+    let (inode, fd) = opened.inspect_err(|_| undo(&parent))?;
+    let dir = Dir { root: parent, id: id.to_string(), fd, inode, locked: Cell::new(false) };
     dir.lock(Duration::from_secs(10)).inspect_err(|_| undo(&dir.root))?;
     Ok(dir)
 }
 
-/// Opens a container's directory, without the lock.
+/// Opens a container's directory, without the lock. Fails if it belongs to another user.
 pub fn open(root: &Path, id: &str) -> Result<Dir> {
     let _phase = trace::phase("open the state directory");
     check_id(id)?;
@@ -154,7 +175,8 @@ pub fn open(root: &Path, id: &str) -> Result<Dir> {
         fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0).map_err(|e| missing(fs::CWD, root, e))?;
     let name = Path::new(id);
     let fd = open_dir(&parent, name).map_err(|e| missing(parent.as_fd(), name, e))?;
-    Ok(Dir { root: parent, id: id.to_string(), fd, locked: Cell::new(false) })
+    let inode = own_inode(&fd)?;
+    Ok(Dir { root: parent, id: id.to_string(), fd, inode, locked: Cell::new(false) })
 }
 
 /// The directory of all states; `None` if there is none.
@@ -174,6 +196,8 @@ pub fn look(
     frozen: impl FnOnce(&CgroupRecord) -> bool,
 ) -> Result<Option<(Record, Status)>> {
     let path = Path::new(id).join(STATE);
+    let Ok(stat) = fs::stat_at(root.as_fd(), Path::new(id)) else { return Ok(None) };
+    check_owner(&stat)?;
     let opened = fs::openat2(root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS);
     let Ok(file) = opened else { return Ok(None) };
     fs::read_whole_into(file, MAX_FILE, buffer)?;
@@ -211,7 +235,10 @@ pub enum Entry {
 
 /// All of them, sorted.
 pub fn entries(root: &Path) -> Result<Vec<Entry>> {
-    let Some(parent) = open_root(root)? else { return Ok(Vec::new()) };
+    open_root(root)?.map_or(Ok(Vec::new()), |parent| entries_in(&parent))
+}
+
+fn entries_in(parent: &OwnedFd) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for name in fs::list_dir(parent.as_fd())? {
         let Some(name) = name.to_str() else { continue };
@@ -226,13 +253,13 @@ pub fn entries(root: &Path) -> Result<Vec<Entry>> {
 }
 
 /// The ids of all containers, sorted. Removes what a `delete` that was killed has left of its container.
-pub fn ids(root: &Path) -> Result<Vec<String>> {
+pub fn ids(root: &OwnedFd) -> Result<Vec<String>> {
     let mut ids = Vec::new();
-    for entry in entries(root)? {
+    for entry in entries_in(root)? {
         match entry {
             Entry::Container(id) => ids.push(id),
             // Its own `delete` may still be at it: what is gone already is no error, and the next `list` is there too.
-            Entry::Deleted(id) => _ = purge_deleted(root, &id),
+            Entry::Deleted(id) => _ = purge(root, &deleted_name(&id)),
         }
     }
     Ok(ids)
@@ -241,10 +268,11 @@ pub fn ids(root: &Path) -> Result<Vec<String>> {
 /// Whether there is an [`Entry::Deleted`] that no `delete` is at work on.
 pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
     let parent = fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
-    let dir = match open_dir(&parent, Path::new(&format!("{DELETED}{id}"))) {
+    let dir = match open_dir(&parent, &deleted_name(id)) {
         Err(e) if e.errno == Errno::ENOENT => return Ok(false),
         other => other?,
     };
+    own_inode(&dir)?;
     // Its lock is free also once a `delete` has just removed it.
     Ok(fs::try_lock(dir.as_fd()).is_ok() && fs::fstat(dir.as_fd())?.st_nlink > 0)
 }
@@ -255,11 +283,15 @@ pub fn purge_deleted(root: &Path, id: &str) -> Result<()> {
         Err(e) if fs::absent(fs::CWD, root, &e) => return Ok(()),
         other => other?,
     };
-    Ok(purge(&parent, Path::new(&format!("{DELETED}{id}")))?)
+    purge(&parent, &deleted_name(id))
+}
+
+fn deleted_name(id: &str) -> PathBuf {
+    PathBuf::from(format!("{DELETED}{id}"))
 }
 
 /// Removes a directory of ours and the plain entries in it, never a tree.
-fn purge(parent: &OwnedFd, name: &Path) -> sys::Result<()> {
+fn purge(parent: &OwnedFd, name: &Path) -> Result<()> {
     let gone = |result: sys::Result<()>| match result {
         Err(e) if e.errno == Errno::ENOENT => Ok(()),
         other => other,
@@ -268,10 +300,11 @@ fn purge(parent: &OwnedFd, name: &Path) -> sys::Result<()> {
         Err(e) if fs::absent(parent.as_fd(), name, &e) => return Ok(()),
         other => other?,
     };
+    own_inode(&dir)?;
     for entry in fs::list_dir(dir.as_fd())? {
         gone(fs::unlinkat(dir.as_fd(), &entry, false))?;
     }
-    gone(fs::unlinkat(parent.as_fd(), name, true))
+    Ok(gone(fs::unlinkat(parent.as_fd(), name, true))?)
 }
 
 impl Dir {
@@ -304,10 +337,9 @@ impl Dir {
             pause = (pause * 2).min(Duration::from_millis(20));
         }
         // The lock may be that of a directory which is no longer the container's.
-        let own = fs::fstat(self.fd.as_fd())?;
         let name = Path::new(&self.id);
         match fs::stat_at(self.root.as_fd(), name) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino) => {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == self.inode => {
                 self.locked.set(true);
                 Ok(())
             }
@@ -399,18 +431,6 @@ impl Dir {
         Ok(private && fs::list_dir(self.fd.as_fd())?.iter().all(ours))
     }
 
-    /// An error if another user has made it, whose record could name anything of ours, and any program as a hook.
-    pub fn check_owner(&self) -> Result<()> {
-        let uid = fs::fstat(self.fd.as_fd())?.st_uid;
-        if uid == sys::task::euid() {
-            return Ok(());
-        }
-        Err(fail(
-            Kind::Config,
-            format!("its directory belongs to user {uid} (hint: be that user, or delete it by its id)"),
-        ))
-    }
-
     /// There was a record, and it is gone: `create` writes it first.
     pub fn lost_record(&self) -> Result<bool> {
         match fs::stat_at(self.fd.as_fd(), Path::new(CONFIG)) {
@@ -469,7 +489,7 @@ impl Dir {
     pub fn remove(self) -> Result<()> {
         let _phase = trace::phase("remove the state directory");
         let id = Path::new(&self.id);
-        let trash = PathBuf::from(format!("{DELETED}{}", self.id));
+        let trash = deleted_name(&self.id);
         match fs::rename(self.root.as_fd(), id, &trash) {
             Err(e) if matches!(e.errno, Errno::ENOTEMPTY | Errno::EEXIST) => {
                 // A `delete` was killed just here.

@@ -9,7 +9,6 @@ mod json;
 mod timeline;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::ffi::{CString, OsString};
 use std::fmt::{self, Display, Write as _};
 use std::fs::File;
@@ -23,13 +22,6 @@ pub use timeline::timeline;
 use crate::error::{Kind, Result, fail};
 use crate::log;
 use crate::sys::{clock, fs, memory};
-
-/// The annotation that asks for a trace of `create` or `run` where the command line cannot.
-pub const ANNOTATION: &str = "dev.corten.trace";
-
-/// What the name of an annotation's file ends in. An engine may let a stranger write annotations: no program of the
-/// host's reads files of such a name of its own accord.
-const SUFFIX: &str = ".trace";
 
 /// Begins the name of itself by which a command that executes itself anew, to be sealed, tells when it began and when it
 /// did that, in hexadecimal. `sys/entry.rs` does the same.
@@ -211,7 +203,7 @@ pub fn begin(path: &Path, since: u64, args: &[OsString]) {
         time(first)..time(sealed)
     });
     let first = before.as_ref().map_or(since, |before| before.start);
-    if let Some(trace) = start(path, format!("--trace {}", path.display()), first, "") {
+    if let Some(trace) = start(path, format!("--trace {}", path.display()), first) {
         if let Some(before) = before {
             trace.span(before.start, before.end, "start, to be executed again");
             trace.span(before.end, since, "execute the sealed copy");
@@ -220,28 +212,17 @@ pub fn begin(path: &Path, since: u64, args: &[OsString]) {
     }
 }
 
-/// Begins the trace that an annotation asks for.
-pub fn annotated(annotations: Option<&HashMap<String, String>>) {
-    let Some(path) = annotations.and_then(|all| all.get(ANNOTATION)) else { return };
-    if TRACE.get().is_some() {
-        return;
-    }
-    let place = format!("annotations[{ANNOTATION:?}] {path}");
-    if path.starts_with('/') && path.ends_with(SUFFIX) {
-        start(Path::new(path), place, now(), "from the reading of the annotation on");
-    } else {
-        log::warn(format!("{place}: is no absolute path that ends in {SUFFIX}, ignoring"));
-    }
-}
-
-/// Opens the file and makes the memory; notes the phase that all others are in.
-fn start(path: &Path, place: String, since: u64, what: &str) -> Option<&'static Trace> {
-    let opened = open(path).and_then(|file| Ok((file, memory::shared(RECORDS * WORDS)?)));
+/// Opens the file and makes the memory; notes the phase that all others are in. In a directory the file is named after
+/// this process: an engine has one option for all commands.
+fn start(path: &Path, place: String, since: u64) -> Option<&'static Trace> {
+    let file = format!("corten-{}.trace", std::process::id());
+    let opened = if path.is_dir() { open(&path.join(file)) } else { open(path) };
+    let opened = opened.and_then(|file| Ok((file, memory::shared(RECORDS * WORDS)?)));
     match opened {
         Ok((file, records)) => {
             let trace = TRACE.get_or_init(|| Trace { records, file, place, drift: drift() });
             trace.word(0, 1).store(std::process::id().into(), Ordering::Relaxed);
-            trace.note(since, "corten", &what);
+            trace.note(since, "corten", &"");
             Some(trace)
         }
         Err(e) => {
@@ -251,7 +232,7 @@ fn start(path: &Path, place: String, since: u64, what: &str) -> Option<&'static 
     }
 }
 
-/// Opens the file: a new one, or one that is a trace. Nothing else is overwritten, whoever has chosen its name.
+/// Opens the file: a new one, or one that is a trace. Nothing else is overwritten.
 fn open(path: &Path) -> Result<File> {
     let flags = fs::O_RDWR | fs::O_CREAT | fs::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut file = File::from(fs::open(fs::CWD, path, flags, 0o600)?);

@@ -21,7 +21,7 @@ fn host(rootless: bool) -> Host {
         user_namespace: false,
         process: process::Host {
             capabilities: Held { bounding: all, permitted: all },
-            lsm: lsm::Host { apparmor: false, selinux: false },
+            lsm: lsm::Host { apparmor: false, selinux: false, strict: false },
         },
     }
 }

@@ -59,7 +59,7 @@ fn settings() -> &'static [Setting] {
                 user_namespace: false,
                 process: process::Host {
                     capabilities: Held { bounding: ALL, permitted: ALL },
-                    lsm: lsm::Host { apparmor: labels, selinux: labels },
+                    lsm: lsm::Host { apparmor: labels, selinux: labels, strict: uid != 0 },
                 },
             },
             cgroups,

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 pub use wire::{Call, Value};
 
 use crate::error::{Context, Kind, Result, fail};
+use crate::host;
 use crate::sys::socket::Address;
 use crate::sys::{self, fs, socket};
 use wire::Message;
@@ -260,8 +261,8 @@ fn call_error(message: Message) -> anyhow::Error {
 /// process of our own pid namespace has one id in /proc, its own.
 fn check_pid_namespace(socket: &OwnedFd) -> Result<()> {
     let pid = socket::peer_pid(socket.as_fd())?;
-    let file = PathBuf::from(format!("/proc/{pid}/status"));
-    let levels = match fs::read_text(fs::CWD, &file) {
+    let file = PathBuf::from(format!("{pid}/status"));
+    let levels = match fs::read_text(host::procfs()?, &file) {
         _ if pid == 0 => 0,
         // Hidden from us, or gone by now.
         Err(_) => 1,

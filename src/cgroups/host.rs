@@ -14,7 +14,7 @@ use anyhow::Context;
 
 use crate::error::Result;
 use crate::sys::{self, fs};
-use crate::trace;
+use crate::{host, trace};
 
 /// Where v2 is mounted if it is the host's only one, or v1's if they are there.
 pub(super) const CGROUP: &str = "/sys/fs/cgroup";
@@ -55,15 +55,16 @@ impl Host {
     /// `resctrl`: where that is is wanted too.
     pub fn probe(resctrl: bool) -> Result<Self> {
         let _phase = trace::phase("probe the cgroups");
-        let open = |path: &str| fs::open(fs::CWD, Path::new(path), fs::O_RDONLY, 0);
-        let own = fs::read_whole(open("/proc/self/cgroup")?, 1 << 20).context("cgroup")?;
+        let proc = host::procfs()?;
+        let open = |path: &str| fs::open(proc, Path::new(path), fs::O_RDONLY, 0);
+        let own = fs::read_whole(open("self/cgroup")?, 1 << 20).context("cgroup")?;
         if !resctrl
             && let Some(own) = only_v2(&own)
             && root_is_mounted()
         {
             return Ok(Self { v2_mount: Some(CGROUP.into()), own: Some(own), ..Self::default() });
         }
-        let mountinfo = fs::read_limited(open("/proc/self/mountinfo")?, 64 << 20).context("mountinfo")?;
+        let mountinfo = fs::read_limited(open("self/mountinfo")?, 64 << 20).context("mountinfo")?;
         let mut host = Self::parse(&mountinfo, &own);
         if let Some(mount) = host.v2_mount.as_ref().filter(|_| !host.v1.is_empty()) {
             let controllers = fs::read_text(fs::CWD, &mount.join("cgroup.controllers"))?;

@@ -36,7 +36,7 @@ pub fn someone_in(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Opt
 pub fn named(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
     let host = Host::probe(false)?;
     let uid = task::euid();
-    let rootless = uid != 0 || crate::host::in_user_namespace();
+    let rootless = uid != 0 || crate::host::in_user_namespace()?;
     let certain = path.map_or(!rootless, Path::is_absolute);
     let managers = [Manager::Systemd, Manager::Cgroupfs];
     let mut found = Vec::new();

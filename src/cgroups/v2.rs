@@ -17,7 +17,7 @@ use super::tree::{open_dir, read_file, read_list, vanished};
 use super::{devices, systemd};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
-use crate::trace;
+use crate::{host, trace};
 
 /// Controllers that are enabled wherever they are available, though nothing is limited: without them there
 /// are no figures, and `docker stats` and its like read them from our cgroup themselves.
@@ -354,7 +354,7 @@ fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
 
 /// Whether any swap is active: the list has a heading and then a line for each.
 pub(super) fn host_swaps() -> bool {
-    read_list(fs::CWD, "/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+    host::procfs().and_then(|proc| read_list(proc, "swaps")).is_ok_and(|text| text.lines().count() > 1)
 }
 
 /// Attaches the device filter, in the place of those of an earlier user of the cgroup.

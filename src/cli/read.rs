@@ -88,6 +88,7 @@ pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
         // Podman may send --systemd-cgroup for all containers and --cgroup-manager=disabled for one.
         cgroup_manager: word(m, "cgroup-manager", manager)?.unwrap_or(fallback),
         rootless: word(m, "rootless", rootless)?.flatten(),
+        strict_labels: flag(m, "strict-labels"),
     })
 }
 

@@ -72,7 +72,12 @@ pub const GLOBALS: &[Opt] = &[
         "error, warning, info or debug",
     ),
     opt("debug", None, Switch, "the same as --log-level debug"),
-    opt("trace", None, Path("FILE"), "write to FILE where the time goes, for corten trace or Perfetto"),
+    opt(
+        "trace",
+        None,
+        Path("FILE"),
+        "write to FILE, or into a directory, where the time goes, for corten trace or Perfetto",
+    ),
     opt("systemd-cgroup", None, Switch, "the same as --cgroup-manager systemd"),
     opt(
         "cgroup-manager",
@@ -81,6 +86,12 @@ pub const GLOBALS: &[Opt] = &[
         "cgroupfs, systemd or disabled",
     ),
     opt("rootless", None, Word("BOOL", &["true", "false", "auto"]), "true, false or auto"),
+    opt(
+        "strict-labels",
+        None,
+        Switch,
+        "refuse an AppArmor or SELinux label on a kernel without the module, instead of warning",
+    ),
     opt("criu", None, Text("PATH"), "ignored"),
     opt("version", Some('v'), Switch, "print the version"),
 ];

@@ -70,6 +70,7 @@ fn globals_as_engines_send_them() {
         ("--rootless=true start c1", Globals { rootless: Some(true), ..none.clone() }),
         ("--rootless false start c1", Globals { rootless: Some(false), ..none.clone() }),
         ("--rootless auto start c1", none.clone()),
+        ("--strict-labels start c1", Globals { strict_labels: true, ..none.clone() }),
         (
             "--debug --log-level error start c1",
             Globals {

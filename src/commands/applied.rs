@@ -75,7 +75,7 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
 fn planned(spec: &Spec) -> Option<process::Plan> {
     let host = process::Host {
         capabilities: Held::IN_USER_NAMESPACE,
-        lsm: lsm::Host { apparmor: true, selinux: true },
+        lsm: lsm::Host { apparmor: true, selinux: true, strict: false },
     };
     let (linux, mut problems, mut warnings) = (spec.linux().as_ref(), Problems::default(), Vec::new());
     process::plan(spec.process().as_ref()?, linux, None, host, "process", &mut problems, &mut warnings)
@@ -131,7 +131,7 @@ struct Process {
     pid: i32,
     text: String,
     status: credentials::Status,
-    proc: std::os::fd::OwnedFd,
+    proc: std::os::fd::BorrowedFd<'static>,
 }
 
 impl Process {
@@ -283,6 +283,14 @@ fn attributes(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut V
         let found = found.as_deref().map(|text| text.trim_end_matches(['\0', '\n']));
         let found = found.map(|text| text.rsplit_once(" (").map_or(text, |(name, _)| name));
         rows.push(Row::new(place, file(name), json!(label), json!(found)));
+    }
+    if let Some(label) =
+        spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref()).filter(|l| !l.is_empty())
+    {
+        // The option is in quotes where it has a comma.
+        let mounts = process.file("mountinfo")?.replace('"', "");
+        let found = mounts.contains(&format!("context={label}")).then_some(label);
+        rows.push(Row::new("linux.mountLabel", file("mountinfo"), json!(label), json!(found)));
     }
     Ok(())
 }

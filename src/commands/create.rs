@@ -15,7 +15,7 @@ use crate::{cgroups, log, state, trace};
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     seal::ensure()?;
-    let prepared = Prepared::new(globals, args, true)?;
+    let prepared = Prepared::new(globals, args)?;
     let terminal = prepared.terminal();
     if terminal && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
@@ -34,8 +34,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// `acts` says that it will be carried out, and so is worth a trace.
-    pub(super) fn new(globals: &Globals, args: &Create, acts: bool) -> Result<Self> {
+    pub(super) fn new(globals: &Globals, args: &Create) -> Result<Self> {
         state::check_id(&args.id)?;
         let service = env::service(|name| std::env::var(name).ok(), std::process::id);
         let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
@@ -44,13 +43,10 @@ impl Prepared {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
         };
-        if acts {
-            trace::annotated(config.spec.annotations().as_ref());
-        }
         let mount_label = config.spec.linux().as_ref().is_some_and(|linux| linux.mount_label().is_some());
         let labelled = mount_label || config.spec.process().as_ref().is_some_and(lsm::labelled);
         let resctrl = config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
-        let host = Host::probe(globals.rootless, labelled)?;
+        let host = Host::probe(globals, labelled)?;
         let request = plan::Request {
             id: &args.id,
             bundle: &bundle,
@@ -110,7 +106,7 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
 /// Those of the `count` descriptors from 3 on that the caller has left to us for the program. All are closed on exec
 /// from now on, theirs until the program is executed.
 pub(super) fn inherited(count: u32) -> Result<Vec<i32>> {
-    let given = fs::inherited(3, count)?;
+    let given = if count == 0 { Vec::new() } else { fs::inherited(host::procfs()?, 3, count)? };
     fs::close_on_exec_from(3)?;
     Ok(given)
 }

@@ -28,7 +28,8 @@ pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
 /// One that cannot be deleted does not keep the others.
 fn all(root: &Path, force: bool) -> Result<()> {
     let (mut failures, mut told) = (Failures::default(), Ok(()));
-    for id in state::ids(root)? {
+    let Some(parent) = state::open_root(root)? else { return Ok(()) };
+    for id in state::ids(&parent)? {
         let done = state::open(root, &id).and_then(|dir| {
             gc::check(&dir, matches!(dir.find_record(), Ok(Some(_))))?;
             delete(dir, force)

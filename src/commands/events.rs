@@ -12,9 +12,9 @@ use crate::cgroups::oom::Watch;
 use crate::cgroups::{Cgroup, stats};
 use crate::cli::{Events, Globals};
 use crate::error::{Context, Kind, Result, fail};
-use crate::intel_rdt;
 use crate::state::{self, Record};
 use crate::sys::{self, fs};
+use crate::{host, intel_rdt};
 
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
@@ -76,7 +76,7 @@ fn interfaces(record: &Record) -> Value {
         return Value::Null;
     };
     // It may end at any moment, and then has none.
-    let text = fs::read_text(fs::CWD, Path::new(&format!("/proc/{pid}/net/dev")));
+    let text = host::procfs().and_then(|proc| Ok(fs::read_text(proc, Path::new(&format!("{pid}/net/dev")))?));
     text.map_or(Value::Null, |text| stats::interfaces(&text))
 }
 

@@ -6,7 +6,7 @@ use crate::cgroups::systemd;
 use crate::cli::SPEC_VERSION;
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
-use crate::{rootfs, seccomp, trace};
+use crate::{rootfs, seccomp};
 
 /// What the seccomp compiler knows, by the spec's names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +81,7 @@ pub fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
             "netDevices": {"enabled": true},
         },
         "potentiallyUnsafeConfigAnnotations":
-            [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS, trace::ANNOTATION],
+            [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS],
     })
 }
 
@@ -113,12 +113,7 @@ mod tests {
         assert_eq!(value["linux"]["cgroup"]["systemd"], true);
         assert_eq!(
             value["potentiallyUnsafeConfigAnnotations"],
-            json!([
-                "org.systemd.property.",
-                "dev.corten.landlock",
-                "run.oci.keep_original_groups",
-                "dev.corten.trace"
-            ])
+            json!(["org.systemd.property.", "dev.corten.landlock", "run.oci.keep_original_groups"])
         );
         assert_eq!(value["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(value["mountOptions"][1], "rro");

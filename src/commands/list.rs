@@ -11,14 +11,12 @@ use crate::{log, state};
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
-    let ids = state::ids(&root)?;
+    let parent = state::open_root(&root)?;
+    let ids = parent.as_ref().map_or(Ok(Vec::new()), state::ids)?;
     if args.quiet {
         return super::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
-    let found = match state::open_root(&root)? {
-        Some(parent) => look(&root, &parent, ids),
-        None => Vec::new(),
-    };
+    let found = parent.map_or_else(Vec::new, |parent| look(&root, &parent, ids));
     let documents: Vec<_> = found.iter().map(|(record, status)| document(record, *status)).collect();
     match args.format {
         Format::Json => super::print(&(serde_json::to_string(&documents).context("JSON")? + "\n")),

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::start::PATIENCE;
 use crate::cgroups::Cgroup;
 use crate::cli::Globals;
 use crate::error::{Kind, Result, fail};
@@ -26,9 +25,7 @@ pub(super) fn freezable(
     may: fn(Status) -> bool,
     act: fn(&Cgroup) -> Result<()>,
 ) -> Result<()> {
-    let (dir, _) = super::open(globals, id)?;
-    dir.lock(PATIENCE)?;
-    let record = dir.load()?;
+    let (dir, record) = super::open_locked(globals, id)?;
     let status = super::status(&dir, &record)?;
     if !may(status) {
         return Err(fail(Kind::WrongStatus, format!("cannot {verb} a container that is {status}")));

@@ -6,6 +6,6 @@ use crate::error::Result;
 
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
-    let prepared = Prepared::new(globals, args, false)?;
+    let prepared = Prepared::new(globals, args)?;
     super::print(&format!("{:#?}\n", prepared.plan))
 }

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::cli::{Format, Globals, Ps};
 use crate::error::{Context, Kind, Result, fail};
+use crate::sys::signal;
 
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Ps) -> Result<()> {
@@ -23,6 +24,7 @@ pub(super) fn run(globals: &Globals, args: &Ps) -> Result<()> {
 fn host_ps(options: &[String]) -> Result<String> {
     let every = ["-ef".to_string()];
     let options = if options.is_empty() { &every[..] } else { options };
+    signal::keep_children()?;
     let output = Command::new("ps").args(options).stdin(Stdio::null()).output().context("running ps(1)")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -11,7 +11,7 @@ use crate::sys::task;
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
-    let prepared = Prepared::new(globals, &args.create, true)?;
+    let prepared = Prepared::new(globals, &args.create)?;
     let plan = &prepared.plan;
     if plan.process.is_none() {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));

@@ -18,9 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
-    let (dir, _) = super::open(globals, id)?;
-    dir.lock(PATIENCE)?;
-    let record = dir.load()?;
+    let (dir, record) = super::open_locked(globals, id)?;
     match super::status(&dir, &record)? {
         Status::Created => {}
         status => {

@@ -8,7 +8,6 @@ use std::path::Path;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
-use super::start::PATIENCE;
 use crate::cgroups::values::part;
 use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
@@ -23,9 +22,7 @@ const MAX_SIZE: u64 = 16 << 20;
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let (wanted, _) = config::parse_resources(&document(args)?)?;
-    let (dir, _) = super::open(globals, &args.id)?;
-    dir.lock(PATIENCE)?;
-    let record = dir.load()?;
+    let (dir, record) = super::open_locked(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
     if !matches!(status, Status::Created | Status::Running | Status::Paused) {
         return Err(fail(Kind::WrongStatus, format!("cannot update a container that is {status}")));

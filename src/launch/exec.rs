@@ -286,8 +286,7 @@ fn between(
 /// The process that becomes the program, in the container.
 fn init(request: &Request, console_socket: Option<OwnedFd>, report: &mut Channel) -> Result<Infallible> {
     task::setsid()?;
-    if !request.record.callers_keyring {
-        let name = format!("_ses.{}", request.record.id);
+    if let Some(name) = request.record.session_keyring() {
         session_keyring(&name, Some(&request.process.labels), request.host.proc.as_fd())?;
     }
     let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;

@@ -263,9 +263,9 @@ fn name_and_network(container: &Container) -> Result<()> {
     if plan.namespaces.creates(libc::CLONE_NEWNET) {
         net::loopback_up()?;
     }
-    if let Some(name) = &plan.keyring {
+    if let Some(name) = container.record.session_keyring() {
         let labels = plan.process.as_ref().map(|process| &process.labels);
-        session_keyring(name, labels, container.proc)?;
+        session_keyring(&name, labels, container.proc)?;
     }
     Ok(())
 }
@@ -281,6 +281,11 @@ pub(super) fn session_keyring(name: &str, labels: Option<&lsm::Labels>, proc: Bo
         // As an outer container engine's filter answers.
         Err(e) if e.errno == Errno::EPERM => {
             return Err(anyhow!("{e} (hint: --no-new-keyring keeps the caller's)"));
+        }
+        // Fatal, as with runc and crun: to go on would leave the program the caller's keys.
+        Err(e) if e.errno == Errno::EDQUOT => {
+            let hint = "hint: the user has kernel.keys.maxkeys keys, root kernel.keys.root_maxkeys";
+            return Err(anyhow!("{e} ({hint}; --no-new-keyring keeps the caller's)"));
         }
         other => task::permit_keyring_owner(other?)?,
     }

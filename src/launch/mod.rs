@@ -183,6 +183,7 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
         boot_id: state::boot_id()?.into(),
         cgroup,
         callers_keyring: plan.keyring.is_none(),
+        keyring: plan.keyring.as_deref().map(keyring_name).unwrap_or_default(),
         namespaces: plan.namespaces.names(),
         owner: state::owner(request.host.uid),
         created: log::now(),
@@ -193,6 +194,12 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
         delete_reads_config: !plan.hooks.poststop.is_empty(),
         ..Record::default()
     })
+}
+
+/// Makes the name of a session keyring one that nobody can guess. keyctl(2) joins an existing keyring of the name, which
+/// any user of the user namespace can have made, instead of making one.
+fn keyring_name(name: &str) -> String {
+    format!("{name}.{:016x}", sys::args::random())
 }
 
 /// The processes it takes: an intermediate one also where the runtime could not go back from the pid namespace that is

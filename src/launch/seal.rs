@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Context, Result};
+use crate::host;
 use crate::process::env;
 use crate::sys::{self, args, fs, mount, task};
 use crate::trace;
@@ -17,7 +18,8 @@ use crate::trace;
 pub fn ensure() -> Result<()> {
     let _phase = trace::phase("seal");
     let own = Path::new("/proc/self/exe");
-    if fs::never_written(own)? {
+    // A /proc of another pid namespace is the better reason.
+    if fs::never_written(own).map_err(|e| host::procfs().err().unwrap_or_else(|| e.into()))? {
         return Ok(());
     }
     let file = match read_only_copy(own) {

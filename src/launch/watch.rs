@@ -71,7 +71,7 @@ impl Watch {
         let held = match state::state_letter(pid)? {
             Some('T') => Some("it was stopped by a signal".into()),
             Some('t') => Some("it was stopped by a tracer".into()),
-            _ => cgroups::freezing(pid, host::procfs()?.as_fd())?
+            _ => cgroups::freezing(pid, host::procfs()?)?
                 .map(|dir| format!("the cgroup {} is frozen", dir.display())),
         };
         if held.is_none() && self.patient.get() {

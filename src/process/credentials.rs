@@ -173,6 +173,8 @@ pub struct Status {
     pub no_new_privs: bool,
     /// The signals that are ignored, bit 0 being signal 1.
     pub ignored: u64,
+    /// The number of pid namespaces in which the process has an id, from that of the procfs on.
+    pub pid_namespaces: usize,
 }
 
 impl Status {
@@ -203,6 +205,8 @@ impl Status {
             umask: u32::from_str_radix(field("Umask")?.trim(), 8).ok()?,
             no_new_privs: field("NoNewPrivs")?.trim() != "0",
             ignored: mask("SigIgn")?,
+            // The line is missing in a kernel without pid namespaces.
+            pid_namespaces: field("NSpid").map_or(1, |ids| ids.split_ascii_whitespace().count()),
         })
     }
 }
@@ -282,6 +286,7 @@ mod tests {
             umask: 0o22,
             no_new_privs: true,
             ignored: 1 << 12,
+            pid_namespaces: 1,
         };
         assert_eq!(status(), expected);
         assert!(Status::parse(&TEXT.replace("4 3", "")).unwrap().groups.is_empty());

@@ -2,16 +2,17 @@
 //!
 //! A label takes effect at the next execve and is written to the process's own `attr` files, through the root
 //! of a verified procfs: under the container's /proc a file of the image's might swallow it (CVE-2019-16884,
-//! CVE-2023-28642). One that the module does not know is an error. A label for a module that this kernel does not run is ignored with a warning.
+//! CVE-2023-28642). A label that the module does not know is an error. A label for a module that this kernel does not run is
+//! ignored with a warning, as runtime-tools' validation programs require, or with `--strict-labels` an error.
 
 use std::io::Write;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use oci_spec::runtime::Process;
 
-use crate::error::{Problems, Result};
+use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, credentials::open_self, fs};
 use crate::trace;
 
@@ -21,25 +22,52 @@ pub struct Labels {
     pub selinux: Option<String>,
 }
 
-/// Which modules this kernel runs.
+/// Which modules this kernel runs, and what becomes of a label for one that it does not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     pub apparmor: bool,
     pub selinux: bool,
+    /// Such a label is an error instead of a warning (`--strict-labels`).
+    pub strict: bool,
 }
 
 impl Host {
-    #[must_use]
-    pub fn probe() -> Self {
-        const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
-        let apparmor = fs::read_text(fs::CWD, Path::new("/sys/module/apparmor/parameters/enabled"));
-        let selinux = fs::open(fs::CWD, Path::new("/sys/fs/selinux"), fs::O_PATH | fs::O_DIRECTORY, 0)
-            .and_then(|dir| fs::filesystem_magic(std::os::fd::AsFd::as_fd(&dir)));
-        Self {
-            apparmor: apparmor.is_ok_and(|text| text.starts_with('Y')),
-            selinux: selinux.is_ok_and(|magic| magic == SELINUX_MAGIC),
-        }
+    /// Only a file that does not exist, and AppArmor's "N", say that a module is absent. Every other answer is an error: a
+    /// module that is taken for absent because a file could not be read would leave the program unconfined.
+    pub fn probe(proc: BorrowedFd, strict: bool) -> Result<Self> {
+        let found = apparmor().and_then(|apparmor| Ok(Self { apparmor, selinux: selinux(proc)?, strict }));
+        found.context("finding out which security modules the kernel runs, for the labels")
     }
+}
+
+/// The parameter exists if AppArmor is built in, whether it runs or not. Without a sysfs at /sys nothing exists.
+fn apparmor() -> Result<bool> {
+    const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
+    const SYSFS_MAGIC: i64 = 0x6265_6572;
+    let sys = fs::open(fs::CWD, Path::new("/sys"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    if fs::filesystem_magic(sys.as_fd())? != SYSFS_MAGIC {
+        return Err(fail(Kind::Unsupported, "/sys is not a sysfs (hint: mount -t sysfs sysfs /sys)"));
+    }
+    enabled(fs::read_text(fs::CWD, Path::new(ENABLED))).context(ENABLED)
+}
+
+fn enabled(read: sys::Result<String>) -> Result<bool> {
+    match read {
+        Ok(text) => match text.trim_end() {
+            "Y" => Ok(true),
+            "N" => Ok(false),
+            other => Err(fail(Kind::Os, format!("{other:?} is neither Y nor N"))),
+        },
+        Err(e) if e.errno == Errno::ENOENT => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The kernel registers this type of file system only if it runs SELinux (init_sel_fs), whether anybody has mounted it
+/// or not.
+fn selinux(proc: BorrowedFd) -> Result<bool> {
+    let types = fs::read_text(proc, Path::new("filesystems"))?;
+    Ok(types.lines().any(|line| line.split_ascii_whitespace().last() == Some("selinuxfs")))
 }
 
 /// Whether a process is to have a label.
@@ -62,10 +90,27 @@ pub fn mount_label(
         return None;
     }
     if !host.selinux {
-        warnings.push(format!("linux.mountLabel {label:?}: this kernel does not run SELinux, ignoring"));
+        missing("linux.mountLabel", label, "SELinux", host, problems, warnings);
         return None;
     }
     Some(label.into())
+}
+
+/// Notes a label for a module that the kernel does not run.
+fn missing(
+    place: &str,
+    label: &str,
+    module: &str,
+    host: Host,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) {
+    let text = format!("this kernel does not run {module}");
+    if host.strict {
+        problems.add(place, format_args!("{label:?}: {text}"));
+    } else {
+        warnings.push(format!("{place} {label:?}: {text}, ignoring"));
+    }
 }
 
 /// `place` is that of the process object, with its dot.
@@ -85,7 +130,7 @@ pub fn plan(
             return None;
         }
         if !there {
-            warnings.push(format!("{place}{member} {value:?}: this kernel does not run {module}, ignoring"));
+            missing(&format!("{place}{member}"), value, module, host, problems, warnings);
             return None;
         }
         Some(value.to_string())
@@ -176,9 +221,43 @@ mod tests {
         }
     }
 
+    /// Whatever keeps the file from being read does not make the module absent.
+    #[test]
+    fn only_a_missing_file_and_n_are_no_module() {
+        for (text, expected) in [("Y\n", Some(true)), ("N\n", Some(false)), ("", None), ("Yes\n", None)] {
+            assert_eq!(enabled(Ok(text.into())).ok(), expected, "{text:?}");
+        }
+        let refused = |errno| enabled(Err(sys::Error::new("open()", errno)));
+        assert!(matches!(refused(Errno::ENOENT), Ok(false)));
+        for errno in [
+            Errno::EIO,
+            Errno::ENOMEM,
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::EACCES,
+            Errno::EPERM,
+            Errno::ENOTDIR,
+        ] {
+            assert_eq!(sys::errno(&refused(errno).unwrap_err()), Some(errno));
+        }
+    }
+
+    #[test]
+    fn a_missing_module_is_a_warning_or_an_error() {
+        for (strict, problem, warning) in [
+            (false, "", "process.apparmorProfile \"p\": this kernel does not run AppArmor, ignoring"),
+            (true, "process.apparmorProfile: \"p\": this kernel does not run AppArmor", ""),
+        ] {
+            let host = Host { strict, ..Host::default() };
+            let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+            plan(Some("p"), None, host, "process.", &mut problems, &mut warnings);
+            assert_eq!((problems.to_string().as_str(), warnings.concat().as_str()), (problem, warning));
+        }
+    }
+
     #[test]
     fn mount_labels_need_selinux() {
-        let selinux = Host { apparmor: false, selinux: true };
+        let selinux = Host { selinux: true, ..Host::default() };
         for (label, host, kept, said) in [
             (None, selinux, None, ""),
             (Some(""), selinux, None, ""),
@@ -201,7 +280,7 @@ mod tests {
 
     #[test]
     fn labels_need_their_module() {
-        let both = Host { apparmor: true, selinux: true };
+        let both = Host { apparmor: true, selinux: true, strict: false };
         let none = Host::default();
         for (apparmor, selinux, host, kept, said) in [
             (None, None, none, (None, None), ""),

@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Linux, Process};
 
 use crate::error::{Problems, Result};
+use crate::host;
 use crate::sys::process::SchedAttr;
 
 /// The container's process, as it will be.
@@ -67,12 +68,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// Of the calling process: `proc` is the root of a procfs in which it can be found. Which security modules there are
-    /// matters only for a process with `labels`.
-    pub fn probe(proc: BorrowedFd, labels: bool) -> Result<Self> {
+    /// Probes the calling process; `proc` is the root of the verified procfs. The security modules matter only if
+    /// something has a label: then `labels` is [`lsm::Host::strict`].
+    pub fn probe(proc: BorrowedFd, labels: Option<bool>) -> Result<Self> {
         let own = credentials::Status::read(proc)?;
+        if own.pid_namespaces != 1 {
+            // Our id there equals the one that we have for ourselves by chance.
+            return Err(host::other_namespace());
+        }
         let capabilities = capabilities::Held { bounding: own.bounding, permitted: own.permitted };
-        Ok(Self { capabilities, lsm: if labels { lsm::Host::probe() } else { lsm::Host::default() } })
+        let lsm = labels.map_or(Ok(lsm::Host::default()), |strict| lsm::Host::probe(proc, strict))?;
+        Ok(Self { capabilities, lsm })
     }
 }
 
@@ -229,7 +235,7 @@ mod tests {
 
     const HOST: Host = Host {
         capabilities: capabilities::Held::IN_USER_NAMESPACE,
-        lsm: lsm::Host { apparmor: false, selinux: false },
+        lsm: lsm::Host { apparmor: false, selinux: false, strict: false },
     };
 
     fn check(json: &str, prefix: &str) -> (Option<Plan>, String) {

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 
 use super::record::Record;
-use crate::error::{Context, Kind, Result, fail};
+use crate::error::{Kind, Result, fail};
+use crate::host;
 use crate::sys::{self, fs};
 
 /// The fields of `/proc/PID/stat` that matter here.
@@ -48,17 +49,15 @@ pub(super) fn parse_stat(text: &str) -> Option<Stat> {
 }
 
 fn read_stat(pid: i32) -> Result<Option<Stat>> {
-    let path = format!("/proc/{pid}/stat");
-    match fs::read_text(fs::CWD, Path::new(&path)) {
+    // A wrong /proc would show no such process, or a stranger: every container would seem stopped, and be deleted from
+    // under its processes.
+    let proc = host::procfs()?;
+    match fs::read_text(proc, Path::new(&format!("{pid}/stat"))) {
         Ok(text) => {
             let stat = parse_stat(&text);
-            stat.map(Some).ok_or_else(|| fail(Kind::Os, format!("{path}: not understood")))
+            stat.map(Some).ok_or_else(|| fail(Kind::Os, format!("/proc/{pid}/stat: not understood")))
         }
-        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => {
-            // Without /proc every container would seem stopped, and be deleted from under its processes.
-            std::fs::metadata("/proc/self/stat").context("/proc/self/stat")?;
-            Ok(None)
-        }
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
         Err(e) => Err(e.into()),
     }
 }
@@ -69,7 +68,7 @@ pub fn boot_id() -> Result<&'static str> {
     if let Some(id) = ID.get() {
         return Ok(id);
     }
-    let text = fs::read_text(fs::CWD, Path::new("/proc/sys/kernel/random/boot_id"))?;
+    let text = fs::read_text(host::procfs()?, Path::new("sys/kernel/random/boot_id"))?;
     Ok(ID.get_or_init(|| text.trim_end().to_string()))
 }
 

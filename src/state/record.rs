@@ -99,6 +99,9 @@ pub struct Record {
     /// Its processes keep their caller's session keyring, those of `exec` too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub callers_keyring: bool,
+    /// The name of the session keyring; empty in the record of an older version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub keyring: String,
     /// The types of namespaces that are not the host's.
     pub namespaces: Vec<String>,
     pub owner: Owner,
@@ -114,6 +117,16 @@ pub struct Record {
     /// Likewise for `delete`: there are poststop hooks.
     #[serde(default)]
     pub delete_reads_config: bool,
+}
+
+impl Record {
+    /// Returns the name of the session keyring to join, unless the container's processes keep their caller's.
+    #[must_use]
+    pub fn session_keyring(&self) -> Option<String> {
+        let old = || format!("_ses.{}", self.id);
+        let name = Some(&self.keyring).filter(|name| !name.is_empty()).cloned();
+        (!self.callers_keyring).then(|| name.unwrap_or_else(old))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -63,6 +63,24 @@ impl Hidden {
     }
 }
 
+/// Returns the effective user id that the program was executed with (`AT_EUID`), which costs no call.
+#[must_use]
+pub fn euid() -> u32 {
+    // SAFETY: the call only reads the auxiliary vector.
+    unsafe { libc::getauxval(libc::AT_EUID) as u32 }
+}
+
+/// Returns a number that nobody else can know. Of the 16 random bytes that the kernel gives to every program that it
+/// executes (`AT_RANDOM`) these are the last eight: the first are musl's stack canary.
+#[must_use]
+pub fn random() -> u64 {
+    // SAFETY: the call only reads the auxiliary vector.
+    let bytes = unsafe { libc::getauxval(libc::AT_RANDOM) } as *const [u8; 16];
+    // SAFETY: the kernel has put 16 bytes there, which live as long as the process.
+    let [.., a, b, c, d, e, f, g, h] = unsafe { bytes.read() };
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// The command line, the program's name first.
 #[must_use]
 pub fn get() -> &'static [CString] {

@@ -90,6 +90,13 @@ pub fn absent(dir: BorrowedFd, path: &Path, error: &Error) -> bool {
     says(error) && stat_at(dir, path).is_err_and(|e| says(&e))
 }
 
+/// Returns the inode number of a file, following links.
+pub fn inode_at(dir: BorrowedFd, path: &Path) -> Result<u64> {
+    nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::empty())
+        .map(|stat| stat.st_ino)
+        .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
+}
+
 /// The type of the file system that `fd` lies on: `PROC_SUPER_MAGIC` and its like.
 pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
     let stat = nix::sys::statfs::fstatfs(fd).map_err(|e| Error::new("fstatfs()", e))?;
@@ -462,13 +469,10 @@ pub fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
 }
 
 /// Those of the `count` descriptors from `first` on that are open and not close-on-exec: those that whoever executed us
-/// left to us.
-pub fn inherited(first: i32, count: u32) -> Result<Vec<i32>> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
+/// left to us. `proc` is the root of a procfs in which we can be found.
+pub fn inherited(proc: BorrowedFd, first: i32, count: u32) -> Result<Vec<i32>> {
     let beyond = first.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
-    let own = open(CWD, Path::new("/proc/self/fd"), O_RDONLY | O_DIRECTORY, 0)?;
+    let own = open(proc, Path::new("self/fd"), O_RDONLY | O_DIRECTORY, 0)?;
     let numbers = list_dir(own.as_fd())?;
     let numbers = numbers.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok());
     let mut given: Vec<i32> = numbers

@@ -29,6 +29,15 @@ fn default_action(number: i32) -> Result<()> {
     check(ret, || format!("rt_sigaction({number})")).map(drop)
 }
 
+/// Makes children that have ended wait to be reaped. execve(2) keeps a SIGCHLD that the caller ignores; then the kernel
+/// reaps them itself and their statuses are lost (waitid(2), ECHILD).
+///
+/// No other inherited disposition changes what a command does: signals that the caller ignores or blocks do not end it
+/// either, which is the caller's choice. Hooks and the container's program inherit none of them ([`reset`]).
+pub fn keep_children() -> Result<()> {
+    default_action(libc::SIGCHLD)
+}
+
 /// Makes a write to a pipe that nobody reads an error instead of our end.
 pub fn ignore_pipe() -> Result<()> {
     // SAFETY: the action runs no code of ours.

@@ -47,6 +47,10 @@ pub enum Forked {
 pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
     let mut pidfd: i32 = -1;
     let sibling = flags & libc::CLONE_PARENT as u64 != 0;
+    if !sibling {
+        // Here and not at the start: commands without children save the call.
+        super::signal::keep_children()?;
+    }
     let mut args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
@@ -426,6 +430,14 @@ pub fn exit_now(code: i32) -> ! {
         libc::syscall(libc::SYS_exit, code);
     }
     trap()
+}
+
+/// Returns the calling thread's id, which is the process's id if there is no other thread. musl has it in memory, where
+/// getpid(2) would be a call. In a process that [`clone3`] has made it is its maker's.
+#[must_use]
+pub fn own_id() -> i32 {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::gettid() }
 }
 
 #[must_use]

@@ -28,9 +28,11 @@
 mod harness;
 
 mod arriving;
+mod caller;
 mod descriptors;
 mod executable;
 mod hooks;
+mod labels;
 mod leaving;
 mod links;
 mod names;
@@ -38,6 +40,7 @@ mod neighbours;
 mod opening;
 mod procfs;
 mod races;
+mod records;
 mod signals;
 mod terminal;
 mod tracing;

@@ -27,7 +27,7 @@ fn parser(option: &str) {
 #[test]
 fn profiles() {
     isolated(|t| {
-        if !corten::process::lsm::Host::probe().apparmor {
+        if !crate::harness::modules().apparmor {
             skip("this kernel does not run AppArmor");
         }
         if Command::new("apparmor_parser").arg("--version").output().is_err() {

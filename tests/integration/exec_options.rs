@@ -286,7 +286,7 @@ fn no_new_privs_given() {
 #[test]
 fn labels_without_a_module() {
     isolated(|t| {
-        if corten::process::lsm::Host::probe() != corten::process::lsm::Host::default() {
+        if crate::harness::modules() != corten::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
         }
         start(t, |_| {});
@@ -308,7 +308,7 @@ fn labels_without_a_module() {
 #[test]
 fn a_containers_labels_without_a_module() {
     isolated(|t| {
-        if corten::process::lsm::Host::probe() != corten::process::lsm::Host::default() {
+        if crate::harness::modules() != corten::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
         }
         let out = t.run("grep -c context= /proc/self/mountinfo", |c| {
@@ -325,6 +325,36 @@ fn a_containers_labels_without_a_module() {
             assert!(out.stderr.contains(label), "{out:?}");
         }
         t.run("true", |c| c["linux"]["mountLabel"] = json!("a\"b")).fails("linux.mountLabel: contains");
+    });
+}
+
+/// --strict-labels: the same labels are an error each, and `state --applied` tells of those that were let go without it.
+#[test]
+fn strict_labels_without_a_module() {
+    isolated(|t| {
+        if crate::harness::modules() != corten::process::lsm::Host::default() {
+            crate::harness::skip("this kernel runs AppArmor or SELinux");
+        }
+        let bundle = t.bundle(|c| {
+            c["process"]["apparmorProfile"] = json!("web");
+            c["process"]["selinuxLabel"] = json!("u:r:t:s0");
+            c["linux"]["mountLabel"] = json!("u:r:f:s0:c1,c2");
+        });
+        let places = ["linux.mountLabel", "process.selinuxLabel", "process.apparmorProfile"];
+        for verb in ["create", "run"] {
+            let out =
+                t.corten(&["--strict-labels", verb, "-b", bundle.path(), "c1"]).fails("does not run SELinux");
+            places.iter().for_each(|place| assert!(out.stderr.contains(&format!("{place}: \"")), "{out:?}"));
+        }
+        t.corten(&["create", "-b", bundle.path(), "c1"]).exits(0);
+        t.corten(&["start", "c1"]).ok();
+        t.corten(&["--strict-labels", "exec", "c1", "/bin/true"]).fails("process.apparmorProfile: \"web\"");
+        let out = t.corten(&["state", "--applied", "c1"]).fails("not applied as asked: ");
+        places.iter().for_each(|place| assert!(out.stderr.contains(place), "{out:?}"));
+        t.delete("c1");
+        let plain = t.bundle(|_| {});
+        t.corten(&["--strict-labels", "create", "-b", plain.path(), "c1"]).ok();
+        t.delete("c1");
     });
 }
 

@@ -348,6 +348,7 @@ fn another_users_record_is_not_believed() {
             assert_eq!(out.stdout, "");
             out.fails("container \"c\": its directory belongs to user 1000");
         }
+        std::os::unix::fs::chown(&dir, Some(0), Some(0)).unwrap();
         t.delete("c");
     });
 }

@@ -553,6 +553,11 @@ impl Output {
     }
 }
 
+/// The security modules that this kernel runs.
+pub fn modules() -> corten::process::lsm::Host {
+    corten::process::lsm::Host::probe(corten::host::procfs().unwrap(), false).unwrap()
+}
+
 /// Runs the body on the host itself, where systemd can be met: it takes no part in our namespaces. What the body makes,
 /// it must see gone. Skipped where pid 1, as seen from here, is not systemd with cgroup v2.
 pub fn with_systemd(name: &str, body: impl FnOnce(&Test)) {

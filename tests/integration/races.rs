@@ -37,6 +37,30 @@ fn nothing_left(t: &Test, before: &[String], after: &str) {
     assert!(left.is_empty(), "{after}: {left:#?}");
 }
 
+/// runtime.md#start: of twelve starts at once one starts the program, once; the others are errors of one line.
+#[test]
+fn a_start_has_one_winner() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            c["process"]["args"] = json!(["/bin/sh", "-c", "echo began >> /began; exec sleep 1000"]);
+            // The others wait for the lock meanwhile.
+            c["hooks"] = json!({"poststart": [{"path": "/bin/sleep", "args": ["sleep", "0.2"]}]});
+        });
+        for _ in 0..3 {
+            t.create(&bundle, "c");
+            let all: Vec<Running> = (0..12).map(|_| spawn(t, &["start", "c"])).collect();
+            let ended: Vec<Output> = all.into_iter().map(Running::wait).collect();
+            let (won, lost): (Vec<Output>, Vec<Output>) = ended.into_iter().partition(|out| out.code == 0);
+            assert_eq!(won.len(), 1, "{won:?} {lost:?}");
+            lost.into_iter().for_each(|out| drop(out.fails("cannot start a container that is running")));
+            let began = bundle.rootfs().join("began");
+            assert_eq!(std::fs::read_to_string(&began).unwrap(), "began\n");
+            std::fs::remove_file(began).unwrap();
+            t.delete("c");
+        }
+    });
+}
+
 /// runtime.md#create: of twelve that ask for one id at once, one gets it, and the others change nothing.
 #[test]
 fn an_id_has_one_winner() {

@@ -279,7 +279,6 @@ fn only_a_trace_is_overwritten() {
             (&text, "is there already, and is not a trace"),
             (&t.dir.join("no/such"), "no such file or directory"),
             (&"/dev/null".into(), "is not a regular file"),
-            (&t.dir, "is a directory"),
         ] {
             let out = run(path);
             let one = out.stderr.starts_with("warning: --trace ") && out.stderr.lines().count() == 1;
@@ -289,39 +288,30 @@ fn only_a_trace_is_overwritten() {
     });
 }
 
-/// Also for engines, which have no place for the option. It is of create and run; and of its own name only.
+/// An engine has one option for all commands: in a directory each writes a file of its own, named after its process.
 #[test]
-fn an_annotation_asks_for_it() {
+fn a_directory_has_a_trace_for_each_command() {
     isolated(|t| {
-        let file = t.dir.join("asked.trace");
-        let annotated = |path: &Path| {
-            t.bundle(|c| {
-                c["annotations"] = json!({"dev.corten.trace": path});
-                c["process"]["args"] = json!(["/bin/true"]);
-            })
-        };
-        let bundle = annotated(&file);
-        t.create(&bundle, "c1");
-        let trace = Trace::read(&file);
-        trace.has("runtime", "create");
-        trace.has("init", "mount mounts[0] /proc");
-        let before = fs::metadata(&file).unwrap().modified().unwrap();
-        t.corten(&["start", "c1"]).ok();
-        t.until("c1", "stopped");
-        t.corten(&["delete", "c1"]).ok();
-        t.corten(&["plan", "--bundle", bundle.path()]).ok();
-        assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), before);
-        t.run_bundle(&bundle).ok();
-        Trace::read(&file).has("runtime", "wait for the program's end");
-        // The command line has the first word.
-        let (out, trace) = traced(t, &["run", "--bundle", bundle.path(), "r"]);
-        out.ok();
-        trace.has("runtime", "parse config.json");
-        for bad in [t.dir.join("nologin"), "relative.trace".into(), "".into()] {
-            let out = t.run_bundle(&annotated(&bad)).exits(0);
-            assert!(out.stderr.starts_with("warning: annotations[\"dev.corten.trace\"] "), "{out:?}");
-            assert!(!bad.exists());
+        let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/true"]));
+        let dir = t.dir.join("traces");
+        fs::create_dir(&dir).unwrap();
+        let option = format!("--trace={}", dir.display());
+        for args in
+            [&["create", "-b", bundle.path(), "c1"][..], &["start", "c1"], &["delete", "--force", "c1"]]
+        {
+            t.corten(&[&[option.as_str()], args].concat()).ok();
         }
+        let mut commands = Vec::new();
+        for entry in fs::read_dir(&dir).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            let number = name.strip_prefix("corten-").and_then(|name| name.strip_suffix(".trace"));
+            assert!(number.unwrap().parse::<u32>().is_ok(), "{name}");
+            let trace = Trace::read(&entry.path());
+            commands.extend(trace.0.into_iter().filter(|phase| phase.name.starts_with("command ")));
+        }
+        let mut commands: Vec<String> = commands.into_iter().map(|phase| phase.name).collect();
+        commands.sort();
+        assert_eq!(commands, ["command create c1", "command delete c1", "command start c1"]);
     });
 }
 

@@ -173,6 +173,22 @@ fn a_failed_update_is_taken_back() {
     });
 }
 
+/// A limit that somebody else has changed, as a container does that can write to its own cgroup.
+#[test]
+fn what_else_has_changed_a_limit_is_changed_back() {
+    isolated_in(View::V1, |t| {
+        start(t, "/c1", &json!({"pids": {"limit": 40}, "memory": {"limit": 64 << 20}}));
+        // `update` compares with the kernel's value and not with the kept configuration's; it leaves all that it is not
+        // asked for.
+        fs::write(file("pids", "c1/pids.max"), "max").unwrap();
+        fs::write(file("memory", "c1/memory.limit_in_bytes"), (96 << 20).to_string()).unwrap();
+        update(t, &json!({"pids": {"limit": 40}})).ok();
+        assert_eq!(says("pids", "c1/pids.max"), "40");
+        assert_eq!(says("memory", "c1/memory.limit_in_bytes"), (96 << 20).to_string());
+        t.delete("c1");
+    });
+}
+
 /// The options of the command line, among them those of realtime and of the kernel's memory.
 #[test]
 fn options_set_limits() {
