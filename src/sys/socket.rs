@@ -149,9 +149,13 @@ pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
     }
 }
 
-/// Reads what is there, or waits for it. No bytes: the other end is closed. ETIMEDOUT if nothing comes in time.
+/// Reads what is there, or waits for it. No bytes: the other end is closed. ETIMEDOUT after the deadline, even if the
+/// peer never stops sending.
 pub fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> Result<usize> {
     loop {
+        if Instant::now() >= deadline {
+            return Err(Error::new("recv()", Errno::ETIMEDOUT));
+        }
         match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_CMSG_CLOEXEC) {
             Err(Errno::EAGAIN) => await_socket(socket, PollFlags::POLLIN, "recv()", deadline)?,
             Err(Errno::EINTR) => {}
