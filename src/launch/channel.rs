@@ -31,6 +31,8 @@ pub(super) enum Event {
     Console(OwnedFd),
     /// The descriptor of a seccomp filter that asks an agent.
     Listener(OwnedFd),
+    /// The container's notification socket, for `start`.
+    Notify(OwnedFd),
     /// Everything is done but what `start` begins.
     Ready,
     Error(anyhow::Error),
@@ -78,6 +80,7 @@ impl Channel {
             Event::Mounted => self.send_bytes(b"m", &[]),
             Event::Console(master) => self.send_console(master.as_fd()),
             Event::Listener(fd) => self.send_bytes(b"l", &[fd.as_fd()]),
+            Event::Notify(fd) => self.send_bytes(b"n", &[fd.as_fd()]),
             Event::Ready => self.send_bytes(b"r", &[]),
             // By write(2), which more seccomp profiles allow than sendmsg(2).
             Event::Error(error) => {
@@ -113,6 +116,7 @@ impl Channel {
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), _) => Ok(Event::Listener(fd)),
+            (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
             _ => Err(fail(Kind::Os, "a message between our two processes was not understood")),

@@ -10,10 +10,11 @@ mod destroy;
 pub mod exec;
 pub mod foreground;
 mod init;
+pub mod notify;
+mod pid_file;
 mod program;
 pub mod seal;
 
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use cgroup::Systemd;
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, undo};
+pub use pid_file::write_pid_file;
 
 use crate::cgroups::{self, Cgroup};
 use crate::cli::SPEC_VERSION;
@@ -64,6 +66,8 @@ pub struct Launched {
     pub dir: Dir,
     pub record: Record,
     pub process: Process,
+    /// The container's notification socket, for `run`. After `create` the container's process keeps it for `start`.
+    pub notify: Option<OwnedFd>,
 }
 
 /// A process in a container, before its program runs.
@@ -84,7 +88,7 @@ pub fn create(request: &Request) -> Result<Launched> {
     // A mount namespace that is less privileged than ours gets our mounts with their flags locked, and so it must get
     // the sources: copies of its own mounts, opened with our rights.
     let late = plan.namespaces.has(libc::CLONE_NEWUSER) && plan.namespaces.creates(libc::CLONE_NEWNS);
-    let sources = if late && request.host.uid == 0 {
+    let mut sources = if late && request.host.uid == 0 {
         None
     } else {
         Some(rootfs::open_sources(&plan.rootfs, request.host.proc.as_fd(), false)?)
@@ -113,6 +117,8 @@ pub fn create(request: &Request) -> Result<Launched> {
         } else {
             Some(socket::listen_at(dir.fd().as_fd(), Path::new(START_SOCKET))?)
         };
+        let notify = notify::listen(plan, &dir, sources.as_mut())?;
+        let (kept, given) = if request.at_once { (notify, None) } else { (None, notify) };
         let child = init::Container {
             plan,
             doors: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?,
@@ -123,6 +129,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             sources,
             console_socket,
             start,
+            notify: given,
             preserved: request.preserved,
             service: request.service,
             user_namespace: request.host.user_namespace,
@@ -138,7 +145,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             .and_then(|()| attend(&mut process, request, &dir, &mut record, &mut devices))
             .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
         match attended {
-            Ok(()) => Ok(process),
+            Ok(()) => Ok((process, kept)),
             Err(e) => {
                 // With the namespace a virtual one would end.
                 devices.iter_mut().for_each(Devices::take_back);
@@ -149,18 +156,12 @@ pub fn create(request: &Request) -> Result<Launched> {
         }
     })();
     match result {
-        Ok(process) => Ok(Launched { dir, record, process }),
+        Ok((process, notify)) => Ok(Launched { dir, record, process, notify }),
         Err(error) => {
             let error = with_reason(&record, error);
             let poststop: &[hooks::Hook] = if record.pid.is_some() { &plan.hooks.poststop } else { &[] };
             undo(dir, &record, poststop);
-            if let (Some(before), Some(namespace)) = (before, joined.mount_namespace()) {
-                let restore = || before.restore(&plan.rootfs.path);
-                if let Err(e) = namespaces::in_mount_namespace(namespace, request.host.proc.as_fd(), restore)
-                {
-                    log::warn(format!("undoing, in the mount namespace that is joined: {e:#}, ignoring"));
-                }
-            }
+            restore(before.as_ref(), request, &joined);
             Err(error)
         }
     }
@@ -183,6 +184,15 @@ fn before_joining(request: &Request, joined: &Joined) -> Result<Option<rootfs::B
         // One of a user namespace that is not ours to enter before the container's process does.
         Err(e) if sys::errno(&e) == Some(Errno::EPERM) => Ok(None),
         before => before,
+    }
+}
+
+/// Takes away from the mount namespace that is joined what was mounted there.
+fn restore(before: Option<&rootfs::Before>, request: &Request, joined: &Joined) {
+    let (Some(before), Some(namespace)) = (before, joined.mount_namespace()) else { return };
+    let restore = || before.restore(&request.plan.rootfs.path);
+    if let Err(e) = namespaces::in_mount_namespace(namespace, request.host.proc.as_fd(), restore) {
+        log::warn(format!("undoing, in the mount namespace that is joined: {e:#}, ignoring"));
     }
 }
 
@@ -425,24 +435,6 @@ fn commit(
     if request.at_once { Ok(()) } else { process.go(Go::Wait) }
 }
 
-/// Writes a process id without a newline, which containerd could not parse, and by rename: whoever sees the file sees
-/// all of it.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let _phase = trace::phase("write the pid file");
-    let at = || format!("--pid-file {}", path.display());
-    let invalid = || fail(Kind::Usage, format!("{}: is not the name of a file", at()));
-    let name = path.file_name().ok_or_else(invalid)?;
-    let part = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    // A new file: in a directory of everybody's a link of that name could lead anywhere.
-    let written = std::fs::File::create_new(&part)
-        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
-        .and_then(|()| std::fs::rename(&part, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    written.with_context(at)
-}
-
 impl Process {
     /// The next event that is not only for us.
     fn next(&mut self) -> Result<Event> {
@@ -503,14 +495,14 @@ impl Process {
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, pid: self.pid, record, status });
         let started = self.go(Go::Start).and_then(|()| await_program(&self.channel, agent));
-        let started = started.and_then(|()| ended_early(self.pid));
+        let started = started.and_then(|_| ended_early(self.pid));
         // In a running container somebody else may have been killed.
         if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
     }
 }
 
-/// Lets the program of a created container run, and tells whether it does.
-pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
+/// Lets the program of a created container run, and tells whether it does. Returns the container's notification socket.
+pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<Option<OwnedFd>> {
     let _phase = trace::phase("start");
     // Held before anything begins: afterwards there may be no descriptor left for it.
     let process = state::pidfd(record)?;
@@ -526,7 +518,8 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     })?;
     let pid = record.pid.unwrap_or_default();
     let agent = listener.map(|listener| Agent { listener, pid, record, status: Status::Created });
-    let started = await_program(&Channel::from_socket(socket), agent).and_then(|()| ended_early(pid));
+    let started = await_program(&Channel::from_socket(socket), agent)
+        .and_then(|notify| ended_early(pid).map(|()| notify));
     if started.is_err()
         && let Some(pidfd) = process
     {
@@ -548,16 +541,19 @@ struct Agent<'a> {
     status: Status,
 }
 
-/// The channel's end is the program's beginning, for execve closes it, or the process's end.
-fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<()> {
+/// The channel's end is the program's beginning, for execve closes it, or the process's end. Returns the notification
+/// socket that the process has kept.
+fn await_program(channel: &Channel, agent: Option<Agent>) -> Result<Option<OwnedFd>> {
+    let mut notify = None;
     loop {
         match channel.receive()? {
             Event::Closed => {
                 trace::gone();
-                return Ok(());
+                return Ok(notify);
             }
             Event::Error(error) => return Err(error),
             Event::Listener(fd) => send_listener(&fd, agent)?,
+            Event::Notify(socket) => notify = Some(socket),
             _ => return Err(unexpected()),
         }
     }

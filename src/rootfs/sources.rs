@@ -28,11 +28,11 @@ pub struct Sources {
     pub under_root: Option<u64>,
 }
 
-/// Opens the sources: `all` of them, or those that the container's process cannot open as well.
-pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
+/// Opens the sources: `everything`, or those that the container's process cannot open and that exist already.
+pub fn open_sources(plan: &Plan, proc: BorrowedFd, everything: bool) -> Result<Sources> {
     let _phase = trace::phase("open sources");
     let own_namespace = plan.facts.mount_namespace == MountNamespace::New;
-    let all = all || !own_namespace;
+    let all = everything || !own_namespace;
     let root = all.then(|| open_root(plan)).transpose()?;
     let under_root = match plan.facts.mount_namespace {
         MountNamespace::Host => Some(fs::mount_id(fs::CWD, &plan.path).with_context(|| root_place(plan))?),
@@ -40,7 +40,7 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
     };
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
-        if !all && idmap.is_none() {
+        if !everything && (is_notify_socket(plan, source) || !all && idmap.is_none()) {
             return Ok(None);
         }
         let first = for_bind(plan.propagation, &mount.options.propagation);
@@ -94,7 +94,27 @@ pub(super) fn place(mount: &Mount, source: &Path) -> String {
     format!("{}.source {}", mount.place, source.display())
 }
 
+/// Reports whether a source is the container's notification socket. `create` makes it after it has opened the sources.
+fn is_notify_socket(plan: &Plan, source: &Path) -> bool {
+    plan.facts.notify_socket.as_deref() == Some(source)
+}
+
 impl Sources {
+    /// Opens the notification socket, unless the container's process can do so: it sees the host's paths in a new mount
+    /// namespace only.
+    pub fn open_notify_socket(&mut self, plan: &Plan) -> Result<()> {
+        for (mount, opened) in plan.mounts.iter().zip(&mut self.mounts) {
+            if let Kind::Bind { source, recursive, .. } = &mount.kind
+                && is_notify_socket(plan, source)
+                && plan.facts.mount_namespace != MountNamespace::New
+            {
+                let first = for_bind(plan.propagation, &mount.options.propagation);
+                *opened = Some(open(source, *recursive, &first).with_context(|| place(mount, source))?);
+            }
+        }
+        Ok(())
+    }
+
     /// The detached trees, the root's first, for another process's [`Sources::receive`].
     pub fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.root].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)

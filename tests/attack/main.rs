@@ -31,6 +31,7 @@ mod descriptors;
 mod executable;
 mod links;
 mod names;
+mod notify;
 mod procfs;
 mod races;
 mod terminal;
