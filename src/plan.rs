@@ -10,7 +10,7 @@ use crate::error::{Problems, Result};
 use crate::host::Host;
 use crate::namespaces::idmap;
 use crate::process::sysctl::{self, Sysctl};
-use crate::process::{self, capabilities, env, lsm};
+use crate::process::{self, capabilities, lsm};
 use crate::{hooks, intel_rdt, namespaces, rootfs, seccomp, trace};
 
 /// What the command line says, and what only making a container has to know of the host.
@@ -25,8 +25,8 @@ pub struct Request<'a> {
     /// See [`tree_namespaces`](crate::host::tree_namespaces).
     pub tree_namespaces: bool,
     pub cgroups: &'a cgroups::Host,
-    /// What a service manager left to us.
-    pub service: &'a env::Service,
+    /// The path of the container's notification socket on the host, if a service manager listens.
+    pub notify_socket: Option<&'a Path>,
 }
 
 /// What will be done, in the order of the doing.
@@ -145,7 +145,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
         cgroup_mount: request.cgroups.v2_mount.clone(),
         cgroup_views: cgroups::v1::views(cgroup.as_ref(), request.cgroups),
-        notify_socket: request.service.notify_socket.clone(),
+        notify_socket: request.notify_socket.map(Into::into),
         mount_label: lsm::mount_label(
             linux.and_then(|l| l.mount_label().as_deref()),
             host.process.lsm,

@@ -28,8 +28,10 @@ const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
 /// Where `start` knocks.
 pub const START_SOCKET: &str = "start.sock";
+/// The container's notification socket. This single file is bound into the container.
+pub const NOTIFY_SOCKET: &str = "notify.sock";
 /// Everything that is ever put into a container's directory.
-const OURS: [&str; 5] = [CONFIG, "config.json.new", STATE, "state.json.new", START_SOCKET];
+const OURS: [&str; 6] = [CONFIG, "config.json.new", STATE, "state.json.new", START_SOCKET, NOTIFY_SOCKET];
 const MAX_FILE: u64 = 64 << 20;
 
 /// How often the directory that `create` makes may be removed from under its hands, because it has no lock yet.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use corten::cgroups::{self, Manager};
 use corten::host::{self, Host};
-use corten::process::{self, capabilities::Held, env::Service, lsm};
+use corten::process::{self, capabilities::Held, lsm};
 use corten::{config, plan};
 
 /// A host that does not depend on where the test runs.
@@ -46,7 +46,7 @@ fn planned(directory: &Path) -> String {
         no_new_keyring: false,
         tree_namespaces: true,
         cgroups: &cgroups,
-        service: &Service::default(),
+        notify_socket: None,
     };
     let rootless = directory.ends_with("rootless");
     match plan::create(&config.spec, &request, &host(rootless), &mut warnings) {

@@ -10,7 +10,7 @@ use corten::error::{Problems, Result};
 use corten::fuzzing::{self, BusValue};
 use corten::host::{self, Host};
 use corten::plan;
-use corten::process::{self, capabilities::Held, env::Service, lsm};
+use corten::process::{self, capabilities::Held, lsm};
 use corten::state::{self, Record, Status};
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ fn planned(config: &Config, setting: &Setting) -> String {
         no_new_keyring: false,
         tree_namespaces: true,
         cgroups: &setting.cgroups,
-        service: &Service::default(),
+        notify_socket: None,
     };
     let plan = plan::create(&config.spec, &request, &setting.host, &mut warnings);
     for warning in config.warnings.iter().chain(&warnings) {

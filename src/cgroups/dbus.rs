@@ -3,9 +3,16 @@
 //! It blocks, with a deadline on every wait and an error that says what was waited for. The other end is a bus daemon
 //! or systemd itself, at its private socket, where there are no names and no Hello. Of what comes unasked only
 //! systemd's `JobRemoved` is kept.
+//!
+//! The peer may be hostile. On the system's bus every user of the host can send us signals, of any form and number: a
+//! signal that cannot be read is skipped, and the deadline holds even if signals never stop. An answer must have the
+//! serial number of the call, and a bus delivers answers only from the called service. recv(2) closes attached
+//! descriptors. Nothing relies on the word of the bus alone: corten itself writes the limits, and reads in the cgroup
+//! whether the process is there ([`limit`](super::v2::limit)).
 
 pub(crate) mod wire;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,6 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 /// As much is kept of what was heard of others' jobs while an answer was waited for.
 const MAX_JOBS: usize = 256;
+
+/// The longest path of a job and its result. systemd's have some fifty bytes.
+const JOB_MAX: usize = 512;
+
+/// The longest text of an error reply that is reported, in characters.
+const TEXT_MAX: usize = 1000;
 
 /// A method's error reply: its name, for whoever branches on it, and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +80,8 @@ pub struct Bus {
     buffer: Vec<u8>,
     /// systemd is the other end, with no bus between.
     direct: bool,
-    removed: Vec<Removed>,
+    removed: VecDeque<Removed>,
+    patience: Duration,
 }
 
 /// A method's answer.
@@ -87,8 +101,7 @@ impl Bus {
                 Ok(socket) => {
                     let what = || format!("D-Bus at {address:?}");
                     check_pid_namespace(&socket).with_context(what)?;
-                    let mut bus =
-                        Self { socket, serial: 0, buffer: Vec::new(), direct: *direct, removed: Vec::new() };
+                    let mut bus = Self::new(socket, *direct);
                     bus.authenticate(deadline).with_context(what)?;
                     return Ok(bus);
                 }
@@ -96,6 +109,11 @@ impl Bus {
             }
         }
         Err(first.map_or_else(|| anyhow!("D-Bus: no address of a Unix socket is known"), Into::into))
+    }
+
+    fn new(socket: OwnedFd, direct: bool) -> Self {
+        let (buffer, removed) = (Vec::new(), VecDeque::new());
+        Self { socket, serial: 0, buffer, direct, removed, patience: PATIENCE }
     }
 
     /// Whether there is no bus between us and systemd.
@@ -155,24 +173,46 @@ impl Bus {
         Ok(())
     }
 
-    /// The next message.
+    /// Returns the next message that can be read. An answer that cannot be read is an error.
     fn receive(&mut self, deadline: Instant, what: &str) -> Result<Message> {
         loop {
-            if let Some(head) = self.buffer.first_chunk() {
-                let length = wire::length(head)?;
-                if self.buffer.len() >= length {
-                    let message = Message::parse(&self.buffer[..length]);
-                    self.buffer.drain(..length);
+            let Some(head) = self.buffer.first_chunk() else {
+                self.fill(deadline, what)?;
+                continue;
+            };
+            let (length, is_answer) = (wire::length(head)?, wire::is_answer(head));
+            if length > wire::MAX && is_answer {
+                return Err(wire::malformed("it is too long"));
+            }
+            if length > wire::MAX {
+                self.pass_over(length, deadline, what)?;
+            } else if self.buffer.len() < length {
+                self.fill(deadline, what)?;
+            } else {
+                let message = Message::parse(&self.buffer[..length]);
+                self.buffer.drain(..length);
+                if message.is_ok() || is_answer {
                     return message;
                 }
             }
+        }
+    }
+
+    /// Discards a message of this length.
+    fn pass_over(&mut self, length: usize, deadline: Instant, what: &str) -> Result<()> {
+        let mut left = length;
+        while left > self.buffer.len() {
+            left -= self.buffer.len();
+            self.buffer.clear();
             self.fill(deadline, what)?;
         }
+        self.buffer.drain(..left);
+        Ok(())
     }
 
     /// Calls a method and waits for its answer. An error reply is a [`CallError`].
     pub fn call(&mut self, call: &Call) -> Result<Answer> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let what = || call.member.to_string();
         let serial = self.send(call, true, deadline)?;
         loop {
@@ -190,7 +230,7 @@ impl Bus {
 
     /// Calls a method whose answer nobody needs.
     pub fn tell(&mut self, call: &Call) -> Result<()> {
-        self.send(call, false, Instant::now() + PATIENCE).map(drop)
+        self.send(call, false, Instant::now() + self.patience).map(drop)
     }
 
     fn send(&mut self, call: &Call, answered: bool, deadline: Instant) -> Result<u32> {
@@ -211,15 +251,17 @@ impl Bus {
         let [Value::U32(_), Value::Path(job), Value::Str(_), Value::Str(result)] = &message.body[..] else {
             return;
         };
-        if wanted && self.removed.len() < MAX_JOBS {
+        if wanted && job.len() + result.len() <= JOB_MAX {
             let (job, result) = (job.clone(), result.clone());
-            self.removed.push(Removed { sender: message.sender, job, result });
+            // The oldest is dropped: systemd's signal for our job comes shortly before its answer, or after it.
+            self.removed.truncate(MAX_JOBS - 1);
+            self.removed.push_front(Removed { sender: message.sender, job, result });
         }
     }
 
     /// Waits for the end of the job that `answer` to a call has begun, and gives its result: `done`, if all is well.
     pub fn await_job(&mut self, answer: &Answer, what: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let [Value::Path(job)] = &answer.body[..] else {
             return Err(anyhow!("{what}: the answer is not a job"));
         };
@@ -253,8 +295,9 @@ fn late(error: sys::Error, what: &str) -> anyhow::Error {
 }
 
 fn call_error(message: Message) -> anyhow::Error {
-    let text = message.body.first().and_then(Value::text).unwrap_or_default().to_string();
-    CallError { name: message.error.unwrap_or_default(), message: text }.into()
+    let short = |text: &str| text.chars().take(TEXT_MAX).collect();
+    let text = short(message.body.first().and_then(Value::text).unwrap_or_default());
+    CallError { name: short(&message.error.unwrap_or_default()), message: text }.into()
 }
 
 /// Process ids that we send must mean the same there: elsewhere systemd would take a stranger's process for ours. A

@@ -1,12 +1,13 @@
 //! `create`: everything up to the point where `start` begins; and what `run` and `plan` share with it.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::cli::{Create, Globals};
 use crate::config::{self, Config};
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::{self, Host};
-use crate::launch::{self, Launched, seal};
+use crate::launch::{self, Launched, notify, seal};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
 use crate::sys::fs;
@@ -30,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) plan: Plan,
     host: Host,
     service: env::Service,
+    /// The service manager's socket for notifications.
+    pub(super) manager: Option<OwnedFd>,
     preserved: Vec<i32>,
 }
 
@@ -38,6 +41,11 @@ impl Prepared {
         state::check_id(&args.id)?;
         let service = env::service(|name| std::env::var(name).ok(), std::process::id);
         let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
+        // `create` and `plan` do not use the connection. It reports a wrong address before anything is made.
+        let address = service.notify_socket.as_deref();
+        let manager = address.map(notify::connect).transpose()?;
+        let notify_socket = address.map(|_| state::root(globals.root.as_deref())).transpose()?;
+        let notify_socket = notify_socket.map(|root| root.join(&args.id).join(state::NOTIFY_SOCKET));
         let bundle = absolute(&args.bundle)?;
         let mut config = match &args.config {
             Some(path) => config::load_file(path)?,
@@ -55,14 +63,14 @@ impl Prepared {
             no_new_keyring: args.no_new_keyring,
             tree_namespaces: host::tree_namespaces()?,
             cgroups: &cgroups::Host::probe(resctrl)?,
-            service: &service,
+            notify_socket: notify_socket.as_deref(),
         };
         let plan = plan::create(&config.spec, &request, &host, &mut config.warnings)?;
         config.warnings.drain(..).for_each(log::warn);
         if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
             log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));
         }
-        Ok(Self { bundle, config, plan, host, service, preserved })
+        Ok(Self { bundle, config, plan, host, service, manager, preserved })
     }
 
     pub(super) fn terminal(&self) -> bool {

@@ -82,7 +82,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         pidfd_socket: absolute(&args.pidfd_socket)?.as_deref(),
         pid_file: absolute(&args.pid_file)?.as_deref(),
     })?;
-    signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals))
+    signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals, None))
 }
 
 /// `--cgroup [CONTROLLERS:]PATH`: a cgroup below the container's.

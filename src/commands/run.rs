@@ -1,9 +1,12 @@
 //! `run`: create and start in one, and in the foreground wait and delete.
 
+use std::os::fd::AsFd;
+
 use super::create::Prepared;
 use super::start::{PATIENCE, Poststart, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
+use crate::launch::notify::Notify;
 use crate::launch::{self, Launched, foreground, seal};
 use crate::state::Status;
 use crate::sys::task;
@@ -11,7 +14,8 @@ use crate::sys::task;
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
-    let prepared = Prepared::new(globals, &args.create)?;
+    let mut prepared = Prepared::new(globals, &args.create)?;
+    let manager = prepared.manager.take();
     let plan = &prepared.plan;
     if plan.process.is_none() {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));
@@ -24,7 +28,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     if !args.detach && !args.no_subreaper {
         task::set_child_subreaper()?;
     }
-    let Launched { dir, record, process } = prepared.launch(globals, &args.create, true)?;
+    let Launched { dir, record, process, notify } = prepared.launch(globals, &args.create, true)?;
     let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
         // There is nobody who could delete it but us.
@@ -34,10 +38,17 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let stops = prepared.config.version.stops_after_poststart();
     let poststart = Poststart { hooks: &plan.hooks.poststart, stops };
     let dir = finish(dir, &record, started, &poststart, &plan.hooks.poststop)?;
-    let Some(signals) = signals else { return Ok(0) };
+    let main = if args.detach { process.pid as u32 } else { std::process::id() };
+    let notify = notify.zip(manager).map(|(container, manager)| Notify::new(container, manager, main));
+    if signals.is_none() && notify.is_none() {
+        return Ok(0);
+    }
     // Others may delete it while we wait.
     dir.unlock()?;
-    let status = foreground::wait(&process, &signals);
+    let Some(signals) = signals else {
+        return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
+    };
+    let status = foreground::wait(&process, &signals, notify);
     let deleted = if args.keep {
         Ok(())
     } else {

@@ -1,23 +1,25 @@
 //! `start`: lets the program of a created container run, and tells the truth about whether it does.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use crate::cli::Globals;
 use crate::config::{self, Config};
 use crate::error::{Kind, Problems, Result, fail, kind};
 use crate::hooks::{self, Hook};
-use crate::launch;
-use crate::log;
+use crate::launch::notify::{self, Notify};
 use crate::process::env;
 use crate::seccomp::Listener;
-use crate::state::{Dir, Record, Status, spec_state};
-use crate::trace;
+use crate::state::{self, Dir, Record, Status, spec_state};
+use crate::{launch, log, trace};
 
 /// Whoever holds the lock is about to be done.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
+    let manager = env::service(|name| std::env::var(name).ok(), std::process::id).notify_socket;
+    let manager = manager.as_deref().map(notify::connect).transpose()?;
     let (dir, record) = super::open_locked(globals, id)?;
     match super::status(&dir, &record)? {
         Status::Created => {}
@@ -30,9 +32,24 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     if later.no_process {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));
     }
-    let started = launch::start(&dir, later.listener.as_ref(), &record);
+    let mut container = None;
+    let started = launch::start(&dir, later.listener.as_ref(), &record).map(|socket| container = socket);
     let poststart = Poststart { hooks: &later.poststart, stops: later.poststart_stops };
-    finish(dir, &record, started, &poststart, &later.poststop).map(drop)
+    let dir = finish(dir, &record, started, &poststart, &later.poststop)?;
+    manager.map_or(Ok(()), |manager| until_ready(&dir, &record, container, manager))
+}
+
+/// Waits until the container is ready, and tells the service manager.
+fn until_ready(dir: &Dir, record: &Record, container: Option<OwnedFd>, manager: OwnedFd) -> Result<()> {
+    let Some(container) = container else {
+        log::warn("NOTIFY_SOCKET: the container has been created without it, and cannot tell, ignoring");
+        return Ok(());
+    };
+    let process = state::pidfd(record)?;
+    // Others may delete it while we wait.
+    dir.unlock()?;
+    let main = record.pid.unwrap_or_default() as u32;
+    Notify::new(container, manager, main).until_ready(process.as_ref().map(AsFd::as_fd))
 }
 
 /// The poststart hooks, and whether one that fails stops the container.

@@ -34,6 +34,8 @@ pub(super) enum Event {
         fd: OwnedFd,
         pid: i32,
     },
+    /// The container's notification socket, for `start`.
+    Notify(OwnedFd),
     /// Everything is done but what `start` begins.
     Ready,
     Error(anyhow::Error),
@@ -83,6 +85,7 @@ impl Channel {
             Event::Listener { fd, pid } => {
                 self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
             }
+            Event::Notify(fd) => self.send_bytes(b"n", &[fd.as_fd()]),
             Event::Ready => self.send_bytes(b"r", &[]),
             // By write(2), which more seccomp profiles allow than sendmsg(2).
             Event::Error(error) => {
@@ -119,6 +122,7 @@ impl Channel {
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), Ok(pid)) => Ok(Event::Listener { fd, pid }),
+            (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
             _ => Err(fail(Kind::Os, "a message between our two processes was not understood")),

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::Process;
+use super::notify::Notify;
 use crate::error::Result;
 use crate::sys::task::{self, Poll};
 use crate::sys::{self, signal, tty};
@@ -24,15 +25,21 @@ impl Signals {
     }
 }
 
-/// Waits for the process's end and returns its status, 128 + the signal for one that was killed.
-pub fn wait(process: &Process, signals: &Signals) -> Result<u8> {
+/// Waits for the process's end and returns its status, 128 + the signal for one that was killed. Meanwhile `notify` passes
+/// on what the container notifies.
+pub fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) -> Result<u8> {
     let _phase = trace::phase("wait for the program's end");
     let mut relay = process.console.as_ref().map(|master| Relay::new(master.as_fd())).transpose()?;
     loop {
         let (stdin, master) = relay.as_ref().map_or((Poll::NONE, Poll::NONE), Relay::interest);
-        let mut polled = [Poll::read(process.pidfd.as_fd()), Poll::read(signals.0.as_fd()), stdin, master];
-        task::poll(&mut polled)?;
-        let [ended, signalled, stdin, master] = polled.map(|poll| poll.ready);
+        let (notified, limit) = notify.as_ref().map_or((Poll::NONE, None), Notify::interest);
+        let (ended, signalled) = (Poll::read(process.pidfd.as_fd()), Poll::read(signals.0.as_fd()));
+        let mut polled = [ended, signalled, stdin, master, notified];
+        task::poll(&mut polled, limit)?;
+        let [ended, signalled, stdin, master, notified] = polled.map(|poll| poll.ready);
+        if let Some(notify) = &mut notify {
+            notify.pass_on(notified, ended);
+        }
         if let Some(relay) = &mut relay {
             relay.copy(stdin, master)?;
         }
@@ -148,7 +155,7 @@ impl<'a> Relay<'a> {
                 Ok(n) => rest = &rest[n..],
                 Err(Errno::EINTR) => {}
                 // Whoever shares it with us has made it so.
-                Err(Errno::EAGAIN) => task::poll(&mut [Poll::new(self.stdout.as_fd(), false, true)])?,
+                Err(Errno::EAGAIN) => task::poll(&mut [Poll::new(self.stdout.as_fd(), false, true)], None)?,
                 // Nobody reads it any more: that is the reader's choice, and the program runs on.
                 Err(_) => break,
             }

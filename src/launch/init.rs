@@ -39,6 +39,8 @@ pub(super) struct Container<'a> {
     pub(super) console_socket: Option<OwnedFd>,
     /// Where `start` will knock; `run` goes straight on.
     pub(super) start: Option<OwnedFd>,
+    /// The container's notification socket, which `start` gets.
+    pub(super) notify: Option<OwnedFd>,
     pub(super) preserved: &'a [i32],
     pub(super) service: &'a env::Service,
     /// We are in a user namespace already.
@@ -66,7 +68,7 @@ impl Container<'_> {
 
     /// The descriptors that the process needs; the caller's others, the lock on the state among them, it must not have.
     fn descriptors(&self, report: &Channel) -> Vec<i32> {
-        let own = [self.console_socket.as_ref(), self.start.as_ref()];
+        let own = [self.console_socket.as_ref(), self.start.as_ref(), self.notify.as_ref()];
         let own = own.into_iter().flatten().map(AsRawFd::as_raw_fd);
         let sources = self.sources.iter().flat_map(rootfs::Sources::descriptors);
         let more = self.joined.descriptors().chain(sources).chain(own);
@@ -211,6 +213,7 @@ fn init(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     {
         let _phase = trace::phase("wait for start");
         *report = Channel::from_socket(socket::accept(listener.as_fd())?);
+        container.notify.take().map_or(Ok(()), |socket| report.send(&Event::Notify(socket)))?;
     }
     drop(container.start);
     let none = || fail(Kind::Config, "process: the configuration has none to start");

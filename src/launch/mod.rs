@@ -10,11 +10,12 @@ mod destroy;
 pub mod exec;
 pub mod foreground;
 mod init;
+pub mod notify;
+mod pid_file;
 mod program;
 pub mod seal;
 mod watch;
 
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ use nix::errno::Errno;
 use cgroup::Systemd;
 use channel::{Channel, Event, Go};
 pub use destroy::{destroy, destroy_cgroup, undo};
+pub use pid_file::write_pid_file;
 use watch::Watch;
 
 use crate::cgroups::{self, Cgroup};
@@ -66,6 +68,8 @@ pub struct Launched {
     pub dir: Dir,
     pub record: Record,
     pub process: Process,
+    /// The container's notification socket, for `run`. After `create` the container's process keeps it for `start`.
+    pub notify: Option<OwnedFd>,
 }
 
 /// A process in a container, before its program runs.
@@ -119,6 +123,8 @@ pub fn create(request: &Request) -> Result<Launched> {
         // Otherwise the container's process asks us for something after the filter is attached ([`meanwhile`]).
         let awaits_filter =
             cgroup.is_some() && stages == Stages::Direct && sources.is_some() && !plan.reports_mounts();
+        let notify = notify::listen(plan, &dir)?;
+        let (kept, given) = if request.at_once { (notify, None) } else { (None, notify) };
         let child = init::Container {
             plan,
             doors: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?,
@@ -129,6 +135,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             sources,
             console_socket,
             start,
+            notify: given,
             preserved: request.preserved,
             service: request.service,
             user_namespace: request.host.user_namespace,
@@ -145,7 +152,7 @@ pub fn create(request: &Request) -> Result<Launched> {
             .and_then(|()| attend(&mut process, request, &dir, &mut record, &mut devices))
             .and_then(|()| commit(&process, request, &dir, &mut record, pidfd_socket.as_ref()));
         match attended {
-            Ok(()) => Ok(process),
+            Ok(()) => Ok((process, kept)),
             Err(e) => {
                 // With the namespace a virtual one would end.
                 devices.iter_mut().for_each(Devices::take_back);
@@ -156,7 +163,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         }
     })();
     match result {
-        Ok(process) => Ok(Launched { dir, record, process }),
+        Ok((process, notify)) => Ok(Launched { dir, record, process, notify }),
         Err(error) => {
             let error = with_reason(&record, error);
             let poststop: &[hooks::Hook] = if record.pid.is_some() { &plan.hooks.poststop } else { &[] };
@@ -416,24 +423,6 @@ fn commit(
     if request.at_once { Ok(()) } else { process.go(Go::Wait) }
 }
 
-/// Writes a process id without a newline, which containerd could not parse, and by rename: whoever sees the file sees
-/// all of it.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let _phase = trace::phase("write the pid file");
-    let at = || format!("--pid-file {}", path.display());
-    let invalid = || fail(Kind::Usage, format!("{}: is not the name of a file", at()));
-    let name = path.file_name().ok_or_else(invalid)?;
-    let part = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    // A new file: in a directory of everybody's a link of that name could lead anywhere.
-    let written = std::fs::File::create_new(&part)
-        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
-        .and_then(|()| std::fs::rename(&part, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    written.with_context(at)
-}
-
 impl Process {
     /// The next event that is not only for us.
     fn next(&mut self) -> Result<Event> {
@@ -491,14 +480,14 @@ impl Process {
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, record, status });
         let started = self.go(Go::Start).and_then(|()| await_program(|| self.receive(), agent));
-        let started = started.and_then(|()| ended_early(self.pid));
+        let started = started.and_then(|_| ended_early(self.pid));
         // In a running container somebody else may have been killed.
         if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
     }
 }
 
-/// Lets the program of a created container run, and tells whether it does.
-pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<()> {
+/// Lets the program of a created container run, and tells whether it does. Returns the container's notification socket.
+pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<Option<OwnedFd>> {
     let _phase = trace::phase("start");
     // Held before anything begins: afterwards there may be no descriptor left for it.
     let process = state::pidfd(record)?;
@@ -514,8 +503,8 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     })?;
     let agent = listener.map(|listener| Agent { listener, record, status: Status::Created });
     let channel = Channel::from_socket(socket);
-    let started =
-        await_program(|| channel.receive(), agent).and_then(|()| ended_early(record.pid.unwrap_or_default()));
+    let started = await_program(|| channel.receive(), agent)
+        .and_then(|notify| ended_early(record.pid.unwrap_or_default()).map(|()| notify));
     if started.is_err()
         && let Some(pidfd) = process
     {
@@ -535,16 +524,19 @@ struct Agent<'a> {
     status: Status,
 }
 
-/// The channel's end is the program's beginning, for execve closes it, or the process's end.
-fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> Result<()> {
+/// The channel's end is the program's beginning, for execve closes it, or the process's end. Returns the notification
+/// socket that the process has kept.
+fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> Result<Option<OwnedFd>> {
+    let mut notify = None;
     loop {
         match receive()? {
             Event::Closed => {
                 trace::gone();
-                return Ok(());
+                return Ok(notify);
             }
             Event::Error(error) => return Err(error),
             Event::Listener { fd, pid } => send_listener(&fd, pid, agent)?,
+            Event::Notify(socket) => notify = Some(socket),
             _ => return Err(unexpected()),
         }
     }

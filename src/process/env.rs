@@ -2,7 +2,7 @@
 //!
 //! As in runc an entry must be `name=value`, the last of several for one name wins, and HOME is filled in from
 //! the container's passwd where it is unset or empty. The sockets that a service manager passed to the runtime
-//! (sd_listen_fds(3), sd_notify(3)) are handed on.
+//! (sd_listen_fds(3)) are handed on. Its socket for notifications is not: the container gets one of its own.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsString};
@@ -67,8 +67,8 @@ pub struct Service {
     pub listen_fds: u32,
     /// Their names, separated by colons.
     pub listen_names: Option<String>,
-    /// The socket on the host that takes notifications.
-    pub notify_socket: Option<PathBuf>,
+    /// The address of the service manager's socket for notifications.
+    pub notify_socket: Option<String>,
 }
 
 /// More descriptors than any process may have open.
@@ -84,7 +84,7 @@ pub fn service(own: impl Fn(&str) -> Option<String>, pid: impl FnOnce() -> u32) 
     Service {
         listen_fds,
         listen_names: own("LISTEN_FDNAMES").filter(|_| listen_fds > 0),
-        notify_socket: own("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from),
+        notify_socket: own("NOTIFY_SOCKET").filter(|address| !address.is_empty()),
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
         }
         let find = |name: &str| (name == "NOTIFY_SOCKET").then(|| "/run/n.sock".to_string());
         let found = service(find, || 7);
-        assert_eq!(found.notify_socket, Some(PathBuf::from("/run/n.sock")));
+        assert_eq!(found.notify_socket, Some("/run/n.sock".to_string()));
         let mut env = vec![CString::new("NOTIFY_SOCKET=/old").unwrap()];
         add_service(&mut env, &found, || 1, Some(Path::new("/run/notify/notify.sock")));
         assert_eq!(strings(&env), ["NOTIFY_SOCKET=/run/notify/notify.sock"]);

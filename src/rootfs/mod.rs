@@ -34,7 +34,7 @@ use options::Propagate;
 pub use sources::{Sources, open_sources};
 pub use terminal::{Terminal, terminal};
 
-/// Where the service manager's notification socket is in the container.
+/// Where the container's notification socket is in the container, as with runc.
 pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
 
 /// Where the container is in the end. Its mounts are always made in a private mount namespace.
@@ -73,7 +73,7 @@ pub struct Facts {
     pub cgroup_mount: Option<PathBuf>,
     /// On a host with v1, what the container is to see of each hierarchy.
     pub cgroup_views: Vec<cgroups::v1::View>,
-    /// The service manager's notification socket on the host.
+    /// The container's notification socket on the host. `create` makes it, in the container's state directory.
     pub notify_socket: Option<PathBuf>,
     /// The SELinux label of new file systems.
     pub mount_label: Option<String>,

@@ -71,6 +71,9 @@ pub fn names(destination: &Path, path: &str) -> bool {
     resolve::words(destination) == Path::new(path)
 }
 
+/// Options of the notification socket, as with runc. Sending to a socket does not require a writable mount.
+const NOTIFY_OPTIONS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
+
 pub(super) fn plan(
     spec: &Spec,
     bundle: &Path,
@@ -102,7 +105,7 @@ pub(super) fn plan(
             place: "NOTIFY_SOCKET".into(),
             destination: NOTIFY_SOCKET.into(),
             kind: Kind::Bind { source: source.clone(), recursive: false, idmap: None },
-            options: Options::default(),
+            options: options::parse(&NOTIFY_OPTIONS.map(Into::into)),
         });
     }
     mounts

@@ -1,4 +1,4 @@
-//! Unix sockets: the channel between the two processes, the socket that `start` uses, console sockets.
+//! Unix sockets: the channel between the two processes, the socket that `start` uses, those of other services.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use nix::sys::socket::{
     accept4, bind, connect, getsockopt, listen, recv, recvmsg, sendmsg, socket, socketpair,
 };
 
-use super::{Error, Result, retry};
+use super::{Error, Result, credentials, retry};
 
 /// The longest message on a channel.
 pub const MESSAGE_MAX: usize = 8192;
@@ -102,6 +102,39 @@ pub fn connect_path(path: &Path) -> Result<OwnedFd> {
     connect_at(dir.as_fd(), Path::new(name)).map_err(|e| shown(e.errno))
 }
 
+/// Returns a datagram socket bound to `name` in the directory `dir`. Every user that can reach the name may send to it.
+pub fn datagram_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
+    let fd = datagram()?;
+    // bind(2) gives the name the mode 0777 without the umask. A later chmod(2) would have to trust the name.
+    let umask = credentials::umask(0);
+    let bound = with_address(dir, name, |address| bind(fd.as_raw_fd(), address));
+    credentials::umask(umask);
+    bound.map_err(|e| Error::new(format!("bind({name:?})"), e))?;
+    Ok(fd)
+}
+
+/// Returns a datagram socket connected to a service's.
+pub fn connect_datagram(address: &Address) -> Result<OwnedFd> {
+    let shown = |e| Error::new(format!("connect({address:?})"), e);
+    let unix = unix_address(address).map_err(shown)?;
+    let fd = datagram()?;
+    connect(fd.as_raw_fd(), &unix).map_err(shown)?;
+    Ok(fd)
+}
+
+/// Reads the next message and returns its length, or `None` if no message is queued. A length above the buffer's means
+/// that the message was cut. The kernel closes attached descriptors, because the call passes no buffer for control messages
+/// (`scm_recv` in include/net/scm.h).
+pub fn take_datagram(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Option<usize>> {
+    match retry(|| {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+        recv(socket.as_raw_fd(), buffer, flags).map_err(|e| Error::new("recv()", e))
+    }) {
+        Err(e) if e.errno == Errno::EAGAIN => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Accepts one connection.
 pub fn accept(listener: BorrowedFd) -> Result<OwnedFd> {
     use std::os::fd::FromRawFd;
@@ -118,7 +151,12 @@ fn stream() -> Result<OwnedFd> {
         .map_err(|e| Error::new("socket()", e))
 }
 
-/// Where a stream socket of another service is.
+fn datagram() -> Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+        .map_err(|e| Error::new("socket()", e))
+}
+
+/// Where a socket of another service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Path(std::path::PathBuf),
@@ -126,14 +164,17 @@ pub enum Address {
     Abstract(Vec<u8>),
 }
 
+fn unix_address(address: &Address) -> nix::Result<UnixAddr> {
+    match address {
+        Address::Path(path) => UnixAddr::new(path),
+        Address::Abstract(name) => UnixAddr::new_abstract(name),
+    }
+}
+
 /// A connected stream socket that never blocks: [`read_before`] and [`write_before`] wait.
 pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({address:?})"), e);
-    let unix = match address {
-        Address::Path(path) => UnixAddr::new(path),
-        Address::Abstract(name) => UnixAddr::new_abstract(name),
-    };
-    let unix = unix.map_err(shown)?;
+    let unix = unix_address(address).map_err(shown)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd =
         socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(|e| Error::new("socket()", e))?;
@@ -149,9 +190,13 @@ pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
     }
 }
 
-/// Reads what is there, or waits for it. No bytes: the other end is closed. ETIMEDOUT if nothing comes in time.
+/// Reads what is there, or waits for it. No bytes: the other end is closed. ETIMEDOUT after the deadline, even if the
+/// peer never stops sending.
 pub fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> Result<usize> {
     loop {
+        if Instant::now() >= deadline {
+            return Err(Error::new("recv()", Errno::ETIMEDOUT));
+        }
         match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_CMSG_CLOEXEC) {
             Err(Errno::EAGAIN) => await_socket(socket, PollFlags::POLLIN, "recv()", deadline)?,
             Err(Errno::EINTR) => {}

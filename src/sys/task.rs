@@ -253,8 +253,10 @@ impl<'a> Poll<'a> {
     }
 }
 
-/// Waits until one is ready, or has ended.
-pub fn poll<const N: usize>(polled: &mut [Poll; N]) -> Result<()> {
+/// Waits until one is ready or has ended, or until the time limit.
+pub fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> Result<()> {
+    // Rounded up, so that a poll never ends early and spins.
+    let limit = limit.map_or(-1, |limit| i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
     let mut raw = polled.map(|p| libc::pollfd {
         fd: p.fd.map_or(-1, |fd| fd.as_raw_fd()),
         events: p.events,
@@ -262,7 +264,7 @@ pub fn poll<const N: usize>(polled: &mut [Poll; N]) -> Result<()> {
     });
     retry(|| {
         // SAFETY: the array of N entries lives until the call returns.
-        let ret = unsafe { libc::poll(raw.as_mut_ptr(), N as libc::nfds_t, -1) };
+        let ret = unsafe { libc::poll(raw.as_mut_ptr(), N as libc::nfds_t, limit) };
         check(ret.into(), || "poll()".into())
     })?;
     for (polled, raw) in polled.iter_mut().zip(raw) {

@@ -37,6 +37,7 @@ mod leaving;
 mod links;
 mod names;
 mod neighbours;
+mod notify;
 mod opening;
 mod procfs;
 mod races;

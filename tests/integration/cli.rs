@@ -151,7 +151,7 @@ fn what_features_lists_is_recognised() {
             c["linux"]["namespaces"] = json!([{"type": word}, {"type": "uts"}]);
             c["linux"]["namespaces"].as_array_mut().unwrap().truncate(if word == "uts" { 1 } else { 2 });
             if word == "user" {
-                c["linux"]["namespaces"][1] = json!({"type": "mount"});
+                c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "mount"}));
                 for map in ["uidMappings", "gidMappings"] {
                     c["linux"][map] = json!([{"containerID": 0, "hostID": 1, "size": 1}]);
                 }

@@ -27,8 +27,11 @@ use serde_json::{Value, json};
 // Also where another test binary takes this file in.
 #[path = "harness/bundle.rs"]
 mod bundle;
+#[path = "harness/manager.rs"]
+mod manager;
 
 pub use bundle::{Bundle, default_config, without_namespace};
+pub use manager::Manager;
 
 const INSIDE: &str = "CORTEN_TEST_DIR";
 const SKIPPED: i32 = 77;
@@ -68,13 +71,18 @@ pub fn isolated_in<F: FnOnce(&Test)>(view: View, body: F) {
     if let Ok(dir) = std::env::var(INSIDE) {
         return inside(PathBuf::from(dir), view, body);
     }
-    let name = std::any::type_name::<F>().split_once("::").map_or("", |(_, name)| name);
-    let name = name.trim_end_matches("::{{closure}}");
+    let name = test_of::<F>();
     match outside(name, view) {
         Ok(()) => {}
         // Not through eprintln, which libtest holds back when a test passes.
         Err(reason) => drop(writeln!(std::io::stderr(), "skipped: {name}: {reason}")),
     }
+}
+
+/// The name of the test that a closure's type is in.
+fn test_of<F>() -> &'static str {
+    let name = std::any::type_name::<F>().split_once("::").map_or("", |(_, name)| name);
+    name.trim_end_matches("::{{closure}}")
 }
 
 /// Starts this binary again for one test; an error is the reason why the test was skipped.
@@ -560,7 +568,7 @@ pub fn modules() -> corten::process::lsm::Host {
 
 /// Runs the body on the host itself, where systemd can be met: it takes no part in our namespaces. What the body makes,
 /// it must see gone. Skipped where pid 1, as seen from here, is not systemd with cgroup v2.
-pub fn with_systemd(name: &str, body: impl FnOnce(&Test)) {
+pub fn with_systemd<F: FnOnce(&Test)>(name: &str, body: F) {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
     let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
     let v2 = Path::new(CGROUP).join("cgroup.controllers").exists();
@@ -581,5 +589,5 @@ pub fn with_systemd(name: &str, body: impl FnOnce(&Test)) {
             return;
         }
     };
-    drop(writeln!(std::io::stderr(), "skipped: systemd::{name}: {missing}"));
+    drop(writeln!(std::io::stderr(), "skipped: {}: {missing}", test_of::<F>()));
 }

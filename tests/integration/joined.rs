@@ -10,12 +10,12 @@ use crate::harness::{Bundle, Test, isolated, without_namespace};
 use crate::mounts::add;
 
 /// A process in a mount namespace of its own.
-struct Other {
+pub struct Other {
     child: Child,
 }
 
 impl Other {
-    fn new(propagation: &str) -> Self {
+    pub fn new(propagation: &str) -> Self {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", propagation, "sh", "-c", "echo; exec sleep 1000"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -36,7 +36,7 @@ impl Other {
     }
 
     /// For a configuration that joins it.
-    fn join(&self, c: &mut Value) {
+    pub fn join(&self, c: &mut Value) {
         without_namespace(c, "mount");
         let namespace = json!({"type": "mount", "path": self.namespace()});
         c["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);

@@ -27,6 +27,7 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod netdev;
+mod notify;
 mod pause;
 mod pivot;
 mod process;

@@ -439,22 +439,6 @@ fn the_session_keyring_is_new() {
     });
 }
 
-/// NOTIFY_SOCKET: the payload's READY=1 reaches the caller's socket by a path that exists inside.
-#[test]
-fn the_notify_socket_is_passed() {
-    isolated(|t| {
-        let bundle = t.bundle(|c| {
-            c["process"]["args"] = json!(["/bin/sh", "-c", "test -S $NOTIFY_SOCKET && echo $NOTIFY_SOCKET"])
-        });
-        let path = t.dir.join("notify.sock");
-        let _socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        let mut command = t.command(&["run", "-b", bundle.path(), "r"]);
-        let out = t.call(command.env("NOTIFY_SOCKET", &path)).ok();
-        assert!(out.starts_with('/'), "{out}");
-        let _ = std::fs::remove_file(path);
-    });
-}
-
 /// What the caller has of inheritable and ambient capabilities, no container gets unasked; nor does an exec.
 #[test]
 fn the_callers_capabilities_stay_outside() {

@@ -171,13 +171,186 @@ fn peers_that_speak_otherwise_are_errors() {
 fn waits_end_and_say_for_what() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
-    let socket = ours.into();
-    let mut bus = Bus { socket, serial: 0, buffer: Vec::new(), direct: true, removed: Vec::new() };
+    let mut bus = Bus::new(ours.into(), true);
     let begin = Instant::now();
     let error = bus.receive(begin + Duration::from_millis(30), "the job of x.scope").unwrap_err();
     assert!(begin.elapsed() >= Duration::from_millis(30));
     let text = format!("{error:#}");
     assert!(text.starts_with("the job of x.scope: no answer within"), "{text}");
+}
+
+/// A client whose other end is `peer`'s, in a thread of its own.
+fn client_of<T: Send + 'static>(
+    peer: impl FnOnce(UnixStream) -> T + Send + 'static,
+) -> (Bus, std::thread::JoinHandle<T>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut bus = Bus::new(ours.into(), true);
+    bus.patience = Duration::from_millis(500);
+    (bus, std::thread::spawn(move || peer(theirs)))
+}
+
+/// A message as a peer would send it, of a kind, as an answer to a serial number or none.
+fn message(kind: u8, reply_to: Option<u32>, body: &[Value]) -> Vec<u8> {
+    let interface = "org.freedesktop.systemd1.Manager";
+    let call =
+        Call { destination: None, path: "/org/freedesktop/systemd1", interface, member: "JobRemoved", body };
+    let mut bytes = call.encode(7, true);
+    bytes[1] = kind;
+    if let Some(serial) = reply_to {
+        // Between the fields of the header, which end at a multiple of eight bytes, and the body.
+        let fields = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        let end = (wire::FIXED + fields).next_multiple_of(8);
+        let field = [&[5, 1, b'u', 0][..], &serial.to_le_bytes()].concat();
+        bytes.splice(wire::FIXED + fields..end, [vec![0; end - wire::FIXED - fields], field].concat());
+        bytes[12..16].copy_from_slice(&((end - wire::FIXED + 8) as u32).to_le_bytes());
+    }
+    bytes
+}
+
+fn removed(job: &str) -> Vec<u8> {
+    let body = [Value::U32(1), Value::Path(job.into()), Value::str("x.scope"), Value::str("done")];
+    message(wire::SIGNAL, None, &body)
+}
+
+fn ping(bus: &mut Bus) -> Result<Answer> {
+    bus.call(&to_daemon("Ping", &[]))
+}
+
+/// Anybody on a bus may send signals for ever. The deadline holds, and what is kept of them does not grow.
+#[test]
+fn a_peer_that_never_stops_is_left_at_the_deadline() {
+    for job in ["/org/freedesktop/systemd1/job/1".to_string(), "/x".repeat(20_000)] {
+        let (mut bus, peer) = client_of(move |mut stream| {
+            let signal = removed(&job);
+            let mut sent = 0;
+            while stream.write_all(&signal).is_ok() {
+                sent += 1;
+            }
+            sent
+        });
+        let begin = Instant::now();
+        let error = format!("{:#}", ping(&mut bus).unwrap_err());
+        assert!(error.starts_with("Ping: no answer within"), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        let kept: usize = bus.removed.iter().map(|removed| removed.job.len()).sum();
+        assert!(bus.removed.len() <= MAX_JOBS && kept <= MAX_JOBS * JOB_MAX, "{kept}");
+        assert!(bus.buffer.len() <= 2 * wire::MAX);
+        drop(bus);
+        // The check's check: it was still sending.
+        assert!(peer.join().unwrap() > MAX_JOBS);
+    }
+}
+
+/// A signal that is too long, nests too deep or is no message inside is another's mischief. An answer is not.
+#[test]
+fn what_is_no_answer_and_cannot_be_read_is_passed_over() {
+    let deep = (0..20).fold(Value::Byte(1), |value, _| value.variant());
+    let bad_text = || {
+        let mut bytes = message(wire::SIGNAL, None, &[Value::str("text")]);
+        let end = bytes.len();
+        bytes[end - 2] = 0xff;
+        bytes
+    };
+    let long = |kind: u8, length: usize| message(kind, None, &[Value::str("x".repeat(length))]);
+    let mut mischief = vec![message(wire::SIGNAL, None, std::slice::from_ref(&deep)), bad_text()];
+    mischief.extend([70_000, 3 << 20].map(|length| long(wire::SIGNAL, length)));
+    mischief.extend([70_000].map(|length| long(wire::METHOD_CALL, length)));
+    let all = mischief.concat();
+    let (mut bus, peer) = client_of(move |mut stream| {
+        stream.write_all(&all).unwrap();
+        stream.write_all(&message(wire::METHOD_RETURN, Some(1), &[Value::str("pong")])).unwrap();
+        stream
+    });
+    assert_eq!(ping(&mut bus).unwrap().body, [Value::str("pong")]);
+    drop(peer.join().unwrap());
+    let answers = [
+        message(wire::METHOD_RETURN, Some(1), &[deep]),
+        long(wire::ERROR, 70_000),
+        long(wire::METHOD_RETURN, 70_000),
+    ];
+    for (answer, word) in answers.into_iter().zip(["deep", "too long", "too long"]) {
+        let (mut bus, peer) = client_of(move |mut stream| {
+            let _ = stream.write_all(&answer);
+            stream
+        });
+        let error = format!("{:#}", ping(&mut bus).unwrap_err());
+        assert!(error.contains(word), "{error}: not {word}");
+        drop(bus);
+        drop(peer.join().unwrap());
+    }
+}
+
+#[test]
+fn only_an_answer_with_the_calls_serial_number_is_one() {
+    let say = |text: &str| [Value::str(text)];
+    let mut all = Vec::new();
+    for (kind, reply_to) in [
+        (wire::METHOD_RETURN, Some(0)),
+        (wire::METHOD_RETURN, Some(2)),
+        (wire::ERROR, Some(u32::MAX)),
+        (wire::METHOD_RETURN, None),
+        (wire::SIGNAL, Some(1)),
+        (wire::METHOD_CALL, Some(1)),
+        (9, Some(1)),
+    ] {
+        all.extend(message(kind, reply_to, &say("wrong")));
+    }
+    all.extend(message(wire::METHOD_RETURN, Some(1), &say("right")));
+    // Said before it is asked for, the second is there when the second call comes.
+    all.extend(message(wire::METHOD_RETURN, Some(1), &say("again")));
+    let (mut bus, peer) = client_of(move |mut stream| {
+        stream.write_all(&all).unwrap();
+        stream
+    });
+    assert_eq!(ping(&mut bus).unwrap().body, say("right"));
+    assert!(format!("{:#}", ping(&mut bus).unwrap_err()).contains("no answer within"));
+    drop(peer.join().unwrap());
+}
+
+/// Descriptors that a peer sends along are not kept: it could fill the table, or have something held open.
+#[test]
+fn descriptors_of_a_peer_are_dropped() {
+    let (mut kept, given) = UnixStream::pair().unwrap();
+    let (mut bus, peer) = client_of(move |stream| {
+        let answer = message(wire::METHOD_RETURN, Some(1), &[]);
+        socket::send(stream.as_fd(), &answer, &[given.as_fd()]).unwrap();
+        stream
+    });
+    kept.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    // The check's check: as long as it is under way, it is open.
+    let stream = peer.join().unwrap();
+    assert!(kept.read(&mut [0]).is_err());
+    ping(&mut bus).unwrap();
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0);
+    drop(stream);
+}
+
+/// However many signals of jobs others have sent before, systemd's own is not lost.
+#[test]
+fn a_flood_of_others_jobs_does_not_hide_ours() {
+    let own = "/org/freedesktop/systemd1/job/7";
+    let mut all = (0..2 * MAX_JOBS).flat_map(|n| removed(&format!("/job/{n}"))).collect::<Vec<_>>();
+    all.extend(removed(own));
+    all.extend(message(wire::METHOD_RETURN, Some(1), &[Value::Path(own.into())]));
+    let (mut bus, peer) = client_of(move |mut stream| {
+        stream.write_all(&all).unwrap();
+        stream
+    });
+    let answer = ping(&mut bus).unwrap();
+    assert_eq!(bus.await_job(&answer, "x").unwrap(), "done");
+    drop(peer.join().unwrap());
+}
+
+#[test]
+fn a_long_error_is_cut() {
+    let long = message(wire::ERROR, Some(1), &[Value::str("x".repeat(60_000))]);
+    let (mut bus, peer) = client_of(move |mut stream| {
+        stream.write_all(&long).unwrap();
+        stream
+    });
+    assert!(format!("{:#}", ping(&mut bus).unwrap_err()).len() < 2 * TEXT_MAX);
+    drop(peer.join().unwrap());
 }
 
 #[test]

@@ -12,8 +12,12 @@ use crate::error::Result;
 /// header's fields.
 pub(crate) const FIXED: usize = 16;
 
-/// The longest message that is read. Answers of systemd's are some hundred bytes long.
-const MAX: usize = 1 << 20;
+/// The longest message that is read. Answers of systemd's are some hundred bytes long. In memory, the values of a
+/// message may take a hundred times its length.
+pub(super) const MAX: usize = 1 << 16;
+
+/// The longest message that is one (D-Bus specification, "Message Format").
+const LIMIT: usize = 1 << 27;
 
 /// How deep values may nest; the specification allows twice 32.
 const DEPTH: u32 = 16;
@@ -241,7 +245,7 @@ pub(crate) struct Message {
     pub(crate) body: Vec<Value>,
 }
 
-fn malformed(what: &str) -> anyhow::Error {
+pub(super) fn malformed(what: &str) -> anyhow::Error {
     anyhow!("a malformed D-Bus message: {what}")
 }
 
@@ -252,10 +256,16 @@ pub(crate) fn length(head: &[u8; FIXED]) -> Result<usize> {
     let body = reader.u32()? as usize;
     reader.at = 12;
     let fields = reader.u32()? as usize;
-    if body > MAX || fields > MAX {
+    if body > LIMIT || fields > LIMIT {
         return Err(malformed("it is too long"));
     }
     Ok((FIXED + fields).next_multiple_of(8) + body)
+}
+
+/// Reports whether the message that begins with `head` answers a call. A bus delivers answers only from the called
+/// service, and other messages from every client.
+pub(super) fn is_answer(head: &[u8; FIXED]) -> bool {
+    matches!(head[1], METHOD_RETURN | ERROR)
 }
 
 impl Message {
@@ -582,7 +592,7 @@ mod tests {
                 bytes[at] = next() as u8;
             }
             if let Some(head) = bytes.first_chunk() {
-                assert!(length(head).is_ok_and(|n| n <= 3 * MAX) || length(head).is_err());
+                assert!(length(head).is_ok_and(|n| n <= 3 * LIMIT) || length(head).is_err());
             }
             read += u32::from(Message::parse(&bytes).is_ok());
         }
