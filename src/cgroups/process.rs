@@ -70,7 +70,8 @@ fn place(record: &CgroupRecord, host: &Host) -> Result<CgroupRecord> {
         let hierarchy = host.v1.iter().find(|hierarchy| dir.starts_with(&hierarchy.mount));
         own(dir, hierarchy.map(|h| h.mount.as_path()), hierarchy.and_then(|h| h.own.as_ref()))
     });
-    Ok(CgroupRecord { path, v1: v1.collect::<Result<_>>()?, ..record.clone() })
+    // The inode number on record is that of the cgroups on record.
+    Ok(CgroupRecord { path, v1: v1.collect::<Result<_>>()?, id: None, ..record.clone() })
 }
 
 /// The cgroup of v2 below `above` that the container's process has moved itself to, as systemd does: one that shares out

@@ -23,10 +23,11 @@ pub unsafe fn keep(argc: c_int, argv: *const *const c_char) {
     let variable = |i| unsafe { *argv.add(count + 1 + i) };
     let variables = (0..).map(variable).take_while(|text| !text.is_null());
     // SAFETY: as above; a null ends the arguments too.
-    let all = (0..count).map(|i| unsafe { *argv.add(i) }).chain(variables);
-    // SAFETY: each is a C string.
-    let ends = all.clone().map(|text| text.addr() + unsafe { CStr::from_ptr(text) }.count_bytes());
-    if let (Some(first), Some(end)) = (all.clone().next(), ends.last()) {
+    let mut all = (0..count).map(|i| unsafe { *argv.add(i) }).chain(variables);
+    if let Some(first) = all.next() {
+        let last = all.last().unwrap_or(first);
+        // SAFETY: it is a C string.
+        let end = last.addr() + unsafe { CStr::from_ptr(last) }.count_bytes();
         let _ = SHOWN.set((first.expose_provenance(), end.saturating_sub(first.addr())));
     }
 }
