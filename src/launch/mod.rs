@@ -503,8 +503,11 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     })?;
     let agent = listener.map(|listener| Agent { listener, record, status: Status::Created });
     let channel = Channel::from_socket(socket);
-    let started = await_program(|| channel.receive(), agent)
-        .and_then(|notify| ended_early(record.pid.unwrap_or_default()).map(|()| notify));
+    let pid = record.pid.unwrap_or_default();
+    // A neighbour in a pid namespace that is shared may have stopped it.
+    let watch = Watch::patient(record.cgroup.clone());
+    let receive = || watch.poll(&[channel.fd()], pid).and_then(|_| channel.receive());
+    let started = await_program(receive, agent).and_then(|notify| ended_early(pid).map(|()| notify));
     if started.is_err()
         && let Some(pidfd) = process
     {

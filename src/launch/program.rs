@@ -70,7 +70,8 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     let process = setting.process;
     if process.cwd != Path::new("/") {
         // Every descriptor of the host's is closed on exec, and this one is opened inside the root: the working
-        // directory cannot be outside (CVE-2024-21626).
+        // directory cannot be outside (CVE-2024-21626). As with runc, root's rights lead there: config.json names it, and
+        // its user need not be able to pass through the directories above.
         let cwd = match resolve::open_with(root, &process.cwd, fs::O_PATH | fs::O_DIRECTORY) {
             Err(e) if e.errno == Errno::ENOENT && setting.make_cwd => {
                 let umask = sys::credentials::umask(0);

@@ -178,6 +178,32 @@ fn what_is_stopped_on_arrival_does_not_hold_create() {
     });
 }
 
+/// A container that waits for `start` in a pid namespace that it shares can be stopped there: `start` says so and ends it.
+#[test]
+fn what_is_stopped_before_start_does_not_hold_start() {
+    isolated(|t| {
+        let first = t.bundle(|_| {});
+        let pid = t.start(&first, "c1");
+        let member = t.bundle(|c| {
+            without_namespace(c, "pid");
+            let join = json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")});
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
+        });
+        for stopped in [false, true] {
+            t.create(&member, "c2");
+            if stopped {
+                t.exec("c1", "kill -STOP -1").ok();
+                t.corten(&["start", "c2"]).fails("it was stopped by a signal");
+                t.until("c2", "stopped");
+            } else {
+                t.corten(&["start", "c2"]).ok();
+            }
+            t.delete("c2");
+        }
+        t.delete("c1");
+    });
+}
+
 /// Likewise with a frozen cgroup below its own, into which it moves whatever comes.
 #[test]
 fn what_is_frozen_on_arrival_does_not_hold_exec() {
