@@ -98,14 +98,21 @@ fn hook(spec: &Spec, place: String, problems: &mut Problems) -> Hook {
 /// Runs hooks one after the other, until one fails. Each reads `state` from its standard input. A hook that names no
 /// environment gets `env`.
 pub fn run(hooks: &[Hook], state: &[u8], env: fn() -> Vec<CString>) -> Result<()> {
-    hooks.iter().try_for_each(|hook| run_one(hook, state, || execute(hook, env)))
+    hooks.iter().try_for_each(|hook| run_on_host(hook, state, env))
+}
+
+/// Runs a hook whose program is the host's.
+fn run_on_host(hook: &Hook, state: &[u8], env: fn() -> Vec<CString>) -> Result<()> {
+    // Before the clone, which has no environment any more.
+    let env = hook.env.clone().unwrap_or_else(env);
+    run_one(hook, state, || execute(hook, &env))
 }
 
 /// Runs all hooks whatever happens; returns the failures. For poststop, which must not stop a deletion, and for poststart
 /// in older configurations.
 #[must_use]
 pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
-    let failures = hooks.iter().filter_map(|hook| run_one(hook, state, || execute(hook, env::own)).err());
+    let failures = hooks.iter().filter_map(|hook| run_on_host(hook, state, env::own).err());
     failures.map(|error| format!("{error:#}, ignoring")).collect()
 }
 
@@ -124,7 +131,7 @@ pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Erro
             let reason = match ended {
                 Some(Exit::Code(0)) => return Ok(()),
                 Some(Exit::Code(code)) => format!("exit status {code}"),
-                Some(Exit::Signal(libc::SIGSYS)) => "bad system call: linux.seccomp has killed it".into(),
+                Some(Exit::Signal(libc::SIGSYS)) => "killed by a seccomp filter: bad system call".into(),
                 Some(Exit::Signal(signal)) => format!("killed by signal {signal}"),
                 None => format!("timed out after {:?}", hook.timeout.unwrap_or_default()),
             };
@@ -156,16 +163,17 @@ fn become_hook(input: &OwnedFd, output: &OwnedFd, execute: impl FnOnce() -> anyh
 }
 
 /// Becomes a hook whose program is the host's, with the rights of the calling process.
-fn execute(hook: &Hook, env: fn() -> Vec<CString>) -> anyhow::Error {
+fn execute(hook: &Hook, env: &[CString]) -> anyhow::Error {
     let prepared = signal::reset(signal::ALL).and_then(|()| fs::close_on_exec_from(3));
     if let Err(error) = prepared {
         return error.into();
     }
-    let errno = task::execve(&hook.path, &hook.argv, &hook.env.clone().unwrap_or_else(env));
+    let errno = task::execve(&hook.path, &hook.argv, env);
     sys::Error::new(format!("exec {}", hook.path.to_string_lossy()), errno).into()
 }
 
-/// Waits for the hook; `None` if its time was up and it and its process group were killed.
+/// Waits for the hook; `None` if its time was up and it and its process group were killed. A tracer in the container or a
+/// frozen cgroup can keep a killed process from its end: that is left to the container's.
 fn wait(pid: i32, pidfd: &OwnedFd, timeout: Option<Duration>) -> sys::Result<Option<Exit>> {
     // The child does it too: whoever comes first. Here it fails once the child has executed.
     let _ = process::lead_group(pid);
@@ -177,7 +185,7 @@ fn wait(pid: i32, pidfd: &OwnedFd, timeout: Option<Duration>) -> sys::Result<Opt
     // Until it is reaped nothing else can have its number.
     let group = process::kill_group(pid);
     task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL)?;
-    task::wait(pidfd.as_fd())?;
+    task::wait_killed(pidfd.as_fd())?;
     group.map(|()| None)
 }
 

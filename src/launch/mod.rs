@@ -506,7 +506,9 @@ pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<
     let pid = record.pid.unwrap_or_default();
     // A neighbour in a pid namespace that is shared may have stopped it.
     let watch = Watch::patient(record.cgroup.clone());
-    let receive = || watch.poll(&[channel.fd()], pid).and_then(|_| channel.receive());
+    let fds: Vec<_> = [channel.fd()].into_iter().chain(process.as_ref().map(AsFd::as_fd)).collect();
+    // Its end may be the only sign: a hook's process has a copy of the channel.
+    let receive = || if watch.poll(&fds, pid)?[0] { channel.receive() } else { Ok(Event::Closed) };
     let started = await_program(receive, agent).and_then(|notify| ended_early(pid).map(|()| notify));
     if started.is_err()
         && let Some(pidfd) = process

@@ -15,11 +15,11 @@ use crate::state::CgroupRecord;
 use crate::sys::{signal, task};
 use crate::{cgroups, host, log, state, trace};
 
-/// How long the process may be silent. It has a few files to read, of which some may be on a slow file system.
+/// How long the process may be silent before it is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a process that was killed may take to end.
-const DYING: Duration = Duration::from_secs(5);
+/// How long a process may be silent that nothing is seen to hold: its container may have little processor time.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// What ends the wait besides the process's own word.
 pub(super) struct Watch {
@@ -47,6 +47,7 @@ impl Watch {
     /// Waits for the process `pid` until one of `fds` can be read or has ended.
     pub(super) fn poll(&self, fds: &[BorrowedFd], pid: i32) -> Result<Vec<bool>> {
         let all: Vec<BorrowedFd> = fds.iter().copied().chain(self.ends.as_ref().map(AsFd::as_fd)).collect();
+        let begun = Instant::now();
         loop {
             let mut ready = task::poll_readable(&all, Some(Instant::now() + PATIENCE))?;
             let asked = ready.split_off(fds.len()).contains(&true);
@@ -58,13 +59,13 @@ impl Watch {
                     let number = signal::next(ends.as_fd())?.unwrap_or_default();
                     return Err(anyhow!("ended by signal {number} before the program ran"));
                 }
-                _ => self.look(pid)?,
+                _ => self.look(pid, begun.elapsed())?,
             }
         }
     }
 
     /// An error that tells what holds the process up, unless it is to be waited for.
-    fn look(&self, pid: i32) -> Result<()> {
+    fn look(&self, pid: i32, silent: Duration) -> Result<()> {
         if self.paused.as_ref().is_some_and(|cgroup| cgroups::frozen(cgroup).unwrap_or(false)) {
             return Ok(());
         }
@@ -74,11 +75,11 @@ impl Watch {
             _ => cgroups::freezing(pid, host::procfs()?)?
                 .map(|dir| format!("the cgroup {} is frozen", dir.display())),
         };
-        if held.is_none() && self.patient.get() {
+        if held.is_none() && (self.patient.get() || silent < SILENCE) {
             return Ok(());
         }
         let why = held.unwrap_or_else(|| "the reason is not known".into());
-        Err(anyhow!("the process did not get to its program in {} s: {why}", PATIENCE.as_secs()))
+        Err(anyhow!("the process did not get to its program in {} s: {why}", silent.as_secs()))
     }
 }
 
@@ -111,14 +112,11 @@ impl Process {
         let _phase = trace::phase("kill and reap");
         let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         // What the freezer of cgroup v1 holds dies only when it is thawed, which is for others to do.
-        match task::poll_readable(&[self.pidfd.as_fd()], Some(Instant::now() + DYING)) {
-            Ok(ended) if !ended[0] => {
-                let pid = self.pid;
-                log::warn(format!(
-                    "the process {pid} has been killed, but does not end (hint: is it frozen?)"
-                ));
-            }
-            _ => drop(task::wait(self.pidfd.as_fd())),
+        if let Ok(false) = task::wait_killed(self.pidfd.as_fd()) {
+            log::warn(format!(
+                "the process {} has been killed, but does not end (hint: is it frozen?)",
+                self.pid
+            ));
         }
         trace::gone();
     }

@@ -190,7 +190,10 @@ fn new(
     let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
     let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
     let keep = keep || !options.propagation.is_empty();
-    let one_call = mount::fits(&joined) && !target.is_root() && (!keep || options.legacy != 0);
+    let long =
+        |option: &&str| option.split_once('=').is_some_and(|(_, value)| value.len() > mount::FSCONFIG_MAX);
+    let only_mount = options.legacy != 0 || data.iter().any(long);
+    let one_call = mount::fits(&joined) && !target.is_root() && (!keep || only_mount);
     let made = if one_call {
         mount::mount_at(Some(device), target.fd.as_fd(), Some(fstype), legacy_flags(options), &joined)
     } else if options.legacy == 0 {

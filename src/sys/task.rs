@@ -134,6 +134,7 @@ pub fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forked>> {
     let cloned = clone3(flags, Some(cgroup))?;
     if let Forked::Parent { pidfd, .. } = &cloned
         && is_ending(pidfd.as_fd())
+        && poll_readable(&[pidfd.as_fd()], Some(Instant::now() + DYING))?.contains(&true)
         && wait_for(pidfd.as_fd(), WaitPidFlag::WNOWAIT)? == Exit::Signal(libc::SIGKILL)
     {
         return wait(pidfd.as_fd()).map(|_| None);
@@ -201,6 +202,16 @@ impl Exit {
             Self::Signal(signal) => (128 + signal) as u8,
         }
     }
+}
+
+/// How long a process that was killed may take to end.
+const DYING: Duration = Duration::from_secs(5);
+
+/// Waits for and reaps our child of that pidfd, which was killed. Returns false if it does not end in 5 seconds: a tracer or
+/// a frozen cgroup can hold it.
+pub fn wait_killed(pidfd: BorrowedFd) -> Result<bool> {
+    let ended = poll_readable(&[pidfd], Some(Instant::now() + DYING))?.contains(&true);
+    if ended { wait(pidfd).map(|_| true) } else { Ok(false) }
 }
 
 /// Waits for and reaps our child of that pidfd.

@@ -5,15 +5,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::ptrace;
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Test, isolated, patience};
-use crate::{SECRET, Victim, add};
+use crate::harness::{Bundle, Test, isolated, patience, skip};
+use crate::{PAYLOAD, SECRET, Victim, add, bind_payload, payload, payload_words};
 
 /// Prints every right that the calling process has and every descriptor, without what differs between two processes.
 const RIGHTS: &str = "grep -vE '^(Name|Pid|PPid|Tgid|Ngid|NSpid|NSpgid|NSsid|NStgid|Vm|Rss|Hugetlb|Threads|SigQ|.*ctxt|State|Cpus|Mems\
                       |FDSize|Shd|Sig|x86|Core|THP|untag|Kthread|Seccomp_f|Spec)' /proc/self/status; ulimit -n; \
                       cat /proc/self/attr/current /proc/self/personality 2>/dev/null; pwd; env | sort; ls /proc/self/fd | tr '\\n' ' '";
+
+const CANNOT_DIE: &str = "hooks::a_start_container_hook_that_cannot_die_holds_nobody";
 
 fn install(bundle: &Bundle, name: &str, text: &str) {
     let file = bundle.rootfs().join(name);
@@ -152,6 +155,51 @@ fn hooks_in_the_container_get_nothing_of_the_callers_environment() {
                 fs::remove_file(format!("{path}.err")).unwrap();
             }
         }
+    });
+}
+
+/// A killed hook comes to its end only if its tracer lets it: one of the image's that has itself traced does not hold the
+/// runtime beyond its timeout.
+#[test]
+fn a_start_container_hook_that_cannot_die_holds_nobody() {
+    payload(|arguments| {
+        match arguments[0].parse() {
+            Ok(hook) => {
+                let hook = nix::unistd::Pid::from_raw(hook);
+                ptrace::seize(hook, ptrace::Options::PTRACE_O_TRACEEXIT).unwrap();
+                fs::write("/out/seized", "").unwrap();
+            }
+            // In a session of its own, the tracer is not in the hook's process group.
+            Err(_) => {
+                let own = std::process::id().to_string();
+                let words = payload_words(CANNOT_DIE, &[]).0;
+                Command::new("/bin/setsid").args(words).env(PAYLOAD, own).spawn().unwrap();
+            }
+        }
+        loop {
+            std::thread::sleep(Duration::from_secs(1000));
+        }
+    });
+    isolated(|t| {
+        if fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|scope| scope.trim() != "0") {
+            skip("Yama lets no process trace its parent");
+        }
+        let bundle = bundle(t, |c| {
+            bind_payload(c, CANNOT_DIE, &["hook"]);
+            let (words, variable) = payload_words(CANNOT_DIE, &["hook"]);
+            c["process"]["args"] = json!(["true"]);
+            c["hooks"] = json!({"startContainer": [
+                {"path": "/attack", "args": words, "env": [variable], "timeout": 2},
+            ]});
+        });
+        let begun = Instant::now();
+        t.run_bundle(&bundle).fails("timed out after 2s");
+        // The check of the check: it was held.
+        assert!(
+            t.dir.join("out/seized").exists() && begun.elapsed() > Duration::from_secs(6),
+            "{:?}",
+            begun.elapsed()
+        );
     });
 }
 

@@ -87,12 +87,26 @@ fn a_procfs_that_arrives() {
             let outputs = RefCell::new(Vec::new());
             let run = |neighbour: &Neighbour, bundle: &Bundle| {
                 match way {
-                    Way::Propagation => bundle.edit(|c| without_namespace(c, "mount")),
+                    Way::Propagation => bundle.edit(|c| {
+                        without_namespace(c, "mount");
+                        c["process"]["args"] = json!(["/bin/sleep", "1000"]);
+                    }),
                     _ => bundle.edit(|c| neighbour.join(c)),
                 }
-                outputs.borrow_mut().push(t.run_bundle(bundle));
+                match way {
+                    // What leaves shows for a moment what it has covered: the kernel takes mounts away one by one.
+                    Way::Propagation => drop(t.start(bundle, "c")),
+                    _ => outputs.borrow_mut().push(t.run_bundle(bundle)),
+                }
             };
-            let hits: u32 = (0..rounds()).map(|_| attack(t, way, run)).sum();
+            let round = || {
+                let hits = attack(t, way, run);
+                if way == Way::Propagation {
+                    t.delete("c");
+                }
+                hits
+            };
+            let hits: u32 = (0..rounds()).map(|_| round()).sum();
             assert_eq!(hits, 0, "{way:?}");
             outputs.into_inner().into_iter().for_each(|out| assert_eq!(out.ok(), "the kernel's\n"));
             // The check's check: a mount by path that is made read-only afterwards.

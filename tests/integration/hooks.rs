@@ -158,6 +158,26 @@ fn hooks_are_found_where_they_belong() {
     });
 }
 
+/// A hook of the host's that names no environment has the caller's, in which it finds its helpers.
+#[test]
+fn hooks_have_the_callers_environment() {
+    isolated(|t| {
+        let kinds = ["prestart", "createRuntime", "poststart", "poststop"];
+        let (bundle, dir) = with_hooks(t, |c, dir| {
+            for kind in kinds {
+                let script = format!("echo $OF_CALLER >{dir}/{kind}");
+                c["hooks"][kind] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+            }
+            c["process"]["args"] = json!(["/bin/true"]);
+        });
+        let mut run = t.command(&["run", "-b", bundle.path(), "c"]);
+        t.call(run.env("OF_CALLER", "the caller's")).ok();
+        for kind in kinds {
+            assert_eq!(fs::read_to_string(format!("{dir}/{kind}")).unwrap(), "the caller's\n", "{kind}");
+        }
+    });
+}
+
 /// config.md#createcontainer-hooks: the mounts are there, the root is not yet entered and still writable.
 #[test]
 fn create_container_hooks_can_change_the_root() {
