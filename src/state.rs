@@ -441,7 +441,7 @@ impl Dir {
         }
     }
 
-    /// Returns the records of the other containers of this root. One that is damaged or not yet written is skipped.
+    /// Returns the records of the user's other containers of this root. One that is damaged or not yet written is skipped.
     pub fn others(&self) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         for name in fs::list_dir(self.root.as_fd())? {
@@ -450,6 +450,11 @@ impl Dir {
                 || name.to_str().is_none_or(|id| check_id(id).is_err())
             {
                 continue;
+            }
+            match fs::stat_at(self.root.as_fd(), &name) {
+                Ok(stat) if check_owner(&stat).is_err() => continue,
+                Err(e) if !fs::absent(self.root.as_fd(), &name, &e) => return Err(e.into()),
+                _ => {}
             }
             let file = match fs::openat2(self.root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS) {
                 Err(e) if fs::absent(self.root.as_fd(), &path, &e) => continue,

@@ -2,8 +2,9 @@
 //!
 //! Two processes suffice where the kernel lets one `clone3(2)` make everything. The pid namespace that is joined and
 //! the time namespace that has offsets hold only for children, so the runtime enters them itself, clones and goes
-//! back. With the pid namespace it enters those by which a process there would show the host ([`SHOWN`]). A process between the two is needed only where namespaces must be made below a user namespace that is
-//! joined, or joined before a user namespace is made: [`Stages`].
+//! back. With the pid namespace it enters the network namespace, by which a process there would show the host ([`SHOWN`]).
+//! An intermediate process is needed only where namespaces must be made below a user namespace that is joined, or joined
+//! before a user namespace is made: [`Stages`].
 
 mod apply;
 pub mod idmap;
@@ -167,6 +168,11 @@ pub fn check_mounts(plan: &Plan, no_pivot: bool, problems: &mut Problems) {
         Some(join) if plan.creates(libc::CLONE_NEWUSER) => problems.add(
             format_args!("{}.path", join.place),
             "a mount namespace cannot be joined from a new user namespace, which has no rights in it",
+        ),
+        // Others' mounts are there, which --no-pivot would take away, and by their propagation the host's.
+        Some(join) if no_pivot => problems.add(
+            format_args!("{}.path", join.place),
+            "--no-pivot would unmount what is in the mount namespace (hint: leave --no-pivot out)",
         ),
         None if user && !plan.creates(libc::CLONE_NEWNS) => problems
             .add("linux.namespaces", "a user namespace needs a mount namespace: it has no rights in the host's"),

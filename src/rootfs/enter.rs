@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::apply::Root;
 use super::moved::move_over_root;
-use super::resolve::Missing;
+use super::resolve::{self, Missing};
 use super::targets::Shut;
 use super::{MountNamespace, Plan, sources};
 use crate::error::{Context, Kind, Result, fail};
@@ -63,10 +63,11 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// Makes the working directory where that could be a volume whose mounts appear on the host: only here is it known which
-    /// these are. Otherwise it is made when the process goes there.
+    /// Makes the working directory while the root can still be written to, and where that could be a volume whose mounts
+    /// appear on the host: only here is it known which these are. Otherwise it is made when the process goes there.
     fn make_cwd(&self, plan: &Plan) -> Result<()> {
-        let Some(cwd) = plan.cwd.as_ref().filter(|_| self.has_peers()) else { return Ok(()) };
+        let wanted = plan.cwd.as_ref().filter(|_| self.has_peers() || plan.readonly);
+        let Some(cwd) = wanted.filter(|cwd| resolve::open(self.fd(), cwd).is_err()) else { return Ok(()) };
         let umask = credentials::umask(0);
         let made = self.reach(cwd, Some(Missing::Directory), Shut::Peers);
         credentials::umask(umask);
@@ -152,8 +153,9 @@ fn attach_on_root(root: BorrowedFd) -> sys::Result<()> {
     let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(root, old.as_fd())?;
     pivot(root).inspect_err(|_| {
-        // "." is the tree: nothing stays in a namespace that is others'. The error of pivot_root tells more.
-        let _ = mount::detach_here();
+        // "." is the tree: nothing stays in a namespace that is others', and nothing of the host's goes with it. The error
+        // of pivot_root tells more.
+        let _ = sources::propagate(root, &[sources::ALL_SLAVE]).and_then(|()| mount::detach_here());
     })
 }
 
@@ -198,5 +200,10 @@ pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
             "another mount lies where the container's root file system is mounted (hint: unmount it first)";
         return Err(fail(Kind::Os, format!("{}: {text}", rootfs.display())));
     }
-    Ok(mount::detach(rootfs)?)
+    // The volumes in it may be peers of the host's mounts, whose own must not go too.
+    let tree = fs::open(fs::CWD, rootfs, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    sources::propagate(tree.as_fd(), &[sources::ALL_SLAVE])?;
+    // umount2(2) is not to follow a link of the moment. What the configuration names may end in one.
+    let path = std::fs::canonicalize(rootfs).with_context(|| rootfs.display().to_string())?;
+    Ok(mount::detach(&path)?)
 }

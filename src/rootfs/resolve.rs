@@ -48,6 +48,12 @@ pub fn open_plain(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
     again(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
 }
 
+/// Opens an existing path as O_PATH, following links inside the mount of the root. A way into another mount is EXDEV.
+pub fn open_on_mount(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
+    let resolve = fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS | fs::RESOLVE_NO_XDEV;
+    again(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
+}
+
 /// Opens a path as O_PATH and makes what is missing: directories 0755, a file 0644 as the last component.
 pub fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
     let above = |path: &Path| open(root, path);

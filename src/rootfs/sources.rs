@@ -134,15 +134,19 @@ pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Resul
     Ok(tree)
 }
 
-/// Copies a source. One below the root file system is the image's: its links lead nowhere else. runc and crun follow them
-/// on the host, where an image could have its container shown any of the host's files.
+/// Copies a source. One below the root file system is the image's: its links lead nowhere else, nor into what is mounted
+/// there by then, such as a procfs that is not masked yet. runc and crun follow them on the host, where an image could have
+/// its container shown any of the host's files.
 fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
     let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, recursive) };
     if leaves(rest) {
         return Err(sys::Error::new(format!("openat2({rest:?})"), Errno::EXDEV));
     }
     let root = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
-    let found = resolve::open(root.as_fd(), rest)?;
+    let found = match resolve::open_plain(root.as_fd(), rest) {
+        Err(e) if e.errno == Errno::ELOOP => resolve::open_on_mount(root.as_fd(), rest)?,
+        found => found?,
+    };
     mount::open_tree_clone(found.as_fd(), Path::new(""), recursive)
 }
 

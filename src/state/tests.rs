@@ -278,3 +278,24 @@ fn a_copy_that_has_not_execed_is_created() {
         }
     }
 }
+
+/// Whoever may make directories in the root of the states, as in /tmp, could name any cgroup in one, or a fifo as its record.
+#[test]
+fn records_in_another_users_directory_are_not_read() {
+    use std::os::unix::fs::chown;
+    if task::euid() != 0 {
+        return;
+    }
+    let root = std::env::temp_dir().join(format!("corten-others-{}", std::process::id()));
+    let dir = create_dir(&root, "own").unwrap();
+    for (id, owner) in [("mine", 0), ("theirs", 1000)] {
+        let other = root.join(id);
+        std::fs::create_dir(&other).unwrap();
+        let record = Record { id: id.into(), ..Record::default() };
+        std::fs::write(other.join("state.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        chown(&other, Some(owner), None).unwrap();
+    }
+    let ids: Vec<String> = dir.others().unwrap().into_iter().map(|record| record.id).collect();
+    assert_eq!(ids, ["mine"]);
+    std::fs::remove_dir_all(&root).unwrap();
+}

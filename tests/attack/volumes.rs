@@ -363,6 +363,36 @@ fn sources_in_the_image_do_not_leave_it() {
     });
 }
 
+/// Nor do they lead into what is mounted by then: a procfs that is not masked yet, a volume that is to be read-only.
+#[test]
+fn sources_in_the_image_lead_into_no_mount() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir(&volume).unwrap();
+        let run = |source: &str, link: Option<&str>| {
+            let bundle = t.bundle(|c| {
+                add(c, json!({"destination": "/ro", "source": volume, "options": ["bind", "ro"]}));
+                c["process"]["args"] = json!(["/bin/touch", "/d2/written"]);
+            });
+            let source = bundle.rootfs().join(source);
+            bundle.edit(|c| {
+                add(c, json!({"destination": "/d2", "source": source, "options": ["rbind", "rw"]}))
+            });
+            if let Some(link) = link {
+                put(&bundle, "data", link);
+            }
+            t.run_bundle(&bundle)
+        };
+        for link in ["/proc", "/ro", "../ro", "/proc/sys"] {
+            run("data", Some(link)).fails("mounts[8].source");
+        }
+        assert!(!volume.join("written").exists());
+        // The check's check: what config.json names in words is shown, and written to.
+        run("ro", None).ok();
+        assert!(volume.join("written").exists());
+    });
+}
+
 /// A container that may mount makes a mask writable again, but there is no room in it for anything.
 #[test]
 fn masks_are_no_place_to_write_to() {

@@ -249,3 +249,18 @@ fn merge(into: &mut Value, from: &Value) {
         }
     }
 }
+
+/// --no-pivot unmounts what is in the mount namespace: others' mounts, and by their propagation the host's.
+#[test]
+fn a_mount_namespace_is_not_joined_with_no_pivot() {
+    isolated(|t| {
+        let pid = t.start(&t.bundle(|_| {}), "c1");
+        let member = t.bundle(|c| {
+            without_namespace(c, "mount");
+            let join = json!({"type": "mount", "path": format!("/proc/{pid}/ns/mnt")});
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
+        });
+        t.corten(&["run", "--no-pivot", "-b", member.path(), "c2"]).fails("linux.namespaces[5].path");
+        t.delete("c1");
+    });
+}

@@ -319,3 +319,15 @@ fn mount_points_do_not_depend_on_the_umask() {
         }
     });
 }
+
+/// config.md#process: a working directory that the image lacks is made, also where the root is read-only then.
+#[test]
+fn a_missing_working_directory_in_a_read_only_root() {
+    isolated(|t| {
+        let out = t.run("pwd; touch x 2>&1 | grep -o Read-only", |c| {
+            c["root"]["readonly"] = json!(true);
+            c["process"]["cwd"] = json!("/missing/directory");
+        });
+        assert_eq!(out.ok(), "/missing/directory\nRead-only\n");
+    });
+}
