@@ -283,7 +283,7 @@ fn a_copy_that_has_not_execed_is_created() {
 #[test]
 fn records_in_another_users_directory_are_not_read() {
     use std::os::unix::fs::chown;
-    if task::euid() != 0 {
+    if sys::task::euid() != 0 {
         return;
     }
     let root = std::env::temp_dir().join(format!("corten-others-{}", std::process::id()));
