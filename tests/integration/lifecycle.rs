@@ -476,7 +476,13 @@ fn a_lost_record_that_tells_too_little_stays() {
         t.start(&bundle, "c1");
         t.corten(&["kill", "c1", "KILL"]).ok();
         t.until("c1", "stopped");
-        let pid = t.start(&bundle, "c2");
+        // Until it is reaped, a killed process is in its cgroups.
+        assert!(poll(Duration::from_secs(5), || {
+            crate::harness::reap();
+            t.corten(&["create", "-b", bundle.path(), "c2"]).code == 0
+        }));
+        t.corten(&["start", "c2"]).ok();
+        let pid = t.pid("c2");
         lose(&["state.json"]);
         fails(&format!("process {pid} is in its cgroup"));
         assert_eq!(t.status("c2"), "running");
