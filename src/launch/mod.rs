@@ -120,9 +120,11 @@ pub fn create(request: &Request) -> Result<Launched> {
             Some(socket::listen_at(dir.fd().as_fd(), Path::new(START_SOCKET))?)
         };
         let stages = stages(plan, request.host);
-        // Otherwise the container's process asks us for something after the filter is attached ([`meanwhile`]).
-        let awaits_filter =
-            cgroup.is_some() && stages == Stages::Direct && sources.is_some() && !plan.reports_mounts();
+        // A terminal is a device of the container's. Often the container's process asks us for something after the filter is
+        // attached ([`meanwhile`]) anyway. Everything else that it opens of the image's is a regular file.
+        let terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
+        let asks = stages == Stages::Intermediate || sources.is_none() || plan.reports_mounts();
+        let awaits_filter = cgroup.is_some() && terminal && !asks;
         let notify = notify::listen(plan, &dir)?;
         let (kept, given) = if request.at_once { (notify, None) } else { (None, notify) };
         let child = init::Container {

@@ -173,7 +173,7 @@ fn a_start_container_hook_that_cannot_die_holds_nobody() {
             Err(_) => {
                 let own = std::process::id().to_string();
                 let words = payload_words(CANNOT_DIE, &[]).0;
-                Command::new("/bin/setsid").args(words).env(PAYLOAD, own).spawn().unwrap();
+                Command::new("/bin/setsid").args(words).env(PAYLOAD, own).status().unwrap();
             }
         }
         loop {
