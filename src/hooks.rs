@@ -124,8 +124,9 @@ pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Erro
     let output = fs::memfd("hook").with_context(place)?;
     // A hook may open /dev/stderr anew, with an offset of its own.
     process::set_append(output.as_fd()).with_context(place)?;
+    let own = nix::unistd::getpid();
     match task::clone3(0, None).with_context(place)? {
-        Forked::Child => become_hook(&input, &output, execute),
+        Forked::Child => become_hook(own, &input, &output, execute),
         Forked::Parent { pid, pidfd } => {
             let ended = wait(pid, &pidfd, hook.timeout).with_context(place)?;
             let reason = match ended {
@@ -145,13 +146,22 @@ pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Erro
 
 /// The forked child's part. An error goes to the hook's own output, as standard error: other descriptors may be closed by
 /// now.
-fn become_hook(input: &OwnedFd, output: &OwnedFd, execute: impl FnOnce() -> anyhow::Error) -> ! {
+fn become_hook(
+    parent: nix::unistd::Pid,
+    input: &OwnedFd,
+    output: &OwnedFd,
+    execute: impl FnOnce() -> anyhow::Error,
+) -> ! {
     // Its phases would be taken for those of the process that waits for it.
     trace::blind_unless(|| false);
     let prepare = || -> sys::Result<()> {
         process::lead_group(0)?;
         // It must not outlive the process that waits for it: no other process knows of it.
         task::set_parent_death_signal(libc::SIGKILL)?;
+        if nix::unistd::getppid() != parent {
+            // It ended before.
+            return Err(sys::Error::new("getppid()", nix::errno::Errno::ESRCH));
+        }
         tty::replace(input.as_fd(), 0)?;
         tty::replace(output.as_fd(), 1)?;
         tty::replace(output.as_fd(), 2)

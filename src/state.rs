@@ -170,13 +170,14 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
 pub fn open(root: &Path, id: &str) -> Result<Dir> {
     let _phase = trace::phase("open the state directory");
     check_id(id)?;
-    let missing = |at: BorrowedFd, path: &Path, e: sys::Error| {
-        if fs::absent(at, path, &e) { not_found(id) } else { e.into() }
+    // Absent if it is so twice: one wrong answer is not believed, nor does a `create` in between make another error.
+    let twice = |open: &dyn Fn() -> sys::Result<OwnedFd>| {
+        let absent = |e: &sys::Error| matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR);
+        let again = open().or_else(|e| if absent(&e) { open() } else { Err(e) });
+        again.map_err(|e| if absent(&e) { not_found(id) } else { e.into() })
     };
-    let parent =
-        fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0).map_err(|e| missing(fs::CWD, root, e))?;
-    let name = Path::new(id);
-    let fd = open_dir(&parent, name).map_err(|e| missing(parent.as_fd(), name, e))?;
+    let parent = twice(&|| fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0))?;
+    let fd = twice(&|| open_dir(&parent, Path::new(id)))?;
     let inode = own_inode(&fd)?;
     Ok(Dir { root: parent, id: id.to_string(), fd, inode, locked: Cell::new(false) })
 }

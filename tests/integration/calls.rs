@@ -4,10 +4,11 @@
 //! standard library looks at descriptors.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Test, View, isolated_in};
+use crate::harness::{Bundle, Test, View, isolated_in, poll, processes, reap};
 
 /// Counted by strace, with all children where they end with the command.
 fn calls(t: &Test, children: bool, args: &[&str]) -> u32 {
@@ -39,6 +40,11 @@ fn each_command_makes_no_more_than_it_needs() {
             ("kill", calls(t, false, &["kill", "c", "KILL"])),
         ];
         t.until("c", "stopped");
+        // Until it is reaped it may be in its cgroup, which then takes more calls to remove.
+        assert!(poll(Duration::from_secs(10), || {
+            reap();
+            !processes().iter().any(|line| line.contains("sleep 1000"))
+        }));
         let deleted = ("delete", calls(t, false, &["delete", "c"]));
         let most = [376, 146, 67, 44, 243, 55, 51, 60];
         let counted = counted.into_iter().chain([deleted]).zip(most);
