@@ -114,6 +114,7 @@ fn containers_survive() {
         t.create(&short, "stopped");
         t.corten(&["start", "stopped"]).ok();
         t.until("stopped", "stopped");
+        crate::harness::reap();
         let before = traces(t);
         assert_eq!(t.corten(&["gc"]).ok(), "");
         assert_eq!(traces(t), before);
