@@ -304,7 +304,12 @@ fn purge(parent: &OwnedFd, name: &Path) -> Result<()> {
         other => other?,
     };
     own_inode(&dir)?;
-    for entry in fs::list_dir(dir.as_fd())? {
+    let entries = match fs::list_dir(dir.as_fd()) {
+        // Another `delete` has removed it meanwhile. If not, the removal below fails.
+        Err(e) if e.errno == Errno::ENOENT => Vec::new(),
+        entries => entries?,
+    };
+    for entry in entries {
         gone(fs::unlinkat(dir.as_fd(), &entry, false))?;
     }
     Ok(gone(fs::unlinkat(parent.as_fd(), name, true))?)
