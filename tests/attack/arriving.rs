@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::harness::{Output, Test, isolated, poll, without_namespace};
+use crate::harness::{Output, Test, isolated, patience, poll, without_namespace};
 use crate::{bind_payload, found, payload, rounds};
 
 /// Stands in the host's mountinfo and in its list of sockets, and nowhere in a container's.
@@ -164,7 +164,7 @@ fn what_is_stopped_on_arrival_does_not_hold_create() {
             let join = json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")});
             c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
         });
-        let end = Instant::now() + Duration::from_secs(120);
+        let end = Instant::now() + Duration::from_secs(120) * patience();
         loop {
             assert!(Instant::now() < end, "no create was ever held up");
             let out = t.corten(&["create", "-b", member.path(), "c2"]);
@@ -235,7 +235,7 @@ fn hold(t: &Test, name: &str, how: &str, edit: impl FnOnce(&mut Value)) {
     let passwd = bundle.rootfs().join("etc/passwd");
     let users = "somebody:x:1001:1001::/home/somebody:/bin/sh\n".repeat(20_000);
     fs::write(&passwd, users + &fs::read_to_string(&passwd).unwrap()).unwrap();
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(120) * patience();
     let mut held = 0;
     while held == 0 {
         assert!(Instant::now() < end, "no exec was ever held up");
