@@ -12,6 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::unistd::Pid;
 use oci_spec::runtime::{Hook as Spec, Hooks};
 
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -146,12 +148,7 @@ pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Erro
 
 /// The forked child's part. An error goes to the hook's own output, as standard error: other descriptors may be closed by
 /// now.
-fn become_hook(
-    parent: nix::unistd::Pid,
-    input: &OwnedFd,
-    output: &OwnedFd,
-    execute: impl FnOnce() -> anyhow::Error,
-) -> ! {
+fn become_hook(parent: Pid, input: &OwnedFd, output: &OwnedFd, execute: impl FnOnce() -> anyhow::Error) -> ! {
     // Its phases would be taken for those of the process that waits for it.
     trace::blind_unless(|| false);
     let prepare = || -> sys::Result<()> {
@@ -160,7 +157,7 @@ fn become_hook(
         task::set_parent_death_signal(libc::SIGKILL)?;
         if nix::unistd::getppid() != parent {
             // It ended before.
-            return Err(sys::Error::new("getppid()", nix::errno::Errno::ESRCH));
+            return Err(sys::Error::new("getppid()", Errno::ESRCH));
         }
         tty::replace(input.as_fd(), 0)?;
         tty::replace(output.as_fd(), 1)?;

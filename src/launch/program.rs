@@ -14,7 +14,6 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::channel::{Channel, Event};
-use super::init::die_with_parent;
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::process::credentials::{self, Groups, Status};
@@ -172,7 +171,7 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
     task::setfsgid(gid)?;
     // The kernel has set these anew with the ids (kernel/cred.c).
     task::set_dumpable(false)?;
-    die_with_parent()?;
+    task::set_parent_death_signal(libc::SIGKILL)?;
     result
 }
 

@@ -126,16 +126,19 @@ fn last_pid() -> u32 {
     text.split_whitespace().last().unwrap().parse().unwrap()
 }
 
+/// The payload of both tests of stopped processes.
+fn stop_everything(_: &[String]) -> String {
+    loop {
+        let _ = kill(Pid::from_raw(-1), Signal::SIGSTOP);
+    }
+}
+
 /// A process of the container's sends SIGSTOP to everything there is, again and again. `exec` may succeed or fail, but
 /// it comes to an end, and what it has brought in ends with it. The check's check: something that arrives is found
 /// stopped.
 #[test]
 fn what_is_stopped_on_arrival_does_not_hold_exec() {
-    payload(|_| {
-        loop {
-            let _ = kill(Pid::from_raw(-1), Signal::SIGSTOP);
-        }
-    });
+    payload(stop_everything);
     isolated(|t| {
         hold(
             t,
@@ -149,11 +152,7 @@ fn what_is_stopped_on_arrival_does_not_hold_exec() {
 /// Likewise for a container that is created in the pid namespace of such a one.
 #[test]
 fn what_is_stopped_on_arrival_does_not_hold_create() {
-    payload(|_| {
-        loop {
-            let _ = kill(Pid::from_raw(-1), Signal::SIGSTOP);
-        }
-    });
+    payload(stop_everything);
     isolated(|t| {
         let bundle = t.bundle(|c| {
             bind_payload(c, "arriving::what_is_stopped_on_arrival_does_not_hold_create", &[""]);
