@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
-use crate::cli::Globals;
 use crate::error::{Kind, Result, fail};
 use crate::sys::{fs, task};
 use crate::{process, trace};
@@ -32,14 +31,15 @@ pub struct Host {
 }
 
 impl Host {
-    /// Probes the host. `labelled` says whether a process or a mount is to have a label of a security module.
-    pub fn probe(globals: &Globals, labelled: bool) -> Result<Self> {
+    /// Probes the host. `rootless` is the command line's word, if it has one. `labels` is absent if nothing is to have a label
+    /// of a security module, and otherwise says whether a module that the kernel lacks is an error.
+    pub fn probe(rootless: Option<bool>, labels: Option<bool>) -> Result<Self> {
         let _phase = trace::phase("probe the host");
         let proc = procfs()?;
         let user_namespace = in_user_namespace()?;
         let uid = task::euid();
-        let rootless = globals.rootless.unwrap_or(uid != 0 || user_namespace);
-        let process = process::Host::probe(proc, labelled.then_some(globals.strict_labels))?;
+        let rootless = rootless.unwrap_or(uid != 0 || user_namespace);
+        let process = process::Host::probe(proc, labels)?;
         Ok(Self { proc, rootless, uid, user_namespace, process })
     }
 }

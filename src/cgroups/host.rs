@@ -73,7 +73,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Likewise, with the cgroups of another process in the place of our own. `proc` is the host's procfs.
+    /// Probes the host as for a process with the cgroups of process `pid`. `proc` is the host's procfs.
     pub fn of_process(pid: i32, proc: BorrowedFd) -> Result<Self> {
         let open = |path: &str| fs::open(proc, Path::new(path), fs::O_RDONLY, 0);
         let cgroup = fs::read_whole(open(&format!("{pid}/cgroup"))?, 1 << 20).context("cgroup")?;

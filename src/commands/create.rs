@@ -54,7 +54,7 @@ impl Prepared {
         let mount_label = config.spec.linux().as_ref().is_some_and(|linux| linux.mount_label().is_some());
         let labelled = mount_label || config.spec.process().as_ref().is_some_and(lsm::labelled);
         let resctrl = config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
-        let host = Host::probe(globals, labelled)?;
+        let host = Host::probe(globals.rootless, labelled.then_some(globals.strict_labels))?;
         let request = plan::Request {
             id: &args.id,
             bundle: &bundle,

@@ -37,7 +37,8 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let kept = config::parse(dir.load_config()?)?;
     let wanted = wanted(args, kept.spec.process().as_ref(), kept.version)?;
 
-    let host = Host::probe(globals, lsm::labelled(&wanted))?;
+    let labels = lsm::labelled(&wanted).then_some(globals.strict_labels);
+    let host = Host::probe(globals.rootless, labels)?;
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let linux = kept.spec.linux().as_ref();
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));

@@ -127,7 +127,7 @@ fn between(container: Container, report: &mut Channel) -> Result<Infallible> {
     report.await_go()?;
     let offsets = namespaces::open_offsets(namespaces, container.proc)?;
     if namespaces.joins(libc::CLONE_NEWUSER) {
-        // Before: whoever has CAP_SYS_PTRACE inside could open the host's files through us.
+        // Hide before entering: a process inside with CAP_SYS_PTRACE could open the host's files through this one.
         task::set_dumpable(false)?;
         namespaces::join_all(container.joined)?;
         become_root()?;

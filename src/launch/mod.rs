@@ -340,7 +340,7 @@ fn meanwhile(
     let _phase = trace::phase("meanwhile");
     cgroup.map_or(Ok(()), |cgroup| cgroup::watch(request.plan, cgroup))?;
     if awaits_filter {
-        process.tell(Go::On)?;
+        process.go(Go::On)?;
     }
     cgroup::identify(record)?;
     dir.save_config(&request.config.text)?;
@@ -451,18 +451,13 @@ impl Process {
         }
     }
 
-    /// Lets it go on, unless it has ended: then its own error is next in the channel.
-    fn tell(&self, go: Go) -> Result<()> {
-        match self.channel.go(go) {
-            Err(e) if matches!(sys::errno(&e), Some(Errno::EPIPE | Errno::ECONNRESET)) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Lets it go on. That it has died is told better than that nobody listens.
+    /// Lets it go on. If it has ended, the error is its own, or what ended it.
     fn go(&self, go: Go) -> Result<()> {
         self.channel.go(go).map_err(|e| match sys::errno(&e) {
-            Some(Errno::EPIPE | Errno::ECONNRESET) => self.died(),
+            Some(Errno::EPIPE | Errno::ECONNRESET) => match self.channel.receive() {
+                Ok(Event::Error(own)) => own,
+                _ => self.died(),
+            },
             _ => e,
         })
     }

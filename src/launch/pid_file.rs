@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::error::{Context, Kind, Result, fail};
 use crate::trace;
 
-/// Writes a process id without a newline, which containerd could not parse, and by rename: whoever sees the file sees
-/// all of it.
+/// Writes a process id without a newline, which containerd could not parse. The file appears by rename: a reader finds the
+/// whole number or no file.
 pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let _phase = trace::phase("write the pid file");
     let at = || format!("--pid-file {}", path.display());

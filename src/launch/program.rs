@@ -189,7 +189,7 @@ impl Program<'_> {
 
     /// Runs the startContainer hooks, whose programs are the container's: each has the rights of the container's program,
     /// because a child becomes it by the same code. It gets the container's environment unless it names its own, no
-    /// descriptor besides the standard streams, and a filter of its own, of which the agent is told if there is one.
+    /// descriptor besides the standard streams, and a filter of its own, whose descriptor the agent receives if there is one.
     pub(super) fn run_hooks(
         &self,
         hooks: &[Hook],
