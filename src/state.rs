@@ -471,15 +471,24 @@ impl Dir {
         Ok(records)
     }
 
-    /// Returns a container that has the same cgroup on record, or one below it; if `below`, only such a one.
-    pub fn shares_cgroup(&self, cgroup: &CgroupRecord, below: bool) -> Result<Option<Record>> {
+    /// Returns a container that has the same cgroup on record, or one below it; if `below`, only such a one. A container
+    /// with the same cgroup that has stopped and was created before `created` does not count: `create` takes no cgroup with
+    /// processes, so what is in it now is the later container's.
+    pub fn shares_cgroup(&self, cgroup: &CgroupRecord, created: &str, below: bool) -> Result<Option<Record>> {
         let boot = boot_id()?;
         let shares = |theirs: &CgroupRecord| cgroup.contains(theirs) && !(below && theirs.contains(cgroup));
         let mut others = self.others()?;
         others.retain(|other| other.boot_id == boot && other.cgroup.as_ref().is_some_and(shares));
         // One with the same is told rather than one below.
-        others.sort_by_key(|other| other.cgroup.as_ref().is_some_and(|theirs| theirs.contains(cgroup)));
-        Ok(others.pop())
+        let same = |other: &Record| other.cgroup.as_ref().is_some_and(|theirs| theirs.contains(cgroup));
+        others.sort_by_key(same);
+        while let Some(other) = others.pop() {
+            let earlier = same(&other) && other.created.as_str() < created;
+            if !earlier || pidfd(&other)?.is_some() {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
     }
 
     /// The record, which must be there.

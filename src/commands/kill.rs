@@ -58,7 +58,7 @@ fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
     if let (Some(found), Some(shared)) = (&cgroup, &record.cgroup)
         && pidfd(record)?.is_none()
         && found.populated()?
-        && let Some(other) = dir.shares_cgroup(shared, false)?
+        && let Some(other) = dir.shares_cgroup(shared, &record.created, false)?
     {
         let text = format!("--all: container {:?} has the cgroup too, and this one has stopped", other.id);
         return Err(fail(Kind::WrongStatus, text));

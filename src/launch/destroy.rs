@@ -26,7 +26,7 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let pidfd = state::pidfd(record)?;
     if let Some(cgroup) = &record.cgroup {
-        take_cgroup(&dir, cgroup, pidfd.is_some(), deadline)?;
+        take_cgroup(&dir, cgroup, &record.created, pidfd.is_some(), deadline)?;
     }
     if let Some(pidfd) = pidfd {
         kill_and_wait(record, &pidfd, deadline)?;
@@ -56,17 +56,19 @@ fn late() -> anyhow::Error {
 
 /// Destroys a cgroup that the configuration of a container names whose record is lost.
 pub fn destroy_cgroup(dir: &Dir, cgroup: &CgroupRecord) -> Result<()> {
-    take_cgroup(dir, cgroup, false, Instant::now() + PATIENCE)
+    // When it was created is not known: every other container counts.
+    take_cgroup(dir, cgroup, "", false, Instant::now() + PATIENCE)
 }
 
-/// Kills what runs in the container's cgroup, and removes it. `runs`: the container's first process does.
-fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, runs: bool, deadline: Instant) -> Result<()> {
+/// Kills what runs in the cgroup of the container that was `created` then, and removes it. `runs`: the container's first
+/// process does.
+fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, created: &str, runs: bool, deadline: Instant) -> Result<()> {
     // Usually nothing is left in it, and the kernel removes only what is empty.
     let removed = !runs && cgroups::remove_empty(cgroup);
     let found = if removed { None } else { Cgroup::open(cgroup)? };
     let populated = found.as_ref().map_or(Ok(false), Cgroup::populated)?;
     let why_not = match &found {
-        Some(found) if populated => sharer(dir, cgroup, found, runs)?,
+        Some(found) if populated => sharer(dir, cgroup, found, created, runs)?,
         None if !removed && cgroups::is_anothers(cgroup)? => Some("it is a new one of the same name".into()),
         _ => None,
     };
@@ -91,12 +93,18 @@ fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, runs: bool, deadline: Instant) 
 /// Returns why the processes in the cgroup are not this container's, by the other containers' records: `create` accepts an
 /// empty cgroup that exists, for one that of a container which has stopped. Fails if another container is in a cgroup
 /// below, since the kernel kills both at once.
-fn sharer(dir: &Dir, cgroup: &CgroupRecord, found: &Cgroup, runs: bool) -> Result<Option<String>> {
+fn sharer(
+    dir: &Dir,
+    cgroup: &CgroupRecord,
+    found: &Cgroup,
+    created: &str,
+    runs: bool,
+) -> Result<Option<String>> {
     // `create` refuses a cgroup with processes, so that another container can only be below.
     if runs && !found.divided()? {
         return Ok(None);
     }
-    let Some(other) = dir.shares_cgroup(cgroup, runs)? else { return Ok(None) };
+    let Some(other) = dir.shares_cgroup(cgroup, created, runs)? else { return Ok(None) };
     if other.cgroup.is_some_and(|theirs| theirs.contains(cgroup)) {
         return Ok(Some(format!("container {:?} has it too", other.id)));
     }

@@ -68,6 +68,33 @@ fn neighbours(t: &Test) {
     }
 }
 
+/// What the later of two has left in their cgroup is its own: it goes with it, though the earlier is on record still.
+#[test]
+fn what_the_later_of_two_has_left_is_killed() {
+    isolated(|t| {
+        let bundle = |script: &str| {
+            t.bundle(|c| {
+                without_namespace(c, "pid");
+                c["linux"]["cgroupsPath"] = json!("/shared");
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            })
+        };
+        for words in [&["kill", "--all", "two", "KILL"][..], &["delete", "--force", "two"]] {
+            t.start(&bundle("true"), "one");
+            t.until("one", "stopped");
+            t.start(&bundle("sleep 4321 & exec true"), "two");
+            t.until("two", "stopped");
+            let left = || processes().iter().any(|line| line.contains("sleep 4321"));
+            // The control: what is left runs, and to delete the earlier leaves it alone.
+            assert!(left());
+            t.corten(words).ok();
+            assert!(poll(Duration::from_secs(5), || !left()), "{words:?}");
+            t.corten(&["delete", "--force", "two"]).exits(0);
+            t.corten(&["delete", "one"]).exits(0);
+        }
+    });
+}
+
 #[test]
 fn a_cgroup_of_two_is_that_of_the_later() {
     isolated(|t| {
