@@ -67,6 +67,9 @@ fn an_arriving_create_in_a_joined_user_namespace() {
         let share = t.dir.join("share");
         fs::create_dir(&share).unwrap();
         std::os::unix::fs::chown(&share, Some(1000), Some(1000)).unwrap();
+        // The checkout may be in a directory that is closed to the user.
+        fs::copy(std::env::current_exe().unwrap(), share.join("spy")).unwrap();
+        fs::copy(t.command(&[]).get_program(), share.join("corten")).unwrap();
         for naive in [false, true] {
             let (seen, worked) = attack_create(t, &share, naive);
             assert!(seen > 0 && (worked > 0) == naive, "naive: {naive}, seen: {seen}, worked: {worked}");
@@ -80,7 +83,7 @@ fn attack_create(t: &Test, share: &Path, naive: bool) -> (u32, u32) {
     };
     let [_, words @ ..] = payload_words("tracing::an_arriving_create_in_a_joined_user_namespace", &[]).0;
     let mut spy = Command::new("unshare");
-    spy.args(["--user", "--map-root-user"]).arg(std::env::current_exe().unwrap()).args(words);
+    spy.args(["--user", "--map-root-user"]).arg(share.join("spy")).args(words);
     spy.env(crate::PAYLOAD, share).stdin(Stdio::null());
     user(&mut spy);
     let spy = t.spawn(&mut spy);
@@ -107,7 +110,7 @@ fn attack_create(t: &Test, share: &Path, naive: bool) -> (u32, u32) {
             command
         } else {
             let runtime = t.command(&["--cgroup-manager", "disabled", "run", "-b", bundle.path(), "r"]);
-            let mut command = Command::new(runtime.get_program());
+            let mut command = Command::new(share.join("corten"));
             command.arg("--root").arg(share.join("state")).args(runtime.get_args().skip(2));
             command
         };
