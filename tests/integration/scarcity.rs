@@ -158,7 +158,7 @@ fn a_stranger_is_never_signalled() {
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/true"]));
         let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
         // The kernel tells when a process began in ticks of 10 ms: not in that of the container's.
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         let edits: [(&str, Edit); 3] = [
             ("another's process id", |state, pid| state["pid"] = json!(pid)),
             ("without its start", |state, pid| {
