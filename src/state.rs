@@ -471,10 +471,17 @@ impl Dir {
         Ok(records)
     }
 
-    /// Returns a container that has the same cgroup on record, or one below it; if `below`, only such a one. A container
-    /// with the same cgroup that has stopped and was created before `created` does not count: `create` takes no cgroup with
-    /// processes, so what is in it now is the later container's.
-    pub fn shares_cgroup(&self, cgroup: &CgroupRecord, created: &str, below: bool) -> Result<Option<Record>> {
+    /// Returns a container that has the same cgroup on record, or one below it; if `below`, only such a one. A container that
+    /// has stopped does not count if it has the same cgroup and was created before `created`, since `create` takes no
+    /// cgroup with processes, and what is in it now is the later container's; nor if nothing is in its own below
+    /// (`populated`).
+    pub fn shares_cgroup(
+        &self,
+        cgroup: &CgroupRecord,
+        created: &str,
+        below: bool,
+        populated: impl Fn(&CgroupRecord) -> Result<bool>,
+    ) -> Result<Option<Record>> {
         let boot = boot_id()?;
         let shares = |theirs: &CgroupRecord| cgroup.contains(theirs) && !(below && theirs.contains(cgroup));
         let mut others = self.others()?;
@@ -483,8 +490,12 @@ impl Dir {
         let same = |other: &Record| other.cgroup.as_ref().is_some_and(|theirs| theirs.contains(cgroup));
         others.sort_by_key(same);
         while let Some(other) = others.pop() {
-            let earlier = same(&other) && other.created.as_str() < created;
-            if !earlier || pidfd(&other)?.is_some() {
+            let counts = match &other.cgroup {
+                _ if pidfd(&other)?.is_some() => true,
+                Some(theirs) if !same(&other) => populated(theirs)?,
+                _ => other.created.as_str() >= created,
+            };
+            if counts {
                 return Ok(Some(other));
             }
         }

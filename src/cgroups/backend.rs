@@ -25,6 +25,11 @@ pub fn frozen(record: &CgroupRecord) -> Result<bool> {
     }
 }
 
+/// Returns whether a process is in a cgroup on record or below it; one that is gone has none.
+pub fn populated(record: &CgroupRecord) -> Result<bool> {
+    Cgroup::open(record)?.map_or(Ok(false), |cgroup| cgroup.populated())
+}
+
 /// Returns the current value of [`CgroupRecord::id`], or `None` if the directory does not exist.
 pub fn id(record: &CgroupRecord) -> Result<Option<u64>> {
     let Some(dir) = record.dirs().next() else { return Ok(None) };

@@ -31,7 +31,7 @@ use crate::error::{Kind, Problems, Result, fail};
 use crate::state::CgroupRecord;
 
 pub use backend::{
-    Below, Cgroup, create, delegate, frozen, id, is_anothers, limit, missing, remove_empty, watch,
+    Below, Cgroup, create, delegate, frozen, id, is_anothers, limit, missing, populated, remove_empty, watch,
 };
 pub use host::{Host, unescape};
 pub use process::{below, beside, freezing};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use oci_spec::runtime::LinuxNamespaceType;
 
 use super::start::{Later, PATIENCE};
 use super::{Failures, gc};
@@ -90,9 +91,14 @@ fn lost(dir: Dir, why: &anyhow::Error) -> Result<()> {
         launch::destroy_cgroup(&dir, &cgroup)?;
     }
     gc::nothing_runs(&dir)?;
+    let namespaces = linux.as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
+        log::warn(
+            "linux.namespaces: without mount, the container's mounts may be left on the host, ignoring",
+        );
+    }
     if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
-        let text = "linux.intelRdt: a class that was made for the container is left, ignoring";
-        log::warn(text.to_string());
+        log::warn("linux.intelRdt: a class that was made for the container is left, ignoring");
     }
     dir.remove()
 }

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::pause::FREEZE;
+use crate::cgroups;
 use crate::cgroups::Cgroup;
 use crate::cli::{Globals, Kill};
 use crate::error::{Kind, Result, fail};
@@ -58,7 +59,7 @@ fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
     if let (Some(found), Some(shared)) = (&cgroup, &record.cgroup)
         && pidfd(record)?.is_none()
         && found.populated()?
-        && let Some(other) = dir.shares_cgroup(shared, &record.created, false)?
+        && let Some(other) = dir.shares_cgroup(shared, &record.created, false, cgroups::populated)?
     {
         let text = format!("--all: container {:?} has the cgroup too, and this one has stopped", other.id);
         return Err(fail(Kind::WrongStatus, text));

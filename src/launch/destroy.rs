@@ -63,13 +63,14 @@ pub fn destroy_cgroup(dir: &Dir, cgroup: &CgroupRecord) -> Result<()> {
 /// Kills what runs in the cgroup of the container that was `created` then, and removes it. `runs`: the container's first
 /// process does.
 fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, created: &str, runs: bool, deadline: Instant) -> Result<()> {
+    let anothers = cgroups::is_anothers(cgroup)?;
     // Usually nothing is left in it, and the kernel removes only what is empty.
-    let removed = !runs && cgroups::remove_empty(cgroup);
-    let found = if removed { None } else { Cgroup::open(cgroup)? };
+    let removed = !anothers && !runs && cgroups::remove_empty(cgroup);
+    let found = if removed || anothers { None } else { Cgroup::open(cgroup)? };
     let populated = found.as_ref().map_or(Ok(false), Cgroup::populated)?;
     let why_not = match &found {
         Some(found) if populated => sharer(dir, cgroup, found, created, runs)?,
-        None if !removed && cgroups::is_anothers(cgroup)? => Some("it is a new one of the same name".into()),
+        None if anothers => Some("it is a new one of the same name".into()),
         _ => None,
     };
     if let Some(why_not) = why_not {
@@ -104,7 +105,7 @@ fn sharer(
     if runs && !found.divided()? {
         return Ok(None);
     }
-    let Some(other) = dir.shares_cgroup(cgroup, created, runs)? else { return Ok(None) };
+    let Some(other) = dir.shares_cgroup(cgroup, created, runs, cgroups::populated)? else { return Ok(None) };
     if other.cgroup.is_some_and(|theirs| theirs.contains(cgroup)) {
         return Ok(Some(format!("container {:?} has it too", other.id)));
     }

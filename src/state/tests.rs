@@ -1,3 +1,5 @@
+use std::io::Write;
+
 use super::process::{Stat, parse_stat};
 use super::record::{derive, user_name};
 use super::*;
@@ -284,7 +286,8 @@ fn a_copy_that_has_not_execed_is_created() {
 fn records_in_another_users_directory_are_not_read() {
     use std::os::unix::fs::chown;
     if sys::task::euid() != 0 {
-        return;
+        let text = "skipped: state::tests::records_in_another_users_directory_are_not_read: needs root";
+        return drop(writeln!(std::io::stderr(), "{text}"));
     }
     let root = std::env::temp_dir().join(format!("corten-others-{}", std::process::id()));
     let dir = create_dir(&root, "own").unwrap();

@@ -118,8 +118,41 @@ fn a_container_below_is_not_killed() {
         t.corten(&["delete", "--force", "one"])
             .fails("container \"two\" is in a cgroup below (hint: delete it first)");
         assert!(runs(below) && t.status("one") == "running");
-        t.delete("two");
+        // One that has stopped is nobody to be hit.
+        t.corten(&["kill", "two", "KILL"]).ok();
+        t.until("two", "stopped");
         t.delete("one");
+        t.delete("two");
+    });
+}
+
+/// An empty cgroup that somebody has made at the path since is not the container's to remove.
+#[test]
+fn a_new_cgroup_of_the_name_stays() {
+    isolated(|t| {
+        for (words, anew) in ALL.into_iter().flat_map(|words| [(words, false), (words, true)]) {
+            if words[0] == "kill" {
+                continue;
+            }
+            t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared")), "one");
+            t.corten(&["kill", "one", "KILL"]).ok();
+            t.until("one", "stopped");
+            let dirs = cgroups();
+            if anew {
+                assert!(poll(Duration::from_secs(5), || cgroups()
+                    .iter()
+                    .all(|dir| fs::remove_dir(dir).is_ok())));
+                // An inode that is free may be taken again at once.
+                dirs.iter().for_each(|dir| fs::create_dir(dir.with_file_name("other")).unwrap());
+                dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+                dirs.iter().for_each(|dir| fs::remove_dir(dir.with_file_name("other")).unwrap());
+            }
+            let out = t.corten(words).exits(0);
+            let left = if anew { dirs } else { Vec::new() };
+            assert_eq!(cgroups(), left, "{words:?}: {}", out.stderr);
+            assert_eq!(out.stderr.contains("is not removed: it is a new one of the same name"), anew);
+            left.iter().for_each(|dir| fs::remove_dir(dir).unwrap());
+        }
     });
 }
 

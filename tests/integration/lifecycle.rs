@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{directories, isolated, left_behind, poll, processes, traces};
+use crate::harness::{directories, isolated, left_behind, poll, processes, traces, without_namespace};
 
 /// runtime.md#lifecycle: created, running, stopped, gone; `state` has every required property.
 #[test]
@@ -190,7 +190,7 @@ fn create_tells_what_cannot_be_executed() {
             let secret = bundle.rootfs().join("root/secret");
             fs::create_dir(&secret).unwrap();
             fs::copy(t.dir.join("busybox"), secret.join("true")).unwrap();
-            t.call(std::process::Command::new("chmod").arg("700").arg(&secret)).ok();
+            t.call(Command::new("chmod").arg("700").arg(&secret)).ok();
             t.corten(&["create", "--bundle", bundle.path(), "c1"]).fails(text).exits(1);
             t.corten(&["run", "--bundle", bundle.path(), "c1"]).fails(text);
         }
@@ -205,7 +205,7 @@ fn start_tells_what_execve_said() {
         let program = bundle.rootfs().join("my-program");
         let install = |text: &str| {
             fs::write(&program, text).unwrap();
-            t.call(std::process::Command::new("chmod").arg("755").arg(&program)).ok();
+            t.call(Command::new("chmod").arg("755").arg(&program)).ok();
         };
         install("\0not a program");
         t.create(&bundle, "c1");
@@ -340,7 +340,7 @@ fn delete_takes_every_process_along() {
                 config["process"]["args"] =
                     json!(["/bin/sh", "-c", "setsid sleep 1001 & setsid sleep 1002 & sleep 1000"]);
                 if !pid_namespace {
-                    crate::harness::without_namespace(config, "pid");
+                    without_namespace(config, "pid");
                 }
             });
             t.start(&bundle, "c1");
@@ -363,7 +363,7 @@ fn kill_all_reaches_what_init_left() {
         let bundle = t.bundle(|config| {
             config["process"]["args"] =
                 json!(["/bin/sh", "-c", "setsid sleep 1001 & setsid sleep 1002 & exec sleep 1000"]);
-            crate::harness::without_namespace(config, "pid");
+            without_namespace(config, "pid");
         });
         t.start(&bundle, "c1");
         let all = || processes().len();
@@ -452,6 +452,32 @@ fn a_lost_record_leaves_nothing_behind() {
     });
 }
 
+/// Without a mount namespace the container's mounts are the host's, and where they are is lost with the record.
+#[test]
+fn a_lost_record_tells_of_mounts_that_are_left() {
+    isolated(|t| {
+        for namespace in [true, false] {
+            let bundle = t.bundle(|c| {
+                if !namespace {
+                    without_namespace(c, "mount");
+                }
+            });
+            t.start(&bundle, "c1");
+            fs::remove_file(t.state().join("c1/state.json")).unwrap();
+            let out = t.corten(&["delete", "--force", "c1"]).exits(0);
+            let told =
+                out.stderr.contains("linux.namespaces: without mount, the container's mounts may be left");
+            assert_eq!(told, !namespace, "{}", out.stderr);
+            let rootfs = format!(" {} ", bundle.rootfs().display());
+            let left = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&rootfs);
+            assert_eq!(left(), !namespace);
+            if left() {
+                t.call(Command::new("umount").arg("-l").arg(bundle.rootfs())).ok();
+            }
+        }
+    });
+}
+
 /// What is not certain is not killed: the directory stays, and the command fails until it is known.
 #[test]
 fn a_lost_record_that_tells_too_little_stays() {
@@ -469,7 +495,7 @@ fn a_lost_record_that_tells_too_little_stays() {
         let pid = t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("a/b")), "c1");
         lose(&["state.json"]);
         fails(&format!("process {pid} is in its cgroup (hint: end it first)"));
-        drop(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status());
+        drop(Command::new("kill").args(["-KILL", &pid.to_string()]).status());
         assert!(poll(Duration::from_secs(5), || t.corten(&["delete", "--force", "c1"]).code == 0));
         // Another container's, by its record.
         let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/a/b"));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -37,7 +38,7 @@ fn namespace(pid: &str, link: &str) -> PathBuf {
 
 /// A user-namespaced container's root must be able to reach its rootfs.
 pub fn give_rootfs(t: &Test, bundle: &crate::harness::Bundle) {
-    let mut chown = std::process::Command::new("chown");
+    let mut chown = Command::new("chown");
     t.call(chown.args(["-hR", "100000:100000"]).arg(bundle.rootfs())).ok();
 }
 
@@ -170,7 +171,7 @@ fn id_mappings() {
             c["process"]["args"] = json!(["/bin/sh", "-c", script]);
         });
         give_rootfs(t, &bundle);
-        let mut list = std::process::Command::new("find");
+        let mut list = Command::new("find");
         list.arg(bundle.rootfs()).args(["-name", "dev", "-prune", "-o", "-printf", "%P %U:%G %m\n"]);
         let before = t.call(&mut list).ok();
         let out = t.run_bundle(&bundle).ok();
@@ -255,6 +256,49 @@ fn no_mount_namespace() {
     });
 }
 
+/// To take the container's root from the host takes nothing else away: neither what is mounted in a volume that is a peer of
+/// the host's, nor, where root.path ends in a link, anything at another place.
+#[test]
+fn no_mount_namespace_leaves_no_mount_and_takes_none() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        let mount = |words: &[&str]| drop(t.call(Command::new("mount").args(words)).ok());
+        let mountinfo = || -> Vec<String> {
+            fs::read_to_string("/proc/self/mountinfo").unwrap().lines().map(Into::into).collect()
+        };
+        fs::create_dir(&volume).unwrap();
+        mount(&["-t", "tmpfs", "tmpfs", volume.to_str().unwrap()]);
+        mount(&["--make-shared", volume.to_str().unwrap()]);
+        let inner = volume.join("inner");
+        fs::create_dir(&inner).unwrap();
+        mount(&["-t", "tmpfs", "tmpfs", inner.to_str().unwrap()]);
+        fs::write(inner.join("file"), "").unwrap();
+        for root in ["rootfs", "my-link"] {
+            let bundle = t.bundle(|c| {
+                without_namespace(c, "mount");
+                c["root"]["path"] = json!(root);
+                c["linux"]["rootfsPropagation"] = json!("shared");
+                let options = json!(["rbind", "rshared"]);
+                c["mounts"]
+                    .as_array_mut()
+                    .unwrap()
+                    .push(json!({"destination": "/data", "source": volume, "options": options}));
+            });
+            if root == "my-link" {
+                std::os::unix::fs::symlink("rootfs", bundle.rootfs().with_file_name("my-link")).unwrap();
+            }
+            let before = mountinfo();
+            t.start(&bundle, "c1");
+            // The control: it is there, and the volume's own is in it.
+            assert!(mountinfo().iter().any(|line| line.contains("/rootfs/data/inner ")));
+            t.delete("c1");
+            assert_eq!(mountinfo(), before);
+            assert!(inner.join("file").exists());
+        }
+        t.call(Command::new("umount").arg("-R").arg(&volume)).ok();
+    });
+}
+
 /// config.md: `linux`, `mounts` and all of `process` but cwd and args may be missing, and then nothing is the container's own.
 #[test]
 fn a_root_and_a_process_suffice() {
@@ -283,7 +327,7 @@ fn the_hosts_mount_flags_are_locked() {
         let below = source.join("below");
         fs::create_dir_all(&below).unwrap();
         fs::write(below.join("hidden"), "").unwrap();
-        let mount = |args: &[&str]| t.call(std::process::Command::new("mount").args(args)).ok();
+        let mount = |args: &[&str]| t.call(Command::new("mount").args(args)).ok();
         let (path, inner) = (source.to_str().unwrap(), below.to_str().unwrap());
         mount(&["--bind", path, path]);
         mount(&["-o", "remount,bind,ro,nosuid,nodev", path]);
@@ -302,7 +346,7 @@ fn the_hosts_mount_flags_are_locked() {
         give_rootfs(t, &bundle);
         let out = t.run_bundle(&bundle).ok();
         for path in [inner, path] {
-            t.call(std::process::Command::new("umount").arg(path)).ok();
+            t.call(Command::new("umount").arg(path)).ok();
         }
         assert_eq!(out, "2\n");
     });
