@@ -7,7 +7,7 @@ use crate::cli::{Create, Globals};
 use crate::config::{self, Config};
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::{self, Host};
-use crate::launch::{self, Launched, notify, seal};
+use crate::launch::{self, Caller, Launched, Start, notify, seal};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
 use crate::sys::fs;
@@ -21,7 +21,7 @@ pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     if terminal && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
     }
-    prepared.launch(globals, args, false).map(drop)
+    prepared.launch(globals, args, Start::ByCommand).map(drop)
 }
 
 /// All that is known before anything is made.
@@ -46,7 +46,7 @@ impl Prepared {
         let manager = address.map(notify::connect).transpose()?;
         let notify_socket = address.map(|_| state::root(globals.root.as_deref())).transpose()?;
         let notify_socket = notify_socket.map(|root| root.join(&args.id).join(state::NOTIFY_SOCKET));
-        let bundle = absolute(&args.bundle)?;
+        let bundle = std::path::absolute(&args.bundle).with_context(|| args.bundle.display().to_string())?;
         let mut config = match &args.config {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
@@ -77,14 +77,20 @@ impl Prepared {
         self.plan.process.as_ref().is_some_and(|process| process.terminal)
     }
 
-    pub(super) fn launch(&self, globals: &Globals, args: &Create, at_once: bool) -> Result<Launched> {
+    pub(super) fn launch(&self, globals: &Globals, args: &Create, start: Start) -> Result<Launched> {
         if args.console_socket.is_some() && !self.terminal() {
             return Err(fail(Kind::Usage, "--console-socket: process.terminal is not set"));
         }
         let _phase = trace::phase("create");
-        let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
-        let (console_socket, pidfd_socket) = (absolute(&args.console_socket)?, absolute(&args.pidfd_socket)?);
-        let (pid_file, root) = (absolute(&args.pid_file)?, state::root(globals.root.as_deref())?);
+        let caller = Caller {
+            host: &self.host,
+            service: &self.service,
+            preserved: &self.preserved,
+            console_socket: absolute(args.console_socket.as_deref())?,
+            pidfd_socket: absolute(args.pidfd_socket.as_deref())?,
+            pid_file: absolute(args.pid_file.as_deref())?,
+        };
+        let root = state::root(globals.root.as_deref())?;
         if args.bundle != Path::new(".") {
             // Hooks expect it, and runc does it.
             std::env::set_current_dir(&self.bundle).with_context(|| format!("chdir({:?})", self.bundle))?;
@@ -96,19 +102,15 @@ impl Prepared {
             root: &root,
             plan: &self.plan,
             config: &self.config,
-            host: &self.host,
-            service: &self.service,
-            preserved: &self.preserved,
-            console_socket: console_socket.as_deref(),
-            pidfd_socket: pidfd_socket.as_deref(),
-            pid_file: pid_file.as_deref(),
-            at_once,
+            start,
+            caller,
         })
     }
 }
 
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| path.display().to_string())
+/// Returns the path of an option that depends on the working directory of the caller.
+pub(super) fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
+    path.map(|path| std::path::absolute(path).with_context(|| path.display().to_string())).transpose()
 }
 
 /// Those of the `count` descriptors from 3 on that the caller has left to us for the program. All are closed on exec

@@ -11,7 +11,7 @@ use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::host::Host;
-use crate::launch::{exec, foreground, seal};
+use crate::launch::{Caller, exec, foreground, seal};
 use crate::process::{self, capabilities, env, lsm};
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
@@ -64,7 +64,6 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         |cgroup| cgroups::beside(cgroup, record.pid.unwrap_or_default(), target.as_fd(), host.proc.as_fd());
     let cgroup = record.cgroup.as_ref().map(beside).transpose().context("the container's cgroup")?;
     let below = cgroup_below(cgroup.as_ref(), &args.cgroup)?;
-    let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
     let started = exec::exec(&exec::Request {
         record: &record,
@@ -76,12 +75,14 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         seccomp: seccomp.as_ref(),
         cgroup: below.as_ref().or(cgroup.as_ref()),
         cgroup_given: below.is_some(),
-        host: &host,
-        service: &service,
-        preserved: &preserved,
-        console_socket: absolute(&args.console_socket)?.as_deref(),
-        pidfd_socket: absolute(&args.pidfd_socket)?.as_deref(),
-        pid_file: absolute(&args.pid_file)?.as_deref(),
+        caller: Caller {
+            host: &host,
+            service: &service,
+            preserved: &preserved,
+            console_socket: absolute(args.console_socket.as_deref())?,
+            pidfd_socket: absolute(args.pidfd_socket.as_deref())?,
+            pid_file: absolute(args.pid_file.as_deref())?,
+        },
     })?;
     signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals, None))
 }

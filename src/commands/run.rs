@@ -7,7 +7,7 @@ use super::start::{PATIENCE, Poststart, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
-use crate::launch::{self, Launched, foreground, seal};
+use crate::launch::{self, Launched, Start, foreground, seal};
 use crate::state::Status;
 use crate::sys::task;
 
@@ -28,7 +28,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     if !args.detach && !args.no_subreaper {
         task::set_child_subreaper()?;
     }
-    let Launched { dir, record, process, notify } = prepared.launch(globals, &args.create, true)?;
+    let Launched { dir, record, process, notify } = prepared.launch(globals, &args.create, Start::AtOnce)?;
     let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
         // There is nobody who could delete it but us.

@@ -18,7 +18,7 @@ use crate::trace;
 pub(super) enum Event {
     /// The process is in a new user namespace, whose maps it waits for.
     MapsWanted,
-    /// The process between has cloned the container's: its id and a descriptor of it.
+    /// The intermediate process has cloned the container's: its id and a descriptor of it.
     Cloned {
         pid: i32,
         pidfd: OwnedFd,
@@ -159,6 +159,11 @@ impl Channel {
             _ => Err(fail(Kind::Os, "the runtime is gone")),
         }
     }
+}
+
+/// Returns the error for an event that is not expected at this point.
+pub(super) fn unexpected() -> anyhow::Error {
+    fail(Kind::Os, "the container's process said something unexpected")
 }
 
 /// An error on its way: what was said about it, outermost first, and what the caller branches on.

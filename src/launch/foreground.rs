@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::Process;
 use super::notify::Notify;
+use super::process::{Process, copy_size};
 use crate::error::Result;
 use crate::sys::task::{self, Poll};
 use crate::sys::{self, signal, tty};
@@ -59,7 +59,7 @@ fn pass_on(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Resul
     while let Some(number) = signal::next(signals.0.as_fd())? {
         match number {
             libc::SIGCHLD => task::reap_others(process.pid),
-            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), |relay| fit(relay.master))?,
+            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), |relay| copy_size(relay.master))?,
             number => match task::pidfd_send_signal(process.pidfd.as_fd(), number) {
                 Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
                 _ => {}
@@ -67,14 +67,6 @@ fn pass_on(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Resul
         }
     }
     Ok(())
-}
-
-/// Makes the container's terminal as large as the user's, if the user has one.
-pub(super) fn fit(master: BorrowedFd) -> Result<()> {
-    match tty::size(std::io::stdin().as_fd()) {
-        Some((rows, columns)) => Ok(tty::set_size(master, rows, columns)?),
-        None => Ok(()),
-    }
 }
 
 /// Between our standard streams, which usually are the user's terminal, and the container's terminal.

@@ -11,9 +11,11 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use anyhow::anyhow;
 use nix::errno::Errno;
 
-use super::channel::{Channel, Event};
+use super::caller::Caller;
+use super::channel::{Channel, Event, Go};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::process::credentials::{self, Groups, Status};
@@ -22,22 +24,83 @@ use crate::process::{
     self, env, exec, io_priority, landlock, lsm, memory_policy, personality, rlimits, scheduler, users,
 };
 use crate::rootfs::resolve::{self, Missing};
-use crate::seccomp;
-use crate::sys::{self, fs, signal, task};
-use crate::trace;
+use crate::sys::{self, fs, signal, socket, task, tty};
+use crate::{rootfs, seccomp, trace};
+
+/// Makes the process die with its parent. A change of credentials clears that setting.
+pub(super) fn die_with_parent() -> Result<()> {
+    Ok(task::set_parent_death_signal(libc::SIGKILL)?)
+}
+
+/// Becomes root of the own user namespace, and out of reach for other processes in it.
+pub(super) fn become_root() -> Result<()> {
+    task::setresgid(0)?;
+    task::setresuid(0)?;
+    task::set_dumpable(false)?;
+    die_with_parent()
+}
+
+/// Leaves the host's session keyring. A kernel without keys has none to leave.
+pub(super) fn session_keyring(name: &str, labels: Option<&lsm::Labels>, proc: BorrowedFd) -> Result<()> {
+    let label = labels.and_then(|labels| labels.selinux.as_deref());
+    if label.is_some() {
+        lsm::label_keys(label, proc)?;
+    }
+    match task::join_session_keyring(name) {
+        Err(e) if e.errno == Errno::ENOSYS => return Ok(()),
+        // The seccomp filter of an outer container engine returns EPERM.
+        Err(e) if e.errno == Errno::EPERM => {
+            return Err(anyhow!("{e} (hint: --no-new-keyring keeps the caller's)"));
+        }
+        // Fatal, as with runc and crun: without a new keyring the program would have the caller's keys.
+        Err(e) if e.errno == Errno::EDQUOT => {
+            let hint = "hint: the user has kernel.keys.maxkeys keys, root kernel.keys.root_maxkeys";
+            return Err(anyhow!("{e} ({hint}; --no-new-keyring keeps the caller's)"));
+        }
+        other => task::permit_keyring_owner(other?)?,
+    }
+    if label.is_some() { lsm::label_keys(None, proc) } else { Ok(()) }
+}
+
+/// Sends the terminal's master to `socket`, or to the runtime, and makes the slave the controlling terminal and the
+/// standard streams. The process must lead a session.
+pub(super) fn attach_terminal(
+    process: &process::Plan,
+    terminal: &rootfs::Terminal,
+    socket: Option<OwnedFd>,
+    report: &Channel,
+) -> Result<()> {
+    let _phase = trace::phase("terminal");
+    if let Some((rows, columns)) = process.console_size {
+        tty::set_size(terminal.master.as_fd(), rows, columns).context("process.consoleSize")?;
+    }
+    match socket {
+        Some(socket) => {
+            socket::send(socket.as_fd(), b"/dev/ptmx", &[terminal.master.as_fd()])
+                .context("--console-socket")?;
+        }
+        None => report.send_console(terminal.master.as_fd())?,
+    }
+    tty::set_controlling(terminal.slave.as_fd())?;
+    Ok(tty::become_stdio(terminal.slave.as_fd())?)
+}
+
+/// Reports that everything is done except what the runtime's word begins, and waits for that word. From here on the end of
+/// the channel shows the end of the runtime.
+pub(super) fn report_ready(report: &Channel) -> Result<Go> {
+    task::set_parent_death_signal(0)?;
+    report.send(&Event::Ready)?;
+    report.await_go()
+}
 
 /// Where and as what the program runs.
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
+    pub(super) caller: &'a Caller<'a>,
     pub(super) process: &'a process::Plan,
     pub(super) seccomp: Option<&'a seccomp::Plan>,
-    /// The root of the host's procfs.
-    pub(super) proc: BorrowedFd<'a>,
-    /// Descriptors that the caller leaves to the program.
-    pub(super) preserved: &'a [i32],
     /// It runs in a user namespace, made by us or not.
     pub(super) user_namespace: bool,
-    pub(super) service: &'a env::Service,
     pub(super) notify_socket: Option<&'a Path>,
     /// A working directory that is missing is made: `create`'s part, not `exec`'s.
     pub(super) make_cwd: bool,
@@ -86,11 +149,11 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     }
     let mut env = process.env.clone();
     if env::get(&env, "HOME").is_none_or(<[u8]>::is_empty) {
-        let passwd = names_file(root, setting.proc, "/etc/passwd")?.unwrap_or_default();
+        let passwd = names_file(root, setting.caller.proc(), "/etc/passwd")?.unwrap_or_default();
         env::fill_home(&mut env, &passwd, process.user.uid);
     }
-    env::add_service(&mut env, setting.service, std::process::id, setting.notify_socket);
-    let groups = Groups::probe(&process.user, setting.user_namespace, setting.proc)?;
+    env::add_service(&mut env, setting.caller.service, std::process::id, setting.notify_socket);
+    let groups = Groups::probe(&process.user, setting.user_namespace, setting.caller.proc())?;
     let path = as_user(process, groups, || match process.argv.first() {
         Some(name) => exec::lookup(name, &env),
         None => Ok(CString::default()),
@@ -179,7 +242,8 @@ impl Program<'_> {
     /// Becomes the program, or tells why not and ends. It does not go back to who called it: what would be closed on the
     /// way has been closed already, or is not to be closed under a filter that may not like it.
     pub(super) fn run(self, report: &Channel) -> ! {
-        let Setting { process, preserved, .. } = self.setting;
+        let Setting { process, caller, .. } = self.setting;
+        let preserved = caller.preserved;
         let command = Command { path: &self.path, argv: &process.argv, env: &self.env, preserved };
         let Err(error) = self.execute(command, report);
         // If nobody listens any more, there is nobody to tell.
@@ -212,7 +276,8 @@ impl Program<'_> {
 
     fn execute(&self, command: Command, report: &Channel) -> Result<Infallible> {
         let _phase = trace::phase("become the program");
-        let Setting { process, seccomp, proc, .. } = self.setting;
+        let Setting { process, seccomp, caller, .. } = self.setting;
+        let proc = caller.proc();
         let Command { path, argv, env, preserved } = command;
         if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
             // Under the filter there may be no way to tell.

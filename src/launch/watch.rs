@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use super::Process;
-use super::channel::Event;
 use crate::error::Result;
 use crate::state::CgroupRecord;
 use crate::sys::{signal, task};
-use crate::{cgroups, host, log, state, trace};
+use crate::{cgroups, host, state};
 
 /// How long the process may be silent before it is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,6 +40,11 @@ impl Watch {
     /// For the process of a container with this cgroup.
     pub(super) fn patient(cgroup: Option<CgroupRecord>) -> Self {
         Self { ends: None, paused: cgroup, patient: Cell::new(true) }
+    }
+
+    /// Lets the process take its time from now on, as long as nothing holds it.
+    pub(super) fn be_patient(&self) {
+        self.patient.set(true);
     }
 
     /// Waits for the process `pid` until one of `fds` can be read or has ended.
@@ -80,44 +83,5 @@ impl Watch {
         }
         let why = held.unwrap_or_else(|| "the reason is not known".into());
         Err(anyhow!("the process did not get to its program in {} s: {why}", silent.as_secs()))
-    }
-}
-
-impl Process {
-    /// Waits until one of `fds` can be read or has ended.
-    pub(super) fn poll(&self, fds: &[BorrowedFd]) -> Result<Vec<bool>> {
-        match &self.watch {
-            Some(watch) => watch.poll(fds, self.pid),
-            None => Ok(task::poll_readable(fds, None)?),
-        }
-    }
-
-    /// The next event.
-    pub(super) fn receive(&self) -> Result<Event> {
-        // If the process between dies, the channel may stay open: the container's process waits at it.
-        let fds = [self.channel.fd(), self.pidfd.as_fd()];
-        let fds = if self.between { &fds[..] } else { &fds[..1] };
-        if (self.between || self.watch.is_some()) && !self.poll(fds)?[0] {
-            return Err(self.died());
-        }
-        let event = self.channel.receive()?;
-        if let (Event::Listener { .. }, Some(watch)) = (&event, &self.watch) {
-            watch.patient.set(true);
-        }
-        Ok(event)
-    }
-
-    /// Kills and reaps it; it may be dead and reaped already.
-    pub(super) fn kill(&self) {
-        let _phase = trace::phase("kill and reap");
-        let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        // What the freezer of cgroup v1 holds dies only when it is thawed, which is for others to do.
-        if let Ok(false) = task::wait_killed(self.pidfd.as_fd()) {
-            log::warn(format!(
-                "the process {} has been killed, but does not end (hint: is it frozen?)",
-                self.pid
-            ));
-        }
-        trace::gone();
     }
 }
