@@ -162,7 +162,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     let alone = request.tree_namespaces
         && !host.user_namespace
         && hooked.iter().all(|hooks| hooks.is_empty())
-        && rootfs.can_be_alone();
+        && rootfs.can_be_root_only();
     let sysctl = sysctl::plan(linux, &namespaces, &mut problems);
     let held = process_host(host, facts.user_namespace);
     let process = spec.process().as_ref().and_then(|process| {

@@ -102,7 +102,7 @@ impl<'a> Container<'a> {
         // What is made in the container has the given modes, whatever the caller's umask is.
         let umask = credentials::umask(0);
         let root = match self.root_only {
-            true => rootfs::mount_alone(&plan.rootfs, self.caller.proc())?,
+            true => rootfs::mount_root_only(&plan.rootfs, self.caller.proc())?,
             false => None,
         };
         let root = match root {

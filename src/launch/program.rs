@@ -21,7 +21,7 @@ use crate::hooks::{self, Hook};
 use crate::process::credentials::{self, Groups, Status};
 use crate::process::rlimits::Rlimit;
 use crate::process::{
-    self, env, exec, io_priority, landlock, lsm, memory_policy, personality, rlimits, scheduler, users,
+    self, env, io_priority, landlock, lookup, lsm, memory_policy, personality, rlimits, scheduler, users,
 };
 use crate::rootfs::resolve::{self, Missing};
 use crate::sys::{self, fs, signal, socket, task, tty};
@@ -155,7 +155,7 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     env::add_service(&mut env, setting.caller.service, std::process::id, setting.notify_socket);
     let groups = Groups::probe(&process.user, setting.user_namespace, setting.caller.proc())?;
     let path = as_user(process, groups, || match process.argv.first() {
-        Some(name) => exec::lookup(name, &env),
+        Some(name) => lookup::find(name, &env),
         None => Ok(CString::default()),
     })?;
     let ruleset = process.landlock.as_ref().map(|rules| landlock::build(rules, root)).transpose()?;
@@ -281,7 +281,7 @@ impl Program<'_> {
         let Command { path, argv, env, preserved } = command;
         if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
             // Under the filter there may be no way to tell.
-            return Err(exec::forbidden(argv, errno));
+            return Err(lookup::forbidden(argv, errno));
         }
         let attributes = |process: &process::Plan| -> Result<()> {
             process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
@@ -314,7 +314,7 @@ impl Program<'_> {
             become_user(None)?;
             limit_and_load()?;
         }
-        Err(exec::execve(path, argv, env))
+        Err(lookup::execve(path, argv, env))
     }
 }
 

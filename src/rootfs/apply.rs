@@ -1,43 +1,22 @@
 //! The one loop over the mounts, in the container's process.
 
-use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-use super::alone::Alone;
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::Missing;
+use super::root::Root;
 use super::sources::{self, Sources, propagate};
-use super::targets::{Bound, Reached, Shut};
+use super::targets::{Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs, task};
 use crate::trace;
-
-/// The container's root directory, attached.
-pub struct Root<'a> {
-    fd: OwnedFd,
-    /// The root of the host's procfs.
-    pub(super) proc: BorrowedFd<'a>,
-    /// Descriptors that have done their work: they are closed together, since each call counts.
-    spent: RefCell<Vec<OwnedFd>>,
-    /// What is to be read-only when all is in it, and where it stands.
-    filling: Vec<(OwnedFd, String)>,
-    /// The bind mounts that links must be kept out of.
-    pub(super) bounds: Vec<Bound>,
-    /// A link has led a directory or a peer elsewhere: a path without links may lead into it.
-    pub(super) displaced: bool,
-    /// It is the root of its mount namespace already, and ours.
-    pub(super) alone: Option<Alone>,
-}
-
-/// How many of them may wait: the container's limit on open files may be ours.
-const SPENT_MAX: usize = 64;
 
 /// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
 /// reached.
@@ -54,8 +33,8 @@ pub fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) ->
 pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<OwnedFd>>) -> Result<()> {
     for (i, mount) in plan.mounts.iter().enumerate() {
         let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
-        if let (Some(alone), Kind::Bind { .. }, None) = (&root.alone, &mount.kind, &sources[i]) {
-            alone.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
+        if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &sources[i]) {
+            root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
         }
         let tree = bound(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
@@ -66,7 +45,7 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
             }
             None => {
                 let made = make(root, plan, mount, tree, false).with_context(at)?;
-                made.into_iter().for_each(|made| root.spend(made));
+                made.into_iter().for_each(|made| root.close_later(made));
             }
         }
     }
@@ -81,8 +60,8 @@ fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> 
     let open = || sources::open_root_inside(plan, target.as_fd());
     let tree = tree.map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
-    let root = Root::new(tree, proc);
-    root.spend(target);
+    let root = Root::new(tree, proc, None);
+    root.close_later(target);
     Ok(root)
 }
 
@@ -140,7 +119,7 @@ fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
     if target.is_root() {
         root.replace(fs::dup(tree.as_fd())?);
     }
-    root.spend(target.fd);
+    root.close_later(target.fd);
     Ok(tree)
 }
 
@@ -186,7 +165,7 @@ fn new(
     keep: bool,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
-    let (target, mode) = root.place(mount, fstype)?;
+    let (target, mode) = root.new_target(mount, fstype)?;
     let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
     let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
     let keep = keep || !options.propagation.is_empty();
@@ -216,7 +195,7 @@ fn new(
         made => made?,
     }
     let made = keep.then(|| made_on(root, mount, target.fd.as_fd())).transpose()?;
-    root.spend(target.fd);
+    root.close_later(target.fd);
     if let Some(made) = &made {
         shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?;
     }
@@ -273,7 +252,7 @@ fn detached(
     too_long?;
     mount::fsconfig_create(context)?;
     let tree = mount::fsmount(context, attributes)?;
-    root.spend(owned);
+    root.close_later(owned);
     Ok(tree)
 }
 
@@ -305,7 +284,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>
     let facts = &plan.facts;
     let part = |root: &mut Root, path: &Option<PathBuf>| {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
-        let tree = root.of_host(path.as_ref().ok_or_else(none)?, true)?;
+        let tree = root.copy_of_host(path.as_ref().ok_or_else(none)?, true)?;
         shape(tree.as_fd(), &mount.options)?;
         let target = root.target(mount, Missing::Directory)?;
         attach(root, tree, target).map(Some)
@@ -337,7 +316,7 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
     let tmpfs = attach(root, tmpfs, target)?;
     for view in views {
         // Asked twice: one wrong answer would show another cgroup, or none.
-        let host = |dir: &Path| root.of_host(dir, false).or_else(|_| root.of_host(dir, false));
+        let host = |dir: &Path| root.copy_of_host(dir, false).or_else(|_| root.copy_of_host(dir, false));
         let tree = match (host(&view.dir), &view.otherwise) {
             (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => host(callers)?,
             // A service manager's hierarchy that we may not make anything in.
@@ -347,80 +326,10 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
         shape(tree.as_fd(), options)?;
         let place = fs::open(tmpfs.as_fd(), Path::new(&view.name), fs::O_PATH | fs::O_DIRECTORY, 0)?;
         mount::move_mount(tree.as_fd(), place.as_fd())?;
-        root.spend(tree);
-        root.spend(place);
+        root.close_later(tree);
+        root.close_later(place);
     }
     let attr = Attr { set: attributes & MOUNT_ATTR_RDONLY, ..Attr::default() };
     shape_with(tmpfs.as_fd(), false, attr, &options.propagation)?;
     Ok(Some(tmpfs))
-}
-
-impl<'a> Root<'a> {
-    pub(super) fn new(fd: OwnedFd, proc: BorrowedFd<'a>) -> Self {
-        Self {
-            fd,
-            proc,
-            spent: RefCell::default(),
-            filling: Vec::new(),
-            bounds: Vec::new(),
-            displaced: false,
-            alone: None,
-        }
-    }
-
-    /// A copy of what the host has at a path, never a peer of the host's mount: what would be mounted on it would appear
-    /// there, a second mask for one.
-    pub(super) fn of_host(&self, path: &Path, recursive: bool) -> Result<OwnedFd> {
-        let tree = self.on_host(|| Ok(mount::open_tree_clone(fs::CWD, path, recursive)?))?;
-        if self.alone.is_some() {
-            propagate(tree.as_fd(), &[sources::ALL_SLAVE])?;
-        }
-        Ok(tree)
-    }
-
-    /// Does something where the host's paths are.
-    pub(super) fn on_host<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        match &self.alone {
-            Some(alone) => alone.outside(act),
-            None => act(),
-        }
-    }
-
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    /// Takes another mount for the root.
-    pub(super) fn replace(&mut self, tree: OwnedFd) {
-        let before = std::mem::replace(&mut self.fd, tree);
-        self.spend(before);
-    }
-
-    /// Makes read-only what had to be filled first.
-    pub(super) fn close_filled(&mut self) -> Result<()> {
-        let read_only = Attr { set: MOUNT_ATTR_RDONLY, ..Attr::default() };
-        for (fd, place) in std::mem::take(&mut self.filling) {
-            mount::mount_setattr(fd.as_fd(), false, &read_only).context(place)?;
-            self.spend(fd);
-        }
-        Ok(())
-    }
-
-    /// Takes a descriptor that is not needed any more.
-    pub(super) fn spend(&self, fd: OwnedFd) {
-        let mut spent = self.spent.borrow_mut();
-        spent.push(fd);
-        if spent.len() >= SPENT_MAX {
-            fs::close_together(spent.split_off(0));
-        }
-    }
-
-    /// Closes what is spent.
-    pub(super) fn into_fd(mut self) -> OwnedFd {
-        let alone = self.alone.take();
-        alone.into_iter().flat_map(Alone::into_descriptors).for_each(|fd| self.spend(fd));
-        fs::close_together(self.spent.into_inner());
-        self.fd
-    }
 }

@@ -9,9 +9,8 @@ use nix::errno::Errno;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 
 use super::Plan;
-use super::apply::Root;
-use super::enter::NODE;
 use super::resolve::{self, Missing};
+use super::root::{NODE, Root};
 use super::targets::Shut;
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, fs, mount};
@@ -205,7 +204,7 @@ fn describe(mode: u32, number: u64) -> String {
 
 /// Shows the host's node of that path in the container. An empty file is the place that was made for it before.
 fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
-    let tree = root.of_host(&device.path, false)?;
+    let tree = root.copy_of_host(&device.path, false)?;
     check(tree.as_fd(), device, "the host's")?;
     mount::mount_setattr(tree.as_fd(), false, &NODE)?;
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;

@@ -15,17 +15,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::resolve::{self, Closed, Missing, Walked};
-use super::{Kind, Mount, Plan, Root, mounts, sources};
+use super::root::{Bound, Root};
+use super::{Kind, Mount, Plan, mounts, sources};
 use crate::error::{Context, Kind as Reason, Result, fail};
 use crate::sys::{self, fs};
-
-/// A bind mount that is attached.
-pub(super) struct Bound {
-    closed: Closed,
-    place: String,
-    /// A peer of the host's mount: what is mounted in it appears on the host.
-    peer: bool,
-}
 
 /// The mounts into which no link may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +88,7 @@ impl Root<'_> {
             Walked::At { fd, path, linked } => Ok(Reached { fd, path, linked }),
             Walked::Astray(index) => {
                 let bound = bounds().nth(index).context("a mount that is not known")?;
-                Err(bound.refuse())
+                Err(refuse(bound))
             }
         }
     }
@@ -120,7 +113,7 @@ impl Root<'_> {
 
     /// Opens the destination of a new file system. Also returns the option that a tmpfs gets in addition to its own: the mode of
     /// the directory that it covers, as with other runtimes, unless that directory is new.
-    pub(super) fn place(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
+    pub(super) fn new_target(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
         if fstype != "tmpfs" || mount.options.data.iter().any(|option| option.starts_with("mode=")) {
             return Ok((self.target(mount, Missing::Directory)?, None));
         }
@@ -195,14 +188,12 @@ impl Root<'_> {
     }
 }
 
-impl Bound {
-    /// Returns the error for a link that leads into this mount.
-    fn refuse(&self) -> anyhow::Error {
-        let (place, destination) = (&self.place, self.closed.destination.display());
-        let why = match self.peer {
-            true => "whose mounts appear on the host (rootfsPropagation and the mount are shared)",
-            false => "a volume, where nothing is made or changed",
-        };
-        fail(Reason::Config, format!("a link in the image leads into {place} {destination}, {why}"))
-    }
+/// Returns the error for a link that leads into a bind mount.
+fn refuse(bound: &Bound) -> anyhow::Error {
+    let (place, destination) = (&bound.place, bound.closed.destination.display());
+    let why = match bound.peer {
+        true => "whose mounts appear on the host (rootfsPropagation and the mount are shared)",
+        false => "a volume, where nothing is made or changed",
+    };
+    fail(Reason::Config, format!("a link in the image leads into {place} {destination}, {why}"))
 }

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::apply::Root;
 use super::resolve::{self, Missing};
+use super::root::Root;
 use super::targets::Shut;
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, mount, tty};

@@ -3,22 +3,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::apply::Root;
-use super::moved::move_over_root;
+use super::no_pivot::move_over_root;
 use super::resolve::{self, Missing};
+use super::root::{NODE, Root, empty_directory};
 use super::targets::Shut;
 use super::{MountNamespace, Plan, sources};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, Joined};
-use crate::sys::mount::{
-    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
-};
+use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, credentials, fs, task};
 use crate::trace;
 
 const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
-/// What a device node of the host's gets that is bind-mounted.
-pub(super) const NODE: Attr = Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: 0 };
 
 impl Root<'_> {
     /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
@@ -40,7 +36,7 @@ impl Root<'_> {
         }
         match plan.facts.mount_namespace {
             MountNamespace::Host => attach_on_host(plan, self.fd())?,
-            _ if self.alone.is_some() => task::chdir_root()?,
+            _ if self.root_only.is_some() => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd(), self.proc).context("--no-pivot")?,
             MountNamespace::New => pivot(self.fd())?,
             MountNamespace::Joined => attach_on_root(self.fd())?,
@@ -71,7 +67,7 @@ impl Root<'_> {
         let umask = credentials::umask(0);
         let made = self.reach(cwd, Some(Missing::Directory), Shut::Peers);
         credentials::umask(umask);
-        self.spend(made.with_context(|| format!("process.cwd {}", cwd.display()))?.fd);
+        self.close_later(made.with_context(|| format!("process.cwd {}", cwd.display()))?.fd);
         Ok(())
     }
 
@@ -98,13 +94,13 @@ impl Root<'_> {
             };
             let cover = cover.with_context(at)?;
             mount::move_mount(cover.as_fd(), target.fd.as_fd()).with_context(at)?;
-            self.spend(target.fd);
+            self.close_later(target.fd);
             match first {
-                Some(_) => self.spend(cover),
+                Some(_) => self.close_later(cover),
                 None => *first = Some(cover),
             }
         }
-        [null, empty].into_iter().flatten().for_each(|fd| self.spend(fd));
+        [null, empty].into_iter().flatten().for_each(|fd| self.close_later(fd));
         Ok(())
     }
 
@@ -118,14 +114,14 @@ impl Root<'_> {
         let copy = mount::open_tree_clone(target.fd.as_fd(), Path::new(""), true)?;
         mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;
         mount::move_mount(copy.as_fd(), target.fd.as_fd())?;
-        self.spend(copy);
-        self.spend(target.fd);
+        self.close_later(copy);
+        self.close_later(target.fd);
         Ok(())
     }
 
     /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
     fn host_null(&self) -> Result<OwnedFd> {
-        let null = self.of_host(Path::new("/dev/null"), false)?;
+        let null = self.copy_of_host(Path::new("/dev/null"), false)?;
         let stat = fs::fstat(null.as_fd())?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
             return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
@@ -166,13 +162,6 @@ fn attach_on_host(plan: &Plan, root: BorrowedFd) -> Result<()> {
     mount::move_mount(root, target.as_fd()).with_context(|| sources::root_place(plan))?;
     task::fchdir(root)?;
     Ok(task::chroot_here()?)
-}
-
-/// An empty file system with room for its root directory only: who may mount can make it writable again.
-pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    let options = [("mode", "0555"), ("nr_inodes", "1"), ("nr_blocks", "1")];
-    mount::new_filesystem("tmpfs", &options, attributes)
 }
 
 /// Returns the id of the mount at the root file system's path, 0 if there is none, if the container is to be attached there

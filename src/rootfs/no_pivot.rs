@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::enter::empty_directory;
+use super::root::empty_directory;
 use crate::cgroups::unescape;
 use crate::error::{Context, Result};
 use crate::sys::{fs, mount, task};

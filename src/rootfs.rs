@@ -4,15 +4,16 @@
 //! container's process [`mount_all`] attaches the root and makes everything inside it by descriptor, [`Root::console`]
 //! brings the terminal, and [`Root::enter`] hides what is to be hidden and changes the root.
 
-mod alone;
 mod apply;
 mod copyup;
 mod devices;
-mod enter;
 mod mounts;
-pub(crate) mod moved;
+pub(crate) mod no_pivot;
 pub mod options;
+mod pivot;
 pub mod resolve;
+mod root;
+mod root_namespace;
 mod sources;
 mod targets;
 mod terminal;
@@ -25,12 +26,13 @@ use crate::error::Problems;
 use crate::sys::mount::MS_UNBINDABLE;
 use crate::{cgroups, namespaces};
 
-pub use alone::mount_alone;
-pub use apply::{Root, mount_all};
+pub use apply::mount_all;
 pub use devices::Device;
-pub use enter::{detach, mounted};
 pub use mounts::{Kind, Mount, names};
 use options::Propagate;
+pub use pivot::{detach, mounted};
+pub use root::Root;
+pub use root_namespace::mount_root_only;
 pub use sources::{Sources, open_sources};
 pub use terminal::{Terminal, terminal};
 
@@ -101,7 +103,7 @@ pub struct Plan {
 impl Plan {
     /// Whether it can do with a mount namespace that has nothing but the root, on which nothing is mounted.
     #[must_use]
-    pub fn can_be_alone(&self) -> bool {
+    pub fn can_be_root_only(&self) -> bool {
         let facts = &self.facts;
         let possible = |mount: &Mount| match &mount.kind {
             _ if mount.is_on_root() => false,

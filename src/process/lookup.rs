@@ -19,7 +19,7 @@ use crate::trace;
 
 /// The path to execute for `name`. Runs in the container, in its working directory, with the file system ids
 /// of its user: what that user may not see or execute is an error here already, not only at execve.
-pub fn lookup(name: &CStr, env: &[CString]) -> Result<CString> {
+pub fn find(name: &CStr, env: &[CString]) -> Result<CString> {
     let _phase = trace::phase("look for the program");
     let text = name.to_string_lossy();
     if name.to_bytes().contains(&b'/') {
@@ -79,7 +79,7 @@ pub fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
     anyhow!("exec: {name:?}: {text} (hint: linux.seccomp does not let execve through)")
 }
 
-/// Becomes the program, which [`lookup`] found for `argv[0]`. Returns only if that failed, with what to tell.
+/// Becomes the program, which [`find`] found for `argv[0]`. Returns only if that failed, with what to tell.
 pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
     let _phase = trace::phase_of("execve", || path.to_string_lossy());
     let errno = task::execve(path, argv, env);
@@ -124,7 +124,7 @@ mod tests {
         let found = |name: &str, path: Option<&str>| {
             let env: Vec<CString> =
                 path.map(|p| CString::new(format!("PATH={p}")).unwrap()).into_iter().collect();
-            lookup(&CString::new(name).unwrap(), &env).map_err(|e| format!("{e:#}"))
+            find(&CString::new(name).unwrap(), &env).map_err(|e| format!("{e:#}"))
         };
         for (name, path, expected) in [
             ("/no/such", None, "exec: \"/no/such\": stat /no/such: no such file or directory"),
