@@ -8,14 +8,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use oci_spec::runtime::Linux;
 use serde::Serialize;
 
-use super::{Failures, delete};
+use super::Failures;
+use super::leftover::{self, Found};
 use crate::cli::{Gc, Globals};
-use crate::error::{Context, Kind, Result, fail, kind};
-use crate::state::{Dir, Entry, Record, Status};
-use crate::{cgroups, config, host, state};
+use crate::error::{Context, Kind, Result, kind};
+use crate::state::{self, Dir, Entry, Record, Status};
 
 /// Whoever holds a lock longer than those who only look is at work.
 const BRIEF: Duration = Duration::from_millis(50);
@@ -83,39 +82,16 @@ fn deleted(root: &Path, id: &str, dry_run: bool) -> Result<Option<Why>> {
     Ok(Some(Why::InterruptedDelete))
 }
 
-/// What the directory tells of its container.
-enum Found {
-    Record(Box<Record>, Option<Status>),
-    /// `create` was killed before it made anything.
-    Nothing,
-    /// There was a record.
-    Lost,
-}
-
-/// The status is asked for only where it decides.
-fn look(dir: &Dir, boot: &str, stopped: bool) -> Result<Found> {
-    match dir.find_record() {
-        Ok(Some(record)) => {
-            let asked = stopped && record.created_done && record.boot_id == boot;
-            let status = asked.then(|| super::status(dir, &record)).transpose()?;
-            Ok(Found::Record(Box::new(record), status))
-        }
-        Ok(None) if dir.lost_record()? => Ok(Found::Lost),
-        Ok(None) => Ok(Found::Nothing),
-        Err(e) if e.is::<serde_json::Error>() => Ok(Found::Lost),
-        Err(e) => Err(e),
-    }
-}
-
-/// `None` if it is somebody's. `boot` is this boot of the machine.
-fn judge(found: &Found, boot: &str) -> Option<Why> {
-    match found {
+/// Returns why a container belongs to nobody, or `None` if it is somebody's. `boot` is this boot of the machine; `stopped`
+/// is asked only where it decides.
+fn judge(found: &Found, boot: &str, stopped: impl FnOnce(&Record) -> Result<bool>) -> Result<Option<Why>> {
+    Ok(match found {
         Found::Nothing => Some(Why::InterruptedCreate),
-        Found::Lost => Some(Why::LostRecord),
-        Found::Record(record, _) if record.boot_id != boot => Some(Why::OtherBoot),
-        Found::Record(record, _) if !record.created_done => Some(Why::InterruptedCreate),
-        Found::Record(_, status) => (*status == Some(Status::Stopped)).then_some(Why::Stopped),
-    }
+        Found::Lost(_) => Some(Why::LostRecord),
+        Found::Record(record) if record.boot_id != boot => Some(Why::OtherBoot),
+        Found::Record(record) if !record.created_done => Some(Why::InterruptedCreate),
+        Found::Record(record) => stopped(record)?.then_some(Why::Stopped),
+    })
 }
 
 fn container(root: &Path, id: &str, args: Gc, boot: &str) -> Result<Option<Why>> {
@@ -124,61 +100,36 @@ fn container(root: &Path, id: &str, args: Gc, boot: &str) -> Result<Option<Why>>
         Err(e) if gone(&e) => return Ok(None),
         other => other?,
     };
-    // The locks of those that are left alone are left alone too.
-    if judge(&look(&dir, boot, args.stopped)?, boot).is_none() {
+    let look = || -> Result<(Found, Option<Why>)> {
+        let found = leftover::look(&dir)?;
+        let stopped = |record: &Record| Ok(args.stopped && super::status(&dir, record)? == Status::Stopped);
+        let why = judge(&found, boot, stopped)?;
+        Ok((found, why))
+    };
+    // Without the lock first, so that a container that stays is not disturbed.
+    if look()?.1.is_none() {
         return Ok(None);
     }
     match dir.lock(BRIEF) {
         Err(e) if gone(&e) || kind(&e) == Kind::WrongStatus => return Ok(None),
         other => other?,
     }
-    let found = look(&dir, boot, args.stopped)?;
-    let Some(why) = judge(&found, boot) else { return Ok(None) };
-    check(&dir, matches!(found, Found::Record(..)))?;
-    if matches!(found, Found::Lost) {
-        nothing_runs(&dir)?;
+    let (found, Some(why)) = look()? else { return Ok(None) };
+    leftover::check(&dir, &found)?;
+    if let Found::Lost(_) = found {
+        leftover::check_nothing_runs(&dir)?;
     }
     if args.dry_run {
         return Ok(Some(why));
     }
     match found {
-        Found::Record(record, _) => {
+        Found::Record(record) => {
             let record = without_others(&dir, *record)?;
-            delete::take(dir, record)?;
+            leftover::remove(dir, record)?;
         }
-        Found::Nothing | Found::Lost => dir.remove()?,
+        Found::Nothing | Found::Lost(_) => dir.remove()?,
     }
     Ok(Some(why))
-}
-
-/// Nobody has named this one: what is not a container's of ours must not be taken for one.
-pub(super) fn check(dir: &Dir, has_record: bool) -> Result<()> {
-    if !has_record && !dir.is_ours()? {
-        return Err(fail(Kind::Config, "the directory is not one of a container (hint: is --root right?)"));
-    }
-    Ok(())
-}
-
-const LOST: &str =
-    "the record is lost, and what may still run is not known (hint: end that, and remove the directory)";
-
-/// What the kept configuration says of a container without a record.
-pub(super) fn kept_linux(dir: &Dir) -> Result<Option<Linux>> {
-    let config = dir.load_config().and_then(config::parse).context(LOST)?;
-    Ok(config.spec.linux().clone())
-}
-
-/// Whether nothing can run of a container without a record. Its kept configuration tells where it would.
-pub(super) fn nothing_runs(dir: &Dir) -> Result<()> {
-    let linux = kept_linux(dir)?;
-    let path = linux.as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    match cgroups::search::someone_in(host::procfs()?, dir.id(), path).context(LOST)? {
-        None => Ok(()),
-        Some(pid) => {
-            let text = format!("the record is lost, and process {pid} is in its cgroup (hint: end it first)");
-            Err(fail(Kind::WrongStatus, text))
-        }
-    }
 }
 
 /// The record without what another container has as well: a `create` may have come after the crash that was told to use
@@ -206,25 +157,23 @@ mod tests {
     use super::*;
     use crate::state::CgroupRecord;
 
-    fn record(done: bool, boot: &str) -> Box<Record> {
-        Box::new(Record { created_done: done, boot_id: boot.into(), ..Record::default() })
+    fn record(done: bool, boot: &str) -> Found {
+        Found::Record(Box::new(Record { created_done: done, boot_id: boot.into(), ..Record::default() }))
     }
 
     #[test]
     fn only_what_is_nobodys_is_taken() {
-        for (found, expected) in [
-            (Found::Nothing, Some(Why::InterruptedCreate)),
-            (Found::Lost, Some(Why::LostRecord)),
-            (Found::Record(record(false, "now"), None), Some(Why::InterruptedCreate)),
-            (Found::Record(record(true, "then"), None), Some(Why::OtherBoot)),
-            (Found::Record(record(false, "then"), None), Some(Why::OtherBoot)),
-            (Found::Record(record(true, "now"), None), None),
-            (Found::Record(record(true, "now"), Some(Status::Running)), None),
-            (Found::Record(record(true, "now"), Some(Status::Paused)), None),
-            (Found::Record(record(true, "now"), Some(Status::Created)), None),
-            (Found::Record(record(true, "now"), Some(Status::Stopped)), Some(Why::Stopped)),
+        let lost = || Found::Lost(anyhow::Error::msg("lost"));
+        for (found, stopped, expected) in [
+            (Found::Nothing, false, Some(Why::InterruptedCreate)),
+            (lost(), false, Some(Why::LostRecord)),
+            (record(false, "now"), false, Some(Why::InterruptedCreate)),
+            (record(true, "then"), false, Some(Why::OtherBoot)),
+            (record(false, "then"), false, Some(Why::OtherBoot)),
+            (record(true, "now"), false, None),
+            (record(true, "now"), true, Some(Why::Stopped)),
         ] {
-            assert_eq!(judge(&found, "now"), expected);
+            assert_eq!(judge(&found, "now", |_| Ok(stopped)).unwrap(), expected);
         }
     }
 
