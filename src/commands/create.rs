@@ -1,4 +1,4 @@
-//! `create`: everything up to the point where `start` begins; and what `run` and `plan` share with it.
+//! `create`: everything up to the point where `start` begins. `run` and `plan` share its preparations.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -24,16 +24,14 @@ pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     prepared.launch(globals, args, Start::ByCommand).map(drop)
 }
 
-/// All that is known before anything is made.
+/// Everything that is known before anything is made.
 pub(super) struct Prepared {
     bundle: PathBuf,
     pub(super) config: Config,
     pub(super) plan: Plan,
-    host: Host,
-    service: env::Service,
+    caller: Caller,
     /// The service manager's socket for notifications.
     pub(super) manager: Option<OwnedFd>,
-    preserved: Vec<i32>,
 }
 
 impl Prepared {
@@ -70,7 +68,15 @@ impl Prepared {
         if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
             log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));
         }
-        Ok(Self { bundle, config, plan, host, service, manager, preserved })
+        let caller = Caller {
+            host,
+            service,
+            preserved,
+            console_socket: absolute(args.console_socket.as_deref())?,
+            pidfd_socket: absolute(args.pidfd_socket.as_deref())?,
+            pid_file: absolute(args.pid_file.as_deref())?,
+        };
+        Ok(Self { bundle, config, plan, caller, manager })
     }
 
     pub(super) fn terminal(&self) -> bool {
@@ -82,14 +88,6 @@ impl Prepared {
             return Err(fail(Kind::Usage, "--console-socket: process.terminal is not set"));
         }
         let _phase = trace::phase("create");
-        let caller = Caller {
-            host: &self.host,
-            service: &self.service,
-            preserved: &self.preserved,
-            console_socket: absolute(args.console_socket.as_deref())?,
-            pidfd_socket: absolute(args.pidfd_socket.as_deref())?,
-            pid_file: absolute(args.pid_file.as_deref())?,
-        };
         let root = state::root(globals.root.as_deref())?;
         if args.bundle != Path::new(".") {
             // Hooks expect it, and runc does it.
@@ -103,7 +101,7 @@ impl Prepared {
             plan: &self.plan,
             config: &self.config,
             start,
-            caller,
+            caller: &self.caller,
         })
     }
 }
@@ -113,8 +111,8 @@ pub(super) fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
     path.map(|path| std::path::absolute(path).with_context(|| path.display().to_string())).transpose()
 }
 
-/// Those of the `count` descriptors from 3 on that the caller has left to us for the program. All are closed on exec
-/// from now on, theirs until the program is executed.
+/// Returns which of the `count` descriptors from 3 on are open: the caller leaves them to the program. From now on all
+/// descriptors are closed on exec, except those when the program is executed.
 pub(super) fn inherited(count: u32) -> Result<Vec<i32>> {
     let given = if count == 0 { Vec::new() } else { fs::inherited(host::procfs()?, 3, count)? };
     fs::close_on_exec_from(3)?;

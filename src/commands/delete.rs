@@ -1,4 +1,4 @@
-//! `delete`: removes a container that has stopped, or with --force any. With --all each one of this root.
+//! `delete`: removes a stopped container, or with --force any container. With --all it removes all containers of the root.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -21,15 +21,15 @@ pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let Some(id) = &args.id else { return all(&root, args.force) };
     match state::open(&root, id).and_then(|dir| delete(dir, args.force)) {
-        // Engines always delete once more than needed, and want to hear of no error.
+        // Engines delete a container once more than needed, and expect no error.
         Err(e) if args.force && kind(&e) == Kind::NotFound => state::purge_deleted(&root, id),
         other => other,
     }
 }
 
-/// One that cannot be deleted does not keep the others.
+/// Deletes all containers. One that cannot be deleted does not prevent the deletion of the others.
 fn all(root: &Path, force: bool) -> Result<()> {
-    let (mut failures, mut told) = (Failures::default(), Ok(()));
+    let (mut failures, mut printed) = (Failures::default(), Ok(()));
     let Some(parent) = state::open_root(root)? else { return Ok(()) };
     for id in state::ids(&parent)? {
         let done = state::open(root, &id).and_then(|dir| {
@@ -37,19 +37,19 @@ fn all(root: &Path, force: bool) -> Result<()> {
             delete(dir, force)
         });
         match done {
-            Ok(()) if told.is_ok() => told = super::print(&format!("{id}\n")),
+            Ok(()) if printed.is_ok() => printed = super::print(&format!("{id}\n")),
             Ok(()) => {}
-            // Others have deleted it meanwhile.
+            // Another command has deleted it in between.
             Err(e) if kind(&e) == Kind::NotFound => {}
             Err(e) => failures.add(&id, &e),
         }
     }
-    failures.into_result().and(told)
+    failures.into_result().and(printed)
 }
 
 fn delete(dir: Dir, force: bool) -> Result<()> {
     if force && dir.lock(Duration::ZERO).is_err() {
-        // A `start` whose hook does not end holds the lock: it lets go once the container's process has ended.
+        // A `start` whose hook does not end holds the lock. It releases the lock after the end of the container's process.
         kill(&dir)?;
     }
     dir.lock(PATIENCE)?;
@@ -69,7 +69,7 @@ fn delete(dir: Dir, force: bool) -> Result<()> {
     leftover::remove(dir, record)
 }
 
-/// Deletes a container whose record is damaged or gone: kills what runs in the cgroups that its kept configuration names.
+/// Deletes a container whose record is damaged or gone. Kills the processes in the cgroups that its kept configuration names.
 /// Fails, and keeps the directory, while a process runs that could be the container's.
 fn delete_without_record(dir: Dir, why: &anyhow::Error) -> Result<()> {
     let linux = leftover::kept_linux(&dir)?;

@@ -1,9 +1,9 @@
-//! `gc`: removes what belongs to no container that anybody could still ask for, after a crash of an engine or of ours.
+//! `gc`: removes containers that no engine can still use, after a crash of an engine or of corten.
 //!
-//! What is certain counts, and nothing else. A container that `create` has finished is its engine's, also when it has
-//! stopped; one that another command is at work on is that command's. One that `create` has not finished, and nobody is
-//! at work on (the lock tells), is a crash's: `destroy` takes away what its record names, leftover processes among them.
-//! Of one that was made before the machine was booted only the record is left.
+//! It removes only what certainly is a leftover. A container that `create` has finished belongs to its engine, even after it
+//! has stopped. A container that is locked belongs to the command that holds the lock. A container that `create` has not
+//! finished, and that is not locked, is the leftover of a crash: `destroy` removes what its record names, also processes. Of
+//! a container that was made before the machine was booted, only the record is left.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::cli::{Gc, Globals};
 use crate::error::{Context, Kind, Result, kind};
 use crate::state::{self, Dir, Entry, Record, Status};
 
-/// Whoever holds a lock longer than those who only look is at work.
+/// Readers hold the lock for less than this; a longer hold means that a command is working on the container.
 const BRIEF: Duration = Duration::from_millis(50);
 
-/// Why something is nobody's.
+/// The reason why a container is a leftover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Why {
@@ -31,7 +31,7 @@ enum Why {
 }
 
 impl Why {
-    fn words(self) -> &'static str {
+    fn text(self) -> &'static str {
         match self {
             Self::InterruptedCreate => "its create was interrupted",
             Self::InterruptedDelete => "its delete was interrupted",
@@ -53,7 +53,7 @@ struct Removed {
 pub(super) fn run(globals: &Globals, args: Gc) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let boot = state::boot_id()?;
-    let (mut failures, mut removed, mut told) = (Failures::default(), Vec::new(), Ok(()));
+    let (mut failures, mut removed, mut printed) = (Failures::default(), Vec::new(), Ok(()));
     for entry in state::entries(&root)? {
         let (id, done) = match entry {
             Entry::Container(id) => (id.clone(), container(&root, &id, args, boot)),
@@ -61,15 +61,17 @@ pub(super) fn run(globals: &Globals, args: Gc) -> Result<()> {
         };
         match done {
             Ok(Some(reason)) if args.json => removed.push(Removed { id, reason }),
-            Ok(Some(reason)) if told.is_ok() => told = super::print(&format!("{id}: {}\n", reason.words())),
+            Ok(Some(reason)) if printed.is_ok() => {
+                printed = super::print(&format!("{id}: {}\n", reason.text()));
+            }
             Ok(_) => {}
             Err(e) => failures.add(&id, &e),
         }
     }
     if args.json {
-        told = super::print(&(serde_json::to_string(&removed).context("JSON")? + "\n"));
+        printed = super::print(&(serde_json::to_string(&removed).context("JSON")? + "\n"));
     }
-    failures.into_result().and(told)
+    failures.into_result().and(printed)
 }
 
 fn deleted(root: &Path, id: &str, dry_run: bool) -> Result<Option<Why>> {
@@ -82,8 +84,8 @@ fn deleted(root: &Path, id: &str, dry_run: bool) -> Result<Option<Why>> {
     Ok(Some(Why::InterruptedDelete))
 }
 
-/// Returns why a container belongs to nobody, or `None` if it is somebody's. `boot` is this boot of the machine; `stopped`
-/// is asked only where it decides.
+/// Returns why a container is a leftover, or `None` if it is not. `boot` is the id of this boot of the machine. `stopped` is
+/// called only if its result decides.
 fn judge(found: &Found, boot: &str, stopped: impl FnOnce(&Record) -> Result<bool>) -> Result<Option<Why>> {
     Ok(match found {
         Found::Nothing => Some(Why::InterruptedCreate),
@@ -132,16 +134,16 @@ fn container(root: &Path, id: &str, args: Gc, boot: &str) -> Result<Option<Why>>
     Ok(Some(why))
 }
 
-/// The record without what another container has as well: a `create` may have come after the crash that was told to use
-/// the same cgroup or root.
+/// Returns the record without what another container uses too: after the crash, a `create` may have got the same cgroup or
+/// root.
 fn without_others(dir: &Dir, mut record: Record) -> Result<Record> {
     let mut others = dir.others()?;
     others.retain(|other| other.boot_id == record.boot_id);
-    others.iter().for_each(|other| leave(&mut record, other));
+    others.iter().for_each(|other| remove_shared(&mut record, other));
     Ok(record)
 }
 
-fn leave(record: &mut Record, other: &Record) {
+fn remove_shared(record: &mut Record, other: &Record) {
     if let (Some(ours), Some(theirs)) = (&record.cgroup, &other.cgroup)
         && ours.contains(theirs)
     {
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_nobodys_is_taken() {
+    fn only_certain_leftovers_are_removed() {
         let lost = || Found::Lost(anyhow::Error::msg("lost"));
         for (found, stopped, expected) in [
             (Found::Nothing, false, Some(Why::InterruptedCreate)),
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_has_as_well_is_left_to_it() {
+    fn a_cgroup_or_root_of_another_container_is_kept() {
         let cgroup = |path: &str, v1: &str| {
             let v1 = if v1.is_empty() { Vec::new() } else { vec![v1.into()] };
             Some(CgroupRecord { path: path.into(), v1, ..CgroupRecord::default() })
@@ -195,14 +197,14 @@ mod tests {
         ] {
             let mut record = Record { cgroup: ours, ..Record::default() };
             let shown = format!("{record:?} {theirs:?}");
-            leave(&mut record, &Record { cgroup: theirs, ..Record::default() });
+            remove_shared(&mut record, &Record { cgroup: theirs, ..Record::default() });
             assert_eq!(record.cgroup.is_some(), kept, "{shown}");
         }
         for (rootfs, kept) in [("/a", false), ("/b", true)] {
             let of =
                 |rootfs: &str| Record { rootfs: rootfs.into(), under_root: Some(7), ..Record::default() };
             let mut record = of("/a");
-            leave(&mut record, &of(rootfs));
+            remove_shared(&mut record, &of(rootfs));
             assert_eq!(record.under_root.is_some(), kept);
         }
     }

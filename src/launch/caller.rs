@@ -12,11 +12,11 @@ use crate::sys::socket;
 use crate::trace;
 
 /// The surroundings of a new process that its configuration does not describe. All paths are absolute.
-pub struct Caller<'a> {
-    pub host: &'a Host,
-    pub service: &'a env::Service,
+pub struct Caller {
+    pub host: Host,
+    pub service: env::Service,
     /// Descriptors that the program inherits in addition to the standard streams.
-    pub preserved: &'a [i32],
+    pub preserved: Vec<i32>,
     pub console_socket: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
@@ -30,7 +30,7 @@ pub(super) struct Sockets {
     pidfd: Option<OwnedFd>,
 }
 
-impl Caller<'_> {
+impl Caller {
     /// The root of the host's procfs.
     pub(super) fn proc(&self) -> BorrowedFd<'_> {
         self.host.proc.as_fd()

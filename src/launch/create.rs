@@ -37,7 +37,7 @@ pub struct Request<'a> {
     pub plan: &'a Plan,
     pub config: &'a Config,
     pub start: Start,
-    pub caller: Caller<'a>,
+    pub caller: &'a Caller,
 }
 
 /// How the program is started.
@@ -80,7 +80,7 @@ struct Opened {
 
 impl Opened {
     fn new(request: &Request) -> Result<Self> {
-        let (plan, caller) = (request.plan, &request.caller);
+        let (plan, caller) = (request.plan, request.caller);
         let joined = namespaces::open(&plan.namespaces, &plan.changes(), caller.proc())?;
         // A mount namespace that is less privileged than the runtime's gets copies of the runtime's mounts with their flags
         // locked. The sources must be locked too, so they are copies of that namespace's own mounts, opened with the
@@ -151,7 +151,7 @@ struct Build<'a> {
 impl<'a> Build<'a> {
     /// Returns the container's process, and the notification socket if the program is started at once.
     fn run(&mut self, mut opened: Opened) -> Result<(Process, Option<OwnedFd>)> {
-        let (request, plan, caller) = (self.request, self.request.plan, &self.request.caller);
+        let (request, plan, caller) = (self.request, self.request.plan, self.request.caller);
         self.dir.save(self.record)?;
         let (cgroup, class_joins) = self.make_cgroups(opened.systemd.is_some())?;
         let listen = || socket::listen_at(self.dir.fd().as_fd(), Path::new(START_SOCKET));
@@ -159,7 +159,7 @@ impl<'a> Build<'a> {
         let notify = notify::listen(plan, self.dir)?;
         let (kept, notify) = if start.is_some() { (None, notify) } else { (notify, None) };
 
-        let stages = stages(plan, caller.host);
+        let stages = stages(plan, &caller.host);
         // A terminal is a device of the container's, so it must be opened after the device filter is attached. Often the
         // container's process asks for something later than that anyway. All other files that it opens are regular.
         let terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
@@ -167,7 +167,7 @@ impl<'a> Build<'a> {
         let awaits_filter = cgroup.is_some() && terminal && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?;
-        let root_only = plan.alone && stages == Stages::Direct;
+        let root_only = plan.root_only && stages == Stages::Direct;
         let child = Child {
             caller,
             stages,

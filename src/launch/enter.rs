@@ -34,7 +34,7 @@ pub struct Request<'a> {
     pub cgroup: Option<&'a Cgroup>,
     /// The cgroup was asked for, and is not replaced by another one.
     pub cgroup_given: bool,
-    pub caller: Caller<'a>,
+    pub caller: &'a Caller,
 }
 
 /// How the container is entered.
@@ -190,7 +190,7 @@ impl<'a> Entry<'a> {
         }
         let in_user_namespace = request.record.namespaces.iter().any(|name| name == "user");
         let setting = Setting {
-            caller: &request.caller,
+            caller: request.caller,
             process,
             seccomp: request.seccomp,
             user_namespace: request.caller.host.user_namespace || in_user_namespace,

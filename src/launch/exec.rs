@@ -17,7 +17,7 @@ use crate::{intel_rdt, trace};
 /// Starts the process, whose program runs when this returns. Until then, one of [`ENDS`](crate::sys::signal::ENDS) ends it.
 pub fn exec(request: &Request) -> Result<Process> {
     let _phase = trace::phase("exec");
-    let caller = &request.caller;
+    let caller = request.caller;
     let mut sockets = caller.connect()?;
     let entry = Entry::open(request)?;
     if let Some(cpus) = &request.process.affinity.initial {

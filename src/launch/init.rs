@@ -20,7 +20,7 @@ use crate::{rootfs, trace};
 /// What the container's process needs to carry out the plan.
 pub(super) struct Container<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) caller: &'a Caller<'a>,
+    pub(super) caller: &'a Caller,
     /// For the state that hooks read.
     pub(super) record: &'a Record,
     pub(super) joined: &'a Joined,

@@ -31,7 +31,7 @@ use crate::trace;
 
 /// A process to clone.
 pub(super) struct Child<'a> {
-    pub(super) caller: &'a Caller<'a>,
+    pub(super) caller: &'a Caller,
     pub(super) target: Target<'a>,
     pub(super) stages: Stages,
     /// `CLONE_NEW*` of the namespaces that the clone makes.
@@ -166,7 +166,7 @@ impl<'a> Child<'a> {
         };
         all.extend([report.fd().as_raw_fd(), self.caller.proc().as_raw_fd()]);
         all.extend(self.console_socket.as_ref().map(AsRawFd::as_raw_fd));
-        all.extend(self.caller.preserved);
+        all.extend(&self.caller.preserved);
         all
     }
 }

@@ -1,4 +1,4 @@
-//! The one loop over the mounts, in the container's process.
+//! The loop that makes all mounts, in the container's process.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs, task};
 use crate::trace;
 
-/// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
-/// reached.
+/// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
+/// still be reached.
 pub fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
     let _phase = trace::phase("root and mounts");
     sources::open_peers(plan, &mut sources)?;
-    // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
+    // The container's mounts do not propagate to the host, even from shared mounts. Mounts of the host still propagate here.
     mount::make_all_slave()?;
     let mut root = attach_root(plan, sources.root, proc).with_context(|| sources::root_place(plan))?;
     mount_in(&mut root, plan, sources.mounts)?;
@@ -36,7 +36,7 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
         if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &sources[i]) {
             root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
         }
-        let tree = bound(plan, mount, sources[i].take())?;
+        let tree = bind_source(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
         match mount.to_fill() {
             Some(writable) => {
@@ -50,7 +50,7 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
         }
     }
     devices::apply(root, plan)?;
-    // Where hooks begin, as with runc, whatever was mounted last.
+    // The working directory of hooks, as with runc.
     Ok(task::fchdir(root.fd())?)
 }
 
@@ -65,8 +65,8 @@ fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> 
     Ok(root)
 }
 
-/// The tree that a bind mount attaches; `None` for other mounts.
-fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+/// Returns the tree that a bind mount attaches, or `None` for other mounts.
+fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
@@ -77,7 +77,7 @@ fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<O
     }
 }
 
-/// Makes one mount. Returns it if its descriptor is at hand; with `keep` it always is.
+/// Makes one mount. Returns its descriptor if the calls that made it have one, or always with `keep`.
 fn make(
     root: &mut Root,
     plan: &Plan,
@@ -112,7 +112,7 @@ fn make(
     }
 }
 
-/// Attaches a tree. What is attached on the root is the root from then on: else all that comes after would be hidden.
+/// Attaches a tree. A tree on the root becomes the root, since it would hide everything that is mounted later.
 fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
     mount::move_mount(tree.as_fd(), target.fd.as_fd())
         .map_err(|e| explain(e, tree.as_fd(), target.fd.as_fd()))?;
@@ -123,9 +123,9 @@ fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
     Ok(tree)
 }
 
-/// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL, and
-/// mount(2) ENOTDIR: those words are where Docker adds its own explanation. For a source's pinned mount namespaces it
-/// has ELOOP.
+/// Explains the kernel's errors. A directory cannot be mounted on a file, nor a file on a directory: the kernel returns only
+/// EINVAL, where mount(2) returns ENOTDIR, to whose text Docker adds its own explanation. ELOOP is the error for mount
+/// namespaces that are pinned below a source.
 fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
     if error.errno == Errno::ELOOP {
         return anyhow!("a mount namespace is pinned below the source and cannot come along: {error}");
@@ -139,7 +139,7 @@ fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::E
     }
 }
 
-/// Gives a mount its attributes, and those of its whole tree, and its propagation: as few calls as say it.
+/// Sets the attributes of a mount, those of its whole tree, and its propagation, with as few calls as possible.
 fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     if options.attr_all != Attr::default() {
         mount::mount_setattr(tree, true, &options.attr_all)?;
@@ -154,9 +154,9 @@ fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, steps: &[Propagate]
     propagate(tree, steps)
 }
 
-/// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
-/// call; but only that tells which option the file system refuses, takes more than a page of them, and gives a descriptor
-/// of the mount, which is wanted on the root, with `keep`, and for a propagation.
+/// Mounts a new file system by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
+/// call. But only fsopen(2) reports which option the file system refuses, accepts more than a page of options, and returns a
+/// descriptor of the mount. The descriptor is needed on the root, with `keep`, and to set the propagation.
 fn new(
     root: &mut Root,
     mount: &Mount,
@@ -182,10 +182,10 @@ fn new(
         return Err(fail(crate::error::Kind::Unsupported, what));
     };
     match made {
-        // EACCES: the target is closed to us, a directory of an id without a mapping. The new calls need not enter it.
+        // EACCES: the target is a directory that belongs to an unmapped id. The new calls need not enter it.
         Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
-                // It was refused for its length: what mount(2) has said is the reason.
+                // fsconfig(2) refuses it for its length. The error of mount(2) is the reason.
                 Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
                 tree => tree?,
             };
@@ -202,8 +202,8 @@ fn new(
     Ok(made)
 }
 
-/// Opens what mount(2) has just mounted on `below`. Only its path leads there, and who shares the directory may have
-/// renamed something: then the path leads to no mount, which is an error.
+/// Opens the mount that mount(2) has just made on `below`. Only its path leads there. If a process that shares the directory
+/// has renamed something, the path leads to no mount, which is an error.
 fn made_on(root: &Root, mount: &Mount, below: BorrowedFd) -> Result<OwnedFd> {
     let id = |file: BorrowedFd| fs::mount_id(file, Path::new(""));
     let made = root.reach(&mount.destination, None, Shut::Peers)?.fd;
@@ -213,8 +213,8 @@ fn made_on(root: &Root, mount: &Mount, below: BorrowedFd) -> Result<OwnedFd> {
     Ok(made)
 }
 
-/// A new file system that is attached nowhere yet, with its attributes from the beginning. An option that is too long is
-/// told after those that are wrong.
+/// Makes a new file system with its attributes, not attached anywhere. An option that is too long is reported only if all
+/// others are accepted.
 fn detached(
     root: &Root,
     fstype: &str,
@@ -237,7 +237,7 @@ fn detached(
     let mut too_long = Ok(());
     for option in data {
         match option.split_once('=') {
-            // Only mount(2), which parts its options at commas, wants a label with commas in quotes.
+            // Only mount(2), which splits its options at commas, needs quotes around a label with commas.
             Some((key, value)) if key.ends_with("context") => {
                 mount::fsconfig_string(context, key, value.trim_matches('"'))?;
             }
@@ -256,11 +256,11 @@ fn detached(
     Ok(tree)
 }
 
-/// Changes what is mounted at the destination: with `bind` the mount, else the file system. Writable then, it
-/// stays so.
+/// Changes the options of the mount at the destination, or without `bind` those of its file system. If that makes it writable,
+/// it does not become read-only at the end.
 fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     let options = &mount.options;
-    // A link could choose which mount is changed: a volume's, which is read-only, or the host's own file system.
+    // A link of the image could choose the mount to change: a read-only volume, or the host's own file system.
     let target = root.reach(&mount.destination, None, Shut::Links)?.fd;
     let writable = match options.bind {
         Some(_) => (options.attr.clear | options.attr_all.clear) & MOUNT_ATTR_RDONLY != 0,
@@ -277,9 +277,8 @@ fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     Ok(shape(target.as_fd(), options)?)
 }
 
-/// The cgroup hierarchy. In a cgroup namespace of its own the container sees its own part of it. Without, a new file
-/// system would show the same as the host's, and the making of it would reset the hierarchy's own options; so the
-/// host's mount is shown.
+/// Mounts the cgroup hierarchy. In a new cgroup namespace the container sees its own part of it. Without one, a new file system
+/// would show the whole hierarchy, and making it would reset the hierarchy's options. Therefore the host's mount is shown.
 fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>> {
     let facts = &plan.facts;
     let part = |root: &mut Root, path: &Option<PathBuf>| {
@@ -300,7 +299,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>
     }
 }
 
-/// The hierarchies of cgroup v1, in a tmpfs as on the host: of each the container's own part.
+/// Mounts the container's own part of each hierarchy of cgroup v1, in a tmpfs as on the host.
 fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     let attributes = options.attributes();
@@ -315,11 +314,11 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
     let target = root.target(mount, Missing::Directory)?;
     let tmpfs = attach(root, tmpfs, target)?;
     for view in views {
-        // Asked twice: one wrong answer would show another cgroup, or none.
+        // Opened a second time after an error: a wrong ENOENT would show another cgroup, or none.
         let host = |dir: &Path| root.copy_of_host(dir, false).or_else(|_| root.copy_of_host(dir, false));
         let tree = match (host(&view.dir), &view.otherwise) {
             (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => host(callers)?,
-            // A service manager's hierarchy that we may not make anything in.
+            // The hierarchy of a service manager, in which corten may not make a cgroup.
             (Err(e), None) if view.optional && sys::errno(&e) == Some(Errno::ENOENT) => continue,
             (other, _) => other?,
         };

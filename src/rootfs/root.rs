@@ -41,7 +41,7 @@ pub(super) struct Bound {
     pub(super) peer: bool,
 }
 
-/// The mount namespace of the root file system alone that the process is in, and the host's, which it came from.
+/// The root-only mount namespace that the process is in, and the host's, which it came from.
 pub(super) struct RootOnly {
     pub(super) host: Here,
     pub(super) own: OwnedFd,
