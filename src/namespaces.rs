@@ -202,7 +202,7 @@ fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
             continue;
         };
         if seen & kind.flag != 0 {
-            problems.add(format_args!("{place}.type"), format_args!("{:?} is there twice", kind.name));
+            problems.add(format_args!("{place}.type"), format_args!("{:?} is listed twice", kind.name));
         }
         seen |= kind.flag;
         match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
@@ -323,7 +323,7 @@ mod tests {
         for (json, expected) in [
             (
                 r#"{"ociVersion": "1.0.2", "linux": {"namespaces": [{"type": "pid"}, {"type": "pid", "path": "x"}]}}"#,
-                "linux.namespaces[1].type: \"pid\" is there twice; \
+                "linux.namespaces[1].type: \"pid\" is listed twice; \
                  linux.namespaces[1].path: \"x\" is not an absolute path",
             ),
             (

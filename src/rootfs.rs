@@ -33,7 +33,7 @@ use options::Propagate;
 pub use pivot::{detach, mounted};
 pub use root::Root;
 pub use root_namespace::mount_root_only;
-pub use sources::{Sources, open_sources};
+pub use sources::{Open, Sources, open_sources};
 pub use terminal::{Terminal, terminal};
 
 /// The path of the notification socket in the container, as with runc.

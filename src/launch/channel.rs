@@ -109,7 +109,7 @@ impl Channel {
     pub(super) fn receive(&self) -> Result<Event> {
         let _phase = trace::phase("wait for the container's process");
         let (bytes, fd) = match socket::receive(self.fd()) {
-            // A process that ends before it has read a message of ours resets the connection. The kernel reports that once,
+            // A process that ends before it has read a message resets the connection. The kernel reports that once,
             // before the events that the process sent.
             Err(e) if e.errno == Errno::ECONNRESET => socket::receive(self.fd())?,
             other => other?,
@@ -125,7 +125,10 @@ impl Channel {
             (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
-            _ => Err(fail(Kind::Os, "a message between our two processes was not understood")),
+            _ => Err(fail(
+                Kind::Os,
+                "a message between the runtime and the container's process could not be decoded",
+            )),
         }
     }
 
@@ -163,7 +166,7 @@ impl Channel {
 
 /// Returns the error for an event that is not expected at this point.
 pub(super) fn unexpected() -> anyhow::Error {
-    fail(Kind::Os, "the container's process said something unexpected")
+    fail(Kind::Os, "the container's process sent an unexpected message")
 }
 
 /// An error as a message: its context, outermost first, and what the runtime branches on.
@@ -206,7 +209,7 @@ fn encode_with(error: &anyhow::Error, most: usize) -> Vec<u8> {
 
 fn decode(bytes: &[u8]) -> anyhow::Error {
     let Ok(mut wire) = serde_json::from_slice::<Wire>(bytes) else {
-        return fail(Kind::Os, "an error between our two processes was not understood");
+        return fail(Kind::Os, "an error from the container's process could not be decoded");
     };
     let kind = KINDS.get(usize::from(wire.kind)).copied().unwrap_or(Kind::Os);
     let root = match wire.call {

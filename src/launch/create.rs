@@ -88,7 +88,7 @@ impl Opened {
         let sources = if plan.namespaces.has(libc::CLONE_NEWUSER) && caller.host.uid == 0 {
             None
         } else {
-            Some(rootfs::open_sources(&plan.rootfs, caller.proc(), false)?)
+            Some(rootfs::open_sources(&plan.rootfs, caller.proc(), rootfs::Open::Idmapped)?)
         };
         let sockets = caller.connect()?;
         let scope = plan.cgroup.as_ref().and_then(cgroups::Plan::scope);
@@ -284,7 +284,7 @@ impl<'a> Build<'a> {
                     process.go(Go::On)?;
                 }
                 Event::SourcesWanted => {
-                    let open = || rootfs::open_sources(&plan.rootfs, proc, true);
+                    let open = || rootfs::open_sources(&plan.rootfs, proc, rootfs::Open::All);
                     let sources = namespaces::in_mount_namespace_of(process.pid, proc, open)?;
                     sources.trees().try_for_each(|tree| process.channel.give(tree))?;
                 }

@@ -120,7 +120,7 @@ fn sharer(
 }
 
 /// The error for a first process that has ended but is not reaped. Since Linux 7.0 it stays in its cgroup until then.
-const UNREAPED: &str = "the container's first process waits until processes that were put beside it are reaped \
+const UNREAPED: &str = "the container's first process cannot end until the processes of exec are reaped \
                         (hint: the caller of exec --detach does that)";
 
 /// Kills all processes in a cgroup and waits for their end.

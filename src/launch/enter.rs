@@ -76,9 +76,9 @@ impl<'a> Entry<'a> {
         };
         // Without a pid namespace of its own the container sees the host's processes anyway.
         let pid = kinds & libc::CLONE_NEWPID != 0;
-        let between = kinds & libc::CLONE_NEWUSER != 0 || pid && request.caller.host.user_namespace;
-        let stages = if between { Stages::Intermediate } else { Stages::Direct };
-        let early = if pid && !between { kinds & (SHOWN | libc::CLONE_NEWPID) } else { 0 };
+        let intermediate = kinds & libc::CLONE_NEWUSER != 0 || pid && request.caller.host.user_namespace;
+        let stages = if intermediate { Stages::Intermediate } else { Stages::Direct };
+        let early = if pid && !intermediate { kinds & (SHOWN | libc::CLONE_NEWPID) } else { 0 };
         Ok(Self { request, kinds, stages, early, root })
     }
 
@@ -112,7 +112,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The intermediate process: enters all namespaces. That of pids holds for children only.
-    pub(super) fn enter_between(&self) -> Result<()> {
+    pub(super) fn enter_as_intermediate(&self) -> Result<()> {
         task::set_dumpable(false)?;
         self.join(self.kinds)?;
         self.change_root()?;

@@ -52,8 +52,8 @@ impl<'a> Container<'a> {
         namespaces::enter_for_children(&self.plan.namespaces, self.joined, self.caller.proc())
     }
 
-    /// Makes the namespaces that the clone has not made with the others (`at_clone`), and joins those of others, but for
-    /// the mount namespace: that comes last of all.
+    /// Makes the namespaces that the clone has not made with the others (`at_clone`), and joins those of others. The
+    /// mount namespace is joined last of all, by [`rootfs::Root::enter`].
     pub(super) fn enter(&self, at_clone: i32) -> Result<()> {
         let namespaces = &self.plan.namespaces;
         if namespaces.creates(libc::CLONE_NEWUSER) {
@@ -67,7 +67,7 @@ impl<'a> Container<'a> {
 
     /// The intermediate process: enters the namespaces that must be entered first. Returns the kinds of those that the
     /// container's process is cloned into.
-    pub(super) fn enter_between(&self, report: &Channel) -> Result<i32> {
+    pub(super) fn enter_as_intermediate(&self, report: &Channel) -> Result<i32> {
         let namespaces = &self.plan.namespaces;
         let offsets = namespaces::open_offsets(namespaces, self.caller.proc())?;
         if namespaces.joins(libc::CLONE_NEWUSER) {

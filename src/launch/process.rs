@@ -33,7 +33,7 @@ pub struct Process {
     pub(super) watch: Option<Watch>,
 }
 
-/// The agent that decides on a seccomp filter's system calls, and the container that the agent is told about.
+/// The agent that decides on a seccomp filter's system calls, and the container whose state it gets.
 #[derive(Clone, Copy)]
 struct Agent<'a> {
     listener: &'a Listener,

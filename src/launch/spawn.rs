@@ -144,9 +144,11 @@ impl<'a> Child<'a> {
         }
         let sibling = match (&self.target, self.stages) {
             (Target::New(container), Stages::Direct) => container.enter(self.kinds).map(|()| None)?,
-            (Target::New(container), Stages::Intermediate) => Some(container.enter_between(report)?),
+            (Target::New(container), Stages::Intermediate) => Some(container.enter_as_intermediate(report)?),
             (Target::Existing(entry), Stages::Direct) => entry.enter().map(|()| None)?,
-            (Target::Existing(entry), Stages::Intermediate) => entry.enter_between().map(|()| Some(0))?,
+            (Target::Existing(entry), Stages::Intermediate) => {
+                entry.enter_as_intermediate().map(|()| Some(0))?
+            }
         };
         if let Some(kinds) = sibling {
             clone_sibling(kinds, report)?;

@@ -226,8 +226,8 @@ impl Here {
     }
 }
 
-/// Opens the file that sets the clocks of a new time namespace, if the plan has offsets. It must be opened before the process
-/// enters a user namespace or changes its ids: a process that is not dumpable does not own its file.
+/// Opens the file that sets the clocks of a new time namespace, if the plan has offsets. It must be opened while
+/// this process owns it: the files in /proc/PID of a process that is not dumpable belong to root (proc(5)).
 pub fn open_offsets(plan: &Plan, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
     if plan.offsets.is_empty() {
         return Ok(None);

@@ -118,7 +118,7 @@ fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(fail(Kind::Os, format!("{program}: {}", said.lines().next().unwrap_or("failed without a word"))))
+    Err(fail(Kind::Os, format!("{program}: {}", said.lines().next().unwrap_or("failed without a message"))))
 }
 
 /// Makes a user namespace with these maps, for idmapped mounts. A process that only waits keeps it alive until it is opened.

@@ -38,15 +38,11 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
         }
         let tree = bind_source(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
-        match mount.to_fill() {
-            Some(writable) => {
-                let made = make(root, plan, &writable, tree, true).with_context(at)?;
-                root.filling.extend(made.map(|made| (made, at())));
-            }
-            None => {
-                let made = make(root, plan, mount, tree, false).with_context(at)?;
-                made.into_iter().for_each(|made| root.close_later(made));
-            }
+        let writable = mount.to_fill();
+        let keep = writable.is_some();
+        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, keep).with_context(at)? {
+            Some(made) if keep => root.filling.push((made, at())),
+            made => made.into_iter().for_each(|made| root.close_later(made)),
         }
     }
     devices::apply(root, plan)?;
@@ -104,7 +100,7 @@ fn make(
             let tree = detached(root, fstype, source.as_deref(), options, &data)?;
             let target = root.target(mount, Missing::Directory)?;
             copyup::copy(target.fd.as_fd(), tree.as_fd(), &data, root.proc).context("tmpcopyup")?;
-            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
+            shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             attach(root, tree, target).map(Some)
         }
         (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), keep),
@@ -144,12 +140,12 @@ fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     if options.attr_all != Attr::default() {
         mount::mount_setattr(tree, true, &options.attr_all)?;
     }
-    shape_with(tree, false, options.attr, &options.propagation)
+    shape_with(tree, options.attr, &options.propagation)
 }
 
-fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
+fn shape_with(tree: BorrowedFd, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
     if attr != Attr::default() {
-        mount::mount_setattr(tree, recursive, &attr)?;
+        mount::mount_setattr(tree, false, &attr)?;
     }
     propagate(tree, steps)
 }
@@ -189,7 +185,7 @@ fn new(
                 Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
                 tree => tree?,
             };
-            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
+            shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             return attach(root, tree, target).map(Some);
         }
         made => made?,
@@ -197,7 +193,7 @@ fn new(
     let made = keep.then(|| made_on(root, mount, target.fd.as_fd())).transpose()?;
     root.close_later(target.fd);
     if let Some(made) = &made {
-        shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?;
+        shape_with(made.as_fd(), Attr::default(), &options.propagation)?;
     }
     Ok(made)
 }
@@ -329,6 +325,6 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
         root.close_later(place);
     }
     let attr = Attr { set: attributes & MOUNT_ATTR_RDONLY, ..Attr::default() };
-    shape_with(tmpfs.as_fd(), false, attr, &options.propagation)?;
+    shape_with(tmpfs.as_fd(), attr, &options.propagation)?;
     Ok(Some(tmpfs))
 }

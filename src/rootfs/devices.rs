@@ -165,7 +165,7 @@ fn set_owner(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
 fn check_exists(root: &Root, device: &Device) -> Result<()> {
     match resolve::open(root.fd(), &device.path) {
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => {
-            Err(fail(Kind::Config, "is not there, and nothing is made in what is bind-mounted on /dev"))
+            Err(fail(Kind::Config, "does not exist, and no device is made in a bind mount on /dev"))
         }
         found => check(found?.as_fd(), device, "there"),
     }

@@ -29,13 +29,21 @@ pub struct Sources {
     pub(super) mounts: Vec<Option<OwnedFd>>,
 }
 
-/// Opens the sources: `all` of them, or those that the container's process cannot open as well.
-pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
+/// The sources that the runtime opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    All,
+    /// Those that the container's process cannot open.
+    Idmapped,
+}
+
+/// Opens sources in the runtime.
+pub fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result<Sources> {
     let _phase = trace::phase("open sources");
-    let root = all.then(|| open_root(plan)).transpose()?;
+    let root = (which == Open::All).then(|| open_root(plan)).transpose()?;
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
-        if !all && idmap.is_none() {
+        if which == Open::Idmapped && idmap.is_none() {
             return Ok(None);
         }
         let first = for_bind(plan.propagation, &mount.options.propagation);
