@@ -223,18 +223,13 @@ fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
 fn user(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
     plan.uid_map = idmap::plan(linux.uid_mappings().as_deref(), "linux.uidMappings", problems);
     plan.gid_map = idmap::plan(linux.gid_mappings().as_deref(), "linux.gidMappings", problems);
-    if plan.creates(libc::CLONE_NEWUSER) {
-        for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
-            if map.is_empty() {
-                problems.add(place, "must not be empty: a new user namespace without mappings has no root");
-            }
+    for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
+        if map.is_empty() && plan.creates(libc::CLONE_NEWUSER) {
+            problems.add(place, "must not be empty: a new user namespace without mappings has no root");
         }
-    } else if !plan.has(libc::CLONE_NEWUSER) {
         // For a joined user namespace engines send its mappings as a description.
-        for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
-            if !map.is_empty() {
-                problems.add(place, "needs a user namespace");
-            }
+        if !map.is_empty() && !plan.has(libc::CLONE_NEWUSER) {
+            problems.add(place, "needs a user namespace");
         }
     }
 }

@@ -68,14 +68,8 @@ impl Prepared {
         if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
             log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));
         }
-        let caller = Caller {
-            host,
-            service,
-            preserved,
-            console_socket: absolute(args.console_socket.as_deref())?,
-            pidfd_socket: absolute(args.pidfd_socket.as_deref())?,
-            pid_file: absolute(args.pid_file.as_deref())?,
-        };
+        let paths = [&args.console_socket, &args.pidfd_socket, &args.pid_file];
+        let caller = caller(host, service, preserved, paths)?;
         Ok(Self { bundle, config, plan, caller, manager })
     }
 
@@ -106,9 +100,22 @@ impl Prepared {
     }
 }
 
-/// Returns the path of an option that depends on the working directory of the caller.
-pub(super) fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
-    path.map(|path| std::path::absolute(path).with_context(|| path.display().to_string())).transpose()
+/// Returns what the caller gives to a new process. `paths` are those of the console socket, the pidfd socket and the pid file.
+pub(super) fn caller(
+    host: Host,
+    service: env::Service,
+    preserved: Vec<i32>,
+    paths: [&Option<PathBuf>; 3],
+) -> Result<Caller> {
+    let absolute = |path: &Option<PathBuf>| {
+        path.as_ref()
+            .map(|path| std::path::absolute(path).with_context(|| path.display().to_string()))
+            .transpose()
+    };
+    let [console, pidfd, pid_file] = paths;
+    let (console_socket, pidfd_socket, pid_file) =
+        (absolute(console)?, absolute(pidfd)?, absolute(pid_file)?);
+    Ok(Caller { host, service, preserved, console_socket, pidfd_socket, pid_file })
 }
 
 /// Returns which of the `count` descriptors from 3 on are open: the caller leaves them to the program. From now on all

@@ -5,13 +5,13 @@ use std::path::{Component, PathBuf};
 
 use oci_spec::runtime::Process;
 
-use super::create::{absolute, inherited};
+use super::create::{caller, inherited};
 use crate::cgroups::{self, Below, Cgroup};
 use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::host::Host;
-use crate::launch::{Caller, exec, foreground, seal};
+use crate::launch::{exec, foreground, seal};
 use crate::process::{self, capabilities, env, lsm};
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
@@ -65,14 +65,8 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let cgroup = record.cgroup.as_ref().map(beside).transpose().context("the container's cgroup")?;
     let given = given_cgroup(cgroup.as_ref(), &args.cgroup)?;
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
-    let caller = Caller {
-        host,
-        service,
-        preserved,
-        console_socket: absolute(args.console_socket.as_deref())?,
-        pidfd_socket: absolute(args.pidfd_socket.as_deref())?,
-        pid_file: absolute(args.pid_file.as_deref())?,
-    };
+    let caller =
+        caller(host, service, preserved, [&args.console_socket, &args.pidfd_socket, &args.pid_file])?;
     let started = exec::exec(&exec::Request {
         record: &record,
         status,

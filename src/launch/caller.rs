@@ -4,7 +4,6 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::process::Process;
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::process::env;
@@ -22,37 +21,23 @@ pub struct Caller {
     pub pid_file: Option<PathBuf>,
 }
 
-/// The connected sockets of the caller.
-pub(super) struct Sockets {
-    /// Receives the terminal's master.
-    pub(super) console: Option<OwnedFd>,
-    /// Receives the pidfd of the new process.
-    pidfd: Option<OwnedFd>,
-}
-
 impl Caller {
     /// The root of the host's procfs.
     pub(super) fn proc(&self) -> BorrowedFd<'_> {
         self.host.proc.as_fd()
     }
 
-    pub(super) fn connect(&self) -> Result<Sockets> {
+    /// Connects to `--console-socket`, which receives the terminal's master, and `--pidfd-socket`.
+    pub(super) fn connect(&self) -> Result<[Option<OwnedFd>; 2]> {
         let connect = |path: &Option<PathBuf>, option| {
             path.as_deref().map(|path| socket::connect_path(path).context(option)).transpose()
         };
         let console = connect(&self.console_socket, "--console-socket")?;
-        Ok(Sockets { console, pidfd: connect(&self.pidfd_socket, "--pidfd-socket")? })
+        Ok([console, connect(&self.pidfd_socket, "--pidfd-socket")?])
     }
 
     pub(super) fn write_pid_file(&self, pid: i32) -> Result<()> {
         self.pid_file.as_deref().map_or(Ok(()), |path| write_pid_file(path, pid))
-    }
-}
-
-impl Sockets {
-    pub(super) fn send_pidfd(&self, process: &Process) -> Result<()> {
-        let Some(socket) = &self.pidfd else { return Ok(()) };
-        socket::send(socket.as_fd(), b"pidfd", &[process.pidfd.as_fd()]).context("--pidfd-socket")
     }
 }
 

@@ -81,7 +81,7 @@ impl Channel {
             }
             Event::SourcesWanted => self.send_bytes(b"t", &[]),
             Event::Mounted => self.send_bytes(b"m", &[]),
-            Event::Console(master) => self.send_console(master.as_fd()),
+            Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
             Event::Listener { fd, pid } => {
                 self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
             }
@@ -95,11 +95,6 @@ impl Channel {
             }
             Event::Closed => Ok(()),
         }
-    }
-
-    /// Sends [`Event::Console`].
-    pub(super) fn send_console(&self, master: BorrowedFd) -> Result<()> {
-        self.send_bytes(b"c", &[master])
     }
 
     fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd]) -> Result<()> {
@@ -172,21 +167,10 @@ pub(super) fn unexpected() -> anyhow::Error {
 /// An error as a message: its context, outermost first, and what the runtime branches on.
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    kind: u8,
+    kind: Kind,
     context: Vec<String>,
     call: Option<(String, i32)>,
 }
-
-const KINDS: [Kind; 8] = [
-    Kind::Config,
-    Kind::Usage,
-    Kind::NotFound,
-    Kind::Exists,
-    Kind::WrongStatus,
-    Kind::Unsupported,
-    Kind::Hook,
-    Kind::Os,
-];
 
 /// Returns the message of an error. The texts of an error that does not fit are cut.
 fn encode(error: &anyhow::Error) -> Vec<u8> {
@@ -202,7 +186,6 @@ fn encode_with(error: &anyhow::Error, most: usize) -> Vec<u8> {
         context.pop();
     }
     let kind = crate::error::kind(error);
-    let kind = KINDS.iter().position(|k| *k == kind).unwrap_or(KINDS.len() - 1) as u8;
     // Strings and numbers always have a JSON form.
     serde_json::to_vec(&Wire { kind, context, call }).unwrap_or_default()
 }
@@ -211,12 +194,11 @@ fn decode(bytes: &[u8]) -> anyhow::Error {
     let Ok(mut wire) = serde_json::from_slice::<Wire>(bytes) else {
         return fail(Kind::Os, "an error from the container's process could not be decoded");
     };
-    let kind = KINDS.get(usize::from(wire.kind)).copied().unwrap_or(Kind::Os);
     let root = match wire.call {
         Some((call, errno)) => sys::Error::new(call, Errno::from_raw(errno)).into(),
         None => {
             let message = wire.context.pop().unwrap_or_default();
-            if kind == Kind::Os { anyhow::Error::msg(message) } else { fail(kind, message) }
+            if wire.kind == Kind::Os { anyhow::Error::msg(message) } else { fail(wire.kind, message) }
         }
     };
     wire.context.into_iter().rev().fold(root, anyhow::Error::context)

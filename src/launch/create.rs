@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use super::caller::{Caller, Sockets};
+use super::caller::Caller;
 use super::channel::{Event, Go, unexpected};
 use super::destroy::undo;
 use super::init::{AT_CLONE, Container};
@@ -73,7 +73,8 @@ pub fn create(request: &Request) -> Result<Launched> {
 struct Opened {
     joined: Joined,
     sources: Option<rootfs::Sources>,
-    sockets: Sockets,
+    console_socket: Option<OwnedFd>,
+    pidfd_socket: Option<OwnedFd>,
     /// The connection to systemd, if that makes the cgroup.
     systemd: Option<Bus>,
 }
@@ -90,10 +91,10 @@ impl Opened {
         } else {
             Some(rootfs::open_sources(&plan.rootfs, caller.proc(), rootfs::Open::Idmapped)?)
         };
-        let sockets = caller.connect()?;
+        let [console_socket, pidfd_socket] = caller.connect()?;
         let scope = plan.cgroup.as_ref().and_then(cgroups::Plan::scope);
         let systemd = scope.map(|scope| systemd::connect(&scope.unit)).transpose()?;
-        Ok(Self { joined, sources, sockets, systemd })
+        Ok(Self { joined, sources, console_socket, pidfd_socket, systemd })
     }
 }
 
@@ -178,7 +179,7 @@ impl<'a> Build<'a> {
             cgroup: cgroup.as_ref(),
             cgroup_joins,
             class_joins,
-            console_socket: opened.sockets.console.take(),
+            console_socket: opened.console_socket.take(),
             target: Target::New(Container {
                 plan,
                 caller,
@@ -205,7 +206,7 @@ impl<'a> Build<'a> {
             self.work_while_it_mounts(process, cgroup.as_ref(), awaits_filter)?;
             let mut devices = None;
             let served = self.serve(process, &mut devices);
-            let done = served.and_then(|()| self.commit(process, &opened.sockets));
+            let done = served.and_then(|()| self.commit(process, opened.pidfd_socket.as_ref()));
             // Virtual devices would end together with the process's network namespace.
             done.inspect_err(|_| devices.iter_mut().for_each(Devices::take_back))
         })?;
@@ -316,10 +317,10 @@ impl<'a> Build<'a> {
     }
 
     /// Makes the container one that later commands find.
-    fn commit(&mut self, process: &Process, sockets: &Sockets) -> Result<()> {
+    fn commit(&mut self, process: &Process, pidfd_socket: Option<&OwnedFd>) -> Result<()> {
         let _phase = trace::phase("commit");
         let request = self.request;
-        sockets.send_pidfd(process)?;
+        process.send_pidfd(pidfd_socket)?;
         self.record.root_mount = rootfs::mounted(&request.plan.rootfs)?;
         self.record.created_done = true;
         self.dir.save(self.record)?;

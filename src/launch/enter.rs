@@ -183,7 +183,7 @@ impl<'a> Entry<'a> {
         let named = request.user.map(as_named).transpose()?;
         let process = named.as_ref().unwrap_or(request.process);
         if process.terminal {
-            attach_terminal(process, &rootfs::terminal(root.as_fd(), proc)?, console_socket, report)?;
+            attach_terminal(process, rootfs::terminal(root.as_fd(), proc)?, console_socket, report)?;
         }
         if let Some(cpus) = &process.affinity.last {
             affinity::apply(cpus)?;

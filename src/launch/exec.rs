@@ -18,7 +18,7 @@ use crate::{intel_rdt, trace};
 pub fn exec(request: &Request) -> Result<Process> {
     let _phase = trace::phase("exec");
     let caller = request.caller;
-    let mut sockets = caller.connect()?;
+    let [console_socket, pidfd_socket] = caller.connect()?;
     let entry = Entry::open(request)?;
     if let Some(cpus) = &request.process.affinity.initial {
         // The clone inherits it, and so it is in force before the process joins the container's cgroup.
@@ -40,7 +40,7 @@ pub fn exec(request: &Request) -> Result<Process> {
         cgroup_joins: request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?,
         // It is no child of the container's process, and so not born in its class.
         class_joins: record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?,
-        console_socket: sockets.console.take(),
+        console_socket,
     };
     let (process, unit) = spawn(child, Some(watch))?;
     process.or_kill(|process| {
@@ -48,7 +48,7 @@ pub fn exec(request: &Request) -> Result<Process> {
         process.prepare(Some(request.process), None, caller.proc())?;
         let Event::Ready = process.next()? else { return Err(unexpected()) };
         process.start(request.seccomp, record, request.status)?;
-        sockets.send_pidfd(process)?;
+        process.send_pidfd(pidfd_socket.as_ref())?;
         caller.write_pid_file(process.pid)
     })
 }

@@ -117,7 +117,7 @@ impl<'a> Container<'a> {
             report.await_go()?;
         }
         if let Some(process) = plan.process.as_ref().filter(|process| process.terminal) {
-            attach_terminal(process, &root.console()?, console_socket, report)?;
+            attach_terminal(process, root.console()?, console_socket, report)?;
         }
         run_create_container(&plan.hooks.create_container, self.record)?;
         sysctl::apply(&plan.sysctl, self.caller.proc())?;

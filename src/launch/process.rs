@@ -76,6 +76,12 @@ impl Process {
         if self.waits { self.go(Go::On) } else { Ok(()) }
     }
 
+    /// Sends the pidfd to the caller's socket, if there is one.
+    pub(super) fn send_pidfd(&self, socket: Option<&OwnedFd>) -> Result<()> {
+        let Some(socket) = socket else { return Ok(()) };
+        socket::send(socket.as_fd(), b"pidfd", &[self.pidfd.as_fd()]).context("--pidfd-socket")
+    }
+
     /// Returns the next event that its caller must handle.
     pub(super) fn next(&mut self) -> Result<Event> {
         loop {

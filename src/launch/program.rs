@@ -66,7 +66,7 @@ pub(super) fn session_keyring(name: &str, labels: Option<&lsm::Labels>, proc: Bo
 /// standard streams. The process must lead a session.
 pub(super) fn attach_terminal(
     process: &process::Plan,
-    terminal: &rootfs::Terminal,
+    terminal: rootfs::Terminal,
     socket: Option<OwnedFd>,
     report: &Channel,
 ) -> Result<()> {
@@ -79,7 +79,7 @@ pub(super) fn attach_terminal(
             socket::send(socket.as_fd(), b"/dev/ptmx", &[terminal.master.as_fd()])
                 .context("--console-socket")?;
         }
-        None => report.send_console(terminal.master.as_fd())?,
+        None => report.send(&Event::Console(terminal.master))?,
     }
     tty::set_controlling(terminal.slave.as_fd())?;
     Ok(tty::become_stdio(terminal.slave.as_fd())?)
@@ -284,13 +284,10 @@ impl Program<'_> {
             // Under the filter there may be no way to report it.
             return Err(lookup::forbidden(argv, errno));
         }
-        let attributes = |process: &process::Plan| -> Result<()> {
-            process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
-            process.io_priority.map_or(Ok(()), io_priority::apply)?;
-            process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
-            process.personality.map_or(Ok(()), personality::apply)
-        };
-        attributes(process)?;
+        process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
+        process.io_priority.map_or(Ok(()), io_priority::apply)?;
+        process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
+        process.personality.map_or(Ok(()), personality::apply)?;
         lsm::apply(&process.labels, proc)?;
         own_stdio(process)?;
         let before = Status::read(proc)?;

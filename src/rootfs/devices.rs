@@ -148,7 +148,7 @@ fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespa
     match made {
         Ok(()) if (device.uid, device.gid) == (0, 0) => Ok(()),
         Ok(()) => set_owner(dir, name, device),
-        Err(e) if e.errno == Errno::EEXIST => check_same(dir, name, device),
+        Err(e) if e.errno == Errno::EEXIST => check_same(dir, name, device).map(drop),
         Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(root, dir, name, device),
         Err(e) => Err(e.into()),
     }
@@ -156,8 +156,7 @@ fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespa
 
 /// Sets the owner of a node by descriptor: in a shared directory its name may refer to another file already.
 fn set_owner(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
-    let made = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
-    check(made.as_fd(), device, "there")?;
+    let made = check_same(dir, name, device)?;
     Ok(fs::chown(made.as_fd(), Path::new(""), device.uid, device.gid)?)
 }
 
@@ -171,10 +170,11 @@ fn check_exists(root: &Root, device: &Device) -> Result<()> {
     }
 }
 
-/// Checks that an existing file is the device (config-linux.md#devices).
-fn check_same(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+/// Opens an existing file, which must be the device (config-linux.md#devices).
+fn check_same(dir: BorrowedFd, name: &Path, device: &Device) -> Result<OwnedFd> {
     let found = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
-    check(found.as_fd(), device, "there")
+    check(found.as_fd(), device, "there")?;
+    Ok(found)
 }
 
 fn check(found: BorrowedFd, device: &Device, whose: &str) -> Result<()> {
