@@ -9,6 +9,7 @@ pub(crate) mod exec;
 mod features;
 mod gc;
 mod kill;
+mod leftover;
 mod list;
 mod pause;
 mod plan;

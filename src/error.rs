@@ -7,9 +7,10 @@
 use std::fmt;
 
 pub use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 /// Why a command failed, where a caller has to tell one reason from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The bundle or a document passed to a command says something that cannot be done.
     Config,

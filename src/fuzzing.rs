@@ -9,7 +9,7 @@ pub use crate::cgroups::dbus::Value as BusValue;
 use crate::cgroups::dbus::{Call, wire};
 use crate::commands;
 use crate::error::Result;
-use crate::rootfs::moved;
+use crate::rootfs::no_pivot;
 
 /// The values in a D-Bus message that a peer has sent; `None` if more bytes are to come.
 pub fn read_message(bytes: &[u8]) -> Result<Option<Vec<BusValue>>> {
@@ -50,5 +50,5 @@ pub fn inherit(process: &mut Process, own: &Process) {
 /// The mount points in a mountinfo that are not of the container whose root is the mount `own`.
 #[must_use]
 pub fn foreign_mounts(mountinfo: &[u8], own: u64) -> Vec<PathBuf> {
-    moved::others(mountinfo, own).into_iter().map(|mount| mount.point).collect()
+    no_pivot::others(mountinfo, own).into_iter().map(|mount| mount.point).collect()
 }

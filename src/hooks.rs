@@ -1,9 +1,9 @@
-//! Hooks: programs that the configuration has run at points of the container's life (config.md#posix-platform-hooks).
+//! Hooks: programs that run at points of the container's lifecycle (config.md#posix-platform-hooks).
 //!
-//! Each is forked from this single-threaded process, not through std::process: the same code runs in the child
-//! that becomes the container. A hook leads a process group of its own, which is killed as a whole when its time
-//! is up. Its standard input is a file in memory that holds the state, and its output goes to another: so a
-//! process that it leaves behind with its output open cannot block us, as pipes would.
+//! This single-threaded process forks each hook itself, without std::process, because the child that becomes the container
+//! uses the same code. A hook leads a process group of its own, which is killed as a whole after its timeout. Its standard
+//! input is a file in memory that contains the state, and its output goes to another such file. With pipes, a process that
+//! the hook leaves behind with its output open could block the runtime.
 
 use std::ffi::CString;
 use std::fmt::Write;
@@ -22,17 +22,17 @@ use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, process, signal, task, tty};
 use crate::trace;
 
-/// How much of a failed hook's output is told.
+/// How many bytes of a failed hook's output the error contains.
 const TAIL: usize = 512;
 
-/// The time that a startContainer hook has if the configuration does not say. Its program is the image's, and nothing in
-/// an image may make a command wait for ever.
-const START_CONTAINER_TIME: Duration = Duration::from_secs(60);
+/// The timeout of a startContainer hook whose configuration has none. Its program is in the image, and an image must not be
+/// able to make a command wait for ever.
+const START_CONTAINER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// Where it stands in config.json: `hooks.prestart[0]`.
+    /// Its place in config.json: `hooks.prestart[0]`.
     pub place: String,
     pub path: CString,
     pub argv: Vec<CString>,
@@ -41,7 +41,7 @@ pub struct Hook {
     pub timeout: Option<Duration>,
 }
 
-/// The hooks of each point, in the order in which the points come.
+/// The hooks of each point of the lifecycle, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub prestart: Vec<Hook>,
@@ -60,7 +60,7 @@ pub fn plan(hooks: Option<&Hooks>, problems: &mut Problems) -> Plan {
     };
     let mut start_container: Vec<Hook> = list("startContainer", hooks.start_container());
     start_container.iter_mut().for_each(|hook| {
-        hook.timeout.get_or_insert(START_CONTAINER_TIME);
+        hook.timeout.get_or_insert(START_CONTAINER_TIMEOUT);
     });
     Plan {
         // Deprecated, but Docker's network needs it.
@@ -97,21 +97,21 @@ fn hook(spec: &Spec, place: String, problems: &mut Problems) -> Hook {
     Hook { place, path, argv, env, timeout }
 }
 
-/// Runs hooks one after the other, until one fails. Each reads `state` from its standard input. A hook that names no
-/// environment gets `env`.
+/// Runs hooks one after the other until one fails. Each reads `state` from its standard input. A hook without an environment
+/// of its own gets `env`.
 pub fn run(hooks: &[Hook], state: &[u8], env: fn() -> Vec<CString>) -> Result<()> {
     hooks.iter().try_for_each(|hook| run_on_host(hook, state, env))
 }
 
-/// Runs a hook whose program is the host's.
+/// Runs a hook whose program is on the host.
 fn run_on_host(hook: &Hook, state: &[u8], env: fn() -> Vec<CString>) -> Result<()> {
-    // Before the clone, which has no environment any more.
+    // Read here, because the clone has no environment.
     let env = hook.env.clone().unwrap_or_else(env);
     run_one(hook, state, || execute(hook, &env))
 }
 
-/// Runs all hooks whatever happens; returns the failures. For poststop, which must not stop a deletion, and for poststart
-/// in older configurations.
+/// Runs all hooks, also after a failure, and returns the failures. This is for poststop, which must not stop a deletion, and
+/// for poststart in older configurations.
 #[must_use]
 pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
     let failures = hooks.iter().filter_map(|hook| run_on_host(hook, state, env::own).err());
@@ -124,7 +124,7 @@ pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Erro
     let _phase = trace::phase_of("hook", place);
     let input = fs::memfd_with("state", state).with_context(place)?;
     let output = fs::memfd("hook").with_context(place)?;
-    // A hook may open /dev/stderr anew, with an offset of its own.
+    // A hook may open /dev/stderr again, with an offset of its own.
     process::set_append(output.as_fd()).with_context(place)?;
     let own = nix::unistd::getpid();
     match task::clone3(0, None).with_context(place)? {
@@ -146,17 +146,16 @@ pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Erro
     }
 }
 
-/// The forked child's part. An error goes to the hook's own output, as standard error: other descriptors may be closed by
-/// now.
+/// The part of the forked child. An error goes to the hook's own output, because other descriptors may be closed already.
 fn become_hook(parent: Pid, input: &OwnedFd, output: &OwnedFd, execute: impl FnOnce() -> anyhow::Error) -> ! {
-    // Its phases would be taken for those of the process that waits for it.
+    // The trace would take its phases for those of the process that waits for it.
     trace::blind_unless(|| false);
     let prepare = || -> sys::Result<()> {
         process::lead_group(0)?;
-        // It must not outlive the process that waits for it: no other process knows of it.
+        // It must not outlive the process that waits for it, because no other process knows about it.
         task::set_parent_death_signal(libc::SIGKILL)?;
         if nix::unistd::getppid() != parent {
-            // It ended before.
+            // The parent ended before the call above.
             return Err(sys::Error::new("getppid()", Errno::ESRCH));
         }
         tty::replace(input.as_fd(), 0)?;
@@ -169,7 +168,7 @@ fn become_hook(parent: Pid, input: &OwnedFd, output: &OwnedFd, execute: impl FnO
     task::exit_now(127)
 }
 
-/// Becomes a hook whose program is the host's, with the rights of the calling process.
+/// Becomes a hook whose program is on the host, with the rights of the calling process.
 fn execute(hook: &Hook, env: &[CString]) -> anyhow::Error {
     let prepared = signal::reset(signal::ALL).and_then(|()| fs::close_on_exec_from(3));
     if let Err(error) = prepared {
@@ -179,24 +178,24 @@ fn execute(hook: &Hook, env: &[CString]) -> anyhow::Error {
     sys::Error::new(format!("exec {}", hook.path.to_string_lossy()), errno).into()
 }
 
-/// Waits for the hook; `None` if its time was up and it and its process group were killed. A tracer in the container or a
-/// frozen cgroup can keep a killed process from its end: that is left to the container's.
+/// Waits for the hook. Returns `None` if it reached its timeout, and it and its process group were killed. A tracer in the
+/// container or a frozen cgroup can delay the end of a killed process; then the end of the container ends the hook.
 fn wait(pid: i32, pidfd: &OwnedFd, timeout: Option<Duration>) -> sys::Result<Option<Exit>> {
-    // The child does it too: whoever comes first. Here it fails once the child has executed.
+    // The child makes the same call, and the first one counts. This one fails after the child has executed.
     let _ = process::lead_group(pid);
-    // A time beyond the clock's end is no limit.
+    // A timeout beyond the end of the clock is no limit.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     if task::poll_readable(&[pidfd.as_fd()], deadline)?.contains(&true) {
         return task::wait(pidfd.as_fd()).map(Some);
     }
-    // Until it is reaped nothing else can have its number.
+    // No other process can get its id before it is reaped.
     let group = process::kill_group(pid);
     task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL)?;
     task::wait_killed(pidfd.as_fd())?;
     group.map(|()| None)
 }
 
-/// The end of what a hook said, on one line.
+/// Returns the end of a hook's output, on one line.
 fn tail(output: OwnedFd) -> String {
     let file = std::fs::File::from(output);
     let size = file.metadata().map_or(0, |metadata| metadata.len());
@@ -205,7 +204,7 @@ fn tail(output: OwnedFd) -> String {
     one_line(&bytes[..read])
 }
 
-/// Text without control characters and not longer than [`TAIL`], the end of it if there is more.
+/// Returns text without control characters, cut to its last [`TAIL`] bytes.
 fn one_line(bytes: &[u8]) -> String {
     let mut escaped = String::new();
     for c in String::from_utf8_lossy(bytes).trim().chars() {
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn each_list_has_its_place_and_argv_its_default() {
+    fn each_hook_has_its_place_and_a_default_argv() {
         for (name, list) in [
             ("prestart", (|p| p.prestart) as fn(Plan) -> Vec<Hook>),
             ("createRuntime", |p| p.create_runtime),
@@ -247,7 +246,7 @@ mod tests {
                     path: c"/a".into(),
                     argv: vec![c"/a".into()],
                     env: None,
-                    timeout: (name == "startContainer").then_some(START_CONTAINER_TIME),
+                    timeout: (name == "startContainer").then_some(START_CONTAINER_TIMEOUT),
                 },
                 Hook {
                     place: format!("hooks.{name}[1]"),
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_hooks_are_told() {
+    fn wrong_hooks_are_reported() {
         for (hook, expected) in [
             (r#"{"path": "a"}"#, "path: \"a\" is not absolute"),
             (r#"{"path": "/a\u0000"}"#, "path: contains a NUL"),

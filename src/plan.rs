@@ -38,8 +38,8 @@ pub struct Plan {
     pub cgroup_owner: Option<(u32, u32)>,
     pub intel_rdt: Option<intel_rdt::Plan>,
     pub rootfs: rootfs::Plan,
-    /// The mount namespace can be made of the root file system alone: nobody needs the host's paths in it.
-    pub alone: bool,
+    /// A root-only mount namespace suffices: no process needs the host's paths in it.
+    pub root_only: bool,
     pub hooks: hooks::Plan,
     pub sysctl: Vec<Sysctl>,
     /// The name of the session keyring to join.
@@ -159,10 +159,10 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     // In its own namespace the kernel lets nobody mount a procfs who sees none there that is whole. Also hooks in the
     // runtime's namespaces may go into the container's and expect the host's paths (NVIDIA's).
     let hooked = [&hooks.prestart, &hooks.create_runtime, &hooks.create_container];
-    let alone = request.tree_namespaces
+    let root_only = request.tree_namespaces
         && !host.user_namespace
         && hooked.iter().all(|hooks| hooks.is_empty())
-        && rootfs.can_be_alone();
+        && rootfs.can_be_root_only();
     let sysctl = sysctl::plan(linux, &namespaces, &mut problems);
     let held = process_host(host, facts.user_namespace);
     let process = spec.process().as_ref().and_then(|process| {
@@ -185,7 +185,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         cgroup,
         intel_rdt,
         rootfs,
-        alone,
+        root_only,
         hooks,
         sysctl,
         keyring: (!request.no_new_keyring).then(|| format!("_ses.{}", request.id)),

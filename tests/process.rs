@@ -18,7 +18,7 @@ use corten::process::capabilities::Sets;
 use corten::process::credentials::{self, Groups, Status, User};
 use corten::process::rlimits::Rlimit;
 use corten::process::{
-    affinity, env, exec, io_priority, lsm, memory_policy, personality, rlimits, scheduler,
+    affinity, env, io_priority, lookup, lsm, memory_policy, personality, rlimits, scheduler,
 };
 use corten::sys;
 use corten::sys::process::Limit;
@@ -131,7 +131,7 @@ fn capabilities_after_execve() {
             let argv = ["sh", "-c", &script].map(|word| CString::new(word).unwrap());
             let code = forked(|| {
                 become_user(&user(uid, uid, &[]), &sets, Groups::Set).unwrap();
-                panic!("{:#}", exec::execve(c"/bin/sh", &argv, &[c"PATH=/bin:/usr/bin".into()]));
+                panic!("{:#}", lookup::execve(c"/bin/sh", &argv, &[c"PATH=/bin:/usr/bin".into()]));
             });
             assert_eq!(code, 0, "{uid} {sets:?}");
         }
@@ -429,7 +429,7 @@ fn lookup_as_another_user() {
         mode(&dir.join("mine"), 0o700);
         let find = |path: &Path| {
             let name = CString::new(path.to_str().unwrap()).unwrap();
-            exec::lookup(&name, &[]).map(drop).map_err(|e| e.to_string())
+            lookup::find(&name, &[]).map(drop).map_err(|e| e.to_string())
         };
         assert_eq!(find(&dir.join("mine")), Ok(()));
         task::setfsgid(1000).unwrap();
@@ -442,7 +442,7 @@ fn lookup_as_another_user() {
 
         // An empty element of PATH is the working directory, from which Go refuses to run.
         std::env::set_current_dir(&dir).unwrap();
-        let error = exec::lookup(c"mine", &[c"PATH=/none:".into()]).unwrap_err();
+        let error = lookup::find(c"mine", &[c"PATH=/none:".into()]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "exec: \"mine\": cannot run executable found relative to current directory"

@@ -1,4 +1,4 @@
-//! `create`: everything up to the point where `start` begins; and what `run` and `plan` share with it.
+//! `create`: everything up to the point where `start` begins. `run` and `plan` share its preparations.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use crate::cli::{Create, Globals};
 use crate::config::{self, Config};
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::{self, Host};
-use crate::launch::{self, Launched, notify, seal};
+use crate::launch::{self, Caller, Launched, Start, notify, seal};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
 use crate::sys::fs;
@@ -21,19 +21,17 @@ pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     if terminal && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
     }
-    prepared.launch(globals, args, false).map(drop)
+    prepared.launch(globals, args, Start::ByCommand).map(drop)
 }
 
-/// All that is known before anything is made.
+/// Everything that is known before anything is made.
 pub(super) struct Prepared {
     bundle: PathBuf,
     pub(super) config: Config,
     pub(super) plan: Plan,
-    host: Host,
-    service: env::Service,
+    caller: Caller,
     /// The service manager's socket for notifications.
     pub(super) manager: Option<OwnedFd>,
-    preserved: Vec<i32>,
 }
 
 impl Prepared {
@@ -46,7 +44,7 @@ impl Prepared {
         let manager = address.map(notify::connect).transpose()?;
         let notify_socket = address.map(|_| state::root(globals.root.as_deref())).transpose()?;
         let notify_socket = notify_socket.map(|root| root.join(&args.id).join(state::NOTIFY_SOCKET));
-        let bundle = absolute(&args.bundle)?;
+        let bundle = std::path::absolute(&args.bundle).with_context(|| args.bundle.display().to_string())?;
         let mut config = match &args.config {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
@@ -70,21 +68,21 @@ impl Prepared {
         if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
             log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));
         }
-        Ok(Self { bundle, config, plan, host, service, manager, preserved })
+        let paths = [&args.console_socket, &args.pidfd_socket, &args.pid_file];
+        let caller = caller(host, service, preserved, paths)?;
+        Ok(Self { bundle, config, plan, caller, manager })
     }
 
     pub(super) fn terminal(&self) -> bool {
         self.plan.process.as_ref().is_some_and(|process| process.terminal)
     }
 
-    pub(super) fn launch(&self, globals: &Globals, args: &Create, at_once: bool) -> Result<Launched> {
+    pub(super) fn launch(&self, globals: &Globals, args: &Create, start: Start) -> Result<Launched> {
         if args.console_socket.is_some() && !self.terminal() {
             return Err(fail(Kind::Usage, "--console-socket: process.terminal is not set"));
         }
         let _phase = trace::phase("create");
-        let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
-        let (console_socket, pidfd_socket) = (absolute(&args.console_socket)?, absolute(&args.pidfd_socket)?);
-        let (pid_file, root) = (absolute(&args.pid_file)?, state::root(globals.root.as_deref())?);
+        let root = state::root(globals.root.as_deref())?;
         if args.bundle != Path::new(".") {
             // Hooks expect it, and runc does it.
             std::env::set_current_dir(&self.bundle).with_context(|| format!("chdir({:?})", self.bundle))?;
@@ -96,23 +94,32 @@ impl Prepared {
             root: &root,
             plan: &self.plan,
             config: &self.config,
-            host: &self.host,
-            service: &self.service,
-            preserved: &self.preserved,
-            console_socket: console_socket.as_deref(),
-            pidfd_socket: pidfd_socket.as_deref(),
-            pid_file: pid_file.as_deref(),
-            at_once,
+            start,
+            caller: &self.caller,
         })
     }
 }
 
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| path.display().to_string())
+/// Returns what the caller gives to a new process. `paths` are those of the console socket, the pidfd socket and the pid file.
+pub(super) fn caller(
+    host: Host,
+    service: env::Service,
+    preserved: Vec<i32>,
+    paths: [&Option<PathBuf>; 3],
+) -> Result<Caller> {
+    let absolute = |path: &Option<PathBuf>| {
+        path.as_ref()
+            .map(|path| std::path::absolute(path).with_context(|| path.display().to_string()))
+            .transpose()
+    };
+    let [console, pidfd, pid_file] = paths;
+    let (console_socket, pidfd_socket, pid_file) =
+        (absolute(console)?, absolute(pidfd)?, absolute(pid_file)?);
+    Ok(Caller { host, service, preserved, console_socket, pidfd_socket, pid_file })
 }
 
-/// Those of the `count` descriptors from 3 on that the caller has left to us for the program. All are closed on exec
-/// from now on, theirs until the program is executed.
+/// Returns which of the `count` descriptors from 3 on are open: the caller leaves them to the program. From now on all
+/// descriptors are closed on exec, except those when the program is executed.
 pub(super) fn inherited(count: u32) -> Result<Vec<i32>> {
     let given = if count == 0 { Vec::new() } else { fs::inherited(host::procfs()?, 3, count)? };
     fs::close_on_exec_from(3)?;

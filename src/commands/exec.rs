@@ -5,7 +5,7 @@ use std::path::{Component, PathBuf};
 
 use oci_spec::runtime::Process;
 
-use super::create::{absolute, inherited};
+use super::create::{caller, inherited};
 use crate::cgroups::{self, Below, Cgroup};
 use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
@@ -55,7 +55,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut problems, &mut warnings));
     problems.into_result()?;
     warnings.into_iter().for_each(log::warn);
-    // Without a plan there were problems.
+    // Without a plan there are problems, which were reported above.
     let process = process.ok_or_else(|| fail(Kind::Config, "process"))?;
     if process.terminal && args.detach && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "a terminal with --detach needs --console-socket"));
@@ -63,9 +63,10 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let beside =
         |cgroup| cgroups::beside(cgroup, record.pid.unwrap_or_default(), target.as_fd(), host.proc.as_fd());
     let cgroup = record.cgroup.as_ref().map(beside).transpose().context("the container's cgroup")?;
-    let below = cgroup_below(cgroup.as_ref(), &args.cgroup)?;
-    let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
+    let given = given_cgroup(cgroup.as_ref(), &args.cgroup)?;
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
+    let caller =
+        caller(host, service, preserved, [&args.console_socket, &args.pidfd_socket, &args.pid_file])?;
     let started = exec::exec(&exec::Request {
         record: &record,
         status,
@@ -74,22 +75,17 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         user: named(args),
         groups: &args.additional_gids,
         seccomp: seccomp.as_ref(),
-        cgroup: below.as_ref().or(cgroup.as_ref()),
-        cgroup_given: below.is_some(),
-        host: &host,
-        service: &service,
-        preserved: &preserved,
-        console_socket: absolute(&args.console_socket)?.as_deref(),
-        pidfd_socket: absolute(&args.pidfd_socket)?.as_deref(),
-        pid_file: absolute(&args.pid_file)?.as_deref(),
+        cgroup: given.as_ref().or(cgroup.as_ref()),
+        cgroup_given: given.is_some(),
+        caller: &caller,
     })?;
     signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals, None))
 }
 
-/// `--cgroup [CONTROLLERS:]PATH`: a cgroup below the container's.
-fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>> {
+/// Returns the cgroup below the container's that `--cgroup [CONTROLLERS:]PATH` names.
+fn given_cgroup(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>> {
     let [first, ..] = wanted else { return Ok(None) };
-    let below = wanted.iter().map(|text| below(text)).collect::<Result<Vec<Below>>>()?;
+    let below = wanted.iter().map(|text| parse_cgroup(text)).collect::<Result<Vec<Below>>>()?;
     for (i, one) in below.iter().enumerate() {
         let refuse = |message: String| Err(fail(Kind::Usage, format!("--cgroup {:?}: {message}", wanted[i])));
         if one.controllers.is_empty() && below.len() > 1 {
@@ -100,13 +96,14 @@ fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgr
             return refuse(format!("the controller {twice} has been named already"));
         }
     }
-    let place = || if wanted.len() == 1 { format!("--cgroup {first:?}") } else { "--cgroup".into() };
-    let above = cgroup.ok_or_else(|| fail(Kind::Usage, "the container has no cgroup")).with_context(place)?;
-    above.below(&below).with_context(place).map(Some)
+    let option = || if wanted.len() == 1 { format!("--cgroup {first:?}") } else { "--cgroup".into() };
+    let above =
+        cgroup.ok_or_else(|| fail(Kind::Usage, "the container has no cgroup")).with_context(option)?;
+    above.below(&below).with_context(option).map(Some)
 }
 
-/// One `--cgroup`. A colon without a controller before it stands for all.
-fn below(text: &str) -> Result<Below> {
+/// Parses one `--cgroup`. A colon without a controller before it means all controllers.
+fn parse_cgroup(text: &str) -> Result<Below> {
     let (controllers, path) = text.split_once(':').unwrap_or(("", text));
     let refuse = |message: &str| Err(fail(Kind::Usage, format!("--cgroup {text:?}: {message}")));
     let names = controllers.split(',').filter(|_| !controllers.is_empty());
@@ -121,7 +118,7 @@ fn below(text: &str) -> Result<Below> {
     Ok(Below { controllers, path })
 }
 
-/// The user whom the container's files must explain. A process document has ids.
+/// Returns the user whose ids are in the container's files. A process document has ids.
 fn named(args: &Exec) -> Option<&str> {
     match &args.user {
         Some(User::Named(text)) if args.process.is_none() => Some(text),
@@ -129,7 +126,7 @@ fn named(args: &Exec) -> Option<&str> {
     }
 }
 
-/// Gives a process document the restrictions that it leaves out, as the container's own process has them.
+/// Gives a process document the restrictions of the container's own process that it leaves out.
 pub(crate) fn inherit(process: &mut Process, own: &Process) {
     if process.capabilities().is_none() {
         process.set_capabilities(own.capabilities().clone());
@@ -164,7 +161,7 @@ pub(crate) fn inherit(process: &mut Process, own: &Process) {
     }
 }
 
-/// The process document: that of --process, or the container's own with what the command line says.
+/// Returns the process document: that of --process, or the container's own, changed by the command line.
 fn wanted(args: &Exec, own: Option<&Process>, version: Version) -> Result<Process> {
     if let Some(path) = &args.process {
         let (mut process, warnings) = config::load_process(path, version)?;
@@ -184,7 +181,7 @@ fn wanted(args: &Exec, own: Option<&Process>, version: Version) -> Result<Proces
     }
     let mut environment = process.env().clone().unwrap_or_default();
     let mut user = process.user().clone();
-    // HOME stays what the container's env says, as in runc; without, it is the user's.
+    // HOME is that of the container's env, as with runc. Without one, it is the user's.
     if let Some(User::Ids { uid, gid }) = args.user {
         let gid = gid.unwrap_or(user.gid());
         user.set_uid(uid).set_gid(gid);

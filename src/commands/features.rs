@@ -6,7 +6,7 @@ use crate::cgroups::systemd;
 use crate::cli::SPEC_VERSION;
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
-use crate::{rootfs, seccomp};
+use crate::{namespaces, rootfs, seccomp};
 
 /// What the seccomp compiler knows, by the spec's names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,8 +21,6 @@ pub struct Seccomp<'a> {
 
 const HOOKS: &[&str] =
     &["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-
-const NAMESPACES: &[&str] = &["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 
 const MEMORY_MODES: &[&str] = &[
     "MPOL_BIND",
@@ -62,7 +60,7 @@ pub fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
         "hooks": HOOKS,
         "mountOptions": mount_options,
         "linux": {
-            "namespaces": NAMESPACES,
+            "namespaces": namespaces::names(),
             "capabilities": capabilities,
             "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {

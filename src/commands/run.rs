@@ -1,4 +1,4 @@
-//! `run`: create and start in one, and in the foreground wait and delete.
+//! `run`: `create` and `start` in one. In the foreground it also waits and deletes the container.
 
 use std::os::fd::AsFd;
 
@@ -7,7 +7,7 @@ use super::start::{PATIENCE, Poststart, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
-use crate::launch::{self, Launched, foreground, seal};
+use crate::launch::{self, Launched, Start, foreground, seal};
 use crate::state::Status;
 use crate::sys::task;
 
@@ -28,10 +28,10 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     if !args.detach && !args.no_subreaper {
         task::set_child_subreaper()?;
     }
-    let Launched { dir, record, process, notify } = prepared.launch(globals, &args.create, true)?;
+    let Launched { dir, record, process, notify } = prepared.launch(globals, &args.create, Start::AtOnce)?;
     let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
-        // There is nobody who could delete it but us.
+        // No other command will delete it.
         launch::undo(dir, &record, &plan.hooks.poststop);
         return started.map(|()| 0);
     }
@@ -43,7 +43,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     if signals.is_none() && notify.is_none() {
         return Ok(0);
     }
-    // Others may delete it while we wait.
+    // Another command may delete the container during the wait.
     dir.unlock()?;
     let Some(signals) = signals else {
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
@@ -52,7 +52,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let deleted = if args.keep {
         Ok(())
     } else {
-        // Also if we could not wait: nobody else would.
+        // Also if the wait failed: no other command will delete it.
         match dir.lock(PATIENCE) {
             Err(e) if kind(&e) == Kind::NotFound => Ok(()),
             locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)),

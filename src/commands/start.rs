@@ -1,4 +1,4 @@
-//! `start`: lets the program of a created container run, and tells the truth about whether it does.
+//! `start`: lets the program of a created container run, and reports whether it does.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::seccomp::Listener;
 use crate::state::{self, Dir, Record, Status, spec_state};
 use crate::{launch, log, trace};
 
-/// Whoever holds the lock is about to be done.
+/// The time limit for the lock. A command holds it for a short time only.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[inline(never)]
@@ -39,20 +39,20 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     manager.map_or(Ok(()), |manager| until_ready(&dir, &record, container, manager))
 }
 
-/// Waits until the container is ready, and tells the service manager.
+/// Waits until the container is ready, and notifies the service manager.
 fn until_ready(dir: &Dir, record: &Record, container: Option<OwnedFd>, manager: OwnedFd) -> Result<()> {
     let Some(container) = container else {
-        log::warn("NOTIFY_SOCKET: the container has been created without it, and cannot tell, ignoring");
+        log::warn("NOTIFY_SOCKET: the container was created without it and cannot notify, ignoring");
         return Ok(());
     };
     let process = state::pidfd(record)?;
-    // Others may delete it while we wait.
+    // Another command may delete the container during the wait.
     dir.unlock()?;
     let main = record.pid.unwrap_or_default() as u32;
     Notify::new(container, manager, main).until_ready(process.as_ref().map(AsFd::as_fd))
 }
 
-/// The poststart hooks, and whether one that fails stops the container.
+/// The poststart hooks, and whether a failed hook stops the container.
 pub(super) struct Poststart<'a> {
     pub(super) hooks: &'a [Hook],
     pub(super) stops: bool,
@@ -69,8 +69,8 @@ impl Poststart<'_> {
     }
 }
 
-/// What becomes of a container once its program runs, or does not. After a failed hook it is stopped and deleted
-/// (runtime.md#lifecycle); a program that cannot be executed leaves a stopped container.
+/// Runs the poststart hooks, if the program was started. After a failed hook the container is stopped and deleted
+/// (runtime.md#lifecycle). A program that cannot be executed leaves a stopped container.
 pub(super) fn finish(
     dir: Dir,
     record: &Record,
@@ -89,7 +89,7 @@ pub(super) fn finish(
     }
 }
 
-/// What the kept configuration has to say after `create`.
+/// The part of the kept configuration that is needed after `create`.
 #[derive(Default)]
 pub(super) struct Later {
     no_process: bool,

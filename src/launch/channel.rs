@@ -1,8 +1,8 @@
-//! What the two processes of a launch say to each other: events and at most one error, never the plan, which the child
-//! has by being a copy of the runtime.
+//! The channel between the two processes of a launch. It carries events and at most one error. It does not carry the plan,
+//! which the child inherits as a copy of the runtime.
 //!
-//! A message is a tag and its bytes, on a socket that keeps message borders; the end of the stream means that the other
-//! process is gone.
+//! A message is a tag and its bytes, on a socket that keeps message borders. The end of the stream means that the other
+//! process has ended.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,19 +13,19 @@ use crate::error::{Kind, Result, fail};
 use crate::sys::{self, socket};
 use crate::trace;
 
-/// From the container's side to the runtime.
+/// A message from the container's side to the runtime.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The process is in a new user namespace, whose maps it waits for.
+    /// The process is in a new user namespace and waits for its id maps.
     MapsWanted,
-    /// The process between has cloned the container's: its id and a descriptor of it.
+    /// The intermediate process has cloned the container's: its id and a descriptor of it.
     Cloned {
         pid: i32,
         pidfd: OwnedFd,
     },
-    /// The process is in its mount namespace, from which the sources are to be opened.
+    /// The process is in its mount namespace and waits until the runtime has opened the sources from there.
     SourcesWanted,
-    /// All is mounted, and the prestart and createRuntime hooks are waited for.
+    /// All mounts are made. The process waits for the prestart and createRuntime hooks.
     Mounted,
     /// The master of the container's terminal.
     Console(OwnedFd),
@@ -36,17 +36,17 @@ pub(super) enum Event {
     },
     /// The container's notification socket, for `start`.
     Notify(OwnedFd),
-    /// Everything is done but what `start` begins.
+    /// Everything is done except what `start` begins.
     Ready,
     Error(anyhow::Error),
-    /// The other end is closed: the program runs, or the process has died.
+    /// The other end is closed, because the program runs or the process has died.
     Closed,
 }
 
-/// From the runtime to the container's side.
+/// A message from the runtime to the container's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Go {
-    /// What was waited for is done.
+    /// The process goes on: the runtime has done its part.
     On,
     /// The container is on record: wait for `start`.
     Wait,
@@ -64,7 +64,7 @@ impl Channel {
         Ok((Self(a), Self(b)))
     }
 
-    /// An end that `start` holds or accepts.
+    /// Returns the channel of a connection between `start` and the container's process.
     pub(super) fn from_socket(socket: OwnedFd) -> Self {
         Self(socket)
     }
@@ -81,13 +81,13 @@ impl Channel {
             }
             Event::SourcesWanted => self.send_bytes(b"t", &[]),
             Event::Mounted => self.send_bytes(b"m", &[]),
-            Event::Console(master) => self.send_console(master.as_fd()),
+            Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
             Event::Listener { fd, pid } => {
                 self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
             }
             Event::Notify(fd) => self.send_bytes(b"n", &[fd.as_fd()]),
             Event::Ready => self.send_bytes(b"r", &[]),
-            // By write(2), which more seccomp profiles allow than sendmsg(2).
+            // More seccomp profiles allow write(2) than sendmsg(2).
             Event::Error(error) => {
                 let bytes = [&b"e"[..], &encode(error)].concat();
                 let written = nix::unistd::write(&self.0, &bytes);
@@ -97,11 +97,6 @@ impl Channel {
         }
     }
 
-    /// Sends [`Event::Console`].
-    pub(super) fn send_console(&self, master: BorrowedFd) -> Result<()> {
-        self.send_bytes(b"c", &[master])
-    }
-
     fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd]) -> Result<()> {
         Ok(socket::send(self.fd(), bytes, fds)?)
     }
@@ -109,8 +104,8 @@ impl Channel {
     pub(super) fn receive(&self) -> Result<Event> {
         let _phase = trace::phase("wait for the container's process");
         let (bytes, fd) = match socket::receive(self.fd()) {
-            // A process that ends with an unread message of ours resets the connection. The kernel reports that once, before
-            // what the process has said.
+            // A process that ends before it has read a message resets the connection. The kernel reports that once,
+            // before the events that the process sent.
             Err(e) if e.errno == Errno::ECONNRESET => socket::receive(self.fd())?,
             other => other?,
         };
@@ -125,7 +120,10 @@ impl Channel {
             (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
-            _ => Err(fail(Kind::Os, "a message between our two processes was not understood")),
+            _ => Err(fail(
+                Kind::Os,
+                "a message between the runtime and the container's process could not be decoded",
+            )),
         }
     }
 
@@ -138,18 +136,18 @@ impl Channel {
         self.send_bytes(&[byte], &[])
     }
 
-    /// Gives the container's process a descriptor.
+    /// Sends a descriptor to the container's process.
     pub(super) fn give(&self, fd: BorrowedFd) -> Result<()> {
         self.send_bytes(b"f", &[fd])
     }
 
-    /// Waits for a descriptor of the runtime's.
+    /// Waits for a descriptor from the runtime.
     pub(super) fn take(&self) -> Result<OwnedFd> {
         let _phase = trace::phase("wait for the runtime");
         socket::receive(self.fd())?.1.ok_or_else(|| fail(Kind::Os, "the runtime is gone"))
     }
 
-    /// Waits for the runtime's word. If the runtime is gone, so is the reason for this container.
+    /// Waits for the runtime's message. Without the runtime there is no reason for this container.
     pub(super) fn await_go(&self) -> Result<Go> {
         let _phase = trace::phase("wait for the runtime");
         match socket::receive(self.fd())?.0.as_slice() {
@@ -161,26 +159,20 @@ impl Channel {
     }
 }
 
-/// An error on its way: what was said about it, outermost first, and what the caller branches on.
+/// Returns the error for an event that is not expected at this point.
+pub(super) fn unexpected() -> anyhow::Error {
+    fail(Kind::Os, "the container's process sent an unexpected message")
+}
+
+/// An error as a message: its context, outermost first, and what the runtime branches on.
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    kind: u8,
+    kind: Kind,
     context: Vec<String>,
     call: Option<(String, i32)>,
 }
 
-const KINDS: [Kind; 8] = [
-    Kind::Config,
-    Kind::Usage,
-    Kind::NotFound,
-    Kind::Exists,
-    Kind::WrongStatus,
-    Kind::Unsupported,
-    Kind::Hook,
-    Kind::Os,
-];
-
-/// The message of an error. One that does not fit is told with fewer words.
+/// Returns the message of an error. The texts of an error that does not fit are cut.
 fn encode(error: &anyhow::Error) -> Vec<u8> {
     let fits = |bytes: &Vec<u8>| bytes.len() < socket::MESSAGE_MAX;
     [2048, 512, 64].map(|most| encode_with(error, most)).into_iter().find(fits).unwrap_or_default()
@@ -194,21 +186,19 @@ fn encode_with(error: &anyhow::Error, most: usize) -> Vec<u8> {
         context.pop();
     }
     let kind = crate::error::kind(error);
-    let kind = KINDS.iter().position(|k| *k == kind).unwrap_or(KINDS.len() - 1) as u8;
     // Strings and numbers always have a JSON form.
     serde_json::to_vec(&Wire { kind, context, call }).unwrap_or_default()
 }
 
 fn decode(bytes: &[u8]) -> anyhow::Error {
     let Ok(mut wire) = serde_json::from_slice::<Wire>(bytes) else {
-        return fail(Kind::Os, "an error between our two processes was not understood");
+        return fail(Kind::Os, "an error from the container's process could not be decoded");
     };
-    let kind = KINDS.get(usize::from(wire.kind)).copied().unwrap_or(Kind::Os);
     let root = match wire.call {
         Some((call, errno)) => sys::Error::new(call, Errno::from_raw(errno)).into(),
         None => {
             let message = wire.context.pop().unwrap_or_default();
-            if kind == Kind::Os { anyhow::Error::msg(message) } else { fail(kind, message) }
+            if wire.kind == Kind::Os { anyhow::Error::msg(message) } else { fail(wire.kind, message) }
         }
     };
     wire.context.into_iter().rev().fold(root, anyhow::Error::context)
@@ -219,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_arrive_as_they_were() {
+    fn errors_arrive_unchanged() {
         let system = anyhow::Error::new(sys::Error::new("move_mount()", Errno::EPERM));
         let long = anyhow::Error::msg("\u{1}".repeat(9000)).context("x");
         for (error, text, kind) in [
@@ -241,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_hear_of_the_others_end() {
+    fn each_end_is_notified_when_the_other_end_closes() {
         let (a, b) = Channel::pair().unwrap();
         a.send(&Event::Ready).unwrap();
         assert!(matches!(b.receive().unwrap(), Event::Ready));

@@ -1,5 +1,5 @@
-//! Taking a container away: after an error of `create`, at the end of `run`, and by `delete`. It can be done again
-//! after having been interrupted anywhere, and leaves the record as long as anything else remains.
+//! Removing a container: after an error of `create`, at the end of `run`, and by `delete`. After an interruption at any point
+//! the removal can be repeated, because the record is removed last.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
 use crate::sys::task;
 use crate::{intel_rdt, log, rootfs, state, trace};
 
-/// How long killed processes may take to end: one in the middle of writing to a slow disk takes its time.
+/// The time limit for killed processes to end. A process that is writing to a slow disk ends late.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long one that is on its way out is waited for.
+/// The time limit for a process that has begun to end.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Kills what runs in the container and removes all that was made for it. Then the poststop hooks run, whose failures
-/// are only told (runtime.md#lifecycle).
+/// Kills the container's processes and removes everything that was made for it. Then runs the poststop hooks, whose failures
+/// are only warnings (runtime.md#lifecycle).
 pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     let _phase = trace::phase("destroy");
     let deadline = Instant::now() + PATIENCE;
     let pidfd = state::pidfd(record)?;
     if let Some(cgroup) = &record.cgroup {
-        take_cgroup(&dir, cgroup, &record.created, pidfd.is_some(), deadline)?;
+        remove_cgroup(&dir, cgroup, &record.created, pidfd.is_some(), deadline)?;
     }
     if let Some(pidfd) = pidfd {
         kill_and_wait(record, &pidfd, deadline)?;
@@ -43,28 +43,34 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     Ok(())
 }
 
-/// Takes the container away after an error, which tells more than what goes wrong in the undoing.
+/// Removes the container after an error. A failure of the removal is only a warning, because the first error is the cause.
 pub fn undo(dir: Dir, record: &Record, poststop: &[Hook]) {
     if let Err(e) = destroy(dir, record, poststop) {
         log::warn(format!("undoing: {e:#} (hint: delete --force tries again), ignoring"));
     }
 }
 
-fn late() -> anyhow::Error {
+fn not_ended() -> anyhow::Error {
     fail(Kind::Os, "processes of the container do not end (hint: try again later)")
 }
 
-/// Destroys a cgroup that the configuration of a container names whose record is lost.
+/// Destroys the cgroup of a container whose record is lost. Its configuration names the cgroup.
 pub fn destroy_cgroup(dir: &Dir, cgroup: &CgroupRecord) -> Result<()> {
-    // When it was created is not known: every other container counts.
-    take_cgroup(dir, cgroup, "", false, Instant::now() + PATIENCE)
+    // The time of creation is unknown, therefore every other container counts as later.
+    remove_cgroup(dir, cgroup, "", false, Instant::now() + PATIENCE)
 }
 
-/// Kills what runs in the cgroup of the container that was `created` then, and removes it. `runs`: the container's first
-/// process does.
-fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, created: &str, runs: bool, deadline: Instant) -> Result<()> {
+/// Kills the processes in the cgroup of the container that was `created` at that time, and removes the cgroup. `runs` says
+/// whether the container's first process runs.
+fn remove_cgroup(
+    dir: &Dir,
+    cgroup: &CgroupRecord,
+    created: &str,
+    runs: bool,
+    deadline: Instant,
+) -> Result<()> {
     let anothers = cgroups::is_anothers(cgroup)?;
-    // Usually nothing is left in it, and the kernel removes only what is empty.
+    // Usually the cgroup is empty, and the kernel removes only empty cgroups.
     let removed = !anothers && !runs && cgroups::remove_empty(cgroup);
     let found = if removed || anothers { None } else { Cgroup::open(cgroup)? };
     let populated = found.as_ref().map_or(Ok(false), Cgroup::populated)?;
@@ -81,7 +87,7 @@ fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, created: &str, runs: bool, dead
         kill_in(found, cgroup, deadline)?;
     }
     if let Some(unit) = &cgroup.unit {
-        // First, for it removes the directories too, once they are empty.
+        // systemd also removes the directories as soon as they are empty, therefore the unit is stopped first.
         cgroups::systemd::stop(unit)?;
     }
     if let Some(found) = found {
@@ -91,9 +97,9 @@ fn take_cgroup(dir: &Dir, cgroup: &CgroupRecord, created: &str, runs: bool, dead
     Ok(())
 }
 
-/// Returns why the processes in the cgroup are not this container's, by the other containers' records: `create` accepts an
-/// empty cgroup that exists, for one that of a container which has stopped. Fails if another container is in a cgroup
-/// below, since the kernel kills both at once.
+/// Returns why the processes in the cgroup are not this container's, according to the records of the other containers.
+/// `create` accepts an existing cgroup if it is empty, for example that of a stopped container. Fails if another container is
+/// in a cgroup below this one, because the kernel would kill both at once.
 fn sharer(
     dir: &Dir,
     cgroup: &CgroupRecord,
@@ -101,7 +107,7 @@ fn sharer(
     created: &str,
     runs: bool,
 ) -> Result<Option<String>> {
-    // `create` refuses a cgroup with processes, so that another container can only be below.
+    // `create` refuses a cgroup with processes, therefore another container can only be below.
     if runs && !found.divided()? {
         return Ok(None);
     }
@@ -113,20 +119,20 @@ fn sharer(
     Err(fail(Kind::WrongStatus, text)).with_context(|| cgroup.shown().to_string())
 }
 
-/// Since Linux 7.0 such a process is in its cgroup until then.
-const UNREAPED: &str = "the container's first process waits until processes that were put beside it are reaped \
+/// The error for a first process that has ended but is not reaped. Since Linux 7.0 it stays in its cgroup until then.
+const UNREAPED: &str = "the container's first process cannot end until the processes of exec are reaped \
                         (hint: the caller of exec --detach does that)";
 
-/// Kills all in a cgroup and waits for its end.
+/// Kills all processes in a cgroup and waits for their end.
 fn kill_in(cgroup: &Cgroup, record: &CgroupRecord, deadline: Instant) -> Result<()> {
     let _phase = trace::phase("kill and wait");
     cgroup.kill()?;
     if cgroup.wait_empty(deadline)? {
         return Ok(());
     }
-    // The kernel lists none that is ending.
+    // The kernel does not list a process that is ending.
     let ending = cgroup.pids().is_ok_and(|pids| pids.is_empty());
-    let error = if ending { fail(Kind::Os, UNREAPED) } else { late() };
+    let error = if ending { fail(Kind::Os, UNREAPED) } else { not_ended() };
     Err(error).with_context(|| record.shown().to_string())
 }
 
@@ -137,13 +143,13 @@ fn kill_and_wait(record: &Record, pidfd: &OwnedFd, deadline: Instant) -> Result<
         Err(e) if e.errno == Errno::ESRCH => return Ok(()),
         other => other?,
     }
-    // The first process of a pid namespace stays until whoever has put others there has reaped them. It runs nothing
-    // more then, and those who reap may be waiting for us.
+    // The first process of a pid namespace stays until all processes that `exec` put there are reaped by their parents. It
+    // runs no code then, and those parents may be waiting for this command.
     let ended = |until: Instant| -> Result<bool> {
         Ok(task::poll_readable(&[pidfd.as_fd()], Some(until.min(deadline)))?.contains(&true))
     };
     if ended(Instant::now() + GRACE)? || state::pidfd(record)?.is_none() || ended(deadline)? {
         return Ok(());
     }
-    Err(late())
+    Err(not_ended())
 }

@@ -1,21 +1,21 @@
-//! Waiting for a process in the foreground: signals go to it, its terminal is relayed, its status is the result.
+//! The wait for a process in the foreground: forwards signals to it, relays its terminal, and returns its exit status.
 
 use std::io::{Stdin, Stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::Process;
 use super::notify::Notify;
+use super::process::{Process, copy_size};
 use crate::error::Result;
 use crate::sys::task::{self, Poll};
 use crate::sys::{self, signal, tty};
 use crate::trace;
 
-/// The most that is read of a terminal at once.
+/// The most bytes that are read from a terminal at once.
 const CHUNK: usize = 8192;
 
-/// Signals are read, not taken: made before the process is, so that none is lost.
+/// Blocked signals, which are read from a descriptor. They are blocked before the process is cloned, so that none is lost.
 pub struct Signals(OwnedFd);
 
 impl Signals {
@@ -25,8 +25,8 @@ impl Signals {
     }
 }
 
-/// Waits for the process's end and returns its status, 128 + the signal for one that was killed. Meanwhile `notify` passes
-/// on what the container notifies.
+/// Waits for the end of the process and returns its exit status, or 128 + the signal that killed it. Meanwhile `notify` passes
+/// the container's notifications on.
 pub fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) -> Result<u8> {
     let _phase = trace::phase("wait for the program's end");
     let mut relay = process.console.as_ref().map(|master| Relay::new(master.as_fd())).transpose()?;
@@ -44,7 +44,7 @@ pub fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) ->
             relay.copy(stdin, master)?;
         }
         if signalled {
-            pass_on(process, signals, relay.as_ref())?;
+            forward(process, signals, relay.as_ref())?;
         }
         if ended {
             if let Some(relay) = &mut relay {
@@ -55,11 +55,11 @@ pub fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) ->
     }
 }
 
-fn pass_on(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Result<()> {
+fn forward(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Result<()> {
     while let Some(number) = signal::next(signals.0.as_fd())? {
         match number {
             libc::SIGCHLD => task::reap_others(process.pid),
-            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), |relay| fit(relay.master))?,
+            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), |relay| copy_size(relay.master))?,
             number => match task::pidfd_send_signal(process.pidfd.as_fd(), number) {
                 Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
                 _ => {}
@@ -69,25 +69,17 @@ fn pass_on(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Resul
     Ok(())
 }
 
-/// Makes the container's terminal as large as the user's, if the user has one.
-pub(super) fn fit(master: BorrowedFd) -> Result<()> {
-    match tty::size(std::io::stdin().as_fd()) {
-        Some((rows, columns)) => Ok(tty::set_size(master, rows, columns)?),
-        None => Ok(()),
-    }
-}
-
-/// Between our standard streams, which usually are the user's terminal, and the container's terminal.
+/// The relay between the standard streams, which usually are the user's terminal, and the container's terminal.
 struct Relay<'a> {
     master: BorrowedFd<'a>,
     stdin: Stdin,
     stdout: Stdout,
-    /// Read from our standard input and not yet written to the container's terminal: it takes what it can, so that a
-    /// program which does not read cannot stop us from writing its output.
+    /// Bytes from standard input that are not yet written to the container's terminal. They are written without blocking, so
+    /// that a program which does not read cannot prevent its output from being written.
     input: Vec<u8>,
     input_open: bool,
     output_open: bool,
-    /// Gives the user's terminal back at the end.
+    /// Restores the user's terminal at the end.
     _raw: Option<tty::Raw>,
 }
 
@@ -100,7 +92,7 @@ impl<'a> Relay<'a> {
         Ok(Self { master, stdin, stdout, input, input_open: true, output_open: true, _raw: raw })
     }
 
-    /// What is waited for on standard input and on the master.
+    /// Returns what to poll of standard input and of the master.
     fn interest(&self) -> (Poll<'_>, Poll<'_>) {
         let idle = self.input.is_empty();
         let stdin = if self.input_open && idle { Poll::read(self.stdin.as_fd()) } else { Poll::NONE };
@@ -110,7 +102,7 @@ impl<'a> Relay<'a> {
 
     fn copy(&mut self, stdin: bool, master: bool) -> Result<()> {
         if stdin {
-            // A terminal that is gone, or not ours to read at the moment, is the end of the input.
+            // A terminal that is gone, or that this process may not read at the moment, is the end of the input.
             self.input = match read(self.stdin.as_fd()) {
                 Err(e) if e.errno == Errno::EAGAIN => return Ok(()),
                 other => other.unwrap_or_default(),
@@ -123,7 +115,7 @@ impl<'a> Relay<'a> {
         if master { self.output().map(drop) } else { Ok(()) }
     }
 
-    /// Writes to the container's terminal what it takes.
+    /// Writes to the container's terminal as much as it accepts.
     fn feed(&mut self) -> Result<()> {
         if self.input.is_empty() {
             return Ok(());
@@ -131,17 +123,17 @@ impl<'a> Relay<'a> {
         match nix::unistd::write(self.master, &self.input) {
             Ok(n) => drop(self.input.drain(..n)),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // Nobody has the terminal open any more.
+            // No process has the terminal open any more.
             Err(Errno::EIO) => self.input.clear(),
             Err(e) => return Err(sys::Error::new("write(terminal)", e).into()),
         }
         Ok(())
     }
 
-    /// Writes on what the terminal says. False if there was nothing.
+    /// Copies the terminal's output to standard output. Returns false if there was none.
     fn output(&mut self) -> Result<bool> {
         let bytes = match read(self.master) {
-            // The last to have it open has closed it.
+            // The last process that had it open has closed it.
             Err(e) if e.errno == Errno::EIO => {
                 self.output_open = false;
                 return Ok(false);
@@ -154,16 +146,16 @@ impl<'a> Relay<'a> {
             match nix::unistd::write(&self.stdout, rest) {
                 Ok(n) => rest = &rest[n..],
                 Err(Errno::EINTR) => {}
-                // Whoever shares it with us has made it so.
+                // Another process that shares standard output has made it non-blocking.
                 Err(Errno::EAGAIN) => task::poll(&mut [Poll::new(self.stdout.as_fd(), false, true)], None)?,
-                // Nobody reads it any more: that is the reader's choice, and the program runs on.
+                // The reader has closed it. The program runs on.
                 Err(_) => break,
             }
         }
         Ok(!bytes.is_empty())
     }
 
-    /// Writes on what is left at the process's end.
+    /// Copies the output that is left at the end of the process.
     fn drain(&mut self) -> Result<()> {
         while self.output_open && self.output()? {}
         Ok(())

@@ -32,7 +32,7 @@ const STATUS_MAX: usize = 1024;
 /// The number of messages that are read at once and passed on as one message.
 const AT_ONCE: usize = 64;
 
-/// The pause after reading. The kernel queues a few messages meanwhile, and further senders wait.
+/// The pause after reading. The kernel queues a few messages during it, and further senders wait.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The time limit for the answer to `BARRIER=1`, as with runc and crun.
@@ -64,7 +64,7 @@ fn address(text: &str) -> Option<Address> {
     }
 }
 
-/// The container's messages that the service manager has not been told yet.
+/// The container's messages that are not sent to the service manager yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct News {
     ready: bool,
@@ -115,7 +115,7 @@ pub struct Notify {
     news: News,
     /// The container's socket is not read before this time.
     pause: Option<Instant>,
-    told_ready: bool,
+    sent_ready: bool,
     /// An error has ended the connection.
     broken: bool,
 }
@@ -124,7 +124,7 @@ impl Notify {
     #[must_use]
     pub fn new(container: OwnedFd, manager: OwnedFd, main: u32) -> Self {
         let news = News::default();
-        Self { container, manager, main, news, pause: None, told_ready: false, broken: false }
+        Self { container, manager, main, news, pause: None, sent_ready: false, broken: false }
     }
 
     /// Returns the descriptor to poll, and the longest time until the next [`Self::pass_on`].
@@ -144,9 +144,9 @@ impl Notify {
         if self.broken || (pausing && !end) {
             return;
         }
-        let passed = self.hear(readable || end).and_then(|heard| self.tell().map(|()| heard));
+        let passed = self.receive(readable || end).and_then(|received| self.send().map(|()| received));
         match passed {
-            Ok(heard) => self.pause = (heard || !self.news.is_empty()).then(|| Instant::now() + PAUSE),
+            Ok(received) => self.pause = (received || !self.news.is_empty()).then(|| Instant::now() + PAUSE),
             Err(e) => {
                 self.broken = true;
                 log::warn(format!("NOTIFY_SOCKET: {e:#}, ignoring"));
@@ -154,7 +154,7 @@ impl Notify {
         }
     }
 
-    fn hear(&mut self, readable: bool) -> Result<bool> {
+    fn receive(&mut self, readable: bool) -> Result<bool> {
         let mut buffer = [0; MESSAGE_MAX];
         for taken in 0..if readable { AT_ONCE } else { 0 } {
             match socket::take_datagram(self.container.as_fd(), &mut buffer)? {
@@ -166,7 +166,7 @@ impl Notify {
     }
 
     /// Sends to the service manager, unless its queue is full.
-    fn tell(&mut self) -> Result<()> {
+    fn send(&mut self) -> Result<()> {
         if self.news.is_empty() {
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl Notify {
             Err(e) if e.errno == Errno::EAGAIN => return Ok(()),
             other => other?,
         }
-        self.told_ready |= self.news.ready;
+        self.sent_ready |= self.news.ready;
         self.news = News::default();
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Notify {
         let _phase = trace::phase("wait until the container is ready");
         let mut ended = process.is_none();
         self.pass_on(false, ended);
-        while !(self.told_ready || self.broken || ended) {
+        while !(self.sent_ready || self.broken || ended) {
             let (notified, limit) = self.interest();
             let mut polled = [process.map_or(Poll::NONE, Poll::read), notified];
             task::poll(&mut polled, limit)?;

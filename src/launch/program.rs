@@ -1,55 +1,118 @@
-//! The last steps of every process that corten puts into a container, be it the container's first or an exec's: one
-//! code for both, so that an exec cannot have other rights than the container.
+//! The last steps of every process that corten puts into a container. The container's first process and a process of `exec`
+//! share this code, so that their rights cannot differ.
 //!
-//! [`find`] runs inside the container, at the time of `create`, and finds what can be found without giving anything up.
-//! [`Program::run`] becomes the user and executes. With no_new_privs the filter comes last. Without, seccomp(2) needs
-//! CAP_SYS_ADMIN, so it comes just before the capabilities are given up; that is why both belong after the start signal:
-//! a profile must not be able to break the wait for it. Landlock has the same rule and comes before the filter.
+//! [`find`] runs inside the container at the time of `create`, and finds the program without giving up any right.
+//! [`Program::run`] becomes the user and executes. With no_new_privs the seccomp filter comes last. Without it, seccomp(2)
+//! needs CAP_SYS_ADMIN, and so the filter comes just before the capabilities are given up. Both come after the wait for
+//! `start`, since a profile must not be able to break that wait. Landlock has the same rule and comes before the filter.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use anyhow::anyhow;
 use nix::errno::Errno;
 
-use super::channel::{Channel, Event};
+use super::caller::Caller;
+use super::channel::{Channel, Event, Go};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::process::credentials::{self, Groups, Status};
 use crate::process::rlimits::Rlimit;
 use crate::process::{
-    self, env, exec, io_priority, landlock, lsm, memory_policy, personality, rlimits, scheduler, users,
+    self, env, io_priority, landlock, lookup, lsm, memory_policy, personality, rlimits, scheduler, users,
 };
 use crate::rootfs::resolve::{self, Missing};
-use crate::seccomp;
-use crate::sys::{self, fs, signal, task};
-use crate::trace;
+use crate::sys::{self, fs, signal, socket, task, tty};
+use crate::{rootfs, seccomp, trace};
 
-/// Where and as what the program runs.
+/// Makes the process die with its parent. A change of credentials clears that setting.
+pub(super) fn die_with_parent() -> Result<()> {
+    Ok(task::set_parent_death_signal(libc::SIGKILL)?)
+}
+
+/// Becomes root of the own user namespace, and out of reach for other processes in it.
+pub(super) fn become_root() -> Result<()> {
+    task::setresgid(0)?;
+    task::setresuid(0)?;
+    task::set_dumpable(false)?;
+    die_with_parent()
+}
+
+/// Leaves the host's session keyring. A kernel without keys has none to leave.
+pub(super) fn session_keyring(name: &str, labels: Option<&lsm::Labels>, proc: BorrowedFd) -> Result<()> {
+    let label = labels.and_then(|labels| labels.selinux.as_deref());
+    if label.is_some() {
+        lsm::label_keys(label, proc)?;
+    }
+    match task::join_session_keyring(name) {
+        Err(e) if e.errno == Errno::ENOSYS => return Ok(()),
+        // The seccomp filter of an outer container engine returns EPERM.
+        Err(e) if e.errno == Errno::EPERM => {
+            return Err(anyhow!("{e} (hint: --no-new-keyring keeps the caller's)"));
+        }
+        // Fatal, as with runc and crun: without a new keyring the program would have the caller's keys.
+        Err(e) if e.errno == Errno::EDQUOT => {
+            let hint = "hint: the user has kernel.keys.maxkeys keys, root kernel.keys.root_maxkeys";
+            return Err(anyhow!("{e} ({hint}; --no-new-keyring keeps the caller's)"));
+        }
+        other => task::permit_keyring_owner(other?)?,
+    }
+    if label.is_some() { lsm::label_keys(None, proc) } else { Ok(()) }
+}
+
+/// Sends the terminal's master to `socket`, or to the runtime, and makes the slave the controlling terminal and the
+/// standard streams. The process must lead a session.
+pub(super) fn attach_terminal(
+    process: &process::Plan,
+    terminal: rootfs::Terminal,
+    socket: Option<OwnedFd>,
+    report: &Channel,
+) -> Result<()> {
+    let _phase = trace::phase("terminal");
+    if let Some((rows, columns)) = process.console_size {
+        tty::set_size(terminal.master.as_fd(), rows, columns).context("process.consoleSize")?;
+    }
+    match socket {
+        Some(socket) => {
+            socket::send(socket.as_fd(), b"/dev/ptmx", &[terminal.master.as_fd()])
+                .context("--console-socket")?;
+        }
+        None => report.send(&Event::Console(terminal.master))?,
+    }
+    tty::set_controlling(terminal.slave.as_fd())?;
+    Ok(tty::become_stdio(terminal.slave.as_fd())?)
+}
+
+/// Reports that everything is done except what the runtime's word begins, and waits for that word. From here on the end of
+/// the channel shows the end of the runtime.
+pub(super) fn report_ready(report: &Channel) -> Result<Go> {
+    task::set_parent_death_signal(0)?;
+    report.send(&Event::Ready)?;
+    report.await_go()
+}
+
+/// The circumstances that the program runs in.
 #[derive(Clone, Copy)]
 pub(super) struct Setting<'a> {
+    pub(super) caller: &'a Caller,
     pub(super) process: &'a process::Plan,
     pub(super) seccomp: Option<&'a seccomp::Plan>,
-    /// The root of the host's procfs.
-    pub(super) proc: BorrowedFd<'a>,
-    /// Descriptors that the caller leaves to the program.
-    pub(super) preserved: &'a [i32],
-    /// It runs in a user namespace, made by us or not.
+    /// It runs in a user namespace other than the host's.
     pub(super) user_namespace: bool,
-    pub(super) service: &'a env::Service,
     pub(super) notify_socket: Option<&'a Path>,
-    /// A working directory that is missing is made: `create`'s part, not `exec`'s.
+    /// A missing working directory is made. `create` does so, `exec` does not.
     pub(super) make_cwd: bool,
 }
 
-/// What a process executes.
+/// A program to execute.
 #[derive(Clone, Copy)]
 struct Command<'a> {
     path: &'a CStr,
     argv: &'a [CString],
     env: &'a [CString],
-    /// Descriptors that it inherits besides the standard streams.
+    /// Descriptors that it inherits in addition to the standard streams.
     preserved: &'a [i32],
 }
 
@@ -59,19 +122,19 @@ pub(super) struct Program<'a> {
     path: CString,
     env: Vec<CString>,
     groups: Groups,
-    /// The rules of Landlock to come under.
+    /// The Landlock rules to apply.
     ruleset: Option<OwnedFd>,
 }
 
-/// Goes to the working directory and finds the program and what its environment lacks. `root` is the container's root,
-/// which is our root and working directory.
+/// Changes to the working directory, finds the program, and completes its environment. `root` is the container's root, which
+/// is the root and working directory of this process.
 pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program<'a>> {
     let _phase = trace::phase("find the program");
     let process = setting.process;
     if process.cwd != Path::new("/") {
-        // Every descriptor of the host's is closed on exec, and this one is opened inside the root: the working
-        // directory cannot be outside (CVE-2024-21626). As with runc, root's rights lead there: config.json names it, and
-        // its user need not be able to pass through the directories above.
+        // Every descriptor of the host is closed on exec, and this one is opened inside the root. Therefore the working
+        // directory cannot be outside (CVE-2024-21626). As with runc, it is opened with root's rights: config.json names it,
+        // and the user may lack access to the directories above.
         let cwd = match resolve::open_with(root, &process.cwd, fs::O_PATH | fs::O_DIRECTORY) {
             Err(e) if e.errno == Errno::ENOENT && setting.make_cwd => {
                 let umask = sys::credentials::umask(0);
@@ -86,20 +149,20 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     }
     let mut env = process.env.clone();
     if env::get(&env, "HOME").is_none_or(<[u8]>::is_empty) {
-        let passwd = names_file(root, setting.proc, "/etc/passwd")?.unwrap_or_default();
+        let passwd = names_file(root, setting.caller.proc(), "/etc/passwd")?.unwrap_or_default();
         env::fill_home(&mut env, &passwd, process.user.uid);
     }
-    env::add_service(&mut env, setting.service, std::process::id, setting.notify_socket);
-    let groups = Groups::probe(&process.user, setting.user_namespace, setting.proc)?;
+    env::add_service(&mut env, &setting.caller.service, std::process::id, setting.notify_socket);
+    let groups = Groups::probe(&process.user, setting.user_namespace, setting.caller.proc())?;
     let path = as_user(process, groups, || match process.argv.first() {
-        Some(name) => exec::lookup(name, &env),
+        Some(name) => lookup::find(name, &env),
         None => Ok(CString::default()),
     })?;
     let ruleset = process.landlock.as_ref().map(|rules| landlock::build(rules, root)).transpose()?;
     Ok(Program { setting, path, env, groups, ruleset })
 }
 
-/// The content of the container's passwd or group file, empty if it has none; or what is wrong with the file.
+/// Returns the content of the container's passwd or group file, empty if it does not exist, or what is wrong with the file.
 fn names_file(
     root: BorrowedFd,
     proc: BorrowedFd,
@@ -109,7 +172,7 @@ fn names_file(
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => {
             return Ok(Ok(Vec::new()));
         }
-        // A link to itself, or one of a procfs, which could lead anywhere.
+        // A link to itself, or a link of a procfs, which could lead anywhere.
         Err(e) if e.errno == Errno::ELOOP => return Ok(Err(e.to_string())),
         other => other.with_context(|| path.to_string())?,
     };
@@ -117,7 +180,7 @@ fn names_file(
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Ok(Err(format!("{path} of the container is not a regular file")));
     }
-    // The kernel's own files say so, and to read one may change something: what is read of /proc/kmsg is gone for the
+    // The kernel's own files have size 0, and reading one may have an effect: what is read from /proc/kmsg is lost for the
     // host.
     if stat.st_size == 0 {
         return Ok(Ok(Vec::new()));
@@ -132,7 +195,8 @@ fn names_file(
     }
 }
 
-/// The process as a user whom the container's files name. `more` are groups besides the user's own.
+/// Returns the process's plan with the user that the container's files describe. `more` are groups in addition to the user's
+/// own.
 pub(super) fn as_named(
     process: &process::Plan,
     text: &str,
@@ -154,7 +218,7 @@ pub(super) fn as_named(
     Ok(named)
 }
 
-/// Does something with the file system rights of the process's user.
+/// Calls `act` with the file system rights of the process's user.
 fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let user = &process.user;
     if groups == Groups::Set && !user.additional_gids.is_empty() {
@@ -169,27 +233,28 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
     let result = act();
     task::setfsuid(uid)?;
     task::setfsgid(gid)?;
-    // The kernel has set these anew with the ids (kernel/cred.c).
+    // The kernel resets both when the ids change (kernel/cred.c).
     task::set_dumpable(false)?;
     task::set_parent_death_signal(libc::SIGKILL)?;
     result
 }
 
 impl Program<'_> {
-    /// Becomes the program, or tells why not and ends. It does not go back to who called it: what would be closed on the
-    /// way has been closed already, or is not to be closed under a filter that may not like it.
+    /// Becomes the program, or reports why not and ends. It never returns: a return would close descriptors, which are closed
+    /// already, or which the seccomp filter may forbid to close.
     pub(super) fn run(self, report: &Channel) -> ! {
-        let Setting { process, preserved, .. } = self.setting;
+        let Setting { process, caller, .. } = self.setting;
+        let preserved = &caller.preserved[..];
         let command = Command { path: &self.path, argv: &process.argv, env: &self.env, preserved };
         let Err(error) = self.execute(command, report);
-        // If nobody listens any more, there is nobody to tell.
+        // If the other end is closed, no process is left to read the error.
         let _ = report.send(&Event::Error(error));
         task::exit_now(1)
     }
 
-    /// Runs the startContainer hooks, whose programs are the container's: each has the rights of the container's program,
-    /// because a child becomes it by the same code. It gets the container's environment unless it names its own, no
-    /// descriptor besides the standard streams, and a filter of its own, whose descriptor the agent receives if there is one.
+    /// Runs the startContainer hooks, whose programs are in the image. Each has the rights of the container's program, because
+    /// a child becomes it by the same code. A hook gets the container's environment unless it names its own, and the standard
+    /// streams only. It also gets a seccomp filter of its own, whose descriptor the agent receives if there is one.
     pub(super) fn run_hooks(
         &self,
         hooks: &[Hook],
@@ -212,19 +277,17 @@ impl Program<'_> {
 
     fn execute(&self, command: Command, report: &Channel) -> Result<Infallible> {
         let _phase = trace::phase("become the program");
-        let Setting { process, seccomp, proc, .. } = self.setting;
+        let Setting { process, seccomp, caller, .. } = self.setting;
+        let proc = caller.proc();
         let Command { path, argv, env, preserved } = command;
         if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
-            // Under the filter there may be no way to tell.
-            return Err(exec::forbidden(argv, errno));
+            // Under the filter there may be no way to report it.
+            return Err(lookup::forbidden(argv, errno));
         }
-        let attributes = |process: &process::Plan| -> Result<()> {
-            process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
-            process.io_priority.map_or(Ok(()), io_priority::apply)?;
-            process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
-            process.personality.map_or(Ok(()), personality::apply)
-        };
-        attributes(process)?;
+        process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
+        process.io_priority.map_or(Ok(()), io_priority::apply)?;
+        process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
+        process.personality.map_or(Ok(()), personality::apply)?;
         lsm::apply(&process.labels, proc)?;
         own_stdio(process)?;
         let before = Status::read(proc)?;
@@ -249,23 +312,23 @@ impl Program<'_> {
             become_user(None)?;
             limit_and_load()?;
         }
-        Err(exec::execve(path, argv, env))
+        Err(lookup::execve(path, argv, env))
     }
 }
 
-/// Our process id as the runtime sees it: the procfs `proc` is the host's.
+/// Returns the id of this process as the runtime sees it. `proc` is the host's procfs.
 fn own_pid(proc: BorrowedFd) -> Result<i32> {
     let link = fs::readlinkat(proc, Path::new("self"))?;
     link.to_string_lossy().parse().context("/proc/self")
 }
 
-/// Closes what is not needed any more, sets the limits and loads the filter, if there is one. The limits hold for our own
-/// work, too, so nothing that takes descriptors or memory comes after them. The runtime has raised the hard ones: to lower
-/// them needs no right.
+/// Closes all descriptors that are no longer needed, sets the limits and loads the filter, if there is one. The limits also
+/// hold for this process, so nothing that takes descriptors or memory comes after them. The runtime has raised the hard
+/// limits; lowering them needs no right.
 fn limit_and_load(setting: &Setting, preserved: &[i32], pid: i32, report: &Channel) -> Result<()> {
-    // Close-on-exec would be too late: the program, the interpreter that a script names and that of an ELF file are opened
-    // before, and may be links of the image's to /proc/self/fd. The host's procfs is among what is open until here, and
-    // with it the root of every process that we might trace (CVE-2024-21626's kin).
+    // Close-on-exec would be too late: the kernel opens the program, the interpreter that a script names and that of an ELF
+    // file before, and each can be a link of the image to /proc/self/fd. The host's procfs is open until here, and with it
+    // the root of every process that this one might trace (related to CVE-2024-21626).
     fs::close_all_but(preserved.iter().copied().chain([report.fd().as_raw_fd()]).collect())?;
     let limits = &setting.process.rlimits;
     let Some(plan) = setting.seccomp else { return rlimits::apply(limits) };
@@ -274,15 +337,16 @@ fn limit_and_load(setting: &Setting, preserved: &[i32], pid: i32, report: &Chann
         rlimits::apply(limits)?;
         return load().map(drop);
     }
-    // The listener's number must be below the limit of descriptors: beside standard input, output and error, what the
-    // caller leaves, and the channel. If that is no room, the limit comes after it, and needs the filter's leave.
+    // The number of the listener's descriptor must be below the limit. Standard input, output and error, the caller's
+    // descriptors and the channel are open already. If there is no room, the limit is set after the listener exists, and the
+    // filter must permit that call.
     let taken = 3 + preserved.len() as u64 + 1;
     let late = |limit: &&Rlimit| limit.name == "RLIMIT_NOFILE" && limit.limit.soft <= taken;
     rlimits::apply(limits.iter().filter(|limit| !late(limit)))?;
     if let Some(listener) = load()? {
         let event = Event::Listener { fd: listener, pid };
         let sent = report.send(&event);
-        // Closed by execve: a close(2) of our own would be one more call that the filter could forbid or ask about.
+        // execve closes it. A close(2) here would be one more call that the filter could forbid or ask the agent about.
         std::mem::forget(event);
         sent.context("linux.seccomp.listenerPath: handing over the filter's descriptor")?;
     }
@@ -290,7 +354,7 @@ fn limit_and_load(setting: &Setting, preserved: &[i32], pid: i32, report: &Chann
         .context("after linux.seccomp, whose listener has no room below it")
 }
 
-/// Gives standard input, output and error to the process's user, who may want to open /dev/stderr.
+/// Makes the process's user the owner of standard input, output and error, so that it can open /dev/stderr.
 fn own_stdio(process: &process::Plan) -> Result<()> {
     let _phase = trace::phase("own standard streams");
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
@@ -299,12 +363,12 @@ fn own_stdio(process: &process::Plan) -> Result<()> {
             Err(e) if e.errno == Errno::EBADF => continue,
             other => other?,
         };
-        // /dev/null is everybody's.
+        // Every user may open /dev/null.
         if stat.st_uid == process.user.uid || stat.st_rdev == libc::makedev(1, 3) {
             continue;
         }
         match fs::chown(fd, Path::new(""), process.user.uid, stat.st_gid) {
-            // An id that is not mapped, a file system that is read-only or has no owners: the user does without.
+            // An unmapped id, or a file system that is read-only or has no owners: then the owner stays.
             Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EPERM | Errno::EROFS | Errno::ENOTSUP) => {}
             other => other?,
         }

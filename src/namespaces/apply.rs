@@ -11,23 +11,23 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, task};
 use crate::{log, trace};
 
-/// Namespaces that are joined, open, in the order of the plan.
+/// The open files of the namespaces to join, in the order of the plan.
 #[derive(Debug, Default)]
 pub struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
-    /// The numbers of all descriptors in here.
+    /// Returns the numbers of all descriptors in it.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.0.iter().map(|(_, fd)| fd.as_raw_fd())
     }
 }
 
-/// Opens the namespaces to join, on the host's side, and checks that each is of its type (config-linux.md: "The
-/// runtime MUST generate an error if path is not associated with a namespace of type type").
+/// Opens the namespaces to join, on the host's side, and checks the type of each (config-linux.md: "The runtime MUST generate
+/// an error if path is not associated with a namespace of type type").
 ///
-/// `changes` has the kinds of which something is to be changed, each with its place in the configuration: such a namespace
-/// must not be the host's. Without a mount namespace in the plan the runtime's own is opened as well, for the container's
-/// process to return to.
+/// `changes` has the kinds of namespaces that the container changes, each with its place in the configuration. Such a
+/// namespace must not be the host's. Without a mount namespace in the plan the runtime's own is opened as well, because the
+/// container's process returns to it.
 pub fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Joined> {
     let _phase = trace::phase("open namespaces");
     let mut joined = Vec::with_capacity(plan.join.len() + 1);
@@ -55,8 +55,8 @@ pub fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Jo
     Ok(Joined(joined))
 }
 
-/// Whether a namespace is the host's: the runtime's own, or that of process 1, where the runtime may look. They differ if
-/// the runtime is in a namespace of its caller's making.
+/// Returns whether a namespace is the host's: the runtime's own, or that of process 1 if the runtime may open it. The two
+/// differ if the runtime's caller has made a namespace for it.
 fn is_hosts(namespace: BorrowedFd, kind: &super::Kind, proc: BorrowedFd) -> Result<bool> {
     let of = |process: &str| fs::open(proc, &Path::new(process).join("ns").join(kind.file), fs::O_RDONLY, 0);
     if same(namespace, of("self")?.as_fd())? {
@@ -65,13 +65,13 @@ fn is_hosts(namespace: BorrowedFd, kind: &super::Kind, proc: BorrowedFd) -> Resu
     of("1").map_or(Ok(false), |first| same(namespace, first.as_fd()))
 }
 
-/// Whether two descriptors are of the same namespace.
+/// Returns whether two descriptors refer to the same namespace.
 fn same(a: BorrowedFd, b: BorrowedFd) -> Result<bool> {
     let id = |fd| fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     Ok(id(a)? == id(b)?)
 }
 
-/// Joins those of `kinds`.
+/// Joins the namespaces of these kinds.
 pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
     for (join, fd) in joined.0.iter().filter(|(join, _)| join.flag & kinds != 0) {
         let _phase = trace::phase_of("join", || join.path.display());
@@ -82,8 +82,9 @@ pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
     Ok(())
 }
 
-/// Joins all but the mount namespace, among them a user namespace. Those that belong to it can be joined only from
-/// inside, those of the host's only from outside: each is tried before, and what is not permitted once more after.
+/// Joins all namespaces except the mount namespace. One of them is a user namespace. The namespaces that it owns can be joined
+/// only from inside, those of the host only from outside. Therefore each is tried before, and again after if it was not
+/// permitted.
 pub fn join_all(joined: &Joined) -> Result<()> {
     let (mut user, mut later) = (0, 0);
     for (join_, _) in &joined.0 {
@@ -104,13 +105,13 @@ pub fn join_all(joined: &Joined) -> Result<()> {
     join(joined, later)
 }
 
-/// The namespaces of a process that everyone in its pid namespace can look at, without any right and whether or not the
-/// process is dumpable: by `/proc/PID/mountinfo` and `/proc/PID/net` (the kernel's fs/proc_namespace.c and
-/// fs/proc/proc_net.c). Therefore a process enters these before it is seen in the container's pid namespace.
+/// The namespaces of a process that every process of its pid namespace can read, without any right and whether or not the
+/// process is dumpable, through `/proc/PID/mountinfo` and `/proc/PID/net` (the kernel's fs/proc_namespace.c and
+/// fs/proc/proc_net.c). Therefore a process enters these before it is visible in the container's pid namespace.
 pub const SHOWN: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
 
-/// Puts our children into the pid namespace that is joined and into a new time namespace with offsets. If a pid
-/// namespace is joined, enters the network namespace first, if that is joined too ([`SHOWN`]). The result is the way back.
+/// Puts further children into the joined pid namespace and into a new time namespace with offsets. With a pid namespace,
+/// enters a joined network namespace first ([`SHOWN`]). Returns the way back.
 pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<Back> {
     let early = early(plan);
     let offsets = open_offsets(plan, proc)?;
@@ -135,15 +136,15 @@ pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Res
     }
 }
 
-/// The joined namespaces that the runtime enters for its child. A mount namespace is not among them: the container is
-/// assembled outside of it.
+/// Returns the kinds of joined namespaces that the runtime enters for its child. A mount namespace is never among them,
+/// because the container is assembled outside of it.
 #[must_use]
 pub fn early(plan: &Plan) -> i32 {
     let kinds = if plan.joins(libc::CLONE_NEWPID) { libc::CLONE_NEWNET | libc::CLONE_NEWPID } else { 0 };
     plan.join.iter().fold(0, |early, join| early | join.flag & kinds)
 }
 
-/// The way back from namespaces that the runtime enters to clone a process there. Meanwhile it resolves no path. It is
+/// The way back from namespaces that the runtime enters to clone a process there. Meanwhile the runtime resolves no path. It is
 /// not dumpable, and it is never in the container's pid namespace itself.
 #[derive(Default)]
 pub struct Back {
@@ -157,14 +158,14 @@ impl Back {
         let here = if kinds & libc::CLONE_NEWNS == 0 { None } else { Some(Here::of(proc)?) };
         let others = KINDS.iter().filter(|kind| kind.flag & kinds & !libc::CLONE_NEWNS != 0);
         let open = |kind: &super::Kind| {
-            // A pid namespace holds for children only.
+            // A joined pid namespace holds for children only.
             let file = if kind.flag == libc::CLONE_NEWPID { "pid_for_children" } else { kind.file };
             Ok((kind.flag, fs::open(proc, &Path::new("self/ns").join(file), fs::O_RDONLY, 0)?))
         };
         Ok(Self { here, others: others.map(open).collect::<Result<_>>()? })
     }
 
-    /// Goes back.
+    /// Goes back, or ends the runtime.
     pub fn go(self) {
         or_end(|| {
             self.here.as_ref().map_or(Ok(()), Here::back)?;
@@ -175,17 +176,17 @@ impl Back {
     }
 }
 
-/// Goes back to the runtime's own namespaces, or ends the runtime. Whatever it did otherwise, undoing included, it would
-/// do with the paths of another mount namespace. Its children die with it.
+/// Goes back to the runtime's own namespaces, or ends the runtime, with which its children die. All that it did otherwise, also
+/// to roll back, would use the paths of another mount namespace.
 fn or_end(back: impl Fn() -> Result<()>) {
-    // The kernel may have been short of memory.
+    // The second attempt is for a kernel that was short of memory.
     if let Err(e) = back().or_else(|_| back()) {
         log::error(&e.context("going back to the runtime's own namespaces"));
         task::exit_now(1);
     }
 }
 
-/// Does something in the mount namespace of another process, with our own rights.
+/// Calls `act` in the mount namespace of another process, with the runtime's rights.
 pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let theirs = fs::open(proc, Path::new(&format!("{pid}/ns/mnt")), fs::O_RDONLY, 0)?;
     let here = Here::of(proc)?;
@@ -195,7 +196,7 @@ pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -
     result
 }
 
-/// Where a process is that goes into another mount namespace, which makes that one's root its root and its directory.
+/// The mount namespace, root and working directory of a process that enters another mount namespace, which changes all three.
 pub struct Here {
     namespace: OwnedFd,
     root: OwnedFd,
@@ -206,7 +207,8 @@ impl Here {
     pub fn of(proc: BorrowedFd) -> Result<Self> {
         let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
         let root = open(fs::CWD, "/", fs::O_PATH)?;
-        // Closed to us, as a user's FUSE mount is to root, it is not gone back to: no relative path is resolved any more.
+        // The directory can be inaccessible, as a user's FUSE mount is to root. Then "/" replaces it: no relative path is
+        // resolved later.
         let directory = open(fs::CWD, ".", fs::O_PATH).or_else(|_| open(fs::CWD, "/", fs::O_PATH))?;
         Ok(Self { namespace: open(proc, "self/ns/mnt", fs::O_RDONLY)?, root, directory })
     }
@@ -218,14 +220,14 @@ impl Here {
         Ok(task::fchdir(self.directory.as_fd())?)
     }
 
-    /// All that is open for it.
+    /// Returns all its descriptors.
     pub fn into_descriptors(self) -> [OwnedFd; 3] {
         [self.namespace, self.root, self.directory]
     }
 }
 
-/// The file that sets the clocks of a new time namespace, if any clock is to be set. It is opened while it is still the
-/// process's own: one that is not dumpable has none.
+/// Opens the file that sets the clocks of a new time namespace, if the plan has offsets. It must be opened while
+/// this process owns it: the files in /proc/PID of a process that is not dumpable belong to root (proc(5)).
 pub fn open_offsets(plan: &Plan, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
     if plan.offsets.is_empty() {
         return Ok(None);
@@ -234,7 +236,7 @@ pub fn open_offsets(plan: &Plan, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
     open.map(Some).context("linux.timeOffsets")
 }
 
-/// Makes a time namespace for our children and sets its clocks, which can be done only before anyone is inside.
+/// Makes a time namespace for further children and sets its clocks. The clocks can be set only while no process is inside.
 pub fn write_offsets(plan: &Plan, file: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("time offsets");
     task::unshare(libc::CLONE_NEWTIME).context("linux.timeOffsets")?;

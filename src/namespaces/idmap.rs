@@ -1,4 +1,4 @@
-//! Id mappings of user namespaces: the plan's rows, and writing them as root or through newuidmap(1).
+//! The id mappings of user namespaces, and writing them as root or through newuidmap(1).
 
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,10 +19,10 @@ pub struct IdMap {
     pub size: u32,
 }
 
-/// The kernel's limit on rows (user_namespaces(7)).
+/// The kernel's limit on the number of rows (user_namespaces(7)).
 const ROWS_MAX: usize = 340;
 
-/// Checks what the kernel would refuse with a bare EINVAL.
+/// Plans the rows. Reports what the kernel would refuse with only EINVAL.
 pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, problems: &mut Problems) -> Vec<IdMap> {
     let rows: Vec<IdMap> = mappings
         .unwrap_or_default()
@@ -39,7 +39,7 @@ pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, problems: &mut Pro
         if row.size == 0 {
             problems.add(format_args!("{place}[{i}].size"), "is 0");
         }
-        // The last id means "no id".
+        // The last id is the value for "no id".
         for (name, first) in [("containerID", row.container), ("hostID", row.host)] {
             if u64::from(first) + u64::from(row.size) > u64::from(u32::MAX) {
                 problems.add(format_args!("{place}[{i}].{name}"), "with size goes beyond the last id");
@@ -57,7 +57,7 @@ pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, problems: &mut Pro
     rows
 }
 
-/// The host's id for one of the container's; nothing if it is not mapped.
+/// Returns the host's id for an id of the container, or `None` if it is not mapped.
 #[must_use]
 pub fn to_host(map: &[IdMap], id: u32) -> Option<u32> {
     map.iter().find_map(|row| id.checked_sub(row.container).filter(|n| *n < row.size).map(|n| row.host + n))
@@ -72,10 +72,10 @@ fn lines(map: &[IdMap]) -> String {
     text
 }
 
-/// Writes the maps of the new user namespace that `pid` is in. `proc` is the host's procfs.
+/// Writes the maps of the new user namespace of process `pid`. `proc` is the host's procfs.
 ///
-/// As a user without rights over the mapped ids the setuid helpers of shadow do it, and where only the caller's own
-/// ids are mapped, the kernel lets us once setgroups is denied (CVE-2014-8989).
+/// For a user without rights over the mapped ids the setuid helpers of shadow write them. If only the caller's own ids are
+/// mapped, the kernel permits it after setgroups is denied (CVE-2014-8989).
 pub fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[IdMap]) -> Result<()> {
     let _phase = trace::phase("id maps");
     let file = |name: &str| Path::new(&pid.to_string()).join(name);
@@ -100,7 +100,7 @@ pub fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[IdMap]) -
     }
 }
 
-/// Whether the map is the one row that a user may write without rights.
+/// Returns whether the map is the single row that a user may write without rights.
 fn only_own(map: &[IdMap], own: u32) -> bool {
     matches!(map, [row] if row.host == own && row.size == 1)
 }
@@ -118,10 +118,10 @@ fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(fail(Kind::Os, format!("{program}: {}", said.lines().next().unwrap_or("failed without a word"))))
+    Err(fail(Kind::Os, format!("{program}: {}", said.lines().next().unwrap_or("failed without a message"))))
 }
 
-/// A user namespace with these maps, for idmapped mounts: a process that only waits carries it until it is opened.
+/// Makes a user namespace with these maps, for idmapped mounts. A process that only waits keeps it alive until it is opened.
 pub fn user_namespace(
     proc: BorrowedFd,
     uid_map: &[IdMap],
@@ -131,7 +131,7 @@ pub fn user_namespace(
     match task::clone3(libc::CLONE_NEWUSER as u64, None)? {
         task::Forked::Child => {
             drop(ours);
-            // Until we are killed, or the runtime is, whenever that happens.
+            // Wait until the runtime kills this process, or ends.
             let _ = socket::receive(theirs.as_fd());
             task::exit_now(0)
         }

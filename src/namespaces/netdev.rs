@@ -1,8 +1,8 @@
-//! `linux.netDevices` (config-linux.md#network-devices): interfaces of the runtime's network namespace that become the
-//! container's, with their permanent global addresses, under a new name perhaps, and up.
+//! `linux.netDevices` (config-linux.md#network-devices): moves network interfaces from the runtime's namespace into the
+//! container's, renames them if asked to, restores their permanent global addresses, and sets them up.
 //!
-//! When the container ends the kernel takes them back, or removes those that are virtual; a `create` that fails
-//! gives them back itself.
+//! When the container ends, the kernel moves physical interfaces back and removes virtual ones. A `create` that fails moves
+//! them back itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -22,13 +22,13 @@ use crate::trace;
 pub struct Device {
     /// Its name in the runtime's namespace.
     pub name: String,
-    /// Its name in the container's; with `%d` the kernel puts the first free number there.
+    /// Its name in the container's namespace. The kernel replaces `%d` by the first free number.
     pub target: String,
     /// `linux.netDevices["eth0"]`.
     pub place: String,
 }
 
-/// `private`: the container has a network namespace that need not be the runtime's.
+/// Plans the interfaces. `private` says whether the container has a network namespace other than the runtime's.
 pub fn plan(linux: &Linux, private: bool, problems: &mut Problems) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     let asked: BTreeMap<_, _> = linux.net_devices().iter().flatten().collect();
@@ -54,7 +54,7 @@ pub fn plan(linux: &Linux, private: bool, problems: &mut Problems) -> Vec<Device
     devices
 }
 
-/// What the kernel's `dev_valid_name` has against a name.
+/// Returns why the kernel's `dev_valid_name` would refuse a name.
 fn wrong(name: &str, pattern: bool) -> Option<&'static str> {
     let other = |c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace();
     let plain = if pattern { name.replacen("%d", "", 1) } else { name.to_string() };
@@ -64,17 +64,17 @@ fn wrong(name: &str, pattern: bool) -> Option<&'static str> {
     plain.contains('%').then_some("has another % than one %d")
 }
 
-/// An address as the kernel told it, to be given again.
+/// An address as the kernel reported it, to be set again after the move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Address {
     family: u8,
     prefix: u8,
     flags: u32,
-    /// IFA_ADDRESS and its like.
+    /// The attributes, such as IFA_ADDRESS.
     parts: Vec<(u16, Vec<u8>)>,
 }
 
-/// An interface that is the container's by now.
+/// An interface that has been moved.
 #[derive(Debug)]
 struct Moved<'a> {
     device: &'a Device,
@@ -99,7 +99,7 @@ const IFA_FLAGS: u16 = 8;
 const IFA_CACHEINFO: u16 = 6;
 const IFA_LABEL: u16 = 3;
 const IFA_F_PERMANENT: u32 = 0x80;
-/// The flags that are the administrator's: no duplicate detection, no route of its own.
+/// The flags that an administrator sets: no duplicate detection, no automatic route.
 const IFA_F_KEPT: u32 = 0x02 | 0x200;
 const IFF_UP: u32 = 1;
 /// The length of `struct ifaddrmsg`.
@@ -129,17 +129,17 @@ impl<'a> Devices<'a> {
     fn give_one(&mut self, device: &'a Device, theirs: BorrowedFd) -> Result<()> {
         let (index, flags) = link(&self.outside, &device.name)?;
         let addresses = addresses(&self.outside, index)?;
-        // Under a name that nobody there has: its own may be taken, and so may its number.
+        // Under a name that is not used there: both its own name and its number may be.
         let passing = format!("corten{}", std::process::id());
         send_to(&self.outside, index, theirs, &passing)?;
         let (index, _) = link(&self.inside, &passing)?;
         let given = addresses.clone();
         self.moved.push(Moved { device, index, was_up: flags & IFF_UP != 0, addresses });
-        rename(&self.inside, index, &device.target)?;
+        set_link(&self.inside, index, 0, &[(IFLA_IFNAME, name_bytes(&device.target))], &device.target)?;
         settle(&self.inside, index, &given, true)
     }
 
-    /// Gives all devices back to the runtime's namespace, as they were.
+    /// Moves all interfaces back into the runtime's namespace, with their former names, addresses and state.
     pub fn take_back(&mut self) {
         while let Some(moved) = self.moved.pop() {
             let name = &moved.device.name;
@@ -154,9 +154,8 @@ impl<'a> Devices<'a> {
     }
 }
 
-/// `struct ifinfomsg`: the interface, and whether it is to be up.
-fn link_header(index: u32, up: bool) -> Vec<u8> {
-    let flags = if up { IFF_UP } else { 0 };
+/// Returns `struct ifinfomsg` with the number of an interface, and the flags to set.
+fn link_header(index: u32, flags: u32) -> Vec<u8> {
     [0, index, flags, flags].iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
@@ -164,9 +163,9 @@ fn name_bytes(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }
 
-/// The number and the flags of an interface.
+/// Returns the number and the flags of an interface.
 fn link(socket: &Socket, name: &str) -> Result<(u32, u32)> {
-    let mut body = link_header(0, false);
+    let mut body = link_header(0, 0);
     push(&mut body, IFLA_IFNAME, &name_bytes(name));
     let call = format!("GETLINK, {name}");
     let answers = socket.request(netlink::RTM_GETLINK, 0, &body, &call)?;
@@ -176,22 +175,26 @@ fn link(socket: &Socket, name: &str) -> Result<(u32, u32)> {
     Ok((u32::from_ne_bytes(index), u32::from_ne_bytes(flags)))
 }
 
-/// Moves an interface into another namespace, and names it there.
+/// Moves an interface into another namespace under this name.
 fn send_to(socket: &Socket, index: u32, namespace: BorrowedFd, name: &str) -> sys::Result<()> {
-    let mut body = link_header(index, false);
-    push(&mut body, IFLA_NET_NS_FD, &(namespace.as_raw_fd() as u32).to_ne_bytes());
-    push(&mut body, IFLA_IFNAME, &name_bytes(name));
-    let call = format!("NEWLINK, {index}, NET_NS_FD, {name}");
-    socket.request(netlink::RTM_NEWLINK, 0, &body, &call).map(drop)
+    let namespace = (IFLA_NET_NS_FD, (namespace.as_raw_fd() as u32).to_ne_bytes().to_vec());
+    set_link(socket, index, 0, &[namespace, (IFLA_IFNAME, name_bytes(name))], name)
 }
 
-fn rename(socket: &Socket, index: u32, name: &str) -> sys::Result<()> {
-    let mut body = link_header(index, false);
-    push(&mut body, IFLA_IFNAME, &name_bytes(name));
-    socket.request(netlink::RTM_NEWLINK, 0, &body, &format!("NEWLINK, {index}, {name}")).map(drop)
+/// Sets the flags and attributes of an interface. `what` is for the error.
+fn set_link(
+    socket: &Socket,
+    index: u32,
+    flags: u32,
+    parts: &[(u16, Vec<u8>)],
+    what: &str,
+) -> sys::Result<()> {
+    let mut body = link_header(index, flags);
+    parts.iter().for_each(|(kind, value)| push(&mut body, *kind, value));
+    socket.request(netlink::RTM_NEWLINK, 0, &body, &format!("NEWLINK, {index}, {what}")).map(drop)
 }
 
-/// The interface's permanent addresses of global scope.
+/// Returns the interface's permanent addresses of global scope.
 fn addresses(socket: &Socket, index: u32) -> Result<Vec<Address>> {
     let answers = socket.request(netlink::RTM_GETADDR, netlink::DUMP, &[0; ADDRESS], "GETADDR")?;
     Ok(answers.iter().filter_map(|answer| address(answer, index)).collect())
@@ -206,14 +209,14 @@ fn address(answer: &[u8], index: u32) -> Option<Address> {
     if of != index || scope != 0 || flags & IFA_F_PERMANENT == 0 {
         return None;
     }
-    // A label begins with the interface's name, which may change.
+    // A label begins with the interface's name, and that may change.
     let kept = |kind: u16| ![IFA_FLAGS, IFA_CACHEINFO, IFA_LABEL].contains(&kind);
     let parts =
         parts.into_iter().filter(|(kind, _)| kept(*kind)).map(|(kind, v)| (kind, v.to_vec())).collect();
     Some(Address { family, prefix, flags: flags & IFA_F_KEPT, parts })
 }
 
-/// Gives an interface its addresses, and sets it up.
+/// Sets an interface's addresses, and sets it up.
 fn settle(socket: &Socket, index: u32, addresses: &[Address], up: bool) -> Result<()> {
     for address in addresses {
         let mut body = vec![address.family, address.prefix, 0, 0];
@@ -225,8 +228,7 @@ fn settle(socket: &Socket, index: u32, addresses: &[Address], up: bool) -> Resul
         socket.request(netlink::RTM_NEWADDR, netlink::CREATE, &body, &format!("NEWADDR, {index}"))?;
     }
     if up {
-        let call = format!("NEWLINK, {index}, UP");
-        socket.request(netlink::RTM_NEWLINK, 0, &link_header(index, true), &call)?;
+        set_link(socket, index, IFF_UP, &[], "UP")?;
     }
     Ok(())
 }
@@ -236,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_planned() {
+    fn devices_have_valid_names_and_a_private_namespace() {
         let long = "a-name-of-16-let";
         for (json, private, expected) in [
             (r#"{"eth1":{"name":"c0"},"eth0":{}}"#, true, "eth0>eth0 eth1>c0"),

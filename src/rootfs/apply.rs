@@ -1,17 +1,16 @@
-//! The one loop over the mounts, in the container's process.
+//! The loop that makes all mounts, in the container's process.
 
-use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-use super::alone::Alone;
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::Missing;
+use super::root::Root;
 use super::sources::{self, Sources, propagate};
-use super::targets::{Bound, Reached, Shut};
+use super::targets::{Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::v1::View;
 use crate::error::{Context, Result, fail};
@@ -19,32 +18,12 @@ use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs, task};
 use crate::trace;
 
-/// The container's root directory, attached.
-pub struct Root<'a> {
-    fd: OwnedFd,
-    /// The root of the host's procfs.
-    pub(super) proc: BorrowedFd<'a>,
-    /// Descriptors that have done their work: they are closed together, since each call counts.
-    spent: RefCell<Vec<OwnedFd>>,
-    /// What is to be read-only when all is in it, and where it stands.
-    filling: Vec<(OwnedFd, String)>,
-    /// The bind mounts that links must be kept out of.
-    pub(super) bounds: Vec<Bound>,
-    /// A link has led a directory or a peer elsewhere: a path without links may lead into it.
-    pub(super) displaced: bool,
-    /// It is the root of its mount namespace already, and ours.
-    pub(super) alone: Option<Alone>,
-}
-
-/// How many of them may wait: the container's limit on open files may be ours.
-const SPENT_MAX: usize = 64;
-
-/// Attaches the root and makes all mounts and devices inside. The root can still be written to, and the host's paths be
-/// reached.
+/// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
+/// still be reached.
 pub fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
     let _phase = trace::phase("root and mounts");
     sources::open_peers(plan, &mut sources)?;
-    // What we mount and unmount stays ours, whatever the host has shared; what the host mounts still comes.
+    // The container's mounts do not propagate to the host, even from shared mounts. Mounts of the host still propagate here.
     mount::make_all_slave()?;
     let mut root = attach_root(plan, sources.root, proc).with_context(|| sources::root_place(plan))?;
     mount_in(&mut root, plan, sources.mounts)?;
@@ -54,24 +33,20 @@ pub fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) ->
 pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<OwnedFd>>) -> Result<()> {
     for (i, mount) in plan.mounts.iter().enumerate() {
         let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
-        if let (Some(alone), Kind::Bind { .. }, None) = (&root.alone, &mount.kind, &sources[i]) {
-            alone.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
+        if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &sources[i]) {
+            root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
         }
-        let tree = bound(plan, mount, sources[i].take())?;
+        let tree = bind_source(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
-        match mount.to_fill() {
-            Some(writable) => {
-                let made = make(root, plan, &writable, tree, true).with_context(at)?;
-                root.filling.extend(made.map(|made| (made, at())));
-            }
-            None => {
-                let made = make(root, plan, mount, tree, false).with_context(at)?;
-                made.into_iter().for_each(|made| root.spend(made));
-            }
+        let writable = mount.to_fill();
+        let keep = writable.is_some();
+        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, keep).with_context(at)? {
+            Some(made) if keep => root.filling.push((made, at())),
+            made => made.into_iter().for_each(|made| root.close_later(made)),
         }
     }
     devices::apply(root, plan)?;
-    // Where hooks begin, as with runc, whatever was mounted last.
+    // The working directory of hooks, as with runc.
     Ok(task::fchdir(root.fd())?)
 }
 
@@ -81,13 +56,13 @@ fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> 
     let open = || sources::open_root_inside(plan, target.as_fd());
     let tree = tree.map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
-    let root = Root::new(tree, proc);
-    root.spend(target);
+    let root = Root::new(tree, proc, None);
+    root.close_later(target);
     Ok(root)
 }
 
-/// The tree that a bind mount attaches; `None` for other mounts.
-fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+/// Returns the tree that a bind mount attaches, or `None` for other mounts.
+fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
@@ -98,7 +73,7 @@ fn bound(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<O
     }
 }
 
-/// Makes one mount. Returns it if its descriptor is at hand; with `keep` it always is.
+/// Makes one mount. Returns its descriptor if the calls that made it have one, or always with `keep`.
 fn make(
     root: &mut Root,
     plan: &Plan,
@@ -125,7 +100,7 @@ fn make(
             let tree = detached(root, fstype, source.as_deref(), options, &data)?;
             let target = root.target(mount, Missing::Directory)?;
             copyup::copy(target.fd.as_fd(), tree.as_fd(), &data, root.proc).context("tmpcopyup")?;
-            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
+            shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             attach(root, tree, target).map(Some)
         }
         (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), keep),
@@ -133,20 +108,20 @@ fn make(
     }
 }
 
-/// Attaches a tree. What is attached on the root is the root from then on: else all that comes after would be hidden.
+/// Attaches a tree. A tree on the root becomes the root, since it would hide everything that is mounted later.
 fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
     mount::move_mount(tree.as_fd(), target.fd.as_fd())
         .map_err(|e| explain(e, tree.as_fd(), target.fd.as_fd()))?;
     if target.is_root() {
         root.replace(fs::dup(tree.as_fd())?);
     }
-    root.spend(target.fd);
+    root.close_later(target.fd);
     Ok(tree)
 }
 
-/// A directory cannot be mounted on a file, nor a file on a directory, for which the kernel has a bare EINVAL, and
-/// mount(2) ENOTDIR: those words are where Docker adds its own explanation. For a source's pinned mount namespaces it
-/// has ELOOP.
+/// Explains the kernel's errors. A directory cannot be mounted on a file, nor a file on a directory: the kernel returns only
+/// EINVAL, where mount(2) returns ENOTDIR, to whose text Docker adds its own explanation. ELOOP is the error for mount
+/// namespaces that are pinned below a source.
 fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
     if error.errno == Errno::ELOOP {
         return anyhow!("a mount namespace is pinned below the source and cannot come along: {error}");
@@ -160,24 +135,24 @@ fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::E
     }
 }
 
-/// Gives a mount its attributes, and those of its whole tree, and its propagation: as few calls as say it.
+/// Sets the attributes of a mount, those of its whole tree, and its propagation, with as few calls as possible.
 fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     if options.attr_all != Attr::default() {
         mount::mount_setattr(tree, true, &options.attr_all)?;
     }
-    shape_with(tree, false, options.attr, &options.propagation)
+    shape_with(tree, options.attr, &options.propagation)
 }
 
-fn shape_with(tree: BorrowedFd, recursive: bool, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
+fn shape_with(tree: BorrowedFd, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
     if attr != Attr::default() {
-        mount::mount_setattr(tree, recursive, &attr)?;
+        mount::mount_setattr(tree, false, &attr)?;
     }
     propagate(tree, steps)
 }
 
-/// A new file system, by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
-/// call; but only that tells which option the file system refuses, takes more than a page of them, and gives a descriptor
-/// of the mount, which is wanted on the root, with `keep`, and for a propagation.
+/// Mounts a new file system by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
+/// call. But only fsopen(2) reports which option the file system refuses, accepts more than a page of options, and returns a
+/// descriptor of the mount. The descriptor is needed on the root, with `keep`, and to set the propagation.
 fn new(
     root: &mut Root,
     mount: &Mount,
@@ -186,7 +161,7 @@ fn new(
     keep: bool,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
-    let (target, mode) = root.place(mount, fstype)?;
+    let (target, mode) = root.new_target(mount, fstype)?;
     let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
     let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
     let keep = keep || !options.propagation.is_empty();
@@ -203,28 +178,28 @@ fn new(
         return Err(fail(crate::error::Kind::Unsupported, what));
     };
     match made {
-        // EACCES: the target is closed to us, a directory of an id without a mapping. The new calls need not enter it.
+        // EACCES: the target is a directory that belongs to an unmapped id. The new calls need not enter it.
         Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
-                // It was refused for its length: what mount(2) has said is the reason.
+                // fsconfig(2) refuses it for its length. The error of mount(2) is the reason.
                 Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
                 tree => tree?,
             };
-            shape_with(tree.as_fd(), false, Attr::default(), &options.propagation)?;
+            shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             return attach(root, tree, target).map(Some);
         }
         made => made?,
     }
     let made = keep.then(|| made_on(root, mount, target.fd.as_fd())).transpose()?;
-    root.spend(target.fd);
+    root.close_later(target.fd);
     if let Some(made) = &made {
-        shape_with(made.as_fd(), false, Attr::default(), &options.propagation)?;
+        shape_with(made.as_fd(), Attr::default(), &options.propagation)?;
     }
     Ok(made)
 }
 
-/// Opens what mount(2) has just mounted on `below`. Only its path leads there, and who shares the directory may have
-/// renamed something: then the path leads to no mount, which is an error.
+/// Opens the mount that mount(2) has just made on `below`. Only its path leads there. If a process that shares the directory
+/// has renamed something, the path leads to no mount, which is an error.
 fn made_on(root: &Root, mount: &Mount, below: BorrowedFd) -> Result<OwnedFd> {
     let id = |file: BorrowedFd| fs::mount_id(file, Path::new(""));
     let made = root.reach(&mount.destination, None, Shut::Peers)?.fd;
@@ -234,8 +209,8 @@ fn made_on(root: &Root, mount: &Mount, below: BorrowedFd) -> Result<OwnedFd> {
     Ok(made)
 }
 
-/// A new file system that is attached nowhere yet, with its attributes from the beginning. An option that is too long is
-/// told after those that are wrong.
+/// Makes a new file system with its attributes, not attached anywhere. An option that is too long is reported only if all
+/// others are accepted.
 fn detached(
     root: &Root,
     fstype: &str,
@@ -258,7 +233,7 @@ fn detached(
     let mut too_long = Ok(());
     for option in data {
         match option.split_once('=') {
-            // Only mount(2), which parts its options at commas, wants a label with commas in quotes.
+            // Only mount(2), which splits its options at commas, needs quotes around a label with commas.
             Some((key, value)) if key.ends_with("context") => {
                 mount::fsconfig_string(context, key, value.trim_matches('"'))?;
             }
@@ -273,15 +248,15 @@ fn detached(
     too_long?;
     mount::fsconfig_create(context)?;
     let tree = mount::fsmount(context, attributes)?;
-    root.spend(owned);
+    root.close_later(owned);
     Ok(tree)
 }
 
-/// Changes what is mounted at the destination: with `bind` the mount, else the file system. Writable then, it
-/// stays so.
+/// Changes the options of the mount at the destination, or without `bind` those of its file system. If that makes it writable,
+/// it does not become read-only at the end.
 fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     let options = &mount.options;
-    // A link could choose which mount is changed: a volume's, which is read-only, or the host's own file system.
+    // A link of the image could choose the mount to change: a read-only volume, or the host's own file system.
     let target = root.reach(&mount.destination, None, Shut::Links)?.fd;
     let writable = match options.bind {
         Some(_) => (options.attr.clear | options.attr_all.clear) & MOUNT_ATTR_RDONLY != 0,
@@ -298,14 +273,13 @@ fn remount(root: &mut Root, mount: &Mount) -> Result<()> {
     Ok(shape(target.as_fd(), options)?)
 }
 
-/// The cgroup hierarchy. In a cgroup namespace of its own the container sees its own part of it. Without, a new file
-/// system would show the same as the host's, and the making of it would reset the hierarchy's own options; so the
-/// host's mount is shown.
+/// Mounts the cgroup hierarchy. In a new cgroup namespace the container sees its own part of it. Without one, a new file system
+/// would show the whole hierarchy, and making it would reset the hierarchy's options. Therefore the host's mount is shown.
 fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>> {
     let facts = &plan.facts;
     let part = |root: &mut Root, path: &Option<PathBuf>| {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
-        let tree = root.of_host(path.as_ref().ok_or_else(none)?, true)?;
+        let tree = root.copy_of_host(path.as_ref().ok_or_else(none)?, true)?;
         shape(tree.as_fd(), &mount.options)?;
         let target = root.target(mount, Missing::Directory)?;
         attach(root, tree, target).map(Some)
@@ -321,7 +295,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>
     }
 }
 
-/// The hierarchies of cgroup v1, in a tmpfs as on the host: of each the container's own part.
+/// Mounts the container's own part of each hierarchy of cgroup v1, in a tmpfs as on the host.
 fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     let attributes = options.attributes();
@@ -336,91 +310,21 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
     let target = root.target(mount, Missing::Directory)?;
     let tmpfs = attach(root, tmpfs, target)?;
     for view in views {
-        // Asked twice: one wrong answer would show another cgroup, or none.
-        let host = |dir: &Path| root.of_host(dir, false).or_else(|_| root.of_host(dir, false));
+        // Opened a second time after an error: a wrong ENOENT would show another cgroup, or none.
+        let host = |dir: &Path| root.copy_of_host(dir, false).or_else(|_| root.copy_of_host(dir, false));
         let tree = match (host(&view.dir), &view.otherwise) {
             (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => host(callers)?,
-            // A service manager's hierarchy that we may not make anything in.
+            // The hierarchy of a service manager, in which corten may not make a cgroup.
             (Err(e), None) if view.optional && sys::errno(&e) == Some(Errno::ENOENT) => continue,
             (other, _) => other?,
         };
         shape(tree.as_fd(), options)?;
         let place = fs::open(tmpfs.as_fd(), Path::new(&view.name), fs::O_PATH | fs::O_DIRECTORY, 0)?;
         mount::move_mount(tree.as_fd(), place.as_fd())?;
-        root.spend(tree);
-        root.spend(place);
+        root.close_later(tree);
+        root.close_later(place);
     }
     let attr = Attr { set: attributes & MOUNT_ATTR_RDONLY, ..Attr::default() };
-    shape_with(tmpfs.as_fd(), false, attr, &options.propagation)?;
+    shape_with(tmpfs.as_fd(), attr, &options.propagation)?;
     Ok(Some(tmpfs))
-}
-
-impl<'a> Root<'a> {
-    pub(super) fn new(fd: OwnedFd, proc: BorrowedFd<'a>) -> Self {
-        Self {
-            fd,
-            proc,
-            spent: RefCell::default(),
-            filling: Vec::new(),
-            bounds: Vec::new(),
-            displaced: false,
-            alone: None,
-        }
-    }
-
-    /// A copy of what the host has at a path, never a peer of the host's mount: what would be mounted on it would appear
-    /// there, a second mask for one.
-    pub(super) fn of_host(&self, path: &Path, recursive: bool) -> Result<OwnedFd> {
-        let tree = self.on_host(|| Ok(mount::open_tree_clone(fs::CWD, path, recursive)?))?;
-        if self.alone.is_some() {
-            propagate(tree.as_fd(), &[sources::ALL_SLAVE])?;
-        }
-        Ok(tree)
-    }
-
-    /// Does something where the host's paths are.
-    pub(super) fn on_host<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        match &self.alone {
-            Some(alone) => alone.outside(act),
-            None => act(),
-        }
-    }
-
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    /// Takes another mount for the root.
-    pub(super) fn replace(&mut self, tree: OwnedFd) {
-        let before = std::mem::replace(&mut self.fd, tree);
-        self.spend(before);
-    }
-
-    /// Makes read-only what had to be filled first.
-    pub(super) fn close_filled(&mut self) -> Result<()> {
-        let read_only = Attr { set: MOUNT_ATTR_RDONLY, ..Attr::default() };
-        for (fd, place) in std::mem::take(&mut self.filling) {
-            mount::mount_setattr(fd.as_fd(), false, &read_only).context(place)?;
-            self.spend(fd);
-        }
-        Ok(())
-    }
-
-    /// Takes a descriptor that is not needed any more.
-    pub(super) fn spend(&self, fd: OwnedFd) {
-        let mut spent = self.spent.borrow_mut();
-        spent.push(fd);
-        if spent.len() >= SPENT_MAX {
-            fs::close_together(spent.split_off(0));
-        }
-    }
-
-    /// Closes what is spent.
-    pub(super) fn into_fd(mut self) -> OwnedFd {
-        let alone = self.alone.take();
-        alone.into_iter().flat_map(Alone::into_descriptors).for_each(|fd| self.spend(fd));
-        fs::close_together(self.spent.into_inner());
-        self.fd
-    }
 }

@@ -1,4 +1,4 @@
-//! `tmpcopyup`: a new tmpfs begins with what the directory below it holds (config.md#linux-mount-options).
+//! `tmpcopyup`: a new tmpfs begins with a copy of the directory that it covers (config.md#linux-mount-options).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -7,12 +7,12 @@ use nix::errno::Errno;
 
 use crate::sys::{Error, Result, fs};
 
-/// How deep a tree may be: each level holds two descriptors open.
+/// The greatest depth of a tree. Each level keeps two descriptors open.
 const DEPTH_MAX: u32 = 256;
 
-/// Copies the contents of one directory to another, and its mode and owner unless the tmpfs's own options `given` say
-/// them. The tree is the image's and may be shared: every name is opened once, as O_PATH and without following links, and
-/// what it was found to be is opened anew by its descriptor. `proc` is the root of a verified procfs.
+/// Copies the contents of one directory to another, with its mode and owner unless the options `given` set them. The tree
+/// belongs to the image, and other containers may share it. Therefore every name is opened once, as O_PATH and without
+/// following links, and the file is opened again by that descriptor. `proc` is the root of a verified procfs.
 pub(super) fn copy(from: BorrowedFd, to: BorrowedFd, given: &[&str], proc: BorrowedFd) -> Result<()> {
     let from = fs::open(from, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
     let to = fs::open(to, Path::new("."), fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
@@ -60,7 +60,7 @@ fn entry(from: BorrowedFd, to: BorrowedFd, name: &Path, depth: u32, proc: Borrow
             fs::chown(to, name, stat.st_uid, stat.st_gid)
         }
         _ => {
-            // The device's number counts only for devices.
+            // mknod(2) ignores the number if the file is not a device.
             fs::mknodat(to, name, stat.st_mode, stat.st_rdev)?;
             fs::chown(to, name, stat.st_uid, stat.st_gid)
         }

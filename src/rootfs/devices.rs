@@ -9,9 +9,8 @@ use nix::errno::Errno;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 
 use super::Plan;
-use super::apply::Root;
-use super::enter::NODE;
 use super::resolve::{self, Missing};
+use super::root::{NODE, Root};
 use super::targets::Shut;
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, fs, mount};
@@ -20,10 +19,10 @@ use crate::trace;
 /// A node to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Where it stands, for errors.
+    /// Its place in config.json, for errors.
     pub place: String,
     pub path: PathBuf,
-    /// The type and the permissions, as mknod(2) takes them.
+    /// The type and the permissions, as for mknod(2).
     pub mode: u32,
     pub major: u32,
     pub minor: u32,
@@ -44,7 +43,7 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// The default devices, where wanted, and the given ones, which win.
+/// Plans the default devices, if asked to, and the given ones, which replace default ones of the same path.
 pub(super) fn plan(linux: Option<&Linux>, default: bool, problems: &mut Problems) -> Vec<Device> {
     let mut devices: BTreeMap<PathBuf, Device> = BTreeMap::new();
     if default {
@@ -80,7 +79,7 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
             0
         }
     };
-    // A fifo has neither.
+    // A fifo has no number.
     let mut number = |name: &str, value: i64| {
         let value = if kind == libc::S_IFIFO { 0 } else { value };
         u32::try_from(value).unwrap_or_else(|_| {
@@ -89,7 +88,7 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
         })
     };
     let (major, minor) = (number("major", device.major()), number("minor", device.minor()));
-    // What is absent reads as 0, and no driver has 0:0.
+    // An absent number is read as 0, and no driver has 0:0.
     if kind != libc::S_IFIFO && (major, minor) == (0, 0) && problems.0.len() == before {
         problems.add(format_args!("{place}.major"), "major and minor are required");
     }
@@ -102,28 +101,28 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
     (problems.0.len() == before).then_some(device)
 }
 
-/// Makes them all; the umask must be 0. Directories are opened once for neighbours.
+/// Makes all nodes and links. The umask must be 0. A directory is opened once for consecutive nodes.
 pub(super) fn apply(root: &Root, plan: &Plan) -> Result<()> {
     let _phase = trace::phase("devices");
     let dev = nodes(root, plan)?;
     if plan.default_devices { links(root, dev) } else { Ok(()) }
 }
 
-/// Makes the nodes. What it returns is the last node's directory: usually /dev.
+/// Makes the nodes. Returns the directory of the last one, which usually is /dev.
 fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>> {
     let mut open: Option<(&Path, OwnedFd)> = None;
     for device in &plan.devices {
         let at = || format!("{} {}", device.place, device.path.display());
         let parent = device.path.parent().unwrap_or(Path::new("/"));
         if !plan.default_devices && device.path.starts_with("/dev") {
-            present(root, device).with_context(at)?;
+            check_exists(root, device).with_context(at)?;
             continue;
         }
         let dir = match open.take() {
             Some((path, dir)) if path == parent => dir,
             _ => directory(root, parent).with_context(at)?,
         };
-        // The plan has made sure that there is a name.
+        // The plan has checked that the path has a name.
         let name = Path::new(device.path.file_name().unwrap_or_default());
         node(root, dir.as_fd(), name, device, plan.facts.user_namespace).with_context(at)?;
         open = Some((parent, dir));
@@ -131,8 +130,8 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
     Ok(open)
 }
 
-/// A directory to make nodes and links in. No volume becomes one by a link of the image's, whether that leads to the volume or
-/// has led the volume to /dev.
+/// Opens a directory to make nodes and links in. It is never in a volume because of a link of the image, neither one that leads
+/// to the volume nor one that has led the volume to /dev.
 fn directory(root: &Root, path: &Path) -> Result<OwnedFd> {
     Ok(root.reach(path, Some(Missing::Directory), Shut::Binds)?.fd)
 }
@@ -140,7 +139,7 @@ fn directory(root: &Root, path: &Path) -> Result<OwnedFd> {
 fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
     let number = libc::makedev(device.major, device.minor);
     let is_fifo = device.mode & libc::S_IFMT == libc::S_IFIFO;
-    // In a user namespace nobody may make a device.
+    // The kernel lets no process in a user namespace make a device.
     let made = if user_namespace && !is_fifo {
         Err(sys::Error::new(format!("mknodat({name:?})"), Errno::EPERM))
     } else {
@@ -148,34 +147,34 @@ fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespa
     };
     match made {
         Ok(()) if (device.uid, device.gid) == (0, 0) => Ok(()),
-        Ok(()) => own(dir, name, device),
-        Err(e) if e.errno == Errno::EEXIST => same(dir, name, device),
+        Ok(()) => set_owner(dir, name, device),
+        Err(e) if e.errno == Errno::EEXIST => check_same(dir, name, device).map(drop),
         Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(root, dir, name, device),
         Err(e) => Err(e.into()),
     }
 }
 
-/// Gives a node to its owner, by descriptor: in a directory that others share, its name may be another file's by now.
-fn own(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
-    let made = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
-    check(made.as_fd(), device, "there")?;
+/// Sets the owner of a node by descriptor: in a shared directory its name may refer to another file already.
+fn set_owner(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+    let made = check_same(dir, name, device)?;
     Ok(fs::chown(made.as_fd(), Path::new(""), device.uid, device.gid)?)
 }
 
-/// What is bind-mounted on /dev is the host's, usually its own /dev: nothing is made in it.
-fn present(root: &Root, device: &Device) -> Result<()> {
+/// Checks that a device exists. Nothing is made in a bind mount on /dev, which usually is the host's own /dev.
+fn check_exists(root: &Root, device: &Device) -> Result<()> {
     match resolve::open(root.fd(), &device.path) {
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => {
-            Err(fail(Kind::Config, "is not there, and nothing is made in what is bind-mounted on /dev"))
+            Err(fail(Kind::Config, "does not exist, and no device is made in a bind mount on /dev"))
         }
         found => check(found?.as_fd(), device, "there"),
     }
 }
 
-/// What is there already must be what is wanted (config-linux.md#devices).
-fn same(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
+/// Opens an existing file, which must be the device (config-linux.md#devices).
+fn check_same(dir: BorrowedFd, name: &Path, device: &Device) -> Result<OwnedFd> {
     let found = fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
-    check(found.as_fd(), device, "there")
+    check(found.as_fd(), device, "there")?;
+    Ok(found)
 }
 
 fn check(found: BorrowedFd, device: &Device, whose: &str) -> Result<()> {
@@ -189,7 +188,7 @@ fn check(found: BorrowedFd, device: &Device, whose: &str) -> Result<()> {
     Err(fail(Kind::Config, format!("{whose} is a {is}, not the {wanted}")))
 }
 
-/// A file's type, and a device's number.
+/// Returns the type of a file, and the number of a device, for errors.
 fn describe(mode: u32, number: u64) -> String {
     let device = |kind| format!("{kind} device {}:{}", libc::major(number), libc::minor(number));
     match mode & libc::S_IFMT {
@@ -203,9 +202,9 @@ fn describe(mode: u32, number: u64) -> String {
     }
 }
 
-/// Shows the host's node of that path in the container. An empty file is the place that was made for it before.
+/// Bind-mounts the host's node of the same path. An empty file is taken for a mount point that an earlier container has made.
 fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
-    let tree = root.of_host(&device.path, false)?;
+    let tree = root.copy_of_host(&device.path, false)?;
     check(tree.as_fd(), device, "the host's")?;
     mount::mount_setattr(tree.as_fd(), false, &NODE)?;
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
@@ -228,7 +227,7 @@ fn links(root: &Root, last: Option<(&Path, OwnedFd)>) -> Result<()> {
     for (name, target) in LINKS {
         let link = || fs::symlinkat(Path::new(target), dev.as_fd(), Path::new(name));
         match link() {
-            // The image's own node would be the host's multiplexer.
+            // A node of the image would be the host's multiplexer.
             Err(e) if e.errno == Errno::EEXIST && name == "ptmx" => {
                 fs::unlinkat(dev.as_fd(), Path::new(name), false).and_then(|()| link())
             }
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn given_devices_win_over_default_ones() {
+    fn given_devices_replace_default_ones() {
         let linux: Linux = serde_json::from_str(
             r#"{"devices": [{"path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 384, "gid": 5}]}"#,
         )
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_devices_are_told() {
+    fn wrong_devices_are_reported() {
         for (device, expected) in [
             (r#""path": "/p", "type": "p""#, ""),
             (r#""path": "/p", "type": "p", "major": -1, "minor": 7"#, ""),

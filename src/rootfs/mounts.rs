@@ -14,7 +14,7 @@ use crate::sys::mount::MOUNT_ATTR_RDONLY;
 /// One mount to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it stands, for errors: `mounts[3]`.
+    /// Its place in config.json, for errors: `mounts[3]`.
     pub place: String,
     pub destination: PathBuf,
     pub kind: Kind,
@@ -23,17 +23,17 @@ pub struct Mount {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A part of the host's tree.
+    /// A copy of a tree of the host.
     Bind { source: PathBuf, recursive: bool, idmap: Option<IdMapping> },
     /// A new file system.
     New { fstype: String, source: Option<String> },
-    /// The cgroup hierarchy, as the container is to see it.
+    /// The cgroup hierarchy, as the container sees it.
     Cgroup,
-    /// Other options for what is mounted there.
+    /// Other options for an existing mount.
     Remount,
 }
 
-/// The ids of an idmapped mount, and whether of all mounts below.
+/// The id mappings of an idmapped mount, and whether they are for all mounts below too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdMapping {
     pub uid_map: Vec<IdMap>,
@@ -47,8 +47,8 @@ impl Mount {
         matches!(self.kind, Kind::Bind { .. })
     }
 
-    /// A new tmpfs that is to be read-only is writable at first: what other mounts, devices, links and the console need in
-    /// it comes later. Nothing could be in it otherwise.
+    /// Returns the writable form of a new read-only tmpfs, or `None` for other mounts. It becomes read-only at the end, because
+    /// mount points, devices, links and the console are made in it first.
     pub(super) fn to_fill(&self) -> Option<Self> {
         let is_tmpfs = matches!(&self.kind, Kind::New { fstype, .. } if fstype == "tmpfs");
         (is_tmpfs && self.options.attributes() & MOUNT_ATTR_RDONLY != 0).then(|| {
@@ -60,13 +60,13 @@ impl Mount {
         })
     }
 
-    /// It covers the root itself.
+    /// Returns whether it covers the root itself.
     pub(super) fn is_on_root(&self) -> bool {
         names(&self.destination, "/")
     }
 }
 
-/// Whether a destination names that absolute path, however it is written.
+/// Returns whether a destination is this absolute path, in any spelling.
 pub fn names(destination: &Path, path: &str) -> bool {
     resolve::words(destination) == Path::new(path)
 }
@@ -92,7 +92,7 @@ pub(super) fn plan(
         let mut kind = kind(mount, &place, bundle, spec, &mut options, problems, warnings);
         if kind == Kind::Cgroup && mount.typ().as_deref() == Some("cgroup2") && !facts.cgroup_views.is_empty()
         {
-            // Where v1's hierarchies are what `cgroup` means, this is v2's alone.
+            // On a host with v1, type `cgroup` means its hierarchies, and this one means v2's only.
             kind = Kind::New { fstype: "cgroup2".into(), source: Some("cgroup".into()) };
         }
         if let Some(label) = &facts.mount_label {
@@ -111,8 +111,8 @@ pub(super) fn plan(
     mounts
 }
 
-/// Gives a new file system the container's label, unless it has one of its own. The kernel's own file systems, which show
-/// the host's things, keep theirs.
+/// Gives a new file system the container's label, unless its options have one. File systems that show objects of the kernel
+/// keep their own labels.
 fn label_new(label: &str, kind: &Kind, options: &mut Options) {
     let Kind::New { fstype, .. } = kind else { return };
     let labelled = options.data.iter().any(|option| option.starts_with("context="));
@@ -175,10 +175,10 @@ fn kind(
     }
 }
 
-/// A bind mount has the superblock of its source, which is not the container's to change.
+/// Reports options that a bind mount cannot have: it has the superblock of its source, which the container must not change.
 fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, warnings: &mut Vec<String>) {
     for option in options.data.drain(..) {
-        // mount(2) has always ignored all of them with MS_BIND, and these are written by habit; others are mistakes.
+        // mount(2) ignores all options with MS_BIND. Those of tmpfs are written by habit, others are mistakes.
         if options::is_for_tmpfs(&option) {
             warnings.push(format!("{place}.options: {option:?} has no effect on a bind mount, ignoring"));
             continue;
@@ -197,7 +197,7 @@ fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, w
     options.legacy = 0;
 }
 
-/// The mount's own mappings, else the container's (config.md#posix-platform-mounts).
+/// Returns the mount's own mappings, or else the container's (config.md#posix-platform-mounts).
 fn id_mapping(
     mount: &runtime::Mount,
     place: &str,
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_may_be_written_in_many_ways() {
+    fn a_destination_is_compared_without_its_spelling() {
         for (destination, path, same) in [
             ("/dev", "/dev", true),
             ("dev", "/dev", true),

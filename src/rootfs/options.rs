@@ -9,21 +9,21 @@ use crate::sys::mount::{
 /// What an option means.
 #[derive(Clone, Copy, Debug)]
 enum Meaning {
-    /// Nothing, or what is so anyway.
+    /// No effect, or the default.
     Default,
     /// An attribute of the mount, and the superblock's flag of the same name.
     Set(u64),
     Clear(u64),
     /// One of the access-time modes, which exclude each other.
     Atime(u64),
-    /// Takes back `strictatime`.
+    /// Cancels `strictatime`.
     NotStrict,
-    /// The same on all mounts below.
+    /// The same for all mounts below too.
     SetAll(u64),
     ClearAll(u64),
     AtimeAll(u64),
     NotStrictAll,
-    /// A flag of the superblock, with the name that fsconfig(2) knows it by.
+    /// A flag of the superblock, with its name for fsconfig(2).
     Super(&'static str),
     SuperOff(&'static str),
     /// A flag that only mount(2) takes.
@@ -71,20 +71,20 @@ const TABLE: &[(&str, Meaning)] = &[
     ("symfollow", Clear(MOUNT_ATTR_NOSYMFOLLOW)), ("sync", Super("sync")), ("tmpcopyup", CopyUp), ("unbindable", Propagation(MS_UNBINDABLE, false)),
 ];
 
-/// The options' names, for `features`.
+/// Returns the names of all options, for `features`.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
     TABLE.iter().map(|(name, _)| *name).collect()
 }
 
-/// A propagation that is set, and whether on all mounts below.
+/// A propagation to set, and whether on all mounts below too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Propagate {
     pub flag: u64,
     pub recursive: bool,
 }
 
-/// The value of `rootfsPropagation`, which is one of the propagation options.
+/// Returns the propagation of `rootfsPropagation`, whose value is one of the propagation options.
 #[must_use]
 pub fn propagation(name: &str) -> Option<Propagate> {
     TABLE.iter().find_map(|(known, meaning)| match meaning {
@@ -95,10 +95,10 @@ pub fn propagation(name: &str) -> Option<Propagate> {
     })
 }
 
-/// What a mount's options come to.
+/// The options of a mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Recursive or not.
+    /// It is a bind mount, recursive or not.
     pub bind: Option<bool>,
     pub remount: bool,
     pub copy_up: bool,
@@ -107,7 +107,7 @@ pub struct Options {
     /// For all mounts of the tree.
     pub attr_all: Attr,
     pub propagation: Vec<Propagate>,
-    /// Flags of the superblock by fsconfig's names.
+    /// Flags of the superblock, by their names for fsconfig(2).
     pub superblock: Vec<&'static str>,
     /// Flags that only mount(2) takes.
     pub legacy: u64,
@@ -116,14 +116,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// The attributes of a mount that has none below it.
+    /// Returns the attributes of a mount without mounts below.
     #[must_use]
     pub fn attributes(&self) -> u64 {
         self.attr_all.set & !self.attr.clear | self.attr.set
     }
 }
 
-/// Reads a list of options. Later ones win over earlier ones.
+/// Parses a list of options. Later options override earlier ones.
 #[must_use]
 pub fn parse(list: &[String]) -> Options {
     let mut options = Options::default();
@@ -137,7 +137,7 @@ pub fn parse(list: &[String]) -> Options {
     options
 }
 
-/// Options that mount(8) and its configuration file keep for themselves. Engines also send empty ones.
+/// Returns whether an option is for mount(8) and fstab(5) only. Engines also send empty options.
 fn for_userspace(option: &str) -> bool {
     const NAMES: [&str; 10] =
         ["_netdev", "auto", "group", "noauto", "nofail", "nogroup", "nouser", "owner", "user", "users"];
@@ -145,7 +145,7 @@ fn for_userspace(option: &str) -> bool {
     option.is_empty() || NAMES.contains(&option) || PREFIXES.iter().any(|prefix| option.starts_with(prefix))
 }
 
-/// Whether a file system's option is one of tmpfs' (tmpfs(5)).
+/// Returns whether an option belongs to tmpfs (tmpfs(5)).
 pub(super) fn is_for_tmpfs(option: &str) -> bool {
     const KEYS: [&str; 6] = ["gid", "mode", "nr_blocks", "nr_inodes", "size", "uid"];
     option.split_once('=').is_some_and(|(key, _)| KEYS.contains(&key))
@@ -160,17 +160,17 @@ fn add(options: &mut Options, meaning: Meaning) {
         attr.clear |= bits;
         attr.set &= !bits;
     };
-    // The access-time mode is one field: the kernel wants all of it cleared to set another.
+    // The access-time mode is one field. The kernel requires that all of it is cleared to set another mode.
     let atime = |attr: &mut Attr, mode: u64| {
         attr.set = attr.set & !MOUNT_ATTR_ATIME_MASK | mode;
         attr.clear |= MOUNT_ATTR_ATIME_MASK;
     };
-    // What reaches all mounts reaches this one too, whatever was said before.
+    // An option for all mounts overrides earlier options of this one.
     let forget = |attr: &mut Attr, bits: u64| {
         attr.set &= !bits;
         attr.clear &= !bits;
     };
-    // Whether a mode was asked for that is not `strictatime`, and which `nostrictatime` leaves therefore.
+    // Returns whether another mode than `strictatime` was asked for. `nostrictatime` does not change that.
     let keeps_mode = |attr: &Attr| {
         attr.clear & MOUNT_ATTR_ATIME_MASK != 0 && attr.set & MOUNT_ATTR_ATIME_MASK != MOUNT_ATTR_STRICTATIME
     };
@@ -212,7 +212,7 @@ fn add(options: &mut Options, meaning: Meaning) {
     }
 }
 
-/// mount(2)'s flags for attributes and superblock flags.
+/// Returns the flags of mount(2) for the attributes and superblock flags.
 #[must_use]
 pub fn legacy_flags(options: &Options) -> u64 {
     const FLAGS: [(u64, u64); 7] = [
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn options_come_to_attributes() {
+    fn options_become_attributes() {
         let attr = |set, clear| Attr { set, clear, propagation: 0 };
         for (text, expected, expected_all) in [
             ("defaults", attr(0, 0), attr(0, 0)),
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_tables_is_data_or_userspaces() {
+    fn unknown_options_are_for_the_file_system_or_ignored() {
         let options =
             options("size=64k,,x-gvfs-hide,mode=755,nofail,hidepid=2,sync,async,iversion,loud,silent");
         assert_eq!(options.data, ["size=64k", "mode=755", "hidepid=2"]);

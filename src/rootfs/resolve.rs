@@ -1,6 +1,6 @@
-//! Paths inside the rootfs, which its contents may have prepared: every one is opened with the rootfs as its root
-//! (openat2 RESOLVE_IN_ROOT) and used by descriptor, so that no symbolic link leads to the host and no rename between
-//! a check and a use matters (CVE-2021-30465, CVE-2025-31133).
+//! Opening paths inside the root file system, whose links an image may have prepared. Every path is opened with the root file
+//! system as its root (openat2 RESOLVE_IN_ROOT) and used by descriptor. So no symbolic link leads to the host, and no rename
+//! between a check and a use has an effect (CVE-2021-30465, CVE-2025-31133).
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -11,14 +11,14 @@ use nix::errno::Errno;
 
 use crate::sys::{Error, Result, fs};
 
-/// What is missing of a path is made as.
+/// The kind of file to make for a path that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     Directory,
     File,
 }
 
-/// As many links as the kernel follows.
+/// The number of links that the kernel follows.
 const LINKS_MAX: usize = 40;
 
 /// Opens an existing path as O_PATH, following links inside the root.
@@ -28,11 +28,11 @@ pub fn open(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
 
 /// Opens an existing path with other flags.
 pub fn open_with(root: BorrowedFd, path: &Path, flags: i32) -> Result<OwnedFd> {
-    again(|| fs::openat2(root, path, flags, 0, fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS))
+    retry(|| fs::openat2(root, path, flags, 0, fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS))
 }
 
-/// The kernel answers EAGAIN when a rename somewhere disturbed its check of ".."; how often is the host's matter.
-fn again(open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
+/// Repeats an open that fails with EAGAIN: any rename on the host can disturb the kernel's check of "..".
+fn retry(open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
     let mut tries = 0;
     loop {
         match open() {
@@ -42,19 +42,20 @@ fn again(open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
     }
 }
 
-/// Opens an existing path on which no link lies as O_PATH. A link is ELOOP.
+/// Opens an existing path as O_PATH. Fails with ELOOP if there is a link on the way.
 pub fn open_plain(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
     let resolve = fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_SYMLINKS;
-    again(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
+    retry(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
 }
 
-/// Opens an existing path as O_PATH, following links inside the mount of the root. A way into another mount is EXDEV.
+/// Opens an existing path as O_PATH, following links inside the mount of the root. Fails with EXDEV if the way leads into another
+/// mount.
 pub fn open_on_mount(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
     let resolve = fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS | fs::RESOLVE_NO_XDEV;
-    again(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
+    retry(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
 }
 
-/// Opens a path as O_PATH and makes what is missing: directories 0755, a file 0644 as the last component.
+/// Opens a path as O_PATH. Makes missing directories with mode 0755, and a file as the last component with 0644.
 pub fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
     let above = |path: &Path| open(root, path);
     match open(root, path) {
@@ -65,7 +66,7 @@ pub fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<Owne
     }
 }
 
-/// [`open_plain`], which makes a last name that is missing.
+/// Opens a path as [`open_plain`] does, and makes the last component if only that is missing.
 pub fn open_or_make_plain(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
     match open_plain(root, path) {
         Err(e) if e.errno == Errno::ENOENT => make_last(path, last, |path| open_plain(root, path)),
@@ -73,7 +74,7 @@ pub fn open_or_make_plain(root: BorrowedFd, path: &Path, last: Missing) -> Resul
     }
 }
 
-/// The usual case: only the last name is missing, and no link is in its place.
+/// Makes and opens the last component. Fails if another one is missing, or if a link is in its place.
 fn make_last(path: &Path, last: Missing, open: impl Fn(&Path) -> Result<OwnedFd>) -> Result<OwnedFd> {
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::new(format!("openat2({path:?})"), Errno::ENOENT));
@@ -83,22 +84,22 @@ fn make_last(path: &Path, last: Missing, open: impl Fn(&Path) -> Result<OwnedFd>
     open_one(dir.as_fd(), Path::new(name))
 }
 
-/// A mount into which only the words of a path lead, never a link.
+/// A mount that a path may lead into by its own names, but never by a link.
 #[derive(Clone, Debug)]
 pub struct Closed {
     pub mount: u64,
-    /// The words of its own destination, which the image may have made a link.
+    /// Its own destination without `..`. The image may have made that a link.
     pub destination: PathBuf,
 }
 
-/// Where a walk has ended.
+/// The end of a walk.
 #[derive(Debug)]
 pub enum Walked {
     At {
         fd: OwnedFd,
         /// The place inside the root, without links.
         path: PathBuf,
-        /// Followed a link, except those of procfs, which are the kernel's.
+        /// The walk followed a link that is not in a procfs, whose links the kernel makes.
         linked: bool,
     },
     /// A link led into this closed mount. Nothing was made there.
@@ -118,20 +119,20 @@ impl Walked {
 struct Passed {
     name: OsString,
     fd: OwnedFd,
-    /// The innermost closed mount that it lies in.
+    /// The innermost closed mount that contains it.
     closed: Option<usize>,
 }
 
-/// Walks component by component. Every directory passed is held open, so `..` is the one that we came through, and a
-/// dangling link's target is made where the link points to inside the root.
+/// Walks a path component by component. Every directory on the way stays open, so that `..` is the directory that the walk came
+/// through. The missing target of a link is made inside the root.
 ///
-/// The walk is astray from a link on, until it enters a closed mount exactly where the mount's own destination says.
-/// It is astray, too, in a closed mount that it enters elsewhere: there a link has led the mount itself.
+/// The walk is astray after a link, until it enters a closed mount exactly at the mount's own destination. It is also astray
+/// in a closed mount that it enters elsewhere, because a link has led the mount there.
 pub fn walk(root: BorrowedFd, path: &Path, missing: Option<Missing>, closed: &[Closed]) -> Result<Walked> {
     let mut todo: VecDeque<OsString> = names(path);
     let mut passed =
         vec![Passed { name: OsString::new(), fd: fs::dup(root)?, closed: entered(root, closed)? }];
-    // What of the path is done, and how many names to do come from links.
+    // The part of the path that is done, and the number of remaining names that come from links.
     let (mut words, mut of_links) = (PathBuf::from("/"), 0);
     let (mut links, mut linked, mut astray) = (0, false, false);
     while let Some(name) = todo.pop_front() {
@@ -187,20 +188,20 @@ pub fn walk(root: BorrowedFd, path: &Path, missing: Option<Missing>, closed: &[C
     }
 }
 
-/// Returns where a link leads, and whether the image may have made it: those of procfs are the kernel's.
+/// Returns the target of a link, and whether the image may have made the link. The kernel makes those of procfs.
 fn link(dir: BorrowedFd, name: &Path, link: BorrowedFd) -> Result<(PathBuf, bool)> {
     if fs::follows_no_links(link)? {
         return Err(Error::new(format!("openat2({name:?})"), Errno::ELOOP));
     }
     let of_procfs = fs::filesystem_magic(link)? == libc::PROC_SUPER_MAGIC;
-    // A link of procfs that leads to a descriptor's file shows the text of a path and is none.
+    // A link of procfs to the file of a descriptor only looks like a path.
     if of_procfs {
         drop(fs::openat2(dir, name, fs::O_PATH, 0, fs::RESOLVE_NO_MAGICLINKS)?);
     }
     Ok((fs::readlinkat(link, Path::new(""))?, !of_procfs))
 }
 
-/// The closed mount that a file lies on.
+/// Returns the index of the closed mount that contains a file.
 fn entered(found: BorrowedFd, closed: &[Closed]) -> Result<Option<usize>> {
     if closed.is_empty() {
         return Ok(None);
@@ -209,7 +210,7 @@ fn entered(found: BorrowedFd, closed: &[Closed]) -> Result<Option<usize>> {
     Ok(closed.iter().position(|closed| closed.mount == id))
 }
 
-/// A path as its words say, absolute and without `..`.
+/// Returns a path as it is written, absolute and without `..`.
 #[must_use]
 pub fn words(path: &Path) -> PathBuf {
     names(path).iter().fold(PathBuf::from("/"), |mut words, name| {
@@ -222,7 +223,8 @@ pub fn words(path: &Path) -> PathBuf {
     })
 }
 
-/// Opens one name without following it, making it if it is missing. Another may make it between: then that is taken.
+/// Opens one name without following it, and makes it if it is missing. If another process makes it in between, that file is
+/// opened.
 fn step(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<OwnedFd> {
     match open_one(dir, name) {
         Err(e) if e.errno == Errno::ENOENT => {}
@@ -263,7 +265,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    /// Nothing that is asked for lies outside, whatever the links say.
+    /// No file outside the root is opened or made, whatever the links are.
     #[test]
     fn links_stay_inside() {
         let base = std::env::temp_dir().join(format!("corten-resolve-{}", std::process::id()));
@@ -296,9 +298,9 @@ mod tests {
         std::fs::remove_dir_all(&base).unwrap();
     }
 
-    /// Where a walk ends, what it makes of links, and which of them lead astray into a closed mount: here the whole root.
+    /// The whole root is a closed mount here. Checks where a walk ends, and which links lead astray into it.
     #[test]
-    fn walks_know_whether_links_or_words_lead_into_a_closed_mount() {
+    fn a_walk_is_astray_if_a_link_leads_into_a_closed_mount() {
         let root = std::env::temp_dir().join(format!("corten-walk-{}", std::process::id()));
         std::fs::create_dir_all(root.join("data/sub")).unwrap();
         for (link, target) in [("run", "/data/sub"), ("data/up", ".."), ("top", "/"), ("new", "data/made")] {

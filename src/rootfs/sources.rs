@@ -1,11 +1,12 @@
-//! The host's side of mounts: the root file system and the sources of bind mounts, each a detached copy of the host's tree.
+//! The root file system and the sources of bind mounts, each a detached copy of the host's tree.
 //!
-//! As a rule the container's process makes the copy when it attaches it: in its own mount namespace the host's paths are
-//! all there until the change of the root, a path is walked once, and mounts come into being in the order in which they
-//! are listed. What is to stay a peer of the host's mount it copies first of all, as long as its namespace's mounts are
-//! peers themselves. The runtime makes the copy ahead where only it can: for an idmapped mount. Its copy has the pinned
-//! mount namespaces that lie below (bind mounts of /proc/PID/ns/mnt), which a new namespace's copies are without, and which
-//! the kernel lets into no newer one.
+//! Usually the container's process makes the copy when it attaches it. Its mount namespace has all paths of the host until the
+//! change of the root, so each path is walked once, and mounts come into being in the order in which they are listed. A copy
+//! that stays a peer of the host's mount is made first of all, while the mounts of the new namespace are peers themselves.
+//!
+//! The runtime makes the copy ahead only for an idmapped mount, since only the runtime can. That copy contains the mount
+//! namespaces that are pinned below the source (bind mounts of /proc/PID/ns/mnt). The mounts of a new namespace are without
+//! them, and the kernel attaches them in no newer namespace.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
@@ -21,20 +22,28 @@ use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 use crate::sys::{self, fs};
 use crate::trace;
 
-/// What the runtime has opened of the host's part of a plan, as detached trees. The rest the container's process opens.
+/// The sources that the runtime has opened, as detached trees. The container's process opens the others.
 pub struct Sources {
     pub(super) root: Option<OwnedFd>,
-    /// Of each mount, in the plan's order.
+    /// One element for each mount of the plan, in its order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
 }
 
-/// Opens the sources: `all` of them, or those that the container's process cannot open as well.
-pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources> {
+/// The sources that the runtime opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Open {
+    All,
+    /// Those that the container's process cannot open.
+    Idmapped,
+}
+
+/// Opens sources in the runtime.
+pub fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result<Sources> {
     let _phase = trace::phase("open sources");
-    let root = all.then(|| open_root(plan)).transpose()?;
+    let root = (which == Open::All).then(|| open_root(plan)).transpose()?;
     let mounts = plan.mounts.iter().map(|mount| {
         let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
-        if !all && idmap.is_none() {
+        if which == Open::Idmapped && idmap.is_none() {
             return Ok(None);
         }
         let first = for_bind(plan.propagation, &mount.options.propagation);
@@ -47,8 +56,9 @@ pub fn open_sources(plan: &Plan, proc: BorrowedFd, all: bool) -> Result<Sources>
     Ok(Sources { root, mounts: mounts.collect::<Result<_>>()? })
 }
 
-/// Opens what is to be a peer of the host's mount and has not been opened yet. The mounts of a new namespace are peers
-/// still, unless it has a user namespace of its own. The root comes before them, so that it is the oldest mount.
+/// Opens the sources that stay peers of the host's mounts, unless they are open. The mounts of a new namespace are peers of the
+/// host's until they are changed, unless the namespace belongs to a new user namespace. The root is opened before them, so
+/// that it is the oldest mount.
 pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
     for (mount, opened) in plan.mounts.iter().zip(&mut sources.mounts) {
         if let (Kind::Bind { source, recursive, .. }, None) = (&mount.kind, &opened)
@@ -68,12 +78,12 @@ fn open_root(plan: &Plan) -> Result<OwnedFd> {
     tree.with_context(|| root_place(plan))
 }
 
-/// Where the root stands, for errors.
+/// Returns the place of the root in the configuration, for errors.
 pub(super) fn root_place(plan: &Plan) -> String {
     format!("root.path {}", plan.path.display())
 }
 
-/// Opens, on the host's side, the sources of the bind mounts with which `mounts` begin.
+/// Opens the sources of the bind mounts at the beginning of `mounts`, in the host's mount namespace.
 pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<OwnedFd>]) -> Result<()> {
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
@@ -83,25 +93,25 @@ pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<Owne
     Ok(())
 }
 
-/// Where a source stands, for errors.
+/// Returns the place of a source in the configuration, for errors.
 pub(super) fn place(mount: &Mount, source: &Path) -> String {
     format!("{}.source {}", mount.place, source.display())
 }
 
 impl Sources {
-    /// The detached trees, the root's first, for another process's [`Sources::receive`].
+    /// Returns the detached trees, the root's first, for [`Sources::receive`] in another process.
     pub fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.root].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)
     }
 
-    /// The sources of a plan, all of which another process has opened, one by one.
+    /// Receives the sources of a plan, all of which another process has opened, one by one.
     pub fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
         let root = Some(next()?);
         let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
         Ok(Self { root, mounts: mounts.collect::<Result<_>>()? })
     }
 
-    /// The numbers of all descriptors in here.
+    /// Returns the numbers of all descriptors in it.
     pub fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.trees().map(|tree| tree.as_raw_fd())
     }
@@ -114,7 +124,7 @@ fn open(plan: &Plan, path: &Path, recursive: bool, first: &[Propagate]) -> sys::
     Ok(tree)
 }
 
-/// A copy made in the container's own mount namespace, all of whose mounts are slaves or private already.
+/// Makes a copy in the container's mount namespace, whose mounts are slaves or private already.
 pub(super) fn open_inside(
     plan: &Plan,
     path: &Path,
@@ -126,7 +136,7 @@ pub(super) fn open_inside(
     Ok(tree)
 }
 
-/// A copy of the root file system, whose directory is open, made there too.
+/// Makes a copy of the root file system, whose directory is open, in the container's mount namespace.
 pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Result<OwnedFd> {
     let tree = mount::open_tree_clone(directory, Path::new(""), true)?;
     let first = for_root(plan.propagation);
@@ -134,12 +144,12 @@ pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Resul
     Ok(tree)
 }
 
-/// Copies a source. One below the root file system is the image's: its links lead nowhere else, nor into what is mounted
-/// there by then, such as a procfs that is not masked yet. runc and crun follow them on the host, where an image could have
-/// its container shown any of the host's files.
+/// Copies a source. A source below the root file system belongs to the image. Its links lead neither out of the root nor into
+/// mounts that are made there already, for example a procfs that is not masked yet. runc and crun follow such links on the
+/// host, so that an image can show any file of the host to its container.
 fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
     let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, recursive) };
-    if leaves(rest) {
+    if leads_out(rest) {
         return Err(sys::Error::new(format!("openat2({rest:?})"), Errno::EXDEV));
     }
     let root = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
@@ -150,14 +160,14 @@ fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
     mount::open_tree_clone(found.as_fd(), Path::new(""), recursive)
 }
 
-/// What is left of a path that goes on into the root file system, where each name may be a link of the image's.
+/// Returns the part of a path that is inside the root file system, where each name may be a link of the image.
 fn below_root<'a>(plan: &Plan, path: &'a Path) -> Option<&'a Path> {
     let rest = path.strip_prefix(&plan.path).ok()?;
     matches!(rest.components().next(), Some(Component::Normal(_))).then_some(rest)
 }
 
-/// Whether a path has more `..` than names before them.
-fn leaves(path: &Path) -> bool {
+/// Returns whether a path has more `..` than names before them.
+fn leads_out(path: &Path) -> bool {
     let mut depth = 0;
     path.components().any(|component| {
         depth += if component == Component::ParentDir { -1 } else { 1 };
@@ -176,9 +186,9 @@ pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()
 pub(super) const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
 const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
 
-/// What the copy of the root file system gets first, with `rootfsPropagation` being `root`: by default it receives what
-/// the host mounts later and gives nothing back. If it is to be shared, that begins a group of its own later
-/// ([`Root::enter`](super::Root::enter)): as a peer of the host's mount it would show all our mounts there.
+/// Returns the first propagation of the copy of the root file system. `root` is `rootfsPropagation`. By default later mounts of
+/// the host propagate to the copy, and none propagate back. A shared root gets a peer group of its own later
+/// ([`Root::enter`](super::Root::enter)): as a peer of the host's mount it would show all mounts of the container there.
 pub(super) fn for_root(root: Option<Propagate>) -> Vec<Propagate> {
     match root.map(|root| root.flag) {
         Some(MS_SHARED) => vec![ALL_SLAVE, Propagate { flag: MS_PRIVATE, recursive: false }],
@@ -187,19 +197,19 @@ pub(super) fn for_root(root: Option<Propagate>) -> Vec<Propagate> {
     }
 }
 
-/// What the copy of a bind mount's source gets before the propagation `own` of its options. It stays in the host's peer
-/// group only if both the root and the mount say "shared": that is what engines send for volumes whose mounts are to
-/// arrive at the host.
+/// Returns the propagation of the copy of a bind mount's source, before the propagation `own` of its options. The copy stays in
+/// the host's peer group only if both the root and the mount are "shared". Engines send that for volumes whose mounts must
+/// appear on the host.
 pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propagate> {
-    let says = |flag| own.iter().any(|own| own.flag == flag);
+    let has = |flag| own.iter().any(|own| own.flag == flag);
     match root.map(|root| root.flag) {
-        Some(MS_SHARED) if says(MS_SHARED) => Vec::new(),
-        Some(MS_PRIVATE) if !says(MS_SLAVE) => vec![ALL_PRIVATE],
+        Some(MS_SHARED) if has(MS_SHARED) => Vec::new(),
+        Some(MS_PRIVATE) if !has(MS_SLAVE) => vec![ALL_PRIVATE],
         _ => vec![ALL_SLAVE],
     }
 }
 
-/// Whether a bind mount stays in the peer group of the host's mount.
+/// Returns whether a bind mount stays in the peer group of the host's mount.
 pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
     mount.is_bind() && for_bind(root, &mount.options.propagation).is_empty()
 }

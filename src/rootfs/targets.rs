@@ -1,9 +1,9 @@
-//! The places inside the root file system where something is attached, hidden or made.
+//! The targets inside the root file system at which something is attached, masked or made.
 //!
-//! The image may have a link anywhere on the way to such a place. A link may lead through the image and into what corten
-//! mounts new, as /var/run does. It must not lead a mount into a volume that is shared back: the mount would appear on the
-//! host, and stay. It must not lead a device node into any volume, nor anything to the root. What config.json names in words
-//! is done, also inside a shared volume.
+//! The image may have a link anywhere on the way to a target. A link may lead through the image and into new mounts of corten,
+//! as /var/run does. It must not lead a mount into a volume that is shared back, because the mount would appear on the host,
+//! and stay. It must not lead a device node into any volume, nor anything to the root. A path that config.json names without
+//! a link is used, also inside a shared volume.
 //!
 //! The alternative, which was refused, attaches such volumes as private mounts and lets them join the host's peer groups last
 //! (`MOVE_MOUNT_SET_GROUP`). It needs Linux 5.15, a call for each mount below the volume, and loses what the host mounts in
@@ -15,35 +15,28 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::resolve::{self, Closed, Missing, Walked};
-use super::{Kind, Mount, Plan, Root, mounts, sources};
+use super::root::{Bound, Root};
+use super::{Kind, Mount, Plan, mounts, sources};
 use crate::error::{Context, Kind as Reason, Result, fail};
 use crate::sys::{self, fs};
 
-/// A bind mount that is attached.
-pub(super) struct Bound {
-    closed: Closed,
-    place: String,
-    /// A peer of the host's mount: what is mounted in it appears on the host.
-    peer: bool,
-}
-
-/// The mounts into which no link may lead.
+/// The mounts that no link may lead into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shut {
-    /// Those that are peers of the host's.
+    /// The bind mounts that are peers of the host's mounts.
     Peers,
     /// All bind mounts.
     Binds,
-    /// All bind mounts, and no link of the image's is followed elsewhere.
+    /// All bind mounts. In addition, no link of the image is followed to another place.
     Links,
 }
 
-/// A place that was reached.
+/// A target that was reached.
 pub(super) struct Reached {
     pub(super) fd: OwnedFd,
     /// The place inside the root, without links.
     pub(super) path: PathBuf,
-    /// The image's links led there.
+    /// Links of the image led there.
     pub(super) linked: bool,
 }
 
@@ -69,9 +62,9 @@ const COVERED: [&str; 11] = [
 ];
 
 impl Root<'_> {
-    /// Opens a path. A missing one is made as `missing` says, or is ENOENT.
+    /// Opens a path. If it does not exist, makes it as `missing` says, or fails with ENOENT.
     pub(super) fn reach(&self, path: &Path, mut missing: Option<Missing>, shut: Shut) -> Result<Reached> {
-        // Without a link the words are the place, unless a link has led a volume there.
+        // Without a link the path is the place, unless a link has led a volume there.
         let certain = if shut == Shut::Links { self.bounds.is_empty() } else { !self.displaced };
         let plain = match missing.filter(|_| certain) {
             Some(last) => resolve::open_or_make_plain(self.fd(), path, last),
@@ -79,7 +72,7 @@ impl Root<'_> {
         };
         match plain {
             Ok(fd) if certain => return Ok(Reached { fd, path: resolve::words(path), linked: false }),
-            // A link is there. One of the kernel's leads to what exists.
+            // There is a link. The links that the kernel makes lead to existing files.
             Err(e) if e.errno == Errno::ELOOP && shut == Shut::Links => missing = None,
             Err(e) if e.errno != Errno::ELOOP && missing.is_none() => return Err(e.into()),
             _ => {}
@@ -95,7 +88,7 @@ impl Root<'_> {
             Walked::At { fd, path, linked } => Ok(Reached { fd, path, linked }),
             Walked::Astray(index) => {
                 let bound = bounds().nth(index).context("a mount that is not known")?;
-                Err(bound.refuse())
+                Err(refuse(bound))
             }
         }
     }
@@ -105,10 +98,10 @@ impl Root<'_> {
         self.bounds.iter().any(|bound| bound.peer)
     }
 
-    /// Opens the destination of a mount, which is made if it is missing.
+    /// Opens the destination of a mount, and makes it if it does not exist.
     pub(super) fn target(&self, mount: &Mount, missing: Missing) -> Result<Reached> {
         let reached = match &mount.kind {
-            // What programs take for the kernel's word must not lie where a link of the image's leads (CVE-2019-19921).
+            // Programs trust what they read in these. Therefore no link of the image may lead them elsewhere (CVE-2019-19921).
             Kind::New { fstype, .. } if fstype == "proc" || fstype == "sysfs" => self
                 .reach(&mount.destination, Some(missing), Shut::Links)
                 .with_context(|| format!("only a directory is a place for {fstype}"))?,
@@ -120,7 +113,7 @@ impl Root<'_> {
 
     /// Opens the destination of a new file system. Also returns the option that a tmpfs gets in addition to its own: the mode of
     /// the directory that it covers, as with other runtimes, unless that directory is new.
-    pub(super) fn place(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
+    pub(super) fn new_target(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
         if fstype != "tmpfs" || mount.options.data.iter().any(|option| option.starts_with("mode=")) {
             return Ok((self.target(mount, Missing::Directory)?, None));
         }
@@ -134,8 +127,8 @@ impl Root<'_> {
         }
     }
 
-    /// Opens a path, or returns `None` if it does not exist. A second look has to agree: one wrong answer would leave a mask
-    /// out.
+    /// Opens a path, or returns `None` if it does not exist. It is opened a second time after an error: one wrong ENOENT would
+    /// leave a mask out.
     pub(super) fn find(&self, path: &Path) -> Result<Option<Reached>> {
         let reach = || self.reach(path, None, Shut::Peers);
         match reach().or_else(|_| reach()) {
@@ -147,7 +140,7 @@ impl Root<'_> {
     /// Refuses the root and procfs if only a link leads there.
     fn check(&self, mount: &Mount, reached: &Reached) -> Result<()> {
         let refuse = |what: String| Err(fail(Reason::Config, what));
-        // Everything that comes after a mount on the root must lie in it: words and place have to agree.
+        // Everything after a mount on the root must be inside that mount. Therefore the path and the place must agree.
         if reached.is_root() != mounts::names(&mount.destination, "/") {
             return refuse(format!("a link in the image leads to {}", reached.path.display()));
         }
@@ -195,14 +188,12 @@ impl Root<'_> {
     }
 }
 
-impl Bound {
-    /// Returns the error for a link that leads into this mount.
-    fn refuse(&self) -> anyhow::Error {
-        let (place, destination) = (&self.place, self.closed.destination.display());
-        let why = match self.peer {
-            true => "whose mounts appear on the host (rootfsPropagation and the mount are shared)",
-            false => "a volume, where nothing is made or changed",
-        };
-        fail(Reason::Config, format!("a link in the image leads into {place} {destination}, {why}"))
-    }
+/// Returns the error for a link that leads into a bind mount.
+fn refuse(bound: &Bound) -> anyhow::Error {
+    let (place, destination) = (&bound.place, bound.closed.destination.display());
+    let why = match bound.peer {
+        true => "whose mounts appear on the host (rootfsPropagation and the mount are shared)",
+        false => "a volume, where nothing is made or changed",
+    };
+    fail(Reason::Config, format!("a link in the image leads into {place} {destination}, {why}"))
 }

@@ -1,10 +1,10 @@
-//! The container's terminal: a pair from its own devpts.
+//! The container's terminal: a pair of its own devpts.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::apply::Root;
 use super::resolve::{self, Missing};
+use super::root::Root;
 use super::targets::Shut;
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, mount, tty};
@@ -19,8 +19,8 @@ const PTMX: &str = "/dev/pts/ptmx";
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 
 /// Opens a new pair in the container whose root directory is `root`. The container may have prepared both names
-/// (CVE-2025-52565): the multiplexer is opened after it is known to be one, and the slave by the master, not by its name.
-/// `proc` is the root of a verified procfs.
+/// (CVE-2025-52565). Therefore the multiplexer is opened only after it is known to be one, and the slave is opened through the
+/// master, not by its name. `proc` is the root of a verified procfs.
 pub fn terminal(root: BorrowedFd, proc: BorrowedFd) -> Result<Terminal> {
     let open = || -> Result<Terminal> {
         let found = resolve::open(root, Path::new(PTMX))?;
@@ -37,7 +37,7 @@ pub fn terminal(root: BorrowedFd, proc: BorrowedFd) -> Result<Terminal> {
 }
 
 impl Root<'_> {
-    /// Opens the container's terminal and makes it its /dev/console.
+    /// Opens the container's terminal and mounts it on the container's /dev/console.
     pub fn console(&self) -> Result<Terminal> {
         let terminal = terminal(self.fd(), self.proc)?;
         let bind = || -> Result<()> {

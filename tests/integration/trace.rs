@@ -174,7 +174,8 @@ fn a_run_is_told_whole() {
             out.ok();
             has_all(&trace, &bundle);
             // Clock and order: what one waits for, the other has done meanwhile.
-            let (clone, attend, start) = (trace.find("clone3"), trace.find("attend"), trace.find("start"));
+            let (clone, attend, start) =
+                (trace.find("clone3"), trace.find("serve the container's process"), trace.find("start"));
             let (init, pivot, execve) =
                 (trace.find("the container's process"), trace.find("pivot_root"), trace.find("execve"));
             assert!(start.begin <= clone.begin && clone.begin < init.begin && init.begin < attend.end);

@@ -23,10 +23,10 @@ fn only_three_kinds_of_lines_are_passed_on() {
         (b"WATCHDOG=1\nRELOADING=1\nNOTIFYACCESS=all\nBARRIER=1", ""),
         (b"", ""),
     ];
-    for (said, expected) in rows {
+    for (message, expected) in rows {
         let mut news = News::default();
-        news.add(said);
-        assert_eq!(news.message(7), expected, "{:?}", String::from_utf8_lossy(said));
+        news.add(message);
+        assert_eq!(news.message(7), expected, "{:?}", String::from_utf8_lossy(message));
     }
 }
 
@@ -45,8 +45,8 @@ fn addresses_are_paths_or_abstract() {
     }
 }
 
-/// A container's end, ours, and the service manager's end.
-fn between() -> (UnixDatagram, Notify, UnixDatagram) {
+/// Returns the container's end, the runtime's part, and the service manager's end.
+fn connected() -> (UnixDatagram, Notify, UnixDatagram) {
     let (container, ours) = UnixDatagram::pair().unwrap();
     let (to_manager, manager) = UnixDatagram::pair().unwrap();
     for socket in [&to_manager, &manager] {
@@ -55,20 +55,20 @@ fn between() -> (UnixDatagram, Notify, UnixDatagram) {
     (container, Notify::new(ours.into(), to_manager.into(), 7), manager)
 }
 
-fn heard(manager: &UnixDatagram) -> Option<String> {
+fn received(manager: &UnixDatagram) -> Option<String> {
     let mut buffer = [0; 8192];
     let length = manager.recv(&mut buffer).ok()?;
     Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 #[test]
-fn many_messages_are_one_and_then_there_is_a_pause() {
-    let (container, mut notify, manager) = between();
+fn many_messages_are_passed_on_as_one_followed_by_a_pause() {
+    let (container, mut notify, manager) = connected();
     for text in ["STATUS=1", "READY=1", "STATUS=2", "MAINPID=1"] {
         container.send(text.as_bytes()).unwrap();
     }
     notify.pass_on(true, false);
-    assert_eq!(heard(&manager).as_deref(), Some("READY=1\nMAINPID=7\nSTATUS=2\n"));
+    assert_eq!(received(&manager).as_deref(), Some("READY=1\nMAINPID=7\nSTATUS=2\n"));
     container.send(b"STATUS=3").unwrap();
     let (poll, limit) = notify.interest();
     assert!(limit.is_some_and(|limit| limit <= PAUSE));
@@ -76,33 +76,33 @@ fn many_messages_are_one_and_then_there_is_a_pause() {
     task::poll(&mut [poll], limit).unwrap();
     assert!(begin.elapsed() < PAUSE * 20);
     notify.pass_on(true, false);
-    assert_eq!(heard(&manager).as_deref(), Some("STATUS=3\n"));
+    assert_eq!(received(&manager).as_deref(), Some("STATUS=3\n"));
     container.send(b"STATUS=4").unwrap();
     notify.pass_on(true, false);
-    assert_eq!(heard(&manager), None);
-    // The last words are not waited for.
+    assert_eq!(received(&manager), None);
+    // The pause is skipped for the last messages.
     notify.pass_on(false, true);
-    assert_eq!(heard(&manager).as_deref(), Some("STATUS=4\n"));
+    assert_eq!(received(&manager).as_deref(), Some("STATUS=4\n"));
 }
 
 #[test]
-fn what_a_busy_service_manager_does_not_take_is_told_later() {
-    let (container, mut notify, manager) = between();
+fn messages_are_sent_again_to_a_busy_service_manager() {
+    let (container, mut notify, manager) = connected();
     while socket::send(notify.manager.as_fd(), b"x", &[]).is_ok() {}
     container.send(b"READY=1").unwrap();
     notify.pass_on(true, false);
-    assert!(!notify.told_ready && !notify.news.is_empty());
-    while heard(&manager).is_some() {}
+    assert!(!notify.sent_ready && !notify.news.is_empty());
+    while received(&manager).is_some() {}
     std::thread::sleep(PAUSE);
     assert_eq!(notify.interest().1, Some(Duration::ZERO));
     notify.pass_on(false, false);
-    assert!(notify.told_ready);
-    assert_eq!(heard(&manager).as_deref(), Some("READY=1\nMAINPID=7\n"));
+    assert!(notify.sent_ready);
+    assert_eq!(received(&manager).as_deref(), Some("READY=1\nMAINPID=7\n"));
 }
 
 #[test]
-fn a_service_manager_that_has_gone_is_given_up() {
-    let (container, mut notify, manager) = between();
+fn messages_to_a_service_manager_that_has_ended_are_dropped() {
+    let (container, mut notify, manager) = connected();
     drop(manager);
     container.send(b"STATUS=x").unwrap();
     notify.pass_on(true, false);
@@ -112,11 +112,11 @@ fn a_service_manager_that_has_gone_is_given_up() {
 }
 
 #[test]
-fn what_was_said_before_the_end_is_heard_after_it() {
-    let (container, notify, manager) = between();
+fn messages_from_before_the_end_are_passed_on_after_it() {
+    let (container, notify, manager) = connected();
     container.send(b"READY=1").unwrap();
     let answers = std::thread::spawn(move || {
-        while heard(&manager).is_none_or(|text| text != "BARRIER=1") {
+        while received(&manager).is_none_or(|text| text != "BARRIER=1") {
             std::thread::sleep(Duration::from_millis(1));
         }
     });

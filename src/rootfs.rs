@@ -1,18 +1,19 @@
 //! The container's root file system: mounts, devices, masked and read-only paths, the change of the root.
 //!
-//! [`plan`] is pure. [`open_sources`] opens what is the host's, in the runtime, as detached trees where it may. In the
-//! container's process [`mount_all`] attaches the root and makes everything inside it by descriptor, [`Root::console`]
-//! brings the terminal, and [`Root::enter`] hides what is to be hidden and changes the root.
+//! [`plan`] is pure. In the runtime, [`open_sources`] opens sources on the host as detached trees. In the container's process,
+//! [`mount_all`] attaches the root and makes everything inside it by descriptor, [`Root::console`] opens the terminal, and
+//! [`Root::enter`] masks paths, makes paths read-only, and changes the root.
 
-mod alone;
 mod apply;
 mod copyup;
 mod devices;
-mod enter;
 mod mounts;
-pub(crate) mod moved;
+pub(crate) mod no_pivot;
 pub mod options;
+mod pivot;
 pub mod resolve;
+mod root;
+mod root_namespace;
 mod sources;
 mod targets;
 mod terminal;
@@ -25,26 +26,27 @@ use crate::error::Problems;
 use crate::sys::mount::MS_UNBINDABLE;
 use crate::{cgroups, namespaces};
 
-pub use alone::mount_alone;
-pub use apply::{Root, mount_all};
+pub use apply::mount_all;
 pub use devices::Device;
-pub use enter::{detach, mounted};
 pub use mounts::{Kind, Mount, names};
 use options::Propagate;
-pub use sources::{Sources, open_sources};
+pub use pivot::{detach, mounted};
+pub use root::Root;
+pub use root_namespace::mount_root_only;
+pub use sources::{Open, Sources, open_sources};
 pub use terminal::{Terminal, terminal};
 
-/// Where the container's notification socket is in the container, as with runc.
+/// The path of the notification socket in the container, as with runc.
 pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
 
-/// Where the container is in the end. Its mounts are always made in a private mount namespace.
+/// The mount namespace that the container ends in. Its mounts are always made in a private one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MountNamespace {
-    /// In that private one.
+    /// The private one.
     New,
-    /// In another, as one finished tree.
+    /// An existing one, which gets the finished tree.
     Joined,
-    /// In the host's, as one finished tree, which must be detached again.
+    /// The host's, which gets the finished tree. That must be detached again at the end.
     Host,
 }
 
@@ -59,19 +61,19 @@ impl MountNamespace {
     }
 }
 
-/// What the root file system's plan depends on besides the configuration.
+/// What the plan of the root file system depends on in addition to the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub mount_namespace: MountNamespace,
-    /// A user namespace is made or joined.
+    /// The container has a new or joined user namespace.
     pub user_namespace: bool,
-    /// A cgroup namespace is made: a new cgroup file system shows the container its own part.
+    /// The container has a new cgroup namespace, so a new cgroup file system shows it its own part.
     pub cgroup_namespace: bool,
     pub no_pivot: bool,
-    /// The container's cgroup, and where its hierarchy is mounted on the host.
+    /// The container's cgroup, and the host's mount of its hierarchy.
     pub cgroup: Option<PathBuf>,
     pub cgroup_mount: Option<PathBuf>,
-    /// On a host with v1, what the container is to see of each hierarchy.
+    /// On a host with v1, what the container sees of each hierarchy.
     pub cgroup_views: Vec<cgroups::v1::View>,
     /// The container's notification socket on the host. `create` makes it, in the container's state directory.
     pub notify_socket: Option<PathBuf>,
@@ -88,24 +90,24 @@ pub struct Plan {
     /// `linux.rootfsPropagation`.
     pub propagation: Option<Propagate>,
     pub mounts: Vec<Mount>,
-    /// Nodes, and where /dev is ours also the default ones with their links.
+    /// The device nodes. They include the default ones unless /dev is a bind mount.
     pub devices: Vec<Device>,
     pub default_devices: bool,
     pub masked: Vec<PathBuf>,
     pub readonly_paths: Vec<PathBuf>,
-    /// The process's working directory, which is made if it is missing.
+    /// The process's working directory. It is made if it does not exist.
     pub cwd: Option<PathBuf>,
     pub facts: Facts,
 }
 
 impl Plan {
-    /// Whether it can do with a mount namespace that has nothing but the root, on which nothing is mounted.
+    /// Returns whether a root-only mount namespace suffices. Nothing may be mounted on the root itself.
     #[must_use]
-    pub fn can_be_alone(&self) -> bool {
+    pub fn can_be_root_only(&self) -> bool {
         let facts = &self.facts;
         let possible = |mount: &Mount| match &mount.kind {
             _ if mount.is_on_root() => false,
-            // What is mounted before may be meant. And where mounts appear on the host, they must not be made twice.
+            // The source can be an earlier mount of the container. And mounts that appear on the host must not be made twice.
             Kind::Bind { source, idmap, .. } => {
                 idmap.is_none()
                     && !source.starts_with(&self.path)

@@ -1,8 +1,8 @@
-//! `--no-pivot`: the root is moved over the old one, where that is an initramfs, which cannot be pivoted away.
+//! `--no-pivot`: moves the root over the old one. This is for hosts whose root is an initramfs, which pivot_root(2) refuses.
 //!
-//! The old root's own files stay below, out of everybody's reach; its mounts must not. Who joins the mount namespace
-//! could reach them, and the kernel shows an unmasked procfs to a user namespace inside as long as one like it is
-//! anywhere in its mount namespace (mount_namespaces(7)).
+//! The files of the old root stay below and out of reach, but its mounts must not stay. A process that joins the mount
+//! namespace could reach them. And a user namespace inside may mount an unmasked procfs as long as there is one anywhere in
+//! its mount namespace (mount_namespaces(7)).
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::enter::empty_directory;
+use super::root::empty_directory;
 use crate::cgroups::unescape;
 use crate::error::{Context, Result};
 use crate::sys::{fs, mount, task};
@@ -23,11 +23,11 @@ pub(super) fn move_over_root(root: BorrowedFd, proc: BorrowedFd) -> Result<()> {
     let text = fs::read_limited(file, 64 << 20).context("/proc/self/mountinfo")?;
     let own = fs::mount_id(root, Path::new(""))?;
     let mut stay: Vec<PathBuf> = Vec::new();
-    // A path still begins at the old root, below what now lies on it.
+    // Paths still begin at the old root, below the new one.
     for other in others(&text, own).into_iter().rev() {
-        // Below one that stays, at the same place, there is no getting at it.
+        // A mount below one that stays at the same place cannot be reached.
         if !stay.contains(&other.point)
-            && !leave(&other).with_context(|| other.point.display().to_string())?
+            && !detach(&other).with_context(|| other.point.display().to_string())?
         {
             stay.push(other.point);
         }
@@ -45,8 +45,8 @@ pub(crate) struct Other {
     of_the_kernel: bool,
 }
 
-/// The mounts in the text of mountinfo that are neither the old root nor at or below the mount `own`; what lies on
-/// others comes after them.
+/// Returns the mounts in the text of mountinfo except the old root, the mount `own` and all below that. A mount comes after the
+/// mounts that it lies on.
 pub(crate) fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
     let lines = mountinfo.split(|&b| b == b'\n').filter_map(|line| {
         let mut fields = line.split(|&b| b == b' ');
@@ -59,7 +59,7 @@ pub(crate) fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
     });
     let lines: Vec<_> = lines.collect();
     let parents: HashMap<u64, u64> = lines.iter().map(|(id, parent, _)| (*id, *parent)).collect();
-    // How far below the topmost mount it is; nothing, if it is the container's.
+    // Returns the depth of a mount, or `None` if it is the container's.
     let depth = |id: u64| {
         let chain = std::iter::successors(Some(id), |id| parents.get(id).copied()).take(parents.len() + 1);
         let chain: Vec<u64> = chain.collect();
@@ -74,10 +74,10 @@ pub(crate) fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
     others.into_iter().map(|(_, mount)| mount).collect()
 }
 
-/// Takes a mount away, and tells whether it is gone. One that a more privileged user namespace has made stays; if it is
-/// the kernel's it is covered, which counts as a mask. So does one below a directory that is closed to us, and then to
-/// the container too; but the kernel's cannot be covered there.
-fn leave(other: &Other) -> Result<bool> {
+/// Detaches a mount. Returns false if it stays, because a more privileged user namespace has made it. Then a procfs or sysfs
+/// is covered, which the kernel takes for a mask. A mount below an inaccessible directory stays too, out of the container's
+/// reach. A procfs or sysfs cannot be covered there, which is an error.
+fn detach(other: &Other) -> Result<bool> {
     match mount::detach(&other.point) {
         Err(e) if e.errno == Errno::EACCES && !other.of_the_kernel => Ok(false),
         Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EPERM) => {
@@ -87,7 +87,7 @@ fn leave(other: &Other) -> Result<bool> {
             }
             Ok(false)
         }
-        // Something was mounted over it.
+        // Another mount covers it.
         Err(e) if e.errno == Errno::ENOENT => Ok(false),
         other => Ok(other.map(|()| true)?),
     }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_containers_mounts_are_told_from_the_hosts() {
+    fn mountinfo_is_split_into_the_containers_and_the_hosts_mounts() {
         let text = b"27 1 254:0 / / rw - ext4 /dev/vda rw\n\
                      22 27 0:21 / /proc rw shared:3 - proc proc rw\n\
                      60 22 0:50 / /proc/sys/fs/binfmt_misc rw - autofs x rw\n\

@@ -1,10 +1,9 @@
-//! Namespaces: which ones the container gets new, which it joins, and by which processes.
+//! Namespaces: which ones are new, which ones are joined, and by which processes.
 //!
-//! Two processes suffice where the kernel lets one `clone3(2)` make everything. The pid namespace that is joined and
-//! the time namespace that has offsets hold only for children, so the runtime enters them itself, clones and goes
-//! back. With the pid namespace it enters the network namespace, by which a process there would show the host ([`SHOWN`]).
-//! An intermediate process is needed only where namespaces must be made below a user namespace that is joined, or joined
-//! before a user namespace is made: [`Stages`].
+//! Two processes suffice if one `clone3(2)` can make everything. A joined pid namespace and a time namespace with offsets
+//! hold for children only, so the runtime enters them itself, clones and goes back. With the pid namespace it enters the
+//! network namespace, which would show the host to the processes there ([`SHOWN`]). An intermediate process is needed only if
+//! namespaces must be made below a joined user namespace, or joined before a user namespace is made ([`Stages`]).
 
 mod apply;
 pub mod idmap;
@@ -24,7 +23,7 @@ pub use apply::{
 };
 pub use idmap::IdMap;
 
-/// A kind of namespace: the kernel's flag, the spec's name, and the file in `/proc/PID/ns`.
+/// A kind of namespace: the kernel's flag, the specification's name, and the file in `/proc/PID/ns`.
 pub struct Kind {
     pub flag: i32,
     pub name: &'static str,
@@ -32,8 +31,8 @@ pub struct Kind {
     typ: LinuxNamespaceType,
 }
 
-/// In the order in which namespaces are joined: the user namespace gives the rights over the others, and the mount
-/// namespace takes the host's paths away.
+/// All kinds, in the order in which namespaces are joined. The user namespace gives the rights over the others. The mount
+/// namespace comes last, since without it the host's paths are gone.
 pub const KINDS: [Kind; 8] = [
     Kind { flag: libc::CLONE_NEWUSER, name: "user", file: "user", typ: LinuxNamespaceType::User },
     Kind { flag: libc::CLONE_NEWCGROUP, name: "cgroup", file: "cgroup", typ: LinuxNamespaceType::Cgroup },
@@ -45,7 +44,15 @@ pub const KINDS: [Kind; 8] = [
     Kind { flag: libc::CLONE_NEWNS, name: "mount", file: "mnt", typ: LinuxNamespaceType::Mount },
 ];
 
-/// The kind of that flag.
+/// Returns the names of all kinds, sorted.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Returns the kind with this flag.
 #[must_use]
 pub fn kind(flag: i32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.flag == flag)
@@ -56,11 +63,11 @@ pub fn kind(flag: i32) -> Option<&'static Kind> {
 pub struct Join {
     pub flag: i32,
     pub path: PathBuf,
-    /// Where it stands: `linux.namespaces[2]`.
+    /// Its place in config.json: `linux.namespaces[2]`.
     pub place: String,
 }
 
-/// An offset of a clock in a new time namespace.
+/// The offset of a clock in a new time namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offset {
     pub clock: String,
@@ -68,19 +75,19 @@ pub struct Offset {
     pub nanoseconds: u32,
 }
 
-/// Which processes it takes.
+/// The processes of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stages {
     /// The runtime clones the container's process.
     Direct,
-    /// The runtime clones a process that enters what must be entered first, which clones the container's process as
-    /// its sibling and ends.
+    /// The runtime clones an intermediate process. That enters the namespaces that must be entered first, clones the
+    /// container's process as its sibling, and ends.
     Intermediate,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// `CLONE_NEW*` of the new ones.
+    /// `CLONE_NEW*` of the new namespaces.
     pub create: i32,
     /// In the order of [`KINDS`].
     pub join: Vec<Join>,
@@ -89,31 +96,31 @@ pub struct Plan {
     pub offsets: Vec<Offset>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
-    /// Interfaces that become the container's.
+    /// The network interfaces to move into the container.
     pub devices: Vec<netdev::Device>,
 }
 
 impl Plan {
-    /// Whether a new namespace of that kind is made.
+    /// Returns whether a new namespace of this kind is made.
     #[must_use]
     pub fn creates(&self, flag: i32) -> bool {
         self.create & flag != 0
     }
 
-    /// Whether a namespace of that kind is joined.
+    /// Returns whether a namespace of this kind is joined.
     #[must_use]
     pub fn joins(&self, flag: i32) -> bool {
         self.join.iter().any(|join| join.flag == flag)
     }
 
-    /// Whether the container has a namespace of that kind that need not be the runtime's.
+    /// Returns whether the container has a namespace of this kind that can be another than the runtime's.
     #[must_use]
     pub fn has(&self, flag: i32) -> bool {
         self.creates(flag) || self.joins(flag)
     }
 
-    /// The new namespaces, and always a mount namespace. A container that belongs into another one is assembled in a
-    /// private one first, where nobody sees it before everything in it is masked.
+    /// Returns the kinds of new namespaces, which always include a mount namespace. A container that belongs into an existing
+    /// mount namespace is assembled in a private one first, where no other process sees it before everything is masked.
     #[must_use]
     pub fn made(&self) -> i32 {
         self.create | libc::CLONE_NEWNS
@@ -129,7 +136,7 @@ impl Plan {
         }
     }
 
-    /// The names of the container's own namespaces, for the state's record.
+    /// Returns the names of the container's own namespaces, for the record.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         KINDS.iter().filter(|kind| self.has(kind.flag)).map(|kind| kind.name.to_string()).collect()
@@ -159,17 +166,17 @@ pub fn plan(spec: &Spec, problems: &mut Problems) -> Plan {
     plan
 }
 
-/// Notes what a container cannot have together with its mount namespace, or without one.
+/// Checks the combinations with a mount namespace, or without one, that are not possible.
 pub fn check_mounts(plan: &Plan, no_pivot: bool, problems: &mut Problems) {
     let user = plan.has(libc::CLONE_NEWUSER);
     let joined = plan.join.iter().find(|join| join.flag == libc::CLONE_NEWNS);
     match joined {
-        // CAP_SYS_ADMIN in the new one says nothing in whatever owns a mount namespace that is older.
+        // CAP_SYS_ADMIN in the new user namespace gives no right in the one that owns the older mount namespace.
         Some(join) if plan.creates(libc::CLONE_NEWUSER) => problems.add(
             format_args!("{}.path", join.place),
             "a mount namespace cannot be joined from a new user namespace, which has no rights in it",
         ),
-        // Others' mounts are there, which --no-pivot would take away, and by their propagation the host's.
+        // --no-pivot would unmount the mounts of other processes there, and by propagation those of the host.
         Some(join) if no_pivot => problems.add(
             format_args!("{}.path", join.place),
             "--no-pivot would unmount what is in the mount namespace (hint: leave --no-pivot out)",
@@ -195,7 +202,7 @@ fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
             continue;
         };
         if seen & kind.flag != 0 {
-            problems.add(format_args!("{place}.type"), format_args!("{:?} is there twice", kind.name));
+            problems.add(format_args!("{place}.type"), format_args!("{:?} is listed twice", kind.name));
         }
         seen |= kind.flag;
         match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
@@ -216,24 +223,19 @@ fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
 fn user(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
     plan.uid_map = idmap::plan(linux.uid_mappings().as_deref(), "linux.uidMappings", problems);
     plan.gid_map = idmap::plan(linux.gid_mappings().as_deref(), "linux.gidMappings", problems);
-    if plan.creates(libc::CLONE_NEWUSER) {
-        for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
-            if map.is_empty() {
-                problems.add(place, "must not be empty: a new user namespace without mappings has no root");
-            }
+    for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
+        if map.is_empty() && plan.creates(libc::CLONE_NEWUSER) {
+            problems.add(place, "must not be empty: a new user namespace without mappings has no root");
         }
-    } else if !plan.has(libc::CLONE_NEWUSER) {
-        // With a joined one they are only a description of it, as engines send them.
-        for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
-            if !map.is_empty() {
-                problems.add(place, "needs a user namespace");
-            }
+        // For a joined user namespace engines send its mappings as a description.
+        if !map.is_empty() && !plan.has(libc::CLONE_NEWUSER) {
+            problems.add(place, "needs a user namespace");
         }
     }
 }
 
 fn offsets(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
-    // Sorted, so that the plan does not depend on a hash's order.
+    // Sorted, so that the plan does not depend on the order of a hash map.
     let offsets: BTreeMap<_, _> = linux.time_offsets().iter().flatten().collect();
     for (clock, offset) in offsets {
         let place = format!("linux.timeOffsets.{clock}");
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_follow_from_what_the_kernel_forces() {
+    fn an_intermediate_process_is_used_only_where_the_kernel_forces_it() {
         let map = r#""uidMappings": [{"containerID": 0, "hostID": 1000, "size": 1}],
                      "gidMappings": [{"containerID": 0, "hostID": 1000, "size": 1}]"#;
         for (namespaces, extra, expected) in [
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn joins_come_in_the_kernels_order() {
+    fn namespaces_are_joined_in_the_kernels_order() {
         let (plan, problems) = check(
             r#"{"ociVersion": "1.0.2", "hostname": "h", "linux": {"namespaces": [{"type": "mount", "path": "/m"},
                 {"type": "uts", "path": "/u"}, {"type": "ipc", "path": ""}, {"type": "user", "path": "/w"}]}}"#,
@@ -312,11 +314,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_at_its_place() {
+    fn problems_are_reported_with_their_place() {
         for (json, expected) in [
             (
                 r#"{"ociVersion": "1.0.2", "linux": {"namespaces": [{"type": "pid"}, {"type": "pid", "path": "x"}]}}"#,
-                "linux.namespaces[1].type: \"pid\" is there twice; \
+                "linux.namespaces[1].type: \"pid\" is listed twice; \
                  linux.namespaces[1].path: \"x\" is not an absolute path",
             ),
             (

@@ -1,9 +1,9 @@
-//! Finding and executing the program, with runc's wording of what goes wrong: engines turn `executable file not
-//! found in $PATH`, `no such file or directory`, `permission denied` and `is a directory` into exit codes.
+//! Finding and executing the program. The errors have runc's wording, because engines turn `executable file not found in
+//! $PATH`, `no such file or directory`, `permission denied` and `is a directory` into exit codes.
 //!
-//! The rules are those of Go's `exec.LookPath`, which runc uses: a name with a slash is taken as it is; another
-//! is looked for in the PATH of the container's environment; without PATH nothing is found; one found through
-//! an empty or relative element of PATH is refused.
+//! The rules are those of Go's `exec.LookPath`, which runc uses. A name with a slash is a path. Any other name is looked up in
+//! the PATH of the container's environment; without PATH nothing is found. A program found through an empty or relative
+//! element of PATH is refused.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -17,9 +17,9 @@ use crate::error::Result;
 use crate::sys::{self, process, task};
 use crate::trace;
 
-/// The path to execute for `name`. Runs in the container, in its working directory, with the file system ids
-/// of its user: what that user may not see or execute is an error here already, not only at execve.
-pub fn lookup(name: &CStr, env: &[CString]) -> Result<CString> {
+/// Returns the path to execute for `name`. Runs in the container, in its working directory, with the file system ids of its
+/// user. A program that the user may not see or execute is an error here already, not only at execve.
+pub fn find(name: &CStr, env: &[CString]) -> Result<CString> {
     let _phase = trace::phase("look for the program");
     let text = name.to_string_lossy();
     if name.to_bytes().contains(&b'/') {
@@ -42,26 +42,26 @@ pub fn lookup(name: &CStr, env: &[CString]) -> Result<CString> {
     Err(anyhow!("exec: {text:?}: executable file not found in $PATH"))
 }
 
-/// Where PATH says that `name` may be. An empty element is the working directory.
+/// Returns the paths that PATH gives for `name`. An empty element is the working directory.
 fn candidates(name: &[u8], path: &[u8]) -> Vec<PathBuf> {
     if path.is_empty() || name.is_empty() {
         return Vec::new();
     }
-    let place = |dir: &[u8]| {
+    let directory = |dir: &[u8]| {
         if dir.is_empty() { PathBuf::from(".") } else { Path::new(OsStr::from_bytes(dir)).into() }
     };
-    path.split(|b| *b == b':').map(|dir| place(dir).join(OsStr::from_bytes(name))).collect()
+    path.split(|b| *b == b':').map(|dir| directory(dir).join(OsStr::from_bytes(name))).collect()
 }
 
-/// Whether the file can be executed, or why not.
+/// Checks that the file can be executed. The error says why not.
 fn executable(path: &CStr) -> std::result::Result<(), String> {
     let mode = process::stat_mode(path).map_err(|e| e.to_string())?;
     if mode & libc::S_IFMT == libc::S_IFDIR {
-        // execve would say EACCES; not every client knows that the other is of the same kind.
+        // execve returns EACCES for a directory. Both texts are given, because not every engine knows EISDIR.
         return Err(format!("{}: {}", sys::text(Errno::EISDIR), sys::text(Errno::EACCES)));
     }
     match process::may_execute(path) {
-        // An outer seccomp profile may not know the call: then the bits decide, as in Go.
+        // An outer seccomp profile may not know the call. Then the mode decides, as in Go.
         Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EPERM) && mode & 0o111 != 0 => Ok(()),
         Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => Err(sys::text(Errno::EACCES)),
         Err(e) => Err(sys::text(e.errno)),
@@ -69,7 +69,7 @@ fn executable(path: &CStr) -> std::result::Result<(), String> {
     }
 }
 
-/// What to tell of a program that a seccomp filter would not let be executed.
+/// Returns the error for a program whose execution the seccomp filter forbids.
 pub fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
     let name = argv.first().map_or(c"", CString::as_c_str).to_string_lossy();
     let text = match Errno::from_raw(errno as i32) {
@@ -79,12 +79,12 @@ pub fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
     anyhow!("exec: {name:?}: {text} (hint: linux.seccomp does not let execve through)")
 }
 
-/// Becomes the program, which [`lookup`] found for `argv[0]`. Returns only if that failed, with what to tell.
+/// Becomes the program that [`find`] found for `argv[0]`. Returns only if that fails, with the error.
 pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
     let _phase = trace::phase_of("execve", || path.to_string_lossy());
     let errno = task::execve(path, argv, env);
     let name = argv.first().map_or(path, CString::as_c_str).to_string_lossy().into_owned();
-    // A seccomp filter may forbid to look; then only what execve said is known.
+    // A seccomp filter may forbid stat. Then only execve's errno is known.
     if errno == Errno::ENOENT
         && let Err(e) = process::stat_mode(path)
         && e.errno == Errno::ENOENT
@@ -120,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn the_wording_is_runcs() {
+    fn errors_have_runcs_wording() {
         let found = |name: &str, path: Option<&str>| {
             let env: Vec<CString> =
                 path.map(|p| CString::new(format!("PATH={p}")).unwrap()).into_iter().collect();
-            lookup(&CString::new(name).unwrap(), &env).map_err(|e| format!("{e:#}"))
+            find(&CString::new(name).unwrap(), &env).map_err(|e| format!("{e:#}"))
         };
         for (name, path, expected) in [
             ("/no/such", None, "exec: \"/no/such\": stat /no/such: no such file or directory"),

@@ -1,29 +1,25 @@
-//! Hiding what the container must not see or change, and making its root file system the root.
+//! Masked and read-only paths, and the change of the root.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::apply::Root;
-use super::moved::move_over_root;
+use super::no_pivot::move_over_root;
 use super::resolve::{self, Missing};
+use super::root::{NODE, Root, empty_directory};
 use super::targets::Shut;
 use super::{MountNamespace, Plan, sources};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, Joined};
-use crate::sys::mount::{
-    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
-};
+use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, credentials, fs, task};
 use crate::trace;
 
 const READ_ONLY: Attr = Attr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
-/// What a device node of the host's gets that is bind-mounted.
-pub(super) const NODE: Attr = Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: 0 };
 
 impl Root<'_> {
-    /// Masks, makes read-only, and changes the root, after which only the container's files can be reached. The working
-    /// directory is the new root, whose descriptor is returned. `joined` has the mount namespace that the container is to
-    /// be in, unless it is this one.
+    /// Masks paths, makes paths read-only, and changes the root. Afterwards only the container's files can be reached. Returns
+    /// the descriptor of the new root, which also is the working directory. `joined` has the mount namespace that the
+    /// container ends in, if that is not this one.
     pub fn enter(mut self, plan: &Plan, joined: &Joined) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.close_filled()?;
@@ -40,7 +36,7 @@ impl Root<'_> {
         }
         match plan.facts.mount_namespace {
             MountNamespace::Host => attach_on_host(plan, self.fd())?,
-            _ if self.alone.is_some() => task::chdir_root()?,
+            _ if self.root_only.is_some() => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd(), self.proc).context("--no-pivot")?,
             MountNamespace::New => pivot(self.fd())?,
             MountNamespace::Joined => attach_on_root(self.fd())?,
@@ -52,9 +48,9 @@ impl Root<'_> {
         Ok(self.into_fd())
     }
 
-    /// Leaves the private mount namespace for the one that the container is to be in, with a detached copy of the finished
-    /// root. A procfs that is attached there before its masks are could be opened by others in between; what they have
-    /// open then, no mask takes away.
+    /// Leaves the private mount namespace for the one that the container ends in, with a detached copy of the finished root. If
+    /// a procfs were attached there before its masks, other processes could open it in between, and a mask does not close
+    /// open files.
     fn leave(&mut self, joined: &Joined) -> Result<()> {
         let _phase = trace::phase("leave the private mount namespace");
         let finished = mount::open_tree_clone(self.fd(), Path::new(""), true)?;
@@ -63,15 +59,15 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// Makes the working directory while the root can still be written to, and where that could be a volume whose mounts
-    /// appear on the host: only here is it known which these are. Otherwise it is made when the process goes there.
+    /// Makes the working directory, if the root becomes read-only, or if a volume shares its mounts with the host: only here is
+    /// it known which volumes do. Otherwise the directory is made when the process changes to it.
     fn make_cwd(&self, plan: &Plan) -> Result<()> {
         let wanted = plan.cwd.as_ref().filter(|_| self.has_peers() || plan.readonly);
         let Some(cwd) = wanted.filter(|cwd| resolve::open(self.fd(), cwd).is_err()) else { return Ok(()) };
         let umask = credentials::umask(0);
         let made = self.reach(cwd, Some(Missing::Directory), Shut::Peers);
         credentials::umask(umask);
-        self.spend(made.with_context(|| format!("process.cwd {}", cwd.display()))?.fd);
+        self.close_later(made.with_context(|| format!("process.cwd {}", cwd.display()))?.fd);
         Ok(())
     }
 
@@ -82,7 +78,7 @@ impl Root<'_> {
             let at = || format!("linux.maskedPaths {}", path.display());
             let _phase = trace::phase_of("mask", || path.display());
             let Some(target) = self.find(path).with_context(at)? else { continue };
-            // It would lie on the root, with everything below still in reach by the descriptor of the root.
+            // A mask on the root would leave everything within reach through the descriptor of the root.
             if target.is_root() {
                 return Err(fail(Kind::Config, "leads to /, which cannot be masked")).with_context(at);
             }
@@ -98,17 +94,17 @@ impl Root<'_> {
             };
             let cover = cover.with_context(at)?;
             mount::move_mount(cover.as_fd(), target.fd.as_fd()).with_context(at)?;
-            self.spend(target.fd);
+            self.close_later(target.fd);
             match first {
-                Some(_) => self.spend(cover),
+                Some(_) => self.close_later(cover),
                 None => *first = Some(cover),
             }
         }
-        [null, empty].into_iter().flatten().for_each(|fd| self.spend(fd));
+        [null, empty].into_iter().flatten().for_each(|fd| self.close_later(fd));
         Ok(())
     }
 
-    /// Mounts a path on itself, read-only with all below. The root is a mount already, and nothing can lie on it.
+    /// Mounts a path on itself, read-only with all mounts below. The root is a mount already, and nothing can be mounted on it.
     fn make_read_only(&self, path: &Path) -> Result<()> {
         let _phase = trace::phase_of("make read-only", || path.display());
         let Some(target) = self.find(path)? else { return Ok(()) };
@@ -118,14 +114,14 @@ impl Root<'_> {
         let copy = mount::open_tree_clone(target.fd.as_fd(), Path::new(""), true)?;
         mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;
         mount::move_mount(copy.as_fd(), target.fd.as_fd())?;
-        self.spend(copy);
-        self.spend(target.fd);
+        self.close_later(copy);
+        self.close_later(target.fd);
         Ok(())
     }
 
-    /// The host's /dev/null, not the container's, which may be anything (CVE-2025-31133).
+    /// Returns a copy of the host's /dev/null. The container's could be any file (CVE-2025-31133).
     fn host_null(&self) -> Result<OwnedFd> {
-        let null = self.of_host(Path::new("/dev/null"), false)?;
+        let null = self.copy_of_host(Path::new("/dev/null"), false)?;
         let stat = fs::fstat(null.as_fd())?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
             return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
@@ -135,8 +131,8 @@ impl Root<'_> {
     }
 }
 
-/// Makes the mount `root`, attached in our mount namespace, its root. With both paths the same, the old root comes to lie
-/// on the new one, and is what "." then unmounts.
+/// Makes the attached mount `root` the root of the mount namespace. Because both paths of pivot_root(2) are the same, the old
+/// root is stacked on the new one, and "." unmounts it.
 fn pivot(root: BorrowedFd) -> sys::Result<()> {
     let _phase = trace::phase("pivot_root");
     task::fchdir(root)?;
@@ -145,16 +141,16 @@ fn pivot(root: BorrowedFd) -> sys::Result<()> {
     task::chdir_root()
 }
 
-/// Attaches the detached tree `root` in the mount namespace that was joined, and makes it its root. Processes there may
-/// have prepared every path in it, with file systems of their own that never answer: only "/" is opened.
+/// Attaches the detached tree `root` in the joined mount namespace, and makes it the root there. Processes there may have
+/// prepared every path, even with file systems of their own that never answer. Therefore only "/" is opened.
 fn attach_on_root(root: BorrowedFd) -> sys::Result<()> {
-    // Nothing of ours goes from there to others.
+    // No mount that is made here propagates to another namespace.
     mount::make_all_slave()?;
     let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(root, old.as_fd())?;
     pivot(root).inspect_err(|_| {
-        // "." is the tree: nothing stays in a namespace that is others', and nothing of the host's goes with it. The error
-        // of pivot_root tells more.
+        // "." is the tree. It must not stay in a namespace of other processes, and detaching it must not detach mounts of the
+        // host. The error of pivot_root is the one to report.
         let _ = sources::propagate(root, &[sources::ALL_SLAVE]).and_then(|()| mount::detach_here());
     })
 }
@@ -168,13 +164,6 @@ fn attach_on_host(plan: &Plan, root: BorrowedFd) -> Result<()> {
     Ok(task::chroot_here()?)
 }
 
-/// An empty file system with room for its root directory only: who may mount can make it writable again.
-pub(super) fn empty_directory() -> sys::Result<OwnedFd> {
-    let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    let options = [("mode", "0555"), ("nr_inodes", "1"), ("nr_blocks", "1")];
-    mount::new_filesystem("tmpfs", &options, attributes)
-}
-
 /// Returns the id of the mount at the root file system's path, 0 if there is none, if the container is to be attached there
 /// on the host: before that, the one below the container's; after it, the container's.
 pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
@@ -184,9 +173,9 @@ pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
     fs::mounted_at(&plan.path).map(Some).with_context(|| sources::root_place(plan))
 }
 
-/// Detaches the container's root from the host. `under` is the id of the mount that was there before, an engine's own
-/// perhaps; `own` that of the container's, unless `create` was interrupted. No other mount is taken away: the engine may
-/// have unmounted its own and mounted another meanwhile.
+/// Detaches the container's root from the host. `under` is the id of the mount that was there before, for example an engine's
+/// own. `own` is the id of the container's, unless `create` was interrupted. No other mount is detached: the engine may have
+/// unmounted its own and mounted another one since.
 pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
     let now = match fs::mounted_at(rootfs) {
         Err(e) if fs::absent(fs::CWD, rootfs, &e) => return Ok(()),
@@ -200,10 +189,10 @@ pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
             "another mount lies where the container's root file system is mounted (hint: unmount it first)";
         return Err(fail(Kind::Os, format!("{}: {text}", rootfs.display())));
     }
-    // The volumes in it may be peers of the host's mounts, whose own must not go too.
+    // The volumes in it may be peers of the host's mounts, which must stay mounted.
     let tree = fs::open(fs::CWD, rootfs, fs::O_PATH | fs::O_DIRECTORY, 0)?;
     sources::propagate(tree.as_fd(), &[sources::ALL_SLAVE])?;
-    // umount2(2) is not to follow a link of the moment. What the configuration names may end in one.
+    // umount2(2) must not follow a link that appears now, but the path in the configuration may end in a link.
     let path = std::fs::canonicalize(rootfs).with_context(|| rootfs.display().to_string())?;
     Ok(mount::detach(&path)?)
 }

@@ -1,0 +1,261 @@
+//! The runtime's handle of a process in a container, from its clone until its program runs, and the wait for that.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use nix::errno::Errno;
+
+use super::channel::{Channel, Event, Go, unexpected};
+use super::watch::Watch;
+use crate::cli::SPEC_VERSION;
+use crate::error::{Context, Kind, Result, fail};
+use crate::namespaces::{self, idmap};
+use crate::process::{self, rlimits};
+use crate::seccomp::{self, Listener};
+use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
+use crate::sys::task::{self, Exit};
+use crate::sys::{self, fs, socket, tty};
+use crate::{cgroups, log, trace};
+
+/// A process in a container, before its program runs.
+pub struct Process {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    /// The master of its terminal, if no console socket receives it.
+    pub console: Option<OwnedFd>,
+    /// This is the intermediate process, which has not cloned the container's process yet.
+    pub(super) intermediate: bool,
+    /// The process waits for [`Go::On`] before it enters any namespace.
+    pub(super) waits: bool,
+    pub(super) channel: Channel,
+    /// Ends the wait for a process that other processes of a container can already stop.
+    pub(super) watch: Option<Watch>,
+}
+
+/// The agent that decides on a seccomp filter's system calls, and the container whose state it gets.
+#[derive(Clone, Copy)]
+struct Agent<'a> {
+    listener: &'a Listener,
+    record: &'a Record,
+    /// The container's status, not the process's.
+    status: Status,
+}
+
+impl Process {
+    /// Does `act`, and kills the process if that fails.
+    pub(super) fn or_kill(mut self, act: impl FnOnce(&mut Self) -> Result<()>) -> Result<Self> {
+        match act(&mut self) {
+            Ok(()) => Ok(self),
+            Err(e) => {
+                self.kill();
+                Err(e)
+            }
+        }
+    }
+
+    /// Sets what the process may have no right to set itself, and its children inherit. Then lets the process go on, if it
+    /// waits. `maps` has the id maps of the new user namespace that the process was cloned into.
+    pub(super) fn prepare(
+        &self,
+        plan: Option<&process::Plan>,
+        maps: Option<&namespaces::Plan>,
+        proc: BorrowedFd,
+    ) -> Result<()> {
+        let _phase = trace::phase("prepare");
+        if let Some(plan) = plan {
+            rlimits::raise_hard(self.pid, &plan.rlimits)?;
+            if let Some(score) = plan.oom_score_adj {
+                let file = PathBuf::from(format!("{}/oom_score_adj", self.pid));
+                fs::write_at(proc, &file, score.to_string().as_bytes()).context("process.oomScoreAdj")?;
+            }
+        }
+        if let Some(maps) = maps {
+            idmap::write(proc, self.pid, &maps.uid_map, &maps.gid_map)?;
+        }
+        if self.waits { self.go(Go::On) } else { Ok(()) }
+    }
+
+    /// Sends the pidfd to the caller's socket, if there is one.
+    pub(super) fn send_pidfd(&self, socket: Option<&OwnedFd>) -> Result<()> {
+        let Some(socket) = socket else { return Ok(()) };
+        socket::send(socket.as_fd(), b"pidfd", &[self.pidfd.as_fd()]).context("--pidfd-socket")
+    }
+
+    /// Returns the next event that its caller must handle.
+    pub(super) fn next(&mut self) -> Result<Event> {
+        loop {
+            match self.receive()? {
+                Event::Cloned { pid, pidfd } => {
+                    self.intermediate = false;
+                    trace::cloned(pid);
+                    let intermediate = std::mem::replace(&mut self.pidfd, pidfd);
+                    self.pid = pid;
+                    self.poll(&[intermediate.as_fd()])?;
+                    task::wait(intermediate.as_fd())?;
+                    self.channel.go(Go::On)?;
+                }
+                Event::Console(master) => {
+                    // The program may ask for the size as soon as it runs.
+                    copy_size(master.as_fd())?;
+                    self.console = Some(master);
+                }
+                Event::Error(error) => return Err(error),
+                Event::Closed => return Err(self.died()),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Lets the process go on. If it has ended, the error is its own, or says what ended it.
+    pub(super) fn go(&self, go: Go) -> Result<()> {
+        self.channel.go(go).map_err(|e| match sys::errno(&e) {
+            Some(Errno::EPIPE | Errno::ECONNRESET) => match self.channel.receive() {
+                Ok(Event::Error(own)) => own,
+                _ => self.died(),
+            },
+            _ => e,
+        })
+    }
+
+    /// Waits until one of `fds` is readable or at its end.
+    pub(super) fn poll(&self, fds: &[BorrowedFd]) -> Result<Vec<bool>> {
+        match &self.watch {
+            Some(watch) => watch.poll(fds, self.pid),
+            None => Ok(task::poll_readable(fds, None)?),
+        }
+    }
+
+    /// Returns the next event.
+    pub(super) fn receive(&self) -> Result<Event> {
+        // If the intermediate process dies, the channel can stay open: the container's process waits on it.
+        let fds = [self.channel.fd(), self.pidfd.as_fd()];
+        let fds = if self.intermediate { &fds[..] } else { &fds[..1] };
+        if (self.intermediate || self.watch.is_some()) && !self.poll(fds)?[0] {
+            return Err(self.died());
+        }
+        let event = self.channel.receive()?;
+        if let (Event::Listener { .. }, Some(watch)) = (&event, &self.watch) {
+            watch.be_patient();
+        }
+        Ok(event)
+    }
+
+    /// Lets the program run. Returns an error if it does not.
+    pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
+        let _phase = trace::phase("start");
+        let listener = filter.and_then(|filter| filter.listener.as_ref());
+        let agent = listener.map(|listener| Agent { listener, record, status });
+        let started = self.go(Go::Start).and_then(|()| await_program(|| self.receive(), agent));
+        let started = started.and_then(|_| check_runs(self.pid));
+        // In a running container the kernel may have killed another process for want of memory.
+        if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
+    }
+
+    /// Returns the error for a process that died without reporting one.
+    fn died(&self) -> anyhow::Error {
+        match task::wait(self.pidfd.as_fd()) {
+            Ok(Exit::Signal(signal)) => anyhow!("the container's process was killed by signal {signal}"),
+            Ok(Exit::Code(code)) => anyhow!("the container's process ended with code {code}"),
+            Err(e) => e.into(),
+        }
+    }
+
+    /// Kills and reaps the process, which may be dead and reaped already.
+    fn kill(&self) {
+        let _phase = trace::phase("kill and reap");
+        let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        // A process in a frozen cgroup v1 dies only when the cgroup is thawed, which is not the runtime's decision.
+        if let Ok(false) = task::wait_killed(self.pidfd.as_fd()) {
+            log::warn(format!(
+                "the process {} has been killed, but does not end (hint: is it frozen?)",
+                self.pid
+            ));
+        }
+        trace::gone();
+    }
+}
+
+/// Lets the program of a created container run. Returns the container's notification socket, or an error if the program
+/// does not run.
+pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<Option<OwnedFd>> {
+    let _phase = trace::phase("start");
+    // Opened before anything begins: afterwards no descriptor may be left for it.
+    let process = state::pidfd(record)?;
+    let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
+        // The container's process accepts once.
+        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
+    });
+    let socket = connected.map_err(|e| match e.errno {
+        Errno::ECONNREFUSED | Errno::ENOENT => {
+            fail(Kind::WrongStatus, "the container is being started already, or its process has ended")
+        }
+        _ => e.into(),
+    })?;
+    let agent = listener.map(|listener| Agent { listener, record, status: Status::Created });
+    let channel = Channel::from_socket(socket);
+    let pid = record.pid.unwrap_or_default();
+    // Another process of a shared pid namespace may have stopped the container's process.
+    let watch = Watch::patient(record.cgroup.clone());
+    let fds: Vec<_> = [channel.fd()].into_iter().chain(process.as_ref().map(AsFd::as_fd)).collect();
+    // The end of the process may be the only sign: a hook's process has a copy of the channel.
+    let receive = || if watch.poll(&fds, pid)?[0] { channel.receive() } else { Ok(Event::Closed) };
+    let started = await_program(receive, agent).and_then(|notify| check_runs(pid).map(|()| notify));
+    if started.is_err()
+        && let Some(pidfd) = process
+    {
+        // A process that reported an error is about to end. A process that did not, because its agent cannot be reached,
+        // must not run on as if it were started.
+        let _ = task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+    started.map_err(|e| with_reason(record, e))
+}
+
+/// Waits until the channel is closed: either execve closed it, or the process ended. Returns the notification socket that
+/// the process has kept.
+fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> Result<Option<OwnedFd>> {
+    let mut notify = None;
+    loop {
+        match receive()? {
+            Event::Closed => {
+                trace::gone();
+                return Ok(notify);
+            }
+            Event::Error(error) => return Err(error),
+            Event::Listener { fd, pid } => send_listener(&fd, pid, agent)?,
+            Event::Notify(socket) => notify = Some(socket),
+            _ => return Err(unexpected()),
+        }
+    }
+}
+
+/// Adds the reason for the death of the container's process, if the kernel knows it.
+pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
+    let killed = record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed);
+    if killed { error.context("linux.resources.memory: out of memory") } else { error }
+}
+
+/// Fails if a process ended before its program ran. The channel of a process that ends is closed some time before the
+/// process can be waited for, therefore /proc is read.
+fn check_runs(pid: i32) -> Result<()> {
+    if state::ended_before_exec(pid)? {
+        return Err(anyhow!("the container's process was killed before its program ran"));
+    }
+    Ok(())
+}
+
+/// Sends the descriptor of the filter of process `pid` to the agent.
+fn send_listener(fd: &OwnedFd, pid: i32, agent: Option<Agent>) -> Result<()> {
+    let Agent { listener, record, status } = agent.ok_or_else(unexpected)?;
+    let state = serde_json::from_str(&spec_state(record, status, record.pid)).context("state")?;
+    let state = seccomp::listener::process_state(SPEC_VERSION, pid, listener.metadata.as_deref(), state);
+    seccomp::listener::send(fd.as_fd(), &listener.path, state.to_string().as_bytes())
+}
+
+/// Makes the container's terminal as large as the caller's terminal, if the caller has one.
+pub(super) fn copy_size(master: BorrowedFd) -> Result<()> {
+    match tty::size(std::io::stdin().as_fd()) {
+        Some((rows, columns)) => Ok(tty::set_size(master, rows, columns)?),
+        None => Ok(()),
+    }
+}
