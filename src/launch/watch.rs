@@ -3,7 +3,7 @@
 //! the wait has an end of its own.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -12,7 +12,8 @@ use super::Process;
 use super::channel::Event;
 use crate::error::Result;
 use crate::state::CgroupRecord;
-use crate::sys::{signal, task};
+use crate::sys::signal::{self, SignalFd};
+use crate::sys::task;
 use crate::{cgroups, host, log, state, trace};
 
 /// How long the process may be silent before it is looked at.
@@ -24,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// What ends the wait besides the process's own word.
 pub(super) struct Watch {
     /// Readable when a signal asks the runtime to end.
-    ends: Option<OwnedFd>,
+    ends: Option<SignalFd>,
     /// The container's cgroup, if it may be paused and is to be waited for until it is resumed.
     paused: Option<CgroupRecord>,
     /// The process may take its time for as long as it is not held: it runs hooks, or an agent outside decides on its
@@ -56,7 +57,7 @@ impl Watch {
             }
             match &self.ends {
                 Some(ends) if asked => {
-                    let number = signal::next(ends.as_fd())?.unwrap_or_default();
+                    let number = signal::next(ends)?.unwrap_or_default();
                     return Err(anyhow!("ended by signal {number} before the program ran"));
                 }
                 _ => self.look(pid, begun.elapsed())?,
