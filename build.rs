@@ -1,4 +1,4 @@
-//! Gives the executable its own entry (`src/sys/entry.rs`), where it has one.
+//! Gives the executable its own entry (`src/startup/entry.rs`), where it has one.
 
 use std::env::var;
 

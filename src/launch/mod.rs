@@ -13,7 +13,6 @@ mod init;
 pub mod notify;
 mod pid_file;
 mod program;
-pub mod seal;
 mod watch;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
