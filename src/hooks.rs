@@ -6,7 +6,6 @@
 //! process that it leaves behind with its output open cannot block us, as pipes would.
 
 use std::ffi::CString;
-use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -20,7 +19,7 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::process::{env, strings};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, process, signal, task, tty};
-use crate::trace;
+use crate::{log, trace};
 
 /// How much of a failed hook's output is told.
 const TAIL: usize = 512;
@@ -207,12 +206,7 @@ fn tail(output: OwnedFd) -> String {
 
 /// Text without control characters and not longer than [`TAIL`], the end of it if there is more.
 fn one_line(bytes: &[u8]) -> String {
-    let mut escaped = String::new();
-    for c in String::from_utf8_lossy(bytes).trim().chars() {
-        // Writing to a String cannot fail.
-        let _ =
-            if c.is_control() { write!(escaped, "{}", c.escape_default()) } else { write!(escaped, "{c}") };
-    }
+    let mut escaped = log::one_line(String::from_utf8_lossy(bytes).trim());
     let cut = escaped.len().saturating_sub(TAIL);
     let cut = (cut..=escaped.len()).find(|i| escaped.is_char_boundary(*i)).unwrap_or(0);
     escaped.split_off(cut)

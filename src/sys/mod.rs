@@ -9,6 +9,7 @@ pub mod fs;
 pub mod landlock;
 pub mod memory;
 pub mod mount;
+pub mod mountinfo;
 pub mod net;
 pub mod netlink;
 pub mod process;
