@@ -50,7 +50,7 @@ test-vm: build ## the same in a VM with systemd, cgroup v2 and AppArmor; KERNEL=
 guard: build ## bytes, pages and instructions of the release beside tests/guard.json; the last line counts
 	@scripts/install-deps build guard
 	@scripts/guard $(BINARY) $(if $(UPDATE),--update)
-check: ## formatting, lints, file sizes, no unsafe outside src/sys, the specification's clauses and their tests
+check: ## formatting, lints, file sizes, no unsafe outside src/sys and src/startup, the specification's clauses and their tests
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cd benches/floor && cargo fmt --check && { [ "$$(uname -m)" != x86_64 ] || cargo clippy --quiet -- -D warnings; }

@@ -1,20 +1,14 @@
-//! Tells the linker of the executable's own entry (src/sys/entry.rs), where there is one, and of the order of its functions.
+//! Gives the executable its own entry (`src/startup/entry.rs`), where it has one.
 
 use std::env::var;
 
 fn main() {
     let is = |name, value: &str| var(name).as_deref() == Ok(value);
-    let musl = is("CARGO_CFG_TARGET_ENV", "musl");
-    // Without optimization its code has calls by way of relocations, which come later (scripts/check-entry).
-    if musl && is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("PROFILE", "release") {
-        println!("cargo:rustc-link-arg-bins=-Wl,-e,corten_entry");
-    }
-    // Not every linker that somebody may choose knows such scripts.
-    let chosen = var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default().contains("fuse-ld");
-    if musl && is("PROFILE", "release") && !chosen {
-        let directory = var("CARGO_MANIFEST_DIR").unwrap_or_default();
-        println!("cargo:rustc-link-arg-bins=-Wl,-T,{directory}/src/order.ld");
+    // An unoptimised build calls functions by way of relocations, which are written later (scripts/check-entry).
+    if is("CARGO_CFG_TARGET_ENV", "musl") && is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("PROFILE", "release")
+    {
+        // Compilers and linkers know this option alike. Linkers do not know a compiler's `-Wl,`.
+        println!("cargo:rustc-link-arg-bins=-ecorten_entry");
     }
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/order.ld");
 }

@@ -6,7 +6,6 @@
 //! the hook leaves behind with its output open could block the runtime.
 
 use std::ffi::CString;
-use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -20,7 +19,7 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::process::{env, strings};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, process, signal, task, tty};
-use crate::trace;
+use crate::{log, trace};
 
 /// How many bytes of a failed hook's output the error contains.
 const TAIL: usize = 512;
@@ -206,12 +205,7 @@ fn tail(output: OwnedFd) -> String {
 
 /// Returns text without control characters, cut to its last [`TAIL`] bytes.
 fn one_line(bytes: &[u8]) -> String {
-    let mut escaped = String::new();
-    for c in String::from_utf8_lossy(bytes).trim().chars() {
-        // Writing to a String cannot fail.
-        let _ =
-            if c.is_control() { write!(escaped, "{}", c.escape_default()) } else { write!(escaped, "{c}") };
-    }
+    let mut escaped = log::one_line(String::from_utf8_lossy(bytes).trim());
     let cut = escaped.len().saturating_sub(TAIL);
     let cut = (cut..=escaped.len()).find(|i| escaped.is_char_boundary(*i)).unwrap_or(0);
     escaped.split_off(cut)

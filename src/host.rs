@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 
 use crate::error::{Kind, Result, fail};
+use crate::process::capabilities::Held;
+use crate::process::credentials::Status;
+use crate::process::lsm;
 use crate::sys::{fs, task};
 use crate::{process, trace};
 
@@ -39,9 +42,21 @@ impl Host {
         let user_namespace = in_user_namespace()?;
         let uid = task::euid();
         let rootless = rootless.unwrap_or(uid != 0 || user_namespace);
-        let process = process::Host::probe(proc, labels)?;
+        let process = process(proc, labels)?;
         Ok(Self { proc, rootless, uid, user_namespace, process })
     }
+}
+
+/// Probes what the calling process can give to the container's. `labels` is that of [`Host::probe`].
+fn process(proc: BorrowedFd, labels: Option<bool>) -> Result<process::Host> {
+    let own = Status::read(proc)?;
+    if own.pid_namespaces != 1 {
+        // The id of this process there equals its own id by chance.
+        return Err(other_namespace());
+    }
+    let capabilities = Held { bounding: own.bounding, permitted: own.permitted };
+    let lsm = labels.map_or(Ok(lsm::Host::default()), |strict| lsm::Host::probe(proc, strict))?;
+    Ok(process::Host { capabilities, lsm })
 }
 
 /// Whether the kernel can make a mount namespace of one tree (`OPEN_TREE_NAMESPACE`).
@@ -53,7 +68,7 @@ pub fn tree_namespaces() -> Result<bool> {
 ///
 /// In the procfs of another pid namespace, process ids belong to strangers. A new pid namespace has such a /proc until
 /// somebody mounts another. `thread-self` exists only in the root of a procfs, and contains the reader's id there; it does
-/// not exist for a reader outside of the namespace. The two ids can be equal by chance: [`process::Host::probe`] rules
+/// not exist for a reader outside of the namespace. The two ids can be equal by chance: [`Host::probe`] rules
 /// that out for the commands that write to /proc. The descriptor stays open, so a later mount on /proc has no effect.
 pub fn procfs() -> Result<BorrowedFd<'static>> {
     static PROC: OnceLock<OwnedFd> = OnceLock::new();
@@ -73,7 +88,7 @@ pub fn procfs() -> Result<BorrowedFd<'static>> {
 }
 
 /// The error about a procfs that shows the processes of another pid namespace.
-pub(crate) fn other_namespace() -> anyhow::Error {
+fn other_namespace() -> anyhow::Error {
     fail(Kind::Unsupported, "/proc is that of another pid namespace (hint: mount -t proc proc /proc)")
 }
 

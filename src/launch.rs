@@ -19,7 +19,6 @@ mod init;
 pub mod notify;
 mod process;
 mod program;
-pub mod seal;
 mod spawn;
 mod watch;
 

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod process;
 pub mod rootfs;
 pub mod seccomp;
+pub mod startup;
 pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -1,27 +1,28 @@
-//! The corten executable: opens the log, reads the command line, runs the verb, tells the outcome.
+//! The corten executable: opens the log, reads the command line, runs the verb and reports the result. How it gets here
+//! is in `startup.rs`.
 
 #![no_main]
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use corten::sys::arena::Arena;
+use corten::startup::arena::Arena;
 use corten::sys::{args, clock, fs, signal};
 use corten::{cli, commands, log, trace};
 
 #[allow(unsafe_code)]
-#[path = "sys/start.rs"]
-mod start;
+#[path = "startup/main.rs"]
+mod c_main;
 
 #[cfg(all(target_arch = "x86_64", target_env = "musl"))]
 #[allow(unsafe_code)]
-#[path = "sys/entry.rs"]
+#[path = "startup/entry.rs"]
 mod entry;
 
 #[global_allocator]
 static MEMORY: Arena = Arena::new();
 
-/// The result is the exit code.
+/// Runs the command and returns the exit code.
 fn run() -> u8 {
     let args: Vec<OsString> =
         args::get().iter().map(|arg| OsString::from_vec(arg.to_bytes().to_vec())).collect();

@@ -24,7 +24,7 @@ use crate::log;
 use crate::sys::{clock, fs, memory};
 
 /// Begins the name of itself by which a command that executes itself anew, to be sealed, tells when it began and when it
-/// did that, in hexadecimal. `sys/entry.rs` does the same.
+/// did that, in hexadecimal. `startup/entry.rs` does the same.
 const CARRIED: &str = "--trace-since=";
 
 /// The words of a record: begin, end, what [`Text`] it has, and the text.

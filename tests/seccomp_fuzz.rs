@@ -35,7 +35,7 @@ fn no_profile_does_harm() {
     let mut seed = first;
     while Instant::now() < until {
         let mut random = Random::new(seed);
-        let (text, counts) = if seed % 3 == 0 {
+        let (text, counts) = if seed.is_multiple_of(3) {
             let engine = random.of(&ENGINES);
             (mutate(&mut random, engine.as_bytes()), &mut mutated)
         } else {

@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use corten::cgroups::{self, dbus, unescape};
+use corten::cgroups::{self, dbus};
 use corten::fuzzing::{self, BusValue};
 use corten::process::credentials::Status;
 use corten::process::users;
+use corten::sys::mountinfo::unescape;
 
 /// Between the texts of an input that has several.
 const BORDER: &[u8] = b"\n--\n";

@@ -5,15 +5,14 @@
 //! field. Paths in /proc/self/cgroup begin at the cgroup namespace's root, not at the mount, and so does that
 //! field.
 
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::error::Result;
-use crate::sys::{self, fs};
+use crate::sys::{self, fs, mountinfo};
 use crate::{host, trace};
 
 /// Where v2 is mounted if it is the host's only one, or v1's if they are there.
@@ -64,8 +63,7 @@ impl Host {
         {
             return Ok(Self { v2_mount: Some(CGROUP.into()), own: Some(own), ..Self::default() });
         }
-        let mountinfo = fs::read_limited(open("self/mountinfo")?, 64 << 20).context("mountinfo")?;
-        let mut host = Self::parse(&mountinfo, &own);
+        let mut host = Self::parse(&mountinfo::read(proc)?, &own);
         if let Some(mount) = host.v2_mount.as_ref().filter(|_| !host.v1.is_empty()) {
             let controllers = fs::read_text(fs::CWD, &mount.join("cgroup.controllers"))?;
             host.v2_controllers = controllers.split_whitespace().map(Into::into).collect();
@@ -77,14 +75,13 @@ impl Host {
     pub fn of_process(pid: i32, proc: BorrowedFd) -> Result<Self> {
         let open = |path: &str| fs::open(proc, Path::new(path), fs::O_RDONLY, 0);
         let cgroup = fs::read_whole(open(&format!("{pid}/cgroup"))?, 1 << 20).context("cgroup")?;
-        let mountinfo = fs::read_limited(open("self/mountinfo")?, 64 << 20).context("mountinfo")?;
-        Ok(Self::parse(&mountinfo, &cgroup))
+        Ok(Self::parse(&mountinfo::read(proc)?, &cgroup))
     }
 
     /// The facts in the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
     #[must_use]
     pub fn parse(mountinfo: &[u8], cgroup: &[u8]) -> Self {
-        let mounts: Vec<Mount> = mountinfo.split(|&b| b == b'\n').filter_map(Mount::parse).collect();
+        let mounts: Vec<Mount> = mountinfo::parse(mountinfo).map(Mount::new).collect();
         let visible = mounts.iter().enumerate().filter(|(i, mount)| {
             // A mount made later at this place or above it hides this one.
             (mount.cgroup || mount.resctrl)
@@ -169,48 +166,19 @@ struct Mount {
 }
 
 impl Mount {
-    /// A line such as `41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw` (proc_pid_mountinfo(5)).
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut fields = line.split(|&b| b == b' ');
-        let root = unescape(fields.nth(3)?);
-        let point = unescape(fields.next()?);
-        // Optional fields follow, up to a dash.
-        let mut fields = fields.skip_while(|&f| f != b"-");
-        let kind = fields.nth(1)?;
-        let options = match kind {
-            b"cgroup" => {
-                let text = String::from_utf8_lossy(fields.nth(1)?);
-                text.split(',').map(Into::into).collect()
-            }
+    fn new(mount: mountinfo::Mount) -> Self {
+        let options = match mount.kind {
+            b"cgroup" => String::from_utf8_lossy(mount.options).split(',').map(Into::into).collect(),
             _ => Vec::new(),
         };
-        let cgroup = matches!(kind, b"cgroup" | b"cgroup2");
-        Some(Self { root, point, cgroup, resctrl: kind == b"resctrl", options })
+        let cgroup = matches!(mount.kind, b"cgroup" | b"cgroup2");
+        let resctrl = mount.kind == b"resctrl";
+        Self { root: mount.root(), point: mount.point(), cgroup, resctrl, options }
     }
 
     fn v2(&self) -> bool {
         self.cgroup && self.options.is_empty()
     }
-}
-
-/// Undoes the kernel's octal escapes of blanks and backslashes.
-pub fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..3).filter(|_| *first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
-        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }
 
 fn bytes_to_path(bytes: &[u8]) -> PathBuf {

@@ -33,7 +33,7 @@ use crate::state::CgroupRecord;
 pub use backend::{
     Below, Cgroup, create, delegate, frozen, id, is_anothers, limit, missing, populated, remove_empty, watch,
 };
-pub use host::{Host, unescape};
+pub use host::Host;
 pub use process::{below, beside, freezing};
 pub use resources::Write;
 pub use tree::remove_parents;

@@ -7,9 +7,10 @@ use crate::cli::{Create, Globals};
 use crate::config::{self, Config};
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::{self, Host};
-use crate::launch::{self, Caller, Launched, Start, notify, seal};
+use crate::launch::{self, Caller, Launched, Start, notify};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
+use crate::startup::seal;
 use crate::sys::fs;
 use crate::{cgroups, log, state, trace};
 

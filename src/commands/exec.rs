@@ -11,8 +11,9 @@ use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::host::Host;
-use crate::launch::{exec, foreground, seal};
+use crate::launch::{exec, foreground};
 use crate::process::{self, capabilities, env, lsm};
+use crate::startup::seal;
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
 

@@ -7,7 +7,8 @@ use super::start::{PATIENCE, Poststart, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
-use crate::launch::{self, Launched, Start, foreground, seal};
+use crate::launch::{self, Launched, Start, foreground};
+use crate::startup::seal;
 use crate::state::Status;
 use crate::sys::task;
 

@@ -1,22 +1,23 @@
 //! The wait for a process in the foreground: forwards signals to it, relays its terminal, and returns its exit status.
 
 use std::io::{Stdin, Stdout};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
 use super::notify::Notify;
 use super::process::{Process, copy_size};
 use crate::error::Result;
+use crate::sys::signal::{self, SignalFd};
 use crate::sys::task::{self, Poll};
-use crate::sys::{self, signal, tty};
+use crate::sys::{self, tty};
 use crate::trace;
 
 /// The most bytes that are read from a terminal at once.
 const CHUNK: usize = 8192;
 
 /// Blocked signals, which are read from a descriptor. They are blocked before the process is cloned, so that none is lost.
-pub struct Signals(OwnedFd);
+pub struct Signals(SignalFd);
 
 impl Signals {
     pub fn block() -> Result<Self> {
@@ -56,7 +57,7 @@ pub fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) ->
 }
 
 fn forward(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Result<()> {
-    while let Some(number) = signal::next(signals.0.as_fd())? {
+    while let Some(number) = signal::next(&signals.0)? {
         match number {
             libc::SIGCHLD => task::reap_others(process.pid),
             libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), |relay| copy_size(relay.master))?,

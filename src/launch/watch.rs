@@ -3,14 +3,15 @@
 //! has a time limit.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
 use crate::error::Result;
 use crate::state::CgroupRecord;
-use crate::sys::{signal, task};
+use crate::sys::signal::{self, SignalFd};
+use crate::sys::task;
 use crate::{cgroups, host, state};
 
 /// How long the process may be silent before the runtime looks for the reason.
@@ -22,7 +23,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// What ends the wait in addition to a message from the process.
 pub(super) struct Watch {
     /// Readable when a signal asks the runtime to end.
-    ends: Option<OwnedFd>,
+    ends: Option<SignalFd>,
     /// The container's cgroup, if the wait goes on while that is paused.
     paused: Option<CgroupRecord>,
     /// The process may be silent as long as nothing holds it, because it runs hooks, or because an agent outside decides on
@@ -60,7 +61,7 @@ impl Watch {
             }
             match &self.ends {
                 Some(ends) if asked => {
-                    let number = signal::next(ends.as_fd())?.unwrap_or_default();
+                    let number = signal::next(ends)?.unwrap_or_default();
                     return Err(anyhow!("ended by signal {number} before the program ran"));
                 }
                 _ => self.check(pid, begun.elapsed())?,

@@ -116,7 +116,7 @@ pub fn apply(
             privileged()?;
             change_sets(sets, before).context("process.capabilities")?;
             let (effective, permitted, inheritable) = sys::capget().context("process.capabilities")?;
-            let ambient = sys::ambient_of(sets.ambient).context("process.capabilities.ambient")?;
+            let ambient = ambient(sets.ambient).context("process.capabilities.ambient")?;
             // Others are not there: all were cleared.
             let held = Status { effective, permitted, inheritable, ambient, ..Status::default() };
             [marks(&now, user, no_new_privs), identity(&now, user, sets, groups), others(&held, sets)]
@@ -155,6 +155,13 @@ fn change_sets(sets: &Sets, before: &Status) -> Result<()> {
         sys::raise_ambient(capability)?;
     }
     Ok(())
+}
+
+/// Returns the capabilities of a mask that are ambient.
+fn ambient(mask: u64) -> Result<u64> {
+    capabilities::members(mask).into_iter().try_fold(0, |found, capability| {
+        Ok(if sys::is_ambient(capability)? { found | capability.bitmask() } else { found })
+    })
 }
 
 /// The credentials that `/proc/PID/status` tells.

@@ -24,14 +24,12 @@ pub mod users;
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, Process};
 
-use crate::error::{Problems, Result};
-use crate::host;
+use crate::error::Problems;
 use crate::sys::process::SchedAttr;
 
 /// The container's process, as it will be.
@@ -65,21 +63,6 @@ pub struct Plan {
 pub struct Host {
     pub capabilities: capabilities::Held,
     pub lsm: lsm::Host,
-}
-
-impl Host {
-    /// Probes the calling process; `proc` is the root of the verified procfs. The security modules matter only if
-    /// something has a label: then `labels` is [`lsm::Host::strict`].
-    pub fn probe(proc: BorrowedFd, labels: Option<bool>) -> Result<Self> {
-        let own = credentials::Status::read(proc)?;
-        if own.pid_namespaces != 1 {
-            // Our id there equals the one that we have for ourselves by chance.
-            return Err(host::other_namespace());
-        }
-        let capabilities = capabilities::Held { bounding: own.bounding, permitted: own.permitted };
-        let lsm = labels.map_or(Ok(lsm::Host::default()), |strict| lsm::Host::probe(proc, strict))?;
-        Ok(Self { capabilities, lsm })
-    }
 }
 
 /// Plans the process. `prefix` is where the document stands: `process` in config.json, empty for the document

@@ -63,6 +63,13 @@ pub fn home(passwd: &[u8], uid: u32) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(home)))
 }
 
+/// Returns the name of a user, if passwd has one.
+#[must_use]
+pub fn name(passwd: &[u8], uid: u32) -> Option<String> {
+    let entry = records(passwd).find(|fields| fields.get(2).and_then(|f| id(f)) == Some(uid))?;
+    Some(String::from_utf8_lossy(entry[0]).into_owned())
+}
+
 fn gid(text: &str, group: &[u8]) -> Result<u32, String> {
     if let Some(gid) = numeric(text)? {
         return Ok(gid);
@@ -153,6 +160,15 @@ mod tests {
         }
         let large = vec![b'x'; CONTENT_MAX + 1];
         assert!(who("web", &large, GROUP).is_err());
+    }
+
+    #[test]
+    fn names_of_users() {
+        for (uid, expected) in
+            [(0, Some("root")), (33, Some("web")), (50, Some("1000")), (5, None), (99, None)]
+        {
+            assert_eq!(name(PASSWD, uid).as_deref(), expected, "{uid}");
+        }
     }
 
     #[test]

@@ -11,16 +11,14 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::root::empty_directory;
-use crate::cgroups::unescape;
 use crate::error::{Context, Result};
-use crate::sys::{fs, mount, task};
+use crate::sys::{fs, mount, mountinfo, task};
 
 /// Moves the mount `root` over the process's root and changes to it. `proc` is the root of the host's procfs.
 pub(super) fn move_over_root(root: BorrowedFd, proc: BorrowedFd) -> Result<()> {
     let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(root, old.as_fd())?;
-    let file = fs::open(proc, Path::new("self/mountinfo"), fs::O_RDONLY, 0)?;
-    let text = fs::read_limited(file, 64 << 20).context("/proc/self/mountinfo")?;
+    let text = mountinfo::read(proc)?;
     let own = fs::mount_id(root, Path::new(""))?;
     let mut stay: Vec<PathBuf> = Vec::new();
     // Paths still begin at the old root, below the new one.
@@ -48,28 +46,20 @@ pub(crate) struct Other {
 /// Returns the mounts in the text of mountinfo except the old root, the mount `own` and all below that. A mount comes after the
 /// mounts that it lies on.
 pub(crate) fn others(mountinfo: &[u8], own: u64) -> Vec<Other> {
-    let lines = mountinfo.split(|&b| b == b'\n').filter_map(|line| {
-        let mut fields = line.split(|&b| b == b' ');
-        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse::<u64>().ok();
-        let (id, parent) = (number()?, number()?);
-        let point = unescape(fields.nth(2)?);
-        // Optional fields follow, up to a dash.
-        let kind = fields.skip_while(|&f| f != b"-").nth(1)?;
-        Some((id, parent, Other { point, of_the_kernel: kind == b"proc" || kind == b"sysfs" }))
-    });
-    let lines: Vec<_> = lines.collect();
-    let parents: HashMap<u64, u64> = lines.iter().map(|(id, parent, _)| (*id, *parent)).collect();
+    let mounts: Vec<_> = mountinfo::parse(mountinfo).collect();
+    let parents: HashMap<u64, u64> = mounts.iter().map(|mount| (mount.id, mount.parent)).collect();
     // Returns the depth of a mount, or `None` if it is the container's.
     let depth = |id: u64| {
         let chain = std::iter::successors(Some(id), |id| parents.get(id).copied()).take(parents.len() + 1);
         let chain: Vec<u64> = chain.collect();
         (!chain.contains(&own)).then_some(chain.len())
     };
-    let mut others: Vec<(usize, Other)> = lines
-        .into_iter()
-        .filter(|(_, _, mount)| mount.point != Path::new("/"))
-        .filter_map(|(id, _, mount)| Some((depth(id)?, mount)))
-        .collect();
+    let other = |mount: &mountinfo::Mount| {
+        let of_the_kernel = matches!(mount.kind, b"proc" | b"sysfs");
+        (mount.point() != Path::new("/")).then(|| Other { point: mount.point(), of_the_kernel })
+    };
+    let mut others: Vec<(usize, Other)> =
+        mounts.iter().filter_map(|mount| Some((depth(mount.id)?, other(mount)?))).collect();
     others.sort_by_key(|(depth, _)| *depth);
     others.into_iter().map(|(_, mount)| mount).collect()
 }

@@ -39,7 +39,7 @@ impl Call {
             NR => Some(self.nr),
             ARCH => Some(self.arch),
             8 | 12 => Some(0),
-            ARGS..64 if offset % 4 == 0 => {
+            ARGS..64 if offset.is_multiple_of(4) => {
                 let arg = self.args.get((offset - ARGS) as usize / 8)?;
                 let upper = (offset % 8 == 4) != big_endian;
                 Some(if upper { (arg >> 32) as u32 } else { *arg as u32 })

@@ -184,10 +184,10 @@ fn calls(policy: &Policy, abi: Abi, all: &mut Vec<(u32, Outcome)>) -> Result<(),
         push(all, *number, outcome(group, policy.default, abi)?);
         push(all, number + 1, Outcome::Return(policy.default));
     }
-    if let (Some(newer), Some(newest)) = (policy.newer, newest(policy, abi)) {
-        if newest < last {
-            push(all, newest + 1, Outcome::Return(newer));
-        }
+    if let (Some(newer), Some(newest)) = (policy.newer, newest(policy, abi))
+        && newest < last
+    {
+        push(all, newest + 1, Outcome::Return(newer));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::process::Stat;
 use crate::cgroups::systemd::Unit;
 use crate::cli::SPEC_VERSION;
+use crate::process::users;
 
 /// Where the container's cgroup is, for every later command: engines do not repeat `--systemd-cgroup`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,15 +226,7 @@ pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
 pub fn owner(uid: u32) -> Owner {
     let name = match uid {
         0 => Some("root".to_string()),
-        _ => user_name(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), uid),
+        _ => users::name(&std::fs::read("/etc/passwd").unwrap_or_default(), uid),
     };
     Owner { uid, name: name.unwrap_or_else(|| uid.to_string()) }
-}
-
-pub(super) fn user_name(passwd: &str, uid: u32) -> Option<String> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_string())
-    })
 }

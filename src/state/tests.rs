@@ -1,7 +1,7 @@
 use std::io::Write;
 
 use super::process::{Stat, parse_stat};
-use super::record::{derive, user_name};
+use super::record::derive;
 use super::*;
 use crate::error::kind;
 
@@ -86,14 +86,6 @@ fn the_status_follows_from_the_process() {
     }
     for (state, threads, dead) in [('R', 1, false), ('Z', 1, true), ('Z', 2, false), ('X', 1, true)] {
         assert_eq!(Stat { state, flags: 0, threads, start_time: 0 }.dead(), dead, "{state} {threads}");
-    }
-}
-
-#[test]
-fn names_are_found_in_passwd() {
-    let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1000::/home/ann:/bin/sh\n";
-    for (uid, name) in [(0, Some("root")), (1000, Some("ann")), (1, None)] {
-        assert_eq!(user_name(passwd, uid).as_deref(), name);
     }
 }
 

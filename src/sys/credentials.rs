@@ -51,29 +51,15 @@ pub fn raise_ambient(capability: Capability) -> Result<()> {
         .map_err(|_| last(format!("prctl(PR_CAP_AMBIENT_RAISE, {capability})")))
 }
 
-/// Those capabilities of a mask that are ambient.
-pub fn ambient_of(mask: u64) -> Result<u64> {
-    let zero: libc::c_ulong = 0;
-    (0..u64::BITS).filter(|n| mask >> n & 1 == 1).try_fold(0, |found, number| {
-        let number_c = libc::c_ulong::from(number);
-        // SAFETY: prctl's option takes numbers, no pointers.
-        let ret = unsafe {
-            libc::prctl(
-                libc::PR_CAP_AMBIENT,
-                libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong,
-                number_c,
-                zero,
-                zero,
-            )
-        };
-        let set = check(ret.into(), || format!("prctl(PR_CAP_AMBIENT_IS_SET, {number})"))?;
-        Ok(found | (set as u64) << number)
-    })
+/// Returns whether a capability is ambient.
+pub fn is_ambient(capability: Capability) -> Result<bool> {
+    caps::has_cap(None, CapSet::Ambient, capability)
+        .map_err(|_| last(format!("prctl(PR_CAP_AMBIENT_IS_SET, {capability})")))
 }
 
 /// Whether the permitted set survives a change from user 0 to another.
 pub fn set_keep_capabilities(keep: bool) -> Result<()> {
-    caps::securebits::set_keepcaps(keep).map_err(|_| last(format!("prctl(PR_SET_KEEPCAPS, {keep})")))
+    nix::sys::prctl::set_keepcaps(keep).map_err(|e| Error::new(format!("prctl(PR_SET_KEEPCAPS, {keep})"), e))
 }
 
 /// The error of a call that the caps crate made: its own type holds only text.

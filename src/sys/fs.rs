@@ -6,8 +6,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, SealFlag, fcntl};
+use nix::sys::memfd::MFdFlags;
+use nix::sys::stat::{Mode, SFlag};
+use nix::unistd::{Gid, Uid};
 
-use super::{Error, Result, check, check_fd, cstring, retry};
+use super::{Error, Result, check, cstring, retry};
 
 pub use libc::{O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDONLY, O_RDWR, O_WRONLY};
 pub use libc::{
@@ -24,41 +28,20 @@ pub fn proc_fd(fd: BorrowedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// `struct open_how`: libc's own cannot be built outside it.
-#[repr(C)]
-struct OpenHow {
-    flags: u64,
-    mode: u64,
-    resolve: u64,
-}
-
 /// `openat2(2)`.
 pub fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
-    let name = cstring(path)?;
-    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: mode.into(), resolve };
-    retry(|| {
-        // SAFETY: `name` is NUL-terminated, `how` is an open_how of the size passed; both outlive the call.
-        let ret = unsafe {
-            libc::syscall(
-                libc::SYS_openat2,
-                dir.as_raw_fd(),
-                name.as_ptr(),
-                &raw const how,
-                size_of::<OpenHow>(),
-            )
-        };
-        check_fd(ret, || format!("openat2({path:?})"))
-    })
+    let how = OpenHow::new()
+        .flags(OFlag::from_bits_retain(flags) | OFlag::O_CLOEXEC)
+        .mode(Mode::from_bits_truncate(mode))
+        .resolve(ResolveFlag::from_bits_retain(resolve));
+    retry(|| nix::fcntl::openat2(dir, path, how).map_err(|e| Error::new(format!("openat2({path:?})"), e)))
 }
 
 /// `openat(2)`, for trusted paths of the host.
 pub fn open(dir: BorrowedFd, path: &Path, flags: i32, mode: u32) -> Result<OwnedFd> {
-    let name = cstring(path)?;
-    retry(|| {
-        // SAFETY: `name` is NUL-terminated and outlives the call.
-        let ret = unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC, mode) };
-        check_fd(ret.into(), || format!("open({path:?})"))
-    })
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_CLOEXEC;
+    let mode = Mode::from_bits_truncate(mode);
+    retry(|| nix::fcntl::openat(dir, path, flags, mode).map_err(|e| Error::new(format!("open({path:?})"), e)))
 }
 
 /// Opens the file of an `O_PATH` descriptor anew, with the access that `flags` ask for. What it is can be looked at before:
@@ -78,7 +61,7 @@ pub fn is_directory(fd: BorrowedFd) -> Result<bool> {
 
 /// `fstatat(2)`, of a link itself.
 pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
-    nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+    nix::sys::stat::fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW)
         .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
 }
 
@@ -92,7 +75,7 @@ pub fn absent(dir: BorrowedFd, path: &Path, error: &Error) -> bool {
 
 /// Returns the inode number of a file, following links.
 pub fn inode_at(dir: BorrowedFd, path: &Path) -> Result<u64> {
-    nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::empty())
+    nix::sys::stat::fstatat(dir, path, AtFlags::empty())
         .map(|stat| stat.st_ino)
         .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
 }
@@ -104,7 +87,7 @@ pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
     Ok(stat.filesystem_type().0 as i64)
 }
 
-/// Whether the mount that `fd` lies on has the attribute `nosymfollow`.
+/// Whether the mount that `fd` lies on has the attribute `nosymfollow`. The raw call: nix drops this flag.
 pub fn follows_no_links(fd: BorrowedFd) -> Result<bool> {
     const ST_NOSYMFOLLOW: libc::c_ulong = 0x2000;
     // SAFETY: all-zero bytes are a valid statvfs.
@@ -127,16 +110,15 @@ pub fn never_written(path: &Path) -> Result<bool> {
 }
 
 pub fn mkdirat(dir: BorrowedFd, path: &Path, mode: u32) -> Result<()> {
-    nix::sys::stat::mkdirat(dir, path, nix::sys::stat::Mode::from_bits_truncate(mode))
+    nix::sys::stat::mkdirat(dir, path, Mode::from_bits_truncate(mode))
         .map_err(|e| Error::new(format!("mkdirat({path:?})"), e))
 }
 
 /// `mknodat(2)`; `mode` holds the type too.
 pub fn mknodat(dir: BorrowedFd, path: &Path, mode: u32, device: u64) -> Result<()> {
-    let name = cstring(path)?;
-    // SAFETY: `name` is NUL-terminated and outlives the call.
-    let ret = unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, device) };
-    check(ret.into(), || format!("mknodat({path:?})")).map(drop)
+    let kind = SFlag::from_bits_truncate(mode);
+    nix::sys::stat::mknodat(dir, path, kind, Mode::from_bits_truncate(mode), device)
+        .map_err(|e| Error::new(format!("mknodat({path:?})"), e))
 }
 
 pub fn symlinkat(target: &Path, dir: BorrowedFd, path: &Path) -> Result<()> {
@@ -164,16 +146,14 @@ pub fn rename(dir: BorrowedFd, from: &Path, to: &Path) -> Result<()> {
 
 /// `fchownat(2)` without following a link; an empty path is `dir` itself.
 pub fn chown(dir: BorrowedFd, path: &Path, uid: u32, gid: u32) -> Result<()> {
-    let name = cstring(path)?;
-    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
-    // SAFETY: `name` is NUL-terminated and outlives the call.
-    let ret = unsafe { libc::fchownat(dir.as_raw_fd(), name.as_ptr(), uid, gid, flags) };
-    check(ret.into(), || format!("fchownat({path:?}, {uid}, {gid})")).map(drop)
+    let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    nix::unistd::fchownat(dir, path, owner, group, AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH)
+        .map_err(|e| Error::new(format!("fchownat({path:?}, {uid}, {gid})"), e))
 }
 
 /// Sets permission bits of an open file that is not an `O_PATH` descriptor.
 pub fn fchmod(fd: BorrowedFd, mode: u32) -> Result<()> {
-    nix::sys::stat::fchmod(fd, nix::sys::stat::Mode::from_bits_truncate(mode))
+    nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))
         .map_err(|e| Error::new(format!("fchmod({mode:#o})"), e))
 }
 
@@ -299,34 +279,33 @@ pub fn memfd_with(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
 
 /// An empty anonymous file that can be sealed and never executed.
 pub fn memfd(name: &str) -> Result<OwnedFd> {
-    memfd_create(name, libc::MFD_NOEXEC_SEAL)
+    memfd_create(name, MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL))
 }
 
 /// The flags for whether it may be executed came with Linux 6.3, where an administrator may demand that one is given.
-fn memfd_create(name: &str, exec: u32) -> Result<OwnedFd> {
-    let name = cstring(Path::new(name))?;
-    let make = |flags| {
-        // SAFETY: `name` is NUL-terminated and outlives the call.
-        let ret = unsafe { libc::memfd_create(name.as_ptr(), flags) };
-        check_fd(ret.into(), || format!("memfd_create({flags:#x})"))
+fn memfd_create(name: &str, exec: MFdFlags) -> Result<OwnedFd> {
+    let make = |flags: MFdFlags| {
+        nix::sys::memfd::memfd_create(name, flags)
+            .map_err(|e| Error::new(format!("memfd_create({:#x})", flags.bits()), e))
     };
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     match make(flags | exec) {
         Err(e) if e.errno == Errno::EINVAL => make(flags),
         other => other,
     }
 }
 
-const SEALS: i32 = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
+    .union(SealFlag::F_SEAL_SHRINK)
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_WRITE);
 
 /// A copy in memory that can be executed and never be written to again.
 pub fn sealed_copy(path: &Path) -> Result<OwnedFd> {
     use std::os::fd::AsFd;
-    let to = memfd_create("corten", libc::MFD_EXEC)?;
+    let to = memfd_create("corten", MFdFlags::from_bits_retain(libc::MFD_EXEC))?;
     copy(open(CWD, path, O_RDONLY, 0)?, to.as_fd())?;
-    // SAFETY: only properties of the file change.
-    let ret = unsafe { libc::fcntl(to.as_raw_fd(), libc::F_ADD_SEALS, SEALS) };
-    check(ret.into(), || "fcntl(F_ADD_SEALS)".into())?;
+    fcntl(&to, FcntlArg::F_ADD_SEALS(SEALS)).map_err(|e| Error::new("fcntl(F_ADD_SEALS)", e))?;
     Ok(to)
 }
 
@@ -373,9 +352,9 @@ fn statx(dir: BorrowedFd, path: &Path, wanted: u32) -> Result<libc::statx> {
 /// Whether a file in memory is sealed against writing.
 fn write_sealed(path: &Path) -> Result<bool> {
     let file = open(CWD, path, O_RDONLY, 0)?;
-    // SAFETY: no pointers are passed; a file that cannot be sealed answers EINVAL.
-    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
-    Ok(seals >= 0 && seals & SEALS == SEALS)
+    // A file that cannot be sealed answers EINVAL.
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS);
+    Ok(seals.is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SEALS)))
 }
 
 /// Positions a file at its start.
@@ -384,7 +363,7 @@ pub fn rewind(fd: &OwnedFd) -> Result<()> {
 }
 
 /// Opens /dev/null in the place of a standard stream that is closed: else a file of ours would get its number and be
-/// what the container reads or writes.
+/// what the container reads or writes. The raw poll(2): nix's takes only descriptors that are open.
 pub fn fill_standard() -> Result<()> {
     let mut polled = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
     retry(|| {
@@ -447,7 +426,7 @@ pub fn keep_on_exec(fd: i32) -> Result<()> {
     check(ret.into(), || format!("fcntl({fd}, F_SETFD)")).map(drop)
 }
 
-/// `flock(2)`, exclusive, without waiting.
+/// `flock(2)`, exclusive, without waiting. The raw call: nix's `Flock` takes the descriptor away from its owner.
 pub fn try_lock(fd: BorrowedFd) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };

@@ -1,7 +1,6 @@
 //! The only module with `unsafe`: thin wrappers that carry the kernel's names, take and give owned file
 //! descriptors, and return errors that print the call. Nothing here knows the runtime-spec.
 
-pub mod arena;
 pub mod args;
 pub mod bpf;
 pub mod clock;
@@ -10,6 +9,7 @@ pub mod fs;
 pub mod landlock;
 pub mod memory;
 pub mod mount;
+pub mod mountinfo;
 pub mod net;
 pub mod netlink;
 pub mod process;

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::{ffi::CString, ptr};
 
-use super::{Result, check, check_fd, cstring};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::{Error, Result, check, check_fd, cstring};
 
 pub use libc::{
     AT_RECURSIVE, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
@@ -77,10 +79,9 @@ pub fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Re
 
 /// Makes every mount of our namespace a slave: what is mounted and unmounted from now on stays in it.
 pub fn make_all_slave() -> Result<()> {
-    let none = ptr::null::<libc::c_char>();
-    // SAFETY: the target is a static string; with these flags the other pointers are not read.
-    let ret = unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | MS_SLAVE, none.cast()) };
-    check(ret.into(), || "mount(\"/\", MS_REC | MS_SLAVE)".into()).map(drop)
+    let none = None::<&Path>;
+    mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
+        .map_err(|e| Error::new("mount(\"/\", MS_REC | MS_SLAVE)", e))
 }
 
 fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> Result<()> {
@@ -215,42 +216,23 @@ pub fn mount_at(
     data: &str,
 ) -> Result<()> {
     super::task::fchdir(target)?;
-    let source_c = source.map(cstring).transpose()?;
-    let fstype_c = fstype.map(|t| cstring(Path::new(t))).transpose()?;
-    let data_c = cstring(Path::new(data))?;
-    let pointer = |s: Option<&CString>| s.map_or(ptr::null(), |s| s.as_ptr());
-    // SAFETY: all strings are NUL-terminated or null and outlive the call.
-    let ret = unsafe {
-        libc::mount(
-            pointer(source_c.as_ref()),
-            c".".as_ptr(),
-            pointer(fstype_c.as_ref()),
-            flags,
-            data_c.as_ptr().cast(),
-        )
-    };
-    check(ret.into(), || format!("mount({:?}, flags {flags:#x}, {data:?})", fstype.unwrap_or_default()))
-        .map(drop)
+    mount(source, c".", fstype, MsFlags::from_bits_retain(flags), Some(data)).map_err(|e| {
+        Error::new(format!("mount({:?}, flags {flags:#x}, {data:?})", fstype.unwrap_or_default()), e)
+    })
 }
 
 /// `pivot_root(".", ".")`: the working directory becomes the root, the old root is stacked on top of it.
 pub fn pivot_root_here() -> Result<()> {
-    // SAFETY: both paths are static strings.
-    let ret = unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) };
-    check(ret, || "pivot_root(\".\", \".\")".into()).map(drop)
+    nix::unistd::pivot_root(c".", c".").map_err(|e| Error::new("pivot_root(\".\", \".\")", e))
 }
 
 /// `umount2(".", MNT_DETACH)`: takes away the old root that [`pivot_root_here`] left on top.
 pub fn detach_here() -> Result<()> {
-    // SAFETY: the path is a static string.
-    let ret = unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) };
-    check(ret.into(), || "umount2(\".\", MNT_DETACH)".into()).map(drop)
+    umount2(c".", MntFlags::MNT_DETACH).map_err(|e| Error::new("umount2(\".\", MNT_DETACH)", e))
 }
 
 /// `umount2(2)` with `MNT_DETACH` of a host's path, which must not be a link.
 pub fn detach(path: &Path) -> Result<()> {
-    let name = cstring(path)?;
-    // SAFETY: `name` is NUL-terminated and outlives the call.
-    let ret = unsafe { libc::umount2(name.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) };
-    check(ret.into(), || format!("umount2({path:?}, MNT_DETACH)")).map(drop)
+    umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+        .map_err(|e| Error::new(format!("umount2({path:?}, MNT_DETACH)"), e))
 }

@@ -10,14 +10,14 @@ use super::{Error, Result, check};
 pub fn loopback_up() -> Result<()> {
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|e| Error::new("socket()", e))?;
-    // SAFETY: all-zero bytes are a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    for (to, from) in ifr_name.iter_mut().zip(b"lo") {
         *to = *from as libc::c_char;
     }
     // IFF_RUNNING is the kernel's to set; a fresh interface has no other flag to keep but IFF_LOOPBACK, which it does
     // not let us change.
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    let ifru_flags = libc::IFF_UP as libc::c_short;
+    let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags } };
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which is alive.
     let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     check(ret.into(), || "ioctl(SIOCSIFFLAGS, lo)".into()).map(drop)

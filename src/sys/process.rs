@@ -1,9 +1,11 @@
 //! Attributes of processes: scheduling, memory policy, limits, process groups, and what can be executed.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::personality::Persona;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, setpgid};
 
@@ -51,7 +53,7 @@ pub fn ioprio_get() -> Result<(u32, u32)> {
     check(ret, || "ioprio_get()".into()).map(|value| (value as u32 >> 13, value as u32 & 0x1fff))
 }
 
-/// `sched_setaffinity(2)` of the caller; bit n of word n / 64 is CPU n.
+/// `sched_setaffinity(2)` of the caller; bit n of word n / 64 is CPU n. The raw call: nix's `CpuSet` ends at CPU 1023.
 pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
     // SAFETY: the length in bytes is that of the live slice.
     let ret = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
@@ -70,9 +72,9 @@ pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
 
 /// `personality(2)`.
 pub fn personality(persona: u32) -> Result<()> {
-    // SAFETY: no pointers are passed.
-    let ret = unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(persona)) };
-    check(ret, || format!("personality({persona:#x})")).map(drop)
+    nix::sys::personality::set(Persona::from_bits_retain(persona as i32))
+        .map(drop)
+        .map_err(|e| Error::new(format!("personality({persona:#x})"), e))
 }
 
 /// A soft and a hard limit; `u64::MAX` is no limit.
@@ -112,9 +114,9 @@ pub fn kill_group(leader: i32) -> Result<()> {
 
 /// Makes every write to the open file go to its end.
 pub fn set_append(fd: BorrowedFd) -> Result<()> {
-    // SAFETY: only a flag of the open file changes.
-    let ret = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) };
-    check(ret.into(), || "fcntl(F_SETFL, O_APPEND)".into()).map(drop)
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_APPEND))
+        .map(drop)
+        .map_err(|e| Error::new("fcntl(F_SETFL, O_APPEND)", e))
 }
 
 /// The type and permission bits of a file.

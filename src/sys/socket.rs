@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     accept4, bind, connect, getsockopt, listen, recv, recvmsg, sendmsg, socket, socketpair,
 };
 
+use super::task::poll_until;
 use super::{Error, Result, credentials, retry};
 
 /// The longest message on a channel.
@@ -223,12 +224,7 @@ fn await_socket(socket: BorrowedFd, events: PollFlags, call: &str, deadline: Ins
     if left.is_zero() {
         return Err(Error::new(call, Errno::ETIMEDOUT));
     }
-    // Rounded up, so that a poll never ends before its deadline and spins.
-    let timeout = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(socket, events)], timeout) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(e) => Err(Error::new("poll()", e)),
-    }
+    poll_until(&mut [PollFd::new(socket, events)], Some(deadline))
 }
 
 /// The process that listened at, or made, the other end; 0 if it is in no pid namespace that we see into.

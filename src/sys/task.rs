@@ -7,7 +7,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Gid, Uid};
 
 use super::{Error, Result, check, check_fd, retry};
 
@@ -151,16 +156,14 @@ fn is_ending(pidfd: BorrowedFd) -> bool {
 
 /// `setns(2)` with a namespace file or a pidfd.
 pub fn setns(fd: BorrowedFd, kinds: i32) -> Result<()> {
-    // SAFETY: no pointers are passed.
-    let ret = unsafe { libc::setns(fd.as_raw_fd(), kinds) };
-    check(ret.into(), || format!("setns({kinds:#x})")).map(drop)
+    nix::sched::setns(fd, CloneFlags::from_bits_retain(kinds))
+        .map_err(|e| Error::new(format!("setns({kinds:#x})"), e))
 }
 
 /// `unshare(2)`.
 pub fn unshare(kinds: i32) -> Result<()> {
-    // SAFETY: no pointers are passed; CLONE_FILES and CLONE_THREAD never are among the flags used here.
-    let ret = unsafe { libc::unshare(kinds) };
-    check(ret.into(), || format!("unshare({kinds:#x})")).map(drop)
+    nix::sched::unshare(CloneFlags::from_bits_retain(kinds))
+        .map_err(|e| Error::new(format!("unshare({kinds:#x})"), e))
 }
 
 /// The type of a namespace file: one of the `CLONE_NEW*` flags.
@@ -244,17 +247,19 @@ pub fn reap_others(kept: i32) {
 #[derive(Clone, Copy, Debug)]
 pub struct Poll<'a> {
     fd: Option<BorrowedFd<'a>>,
-    events: libc::c_short,
+    events: PollFlags,
     pub ready: bool,
 }
 
 impl<'a> Poll<'a> {
     /// Never ready.
-    pub const NONE: Poll<'static> = Poll { fd: None, events: 0, ready: false };
+    pub const NONE: Poll<'static> = Poll { fd: None, events: PollFlags::empty(), ready: false };
 
     #[must_use]
     pub fn new(fd: BorrowedFd<'a>, read: bool, write: bool) -> Self {
-        let events = if read { libc::POLLIN } else { 0 } | if write { libc::POLLOUT } else { 0 };
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN, read);
+        events.set(PollFlags::POLLOUT, write);
         Self { fd: Some(fd), events, ready: false }
     }
 
@@ -266,20 +271,13 @@ impl<'a> Poll<'a> {
 
 /// Waits until one is ready or has ended, or until the time limit.
 pub fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> Result<()> {
-    // Rounded up, so that a poll never ends early and spins.
-    let limit = limit.map_or(-1, |limit| i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-    let mut raw = polled.map(|p| libc::pollfd {
-        fd: p.fd.map_or(-1, |fd| fd.as_raw_fd()),
-        events: p.events,
-        revents: 0,
-    });
-    retry(|| {
-        // SAFETY: the array of N entries lives until the call returns.
-        let ret = unsafe { libc::poll(raw.as_mut_ptr(), N as libc::nfds_t, limit) };
-        check(ret.into(), || "poll()".into())
-    })?;
-    for (polled, raw) in polled.iter_mut().zip(raw) {
-        polled.ready = raw.revents != 0;
+    let (ready, mut fds): (Vec<_>, Vec<_>) = polled
+        .iter_mut()
+        .filter_map(|polled| polled.fd.map(|fd| (&mut polled.ready, PollFd::new(fd, polled.events))))
+        .unzip();
+    poll_until(&mut fds, limit.and_then(|limit| Instant::now().checked_add(limit)))?;
+    for (ready, fd) in ready.into_iter().zip(&fds) {
+        *ready = happened(fd);
     }
     Ok(())
 }
@@ -287,46 +285,47 @@ pub fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> 
 /// Waits until one of `fds` can be read or has ended, or the deadline passes. The result has a flag for each;
 /// all false means that time is up.
 pub fn poll_readable(fds: &[BorrowedFd], deadline: Option<Instant>) -> Result<Vec<bool>> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut polled: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    poll_until(&mut polled, deadline)?;
+    Ok(polled.iter().map(happened).collect())
+}
+
+/// `poll(2)` with a deadline, which a signal does not postpone.
+pub(super) fn poll_until(fds: &mut [PollFd], deadline: Option<Instant>) -> Result<()> {
     retry(|| {
-        let mut polled: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
-            None => PollTimeout::NONE,
-            // Rounded up, so that a poll never ends before its deadline and spins.
-            Some(left) => {
-                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        poll(&mut polled, timeout).map_err(|e| Error::new("poll()", e))?;
-        Ok(polled.iter().map(|p| p.revents().is_some_and(|r| !r.is_empty())).collect())
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Rounded up, so that a poll never ends before its deadline and spins.
+        let timeout = left.map(|left| PollTimeout::try_from(left + Duration::from_micros(999)));
+        let timeout = timeout.map(|timeout| timeout.unwrap_or(PollTimeout::MAX));
+        nix::poll::poll(fds, timeout).map(drop).map_err(|e| Error::new("poll()", e))
     })
 }
 
-/// `prctl(2)` with number arguments.
-fn prctl(name: &str, option: i32, argument: libc::c_ulong) -> Result<i32> {
-    // SAFETY: the options used here take numbers, no pointers.
-    let ret = unsafe { libc::prctl(option, argument, 0, 0, 0) };
-    check(ret.into(), || format!("prctl({name}, {argument})")).map(|r| r as i32)
+/// Returns whether the kernel has reported an event, even one that nix does not know.
+fn happened(fd: &PollFd) -> bool {
+    fd.any() != Some(false)
 }
 
 /// The signal that the kernel sends us when the process that made us ends; 0 for none.
 /// A change of credentials clears it.
 pub fn set_parent_death_signal(signal: i32) -> Result<()> {
-    prctl("PR_SET_PDEATHSIG", libc::PR_SET_PDEATHSIG, signal as libc::c_ulong).map(drop)
+    prctl::set_pdeathsig(Signal::try_from(signal).ok())
+        .map_err(|e| Error::new(format!("prctl(PR_SET_PDEATHSIG, {signal})"), e))
 }
 
 /// Whether others may trace us and open our `/proc` entries. A change of credentials and execve set it anew.
 pub fn set_dumpable(dumpable: bool) -> Result<()> {
-    prctl("PR_SET_DUMPABLE", libc::PR_SET_DUMPABLE, dumpable.into()).map(drop)
+    prctl::set_dumpable(dumpable)
+        .map_err(|e| Error::new(format!("prctl(PR_SET_DUMPABLE, {})", u8::from(dumpable)), e))
 }
 
 pub fn set_no_new_privs() -> Result<()> {
-    prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+    prctl::set_no_new_privs().map_err(|e| Error::new("prctl(PR_SET_NO_NEW_PRIVS, 1)", e))
 }
 
 /// Orphans below us become our children.
 pub fn set_child_subreaper() -> Result<()> {
-    prctl("PR_SET_CHILD_SUBREAPER", libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
+    prctl::set_child_subreaper(true).map_err(|e| Error::new("prctl(PR_SET_CHILD_SUBREAPER, 1)", e))
 }
 
 /// `setresuid(2)`, of the whole one-threaded process.
@@ -345,22 +344,17 @@ pub fn setresgid(gid: u32) -> Result<()> {
 
 /// `setfsuid(2)`: whose permissions file system checks use. It tells no error; the value is read back.
 pub fn setfsuid(uid: u32) -> Result<()> {
-    // SAFETY: no pointers are passed. An id of -1 changes nothing and returns the one in force.
-    let now = unsafe {
-        libc::syscall(libc::SYS_setfsuid, uid);
-        libc::syscall(libc::SYS_setfsuid, -1)
-    };
-    if now as u32 == uid { Ok(()) } else { Err(Error::new(format!("setfsuid({uid})"), Errno::EPERM)) }
+    nix::unistd::setfsuid(Uid::from_raw(uid));
+    // An id of -1 changes nothing and returns the one in force.
+    let now = nix::unistd::setfsuid(Uid::from_raw(u32::MAX));
+    if now.as_raw() == uid { Ok(()) } else { Err(Error::new(format!("setfsuid({uid})"), Errno::EPERM)) }
 }
 
 /// `setfsgid(2)`, read back likewise.
 pub fn setfsgid(gid: u32) -> Result<()> {
-    // SAFETY: no pointers are passed. An id of -1 changes nothing and returns the one in force.
-    let now = unsafe {
-        libc::syscall(libc::SYS_setfsgid, gid);
-        libc::syscall(libc::SYS_setfsgid, -1)
-    };
-    if now as u32 == gid { Ok(()) } else { Err(Error::new(format!("setfsgid({gid})"), Errno::EPERM)) }
+    nix::unistd::setfsgid(Gid::from_raw(gid));
+    let now = nix::unistd::setfsgid(Gid::from_raw(u32::MAX));
+    if now.as_raw() == gid { Ok(()) } else { Err(Error::new(format!("setfsgid({gid})"), Errno::EPERM)) }
 }
 
 pub fn setsid() -> Result<()> {
@@ -446,7 +440,7 @@ pub fn exit_now(code: i32) -> ! {
 }
 
 /// Returns the calling thread's id, which is the process's id if there is no other thread. musl has it in memory, where
-/// getpid(2) would be a call. In a process that [`clone3`] has made it is its maker's.
+/// getpid(2), and nix's gettid, would be a call. In a process that [`clone3`] has made it is its maker's.
 #[must_use]
 pub fn own_id() -> i32 {
     // SAFETY: no pointers are passed.

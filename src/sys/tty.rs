@@ -2,7 +2,9 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{Error, Result, check, check_fd};
 
@@ -86,7 +88,11 @@ pub fn become_stdio(tty: BorrowedFd) -> Result<()> {
 
 /// Puts a copy of `fd` in the place of standard descriptor `number`.
 pub fn replace(fd: BorrowedFd, number: i32) -> Result<()> {
-    // SAFETY: descriptors 0 to 2 belong to the process, not to an `OwnedFd`.
-    let ret = unsafe { libc::dup2(fd.as_raw_fd(), number) };
-    check(ret.into(), || format!("dup2({number})")).map_err(|e| Error::new(e.call, e.errno)).map(drop)
+    match number {
+        0 => dup2_stdin(fd),
+        1 => dup2_stdout(fd),
+        2 => dup2_stderr(fd),
+        _ => Err(Errno::EBADF),
+    }
+    .map_err(|e| Error::new(format!("dup2({number})"), e))
 }

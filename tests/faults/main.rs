@@ -336,7 +336,7 @@ fn chosen(mut cells: Vec<(Place, Fault)>) -> (Vec<(Place, Fault)>, usize) {
     let mut number = seed() % step;
     cells.retain(|_| {
         number += 1;
-        number % step == 0
+        number.is_multiple_of(step)
     });
     (cells, total)
 }

@@ -1,8 +1,8 @@
 //! The executable's first instructions, before the C library's: a command that puts a process into a container executes
-//! itself anew from a read-only copy of its mount (`launch::seal` says why), and does so before anything else was paid for.
+//! itself anew from a read-only copy of its mount (`startup::seal` says why), and does so before anything else was paid for.
 //!
 //! The C library's start-up, which relocates thousands of pointers, then happens once and not twice. Whatever fails here
-//! is left to `launch::seal`, which finds that it is not sealed, has the other ways, and tells what is wrong.
+//! is left to `startup::seal`, which finds that it is not sealed, has the other ways, and tells what is wrong.
 //!
 //! With `--trace` it leaves the name by which `trace` learns when this was.
 //!
