@@ -34,7 +34,7 @@ fn alone_in(name: &str, wrapper: &[&str], body: impl FnOnce()) {
         return;
     }
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped {name}: needs root");
+        eprintln!("skipped: {name}: needs root");
         return;
     }
     let own = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
