@@ -1,15 +1,18 @@
 //! What `process` and `hooks` of config.json do to a real process, asked of the kernel (config.md#process,
 //! config-linux.md, config.md#posix-platform-hooks).
 //!
-//! Each test runs in a process of its own, a fork of this test binary started again with one test: it may give
-//! up its credentials, and has one thread and may fork, as the runtime. Needs root.
+//! Each test runs isolated, in a fork of the test's process. The fork has one thread, as the runtime has, and it may
+//! give up its credentials. The tests require root.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[allow(dead_code, unused_imports)]
+#[path = "integration/harness.rs"]
+mod harness;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use corten::error::{Problems, Result};
@@ -24,29 +27,27 @@ use corten::sys;
 use corten::sys::process::Limit;
 use corten::sys::task::Forked;
 use corten::sys::{fs, task};
+use harness::View;
 
-/// Runs `body` in a process of its own, started through `wrapper` if there is one.
-fn alone_in(name: &str, wrapper: &[&str], body: impl FnOnce()) {
-    const ALONE: &str = "CORTEN_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        // libtest runs even a single test in a thread; its own waits for the end and holds no lock.
-        assert_eq!(forked(body), 0, "{name}");
-        return;
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: {name}: needs root");
-        return;
-    }
-    let own = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
-    let mut words = wrapper.to_vec();
-    words.extend([own.as_str(), name, "--exact", "--nocapture", "--test-threads=1"]);
-    let output = Command::new(words[0]).args(&words[1..]).env(ALONE, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{name}: {said}");
+/// Runs the body of the calling test isolated, in a fork of the test's process.
+fn alone<F: FnOnce()>(body: F) {
+    harness::isolated_as::<F>(View::V2, |_| assert_eq!(forked(body), 0));
 }
 
-fn alone(name: &str, body: impl FnOnce()) {
-    alone_in(name, &[], body);
+/// Returns a directory that only the calling test uses.
+fn scratch() -> PathBuf {
+    std::env::var_os(harness::INSIDE).unwrap().into()
+}
+
+/// Enters a user namespace in which this process is root and setgroups(2) is denied.
+fn enter_user_namespace() {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).unwrap();
+    for (file, text) in
+        [("uid_map", format!("0 {uid} 1")), ("setgroups", "deny".into()), ("gid_map", format!("0 {gid} 1"))]
+    {
+        std::fs::write(format!("/proc/self/{file}"), text).unwrap();
+    }
 }
 
 /// Runs `body` in a fork and returns its exit code: 0 if it came back, 101 if it panicked.
@@ -80,7 +81,7 @@ const CHOWN: u64 = 1;
 /// The five sets, the bounding set's drop included, for root and another user, with and without groups.
 #[test]
 fn credentials_are_what_was_planned() {
-    alone("credentials_are_what_was_planned", || {
+    alone(|| {
         let all =
             Sets { bounding: KILL | CHOWN, effective: KILL, permitted: KILL | CHOWN, ..Sets::default() };
         let ambient = Sets { inheritable: KILL, ambient: KILL, ..all };
@@ -113,7 +114,7 @@ fn credentials_are_what_was_planned() {
 /// Ambient capabilities survive execve by another user than root; nothing else does.
 #[test]
 fn capabilities_after_execve() {
-    alone("capabilities_after_execve", || {
+    alone(|| {
         let sets = Sets {
             bounding: KILL | CHOWN,
             effective: KILL,
@@ -141,7 +142,7 @@ fn capabilities_after_execve() {
 /// A set that the kernel does not grant is an error, not a container with fewer or more rights.
 #[test]
 fn an_impossible_set_is_an_error() {
-    alone("an_impossible_set_is_an_error", || {
+    alone(|| {
         let code = forked(|| {
             let none = Sets::default();
             become_user(&user(0, 0, &[]), &none, Groups::Set).unwrap();
@@ -165,7 +166,7 @@ fn an_impossible_set_is_an_error() {
 /// Each step that the kernel refuses is an error with its place, also where the plan is at fault.
 #[test]
 fn a_step_that_fails_is_an_error() {
-    alone("a_step_that_fails_is_an_error", || {
+    alone(|| {
         const SETPCAP: u64 = 1 << 8;
         let none = Sets::default();
         let ours = Status::read(proc().as_fd()).unwrap();
@@ -226,7 +227,7 @@ fn a_step_that_fails_is_an_error() {
 /// no_new_privs is set by the same function, and read back.
 #[test]
 fn keep_capabilities_does_not_stay() {
-    alone("keep_capabilities_does_not_stay", || {
+    alone(|| {
         let sets = Sets { bounding: KILL, effective: KILL, permitted: KILL, ..Sets::default() };
         for (uid, no_new_privs) in [(1000, true), (0, false)] {
             let code = forked(|| {
@@ -247,7 +248,7 @@ fn keep_capabilities_does_not_stay() {
 /// What needs privilege is done with all of it, as another user too, and then the sets are as planned.
 #[test]
 fn the_privileged_step_comes_before_the_sets() {
-    alone("the_privileged_step_comes_before_the_sets", || {
+    alone(|| {
         let sets = Sets {
             bounding: KILL | CHOWN,
             effective: KILL,
@@ -299,7 +300,8 @@ fn the_privileged_step_comes_before_the_sets() {
 /// In a user namespace that denies setgroups, groups asked for are an error and none are fine.
 #[test]
 fn setgroups_denied() {
-    alone_in("setgroups_denied", &["unshare", "--user", "--map-root-user"], || {
+    alone(|| {
+        enter_user_namespace();
         assert_eq!(Groups::probe(&user(0, 0, &[]), true, proc().as_fd()).unwrap(), Groups::Denied);
         let kept = User { keep_groups: true, ..user(0, 0, &[]) };
         assert_eq!(Groups::probe(&kept, true, proc().as_fd()).unwrap(), Groups::Kept);
@@ -316,7 +318,8 @@ fn setgroups_denied() {
 
 #[test]
 fn setgroups_denied_with_none() {
-    alone_in("setgroups_denied_with_none", &["unshare", "--user", "--map-root-user"], || {
+    alone(|| {
+        enter_user_namespace();
         let sets = Sets { bounding: CHOWN, effective: CHOWN, permitted: CHOWN, ..Sets::default() };
         become_user(&user(0, 0, &[]), &sets, Groups::Denied).unwrap();
         assert_eq!(Status::read(proc().as_fd()).unwrap().effective, CHOWN);
@@ -325,7 +328,7 @@ fn setgroups_denied_with_none() {
 
 #[test]
 fn umask_is_set_only_if_asked() {
-    alone("umask_is_set_only_if_asked", || {
+    alone(|| {
         for (umask, expected) in [(None, "0051"), (Some(0), "0000"), (Some(0o777), "0777")] {
             let who = User { umask, ..user(0, 0, &[]) };
             let code = forked(|| {
@@ -346,7 +349,7 @@ fn nofile(soft: u64, hard: u64) -> Rlimit {
 
 #[test]
 fn rlimits_are_set_and_errors_name_their_place() {
-    alone("rlimits_are_set_and_errors_name_their_place", || {
+    alone(|| {
         rlimits::apply(&[nofile(50, 100)]).unwrap();
         assert_eq!(sys::process::prlimit(0, 7, None).unwrap(), Limit { soft: 50, hard: 100 });
         // Raising beyond fs.nr_open is refused whatever the capabilities.
@@ -362,7 +365,7 @@ fn rlimits_are_set_and_errors_name_their_place() {
 
 #[test]
 fn scheduling_and_memory() {
-    alone("scheduling_and_memory", || {
+    alone(|| {
         task::setsid().or_else(|_| sys::process::lead_group(0)).unwrap();
         io_priority::apply(io_priority::IoPriority { class: 2, level: 6 }).unwrap();
         assert_eq!(sys::process::ioprio_get().unwrap(), (2, 6));
@@ -400,23 +403,25 @@ fn scheduling_and_memory() {
 /// A profile for a kernel with the module whose write fails is an error that names the profile.
 #[test]
 fn a_label_that_cannot_be_set_is_an_error() {
-    alone("a_label_that_cannot_be_set_is_an_error", || {
-        if lsm::Host::probe(proc().as_fd(), false).unwrap() != lsm::Host::default() {
-            eprintln!("skipped: this kernel runs AppArmor or SELinux");
-            return;
+    harness::isolated_in(View::V2, |_| {
+        if harness::modules() != lsm::Host::default() {
+            harness::skip("this kernel runs AppArmor or SELinux");
         }
-        let labels = lsm::Labels { apparmor: Some("no-such".into()), selinux: None };
-        let error = lsm::apply(&labels, proc().as_fd()).unwrap_err();
-        let text = format!("{error:#}");
-        assert!(text.starts_with("process.apparmorProfile \"no-such\": "), "{text}");
+        let code = forked(|| {
+            let labels = lsm::Labels { apparmor: Some("no-such".into()), selinux: None };
+            let error = lsm::apply(&labels, proc().as_fd()).unwrap_err();
+            let text = format!("{error:#}");
+            assert!(text.starts_with("process.apparmorProfile \"no-such\": "), "{text}");
+        });
+        assert_eq!(code, 0);
     });
 }
 
 /// The lookup sees what the container's user sees.
 #[test]
 fn lookup_as_another_user() {
-    alone("lookup_as_another_user", || {
-        let dir = std::env::temp_dir().join(format!("corten-lookup-{}", std::process::id()));
+    alone(|| {
+        let dir = scratch().join("lookup");
         let closed = dir.join("closed");
         std::fs::create_dir_all(&closed).unwrap();
         std::fs::copy("/bin/true", dir.join("mine")).unwrap();
@@ -447,7 +452,6 @@ fn lookup_as_another_user() {
             error.to_string(),
             "exec: \"mine\": cannot run executable found relative to current directory"
         );
-        std::fs::remove_dir_all(&dir).unwrap();
     });
 }
 
@@ -463,7 +467,7 @@ fn outcome(hook: Hook) -> String {
 
 #[test]
 fn hooks_succeed_or_say_why_not() {
-    alone("hooks_succeed_or_say_why_not", || {
+    alone(|| {
         let second = Some(Duration::from_secs(1));
         for (script, expected) in [
             ("read state; [ \"$state\" = '{\"status\":\"creating\"}' ]", ""),
@@ -496,11 +500,11 @@ fn hooks_succeed_or_say_why_not() {
 /// An absent env is the runtime's own, a given one the hook's only one.
 #[test]
 fn the_environment_of_hooks() {
-    alone("the_environment_of_hooks", || {
-        assert_eq!(outcome(shell("h", "[ -n \"$CORTEN_TEST_ALONE\" ]", None)), "");
+    alone(|| {
+        assert_eq!(outcome(shell("h", "[ -n \"$CORTEN_TEST_DIR\" ]", None)), "");
         let alone = Hook {
             env: Some(vec![c"A=1".into()]),
-            ..shell("h", "[ -z \"$CORTEN_TEST_ALONE\" -a $A = 1 ]", None)
+            ..shell("h", "[ -z \"$CORTEN_TEST_DIR\" -a $A = 1 ]", None)
         };
         assert_eq!(outcome(alone), "");
     });
@@ -509,9 +513,9 @@ fn the_environment_of_hooks() {
 /// The time limit ends the whole process group, and a process that keeps the output open delays nothing.
 #[test]
 fn the_time_limit_of_hooks() {
-    alone("the_time_limit_of_hooks", || {
+    alone(|| {
         let second = Some(Duration::from_secs(1));
-        let marker = std::env::temp_dir().join(format!("corten-hook-{}", std::process::id()));
+        let marker = scratch().join("marker");
         let left = format!("(sleep 2; touch {}) & echo waiting; sleep 30", marker.display());
         for (script, expected, at_least, at_most) in [
             (left.as_str(), "hooks.prestart[0] /bin/sh: timed out after 1s: waiting", 1.0, 1.9),
@@ -525,7 +529,7 @@ fn the_time_limit_of_hooks() {
         }
         std::thread::sleep(Duration::from_millis(1500));
         assert!(!marker.exists(), "a process of the hook's group outlived it");
-        let _ = std::fs::remove_file(marker);
+        harness::kill_all("sleep 5");
         // A time beyond the clock's end is no limit, and no panic.
         assert_eq!(outcome(shell("h", "exit 0", Some(Duration::from_secs(i64::MAX as u64)))), "");
     });
@@ -534,14 +538,13 @@ fn the_time_limit_of_hooks() {
 /// poststop: "the remaining hooks and lifecycle continue" (runtime.md#lifecycle).
 #[test]
 fn one_failure_stops_the_list_but_for_poststop() {
-    alone("one_failure_stops_the_list_but_for_poststop", || {
-        let marker = std::env::temp_dir().join(format!("corten-hooks-{}", std::process::id()));
+    alone(|| {
+        let marker = scratch().join("marker");
         let list =
             [shell("p[0]", "exit 1", None), shell("p[1]", &format!("touch {}", marker.display()), None)];
         let error = hooks::run(&list, b"{}", env::own).unwrap_err();
         assert_eq!((error.to_string().as_str(), marker.exists()), ("p[0] /bin/sh: exit status 1", false));
         assert_eq!(hooks::run_all(&list, b"{}"), ["p[0] /bin/sh: exit status 1, ignoring"]);
         assert!(marker.exists());
-        std::fs::remove_file(marker).unwrap();
     });
 }

@@ -33,7 +33,7 @@ mod manager;
 pub use bundle::{Bundle, default_config, without_namespace};
 pub use manager::Manager;
 
-const INSIDE: &str = "CORTEN_TEST_DIR";
+pub const INSIDE: &str = "CORTEN_TEST_DIR";
 const SKIPPED: i32 = 77;
 /// No call of the runtime may take longer; a loaded machine is allowed for.
 const CALL: Duration = Duration::from_secs(30);
@@ -68,10 +68,15 @@ pub fn isolated<F: FnOnce(&Test)>(body: F) {
 
 /// Likewise, in a view that the test is bound to.
 pub fn isolated_in<F: FnOnce(&Test)>(view: View, body: F) {
-    if let Ok(dir) = std::env::var(INSIDE) {
-        return inside(PathBuf::from(dir), view, body);
+    isolated_as::<F>(view, body);
+}
+
+/// Likewise, for a helper that wraps the test's closure, of type `Named`, in its own.
+pub fn isolated_as<Named>(view: View, body: impl FnOnce(&Test)) {
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        return inside(dir.into(), view, body);
     }
-    let name = test_of::<F>();
+    let name = test_of::<Named>();
     match outside(name, view) {
         Ok(()) => {}
         // Not through eprintln, which libtest holds back when a test passes.
@@ -202,17 +207,14 @@ fn make_v1(dir: &Path) {
     }
 }
 
-fn inside<F: FnOnce(&Test)>(dir: PathBuf, view: View, body: F) {
+fn inside(dir: PathBuf, view: View, body: impl FnOnce(&Test)) {
     let cgroup = PathBuf::from(std::env::var("CORTEN_TEST_CGROUP").unwrap());
     match view {
         View::V2 => enter_cgroup(&cgroup),
         View::V1 | View::Hybrid => enter_v1(&cgroup, view),
     }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
-    let Some(busybox) = busybox else { skip("busybox-static is not installed") };
-    fs::copy(busybox, dir.join("busybox")).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    let test = Test { dir, count: Cell::new(0) };
+    let Some(busybox) = busybox() else { skip("busybox-static is not installed") };
+    let test = Test::new(dir, busybox);
     let before = traces(&test);
     body(&test);
     // The first process of a pid namespace ends when we have reaped the others.
@@ -222,6 +224,11 @@ fn inside<F: FnOnce(&Test)>(dir: PathBuf, view: View, body: F) {
         left.is_empty()
     });
     assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
+/// Returns the path of the host's busybox, or `None` if it is not installed.
+fn busybox() -> Option<&'static str> {
+    ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists())
 }
 
 /// Makes `cgroup` the root of what this process sees of the v2 tree, and keeps the root itself free of processes.
@@ -414,6 +421,12 @@ pub struct Test {
 }
 
 impl Test {
+    fn new(dir: PathBuf, busybox: &str) -> Self {
+        fs::copy(busybox, dir.join("busybox")).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { dir, count: Cell::new(0) }
+    }
+
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
     }
@@ -569,19 +582,16 @@ pub fn modules() -> corten::process::lsm::Host {
 /// Runs the body on the host itself, where systemd can be met: it takes no part in our namespaces. What the body makes,
 /// it must see gone. Skipped where pid 1, as seen from here, is not systemd with cgroup v2.
 pub fn with_systemd<F: FnOnce(&Test)>(name: &str, body: F) {
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
     let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
     let v2 = Path::new(CGROUP).join("cgroup.controllers").exists();
-    let missing = match busybox {
+    let missing = match busybox() {
         _ if !nix::unistd::geteuid().is_root() => "needs root",
         _ if init.trim() != "systemd" || !v2 => "systemd with cgroup v2 is not running here",
         None => "busybox-static is not installed",
         Some(busybox) => {
             let dir = std::env::temp_dir().join(format!("corten-test.systemd.{name}.{}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
-            fs::copy(busybox, dir.join("busybox")).unwrap();
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-            let test = Test { dir, count: Cell::new(0) };
+            let test = Test::new(dir, busybox);
             body(&test);
             let states = fs::read_dir(test.state()).map_or(0, Iterator::count);
             assert_eq!(states, 0, "containers are left behind");
