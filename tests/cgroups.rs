@@ -1,7 +1,7 @@
 //! cgroups against the running kernel: made, limited, entered, frozen, killed and removed.
 //!
-//! Every test runs isolated, in a cgroup namespace whose root is a cgroup of its own in the v2 hierarchy. At its end it
-//! checks that nothing is left below. The tests require root and a v2 hierarchy.
+//! Every test runs isolated, in a cgroup namespace whose root is a cgroup of its own in the v2 hierarchy. At its
+//! end it checks that nothing is left below. The tests require root and a v2 hierarchy.
 
 // A failed set-up is a failed test, also in the helpers.
 #![allow(clippy::unwrap_used, unreachable_pub)]
@@ -108,9 +108,9 @@ fn sleeper(cgroup: &Path) -> Child {
     child
 }
 
-/// DESIGN: what create made is on record before it is made, and goes with the container.
+/// The directories that create makes are on record before they are made, and are removed with the container.
 #[test]
-fn made_directories_are_told_and_removed() {
+fn made_directories_are_recorded_and_removed() {
     isolated(|sandbox| {
         let top = sandbox.top();
         let plan = sandbox.plan("a/leaf", "{}");
@@ -129,14 +129,14 @@ fn made_directories_are_told_and_removed() {
         second.remove(soon()).unwrap();
         cgroups::remove_parents(&parents);
         assert!(!top.exists());
-        // All this is a repeat after a crash, so what is gone is no error.
+        // After a crash all this is repeated, so a missing cgroup is no error.
         assert!(Cgroup::open(&top.join("a/leaf")).unwrap().is_none());
     });
 }
 
-/// Directories that come and go while others are made in them: parallel containers with one parent.
+/// Parallel containers with one parent make and remove directories in it.
 #[test]
-fn a_shared_parent_may_vanish_at_any_moment() {
+fn a_shared_parent_can_be_removed_at_any_moment() {
     isolated(|sandbox| {
         std::thread::scope(|scope| {
             for thread in 0..2 {
@@ -153,9 +153,9 @@ fn a_shared_parent_may_vanish_at_any_moment() {
     });
 }
 
-/// A failure half way leaves nothing, and names the place in config.json.
+/// An error leaves no cgroup, and names the place in config.json.
 #[test]
-fn errors_undo_what_was_made() {
+fn an_error_removes_the_cgroups_that_were_made() {
     isolated(|sandbox| {
         let controllers = sandbox.controllers();
         let mut rows = vec![(
@@ -200,7 +200,7 @@ fn errors_undo_what_was_made() {
 
 /// config-linux.md#control-groups
 #[test]
-fn limits_are_set_before_anyone_is_inside() {
+fn limits_are_set_while_the_cgroup_is_empty() {
     isolated(|sandbox| {
         let controllers = sandbox.controllers();
         if !["cpu", "memory", "pids"].iter().all(|name| controllers.split_whitespace().any(|c| c == *name)) {
@@ -219,11 +219,12 @@ fn limits_are_set_before_anyone_is_inside() {
         ] {
             assert_eq!(fs::read_to_string(cgroup.path.join(file)).unwrap().trim(), expected, "{file}");
         }
-        // Without limits there are figures all the same.
+        // memory.current also exists without limits.
         let plain = sandbox.create("a/plain", "{}").unwrap();
         assert!(plain.path.join("memory.current").exists());
 
-        // A cgroup with processes of its own cannot share out; below it a container runs without limits only.
+        // A cgroup with processes of its own cannot share out controllers. Below it a container runs only
+        // without limits.
         let busy = sandbox.create("busy", "{}").unwrap();
         let mut child = sleeper(&busy.path);
         let error = sandbox.create("busy/a", r#"{"pids":{"limit":9}}"#).unwrap_err();
@@ -235,9 +236,9 @@ fn limits_are_set_before_anyone_is_inside() {
     });
 }
 
-/// What means no limit needs no controller.
+/// A value that means "no limit" needs no controller.
 #[test]
-fn no_limit_needs_no_controller() {
+fn a_value_that_means_no_limit_needs_no_controller() {
     isolated(|sandbox| {
         let resources = r#"{"memory":{"limit":-1},"pids":{"limit":-1},"cpu":{"shares":0,"quota":-1,"burst":0},
                         "blockIO":{"weight":0},"unified":{"cgroup.max.depth":"9"}}"#;
@@ -246,12 +247,12 @@ fn no_limit_needs_no_controller() {
     });
 }
 
-/// runtime.md#create: an error if the cgroup is not fit for use.
+/// runtime.md#create: an error if the cgroup cannot be used.
 #[test]
 fn a_cgroup_in_use_or_frozen_is_refused() {
     isolated(|sandbox| {
         let cgroup = sandbox.create("a", "{}").unwrap();
-        // An empty one that exists is taken, and stays when something else fails.
+        // An empty cgroup that exists is used, and stays if another step fails.
         let again = sandbox.create("a", "{}").unwrap();
         assert!(again.made.is_empty());
         let refused = |path: &str, word: &str| {
@@ -292,13 +293,13 @@ fn processes_are_listed_signalled_frozen_and_killed() {
         cgroup.freeze(false, soon()).unwrap();
         assert!(!cgroup.frozen().unwrap());
 
-        // Below a frozen cgroup nothing thaws: the wait ends at its deadline.
+        // Below a frozen cgroup nothing thaws, so the wait ends at its deadline.
         let sub = Cgroup::open(&cgroup.path.join("sub")).unwrap().unwrap();
         cgroup.freeze(true, soon()).unwrap();
         let error = sub.freeze(false, Instant::now() + Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("did not thaw in time"), "{error}");
 
-        // A cgroup with processes is not removed, and says so in time.
+        // A cgroup with processes is not removed. The error comes at the deadline.
         let busy = Cgroup::open(&cgroup.path).unwrap().unwrap();
         let error = busy.remove(Instant::now() + Duration::from_millis(50)).unwrap_err();
         assert!(format!("{error:#}").contains("busy"), "{error:#}");
@@ -307,7 +308,7 @@ fn processes_are_listed_signalled_frozen_and_killed() {
         assert_eq!(cgroup.signal_all(0).unwrap(), 2);
         assert_eq!(sub.signal_all(libc::SIGTERM).unwrap(), 1);
         children[1].wait().unwrap();
-        // Frozen processes die by it too.
+        // Frozen processes are killed too.
         cgroup.freeze(true, soon()).unwrap();
         cgroup.kill().unwrap();
         assert!(cgroup.wait_empty(soon()).unwrap());
@@ -316,9 +317,9 @@ fn processes_are_listed_signalled_frozen_and_killed() {
     });
 }
 
-/// systemd takes away an empty scope at any moment.
+/// systemd removes an empty scope at any moment.
 #[test]
-fn one_that_has_gone_is_neither_populated_nor_frozen() {
+fn a_removed_cgroup_is_neither_populated_nor_frozen() {
     isolated(|sandbox| {
         let cgroup = sandbox.create("a", "{}").unwrap();
         fs::remove_dir(&cgroup.path).unwrap();
@@ -328,7 +329,7 @@ fn one_that_has_gone_is_neither_populated_nor_frozen() {
     });
 }
 
-/// A container may leave any tree of cgroups behind.
+/// A container can leave any tree of cgroups behind.
 #[test]
 fn a_deep_and_wide_tree_is_removed() {
     isolated(|sandbox| {
@@ -352,9 +353,9 @@ fn a_deep_and_wide_tree_is_removed() {
     });
 }
 
-/// config-linux.md#allowed-device-list, by effect.
+/// config-linux.md#allowed-device-list
 #[test]
-fn device_rules_hold() {
+fn device_rules_have_their_effect() {
     isolated(|sandbox| {
         let nodes = sandbox.dir.join("nodes");
         fs::create_dir(&nodes).unwrap();
@@ -379,7 +380,7 @@ fn device_rules_hold() {
             assert_eq!(bpf::device_programs(cgroup.dir()).unwrap().len(), programs);
         };
         check(&sandbox.create("a", "{}").unwrap(), false, false, 1);
-        // Each next one replaces the filter of the one before, in the same cgroup.
+        // Each filter replaces the one before, in the same cgroup.
         let rules = r#"{"devices":[{"allow":false,"access":"rwm"},
         {"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
         check(&sandbox.create("a", rules).unwrap(), true, false, 1);
@@ -389,7 +390,7 @@ fn device_rules_hold() {
         {"allow":false,"type":"c","major":1,"minor":11,"access":"w"}]}"#;
         let cgroup = sandbox.create("a", but).unwrap();
         check(&cgroup, true, false, 1);
-        // Several programs, as another manager may leave them, become one.
+        // Several programs, which another manager can have left, become one.
         let deny_all = cgroups::devices::Filter { rules: vec![], otherwise: false };
         for _ in 0..2 {
             let program = bpf::load_device_program(&deny_all.compile(), b"corten_test\0\0\0\0\0").unwrap();
@@ -399,7 +400,7 @@ fn device_rules_hold() {
     });
 }
 
-/// The container's root owns what cgroups(7) lists for delegation, and no limit.
+/// The container's root owns the files that cgroups(7) lists for delegation, and no limit.
 #[test]
 fn a_delegated_cgroup_belongs_to_the_containers_root() {
     use std::os::unix::fs::MetadataExt;
@@ -421,12 +422,12 @@ fn a_delegated_cgroup_belongs_to_the_containers_root() {
     });
 }
 
-/// Rootless: without a right to make cgroups a container runs without, unless it asks for a limit.
+/// Rootless: without the right to make cgroups a container runs without one, unless it asks for a limit.
 #[test]
-fn a_user_without_rights_goes_without() {
+fn a_user_without_rights_runs_without_a_cgroup() {
     isolated(|sandbox| {
         let plan = |resources| Plan { rootless: true, ..sandbox.plan("a", resources) };
-        // Permissions of files are checked for this thread's own file system user.
+        // The file permissions are checked for this thread's own file system user.
         task::setfsuid(65534).unwrap();
         let mut warnings = Vec::new();
         let none = v2::create(&plan("{}"), &mut warnings);

@@ -1,8 +1,8 @@
-//! What `process` and `hooks` of config.json do to a real process, asked of the kernel (config.md#process,
-//! config-linux.md, config.md#posix-platform-hooks).
+//! The effect of `process` and `hooks` of config.json on a real process (config.md#process, config-linux.md,
+//! config.md#posix-platform-hooks).
 //!
-//! Each test runs isolated, in a fork of the test's process. The fork has one thread, as the runtime has, and it may
-//! give up its credentials. The tests require root.
+//! Each test runs isolated, in a fork of the test's process. The fork has one thread, as the runtime has, and
+//! it may give up its credentials. The tests require root.
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -50,7 +50,7 @@ fn enter_user_namespace() {
     }
 }
 
-/// Runs `body` in a fork and returns its exit code: 0 if it came back, 101 if it panicked.
+/// Runs `body` in a fork and returns its exit code: 0 if it returned, 101 if it panicked.
 fn forked(body: impl FnOnce()) -> i32 {
     match task::clone3(0, None).unwrap() {
         Forked::Child => {
@@ -78,9 +78,9 @@ fn become_user(who: &User, sets: &Sets, groups: Groups) -> Result<()> {
 const KILL: u64 = 1 << 5;
 const CHOWN: u64 = 1;
 
-/// The five sets, the bounding set's drop included, for root and another user, with and without groups.
+/// The five sets, also the drop from the bounding set, for root and another user, with and without groups.
 #[test]
-fn credentials_are_what_was_planned() {
+fn credentials_are_those_of_the_plan() {
     alone(|| {
         let all =
             Sets { bounding: KILL | CHOWN, effective: KILL, permitted: KILL | CHOWN, ..Sets::default() };
@@ -111,9 +111,9 @@ fn credentials_are_what_was_planned() {
     });
 }
 
-/// Ambient capabilities survive execve by another user than root; nothing else does.
+/// Ambient capabilities survive execve by a user other than root. No others do.
 #[test]
-fn capabilities_after_execve() {
+fn only_ambient_capabilities_survive_execve_by_a_user() {
     alone(|| {
         let sets = Sets {
             bounding: KILL | CHOWN,
@@ -152,7 +152,7 @@ fn an_impossible_set_is_an_error() {
                 format!("{error:#}"),
                 "process.capabilities: capset(0x0, 0x20, 0x0): operation not permitted"
             );
-            // Bounding capabilities that are gone do not come back: only the read-back can tell.
+            // Bounding capabilities that were dropped do not come back. Only reading them back finds that.
             let error = become_user(&user(0, 0, &[]), &Sets { bounding: KILL, ..none }, Groups::Denied);
             assert_eq!(
                 error.unwrap_err().to_string(),
@@ -163,16 +163,16 @@ fn an_impossible_set_is_an_error() {
     });
 }
 
-/// Each step that the kernel refuses is an error with its place, also where the plan is at fault.
+/// Each step that the kernel refuses is an error with its place, also if the plan is wrong.
 #[test]
-fn a_step_that_fails_is_an_error() {
+fn a_step_that_the_kernel_refuses_is_an_error_with_its_place() {
     alone(|| {
         const SETPCAP: u64 = 1 << 8;
         let none = Sets::default();
         let ours = Status::read(proc().as_fd()).unwrap();
         let all =
             Sets { bounding: ours.bounding, effective: ours.permitted, permitted: ours.permitted, ..none };
-        // Ours before the step, what is asked for, and the answer.
+        // Our own sets before the step, the requested user and sets, and the result.
         for (before, who, wanted, expected) in [
             (all, user(0, 0, &[]), Sets { inheritable: KILL, ambient: KILL, ..all }, Ok(())),
             (
@@ -223,10 +223,10 @@ fn a_step_that_fails_is_an_error() {
     });
 }
 
-/// "Keep capabilities" is for the change of the user only: left on, a later change of the program's would keep them.
-/// no_new_privs is set by the same function, and read back.
+/// "Keep capabilities" applies to the change of the user only. Otherwise a later change by the program would
+/// keep them. The same function sets no_new_privs and reads it back.
 #[test]
-fn keep_capabilities_does_not_stay() {
+fn keep_capabilities_is_off_after_the_change_of_the_user() {
     alone(|| {
         let sets = Sets { bounding: KILL, effective: KILL, permitted: KILL, ..Sets::default() };
         for (uid, no_new_privs) in [(1000, true), (0, false)] {
@@ -245,7 +245,7 @@ fn keep_capabilities_does_not_stay() {
     });
 }
 
-/// What needs privilege is done with all of it, as another user too, and then the sets are as planned.
+/// The step that needs privilege has all of it, also as another user. Then the sets are those of the plan.
 #[test]
 fn the_privileged_step_comes_before_the_sets() {
     alone(|| {
@@ -297,9 +297,9 @@ fn the_privileged_step_comes_before_the_sets() {
     });
 }
 
-/// In a user namespace that denies setgroups, groups asked for are an error and none are fine.
+/// In a user namespace that denies setgroups, groups are an error.
 #[test]
-fn setgroups_denied() {
+fn groups_are_an_error_if_setgroups_is_denied() {
     alone(|| {
         enter_user_namespace();
         assert_eq!(Groups::probe(&user(0, 0, &[]), true, proc().as_fd()).unwrap(), Groups::Denied);
@@ -317,7 +317,7 @@ fn setgroups_denied() {
 }
 
 #[test]
-fn setgroups_denied_with_none() {
+fn no_groups_are_accepted_if_setgroups_is_denied() {
     alone(|| {
         enter_user_namespace();
         let sets = Sets { bounding: CHOWN, effective: CHOWN, permitted: CHOWN, ..Sets::default() };
@@ -327,7 +327,7 @@ fn setgroups_denied_with_none() {
 }
 
 #[test]
-fn umask_is_set_only_if_asked() {
+fn the_umask_is_set_only_if_the_plan_has_one() {
     alone(|| {
         for (umask, expected) in [(None, "0051"), (Some(0), "0000"), (Some(0o777), "0777")] {
             let who = User { umask, ..user(0, 0, &[]) };
@@ -352,19 +352,19 @@ fn rlimits_are_set_and_errors_name_their_place() {
     alone(|| {
         rlimits::apply(&[nofile(50, 100)]).unwrap();
         assert_eq!(sys::process::prlimit(0, 7, None).unwrap(), Limit { soft: 50, hard: 100 });
-        // Raising beyond fs.nr_open is refused whatever the capabilities.
+        // Raising beyond fs.nr_open is refused with any capabilities.
         let error = rlimits::apply(&[nofile(50, u64::MAX - 1)]).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.starts_with("process.rlimits[0] RLIMIT_NOFILE: prlimit(soft 50, hard "), "{text}");
         assert!(text.ends_with("operation not permitted"), "{text}");
-        // From outside only hard limits that are too low are touched.
+        // From outside only hard limits that are too low are changed.
         rlimits::raise_hard(0, &[nofile(1, 90)]).unwrap();
         assert_eq!(sys::process::prlimit(0, 7, None).unwrap(), Limit { soft: 50, hard: 100 });
     });
 }
 
 #[test]
-fn scheduling_and_memory() {
+fn scheduler_affinity_personality_and_memory_policy_are_set() {
     alone(|| {
         task::setsid().or_else(|_| sys::process::lead_group(0)).unwrap();
         io_priority::apply(io_priority::IoPriority { class: 2, level: 6 }).unwrap();
@@ -400,7 +400,7 @@ fn scheduling_and_memory() {
     });
 }
 
-/// A profile for a kernel with the module whose write fails is an error that names the profile.
+/// If the kernel lacks the module, the failed write is an error that names the profile.
 #[test]
 fn a_label_that_cannot_be_set_is_an_error() {
     harness::isolated_in(View::V2, |_| {
@@ -417,9 +417,9 @@ fn a_label_that_cannot_be_set_is_an_error() {
     });
 }
 
-/// The lookup sees what the container's user sees.
+/// The lookup can enter only directories of the container's user.
 #[test]
-fn lookup_as_another_user() {
+fn the_lookup_has_the_rights_of_the_containers_user() {
     alone(|| {
         let dir = scratch().join("lookup");
         let closed = dir.join("closed");
@@ -466,7 +466,7 @@ fn outcome(hook: Hook) -> String {
 }
 
 #[test]
-fn hooks_succeed_or_say_why_not() {
+fn a_failing_hook_is_reported_with_its_output() {
     alone(|| {
         let second = Some(Duration::from_secs(1));
         for (script, expected) in [
@@ -475,13 +475,13 @@ fn hooks_succeed_or_say_why_not() {
             ("echo out; echo err >&2; exit 1", "exit status 1: out\\nerr"),
             ("echo a; echo b > /dev/stderr; echo c; exit 1", "exit status 1: b\\nc"),
             ("kill -TERM $$", "killed by signal 15"),
-            // std ignores SIGPIPE, and whoever started us may have blocked signals: a hook sees neither.
-            // (Signal 32 is glibc's own: its posix_spawn ignores it and its sigaction does not touch it.)
+            // std ignores SIGPIPE, and the caller can have blocked signals. A hook must inherit neither.
+            // (Signal 32 belongs to glibc: its posix_spawn ignores it and its sigaction does not change it.)
             (
                 "grep -Eq '^SigIgn:.0{8}[08]0{7}$' /proc/self/status && grep -Eq '^SigBlk:.0+$' /proc/self/status",
                 "",
             ),
-            // Only the three standard descriptors, and the one that ls has open itself.
+            // Only the three standard descriptors, and the one that ls itself has open.
             ("[ \"$(ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 ' ]", ""),
             ("[ \"$(cut -d' ' -f5 /proc/$$/stat)\" = $$ ]", ""),
         ] {
@@ -497,9 +497,9 @@ fn hooks_succeed_or_say_why_not() {
     });
 }
 
-/// An absent env is the runtime's own, a given one the hook's only one.
+/// Without `env` a hook has the runtime's environment, and otherwise only its own.
 #[test]
-fn the_environment_of_hooks() {
+fn a_hook_has_its_own_environment_or_the_runtimes() {
     alone(|| {
         assert_eq!(outcome(shell("h", "[ -n \"$CORTEN_TEST_DIR\" ]", None)), "");
         let alone = Hook {
@@ -510,16 +510,16 @@ fn the_environment_of_hooks() {
     });
 }
 
-/// The time limit ends the whole process group, and a process that keeps the output open delays nothing.
+/// The timeout kills the whole process group. A process that keeps the output open delays nothing.
 #[test]
-fn the_time_limit_of_hooks() {
+fn the_timeout_kills_the_process_group_of_a_hook() {
     alone(|| {
         let second = Some(Duration::from_secs(1));
         let marker = scratch().join("marker");
         let left = format!("(sleep 2; touch {}) & echo waiting; sleep 30", marker.display());
         for (script, expected, at_least, at_most) in [
             (left.as_str(), "hooks.prestart[0] /bin/sh: timed out after 1s: waiting", 1.0, 1.9),
-            // Left behind by a hook that ended in time, it may live on.
+            // A process that a hook has left in time is not killed.
             ("sleep 5 & exit 0", "", 0.0, 0.9),
         ] {
             let start = Instant::now();
@@ -530,14 +530,14 @@ fn the_time_limit_of_hooks() {
         std::thread::sleep(Duration::from_millis(1500));
         assert!(!marker.exists(), "a process of the hook's group outlived it");
         harness::kill_all("sleep 5");
-        // A time beyond the clock's end is no limit, and no panic.
+        // A timeout beyond the clock's end is no limit, and does not panic.
         assert_eq!(outcome(shell("h", "exit 0", Some(Duration::from_secs(i64::MAX as u64)))), "");
     });
 }
 
 /// poststop: "the remaining hooks and lifecycle continue" (runtime.md#lifecycle).
 #[test]
-fn one_failure_stops_the_list_but_for_poststop() {
+fn one_failing_hook_stops_the_list_except_for_poststop() {
     alone(|| {
         let marker = scratch().join("marker");
         let list =
