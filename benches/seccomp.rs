@@ -1,5 +1,6 @@
-//! What a profile costs: compiling Docker's default profile, loading it into the kernel, and a profile of 2,000 rules.
-//! `cargo bench --bench seccomp`. The sizes and steps that it prints first are asserted in the unit tests.
+//! The cost of a profile: compiling Docker's default profile, loading it into the kernel, and a profile of
+//! 2,000 rules. `cargo bench --bench seccomp`. The sizes and steps that it prints first are asserted in the
+//! unit tests.
 
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -20,8 +21,8 @@ fn plan(profile: &LinuxSeccomp) -> Plan {
     seccomp::compile_profile(profile, &mut problems, &mut warnings).unwrap_or_else(|| panic!("{problems}"))
 }
 
-/// 2,000 rules, four for each of 500 names, hardly two of which have the same fate. Every fiftieth name is decided by its
-/// argument.
+/// Returns 2,000 rules, four for each of 500 names. Neighbouring names mostly have different actions. The
+/// argument decides for every fiftieth name.
 fn large() -> LinuxSeccomp {
     let names = TABLE.lines().filter_map(|line| line.trim().strip_prefix("row(\"")?.split('"').next());
     let rules: Vec<_> = (names.take(500).enumerate())
@@ -39,7 +40,7 @@ fn large() -> LinuxSeccomp {
     serde_json::from_value(profile).unwrap()
 }
 
-/// The time that the kernel takes to load a filter, in a process that ends with it.
+/// Returns the time that the kernel takes to load a filter, in a process that ends with it.
 fn load(plan: &Plan) -> Duration {
     let mut pipe = [0; 2];
     // SAFETY: the array has room for both descriptors; the child only makes system calls.

@@ -3,9 +3,9 @@
 
     scripts/seccomp-fixtures.py TEMPLATE CAPABILITY... > tests/golden/seccomp/NAME.json
 
-docker.json is from profiles/seccomp/default.json of Debian's golang-github-docker-docker-dev (26.1.5), podman.json from
-/usr/share/containers/seccomp.json of golang-github-containers-common (0.67.1), each with the engine's default
-capabilities.
+The source of docker.json is profiles/seccomp/default.json of Debian's golang-github-docker-docker-dev (26.1.5), and that of podman.json is
+/usr/share/containers/seccomp.json of golang-github-containers-common (0.67.1). Each was made with the
+engine's default capabilities.
 """
 
 import json
@@ -20,7 +20,7 @@ def kept(rule, capabilities):
         return False
     if not set(includes.get("caps") or []) <= capabilities:
         return False
-    # `minKernel` is met: corten's floor is above all of them.
+    # `minKernel` is always met: corten requires a newer kernel than all of these rules.
     return not (ARCHES & set(excludes.get("arches") or []) or capabilities & set(excludes.get("caps") or []))
 
 

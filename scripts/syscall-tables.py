@@ -3,9 +3,9 @@
 
     scripts/syscall-tables.py UAPI... > src/seccomp/syscalls/table.rs
 
-UAPI is a directory with one folder an architecture, such as usr/lib/linux/uapi of Debian's linux-libc-dev (an
-"all" package since 6.12), the newest first. A file that the first lacks is taken from the next: s390's 31-bit ABI
-left the headers with Linux 7.0. To make the table from scratch, with sid's and trixie's package unpacked:
+UAPI is a directory with one folder for each architecture, such as usr/lib/linux/uapi of Debian's linux-libc-dev (an
+"all" package since 6.12). The newest directory comes first. A file that it lacks is taken from the next one, because Linux
+7.0 removed s390's 31-bit ABI from the headers. These commands make the table from the packages of sid and trixie:
 
     apt-get download linux-libc-dev && dpkg -x linux-libc-dev_*.deb sid
     scripts/syscall-tables.py sid/usr/lib/linux/uapi trixie/usr/lib/linux/uapi > src/seccomp/syscalls/table.rs
@@ -15,8 +15,8 @@ import os
 import re
 import sys
 
-# The columns, in the order of `Column` in src/seccomp/syscalls/mod.rs: name, header, the ABI's first number as the
-# header spells it.
+# The columns, in the order of `Column` in src/seccomp/syscalls/mod.rs. Each has a name, a header, and the first number of the
+# ABI as the header writes it.
 COLUMNS = [
     ("x86_64", "x86/asm/unistd_64.h", 0),
     ("x86", "x86/asm/unistd_32.h", 0),
@@ -38,10 +38,10 @@ COLUMNS = [
     ("sh", "sh/asm/unistd_32.h", 0),
 ]
 
-# arch/arm/include/uapi/asm/unistd.h has these outside of the generated list, numbered from 0x0f0000.
+# arch/arm/include/uapi/asm/unistd.h defines these outside of the generated list, from 0x0f0000 on.
 ARM_PRIVATE = {"breakpoint": 1, "cacheflush": 2, "usr26": 3, "usr32": 4, "set_tls": 5, "get_tls": 6}
 
-# Names that profiles use beside the kernel's: (column, profile's name, kernel's name).
+# Names in profiles that differ from the kernel's: (column, profile's name, kernel's name).
 SYNONYMS = [("arm", "sync_file_range2", "arm_sync_file_range")]
 
 DEFINE = re.compile(r"#define\s+__NR_(\w+)\s+(?:\((__\w+)\s*\+\s*(\d+)\)|(\d+))\s*$")
@@ -51,14 +51,14 @@ NOT_CALLS = {"syscalls", "SYSCALL_BASE", "Linux_syscalls"}
 def read(trees, header, base):
     path = next((p for p in (os.path.join(t, header) for t in trees) if os.path.exists(p)), None)
     if path is None:
-        sys.exit(f"{header}: in none of {trees}")
+        sys.exit(f"{header}: not found in {', '.join(trees)}")
     numbers = {}
     with open(path, encoding="ascii") as file:
         for line in file:
             if match := DEFINE.match(line):
                 name, symbol, offset, number = match.groups()
                 if name not in NOT_CALLS:
-                    # x32's bit is no part of the table: `Abi` adds it.
+                    # The table is without x32's bit: `Abi` adds it.
                     numbers[name] = base + int(offset) if symbol else int(number)
     if len(numbers) < 250:
         sys.exit(f"{path}: only {len(numbers)} system calls")

@@ -1,7 +1,8 @@
-//! The targets of `fuzz/` without libFuzzer: the kept inputs again, and a few seconds of others made of them.
+//! The targets of `fuzz/` without libFuzzer: the kept inputs, and a few seconds of inputs that are derived
+//! from them.
 //!
-//! A second for each target, or what twenty inputs take; CORTEN_FUZZ_SECONDS says otherwise, CORTEN_FUZZ_TARGET names one. A failure prints its input, and
-//! with CORTEN_FUZZ_SEED other ones are made.
+//! Each target gets a second, or the time of twenty inputs. CORTEN_FUZZ_SECONDS changes that, and
+//! CORTEN_FUZZ_TARGET chooses one target. A failure prints its input. CORTEN_FUZZ_SEED makes other inputs.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
@@ -15,17 +16,17 @@ use std::time::{Duration, Instant};
 use targets::random::{Random, mutate};
 use targets::{TARGETS, Target, mutated};
 
-/// As in the programs for libFuzzer, no input is longer.
+/// The maximum length of an input, as in the programs for libFuzzer.
 const LONGEST: usize = 1 << 16;
 
-/// No input takes longer, on a machine that does other things as well.
+/// The maximum time of an input, also on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
 }
 
-/// The kept inputs, in an order that is the same everywhere.
+/// Returns the kept inputs, in the same order everywhere.
 fn seeds(target: &Target) -> Vec<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target.name);
     let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -33,7 +34,7 @@ fn seeds(target: &Target) -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// Prints the input that a target panics at.
+/// Prints the input if a target panics.
 struct Told<'a>(&'a str, &'a [u8]);
 
 impl Drop for Told<'_> {
@@ -52,9 +53,9 @@ fn check(target: &Target, what: &str, input: &[u8]) {
     drop(told);
 }
 
-/// Each kept input was found by libFuzzer to reach what no other one does, or was a finding.
+/// libFuzzer found each kept input to reach code that no other one does, or it was a finding.
 #[test]
-fn the_kept_inputs_do_no_harm() {
+fn the_kept_inputs_cause_no_panic_or_hang() {
     for target in TARGETS {
         let seeds = seeds(&target);
         assert!(!seeds.is_empty(), "{}", target.name);
@@ -65,7 +66,7 @@ fn the_kept_inputs_do_no_harm() {
 }
 
 #[test]
-fn what_is_made_of_them_does_no_harm() {
+fn inputs_derived_from_them_cause_no_panic_or_hang() {
     let seconds = setting("CORTEN_FUZZ_SECONDS", 1);
     let seed = setting("CORTEN_FUZZ_SEED", 1);
     let only = std::env::var("CORTEN_FUZZ_TARGET").ok();
@@ -87,7 +88,7 @@ fn what_is_made_of_them_does_no_harm() {
             let size = mutated(target.name, &mut input, from.len(), LONGEST, random.next() as u32, by_bytes);
             input.truncate(size);
             check(target, &format!("{}, seed {}", target.name, seed + count), &input);
-            // Mutants of mutants come further; the first ones stay.
+            // Mutants of mutants reach more code. The first inputs stay.
             if pool.len() < 500 {
                 pool.push(input);
             }

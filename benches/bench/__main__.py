@@ -1,7 +1,7 @@
-"""Times corten beside other runtimes: python3 benches/bench [--rounds N] [--only GROUP,...] [--out DIR] RUNTIME...
+"""Compares the times of corten and other runtimes: python3 benches/bench [--rounds N] [--only GROUP,...] [--out DIR] RUNTIME...
 
-The first runtime is the one that is measured, crun (or the second) what it is compared with. As root; in namespaces of its
-own, with bundles and state on a tmpfs. docs/performance.md says what each figure means.
+The first runtime is compared with crun, or with the second one. Requires root. The runtimes run in private
+namespaces, with bundles and state on a tmpfs. docs/performance.md explains each figure.
 """
 import argparse
 import os
@@ -21,10 +21,10 @@ GROUPS = [*bundles.WEIGHTS, "rss", "memory", "calls", "at-once", "threads", "ali
 
 def arguments():
     parser = argparse.ArgumentParser(prog="benches/bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=60, help="of `spec`; the other bundles have a part of it (60)")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds of `spec`; other bundles have fewer (60)")
     parser.add_argument("--only", default="", help=f"groups, with commas: {', '.join(GROUPS)}")
-    parser.add_argument("--out", default="target/bench", help="where the table, the JSON and the chart go (target/bench)")
-    parser.add_argument("--alive", default="500,2000", help="how many containers are alive in the group alive (500,2000)")
+    parser.add_argument("--out", default="target/bench", help="directory for the table, the JSON and the chart (target/bench)")
+    parser.add_argument("--alive", default="500,2000", help="numbers of containers in the group alive (500,2000)")
     parser.add_argument("runtimes", nargs="+", metavar="RUNTIME")
     chosen = parser.parse_args()
     chosen.only = [word for word in chosen.only.split(",") if word] or GROUPS
@@ -40,7 +40,7 @@ def arguments():
 
 
 def measure(chosen, place, runtimes, least):
-    """All groups that were asked for, as the report's parts."""
+    """Measures all requested groups, and returns the parts of the report."""
     made = bundles.make(place, runtimes[0], [name for name in bundles.WEIGHTS if name in chosen.only or name == "spec"])
     log = measuring.Log(runtimes)
     parts = {}
@@ -72,7 +72,7 @@ def say(group):
 
 
 def inside(chosen):
-    """In the private namespaces. Whether the first runtime has failed nowhere."""
+    """Runs in the private namespaces. Returns whether the first runtime has never failed."""
     place = world.Place()
     runtimes = world.runtimes(place, chosen.runtimes)
     try:

@@ -1,4 +1,4 @@
-"""The bundles: one rootfs of busybox and a configuration for each way to run a container."""
+"""The bundles: one rootfs of busybox, and a configuration for each kind of container."""
 import copy
 import functools
 import json
@@ -13,7 +13,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 PROFILE = os.path.join(TOP, "tests/golden/seccomp/docker.json")
 TABLE = os.path.join(TOP, "src/seccomp/syscalls/table.rs")
 
-# The part of the rounds that each bundle has: what takes long has few.
+# The share of the rounds for each bundle. Slow bundles have few.
 WEIGHTS = {
     "spec": 1, "docker": 0.5, "seccomp": 0.5, "no-netns": 0.5, "minimal": 0.5, "userns": 0.5, "mounts-100": 0.25,
     "mounts-1000": 0.1, "seccomp-2000": 0.15,
@@ -29,9 +29,9 @@ DOCKER_MASKED = [
     "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
 ]
 DOCKER_READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-# The numbers of the character devices that Docker allows, and of the last, /dev/fuse, that it denies once more.
+# The numbers of the character devices that Docker allows. It denies the last one, /dev/fuse, again.
 DOCKER_DEVICES = [(1, 5, True), (1, 3, True), (1, 9, True), (1, 8, True), (5, 0, True), (5, 1, True), (10, 229, False)]
-# What busybox's true, sh and sleep and a runtime's last steps may call; the profile of 2,000 rules leaves it alone.
+# Calls of busybox's true, sh and sleep and of a runtime's last steps. The profile of 2,000 rules has no rule for them.
 NEEDED = re.compile(
     r"^(_llseek|access|arch_prctl|brk|cap(get|set)|ch(dir|own)|clock_.*|clone3?|close(_range)?|dup[23]?|execve(at)?|exit.*"
     r"|f?stat.*|fs?tat(fs|at)?(64)?|faccessat2?|fch.*|fcntl(64)?|futex.*|get.*|ioctl|k?ill|keyctl|lseek|lstat(64)?|madvise"
@@ -41,7 +41,7 @@ NEEDED = re.compile(
 
 
 class Bundle:
-    """Two directories: `short` ends at once, `long` stays until it is killed."""
+    """A bundle in two directories: `short` ends at once, `long` runs until it is killed."""
 
     def __init__(self, name, directory, config):
         self.name = name
@@ -63,13 +63,13 @@ def rounds_of(name, rounds):
 
 
 def make(place, runtime, names):
-    """The bundles of these names, from what the runtime's `spec` writes."""
+    """Makes the bundles of these names from the output of the runtime's `spec`."""
     spec = specification(place, runtime)
     return {name: Bundle(name, place.make("bundles", name), MAKERS[name](place, copy.deepcopy(spec))) for name in names}
 
 
 def make_probe(place, runtime, args):
-    """The bundle `spec` with another program."""
+    """Returns the bundle `spec` with another program."""
     bundle = Bundle("probe", place.make("bundles", "probe"), specification(place, runtime))
     path = os.path.join(bundle.short, "config.json")
     with open(path) as file:
@@ -109,7 +109,7 @@ def seccomp(_place, config):
 
 
 def docker(place, config):
-    """What Docker writes for `docker run` with no options on a host with cgroup v2, without its hook for the network."""
+    """Returns Docker's configuration for `docker run` without options on cgroup v2, without the network hook."""
     config = seccomp(place, config)
     sets = {name: DOCKER_CAPABILITIES for name in ["bounding", "effective", "permitted"]}
     config["process"].update(capabilities=sets, rlimits=[], noNewPrivileges=False, oomScoreAdj=0)
@@ -148,7 +148,7 @@ def without_network(_place, config):
 
 
 def minimal(_place, config):
-    """A pid and a mount namespace with /proc and /dev; no masks, no limits, no device rules but the runtime's own."""
+    """Returns a configuration with a pid and a mount namespace, /proc and /dev. It has no masks, limits or device rules."""
     config.pop("hostname", None)
     config["process"].pop("rlimits", None)
     config["mounts"] = [one for one in config["mounts"] if one["destination"] in ("/proc", "/dev")]
@@ -157,7 +157,7 @@ def minimal(_place, config):
 
 
 def user_namespace(_place, config):
-    """Root of the container is an unprivileged user of the host."""
+    """Returns a configuration in which root is an unprivileged user of the host."""
     mapping = [{"containerID": 0, "hostID": FIRST_ID, "size": IDS}]
     config["linux"].update(uidMappings=mapping, gidMappings=mapping)
     config["linux"]["namespaces"].append({"type": "user"})
@@ -177,7 +177,7 @@ def bind_mounts(number):
 
 
 def rules(number):
-    """Rules hardly two of which have the same fate; of every tenth name the fates depend on an argument."""
+    """Returns rules with mostly different actions. For every tenth name the action depends on an argument."""
     def with_rules(_place, config):
         with open(TABLE) as file:
             known = re.findall(r'^\s*row\("([^"]+)"', file.read(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""A chart of the commands' times as ratios to the base: SVG, in the colours of the reader's light or dark page."""
+"""A chart of the commands' times as ratios to the base: SVG, with colours for light and dark pages."""
 from xml.sax.saxutils import escape
 
 import measuring
@@ -58,7 +58,7 @@ def axis(height):
 
 
 def bar(y, number, ratio):
-    """Its number stands behind it; a longer one than fits ends in a mark."""
+    """Draws a bar with its number. A bar that is too long ends in a mark."""
     width = scaled(min(ratio, LONGEST))
     text = f"{ratio:.2f}" + (" →" if ratio > LONGEST else "")
     return [f'<rect class="c{number % 5}" x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}"/>',

@@ -1,4 +1,4 @@
-"""What is not time: resident memory, the smallest cgroup, system calls."""
+"""Costs other than time: resident memory, the smallest cgroup, system calls."""
 import json
 import os
 import shutil
@@ -17,7 +17,7 @@ ATTEMPTS = 3
 
 
 def run_words(runtime, bundle, name="cost"):
-    """`run` of a runtime or of the floor."""
+    """Returns the command line for `run` of a runtime or of the floor."""
     if isinstance(runtime, floor.Floor):
         return runtime.run_words(bundle)
     runtime.alive.add(runtime.container(name))
@@ -29,7 +29,7 @@ def all_of(runtimes, least):
 
 
 def resident(bundle, runtimes, least, number):
-    """ru_maxrss of run's process (and of what it has waited for) in kB, the median and the largest."""
+    """Measures ru_maxrss of run's process (and of its waited-for children) in kB: the median and the largest."""
     if not least:
         return {"not_measured": "peak, which spawns the runtime from a small process, is for x86-64 only"}
     found = {}
@@ -43,7 +43,7 @@ def resident(bundle, runtimes, least, number):
 
 
 def peak(words):
-    """By a process of a few pages: Linux counts what the process had before execve, which would be Python's."""
+    """Measures by a process of a few pages. Linux also counts the memory before execve, which would be Python's."""
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     actions = [(os.POSIX_SPAWN_DUP2, measuring.NULL, 0), (os.POSIX_SPAWN_DUP2, measuring.NULL, 1),
@@ -58,14 +58,14 @@ def peak(words):
 
 
 class MemoryGroup:
-    """A memory cgroup of our own: of v1's hierarchy, or of v2's if its root has memory switched on for its children."""
+    """A memory cgroup of our own, in v1's hierarchy, or in v2's if its root shares out the memory controller."""
 
     def __init__(self, place):
         self.v1 = place.memory_v1 is not None
         self.path = os.path.join(place.memory_v1 or world.CGROUPS, f"{world.mark()}-memory")
 
     def usable(self):
-        """None, or why it is not."""
+        """Returns None, or the reason why it does not exist."""
         try:
             os.mkdir(self.path)
             with open(os.path.join(self.path, self.limit_file()), "a"):
@@ -80,7 +80,7 @@ class MemoryGroup:
         return "memory.limit_in_bytes" if self.v1 else "memory.max"
 
     def make(self, limit):
-        """v2 wants processes in leaves: the runtime's is one, the container's another, the limit is on both."""
+        """v2 allows processes only in leaves: one for the runtime, one for the container. The limit is above both."""
         os.mkdir(self.path)
         with open(os.path.join(self.path, self.limit_file()), "w") as file:
             file.write(str(limit))
@@ -99,7 +99,7 @@ class MemoryGroup:
 
 
 def smallest_memory(place, bundle, runtimes, least):
-    """The limit in kB with which `run` succeeds three times of three."""
+    """Returns the smallest limit in kB with which `run` succeeds three times of three."""
     group = MemoryGroup(place)
     why = group.usable()
     if why:
@@ -111,7 +111,7 @@ def smallest_memory(place, bundle, runtimes, least):
 
 
 def placed_within(bundle, place, group):
-    """The bundle with the container's cgroup beside the runtime's, where v2 has its limit too."""
+    """Puts the container's cgroup beside the runtime's, where v2's limit applies too."""
     directory = place.make("bundles", "memory")
     with open(os.path.join(bundle.short, "config.json")) as file:
         config = json.load(file)
@@ -152,7 +152,7 @@ def fits(group, runtime, bundle, limit):
 
 
 def leave_nothing(runtime):
-    """After a run that may have ended anywhere."""
+    """Cleans up after a run that can have ended anywhere."""
     if isinstance(runtime, floor.Floor):
         world.sweep(world.CGROUPS)
     else:
@@ -161,7 +161,7 @@ def leave_nothing(runtime):
 
 
 def system_calls(place, bundle, runtimes, least):
-    """By strace -c -f, threads and children included."""
+    """Counts by strace -c -f, with threads and children."""
     if not shutil.which("strace"):
         return {"not_measured": "there is no strace"}
     out = place.path("calls")
@@ -201,14 +201,14 @@ def counted(words, out):
 
 
 def total(out):
-    """The fourth column of the last line."""
+    """Returns the fourth column of the last line."""
     with open(out) as file:
         return int(file.read().strip().splitlines()[-1].split()[3])
 
 
 def counted_create(runtime, words, name, out):
-    """strace -f stays with the container's first process: it is ended when the container is there."""
-    # -I 2: strace with -o would ignore the signal that ends it.
+    """strace -f also traces the container's first process, so it is ended when the container exists."""
+    # -I 2: with -o, strace would ignore the signal that ends it.
     strace = [shutil.which("strace"), "-I", "2", "-f", "-c", "-o", out, *runtime.words(*words)]
     tracer = subprocess.Popen(strace, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -234,7 +234,7 @@ def await_created(runtime, name):
         time.sleep(0.1)
         try:
             if json.loads(measuring.output(runtime.words("state", name)))["status"] == "created":
-                # The runtime's own process has still to end.
+                # The runtime's own process has not ended yet.
                 time.sleep(0.3)
                 return
         except (measuring.Failed, ValueError):

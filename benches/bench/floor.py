@@ -1,4 +1,4 @@
-"""benches/floor: builds it, and sees that it makes the container that the first runtime makes."""
+"""Builds benches/floor, and checks that it makes the same container as the first runtime."""
 import json
 import os
 import platform
@@ -14,7 +14,7 @@ SOURCE = os.path.join(bundles.TOP, "benches", "floor")
 BUILT = os.path.join(bundles.TOP, "target", "floor", "{}-unknown-linux-gnu", "release")
 PROBE = ("cat /proc/self/mountinfo; echo; cat /proc/self/status; echo; cat /proc/self/limits; ls /dev; hostname;"
          " cat /proc/self/cgroup; ls /sys/class/net; umask; pwd; cat /proc/net/dev")
-# What the two must have alike of /proc/self/status, and of a mount no less of.
+# Lines of /proc/self/status that must be equal, and mount options of which the floor may not have fewer.
 ALIKE = ["Uid", "Gid", "Groups", "NSpid", "NSsid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"]
 KEPT_AWAY = {"ro", "nosuid", "nodev", "noexec"}
 
@@ -30,7 +30,7 @@ def build():
 
 
 class Floor:
-    """Is no runtime, but can `run`."""
+    """The floor, which is not a runtime but can `run`."""
 
     name = "floor"
 
@@ -44,7 +44,7 @@ class Floor:
 
 
 def checked(place, runtime):
-    """The floor, or None and why there is none. One that does less than the runtime ends the program."""
+    """Returns the floor, or None and the reason. A floor that does less than the runtime ends the program."""
     if platform.machine() != "x86_64":
         return None, "floor is left out: it is for x86-64 only"
     spec = bundles.make_probe(place, runtime, ["/bin/sh", "-c", PROBE])
@@ -61,7 +61,7 @@ def checked(place, runtime):
 
 
 def differences(own, theirs):
-    """What floor lacks: mounts, restrictions of mounts, and all else that is not alike."""
+    """Returns what the floor lacks: mounts, restrictions of mounts, and all other differences."""
     parts = [text.split("\n\n", 2) for text in (own, theirs)]
     (own_mounts, own_status, own_rest), (mounts, status, rest) = parts
     found = [*mounts_lacked(table(own_mounts), table(mounts))]
@@ -86,7 +86,7 @@ def mounts_lacked(own, theirs):
 
 
 def table(mountinfo):
-    """Where things are mounted, each with its kind and options. A /dev/null is the host's or the container's own."""
+    """Returns the mounts by their places, each with its kind and options. /dev/null is the host's or the container's."""
     mounts = {}
     for line in mountinfo.splitlines():
         words = line.split()

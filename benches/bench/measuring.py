@@ -1,4 +1,4 @@
-"""One command's time, the rounds that interleave the runtimes, and what becomes of the figures."""
+"""The time of one command, rounds that interleave the runtimes, and the figures."""
 import os
 import signal
 import statistics
@@ -12,16 +12,16 @@ PATIENCE = 60
 LIFE = "create+start+delete"
 COMMANDS = ["run", "create", "start", "state", "exec", "ps", "list", "kill", "delete", LIFE, "--version"]
 NULL = os.open("/dev/null", os.O_RDWR)
-# What the commands say on stderr; one file, read and emptied when one fails.
+# The stderr of all commands. The file is read and emptied when a command fails.
 ERRORS = os.memfd_create("errors")
 
 
 class Failed(Exception):
-    """A command's status was not 0, or it took too long."""
+    """An exit status other than 0, or a timeout."""
 
 
 class Sample:
-    """Milliseconds of the clock and of the processor, of the command's process and the children that it waited for."""
+    """Milliseconds of the clock and of the processor, for the command's process and the children that it waited for."""
 
     def __init__(self, wall, cpu):
         self.wall, self.cpu = wall, cpu
@@ -62,7 +62,7 @@ def call(words, patience=PATIENCE):
 
 
 def complaint(status):
-    """The first line that the command has left, a warning only if there is nothing else; or its status."""
+    """Returns the first line of stderr (a warning only if there is no other), or the exit status."""
     size = os.lseek(ERRORS, 0, os.SEEK_END)
     lines = os.pread(ERRORS, size, 0).decode(errors="replace").strip().splitlines()
     os.ftruncate(ERRORS, 0)
@@ -72,7 +72,7 @@ def complaint(status):
 
 
 def output(words, allowed=(0,)):
-    """What a command writes, when its time does not matter."""
+    """Returns the output of a command whose time does not matter."""
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode not in allowed:
         raise Failed((done.stderr.strip() or f"status {done.returncode}").splitlines()[0])
@@ -88,7 +88,7 @@ class Log:
         self.warm = False
 
     def note(self, bundle, command, runtime, words):
-        """Runs it, unless it has failed before, and keeps the time."""
+        """Runs a command, unless it has failed before, and keeps the time."""
         key = (bundle.name, command, runtime.name)
         if key in self.failures:
             return None
@@ -105,7 +105,7 @@ class Log:
             self.samples.setdefault(key, []).append(sample)
 
     def rows(self):
-        """One row for each bundle, command and runtime."""
+        """Returns one row for each bundle, command and runtime."""
         found = {key: summary(samples) for key, samples in self.samples.items() if key not in self.failures}
         rows = []
         for key in dict.fromkeys([*self.samples, *self.failures]):
@@ -121,7 +121,7 @@ class Log:
 
 
 def base_of(runtimes):
-    """What the others are compared with: crun, or the second, or the only one."""
+    """Returns the base of the comparison: crun, or the second runtime, or the only one."""
     named = [runtime for runtime in runtimes if runtime.name == "crun"]
     return (named or runtimes[1:] or runtimes)[0]
 
@@ -140,7 +140,7 @@ def ratios(one, other):
 
 
 def rounds(log, bundle, runtimes, least, number):
-    """Each round has every runtime once, each time another first, so that what else the machine does hits all alike."""
+    """Runs every runtime once in each round, with another one first each time. Other load then affects all equally."""
     measured = [*runtimes, *([least] if least and bundle.name == "spec" else [])]
     for i in range(number + WARM_UP):
         log.warm = i >= WARM_UP
@@ -153,7 +153,7 @@ def rounds(log, bundle, runtimes, least, number):
 
 
 def one_life(log, bundle, runtime):
-    """Every command once."""
+    """Runs every command once."""
     name = runtime.container()
 
     def note(command, *words):
@@ -185,6 +185,6 @@ def killed_and_deleted(note, name):
     world.reap()
     if not note("kill", "kill", name, "KILL"):
         return None
-    # The container's first process has become ours when create ended.
+    # The container's first process was reparented to us when create ended.
     world.reap(2)
     return note("delete", "delete", name)

@@ -7,7 +7,7 @@ import time
 import measuring
 
 ABOUT = """Times in ms: the median, and in brackets the ratios to {base} of the minimum, the median and the processor time (user and
-system, by wait4, of the command's process and what it waits for: a container that goes on without it is not in it)."""
+system, by wait4, of the command's process and the children that it waits for, without a container that goes on)."""
 
 
 def host(runtimes, rounds, without_floor):
@@ -37,7 +37,7 @@ def write(found, directory):
 
 
 def failures(found):
-    """Whether the first runtime has failed anywhere."""
+    """Returns whether the first runtime has failed anywhere."""
     first = next(iter(found["host"]["runtimes"]))
     rows = [row for row in found["times"] if row["runtime"] == first and "fails" in row]
     others = [part for key, part in found.items() if key not in ("host", "times") and fails(part.get(first, {}))]
@@ -160,7 +160,7 @@ def levels(part):
 
 
 def number(part, name, path, unit=1, digits=2):
-    """A figure, or nothing where there is none."""
+    """Formats a figure, or returns an empty text if there is none."""
     value = part.get(name)
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None

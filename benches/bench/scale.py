@@ -1,4 +1,4 @@
-"""Many at once, many alive, many threads."""
+"""Many containers at once, many containers alive, many threads."""
 import os
 import statistics
 import subprocess
@@ -12,13 +12,13 @@ import world
 AT_ONCE = [1, 2, 16, 64]
 WINDOW = 1.0
 THREADS = 3000
-# Creating and deleting what is only to be there: as many at once as there are processors.
+# The containers of the group alive are created and deleted by as many commands at once as there are processors.
 WIDTH = os.cpu_count() or 1
 LEAST_FREE_KB = 2 * 1024 * 1024
 
 
 def keep_busy(width, commands, seconds=None):
-    """Runs commands, `width` at once, until there are none or the time is up; how many were done, and how long it took."""
+    """Runs commands, `width` at once, until none is left or the time is up. Returns their number and the time."""
     start = time.perf_counter()
     running, done = set(), 0
     commands = iter(commands)
@@ -46,7 +46,7 @@ def settle(running):
 
 
 def at_once(bundle, runtimes, least, rounds):
-    """Containers per second: `run`, by the median of windows of a second, the runtimes taking turns."""
+    """Measures containers per second by `run`: the median of windows of a second, with the runtimes taking turns."""
     found = {runtime.name: {} for runtime in costs.all_of(runtimes, least)}
     for width in AT_ONCE:
         rates = {}
@@ -72,7 +72,7 @@ def one_window(rates, found, runtime, bundle, width):
 
 
 def creates(runtime, bundle, number, name="more"):
-    """Times of create, each container deleted at once."""
+    """Measures create. Each container is deleted at once."""
     name = runtime.container(name)
     runtime.alive.add(name)
     samples = []
@@ -85,7 +85,7 @@ def creates(runtime, bundle, number, name="more"):
 
 
 def with_threads(bundle, runtimes, rounds):
-    """create with few and with 3,000 further threads on the host, in turns."""
+    """Measures create with few and with 3,000 more threads on the host, in turns."""
     found = {}
     for number in [0, THREADS]:
         helper = threads(number) if number else None
@@ -114,7 +114,7 @@ def take(samples, found, runtime, bundle):
 
 
 def threads(number):
-    """A process with so many threads that sleep."""
+    """A process with many sleeping threads."""
     program = ("import sys, threading, time\nthreading.stack_size(65536)\n"
                "for _ in range(int(sys.argv[1])): threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()\n"
                "print('ready', flush=True)\ntime.sleep(1e6)")
@@ -126,7 +126,7 @@ def threads(number):
 
 
 def alive(bundle, runtimes, levels, number):
-    """create and list beside the runtime's own containers that wait for their start. One runtime after the other."""
+    """Measures create and list beside the runtime's own created containers. One runtime after the other."""
     found = {}
     for runtime in runtimes:
         say(runtime.name)

@@ -1,4 +1,4 @@
-"""Where the measuring happens: namespaces of its own, a tmpfs, one view of the cgroups for all, and the end of it all."""
+"""The place of the measurements: private namespaces, a tmpfs, one view of the cgroups, and the clean-up."""
 import os
 import signal
 import subprocess
@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-# The pid that names everything here, and the directory of the tmpfs, for the program within the namespaces.
+# The pid in all names, and the directory of the tmpfs, for the program inside the namespaces.
 MARK, TMPFS = "CORTEN_BENCH_MARK", "CORTEN_BENCH_TMPFS"
 CGROUPS = "/sys/fs/cgroup"
 UNIFIED = f"{CGROUPS}/unified"
@@ -18,12 +18,12 @@ def is_inside():
 
 
 def mark():
-    """Part of the name of each container, cgroup and directory of this run."""
+    """Returns the part that the names of all containers, cgroups and directories of this run share."""
     return f"corten-bench-{os.environ[MARK]}"
 
 
 def enter():
-    """Runs this program again where nothing that it does remains; what stays in the cgroups is removed after it."""
+    """Runs this program again in private namespaces. Afterwards the rest in the cgroups is removed."""
     if os.geteuid():
         sys.exit("bench: as root: it mounts and makes cgroups")
     directory = tempfile.mkdtemp(prefix="corten-bench.")
@@ -31,7 +31,7 @@ def enter():
     os.environ.update({MARK: str(os.getpid()), TMPFS: directory})
     words = ["unshare", "--fork", "--kill-child", "--mount-proc", "-m", "-p", "-n", "-i", "-u", sys.executable, *sys.argv]
     child = subprocess.Popen(words)
-    # A terminal sends ^C to both; the one inside cleans and ends, and this one waits for it.
+    # A terminal sends ^C to both programs. The one inside cleans up and ends, and this one waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: inner_end(child))
     try:
@@ -43,7 +43,7 @@ def enter():
 
 
 def inner_end(child):
-    """Tells the program within to end: the one child of unshare's process."""
+    """Asks the program inside to end: the only child of unshare's process."""
     with open(f"/proc/{child.pid}/task/{child.pid}/children") as file:
         for pid in file.read().split():
             os.kill(int(pid), signal.SIGTERM)
@@ -54,7 +54,7 @@ def run(*words):
 
 
 class Place:
-    """The tmpfs and the hierarchies of cgroups that can be used."""
+    """The tmpfs and the usable cgroup hierarchies."""
 
     def __init__(self):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -66,7 +66,7 @@ class Place:
             run("mount", "--bind", UNIFIED, CGROUPS)
 
     def bound_memory(self):
-        """v1's hierarchy for memory, out of the way of the view that the runtimes get; None on a host without it."""
+        """Returns v1's memory hierarchy, outside of the view of the runtimes, or None on a host without it."""
         if not os.path.exists(f"{MEMORY}/memory.limit_in_bytes"):
             return None
         run("mount", "--bind", MEMORY, self.make("memory"))
@@ -90,7 +90,7 @@ class Place:
 
 
 class Runtime:
-    """A runtime to measure, with a state root of its own and the containers that it may still have."""
+    """A measured runtime, with a state root of its own and the containers that it can still have."""
 
     def __init__(self, place, number, path, name):
         self.path, self.name, self.number = os.path.abspath(path), name, number
@@ -108,14 +108,14 @@ class Runtime:
             self.delete(name)
 
     def delete(self, name):
-        """Whatever has become of it."""
+        """Removes a container in any state."""
         words = self.words("delete", "--force", name)
         subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
         self.alive.discard(name)
 
 
 def runtimes(place, paths):
-    """One for each path; of two with the same name, the second has its number behind it."""
+    """Returns a runtime for each path. If two have the same name, the second gets a number."""
     made, names = [], set()
     for number, path in enumerate(paths):
         name = os.path.basename(path)
@@ -126,7 +126,7 @@ def runtimes(place, paths):
 
 
 def reap(patience=0.0):
-    """Waits for orphans, which are ours as the first process of the pid namespace: one, if there is time, and the rest."""
+    """Waits for orphans, which are reparented to us as the first process of the pid namespace: one, if there is time, and the rest."""
     end = time.monotonic() + patience
     some = False
     while True:
@@ -142,7 +142,7 @@ def reap(patience=0.0):
 
 
 def sweep(hierarchy):
-    """Ends what is in cgroups of this run and removes them."""
+    """Kills the processes in the cgroups of this run and removes them."""
     if not hierarchy or not os.path.isdir(hierarchy):
         return
     ours = [path for path, _, _ in os.walk(hierarchy, topdown=False) if mark() in path]
@@ -169,7 +169,7 @@ def end(pid):
 
 
 def remove(group):
-    """A cgroup is busy until the last of its processes is gone."""
+    """A cgroup is busy until its last process has ended."""
     for _ in range(200):
         try:
             return os.rmdir(group)

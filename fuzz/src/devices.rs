@@ -1,4 +1,5 @@
-//! Device rules: the eBPF program, and what cgroup v1 is told, decide as the list does, read rule by rule.
+//! Device rules: the eBPF program and the writes to cgroup v1 decide as the list itself does, read rule by
+//! rule.
 
 #[path = "reading.rs"]
 mod reading;
@@ -12,7 +13,7 @@ use corten::sys::bpf::Instruction;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use serde_json::{Value, json};
 
-/// Device numbers: the absent one, any, those of the default rules and such as stand at a border.
+/// Device numbers: none, any, those of the default rules, and numbers at limits.
 const NUMBERS: [Option<i64>; 16] = [
     None,
     Some(-1),
@@ -32,7 +33,7 @@ const NUMBERS: [Option<i64>; 16] = [
     Some(0xffff_ffff),
 ];
 
-/// Two bytes are a rule: whether it allows, its kind and access, then its numbers.
+/// Reads rules: two bytes say whether a rule allows, its kind and access, and the next bytes are its numbers.
 fn rules(data: &[u8]) -> Vec<(LinuxDeviceCgroup, Rule)> {
     let rule = |pair: &[u8]| {
         let (what, numbers) = (pair[0], pair[1]);
@@ -51,7 +52,7 @@ fn rules(data: &[u8]) -> Vec<(LinuxDeviceCgroup, Rule)> {
             .filter(|(bit, _)| access & bit != 0)
             .map(|(_, letter)| letter)
             .collect();
-        // To deny nothing is to deny everything, and to allow nothing is refused.
+        // A rule that denies no access denies all, and a rule that allows none is refused.
         let access = if access == 0 && !allow { 7 } else { access };
         let given = json!({"allow": allow, "type": word, "major": major, "minor": minor, "access": letters});
         let number = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
@@ -68,9 +69,9 @@ pub fn check(data: &[u8]) {
     assert_eq!(problems.to_string(), "");
     let program = filter.as_ref().map(devices::Filter::compile);
     let v1 = v1(&given).map(|writes| Kernel::told(&writes));
-    // The default rules come after all others.
+    // The default rules come last.
     wanted.extend(devices::plan(&[], &mut problems).into_iter().flat_map(|filter| filter.rules));
-    // Those of the rules, and such as no rule has.
+    // The numbers of the rules, and numbers that no rule has.
     let numbers =
         |of: fn(&Rule) -> Option<u32>| wanted.iter().filter_map(of).chain([0, 7, u32::MAX]).collect();
     let (majors, minors): (BTreeSet<u32>, BTreeSet<u32>) =
@@ -84,7 +85,7 @@ pub fn check(data: &[u8]) {
                     let found = program.as_ref().is_none_or(run);
                     assert_eq!(found, expected, "{kind:?} {number}:{other} {access}: {given:?}");
                 }
-                // The kernel has 12 and 20 bits for them, and v1 wants an access to be allowed by one rule alone.
+                // The kernel has 12 and 20 bits for them. In v1 a single rule must allow all of an access.
                 for access in [1, 2, 4].into_iter().filter(|_| number < 1 << 12 && other < 1 << 20) {
                     let expected = reading::oracle(&wanted, kind, number, other, access);
                     let found = v1.as_ref().is_none_or(|kernel| kernel.allows(kind, number, other, access));
@@ -98,7 +99,7 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// What is written to v1's files; `None` if it cannot have these rules.
+/// Returns the writes to v1's files, or `None` if v1 cannot have these rules.
 fn v1(rules: &[LinuxDeviceCgroup]) -> Option<Vec<Write>> {
     let host =
         cgroups::Host::parse(b"30 1 0:30 / /devices rw - cgroup cgroup rw,devices\n", b"1:devices:/a\n");
@@ -121,14 +122,14 @@ fn v1(rules: &[LinuxDeviceCgroup]) -> Option<Vec<Write>> {
     }
 }
 
-/// The device cgroup of the kernel (security/device_cgroup.c): what holds for all, and exceptions from that.
+/// The kernel's device cgroup (security/device_cgroup.c): the default, and exceptions from it.
 struct Kernel {
     allow: bool,
     exceptions: Vec<(Type, u32, u32, u8)>,
 }
 
 impl Kernel {
-    /// The kernel's own word for any number.
+    /// The kernel's word for any number.
     const ANY: u32 = u32::MAX;
 
     fn told(writes: &[Write]) -> Self {

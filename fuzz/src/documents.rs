@@ -1,4 +1,4 @@
-//! The JSON documents that engines and users write, and the record that we write ourselves.
+//! The JSON documents that engines and users write, and our own record.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,7 +37,7 @@ struct Setting {
     manager: Manager,
 }
 
-/// Hosts of each kind, on which nothing depends on where this runs.
+/// Returns hosts of each kind. Nothing in them depends on the machine.
 fn settings() -> &'static [Setting] {
     static SETTINGS: OnceLock<Vec<Setting>> = OnceLock::new();
     SETTINGS.get_or_init(|| {
@@ -74,7 +74,7 @@ fn settings() -> &'static [Setting] {
     })
 }
 
-/// The plan or what is wrong, and the warnings, as text.
+/// Returns the plan or its problems, and the warnings, as text.
 fn planned(config: &Config, setting: &Setting) -> String {
     let mut warnings = Vec::new();
     let request = plan::Request {
@@ -105,7 +105,7 @@ fn planned(config: &Config, setting: &Setting) -> String {
     }
 }
 
-/// config.json: the plan is the same each time, and the text itself is read as its repaired value is.
+/// Reads config.json: the plan is always the same, and the text gives the same plan as its repaired value.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let read = || config::parse(text.into()).map_err(|e| format!("{e:#}"));
@@ -118,7 +118,8 @@ pub fn config(data: &[u8]) {
         assert_eq!(plans[0], plans[1], "planned in two ways");
     }
     if let Ok(Value::Object(mut top)) = serde_json::from_str(text) {
-        // What is not of Linux may be anything, but not for the types: so it is read the other way.
+        // Members outside of Linux can have any value of the right type, so the order of the readings is
+        // changed.
         top.insert("windows".into(), json!(5));
         let repaired = config::parse(Value::Object(top).to_string()).unwrap_or_else(|e| panic!("{e:#}"));
         let linux_only = |mut spec: Spec| {
@@ -130,7 +131,7 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// The process document of exec: what it leaves out is the container's.
+/// Reads the process object of exec, which inherits missing members from the container.
 pub fn process(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let own = config::parse(OWN.into()).unwrap_or_else(|e| panic!("{e:#}")).spec;
@@ -164,7 +165,7 @@ pub fn process(data: &[u8]) {
     }
 }
 
-/// state.json: what is written is read again, and what others are shown of it is JSON.
+/// Reads state.json: a record that is written can be read again, and its view for others is JSON.
 pub fn state(data: &[u8]) {
     let Ok(record) = serde_json::from_slice::<Record>(data) else { return };
     let written = serde_json::to_vec(&record).unwrap_or_else(|e| panic!("{e}"));
@@ -181,7 +182,7 @@ pub fn state(data: &[u8]) {
     }
 }
 
-/// The writes that resources come to on a host; `None` if something is wrong with them.
+/// Returns the writes for resources on a host, or `None` if the resources have problems.
 fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let request = cgroups::Request {
@@ -204,12 +205,12 @@ fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
     problems.0.is_empty().then_some(writes)
 }
 
-/// What the files then say, the last write last: by file, device and figure.
+/// Returns the contents of the files after the writes: by file, device and number.
 fn said(writes: &[Write]) -> BTreeMap<(String, String), String> {
     let mut said = BTreeMap::new();
     for write in writes {
         let mut words = write.value.split_whitespace().peekable();
-        // A list of processors is one word, whatever it looks like.
+        // A list of processors is one word in any form.
         let several = !write.file.starts_with("cpuset.") && write.value.split_whitespace().count() > 1;
         let named = write.file == "net_prio.ifpriomap" || write.value.contains('=');
         let device = words.next_if(|word| several && (word.contains(':') || (named && !word.contains('='))));
@@ -234,7 +235,7 @@ fn parsed(resources: &Value) -> Result<LinuxResources> {
     config::parse_resources(&resources.to_string()).map(|(_, typed)| typed)
 }
 
-/// The kept configuration, as far as it can be read and planned.
+/// Returns the kept configuration, as far as it can be read and planned.
 fn kept(resources: Value) -> Option<Value> {
     let text =
         json!({"ociVersion": "1.3.0", "root": {"path": "r"}, "linux": {"resources": resources}}).to_string();
@@ -245,14 +246,15 @@ fn kept(resources: Value) -> Option<Value> {
     planned.then(|| serde_json::from_str(&config.text).unwrap_or_default())
 }
 
-/// The document of `update`, as `resources`, for a container that was created with `linux.resources`.
+/// Reads the document of `update`, as `resources`, for a container that was created with `linux.resources`.
 pub fn update(data: &[u8]) {
     let Ok(document) = serde_json::from_slice::<Value>(data) else { return };
     let asked = document.pointer("/linux/resources").cloned().unwrap_or_else(|| json!({}));
     let Some(before) = kept(asked) else { return };
     let Ok((wanted, _)) = config::parse_resources(&document["resources"].to_string()) else { return };
     let asked = fuzzing::asked(&before);
-    // The kernel refuses a device's figure without a name, or a name without its device, and then nothing is kept.
+    // The kernel refuses a device's number without a name, or a name without its device. Then nothing is
+    // kept.
     let named = |resources: &Value| {
         let texts = ["/unified/io.max", "/unified/io.latency"].map(|key| resources.pointer(key));
         let mut lines = texts.into_iter().flatten().filter_map(Value::as_str).flat_map(str::lines);
@@ -279,7 +281,7 @@ pub fn update(data: &[u8]) {
         for (part, value) in &sets {
             assert_eq!(will_be.get(part), Some(value), "{part:?} is kept otherwise than set: {merged}");
         }
-        // With memory unlimited swap is too, as it is where nothing is said.
+        // If memory is unlimited, swap is too, as it is without any value.
         let default = [("memory.swap.max", "max"), ("memory.memsw.limit_in_bytes", "-1")];
         for (part, value) in was.iter().filter(|(part, _)| !sets.contains_key(*part)) {
             if default.contains(&(&*part.0, &**value)) && !will_be.contains_key(part) {

@@ -1,5 +1,5 @@
-//! A JSON document changed into another one that is still JSON, and mostly still of the shape that a reader wants: what is
-//! put into it comes from real documents, by the name of the member that it stands for.
+//! Changes a JSON document into another JSON document, mostly of the shape that a reader expects. New values
+//! come from real documents, from members with the same name.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ const DOCUMENTS: [&str; 9] = [
     include_str!("../../tests/golden/seccomp/containerd.json"),
 ];
 
-/// Texts that a reader may stumble over.
+/// Texts that are difficult for a reader.
 const TEXTS: [&str; 40] = [
     "",
     " ",
@@ -64,7 +64,7 @@ const TEXTS: [&str; 40] = [
     "%s",
 ];
 
-/// What the documents have: of each object, by the member that it stands for, its members and their values.
+/// The contents of the documents: for each object, by the name of its member, its members and their values.
 type Known = BTreeMap<String, BTreeMap<String, Vec<Value>>>;
 
 fn known() -> &'static Known {
@@ -79,7 +79,7 @@ fn known() -> &'static Known {
     })
 }
 
-/// Items of a list stand for what the list stands for.
+/// Learns from a value. Items of a list have the name of the list.
 fn learn(name: &str, value: &Value, known: &mut Known) {
     match value {
         Value::Object(members) => {
@@ -93,7 +93,7 @@ fn learn(name: &str, value: &Value, known: &mut Known) {
     }
 }
 
-/// Another document; `None` if this is none.
+/// Returns a changed document, or `None` if the input is not JSON.
 #[must_use]
 pub fn mutate(text: &[u8], random: &mut Random) -> Option<String> {
     let mut document: Value = serde_json::from_slice(text).ok()?;
@@ -115,7 +115,7 @@ fn count(value: &Value) -> usize {
     }
 }
 
-/// Changes the value that `at` counts to; `name` is the member that the value stands for.
+/// Changes the value that `at` counts to. `name` is the member that has the value.
 fn change(name: &str, value: &mut Value, at: &mut usize, random: &mut Random) -> bool {
     if *at == 0 {
         one(name, value, random);
@@ -154,7 +154,7 @@ fn object(name: &str, members: &mut Map<String, Value>, random: &mut Random) {
             present.map(|member| members.insert(member, anything(random)));
         }
         _ => {
-            // One that the object may have, new or in the place of its own.
+            // Adds a member that the object can have, or replaces one.
             let Some(all) = known().get(name) else { return };
             let Some((member, values)) = all.iter().nth(random.below(all.len())) else { return };
             members.insert(member.clone(), values[random.below(values.len())].clone());
@@ -191,7 +191,7 @@ fn string(name: &str, text: &str, random: &mut Random) -> String {
     match random.below(5) {
         0 => random.of(&TEXTS).into(),
         1 | 2 => {
-            // What real documents have there.
+            // A value of real documents.
             let values = known().values().filter_map(|members| members.get(name)).flatten();
             let items =
                 values.flat_map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice));

@@ -1,13 +1,13 @@
-//! What is asked of every reader of foreign bytes: no panic, no hang, no runaway memory, and where there is a second reading,
-//! the same result. The programs in `fuzz_targets` hand libFuzzer's inputs to these functions, `tests/fuzz.rs` hands
-//! them `seeds` and what it makes of these itself.
+//! The requirements for every reader of foreign bytes: no panic, no hang, bounded memory, and the same result
+//! as a second reading if there is one. The programs in `fuzz_targets` pass libFuzzer's inputs to these
+//! functions. `tests/fuzz.rs` passes `seeds` and inputs that are derived from them.
 
 #[path = "targets.rs"]
 pub mod targets;
 
 pub use libfuzzer_sys;
 
-/// A program for the target of this name.
+/// Defines a libFuzzer program for the target of this name.
 #[macro_export]
 macro_rules! fuzz {
     ($name:literal) => {

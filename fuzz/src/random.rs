@@ -1,4 +1,4 @@
-//! Random numbers that are the same everywhere.
+//! Random numbers that are the same on every machine.
 
 /// xorshift64*
 pub struct Random(u64);
@@ -28,7 +28,7 @@ impl Random {
         all[self.below(all.len())]
     }
 
-    /// One that stands at a border, or a small one.
+    /// Returns a number at a limit, or a small one.
     pub fn number(&mut self) -> u64 {
         match self.below(6) {
             0 => self.next(),
@@ -40,7 +40,7 @@ impl Random {
     }
 }
 
-/// Changes bytes of an input: exchanged, removed, doubled, or a piece put elsewhere.
+/// Changes bytes of an input: exchanges, removes, doubles or moves pieces.
 pub fn mutate(random: &mut Random, text: &[u8]) -> Vec<u8> {
     let mut bytes = text.to_vec();
     for _ in 0..1 + random.below(3) {
@@ -60,7 +60,7 @@ pub fn mutate(random: &mut Random, text: &[u8]) -> Vec<u8> {
                 bytes.splice(to..to, piece);
             }
             _ => {
-                // A digit, which leaves it JSON and changes what is compared.
+                // A digit is replaced by a digit, which keeps JSON valid and changes compared numbers.
                 if let Some(digit) = bytes[at..].iter_mut().find(|byte| byte.is_ascii_digit()) {
                     *digit = b'0' + random.below(10) as u8;
                 }

@@ -1,10 +1,10 @@
-//! Two readings of device rules that have nothing of the compiler's: the kernel's, of a program, and a person's, of the
-//! rules themselves. The unit tests of `cgroups::devices` have them too.
+//! Two readings of device rules that share nothing with the compiler: the kernel's, of a program, and a plain
+//! one, of the rules themselves. The unit tests of `cgroups::devices` use them too.
 
 use super::{Instruction, Rule, Type};
 
-/// Runs a program as the kernel would, for one access: `BPF_DEVCG_*` of mknod is 1, of read 2, of write 4. Only the
-/// opcodes that the compiler uses exist here.
+/// Runs a program as the kernel does, for one access: `BPF_DEVCG_*` of mknod is 1, of read 2, of write 4.
+/// Only the opcodes that the compiler uses are implemented.
 pub fn run(program: &[Instruction], kind: Type, major: u32, minor: u32, access: u8) -> bool {
     let context = [u32::from(access) << 16 | kind as u32, major, minor];
     let mut registers = [0u32; 11];
@@ -33,7 +33,7 @@ pub fn run(program: &[Instruction], kind: Type, major: u32, minor: u32, access: 
     }
 }
 
-/// What a list of rules means, said in the plainest way: for each of the accesses the last rule that names it decides.
+/// Returns the meaning of a list of rules in the plainest way: the last rule that names an access decides.
 pub fn oracle(rules: &[Rule], kind: Type, major: u32, minor: u32, access: u8) -> bool {
     [1, 2, 4].into_iter().filter(|bit| access & bit != 0).all(|bit| {
         let names = |r: &&Rule| {

@@ -1,5 +1,5 @@
-//! Seccomp profiles that nobody would write. Whatever they are, the reader and the compiler end with an error or with a
-//! program that the kernel takes.
+//! Seccomp profiles that nobody would write. With any profile, the reader and the compiler end with an error
+//! or with a program that the kernel accepts.
 
 use std::sync::OnceLock;
 
@@ -13,7 +13,7 @@ use super::random::Random;
 
 const TABLE: &str = include_str!("../../src/seccomp/syscalls/table.rs");
 
-/// All system calls that have a name.
+/// Returns all system calls that have a name.
 fn names() -> &'static [&'static str] {
     static NAMES: OnceLock<Vec<&str>> = OnceLock::new();
     NAMES.get_or_init(|| {
@@ -57,11 +57,11 @@ const ARCHS: &[&str] = &[
 const FLAGS: &[&str] = &["LOG", "SPEC_ALLOW", "TSYNC", "WAIT_KILLABLE_RECV", "NEW_LISTENER"];
 
 fn action(random: &mut Random) -> Value {
-    // The last is none, and rare: most profiles are to get as far as the compiler.
+    // The last action does not exist, and is rare, because most profiles must reach the compiler.
     let known = if random.one_in(400) { ACTIONS.len() } else { ACTIONS.len() - 1 };
     let mut name = random.of(&ACTIONS[..known]);
     if name == "NOTIFY" && !random.one_in(20) {
-        // It is refused where no listener is named.
+        // It is refused if no listener is named.
         name = "LOG";
     }
     json!(format!("SCMP_ACT_{name}"))
@@ -97,7 +97,7 @@ fn rule(random: &mut Random, names: &[&str]) -> Value {
     rule
 }
 
-/// A profile, mostly one that is right.
+/// Makes a profile, which is valid in most cases.
 pub fn profile(random: &mut Random) -> Value {
     let names = names();
     let few: Vec<&str> = (0..1 + random.below(30)).map(|_| random.of(names)).collect();
@@ -131,8 +131,8 @@ pub fn profile(random: &mut Random) -> Value {
     profile
 }
 
-/// What the kernel's seccomp_check_filter and bpf_check_classic hold a program to; that every path ends in a return
-/// follows from jumps that go forward and within, and a return at the end.
+/// Checks a program as the kernel's seccomp_check_filter and bpf_check_classic do. Every path ends in a
+/// return, because all jumps go forward and within the program, and its last instruction is a return.
 pub fn verify(program: &[sock_filter]) -> Result<(), String> {
     const LD_W_ABS: u16 = 0x20;
     const ALU_AND_K: u16 = 0x54;
@@ -144,7 +144,7 @@ pub fn verify(program: &[sock_filter]) -> Result<(), String> {
     }
     let mut reached = vec![false; len];
     reached[0] = true;
-    // What the accumulator holds: nothing yet, or something that was loaded.
+    // The contents of the accumulator: nothing yet, or a loaded value.
     let mut loaded = vec![true; len];
     loaded[0] = false;
     for (at, instruction) in program.iter().enumerate() {
@@ -175,7 +175,7 @@ pub fn verify(program: &[sock_filter]) -> Result<(), String> {
     if program[len - 1].code == RET_K { Ok(()) } else { Err("does not end in a return".into()) }
 }
 
-/// How far the profiles got.
+/// Counts of the stages that the profiles reached.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub unreadable: usize,
@@ -184,7 +184,7 @@ pub struct Counts {
     pub compiled: usize,
 }
 
-/// Reads and compiles a profile and holds the result against the kernel's rules.
+/// Reads and compiles a profile and checks the result by the kernel's rules.
 pub fn one(text: &[u8], counts: &mut Counts) -> Result<(), String> {
     let Ok(profile) = serde_json::from_slice::<LinuxSeccomp>(text) else {
         counts.unreadable += 1;

@@ -1,4 +1,4 @@
-//! The targets: what is done with an input, and how one input is made of another.
+//! The targets: a function that takes an input, and the way in which inputs are changed.
 
 pub mod devices;
 pub mod documents;
@@ -11,15 +11,15 @@ use random::Random;
 
 pub struct Target {
     pub name: &'static str,
-    /// Panics where something is not as it should be.
+    /// The function that takes an input. It panics if a requirement is not met.
     pub check: fn(&[u8]),
-    /// What the input looks like.
+    /// The form of the input.
     pub form: Form,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// A JSON document: bytes changed blindly would hardly get past the parser.
+    /// A JSON document. Few documents with bytes changed at random would get past the parser.
     Json,
     Bytes,
 }
@@ -36,13 +36,14 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "users", check: texts::users, form: Form::Bytes },
 ];
 
-/// The target of this name, which must be one.
+/// Returns the target of this name, which must exist.
 #[must_use]
 pub fn named(name: &str) -> &'static Target {
     TARGETS.iter().find(|target| target.name == name).unwrap_or_else(|| panic!("no target {name}"))
 }
 
-/// Changes the input of `size` bytes in `data` and returns its new size; `by_bytes` does so without knowing what it is.
+/// Changes the input of `size` bytes in `data` and returns its new size. `by_bytes` changes bytes without
+/// knowledge of the form.
 pub fn mutated(
     name: &str,
     data: &mut [u8],

@@ -1,4 +1,5 @@
-//! What the kernel, a container's image and a bus tell: mountinfo and the like, passwd and group, D-Bus messages.
+//! Texts of the kernel, of a container's image and of a bus: mountinfo and similar files, passwd and group,
+//! D-Bus messages.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,10 +11,10 @@ use corten::process::credentials::Status;
 use corten::process::users;
 use corten::sys::mountinfo::unescape;
 
-/// Between the texts of an input that has several.
+/// The separator between the texts of an input.
 const BORDER: &[u8] = b"\n--\n";
 
-/// The texts of an input; what is not there is empty.
+/// Returns the texts of an input. A missing text is empty.
 fn texts<const N: usize>(data: &[u8]) -> [&[u8]; N] {
     let mut rest = data;
     [(); N].map(|()| {
@@ -24,7 +25,7 @@ fn texts<const N: usize>(data: &[u8]) -> [&[u8]; N] {
     })
 }
 
-/// `/proc/self/mountinfo`, `/proc/self/cgroup`, `/proc/PID/status` and a list of D-Bus addresses.
+/// Reads `/proc/self/mountinfo`, `/proc/self/cgroup`, `/proc/PID/status` and a list of D-Bus addresses.
 pub fn mountinfo(data: &[u8]) {
     let [mountinfo, cgroup, status, addresses] = texts(data);
     let host = cgroups::Host::parse(mountinfo, cgroup);
@@ -47,14 +48,14 @@ pub fn mountinfo(data: &[u8]) {
             "{foreign:?}"
         );
     }
-    // Whatever a mount point is called, it comes back from the kernel's escapes.
+    // Any name of a mount point survives the kernel's escapes.
     let escaped: Vec<u8> = mountinfo.iter().flat_map(|byte| escape(*byte)).collect();
     assert_eq!(unescape(&escaped), Path::new(OsStr::from_bytes(mountinfo)));
     let _ = Status::parse(&String::from_utf8_lossy(status));
     let _ = dbus::addresses(&String::from_utf8_lossy(addresses));
 }
 
-/// As the kernel's mangle_path writes a byte of a path.
+/// Escapes a byte of a path as the kernel's mangle_path does.
 fn escape(byte: u8) -> Vec<u8> {
     match byte {
         b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
@@ -62,7 +63,7 @@ fn escape(byte: u8) -> Vec<u8> {
     }
 }
 
-/// `USER[:GROUP]`, passwd and group: who that is, and what the file says of it, read line by line.
+/// Reads `USER[:GROUP]`, passwd and group, and compares the result with a reading line by line.
 pub fn users(data: &[u8]) {
     let [who, passwd, group] = texts(data);
     let Ok(who) = std::str::from_utf8(who) else { return };
@@ -87,7 +88,7 @@ pub fn users(data: &[u8]) {
     let _ = users::home(passwd, found.uid);
 }
 
-/// The number, or the field of the first line that begins with the name.
+/// Returns the number, or the field of the first line that begins with the name.
 fn id(name: &str, file: &[u8], field: usize) -> u32 {
     let number = name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()));
     number.unwrap_or_else(|| {
@@ -99,10 +100,11 @@ fn id(name: &str, file: &[u8], field: usize) -> u32 {
     })
 }
 
-/// A D-Bus message as it is, and one with values that the bytes describe: what can be read can be written and read again.
+/// Reads a D-Bus message, and one with values that the bytes describe. A message that can be read can be
+/// written and read again.
 pub fn dbus(data: &[u8]) {
     if let Ok(Some(values)) = fuzzing::read_message(data) {
-        // Values of one alignment more or less may nest too deep by the variants around them, but no other reason is right.
+        // The variants around values can nest one level too deep. No other error is right.
         let again = fuzzing::read_message(&fuzzing::write_message(&values));
         assert_eq!(again.map_err(|e| format!("{e:#}")), Ok(Some(values)));
     }
@@ -111,7 +113,7 @@ pub fn dbus(data: &[u8]) {
     while !rest.is_empty() && values.len() < 16 {
         values.push(value(&mut rest, 0));
     }
-    // A signature has a byte for its length.
+    // The length of a signature is one byte.
     while values.iter().map(|value| value.signature().len()).sum::<usize>() > 255 {
         values.pop();
     }
@@ -120,7 +122,7 @@ pub fn dbus(data: &[u8]) {
     assert_eq!(read, Ok(Some(values)), "{bytes:?}");
 }
 
-/// Takes a value off the bytes.
+/// Reads a value from the bytes.
 fn value(rest: &mut &[u8], depth: u32) -> BusValue {
     let mut byte = || {
         let (first, tail) = rest.split_first().unwrap_or((&0, &[]));

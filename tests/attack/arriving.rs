@@ -1,4 +1,5 @@
-//! What the container's processes do to a process that arrives among them, and what they learn from it.
+//! Attacks by the container's processes on a process that arrives among them, and secrets that they learn
+//! from it.
 
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -15,12 +16,13 @@ use serde_json::{Value, json};
 use crate::harness::{Output, Test, isolated, patience, poll, skip, without_namespace};
 use crate::{bind_payload, found, payload, rounds};
 
-/// Stands in the host's mountinfo and in its list of sockets, and nowhere in a container's.
+/// A mark in the host's mountinfo and in its list of sockets. No container has it.
 const MARK: &str = "mark-of-the-host";
 
-/// While `exec` is on its way in, a process of the container's without any right opens `mountinfo` and `net/unix` of the
-/// process that comes next. The kernel asks for no right there, and an open descriptor keeps the host's mount namespace.
-/// What arrives shows the container's only. The check's check: a process that is cloned into the pid namespace alone.
+/// While `exec` enters, a process of the container without any right opens `mountinfo` and `net/unix` of the
+/// next process. The kernel requires no right for that, and an open descriptor keeps the host's mount
+/// namespace. The arriving process must show only the container's. Check of the check: a process that is
+/// cloned into the pid namespace alone.
 #[test]
 fn an_arriving_exec_shows_nothing_of_the_host() {
     payload(read_what_arrives);
@@ -41,8 +43,8 @@ fn an_arriving_exec_shows_nothing_of_the_host() {
     });
 }
 
-/// Likewise for a container that is created in the pid and network namespaces of another, as in a pod: it is in the
-/// network namespace before it can be seen.
+/// The same for a container that is created in the pid and network namespaces of another, as in a pod. It
+/// must be in the network namespace before it can be seen.
 #[test]
 fn an_arriving_container_shows_no_socket_of_the_host() {
     payload(read_what_arrives);
@@ -66,14 +68,14 @@ fn an_arriving_container_shows_no_socket_of_the_host() {
     });
 }
 
-/// A process that enters the pid namespace before the others, as a naive runtime does.
+/// Runs a process that enters the pid namespace before the others, as a naive runtime does.
 fn naive(t: &Test, pid: i32, seconds: &str) -> Output {
     let pid = pid.to_string();
     t.call(Command::new("nsenter").args(["--target", &pid, "--pid", "sleep", seconds]))
 }
 
-/// How often the payload, as a user without rights, has seen something arrive, and how often that showed the host: its
-/// mounts times 0x10000, and its sockets.
+/// Returns how often the payload, as a user without rights, has seen a process arrive, and how often that
+/// showed the host: its mounts times 0x10000, and its sockets.
 fn watched(t: &Test, name: &str, arrive: impl FnOnce(i32) -> i32) -> (u32, u32) {
     let mark = t.dir.join(MARK);
     fs::create_dir_all(&mark).unwrap();
@@ -100,7 +102,7 @@ fn watched(t: &Test, name: &str, arrive: impl FnOnce(i32) -> i32) -> (u32, u32) 
     (numbers[0], (numbers[1] << 16) + numbers[2])
 }
 
-/// The payload of both.
+/// The payload of both tests.
 fn read_what_arrives(_: &[String]) -> String {
     let (mut seen, mut mounts, mut sockets) = (0, 0, 0);
     fs::write("/tmp/ready", "").unwrap();
@@ -120,7 +122,7 @@ fn read_what_arrives(_: &[String]) -> String {
     format!("{seen} {} {}", mounts.min(0xffff), sockets.min(0xffff))
 }
 
-/// The number that was given last in this pid namespace (proc_loadavg(5)).
+/// Returns the last pid that was given in this pid namespace (proc_loadavg(5)).
 fn last_pid() -> u32 {
     let text = fs::read_to_string("/proc/loadavg").unwrap();
     text.split_whitespace().last().unwrap().parse().unwrap()
@@ -133,29 +135,29 @@ fn stop_everything(_: &[String]) -> String {
     }
 }
 
-/// A process of the container's sends SIGSTOP to everything there is, again and again. `exec` may succeed or fail, but
-/// it comes to an end, and what it has brought in ends with it. The check's check: something that arrives is found
-/// stopped.
+/// A process of the container sends SIGSTOP to all processes, again and again. `exec` can succeed or fail,
+/// but it ends, and the process that it has brought in ends with it. Check of the check: an arriving process
+/// is found stopped.
 #[test]
-fn what_is_stopped_on_arrival_does_not_hold_exec() {
+fn an_arriving_process_that_is_stopped_does_not_hold_exec() {
     payload(stop_everything);
     isolated(|t| {
         hold(
             t,
-            "arriving::what_is_stopped_on_arrival_does_not_hold_exec",
+            "arriving::an_arriving_process_that_is_stopped_does_not_hold_exec",
             "it was stopped by a signal",
             |_| {},
         );
     });
 }
 
-/// Likewise for a container that is created in the pid namespace of such a one.
+/// The same for a container that is created in the pid namespace of such a container.
 #[test]
-fn what_is_stopped_on_arrival_does_not_hold_create() {
+fn an_arriving_process_that_is_stopped_does_not_hold_create() {
     payload(stop_everything);
     isolated(|t| {
         let bundle = t.bundle(|c| {
-            bind_payload(c, "arriving::what_is_stopped_on_arrival_does_not_hold_create", &[""]);
+            bind_payload(c, "arriving::an_arriving_process_that_is_stopped_does_not_hold_create", &[""]);
         });
         let pid = t.start(&bundle, "c1");
         let member = t.bundle(|c| {
@@ -177,9 +179,10 @@ fn what_is_stopped_on_arrival_does_not_hold_create() {
     });
 }
 
-/// A container that waits for `start` in a pid namespace that it shares can be stopped there: `start` says so and ends it.
+/// A container that waits for `start` in a shared pid namespace can be stopped there. `start` reports it and
+/// ends it.
 #[test]
-fn what_is_stopped_before_start_does_not_hold_start() {
+fn a_created_process_that_is_stopped_does_not_hold_start() {
     isolated(|t| {
         let first = t.bundle(|_| {});
         let pid = t.start(&first, "c1");
@@ -203,9 +206,9 @@ fn what_is_stopped_before_start_does_not_hold_start() {
     });
 }
 
-/// Likewise with a frozen cgroup below its own, into which it moves whatever comes.
+/// The same with a frozen cgroup below the container's, into which the payload moves every arriving process.
 #[test]
-fn what_is_frozen_on_arrival_does_not_hold_exec() {
+fn an_arriving_process_that_is_frozen_does_not_hold_exec() {
     payload(|_| {
         let below = "/sys/fs/cgroup/below";
         fs::create_dir(below).unwrap();
@@ -218,14 +221,15 @@ fn what_is_frozen_on_arrival_does_not_hold_exec() {
         }
     });
     isolated(|t| {
-        hold(t, "arriving::what_is_frozen_on_arrival_does_not_hold_exec", "/below is frozen", |c| {
+        hold(t, "arriving::an_arriving_process_that_is_frozen_does_not_hold_exec", "/below is frozen", |c| {
             c["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] = json!(["rw"]);
             c["linux"]["cgroupsPath"] = json!("/mine");
         });
     });
 }
 
-/// An error once the time is up; on a machine that is emulated, where the race may never be met, the reason of a skip.
+/// Fails when the time is up. On an emulated machine, on which the race may never be won, the test is skipped
+/// instead.
 fn in_time(end: Instant, otherwise: &str) {
     if Instant::now() >= end && patience() > 1 {
         skip(otherwise);
@@ -233,7 +237,7 @@ fn in_time(end: Instant, otherwise: &str) {
     assert!(Instant::now() < end, "{otherwise}");
 }
 
-/// Has `exec` come again and again until it was held up. The image makes it take its time, by a long list of users.
+/// Repeats `exec` until it was held up once. The image slows it down by a long list of users.
 fn hold(t: &Test, name: &str, how: &str, edit: impl FnOnce(&mut Value)) {
     let bundle = t.bundle(|c| {
         edit(c);
@@ -252,7 +256,7 @@ fn hold(t: &Test, name: &str, how: &str, edit: impl FnOnce(&mut Value)) {
             let mut command = t.command(&["exec", "-d", "--user", "alice", "--pid-file"]);
             t.spawn(command.arg(pid_file(i)).args(["c1", "/bin/sleep", "1000"]))
         };
-        // Each must end by itself: the harness waits for half a minute.
+        // Each must end by itself, because the harness waits for half a minute.
         let (mut ran, execs) = (0, [0, 1, 2, 3].map(exec));
         for (i, exec) in (0..).zip(execs) {
             let out = exec.wait();

@@ -1,4 +1,4 @@
-//! What the caller has left to the runtime by accident, and must not matter: dispositions, a /proc of other processes, a
+//! Accidental state of the caller that must not matter: signal dispositions, a /proc of other processes, a
 //! user namespace that looks like the host's.
 
 use std::fs;
@@ -22,10 +22,10 @@ fn script(t: &Test, before: &[&str], text: &str, args: &[&str]) -> Output {
     t.call(&mut command)
 }
 
-/// A caller that ignores SIGCHLD: the statuses of programs and hooks are told as ever, and the program has no signal
-/// ignored. The check's check: in this very place SIGCHLD is ignored.
+/// A caller that ignores SIGCHLD: the statuses of programs and hooks are reported as usual, and the program
+/// ignores no signal. Check of the check: the script itself ignores SIGCHLD.
 #[test]
-fn sigchld_is_ignored() {
+fn a_caller_that_ignores_sigchld_changes_no_status() {
     isolated(|t| {
         let ignoring = |words: &[&str]| {
             let mut command = Command::new("env");
@@ -67,7 +67,7 @@ fn sigchld_is_ignored() {
             let place = format!("hooks.{hooks}[0] /bin/sh: exit status 3: no");
             call(&["run", "-b", bundle.path(), "r"]).fails(&place);
         }
-        // One process between the two.
+        // The intermediate process.
         let joined = t.bundle(|c| {
             c["linux"]["timeOffsets"] = json!({"boottime": {"secs": 7}});
             c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
@@ -77,11 +77,12 @@ fn sigchld_is_ignored() {
     });
 }
 
-/// A /proc of another pid namespace, where our ids belong to strangers: that of the namespace above, that of one below, and
-/// one in which the runtime has by chance the id that it has for itself. Every verb says so; nothing is made, written or
-/// deleted. The check's check: a script in that place reads a stranger's file.
+/// A /proc of another pid namespace, where our ids belong to strangers: that of the namespace above, that of
+/// one below, and one in which the runtime has by chance the id that it has for itself. Every verb reports
+/// it, and nothing is made, written or deleted. Check of the check: a script in that place reads a stranger's
+/// file.
 #[test]
-fn proc_of_another_pid_namespace() {
+fn every_verb_refuses_a_proc_of_another_pid_namespace() {
     isolated(|t| {
         let bundle = t.bundle(|c| c["process"]["oomScoreAdj"] = json!(500));
         t.start(&bundle, "c1");
@@ -93,7 +94,7 @@ fn proc_of_another_pid_namespace() {
         };
         let before = scores();
         let above = ["unshare", "--pid", "--fork", "--kill-child"];
-        // Its first process has ended: such a /proc shows nobody.
+        // The first process of that namespace has ended, so its /proc shows no process.
         let text = "unshare --pid --fork mount -t proc proc /proc && exec \"$@\"";
         let below = ["unshare", "-m", "sh", "-c", text, "sh"];
         let refusal = "/proc is that of another pid namespace (hint: mount -t proc proc /proc)";
@@ -109,7 +110,7 @@ fn proc_of_another_pid_namespace() {
                 &["update", "--pids-limit", "7", "c1"],
                 &["gc", "--stopped"],
             ] {
-                // Not the first process, which has no number of its own to mistake.
+                // This is not the first process, whose id cannot be mistaken.
                 script(t, place, "\"$@\"; exit $?", args).fails(refusal);
             }
         }
@@ -122,7 +123,7 @@ fn proc_of_another_pid_namespace() {
         if !Path::new("/proc/sys/kernel/ns_last_pid").exists() {
             skip("this kernel has no /proc/sys/kernel/ns_last_pid");
         }
-        // The shell sees its id above, and gives its next child the same below.
+        // The shell knows its id in the namespace above, and gives its next child the same id below.
         let same = "read -r above rest < /proc/self/stat; echo $above > /proc/sys/kernel/ns_last_pid; \"$@\"; exit $?";
         let shown = "read -r above rest < /proc/self/stat; echo $above > /proc/sys/kernel/ns_last_pid; \
                      sh -c 'read -r above rest < /proc/self/stat; [ $$ = $above ]' && echo same";
@@ -133,10 +134,10 @@ fn proc_of_another_pid_namespace() {
     });
 }
 
-/// A user namespace whose map is the identity: it is not the host's, whose root it has no right of. The check's check: its
-/// map is the one that the host's has.
+/// A user namespace with the identity as its map is not the host's, and its root has no rights on the host.
+/// Check of the check: its map equals the host's.
 #[test]
-fn a_user_namespace_that_maps_all_ids() {
+fn a_user_namespace_that_maps_all_ids_is_not_the_hosts() {
     isolated(|t| {
         let mut command = Command::new("unshare");
         command.args(["--user", "sh", "-c", "echo; exec sleep 1000"]);
@@ -162,7 +163,7 @@ fn a_user_namespace_that_maps_all_ids() {
             let plan = call(inside, &["plan", "-b", bundle.path()]).exits(0).stdout;
             assert!(plan.contains(rootless), "{plan}");
         }
-        // Its states are where a user's are.
+        // The states are in the user's directory.
         fs::create_dir_all(t.dir.join("xdg/corten/c1")).unwrap();
         assert_eq!(call(true, &["list", "-q"]).ok(), "c1\n");
         assert_ne!(call(false, &["list", "-q"]).ok(), "c1\n");

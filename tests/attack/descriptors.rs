@@ -9,14 +9,14 @@ use serde_json::json;
 use crate::harness::{Bundle, isolated};
 use crate::{LOOKING, SECRET, Victim, all_capabilities, give_rootfs, map_ids};
 
-/// Numbers that descriptors of the runtime may have.
+/// Numbers that descriptors of the runtime can have.
 const NUMBERS: std::ops::Range<u32> = 0..12;
 
-/// CVE-2024-21626, CVE-2019-5736's kin: the image's program is a link, or a script whose interpreter is one, through a
-/// descriptor that the runtime has open until execve. The host's procfs among them would lead into the root of every
-/// process with the same rights, another container's for instance.
+/// Like CVE-2024-21626 and CVE-2019-5736: the image's program is a link, or a script whose interpreter is
+/// one, through a descriptor that the runtime has open until execve. The host's procfs would lead to the root
+/// of every process with the same rights, for instance another container's.
 #[test]
-fn a_program_behind_a_descriptor() {
+fn a_program_cannot_be_reached_through_a_descriptor_of_the_runtime() {
     isolated(|t| {
         let victim = t.bundle(|_| {});
         let pid = t.start(&victim, "victim");
@@ -52,7 +52,7 @@ fn a_program_behind_a_descriptor() {
                 assert_ne!(exec.code, 0, "exec: a {how} to descriptor {number} has led to another container");
             }
         }
-        // The check's check: with such a descriptor open, it is done.
+        // Check of the check: with such a descriptor open, the attack succeeds.
         for how in ["link", "interpreter"] {
             put(&bundle, 7, how);
             let root = bundle.rootfs();
@@ -65,9 +65,10 @@ fn a_program_behind_a_descriptor() {
     });
 }
 
-/// CVE-2024-21626: the working directory is a descriptor, directly or by links of the image's, for run and exec.
+/// CVE-2024-21626: the working directory is a descriptor, directly or by links of the image, for run and
+/// exec.
 #[test]
-fn a_working_directory_behind_a_descriptor() {
+fn a_working_directory_behind_a_descriptor_is_refused() {
     isolated(|t| {
         let victim = Victim::new(t);
         let bundle = t.bundle(|c| all_capabilities(c, &[]));
@@ -101,7 +102,7 @@ fn a_working_directory_behind_a_descriptor() {
             quiet(t.corten(&["exec", "--cwd", place, "c1", "sh", "-c", &script]), place);
         }
         t.delete("c1");
-        // The check's check.
+        // Check of the check.
         let (root, dir) = (root.display(), victim.dir.display());
         let naive = format!(
             "exec 7<{dir}; mount -t proc p {root}/proc; exec chroot {root} /bin/sh -c 'cd /fd7; cat secret'"
@@ -111,10 +112,10 @@ fn a_working_directory_behind_a_descriptor() {
     });
 }
 
-/// CVE-2024-21626, CVE-2016-9962: directories of the host that the caller has left open reach no process in the
-/// container, nor does anything of the runtime's.
+/// CVE-2024-21626, CVE-2016-9962: directories of the host that the caller has left open reach no process in
+/// the container. Neither do descriptors of the runtime.
 #[test]
-fn descriptors_of_the_caller() {
+fn descriptors_of_the_caller_reach_no_process_of_the_container() {
     isolated(|t| {
         let victim = Victim::new(t);
         let open = (3..40).map(|n| format!("exec {n}<{}; ", victim.dir.display())).collect::<String>();
@@ -124,7 +125,7 @@ fn descriptors_of_the_caller() {
             let call = t.command(args);
             t.call(command.arg(call.get_program()).args(call.get_args()))
         };
-        // The shell's glob holds one of its own open: that of the directory.
+        // The shell's glob has one descriptor of its own open, that of the directory.
         let script = "cat /proc/self/fd/*/secret 2>/dev/null; for fd in /proc/self/fd/*; do readlink $fd; done | grep -v ^/proc | wc -l";
         let bundle = t.bundle(|c| {
             all_capabilities(c, &[]);
@@ -138,7 +139,7 @@ fn descriptors_of_the_caller() {
         assert_eq!(first.ok(), "0\n1\n2\n");
         assert_eq!(through(&["exec", "c1", "sh", "-c", script]).ok(), "3\n");
         t.delete("c1");
-        // The check's check: what the caller does pass on is seen.
+        // Check of the check: a descriptor that the caller passes on is seen.
         bundle.edit(|c| c["process"]["args"] = json!(["sh", "-c", script]));
         let passed = through(&["run", "--preserve-fds", "2", "-b", bundle.path(), "r"]).ok();
         assert_eq!(passed, format!("{SECRET}{SECRET}5\n"));
@@ -146,10 +147,11 @@ fn descriptors_of_the_caller() {
     });
 }
 
-/// CVE-2016-9962, CVE-2024-21626: what a created container's process holds open is the runtime's. Others in the container
-/// see nothing of it: not with all capabilities in a user namespace, and without one not without CAP_SYS_PTRACE.
+/// CVE-2016-9962, CVE-2024-21626: the process of a created container holds descriptors of the runtime. Other
+/// processes in the container cannot open them: in a user namespace not even with all capabilities, and
+/// without one not without CAP_SYS_PTRACE.
 #[test]
-fn descriptors_before_start() {
+fn descriptors_of_a_created_container_cannot_be_opened() {
     isolated(|t| {
         let look = "readlink /proc/1/fd/*; for d in map_files cwd/ fd/3/; do ls /proc/1/$d; done 2>/dev/null; cat /proc/1/environ /proc/1/maps 2>/dev/null; \
                     readlink /proc/1/exe /proc/1/root";
@@ -166,7 +168,7 @@ fn descriptors_before_start() {
             t.create(&bundle, "c1");
             let seen = t.exec("c1", look).stdout;
             t.corten(&["start", "c1"]).ok();
-            // The check's check: it is seen of the container's own program.
+            // Check of the check: a descriptor of the container's own program is seen.
             let own = t.exec("c1", "readlink /proc/1/fd/0; cat /proc/1/environ").stdout;
             assert!(own.contains("/dev/null\n") && own.contains("TERM"), "{own}");
             t.delete("c1");

@@ -1,4 +1,4 @@
-//! The runtime's own executable as what a container is after (CVE-2019-5736).
+//! Attacks on the runtime's own executable (CVE-2019-5736).
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::harness::{Output, Test, isolated, poll};
 use crate::{all_capabilities, bind_payload, found, payload};
 
-/// The runtime under test as a file that could be written to, and its content.
+/// Returns a copy of the runtime under test that could be written to, and its content.
 fn own_runtime(t: &Test) -> (PathBuf, Vec<u8>) {
     let path = t.dir.join("my-runtime");
     fs::copy(t.command(&[]).get_program(), &path).unwrap_or_else(|_| {
@@ -27,7 +27,7 @@ fn call(t: &Test, runtime: &Path, args: &[&str]) -> Output {
     t.call(command.arg("--root").arg(t.state()).args(args))
 }
 
-/// A program whose ELF interpreter is `interpreter`: a header, two program headers, and the name.
+/// Returns a program whose ELF interpreter is `interpreter`: a header, two program headers, and the name.
 fn elf(interpreter: &str) -> Vec<u8> {
     let name = [interpreter.as_bytes(), &[0]].concat();
     let (header, entry) = (64u64, 56u64);
@@ -52,10 +52,11 @@ fn elf(interpreter: &str) -> Vec<u8> {
     out
 }
 
-/// CVE-2019-5736: the image makes the runtime execute itself in the container: as the program, by a link, as the
-/// interpreter of a script and of an ELF file. It may run there, but the file on the host stays what it is.
+/// CVE-2019-5736: the image makes the runtime execute itself in the container: as the program, by a link, and
+/// as the interpreter of a script and of an ELF file. It can run there, but the file on the host is not
+/// changed.
 #[test]
-fn itself_as_the_program() {
+fn the_runtime_as_the_program_stays_unchanged() {
     isolated(|t| {
         let (runtime, content) = own_runtime(t);
         let bundle = t.bundle(|c| all_capabilities(c, &[]));
@@ -73,7 +74,7 @@ fn itself_as_the_program() {
             bundle.edit(|c| c["process"]["args"] = json!([program, "--version"]));
             let run = call(t, &runtime, &["run", "-b", bundle.path(), "r"]);
             let exec = call(t, &runtime, &["exec", "c1", program, "--version"]);
-            // The check's check: it has come to be executed.
+            // Check of the check: the runtime was executed.
             if ["/proc/self/exe", "/link"].contains(&program) {
                 assert!(run.stdout.contains("corten") && exec.stdout.contains("corten"), "{run:?} {exec:?}");
             }
@@ -83,14 +84,16 @@ fn itself_as_the_program() {
     });
 }
 
-/// CVE-2019-5736: a process in the container that has all capabilities tries to open the executable of whatever it sees
-/// for writing, at once and later through a descriptor that it has kept, while `exec` runs again and again.
+/// CVE-2019-5736: a process in the container with all capabilities tries to open the executable of every
+/// process that it sees for writing. It tries at once, and later through a descriptor that it has kept, while
+/// `exec` runs again and again.
 #[test]
-fn nobody_writes_to_it() {
+fn no_process_in_the_container_can_write_to_the_runtime() {
     payload(write_to_executables);
     isolated(|t| {
         let (runtime, content) = own_runtime(t);
-        // A naive runtime: busybox' nsenter, from a file of the host's that can be told from the image's by its length.
+        // A naive runtime: nsenter of busybox, from a file of the host that has another length than the
+        // image's.
         let naive = t.dir.join("my-naive");
         let text = [fs::read(t.dir.join("busybox")).unwrap(), b"naive".to_vec()].concat();
         fs::write(&naive, &text).unwrap();
@@ -98,7 +101,11 @@ fn nobody_writes_to_it() {
         let attacked = |length: usize, act: &dyn Fn(&str)| {
             let bundle = t.bundle(|c| {
                 all_capabilities(c, &[]);
-                bind_payload(c, "executable::nobody_writes_to_it", &[&length.to_string()]);
+                bind_payload(
+                    c,
+                    "executable::no_process_in_the_container_can_write_to_the_runtime",
+                    &[&length.to_string()],
+                );
             });
             symlink("/proc/self/exe", bundle.rootfs().join("sleep")).unwrap();
             let mut command = Command::new(&runtime);
@@ -120,9 +127,9 @@ fn nobody_writes_to_it() {
         });
         assert_eq!(written, 0);
         assert!(fs::read(&runtime).unwrap() == content, "the runtime has been changed");
-        // The check's check.
+        // Check of the check.
         let written = attacked(text.len(), &|pid| {
-            // busybox is what it is called. Once the payload has it open, it cannot even be executed.
+            // busybox runs under this name. Once the payload has it open for writing, it cannot be executed.
             let mut command = Command::new("bash");
             command.args(["-c", "exec -a busybox \"$@\"", "bash"]).arg(&naive);
             t.call(command.args(["nsenter", "-t", pid, "-m", "-p", "/sleep", "0.1"]));

@@ -1,4 +1,4 @@
-//! Hooks whose program is the image's, or whose surroundings are.
+//! Hooks whose program or surroundings belong to the image.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use crate::harness::{Bundle, Test, isolated, patience, skip};
 use crate::{PAYLOAD, SECRET, Victim, add, bind_payload, payload, payload_words};
 
-/// Prints every right that the calling process has and every descriptor, without what differs between two processes.
+/// Prints every right of the calling process and every descriptor, without the differences between any two
+/// processes.
 const RIGHTS: &str = "grep -vE '^(Name|Pid|PPid|Tgid|Ngid|NSpid|NSpgid|NSsid|NStgid|Vm|Rss|Hugetlb|Threads|SigQ|.*ctxt|State|Cpus|Mems\
                       |FDSize|Shd|Sig|x86|Core|THP|untag|Kthread|Seccomp_f|Spec)' /proc/self/status; ulimit -n; \
                       cat /proc/self/attr/current /proc/self/personality 2>/dev/null; pwd; env | sort; ls /proc/self/fd | tr '\\n' ' '";
 
-const CANNOT_DIE: &str = "hooks::a_start_container_hook_that_cannot_die_holds_nobody";
+const CANNOT_DIE: &str = "hooks::a_start_container_hook_that_cannot_die_does_not_hold_the_runtime";
 
 fn install(bundle: &Bundle, name: &str, text: &str) {
     let file = bundle.rootfs().join(name);
@@ -24,7 +25,8 @@ fn install(bundle: &Bundle, name: &str, text: &str) {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A bundle with a directory at /out that everybody may write to, and a container that is as confined as can be.
+/// Makes a bundle with a directory at /out that everybody can write to, and a container that is confined as
+/// much as possible.
 fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
     let out = t.dir.join("out");
     fs::create_dir_all(&out).unwrap();
@@ -43,10 +45,10 @@ fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
     })
 }
 
-/// NVIDIAScape's kin (CVE-2025-23266): a startContainer hook's program is found in the image, so it must have the rights
-/// of the container's program and not one more.
+/// Like NVIDIAScape (CVE-2025-23266): a startContainer hook's program is found in the image. Therefore it
+/// must have exactly the rights of the container's program.
 #[test]
-fn a_start_container_hook_has_the_programs_rights_only() {
+fn a_start_container_hook_has_only_the_programs_rights() {
     isolated(|t| {
         for no_new_privs in [true, false] {
             let script = |name: &str| format!("({RIGHTS}; mkdir /out/x 2>&1) >/out/{name}; true");
@@ -54,7 +56,7 @@ fn a_start_container_hook_has_the_programs_rights_only() {
             let bundle = bundle(t, |c| {
                 c["process"]["noNewPrivileges"] = json!(no_new_privs);
                 c["process"]["args"] = json!(["sh", "-c", script("program")]);
-                // The check of the check: what runs beside it with the runtime's rights is told apart.
+                // Check of the check: a hook that runs beside it with the runtime's rights is told apart.
                 c["hooks"] = json!({"startContainer": [hook("hook")], "createContainer": [hook("host")]});
                 c["hooks"]["createContainer"][0]["args"][2] =
                     json!(script("host").replace("/out/", &format!("{}/out/", t.dir.display())));
@@ -75,8 +77,8 @@ fn a_start_container_hook_has_the_programs_rights_only() {
     });
 }
 
-/// What of the runtime's is open while the hook begins leads nowhere, neither as a path nor as a script's interpreter; nor
-/// does a link of the image's.
+/// The descriptors of the runtime that are open while the hook begins lead nowhere, neither as a path nor as
+/// a script's interpreter. A link of the image leads nowhere either.
 #[test]
 fn a_start_container_hook_finds_no_way_to_the_host() {
     isolated(|t| {
@@ -86,7 +88,7 @@ fn a_start_container_hook_finds_no_way_to_the_host() {
         fs::write(&tool, format!("#!/bin/sh\necho escaped >{}\n", marker.display())).unwrap();
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
         let through = |n: u32| format!("#!/proc/self/fd/{n}/1/root{}\n", tool.display());
-        // The same script, run where a descriptor of the host's procfs is open, does escape.
+        // The same script escapes if a descriptor of the host's procfs is open.
         let naive = t.dir.join("naive");
         fs::write(&naive, format!("#!/proc/self/fd/3/1/root/bin/sh\n: >{}\n", marker.display())).unwrap();
         fs::set_permissions(&naive, fs::Permissions::from_mode(0o755)).unwrap();
@@ -121,7 +123,8 @@ fn a_start_container_hook_finds_no_way_to_the_host() {
     });
 }
 
-/// The environment is what the hook names, else the container's; in the runtime's may be a caller's secret.
+/// The environment is that of the hook, or else the container's. The runtime's can contain a secret of the
+/// caller.
 #[test]
 fn hooks_in_the_container_get_nothing_of_the_callers_environment() {
     isolated(|t| {
@@ -158,10 +161,10 @@ fn hooks_in_the_container_get_nothing_of_the_callers_environment() {
     });
 }
 
-/// A killed hook comes to its end only if its tracer lets it: one of the image's that has itself traced does not hold the
+/// A killed hook ends only if its tracer lets it. A hook of the image that is traced does not hold the
 /// runtime beyond its timeout.
 #[test]
-fn a_start_container_hook_that_cannot_die_holds_nobody() {
+fn a_start_container_hook_that_cannot_die_does_not_hold_the_runtime() {
     payload(|arguments| {
         match arguments[0].parse() {
             Ok(hook) => {
@@ -194,7 +197,7 @@ fn a_start_container_hook_that_cannot_die_holds_nobody() {
         });
         let begun = Instant::now();
         t.run_bundle(&bundle).fails("timed out after 2s");
-        // The check of the check: it was held.
+        // Check of the check: the hook was held.
         assert!(
             t.dir.join("out/seized").exists() && begun.elapsed() > Duration::from_secs(6),
             "{:?}",
@@ -203,9 +206,10 @@ fn a_start_container_hook_that_cannot_die_holds_nobody() {
     });
 }
 
-/// A hook of the image's that does not end, or that the filter kills, is told with its place, and nothing of it remains.
+/// A hook of the image that does not end, or that the filter kills, is reported with its place, and nothing
+/// of it is left.
 #[test]
-fn a_start_container_hook_that_goes_wrong_is_told() {
+fn a_failing_start_container_hook_is_reported() {
     isolated(|t| {
         let kill = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"});
         for (script, said) in [

@@ -1,4 +1,4 @@
-//! Labels of security modules, where it is hard to find out whether the kernel runs the module.
+//! Labels of security modules, if it is hard to find out whether the kernel runs the module.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -24,12 +24,12 @@ fn no_module() {
     umount2("/sys/module", MntFlags::empty()).unwrap();
 }
 
-/// The file that says whether AppArmor is enabled cannot be read, or says neither: `create`, `run` and `exec` refuse a label
-/// before they make anything, and start no unconfined program. SELinux is the same code with another file. The check's
-/// check: a naive script takes such a file for a kernel without the module, and the file that is missing, or says "N", is
-/// one for corten too.
+/// The file that says whether AppArmor is enabled cannot be read, or has another content: `create`, `run` and
+/// `exec` refuse a label before they make anything, and start no unconfined program. SELinux is the same code
+/// with another file. Check of the check: a naive script takes such a file for a kernel without the module.
+/// corten does so too if the file is missing, or contains "N".
 #[test]
-fn a_module_that_nobody_can_ask_for() {
+fn a_label_is_refused_if_the_module_is_unknown() {
     isolated(|t| {
         if modules() != corten::process::lsm::Host::default() {
             skip("this kernel runs AppArmor or SELinux");

@@ -15,12 +15,12 @@ fn join_user(t: &Test, c: &mut Value) {
     c["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);
 }
 
-/// A process with all capabilities unmounts what is at "/" and enters its mount namespace anew: then "/" is what was
-/// below. In a user namespace it finds that its root is locked there; where nothing locks it, the container is refused.
-/// The check's check are the two cases that SECURITY.md names: CAP_SYS_ADMIN without a user namespace, with --no-pivot,
-/// and the host's mount namespace, from which a chroot leads back.
+/// A process with all capabilities unmounts the mount at "/" and enters its mount namespace anew, where "/"
+/// is then the mount below. In a user namespace the root is locked. If no lock prevents it, the container is
+/// refused. Check of the check: the two cases that SECURITY.md names, CAP_SYS_ADMIN without a user namespace
+/// with --no-pivot, and the host's mount namespace, from which a chroot leads back.
 #[test]
-fn the_root_below() {
+fn unmounting_the_root_does_not_uncover_the_hosts() {
     payload(unmount_the_root);
     isolated(|t| {
         let victim = Victim::new(t);
@@ -38,7 +38,7 @@ fn the_root_below() {
             ("joined", true, true, refused),
             ("new", false, false, needed),
             ("joined", false, false, needed),
-            // What is given.
+            // The capabilities of the row.
             ("none", true, true, Ok(SECRET)),
             ("none", false, false, Ok(SECRET)),
         ] {
@@ -46,7 +46,11 @@ fn the_root_below() {
             let bundle = t.bundle(|c| {
                 all_capabilities(c, &[]);
                 let secret = victim.dir.join("secret");
-                bind_payload(c, "leaving::the_root_below", &[secret.to_str().unwrap()]);
+                bind_payload(
+                    c,
+                    "leaving::unmounting_the_root_does_not_uncover_the_hosts",
+                    &[secret.to_str().unwrap()],
+                );
                 if !mounts {
                     without_namespace(c, "mount");
                 }
@@ -75,10 +79,10 @@ fn give_to(t: &Test, bundle: &Bundle, user: &str) {
     }
 }
 
-/// The payload: the content of the host's file, or why not.
+/// The payload: the content of the host's file, or the reason of the failure.
 fn unmount_the_root(arguments: &[String]) -> String {
     let own = fs::File::open("/proc/self/ns/mnt").unwrap();
-    // No thread that shares its root can enter a mount namespace.
+    // A thread that shares its root with another cannot enter a mount namespace.
     unshare(CloneFlags::CLONE_FS).unwrap();
     let unmounted = umount2("/", MntFlags::MNT_DETACH);
     if let Err(e) = setns(&own, CloneFlags::CLONE_NEWNS) {
@@ -91,11 +95,11 @@ fn unmount_the_root(arguments: &[String]) -> String {
     }
 }
 
-/// CAP_SYS_ADMIN in a user namespace undoes the masks and read-only paths of its own mount namespace, as SECURITY.md
-/// says: they are no boundary against it. Without the capability they hold. What is below them is not the container's to
-/// change even so, and what the host has mounted read-only stays so.
+/// CAP_SYS_ADMIN in a user namespace undoes the masks and read-only paths of its own mount namespace:
+/// SECURITY.md says that they are no boundary against it. Without the capability they hold. Even with it, the
+/// container cannot change files that are not its own, and a read-only mount of the host stays so.
 #[test]
-fn masks_in_a_user_namespace() {
+fn masks_hold_without_cap_sys_admin() {
     payload(undo_masks);
     isolated(|t| {
         let victim = Victim::new(t);
@@ -111,7 +115,7 @@ fn masks_in_a_user_namespace() {
                 all_capabilities(c, but);
                 map_ids(c);
                 c["root"]["readonly"] = json!(true);
-                bind_payload(c, "leaving::masks_in_a_user_namespace", &[""]);
+                bind_payload(c, "leaving::masks_hold_without_cap_sys_admin", &[""]);
                 crate::add(c, json!({"destination": "/mnt", "source": path, "options": ["rbind"]}));
             });
             give_rootfs(t, &bundle);
@@ -122,7 +126,7 @@ fn masks_in_a_user_namespace() {
     });
 }
 
-/// The payload: what could be undone, and what was below.
+/// The payload: which masks could be undone, and the content below.
 fn undo_masks(_: &[String]) -> String {
     let writable = MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
     let remount = |path: &str| mount(None::<&str>, path, None::<&str>, writable, None::<&str>);

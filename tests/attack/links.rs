@@ -1,4 +1,4 @@
-//! Links in the image where the runtime makes, mounts, hides or opens something.
+//! Links in the image at places where the runtime makes, mounts, hides or opens a file.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{Bundle, Test, isolated};
 use crate::{SECRET, SYSCTL, Victim, add, without_mount};
 
-/// Where an image may have a link, and whether the configuration then has no mount at /dev.
+/// The places of links in an image, and whether the configuration then has no mount at /dev.
 const PLACES: &[(&str, bool)] = &[
     ("dev", false),
     ("proc", false),
@@ -29,7 +29,8 @@ const PLACES: &[(&str, bool)] = &[
     ("work", false),
 ];
 
-/// A container with something at every place, which prints what it finds of secrets and how its procfs is mounted.
+/// Makes a container with a file at every place. It prints the secrets that it finds, and the mount of its
+/// procfs.
 fn bundle(t: &Test, bare_dev: bool) -> Bundle {
     let volume = t.dir.join("my-volume");
     fs::create_dir_all(&volume).unwrap();
@@ -65,11 +66,11 @@ fn put(bundle: &Bundle, place: &str, target: &str) {
     symlink(target, path).unwrap();
 }
 
-/// CVE-2019-16884, CVE-2019-19921, CVE-2021-30465, CVE-2023-27561, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: links
-/// to a directory or a sysctl of the host's, absolute, by `..`, and by procfs. Nothing outside changes or is read, and a
-/// container that runs has procfs where it should be, with what hides it.
+/// CVE-2019-16884, CVE-2019-19921, CVE-2021-30465, CVE-2023-27561, CVE-2025-31133, CVE-2025-52565,
+/// CVE-2025-52881: links to a directory or a sysctl of the host, absolute, by `..`, and by procfs. Nothing
+/// outside is changed or read, and a container that runs has procfs at its place, with its masks.
 #[test]
-fn links_lead_nowhere() {
+fn links_of_the_image_never_lead_to_the_host() {
     isolated(|t| {
         let victim = Victim::new(t);
         let dir = victim.dir.display().to_string();
@@ -99,7 +100,7 @@ fn links_lead_nowhere() {
     });
 }
 
-/// The checks' check: by path, each of these doings reaches the victim, and is seen.
+/// Check of the checks: by path, each of these operations reaches the victim, and is noticed.
 fn naive(t: &Test, mut victim: Victim, up: &str) {
     let bundle = bundle(t, true);
     for (place, target, script) in [
@@ -112,7 +113,7 @@ fn naive(t: &Test, mut victim: Victim, up: &str) {
         put(&bundle, place, target);
         let script = format!("cd {}; R={}; {script}", t.dir.display(), bundle.rootfs().display());
         t.call(Command::new("sh").args(["-c", &script])).ok();
-        // The mount is gone again, and has left nothing but a file in the volume.
+        // The mount is removed again. It has left only a file in the volume.
         let seen = victim.is_touched() || t.dir.join("my-volume/x").exists();
         assert!(seen, "{script} has not been noticed");
         let _ = fs::remove_file(t.dir.join("my-volume/x"));
@@ -123,10 +124,10 @@ fn naive(t: &Test, mut victim: Victim, up: &str) {
     assert_eq!(read, SECRET);
 }
 
-/// CVE-2025-31133: what masks is the host's null device, whatever the image has at /dev/null: a link to what is to be
-/// hidden, or to a sysctl, a file, another device.
+/// CVE-2025-31133: a mask is the host's null device, with any file of the image at /dev/null: a link to the
+/// masked file, or to a sysctl, a file, another device.
 #[test]
-fn masks_are_of_the_real_null_device() {
+fn masks_use_the_hosts_null_device() {
     isolated(|t| {
         let victim = Victim::new(t);
         let host_dev = t.dir.join("my-dev");
@@ -137,7 +138,7 @@ fn masks_are_of_the_real_null_device() {
             ("another device", "mknod null c 1 5".into()),
             ("a directory", "mkdir null".into()),
         ] {
-            // A /dev that is bound has what it has: nothing is made in it.
+            // A bind-mounted /dev keeps its files, and none is made in it.
             fs::create_dir(&host_dev).unwrap();
             let bundle = t.bundle(|c| {
                 for at in ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
@@ -154,14 +155,14 @@ fn masks_are_of_the_real_null_device() {
             victim.is_untouched(what);
             fs::remove_dir_all(&host_dev).unwrap();
         }
-        // The check's check: without the mask, stat tells something else.
+        // Check of the check: without the mask, stat reports another file.
         let unmasked = t.run("stat -c '%F' /proc/version", |c| c["linux"]["maskedPaths"] = json!([]));
         assert_eq!(unmasked.ok(), "regular empty file\n");
     });
 }
 
-/// CVE-2019-19921, CVE-2023-27561: procfs and sysfs are never mounted where a link of the image's leads, so what is to
-/// be hidden of them is hidden.
+/// CVE-2019-19921, CVE-2023-27561: procfs and sysfs are never mounted at the target of a link of the image,
+/// so their masks are in place.
 #[test]
 fn procfs_is_not_mounted_through_a_link() {
     isolated(|t| {
@@ -172,7 +173,7 @@ fn procfs_is_not_mounted_through_a_link() {
             put(&bundle, place, target);
             t.run_bundle(&bundle).fails(&format!("/{place}: only a directory is a place for"));
             assert!(!bundle.rootfs().join("gone").exists());
-            // The check's check: with a directory it runs.
+            // Check of the check: with a directory the container runs.
             fs::remove_file(bundle.rootfs().join(place)).unwrap();
             fs::create_dir(bundle.rootfs().join(place)).unwrap();
             t.run_bundle(&bundle).ok();

@@ -1,26 +1,31 @@
-//! By attack: no bundle, image or process in a container reaches the host, or runs less confined than its configuration
-//! says. The root file system, the volumes and every process in the container are hostile; config.json and the caller
-//! are trusted (SECURITY.md).
+//! Attacks: no bundle, image or process in a container reaches the host, or runs less confined than its
+//! configuration says. The root file system, the volumes and every process in the container are hostile.
+//! config.json and the caller are trusted (SECURITY.md).
 //!
-//! One test per class, its heading naming the CVEs of it. Each has a check of its check: the same trick succeeds against
-//! a naive script, or what is observed is seen to change. Some payloads are this binary itself, bound into the
-//! container ([`payload`]). Races take `CORTEN_ATTACK_ROUNDS` rounds, 50 unless it says more (`make attack`: 2,000).
+//! One test covers a class of attacks, and its comment names the CVEs. Each test has a check of the check:
+//! the same attack succeeds against a naive script, or the observation is shown to change. Some payloads are
+//! this binary itself, bound into the container ([`payload`]). Races run for `CORTEN_ATTACK_ROUNDS` rounds,
+//! 50 by default (`make attack`: 2,000).
 //!
-//! tests/integration has already, and it is not written twice:
-//! * links at mount targets and the device nodes of an image: `rootfs::targets_are_made_inside`,
-//!   `devices::what_is_there_must_match`, `devices::nothing_is_made_in_a_bound_dev`, `hiding::masked_paths`;
-//! * a false multiplexer, CVE-2025-52565: `terminal::what_cannot_be_is_told`;
-//! * leaving the root, new procfs in a user namespace: `pivot::no_way_back_without_pivot_root`,
+//! These attacks are already tested by tests/integration:
+//! * links at mount targets and the device nodes of an image:
+//!   `rootfs::mount_targets_are_made_inside_the_root`, `devices::an_existing_file_must_match_the_device`,
+//!   `devices::no_file_is_made_in_a_bind_mounted_dev`, `hiding::masked_paths_of_every_kind_show_nothing`;
+//! * a false multiplexer, CVE-2025-52565: `terminal::wrong_terminals_are_reported`;
+//! * leaving the root, and new procfs in a user namespace: `no_pivot::with_no_pivot_the_host_cannot_be_reached`,
 //!   `namespaces::the_hosts_mount_flags_are_locked`;
-//! * what the caller has and the container gets not: `process::the_callers_groups_stay_outside`,
+//! * groups, capabilities and keys of the caller: `process::the_callers_groups_stay_outside`,
 //!   `process::the_callers_capabilities_stay_outside`, `process::the_session_keyring_is_new`;
-//! * rights of exec: `exec::exec_has_the_containers_rights`, `exec_options::a_process_document_inherits`,
-//!   CVE-2022-29162: `exec_options::added_capabilities`; passwd as link, fifo and device:
-//!   `exec_options::passwd_is_the_containers_and_a_small_file`;
-//! * names that lead elsewhere: `lifecycle::ids_are_checked`, `cgroups::the_path_is_taken`, `process::sysctl`,
-//!   `exec_options::cgroup_below`;
+//! * rights of exec: `exec::exec_has_the_containers_rights`,
+//!   `exec_options::a_process_object_inherits_the_containers_restrictions`, CVE-2022-29162:
+//!   `exec_options::an_added_capability_is_never_inheritable`; passwd as a link, fifo and device:
+//!   `exec_options::passwd_must_be_a_small_regular_file_of_the_container`;
+//! * names that lead elsewhere: `lifecycle::an_id_cannot_lead_out_of_the_state_root`,
+//!   `cgroups::the_container_is_in_the_cgroup_of_cgroups_path`,
+//!   `process::only_sysctls_of_the_containers_namespaces_are_set`,
+//!   `exec_options::exec_can_enter_a_cgroup_below_the_containers`;
 //! * a seccomp profile against the runtime: `seccomp::a_strict_profile_does_not_break_the_runtime`,
-//!   `seccomp::handing_over_the_listener_needs_one_call`.
+//!   `seccomp::handing_over_the_listener_takes_one_call`.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[allow(dead_code, unused_imports)]
@@ -59,8 +64,8 @@ use serde_json::{Value, json};
 const PAYLOAD: &str = "CORTEN_ATTACK_PAYLOAD";
 const SECRET: &str = "the secret of the host";
 
-/// Where this is the payload of the calling test in a container, runs `body` and ends with what it found out on a line
-/// of its own. `arguments` are those that [`bind_payload`] was given.
+/// In a container, runs `body` if this process is the payload of the calling test, prints its result on a
+/// line of its own, and exits. `arguments` are those of [`bind_payload`].
 pub fn payload(body: impl FnOnce(&[String]) -> String) {
     if let Ok(arguments) = std::env::var(PAYLOAD) {
         let arguments: Vec<String> = arguments.split('\n').map(Into::into).collect();
@@ -69,13 +74,13 @@ pub fn payload(body: impl FnOnce(&[String]) -> String) {
     }
 }
 
-/// What a payload has found out.
+/// Returns the result of a payload.
 pub fn found(out: &str) -> String {
     let line = out.lines().find_map(|line| line.strip_prefix("found: "));
-    line.unwrap_or_else(|| panic!("the payload has not told: {out}")).into()
+    line.unwrap_or_else(|| panic!("the payload has printed no result: {out}")).into()
 }
 
-/// The command line that runs the payload of the test `name`, and the variable that makes it one.
+/// Returns the command line that runs the payload of the test `name`, and the variable that makes it one.
 pub fn payload_words(name: &str, arguments: &[&str]) -> ([String; 5], String) {
     let words = ["/attack", "--exact", name, "--nocapture", "--test-threads=1"].map(Into::into);
     (words, format!("{PAYLOAD}={}", arguments.join("\n")))
@@ -98,7 +103,7 @@ pub fn without_mount(config: &mut Value, at: &str) {
     config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != at);
 }
 
-/// All capabilities that there are to give, but some.
+/// Gives the container all capabilities of this process, except some.
 pub fn all_capabilities(config: &mut Value, but: &[&str]) {
     let held = caps::read(None, caps::CapSet::Permitted).unwrap();
     let all: Vec<String> =
@@ -109,10 +114,10 @@ pub fn all_capabilities(config: &mut Value, but: &[&str]) {
     config["process"]["noNewPrivileges"] = json!(false);
 }
 
-/// Those that let a process look into others of its user, or of all users.
+/// The capabilities to look into other processes of the same user, or of all users.
 pub const LOOKING: [&str; 3] = ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_PERFMON"];
 
-/// A user namespace, with the bundle's rootfs to be given to its root.
+/// Adds a user namespace. Its root must be given the bundle's rootfs.
 pub fn map_ids(config: &mut Value) {
     config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
     for maps in ["uidMappings", "gidMappings"] {
@@ -128,13 +133,13 @@ pub fn rounds() -> u32 {
     std::env::var("CORTEN_ATTACK_ROUNDS").map_or(50, |n| n.parse().expect("CORTEN_ATTACK_ROUNDS: a number"))
 }
 
-/// What an attack is after on the host: a directory with a secret, and a sysctl. Neither may change or be read.
+/// The target of attacks on the host: a directory with a secret, and a sysctl. Neither may change or be read.
 pub struct Victim {
     pub dir: PathBuf,
     before: String,
 }
 
-/// Of the test's own uts namespace, so that the check of the check may change it.
+/// A sysctl of the test's own uts namespace, so that the check of the check can change it.
 pub const SYSCTL: &str = "/proc/sys/kernel/domainname";
 
 impl Victim {
@@ -158,14 +163,14 @@ impl Victim {
         assert!(now == self.before, "{what}: before:\n{}\nnow:\n{now}", self.before);
     }
 
-    /// Puts everything back after a check of a check.
+    /// Restores everything after a check of the check.
     pub fn again(self, t: &Test) -> Self {
         fs::remove_dir_all(&self.dir).unwrap();
         Self::new(t)
     }
 }
 
-/// All that can be seen of a tree and the sysctl, mounts on them included.
+/// Returns everything that can be seen of a tree and the sysctl, also mounts on them.
 fn look(dir: &Path) -> String {
     let mut lines = vec![format!("sysctl {}", fs::read_to_string(SYSCTL).unwrap_or_default())];
     let mut todo = vec![dir.to_path_buf()];
@@ -173,7 +178,7 @@ fn look(dir: &Path) -> String {
         let stat = fs::symlink_metadata(&path).unwrap();
         let text = if stat.is_file() { fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
         let owner = (stat.uid(), stat.gid());
-        // The time of the change, too: what is made and removed again leaves it.
+        // The time of the last change is included: a file that is made and removed again changes it.
         let changed = (stat.ctime(), stat.ctime_nsec());
         lines.push(format!(
             "{} {:o} {owner:?} {changed:?} {} {text}",

@@ -1,5 +1,5 @@
-//! Words of the caller and of config.json that are names on the host: with what leads elsewhere, breaks a line, or is
-//! without measure.
+//! Values of the caller and of config.json that become names on the host: with `..`, line breaks, or without
+//! limit.
 
 use std::fs;
 
@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::harness::isolated;
 use crate::{Victim, give_rootfs, map_ids};
 
-/// Ids, cgroup paths, sysctls and host names with `..`, `/`, control characters and line breaks: refused on one line that
-/// names the member, or taken as they are; nothing is made or written elsewhere (the harness compares the rest).
+/// Ids, cgroup paths, sysctls and host names with `..`, `/`, control characters and line breaks are refused
+/// in one line that names the member, or taken literally. No other file is made or written (the harness
+/// compares the rest).
 #[test]
-fn names_that_lead_elsewhere() {
+fn names_cannot_lead_elsewhere_on_the_host() {
     isolated(|t| {
         let victim = Victim::new(t);
         let up = format!("/../../../../..{}", victim.dir.display());
@@ -45,7 +46,7 @@ fn names_that_lead_elsewhere() {
             t.run("true", |c| edit(c, text)).fails(place);
             victim.is_untouched(text);
         }
-        // The kernel takes any host name up to 64 bytes; it is nobody's path.
+        // The kernel takes any host name up to 64 bytes. It is not used as a path.
         for name in ["../../x", "a/b", "a\nb", "a\u{1b}[31m", "%s%n", "-n"] {
             for member in ["hostname", "domainname"] {
                 let out = t.run(&format!("cat /proc/sys/kernel/{member}"), |c| c[member] = json!(name));
@@ -57,16 +58,16 @@ fn names_that_lead_elsewhere() {
             t.run("true", |c| c[member] = json!("a\u{0}b")).fails(member);
         }
         victim.is_untouched("host names");
-        // The check's check: what one of these words leads to is seen.
+        // Check of the check: a file at the target of one of these words is noticed.
         fs::create_dir(format!("/proc/self/cwd{up}/x")).unwrap();
         assert!(victim.is_touched());
     });
 }
 
-/// Maps of more entries than the kernel takes, of one that overflows, of ranges that overlap: refused, with the place;
-/// what is taken is what the kernel then shows, to the last entry.
+/// Maps with more entries than the kernel takes, with an overflow, or with ranges that overlap are refused,
+/// with the place. An accepted map is the one that the kernel shows, to the last entry.
 #[test]
-fn id_maps_without_measure() {
+fn wrong_id_maps_are_refused_with_their_place() {
     isolated(|t| {
         let run = |maps: Value| {
             let bundle = t.bundle(|c| {

@@ -1,4 +1,4 @@
-//! A mount namespace that is joined belongs to others, who are at work in it while a container arrives.
+//! A joined mount namespace belongs to other containers, which can attack while a container arrives.
 
 use std::cell::RefCell;
 use std::fs;
@@ -21,7 +21,7 @@ struct Neighbour {
 }
 
 impl Neighbour {
-    /// Runs `words` after the script. It has prepared everything when it writes its first byte.
+    /// Runs `words` after the script. Their first byte of output means that everything is prepared.
     fn new(script: &str, words: &[String], variable: Option<&str>) -> Self {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "slave", "sh", "-ec", &format!("{script}\nexec \"$@\"")]);
@@ -64,10 +64,11 @@ impl Drop for Neighbour {
     }
 }
 
-/// How a neighbour gets to see what arrives.
+/// The way in which a neighbour gets to see an arriving container.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
-    /// Its mount namespace is joined, and its /proc has links that lead the target of a mount to a place of its own.
+    /// Its mount namespace is joined, and links in its /proc lead the target of a mount to a place of its
+    /// own.
     FalseProc,
     /// Its mount namespace is joined.
     Joined,
@@ -75,10 +76,10 @@ enum Way {
     Propagation,
 }
 
-/// CVE-2025-52881's kin: a neighbour waits for a procfs of the container's that is not masked yet. What it has opened by
-/// then, no mask takes away.
+/// Like CVE-2025-52881: a neighbour waits for a procfs of the container that is not masked yet. A mask does
+/// not close files that are open already.
 #[test]
-fn a_procfs_that_arrives() {
+fn a_neighbour_never_sees_an_unmasked_procfs() {
     payload(lie_in_wait);
     isolated(|t| {
         let dir = t.dir.to_str().unwrap();
@@ -94,7 +95,8 @@ fn a_procfs_that_arrives() {
                     _ => bundle.edit(|c| neighbour.join(c)),
                 }
                 match way {
-                    // What leaves shows for a moment what it has covered: the kernel takes mounts away one by one.
+                    // A mount that is removed shows the covered file for a moment, because the kernel removes
+                    // mounts one by one.
                     Way::Propagation => drop(t.start(bundle, "c")),
                     _ => outputs.borrow_mut().push(t.run_bundle(bundle)),
                 }
@@ -109,7 +111,7 @@ fn a_procfs_that_arrives() {
             let hits: u32 = (0..rounds()).map(|_| round()).sum();
             assert_eq!(hits, 0, "{way:?}");
             outputs.into_inner().into_iter().for_each(|out| assert_eq!(out.ok(), "the kernel's\n"));
-            // The check's check: a mount by path that is made read-only afterwards.
+            // Check of the check: a mount by path that is made read-only afterwards.
             let naive = |neighbour: &Neighbour, bundle: &Bundle| {
                 let (busybox, root) = (t.dir.join("busybox"), bundle.rootfs());
                 let script = format!(
@@ -131,7 +133,7 @@ fn a_procfs_that_arrives() {
     });
 }
 
-/// How often the neighbour could open the parameter for writing while `act` was done.
+/// Returns how often the neighbour could open the parameter for writing while `act` ran.
 fn attack(t: &Test, way: Way, act: impl FnOnce(&Neighbour, &Bundle)) -> u32 {
     let (stolen, fake, stop) = (t.dir.join("stolen"), t.dir.join("fake"), t.dir.join("stop"));
     fs::create_dir_all(&stolen).unwrap();
@@ -148,7 +150,7 @@ fn attack(t: &Test, way: Way, act: impl FnOnce(&Neighbour, &Bundle)) -> u32 {
         _ => ":".into(),
     };
     let places = format!("stolen\n{}/rootfs/proc", bundle.dir.file_name().unwrap().to_str().unwrap());
-    let (mut words, _) = payload_words("neighbours::a_procfs_that_arrives", &[]);
+    let (mut words, _) = payload_words("neighbours::a_neighbour_never_sees_an_unmasked_procfs", &[]);
     words[0] = std::env::current_exe().unwrap().to_str().unwrap().into();
     let variable = format!("{PAYLOAD}={}\n{places}", t.dir.display());
     let mut neighbour = Neighbour::new(&script, &words, Some(&variable));
@@ -160,8 +162,8 @@ fn attack(t: &Test, way: Way, act: impl FnOnce(&Neighbour, &Bundle)) -> u32 {
     found(&out).parse().unwrap()
 }
 
-/// The payload: opens the parameter below each place, again and again, by a directory that it has open: its own root is
-/// exchanged for the container's.
+/// The payload: opens the parameter below each place, again and again, by a directory that it has open,
+/// because its own root is replaced by the container's.
 fn lie_in_wait(arguments: &[String]) -> String {
     let (base, places) = arguments.split_first().unwrap();
     let base = fs::File::open(base).unwrap();
@@ -176,10 +178,10 @@ fn lie_in_wait(arguments: &[String]) -> String {
     hits.to_string()
 }
 
-/// runtime.md#lifecycle: the path of a createContainer hook is the runtime's. A neighbour's file at that path, which would
-/// run as the host's root, is not executed.
+/// runtime.md#lifecycle: the path of a createContainer hook is resolved in the runtime's namespace. A
+/// neighbour's file at that path, which would run as the host's root, is not executed.
 #[test]
-fn a_hook_of_that_name() {
+fn a_neighbours_file_is_not_run_as_a_hook() {
     isolated(|t| {
         let (good, evil) = (t.dir.join("good"), t.dir.join("evil"));
         for (path, word) in [(&good, "good"), (&evil, "evil")] {
@@ -197,17 +199,18 @@ fn a_hook_of_that_name() {
         });
         t.run_bundle(&bundle).ok();
         assert_eq!((done("good"), done("evil")), (true, false));
-        // The check's check: there it would have been.
+        // Check of the check: the file would have been found there.
         let neighbour = Neighbour::idle(&format!("mount --bind {} {}", evil.display(), good.display()));
         t.call(&mut neighbour.inside(good.to_str().unwrap())).ok();
         assert!(done("evil"));
     });
 }
 
-/// A neighbour's file system that never answers, mounted where the runtime may look: on the root file system, a source,
-/// over the host's own directories or over the neighbour's whole root. No command waits for it.
+/// A neighbour mounts a file system that never answers at places that the runtime may look at: on the root
+/// file system, on a source, over the host's own directories or over the neighbour's whole root. No command
+/// waits for it.
 #[test]
-fn a_file_system_that_never_answers() {
+fn a_file_system_that_never_answers_does_not_hold_a_command() {
     isolated(|t| {
         if !Path::new("/dev/fuse").exists() {
             // The harness knows this line.
@@ -226,7 +229,7 @@ fn a_file_system_that_never_answers() {
             let mount =
                 format!("{} mount -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0", busybox.display());
             let neighbour = Neighbour::idle(&format!("exec 9<>/dev/fuse; {mount} x {target}"));
-            // The check's check.
+            // Check of the check.
             let mut look = Command::new("timeout");
             let inside = neighbour.inside(&format!("{} ls {target}", busybox.display()));
             look.args(["-s", "KILL", "1"]).arg(inside.get_program()).args(inside.get_args());

@@ -1,4 +1,4 @@
-//! The service manager's socket for notifications as a way to command it, or to hold the runtime.
+//! The service manager's socket for notifications as a way to command the manager, or to hold the runtime.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::harness::{Manager, isolated, poll};
 use crate::{add, bind_payload, found, give_rootfs, map_ids, payload};
 
-/// Commands to a service manager (sd_notify(3)), alone and beside what is passed on, and words that it must not show.
+/// Commands to a service manager (sd_notify(3)), alone and together with messages that are passed on, and
+/// words that it must not show.
 const COMMANDS: [&str; 12] = [
     "MAINPID=1",
     "MAINPID=1\nREADY=1",
@@ -29,7 +30,7 @@ const COMMANDS: [&str; 12] = [
 
 const FLOOD: usize = 300;
 
-/// Says all that to the socket, with a descriptor each, then a message that is too long, and a flood.
+/// Sends all commands to the socket, with a descriptor each, then a message that is too long, and a flood.
 fn command_it() -> String {
     let address = std::env::var("NOTIFY_SOCKET").unwrap();
     let socket = UnixDatagram::unbound().unwrap();
@@ -46,8 +47,9 @@ fn command_it() -> String {
     format!("{said}")
 }
 
-/// Of the service manager's own socket an image had everything: it named another main process, left descriptors with it,
-/// moved its time limits. All that comes through is readiness, an end and a status; and it comes from the runtime.
+/// With the service manager's own socket an image could do everything: name another main process, leave
+/// descriptors, change its time limits. Only readiness, an end and a status are passed on, and they come from
+/// the runtime.
 #[test]
 fn only_readiness_an_end_and_a_status_reach_the_service_manager() {
     const NAME: &str = "notify::only_readiness_an_end_and_a_status_reach_the_service_manager";
@@ -88,7 +90,7 @@ fn only_readiness_an_end_and_a_status_reach_the_service_manager() {
             assert!(heard.len() < FLOOD / 2, "{} messages", heard.len());
             manager.forget();
         }
-        // The check's check: through the service manager's own socket, all of it comes.
+        // Check of the check: through the service manager's own socket, all commands arrive.
         let bundle = t.bundle(|c| {
             bind_payload(c, NAME, &[""]);
             add(c, json!({"destination": "/raw", "source": t.dir.join("manager"), "options": ["bind"]}));
@@ -103,10 +105,10 @@ fn only_readiness_an_end_and_a_status_reach_the_service_manager() {
     });
 }
 
-/// An image that never says that it is ready holds `start` as long as it runs, and nobody else: the container can be
-/// looked at and killed, which ends `start`. A signal ends it too.
+/// An image that never reports that it is ready holds `start` as long as it runs. Other commands see the
+/// container and can kill it, which ends `start`. A signal ends it too.
 #[test]
-fn an_image_that_is_never_ready_holds_nobody_else() {
+fn an_image_that_is_never_ready_holds_only_start() {
     isolated(|t| {
         let manager = Manager::listen(&t.dir);
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["sleep", "1000"]));
@@ -123,7 +125,7 @@ fn an_image_that_is_never_ready_holds_nobody_else() {
         create();
         let mut start = waiting(&["start", "c1"]);
         std::thread::sleep(Duration::from_millis(300));
-        // The check's check: it does wait.
+        // Check of the check: start waits.
         assert!(start.child.try_wait().unwrap().is_none());
         t.delete("c1");
         start.wait().ok();

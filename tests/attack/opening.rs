@@ -1,4 +1,4 @@
-//! Files of the image's that corten opens, and what it shows of itself while it does.
+//! Files of the image that corten opens, and parts of corten that show meanwhile.
 
 use std::fs;
 use std::process::Command;
@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::harness::{Test, View, isolated, isolated_in, poll};
 use crate::{SECRET, rounds};
 
-/// The system calls of a command and its processes, in their order. The runtime's bpf(2) comes late, so that a process
-/// which does not wait for it is caught.
+/// Returns the system calls of a command and its processes, in their order. The runtime's bpf(2) is delayed,
+/// so that a process which does not wait for it is caught.
 fn calls(t: &Test, args: &[&str]) -> Vec<String> {
     let log = t.dir.join("calls");
     let runtime = t.command(args);
@@ -29,10 +29,10 @@ fn calls(t: &Test, args: &[&str]) -> Vec<String> {
     fs::read_to_string(log).unwrap().lines().map(Into::into).collect()
 }
 
-/// Opening a device or a fifo has effects, and what stands in the image's place of passwd may be either. A file of the
-/// image's is first opened as O_PATH, and after the device filter of the container is in force.
+/// Opening a device or a fifo has effects, and the image's passwd can be either. A file of the image is first
+/// opened as O_PATH, after the device filter of the container is in force.
 #[test]
-fn nothing_of_the_image_is_opened_before_it_is_known() {
+fn no_file_of_the_image_is_opened_before_its_kind_is_known() {
     isolated_in(View::V2, |t| {
         let bundle = t.bundle(|c| {
             c["process"]["args"] = json!(["/bin/true"]);
@@ -53,7 +53,7 @@ fn nothing_of_the_image_is_opened_before_it_is_known() {
             assert!(found.len() >= least, "{what}: {lines:#?}");
             assert!(found.iter().all(|line| line.contains("O_PATH")), "{what}: {found:#?}");
         }
-        // The check of the check: an open of another kind is seen too.
+        // Check of the check: an open of another kind is seen too.
         assert!(created.iter().any(|line| line.contains("config.json") && !line.contains("O_PATH")));
         let attached = created.iter().rposition(|line| line.contains("BPF_PROG_ATTACH")).unwrap();
         let first = created.iter().position(|line| of_image(&line)).unwrap();
@@ -62,8 +62,8 @@ fn nothing_of_the_image_is_opened_before_it_is_known() {
     });
 }
 
-/// Options of the caller's, such as `--env TOKEN=...`, and its environment can be read in /proc by everybody who sees the
-/// process: by all in the container as long as that is a copy of the runtime.
+/// The caller's options, such as `--env TOKEN=...`, and its environment can be read in /proc by every process
+/// that sees the runtime's: by all in the container as long as its process is a copy of the runtime.
 #[test]
 fn the_callers_command_line_does_not_show() {
     isolated(|t| {
@@ -93,7 +93,7 @@ fn the_callers_command_line_does_not_show() {
         for _ in 0..rounds() {
             t.corten(&["exec", "--env", "TOKEN=1", "c", "/bin/true"]).ok();
         }
-        // The check of the check: what a program is given does show.
+        // Check of the check: the environment of a program is seen.
         t.exec("c", ": SHOWN; usleep 300000; :").ok();
         t.exec("c", "touch /dev/shm/stop").ok();
         let found = run.wait().ok();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::add;
 use crate::harness::{Test, isolated};
 
-/// What a runtime writes to or believes of its own procfs.
+/// The files of procfs that a runtime writes to or believes.
 const FILES: &[&str] = &[
     "self/attr/exec",
     "self/attr/current",
@@ -28,6 +28,7 @@ const FILES: &[&str] = &[
     "sysrq-trigger",
 ];
 
+/// Makes the files of procfs that a runtime writes to or believes.
 fn fake(t: &Test) -> std::path::PathBuf {
     let fake = t.dir.join("my-fake");
     for file in FILES {
@@ -42,7 +43,7 @@ fn fake(t: &Test) -> std::path::PathBuf {
     fake
 }
 
-/// The files that are not as they were made.
+/// Returns the files that have been changed.
 fn written(fake: &Path) -> Vec<&'static str> {
     FILES.iter().copied().filter(|file| fs::metadata(fake.join(file)).unwrap().len() != 0).collect()
 }
@@ -56,14 +57,15 @@ fn configure(c: &mut Value) {
     }
 }
 
-/// CVE-2019-16884, CVE-2019-19921, CVE-2023-28642, CVE-2025-52881: a volume at /proc, there by the configuration,
-/// instead of procfs, over it, or over parts of it. What the runtime does to the process it does to the kernel's: nothing is
-/// written to the false files, and create and exec apply everything as ever. A link of the image's brings no volume there.
+/// CVE-2019-16884, CVE-2019-19921, CVE-2023-28642, CVE-2025-52881: the configuration has a volume at /proc,
+/// instead of procfs, over it, or over parts of it. The runtime uses the kernel's procfs: nothing is written
+/// to the false files, and create and exec apply everything. A link of the image brings no volume there.
 #[test]
-fn a_volume_at_proc() {
+fn a_volume_at_proc_is_not_taken_for_procfs() {
     isolated(|t| {
         let fake = fake(t);
-        // Destination, what of procfs is bound there, whether the image has a link to it, whether procfs is below.
+        // The destination, the part of procfs that is bound there, whether the image has a link to it, and
+        // whether procfs is below.
         for (at, part, link, below) in [
             ("/proc", "", false, true),
             ("/proc", "", false, false),
@@ -110,7 +112,7 @@ fn a_volume_at_proc() {
             assert_eq!(inside("/proc/sys/kernel/domainname"), "set\n", "{what}");
             assert_eq!(written(&fake), [""; 0], "{what}");
             if at == "/proc" && below {
-                // The check's check: by path one writes to the false files, and that is seen.
+                // Check of the check: a write by path reaches the false files, and is seen.
                 let naive = "echo x > /proc/self/attr/exec; echo 1 > /proc/self/oom_score_adj";
                 let mut command = Command::new("nsenter");
                 command.args(["-t", &pid.to_string(), "-m", "/bin/sh", "-c", naive]);

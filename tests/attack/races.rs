@@ -1,5 +1,5 @@
-//! A process that shares a volume with the container exchanges a directory and a link, again and again, while the
-//! runtime is at work there.
+//! A process that shares a volume with the container exchanges a directory and a link, again and again, while
+//! the runtime works there.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -35,7 +35,7 @@ impl Swapper {
         Self { stop, count, thread }
     }
 
-    /// It must have been busy: at least ten exchanges for each of the rounds.
+    /// Stops it. It must have made at least ten exchanges for each of the rounds.
     fn stop(self, rounds: u32) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
@@ -43,7 +43,7 @@ impl Swapper {
     }
 }
 
-/// A volume with the directory `a`, which has a directory `inner`, and a link `b` to the victim.
+/// Makes a volume with the directory `a`, which has a directory `inner`, and a link `b` to the victim.
 fn volume(t: &Test, name: &str, target: &str) -> PathBuf {
     let volume = t.dir.join(name);
     fs::create_dir_all(volume.join("a/inner")).unwrap();
@@ -52,8 +52,8 @@ fn volume(t: &Test, name: &str, target: &str) -> PathBuf {
     volume
 }
 
-/// Runs a bundle as often as there are rounds, half of them for each target, while `a` and `b` of its volume are
-/// exchanged. What it says is given to `check`.
+/// Runs a bundle for all rounds, half of them for each target, while `a` and `b` of its volume are exchanged.
+/// `check` gets the output.
 fn race(
     t: &Test,
     victim: &Victim,
@@ -84,18 +84,18 @@ fn race(
         swapper.stop(rounds().div_ceil(2));
         fs::remove_dir_all(&volume).unwrap();
     }
-    // What is not told of passing tests, but of use by hand.
+    // libtest does not show this line for a test that passes; it is for runs by hand.
     println!("{ran} ran, {failed} failed");
     assert!(ran > 0, "no container ran");
 }
 
-/// The check's check: who looks and then does it by path is caught before long.
+/// Check of the check: a naive command that looks first and then acts by path is caught before long.
 fn naive(t: &Test, victim: &Victim, act: impl Fn(&Path)) {
     let volume = volume(t, "my-naive", victim.dir.to_str().unwrap());
     let swapper = Swapper::start(volume.join("a"), volume.join("b"));
     let end = Instant::now() + Duration::from_secs(60);
     while !victim.is_touched() {
-        assert!(Instant::now() < end, "the naive way was never caught");
+        assert!(Instant::now() < end, "the naive command was never caught");
         if fs::symlink_metadata(volume.join("a")).unwrap().is_dir() {
             act(&volume.join("a"));
         }
@@ -105,7 +105,7 @@ fn naive(t: &Test, victim: &Victim, act: impl Fn(&Path)) {
 
 /// CVE-2021-30465: a mount target in a shared volume.
 #[test]
-fn mount_targets() {
+fn a_race_does_not_mount_outside() {
     isolated(|t| {
         let victim = Victim::new(t);
         let script = "cat /vol/*/secret /vol/*/inner/secret /vol/*/new/secret 2>/dev/null; exit 0";
@@ -129,7 +129,7 @@ fn mount_targets() {
 
 /// CVE-2025-31133, CVE-2021-30465: masked and read-only paths, device nodes in a shared volume.
 #[test]
-fn masked_paths_and_devices() {
+fn a_race_does_not_mask_or_make_devices_outside() {
     isolated(|t| {
         let victim = Victim::new(t);
         race(
@@ -150,9 +150,9 @@ fn masked_paths_and_devices() {
     });
 }
 
-/// CVE-2024-21626: the working directory in a shared volume, which is made where it is missing.
+/// CVE-2024-21626: the working directory in a shared volume, which is made if it is missing.
 #[test]
-fn working_directories() {
+fn a_race_does_not_make_a_working_directory_outside() {
     isolated(|t| {
         let victim = Victim::new(t);
         race(
@@ -169,10 +169,10 @@ fn working_directories() {
     });
 }
 
-/// tmpcopyup of a directory in a shared volume: nothing of the host's is copied, and nothing hangs at a fifo that has
-/// taken the place of a file.
+/// tmpcopyup of a directory in a shared volume: no file of the host is copied, and a fifo in the place of a
+/// file does not block.
 #[test]
-fn copies() {
+fn a_race_does_not_copy_files_of_the_host() {
     isolated(|t| {
         let victim = Victim::new(t);
         race(
@@ -212,7 +212,7 @@ fn files_become_fifos(t: &Test, victim: &Victim) {
     });
     let swappers = ["fifo", "link"].map(|name| Swapper::start(pair(name).0, pair(name).1));
     for _ in 0..rounds() {
-        // A hang is told by the harness's limit of time.
+        // A hang is found by the harness's time limit.
         let out = t.run_bundle(&bundle);
         assert!(!out.stdout.contains(SECRET), "{out:?}");
     }
@@ -220,10 +220,10 @@ fn files_become_fifos(t: &Test, victim: &Victim) {
     victim.is_untouched("tmpcopyup");
 }
 
-/// The root file system's directory is exchanged with another while the container is created: it runs in the one or the
-/// other, whole, or not at all.
+/// The directory of the root file system is exchanged with another while the container is created. The
+/// container runs in one of them, completely, or not at all.
 #[test]
-fn the_root_itself() {
+fn a_race_for_the_root_gives_one_root_or_none() {
     isolated(|t| {
         let (first, second) = (t.bundle(|_| {}), t.bundle(|_| {}));
         let script = "cat /which /etc/which; [ -e /boot ] && echo host; exit 0";
@@ -241,7 +241,7 @@ fn the_root_itself() {
         }
         swapper.stop(rounds());
         assert!(seen.keys().all(|told| ["11", "22", "error"].contains(&told.as_str())), "{seen:?}");
-        // The check's check: both have been met.
+        // Check of the check: both roots were met.
         assert!(seen.contains_key("11") && seen.contains_key("22"), "{seen:?}");
     });
 }

@@ -1,4 +1,5 @@
-//! Records that somebody else has written, names that somebody else can choose, and keys that somebody else has used up.
+//! Records that other users have written, names that they can choose, and quotas of keys that they have used
+//! up.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -16,11 +17,11 @@ use crate::{Victim, bind_payload, found, map_ids, payload, payload_words};
 /// `KEY_SPEC_SESSION_KEYRING` of keyctl(2).
 const SESSION_KEYRING: i32 = -3;
 
-/// A record in another user's directory, whose poststop hook is that user's program: every verb refuses it by name, root's
-/// too, `list` leaves it out with a warning, and nobody is told to delete it. The check's check: as root's own the same
-/// record runs the hook.
+/// A record in another user's directory has a poststop hook with that user's program. Every verb refuses it
+/// by name, also for root. `list` leaves it out with a warning, and no message suggests to delete it. Check
+/// of the check: the same record as root's own runs the hook.
 #[test]
-fn another_users_record() {
+fn a_record_of_another_user_is_refused() {
     isolated(|t| {
         let victim = Victim::new(t);
         let script = format!("echo changed > {}/secret", victim.dir.display());
@@ -55,7 +56,7 @@ fn another_users_record() {
         let out = t.corten(&["list", "--format", "json"]).exits(0);
         assert!(out.stdout == "null\n" || out.stdout == "[]\n", "{out:?}");
         assert!(out.stderr.contains(refusal), "{out:?}");
-        // What a `delete` of that user's has left.
+        // The rest of a `delete` by that user.
         let left = t.state().join(".deleted:c2");
         fs::create_dir(&left).unwrap();
         fs::write(left.join("state.json"), "{}").unwrap();
@@ -72,7 +73,8 @@ fn another_users_record() {
     });
 }
 
-/// No annotation makes a file on the host. The check's check: the caller's own option does, at the same place.
+/// No annotation makes a file on the host. Check of the check: the caller's own option does, at the same
+/// place.
 #[test]
 fn annotations_write_no_file() {
     isolated(|t| {
@@ -89,12 +91,13 @@ fn annotations_write_no_file() {
     });
 }
 
-/// Two containers of one id, below two roots: keyctl(2) gives both the session keyring that has the name first, and the
-/// first may also be made by an attacker. They have one each, and `exec` joins its container's. The check's check: what the
-/// record of an older version leads to, a name that can be guessed, is shared.
+/// Two containers have one id, below two roots. keyctl(2) would give both the session keyring that first had
+/// the name, and an attacker can make that first. They have one keyring each, and `exec` joins that of its
+/// container. Check of the check: the record of an older version leads to a name that can be guessed, and
+/// that keyring is shared.
 #[test]
-fn a_session_keyring_whose_name_is_known() {
-    const NAME: &str = "records::a_session_keyring_whose_name_is_known";
+fn two_containers_of_one_id_have_separate_keyrings() {
+    const NAME: &str = "records::two_containers_of_one_id_have_separate_keyrings";
     payload(|_| session_keyring().to_string());
     isolated(|t| {
         let make = |cgroup: &str| {
@@ -127,7 +130,7 @@ fn a_session_keyring_whose_name_is_known() {
             record["keyring"] = json!("");
             fs::write(&file, record.to_string()).unwrap();
         }
-        // The first keeps the keyring.
+        // The first container keeps the keyring alive.
         let mut keeper = t.command(&["exec", "same", "/bin/sleep", "1000"]);
         let keeper = t.spawn(keeper.stdin(Stdio::null()));
         assert!(poll(Duration::from_secs(10), || exec(0) == exec(1)));
@@ -142,11 +145,11 @@ fn session_keyring() -> i64 {
     unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, SESSION_KEYRING, 0) }
 }
 
-/// A user whose quota of keys is used up, by many containers or by a process of its own: an error with a hint, and no
-/// program with the caller's keyring. The check's check: the payload has met the quota, and without it the same container
-/// runs.
+/// A user's quota of keys is used up, by many containers or by a process of the user's: an error with a hint,
+/// and no program with the caller's keyring. Check of the check: the payload has met the quota, and without
+/// it the same container runs.
 #[test]
-fn the_quota_of_keys_is_used_up() {
+fn a_used_up_quota_of_keys_is_an_error() {
     const USER: u32 = 154_321;
     payload(|_| format!("{}", use_up_keys(USER)));
     isolated(|t| {
@@ -158,7 +161,7 @@ fn the_quota_of_keys_is_used_up() {
             c["process"]["args"] = json!(["/bin/true"]);
         });
         t.call(Command::new("chown").args(["-hR", &format!("{USER}:{USER}")]).arg(bundle.rootfs())).ok();
-        let (words, variable) = payload_words("records::the_quota_of_keys_is_used_up", &[""]);
+        let (words, variable) = payload_words("records::a_used_up_quota_of_keys_is_an_error", &[""]);
         let (name, value) = variable.split_once('=').unwrap();
         let mut holder = Command::new(std::env::current_exe().unwrap());
         holder.args(&words[1..]).env(name, value).stdin(Stdio::piped());
@@ -169,14 +172,14 @@ fn the_quota_of_keys_is_used_up() {
         t.run_bundle(&bundle).fails(hint);
         drop(holder.child.stdin.take());
         assert_ne!(found(&holder.wait().ok()), "0");
-        // The kernel collects the keys of a process that has ended by and by.
+        // The kernel frees the keys of a process that has ended only after a while.
         let runs = || t.run_bundle(&bundle).code == 0;
         assert!(poll(Duration::from_secs(20), runs));
     });
 }
 
-/// The payload: makes keys as `user` in a session keyring of its own, as many as there may be, and keeps them until its
-/// standard input ends.
+/// The payload: makes as many keys as possible as `user` in a session keyring of its own, and keeps them
+/// until its standard input ends.
 fn use_up_keys(user: u32) -> u32 {
     const JOIN_SESSION_KEYRING: libc::c_long = 1;
     let none = std::ptr::null::<libc::c_char>();

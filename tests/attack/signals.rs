@@ -1,4 +1,4 @@
-//! Nobody is signalled, and nothing of anybody's is removed, that is not the container's.
+//! Only processes of the container are signalled, and only its cgroups are removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const ALL: [&[&str]; 4] = [
     &["gc", "--stopped"],
 ];
 
-/// The cgroup's directories, in every hierarchy that the test sees.
+/// Returns the directories of the cgroup, in every hierarchy that the test sees.
 fn cgroups() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
@@ -24,7 +24,8 @@ fn cgroups() -> Vec<PathBuf> {
     all.filter(|dir| dir.is_dir()).collect()
 }
 
-/// `one` has stopped, and `two` has the same cgroupsPath since: the very directory, or one that was made anew.
+/// Makes two containers with the same cgroupsPath: `one` has stopped before `two` was made. The directory is
+/// the same, or was made anew.
 fn two_in_one_cgroup(t: &Test, anew: bool) -> i32 {
     let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared"));
     t.start(&bundle, "one");
@@ -56,7 +57,8 @@ fn neighbours(t: &Test) {
         t.delete("two");
         assert_eq!(cgroups(), [] as [PathBuf; 0]);
     }
-    // The control: a record that nobody sees saves nobody, and what is recognised is the directory.
+    // The control: a record that cannot be read protects no container, and the directory is what is
+    // recognised.
     for anew in [false, true] {
         let pid = two_in_one_cgroup(t, anew);
         let (here, hidden) = (t.state().join("two"), t.dir.join("my-two"));
@@ -68,9 +70,10 @@ fn neighbours(t: &Test) {
     }
 }
 
-/// What the later of two has left in their cgroup is its own: it goes with it, though the earlier is on record still.
+/// Processes that the later of two containers has left in their cgroup are killed with it, even though the
+/// earlier one still has a record.
 #[test]
-fn what_the_later_of_two_has_left_is_killed() {
+fn processes_left_by_the_later_of_two_containers_are_killed() {
     isolated(|t| {
         let bundle = |script: &str| {
             t.bundle(|c| {
@@ -85,7 +88,7 @@ fn what_the_later_of_two_has_left_is_killed() {
             t.start(&bundle("sleep 4321 & exec true"), "two");
             t.until("two", "stopped");
             let left = || processes().iter().any(|line| line.contains("sleep 4321"));
-            // The control: what is left runs, and to delete the earlier leaves it alone.
+            // The control: the processes run, and deleting the earlier container does not touch them.
             assert!(left());
             t.corten(words).ok();
             assert!(poll(Duration::from_secs(5), || !left()), "{words:?}");
@@ -96,29 +99,29 @@ fn what_the_later_of_two_has_left_is_killed() {
 }
 
 #[test]
-fn a_cgroup_of_two_is_that_of_the_later() {
+fn a_shared_cgroup_belongs_to_the_later_container() {
     isolated(|t| {
         neighbours(t);
     });
 }
 
 #[test]
-fn a_cgroup_of_two_is_that_of_the_later_on_v1() {
+fn a_shared_cgroup_belongs_to_the_later_container_on_v1() {
     isolated_in(View::V1, |t| {
         neighbours(t);
     });
 }
 
-/// A container that lies in a cgroup below another's is not killed with it.
+/// A container in a cgroup below another's is not killed with it.
 #[test]
-fn a_container_below_is_not_killed() {
+fn a_container_in_a_cgroup_below_is_not_killed() {
     isolated(|t| {
         t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared")), "one");
         let below = t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared/two")), "two");
         t.corten(&["delete", "--force", "one"])
             .fails("container \"two\" is in a cgroup below (hint: delete it first)");
         assert!(runs(below) && t.status("one") == "running");
-        // One that has stopped is nobody to be hit.
+        // A stopped container has no processes that could be killed.
         t.corten(&["kill", "two", "KILL"]).ok();
         t.until("two", "stopped");
         t.delete("one");
@@ -126,9 +129,9 @@ fn a_container_below_is_not_killed() {
     });
 }
 
-/// An empty cgroup that somebody has made at the path since is not the container's to remove.
+/// An empty cgroup that others have made at the path since is not removed.
 #[test]
-fn a_new_cgroup_of_the_name_stays() {
+fn a_new_cgroup_at_the_path_is_not_removed() {
     isolated(|t| {
         for (words, anew) in ALL.into_iter().flat_map(|words| [(words, false), (words, true)]) {
             if words[0] == "kill" {
@@ -142,7 +145,7 @@ fn a_new_cgroup_of_the_name_stays() {
                 assert!(poll(Duration::from_secs(5), || cgroups()
                     .iter()
                     .all(|dir| fs::remove_dir(dir).is_ok())));
-                // An inode that is free may be taken again at once.
+                // The kernel can reuse the number of a free inode at once.
                 dirs.iter().for_each(|dir| fs::create_dir(dir.with_file_name("other")).unwrap());
                 dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
                 dirs.iter().for_each(|dir| fs::remove_dir(dir.with_file_name("other")).unwrap());
@@ -156,10 +159,10 @@ fn a_new_cgroup_of_the_name_stays() {
     });
 }
 
-/// What has been left in the cgroup by the container itself is killed, and the cgroup removed, though another container
-/// has had it and is gone.
+/// Processes that the container itself has left in the cgroup are killed and the cgroup is removed, even if
+/// another container has used it since and is deleted.
 #[test]
-fn what_is_left_behind_is_killed() {
+fn processes_left_in_the_cgroup_are_killed() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             without_namespace(c, "pid");
@@ -176,10 +179,11 @@ fn what_is_left_behind_is_killed() {
     });
 }
 
-/// musl remembers the thread's id from before the clone, and its `abort` signals that. In the host's pid namespace it is
-/// the runtime's, which would leave its container behind; in another, whoever has the number.
+/// musl remembers the thread's id from before the clone, and its `abort` signals that id. In the host's pid
+/// namespace it is the runtime, which would leave its container behind. In another it is any process with the
+/// number.
 #[test]
-fn a_clone_that_cannot_exit_signals_nobody() {
+fn a_clone_that_cannot_exit_signals_no_other_process() {
     isolated(|t| {
         let always = json!([{"index": 0, "value": 1, "op": "SCMP_CMP_GE"}]);
         let bundle = t.bundle(|c| {
@@ -198,7 +202,7 @@ fn a_clone_that_cannot_exit_signals_nobody() {
             t.until("one", "stopped");
             t.corten(&["delete", "one"]).ok();
         }
-        // The control: what a process in there signals by our number is us.
+        // The control: a process in that namespace that signals our number signals us.
         let script = |number: u32| format!("kill -0 {number} && echo seen");
         let edit = |c: &mut serde_json::Value| without_namespace(c, "pid");
         assert_eq!(t.run(&script(std::process::id()), edit).ok(), "seen\n");

@@ -1,4 +1,4 @@
-//! The caller's terminal, which a container without one of its own may have as its standard input.
+//! The caller's terminal, which a container without a terminal can have as its standard input.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -14,18 +14,19 @@ use crate::{all_capabilities, bind_payload, found, payload, payload_words};
 
 const NAME: &str = "terminal::the_callers_terminal_is_not_typed_into";
 
-/// CVE-2017-5226's and CVE-2023-28339's kind: the container types into the caller's terminal with TIOCSTI, or makes it
-/// its own first. Without CAP_SYS_ADMIN the session of its own, which create and exec give it, is in the way.
+/// Like CVE-2017-5226 and CVE-2023-28339: the container types into the caller's terminal with TIOCSTI, or
+/// first makes it its controlling terminal. Without CAP_SYS_ADMIN its own session, which create and exec give
+/// it, prevents that.
 #[test]
 fn the_callers_terminal_is_not_typed_into() {
     payload(|_| type_into());
     isolated(|t| {
-        // The check's check: who has only been started by the caller, types.
+        // Check of the check: a process that the caller has only started can type.
         let (words, variable) = payload_words(NAME, &[""]);
         let mut naive = Command::new(std::env::current_exe().unwrap());
         naive.args(&words[1..]).env("CORTEN_ATTACK_PAYLOAD", variable.split_once('=').unwrap().1);
         let without = found(&with_terminal(t, naive).ok());
-        // Also where dev.tty.legacy_tiocsti is off: it has CAP_SYS_ADMIN.
+        // This also works if dev.tty.legacy_tiocsti is off, because the process has CAP_SYS_ADMIN.
         assert!(without.contains("typed"), "{without}");
 
         let bundle = t.bundle(|c| {
@@ -58,7 +59,7 @@ fn with_terminal(t: &Test, mut command: Command) -> Output {
     t.spawn(&mut command).wait()
 }
 
-/// The payload: what it is, and what has worked.
+/// The payload: its identity, and the operations that have worked.
 fn type_into() -> String {
     let stdin = std::io::stdin().as_raw_fd();
     let mut told = Vec::new();

@@ -1,4 +1,4 @@
-//! Processes of the container's that lie in wait for an arriving `exec`.
+//! Processes of the container that lie in wait for an arriving `exec`.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -16,13 +16,14 @@ use crate::{
     without_mount,
 };
 
-/// CVE-2016-9962: while `exec` is on its way in, a process of the container's with all capabilities tries to attach to
-/// it, to open its memory and to read its environment and descriptors: with CAP_SYS_PTRACE in a user namespace, and
-/// without what lets it look into others outside of one. Nothing works as long as it is the runtime. The check's check is the one case that no order
-/// of the steps can close: whoever gives CAP_SYS_PTRACE without a user namespace gives the right to trace the host's root
-/// wherever it shows, and it is told in SECURITY.md.
+/// CVE-2016-9962: while `exec` enters, a process of the container with all capabilities tries to attach to
+/// it, to open its memory and to read its environment and descriptors. It has CAP_SYS_PTRACE in a user
+/// namespace, or lacks the capabilities to look into other processes without one. Nothing works as long as
+/// the process is the runtime. Check of the check: the one case that no order of the steps can close.
+/// CAP_SYS_PTRACE without a user namespace is the right to trace the host's root wherever it shows, and
+/// SECURITY.md says so.
 #[test]
-fn an_arriving_exec() {
+fn an_arriving_exec_cannot_be_traced() {
     payload(lie_in_wait);
     isolated(|t| {
         assert_eq!(attack(t, true, &[]), 0, "in a user namespace");
@@ -31,14 +32,14 @@ fn an_arriving_exec() {
     });
 }
 
-/// How often something worked.
+/// Returns how often an attack has worked.
 fn attack(t: &Test, user: bool, but: &[&str]) -> u32 {
     let bundle = t.bundle(|c| {
         all_capabilities(c, but);
         if user {
             map_ids(c);
         }
-        bind_payload(c, "tracing::an_arriving_exec", &[""]);
+        bind_payload(c, "tracing::an_arriving_exec_cannot_be_traced", &[""]);
     });
     if user {
         give_rootfs(t, &bundle);
@@ -46,7 +47,7 @@ fn attack(t: &Test, user: bool, but: &[&str]) -> u32 {
     let run = t.spawn(&mut t.command(&["run", "-b", bundle.path(), "c1"]));
     assert!(poll(Duration::from_secs(20), || bundle.rootfs().join("ready").exists()));
     for _ in 0..25 {
-        // One that it has attached to may not come to its end.
+        // A process that the payload has attached to may not end.
         let exec = t.spawn(&mut t.command(&["exec", "--env", "SECRET=1", "c1", "/bin/true"]));
         drop(exec.wait());
     }
@@ -57,17 +58,17 @@ fn attack(t: &Test, user: bool, but: &[&str]) -> u32 {
     worked.parse().unwrap()
 }
 
-/// A user's container joins a user namespace of the user's, of which a process of the same user is root and sees the
-/// runtime: with CAP_SYS_PTRACE there it would have the host's files through `/proc/PID/root` of what has entered and is
-/// not out of its reach yet. The check's check: a process that only enters.
+/// A user's container joins a user namespace of the user's. A process of the same user is root there and sees
+/// the runtime. With CAP_SYS_PTRACE it would have the host's files through `/proc/PID/root` of a process that
+/// has entered and is not out of its reach yet. Check of the check: a process that only enters.
 #[test]
-fn an_arriving_create_in_a_joined_user_namespace() {
+fn an_arriving_create_cannot_be_traced_from_its_user_namespace() {
     payload(|arguments| lie_in_wait_at(Path::new(&arguments[0])));
     isolated(|t| {
         let share = t.dir.join("share");
         fs::create_dir(&share).unwrap();
         std::os::unix::fs::chown(&share, Some(1000), Some(1000)).unwrap();
-        // The checkout may be in a directory that is closed to the user.
+        // The tests' binary can be in a directory that is closed to the user.
         fs::copy(std::env::current_exe().unwrap(), share.join("spy")).unwrap();
         fs::copy(t.command(&[]).get_program(), share.join("corten")).unwrap();
         for naive in [false, true] {
@@ -81,7 +82,8 @@ fn attack_create(t: &Test, share: &Path, naive: bool) -> (u32, u32) {
     let user = |command: &mut Command| {
         command.uid(1000).gid(1000);
     };
-    let [_, words @ ..] = payload_words("tracing::an_arriving_create_in_a_joined_user_namespace", &[]).0;
+    let [_, words @ ..] =
+        payload_words("tracing::an_arriving_create_cannot_be_traced_from_its_user_namespace", &[]).0;
     let mut spy = Command::new("unshare");
     spy.args(["--user", "--map-root-user"]).arg(share.join("spy")).args(words);
     spy.env(crate::PAYLOAD, share).stdin(Stdio::null());
@@ -92,7 +94,7 @@ fn attack_create(t: &Test, share: &Path, naive: bool) -> (u32, u32) {
     let bundle = t.bundle(|c| {
         let join = json!({"type": "user", "path": namespace});
         c["linux"]["namespaces"].as_array_mut().unwrap().push(join);
-        // Nobody's cgroup, and a group that nobody is.
+        // A cgroup and a group that belong to no user.
         ["/sys/fs/cgroup", "/dev/pts"].iter().for_each(|at| without_mount(c, at));
         c["process"]["args"] = json!(["/bin/true"]);
     });
@@ -126,8 +128,8 @@ fn attack_create(t: &Test, share: &Path, naive: bool) -> (u32, u32) {
     (seen.parse().unwrap(), worked.parse().unwrap())
 }
 
-/// The payload: how often the runtime was seen, and how often something worked. It is the runtime as long as its command
-/// line says so.
+/// The payload: how often the runtime was seen, and how often an attack has worked. A process is the runtime
+/// as long as its command line says so.
 fn lie_in_wait(_: &[String]) -> String {
     lie_in_wait_at(Path::new("/"))
 }

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use crate::harness::{isolated, patience};
 
-/// CVE-2017-16539's and CVE-2022-1708's kind: both files may be a fifo, a device without end, a link to one, a hole of a
-/// GiB, one line of a GiB in sum, a directory, or end in the middle. No hang, and no more memory than a container's start
-/// takes anyway.
+/// Like CVE-2017-16539 and CVE-2022-1708: both files can be a fifo, an endless device, a link to one, a hole
+/// of a GiB, one line of a GiB in total, a directory, or end in the middle. exec does not hang, and takes no
+/// more memory than the start of a container.
 #[test]
-fn names_files_without_end() {
+fn hostile_passwd_and_group_files_do_not_hold_exec() {
     isolated(|t| {
         let bundle = t.bundle(|c| c["domainname"] = json!("spy:x:5:5\nspies:x:7:"));
         t.start(&bundle, "c1");
@@ -21,7 +21,7 @@ fn names_files_without_end() {
         let limited = |words: &[&str]| {
             let call = t.command(words);
             let mut command = Command::new("sh");
-            // KiB of address space.
+            // The address space in KiB.
             command.args(["-c", "ulimit -v 150000; exec \"$@\"", "sh"]);
             t.call(command.arg(call.get_program()).args(call.get_args()))
         };
@@ -41,7 +41,7 @@ fn names_files_without_end() {
                 "ln -s /proc/kmsg $0",
                 "ln -s /proc/self/fd/0 $0",
                 "truncate -s 1G $0",
-                // Who reads this finds a user there.
+                // A reader of this file finds a user.
                 "ln -s /proc/sys/kernel/domainname $0",
                 "mkdir $0",
                 "printf 'spy:x:99999999999999999999:5\\nspies:x:99999999999999999999:\\n' > $0",
@@ -60,7 +60,7 @@ fn names_files_without_end() {
                 t.call(Command::new("rm").arg("-rf").arg(&path)).ok();
             }
         }
-        // The check's check: who reads the whole file comes to this limit.
+        // Check of the check: a reader of the whole file exceeds this limit.
         let hole = t.dir.join("hole");
         t.call(Command::new("truncate").args(["-s", "1G"]).arg(&hole)).ok();
         let naive = format!(

@@ -1,4 +1,5 @@
-//! Links in the image that lead what the runtime mounts, hides or makes into a volume, to the root or into procfs.
+//! Links in the image that lead the runtime's mounts, masks and files into a volume, to the root or into
+//! procfs.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -14,7 +15,8 @@ fn host(t: &Test, words: &[&str]) {
     t.call(Command::new(words[0]).args(&words[1..])).ok();
 }
 
-/// A host's directory with a file and a directory to be hit. It is a mount of its own, shared with the host's others.
+/// Makes a directory of the host with a file and a directory as targets. It is a mount of its own, shared
+/// with the host's others.
 fn volume(t: &Test) -> PathBuf {
     let path = t.dir.join("my-volume");
     fs::create_dir_all(&path).unwrap();
@@ -25,7 +27,7 @@ fn volume(t: &Test) -> PathBuf {
     path
 }
 
-/// All names below a directory, with their kinds, and all mounts there.
+/// Returns all names below a directory, with their kinds, and all mounts there.
 fn look(dir: &Path) -> Vec<String> {
     let out = Command::new("find").arg(dir).args(["-printf", "%p %y %U %l\n"]).output().unwrap();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -41,7 +43,7 @@ fn put(bundle: &Bundle, link: &str, target: &str) {
     symlink(target, path).unwrap();
 }
 
-/// The volume at /data, whose mounts arrive on the host.
+/// Adds the volume at /data, whose mounts arrive on the host.
 fn shared_back(c: &mut Value, volume: &Path) {
     c["linux"]["rootfsPropagation"] = json!("rshared");
     c["process"]["args"] = json!(["/bin/true"]);
@@ -58,7 +60,8 @@ fn file(c: &mut Value, at: &str) {
     add(c, json!({"destination": at, "source": "/etc/passwd", "options": ["bind", "ro"]}));
 }
 
-/// Of everything that is mounted or made: the link, its target, and the configuration beside the volume's mount.
+/// For everything that is mounted or made: the link, its target, and the configuration beside the volume's
+/// mount.
 const ASTRAY: &[(&str, &str, Edit)] = &[
     ("run", "/data/sub", |c| tmpfs(c, "/run")),
     ("run", "/data/new", |c| tmpfs(c, "/run")),
@@ -73,10 +76,10 @@ const ASTRAY: &[(&str, &str, Edit)] = &[
     ("run", "/data/sub", |c| add(c, json!({"destination": "/run", "type": "cgroup", "source": "cgroup"}))),
     ("etc/hosts", "/data/file", |c| file(c, "/etc/hosts")),
     ("etc/hosts", "/data/new", |c| file(c, "/etc/hosts")),
-    // Where a link has led the volume itself, words lead into it.
+    // If a link has led the volume itself, a path leads into it.
     ("data", "/run", |c| tmpfs(c, "/run")),
     ("data", "/etc", |c| c["linux"]["maskedPaths"] = json!(["/etc/file"])),
-    // And by a link that lies in the volume.
+    // A link in the volume leads there too.
     ("x", "/data/link/file", |c| c["linux"]["maskedPaths"] = json!(["/x"])),
     ("etc/secret", "/data/file", |c| c["linux"]["maskedPaths"] = json!(["/etc/secret"])),
     ("etc/secret", "/data/sub", |c| c["linux"]["maskedPaths"] = json!(["/etc/secret"])),
@@ -96,10 +99,10 @@ const ASTRAY: &[(&str, &str, Edit)] = &[
     ("work", "/data", |c| c["process"]["cwd"] = json!("/work/new/er")),
 ];
 
-/// `rootfsPropagation: rshared` and a volume with `rshared`: nothing that a link leads into the volume is mounted or made, for
-/// it would be mounted on the host, too, and stay there.
+/// `rootfsPropagation: rshared` and a volume with `rshared`: nothing is mounted or made in the volume through
+/// a link, because it would also be mounted on the host, and stay there.
 #[test]
-fn links_lead_no_mount_into_a_volume_that_is_shared_back() {
+fn links_do_not_lead_mounts_into_a_shared_volume() {
     isolated(|t| {
         let volume = volume(t);
         symlink(".", volume.join("link")).unwrap();
@@ -114,7 +117,8 @@ fn links_lead_no_mount_into_a_volume_that_is_shared_back() {
             out.fails(" /data, whose mounts appear on the host");
             assert_eq!(look(&volume), before, "/{link} -> {target}: {bundle}", bundle = bundle.path());
         }
-        // The check's check: in words, the same arrives. A volume's link at /data is the administrator's to follow.
+        // Check of the check: without a link, the same mount arrives. A volume's link at /data belongs to the
+        // administrator, and is followed.
         for destination in ["/data", "/var/lib"] {
             let bundle = t.bundle(|c| {
                 shared_back(c, &volume);
@@ -146,10 +150,11 @@ fn links_lead_no_mount_into_a_volume_that_is_shared_back() {
     });
 }
 
-/// No node and no link is made in a volume by a link, and no multiplexer of its removed: neither where /dev leads to the
-/// volume nor where a link has led the volume to /dev. Whether /dev is a bind mount, what is mounted there says.
+/// No node and no link is made in a volume through a link, and no multiplexer of the volume is removed:
+/// neither if /dev leads to the volume nor if a link has led the volume to /dev. The mount at /dev decides
+/// whether it is a bind mount.
 #[test]
-fn links_make_no_device_in_a_volume() {
+fn links_do_not_lead_devices_into_a_volume() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir(&volume).unwrap();
@@ -177,7 +182,7 @@ fn links_make_no_device_in_a_volume() {
                 .fails("a volume, where nothing is made or changed");
             assert_eq!(look(&volume), before, "/{link} -> {target}");
         }
-        // The check's check: elsewhere nodes are made, and in the volume they would be seen.
+        // Check of the check: nodes are made elsewhere, and in the volume they would be seen.
         let plain = bundle(true, "data", "/home");
         assert_eq!(t.run_bundle(&plain).ok(), "/dev/null\n");
         assert!(plain.rootfs().join("dev/null").exists() && look(&volume) == before);
@@ -186,10 +191,10 @@ fn links_make_no_device_in_a_volume() {
     });
 }
 
-/// What is mounted on the root hides everything else, and what is mounted later, or `root.readonly`, would be of another root
-/// than the one that `exec` finds. A link leads no mount there, and no mount that is meant for the root away from it.
+/// A mount on the root hides everything else. Later mounts and `root.readonly` would apply to another root
+/// than the one that `exec` finds. A link leads no mount to the root, and no mount for the root away from it.
 #[test]
-fn links_lead_no_mount_to_the_root() {
+fn links_do_not_lead_mounts_to_the_root() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir_all(&volume).unwrap();
@@ -216,16 +221,16 @@ fn links_lead_no_mount_to_the_root() {
                 run(destination, mount.clone(), link, target).0.fails(&format!("a link in the image {said}"));
             }
         }
-        // The check's check: in words the mount is on the root, which is then without the program.
+        // Check of the check: without a link the mount is on the root, which then lacks the program.
         run("/home/..", tmpfs.clone(), "data", "/").0.fails("stat /bin/true");
         run("/data", tmpfs, "data", "/home").0.ok();
         assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
     });
 }
 
-/// Nothing is mounted over a file of procfs where a link leads, except what engines cover (LXCFS's files).
+/// Nothing is mounted over a file of procfs through a link, except files that engines cover (LXCFS).
 #[test]
-fn links_lead_no_mount_into_procfs() {
+fn links_do_not_lead_mounts_into_procfs() {
     isolated(|t| {
         fs::write(t.dir.join("my-file"), "mine\n").unwrap();
         let run = |destination: &str, target: &str| {
@@ -243,16 +248,16 @@ fn links_lead_no_mount_into_procfs() {
         for target in ["/proc/uptime", "../proc/cpuinfo", "/proc/loadavg"] {
             assert_eq!(run("/etc/link", target).ok(), "mine\n", "{target}");
         }
-        // In words everything is possible; the links of procfs are the kernel's.
+        // Without a link every target is possible. The links of procfs are the kernel's.
         for destination in ["/proc/version", "/proc/self/status"] {
             assert_eq!(run(destination, "/proc/version").ok(), "mine\n", "{destination}");
         }
     });
 }
 
-/// A remount does not reach another mount by a link: no volume that is read-only becomes writable.
+/// A remount does not reach another mount through a link: no read-only volume becomes writable.
 #[test]
-fn links_lead_no_remount_to_a_volume() {
+fn links_do_not_lead_a_remount_to_a_volume() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir(&volume).unwrap();
@@ -278,15 +283,16 @@ fn links_lead_no_remount_to_a_volume() {
         }
         run("/y", "data", "/y").fails("mounts[8] /y: a link in the image leads into mounts[7] /data");
         assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
-        // The check's check: in words it is what was asked for.
+        // Check of the check: without a link the remount has its effect.
         run("/data", "x", "/data").ok();
         assert_eq!(fs::read_dir(&volume).unwrap().count(), 1);
     });
 }
 
-/// A path that leads to the root, in words or by a link, is made read-only like any other; masked it cannot be.
+/// A path that leads to the root, by its words or by a link, is made read-only like any other. It cannot be
+/// masked.
 #[test]
-fn the_root_is_no_exception_for_masks_and_read_only_paths() {
+fn a_path_that_leads_to_the_root_can_be_read_only_but_not_masked() {
     isolated(|t| {
         let run = |list: &str, path: &str, link: bool| {
             let bundle = t.bundle(|c| {
@@ -309,12 +315,13 @@ fn the_root_is_no_exception_for_masks_and_read_only_paths() {
                 .fails("linux.maskedPaths")
                 .fails("leads to /, which cannot be masked");
         }
-        // The check's check.
+        // Check of the check.
         assert_eq!(run("readonlyPaths", "/home", false).ok(), "written\n");
     });
 }
 
-/// A source whose words lie in the root file system is the image's: its links stay inside, as those of destinations do.
+/// A source whose path is in the root file system belongs to the image. Its links stay inside, like those of
+/// destinations.
 #[test]
 fn sources_in_the_image_do_not_leave_it() {
     isolated(|t| {
@@ -348,14 +355,14 @@ fn sources_in_the_image_do_not_leave_it() {
                 {
                     let out = run(&|b| b.dir.join(source), target, user_namespace);
                     out.fails("mounts[7].source");
-                    // Relative to the bundle, it is the same.
+                    // The same with a path relative to the bundle.
                     run(&|_| source.into(), target, user_namespace).fails("mounts[7].source");
                 }
             }
             let inside = run(&|b| b.rootfs().join("vol"), Path::new("/inside"), user_namespace);
             assert_eq!(inside.ok(), "secret\nthe image's");
         }
-        // The check's check: the kernel, left to itself, follows such a link, and the victim can be shown.
+        // Check of the check: the kernel by itself follows such a link, and the victim can be shown.
         assert!(run(&|_| victim.clone(), &victim, false).ok().contains(SECRET));
         let bundle = t.bundle(|_| {});
         put(&bundle, "vol", victim.to_str().unwrap());
@@ -363,9 +370,10 @@ fn sources_in_the_image_do_not_leave_it() {
     });
 }
 
-/// Nor do they lead into what is mounted by then: a procfs that is not masked yet, a volume that is to be read-only.
+/// They do not lead into earlier mounts either: a procfs that is not masked yet, or a volume that will be
+/// read-only.
 #[test]
-fn sources_in_the_image_lead_into_no_mount() {
+fn sources_in_the_image_do_not_lead_into_mounts() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir(&volume).unwrap();
@@ -387,15 +395,15 @@ fn sources_in_the_image_lead_into_no_mount() {
             run("data", Some(link)).fails("mounts[8].source");
         }
         assert!(!volume.join("written").exists());
-        // The check's check: what config.json names in words is shown, and written to.
+        // Check of the check: a path that config.json names is shown, and can be written to.
         run("ro", None).ok();
         assert!(volume.join("written").exists());
     });
 }
 
-/// A container that may mount makes a mask writable again, but there is no room in it for anything.
+/// A container with the right to mount can make a mask writable again, but the mask has no room for files.
 #[test]
-fn masks_are_no_place_to_write_to() {
+fn a_mask_has_no_room_for_files() {
     isolated(|t| {
         let script = "mount -o remount,rw /home/alice && echo writable; \
                       for f in 1 2 3; do head -c 8192 /dev/zero > $0/x$f; mkdir $0/d$f; done; ls $0 | wc -l";
@@ -409,12 +417,12 @@ fn masks_are_no_place_to_write_to() {
             out.stdout
         };
         assert_eq!(run("/home/alice"), "writable\n0\n");
-        // The check's check: in another tmpfs there is.
+        // Check of the check: another tmpfs has room.
         assert_eq!(run("/tmp"), "writable\n6\n");
     });
 }
 
-/// Nodes of the host's that are bind-mounted, for want of the right to make them or as masks, are devices and nothing else.
+/// Nodes of the host that are bind-mounted, because nodes cannot be made or as masks, are only devices.
 #[test]
 fn bound_device_nodes_are_neither_executed_nor_setuid() {
     isolated(|t| {
@@ -432,15 +440,15 @@ fn bound_device_nodes_are_neither_executed_nor_setuid() {
             assert!(options.contains("nosuid") && options.contains("noexec"), "{line}");
             assert!(!options.contains("nodev"), "{line}");
         }
-        // The check's check: another bind mount is without.
+        // Check of the check: another bind mount lacks these options.
         let out = t.run("cat /proc/self/mountinfo", |c| file(c, "/etc/passwd")).ok();
         let line = out.lines().find(|line| line.contains(" /etc/passwd ")).unwrap();
         assert!(!line.contains("noexec"), "{line}");
     });
 }
 
-/// A mask is no peer of the host's /dev, even in the host's mount namespace: a second mask, or a read-only path, on the first
-/// would be mounted on the host's null device.
+/// A mask is not a peer of the host's /dev, even in the host's mount namespace. Otherwise a second mask or
+/// read-only path on the first would be mounted on the host's null device.
 #[test]
 fn masks_do_not_spread_to_the_hosts_null_device() {
     isolated(|t| {
@@ -457,12 +465,13 @@ fn masks_do_not_spread_to_the_hosts_null_device() {
                 c["linux"]["maskedPaths"] = json!(["/etc/passwd", "/etc/passwd"]);
                 c["linux"]["readonlyPaths"] = json!(["/etc/passwd"]);
             });
-            // As long as it runs: in the host's namespace, what is unmounted at the end goes everywhere.
+            // Only as long as it runs: in the host's namespace the unmounting at the end propagates
+            // everywhere.
             t.start(&bundle, "r");
             assert_eq!(look(null), before, "a mount namespace of its own: {own_namespace}");
             t.delete("r");
         }
-        // The check's check: what is mounted on a peer is seen.
+        // Check of the check: a mount on a peer is seen.
         host(t, &["mount", "--bind", "/dev/zero", "/dev/full"]);
         host(t, &["mount", "--bind", "/dev/random", "/dev/full"]);
         assert_eq!(look(Path::new("/dev/zero")).len(), before.len() + 1);
@@ -472,10 +481,10 @@ fn masks_do_not_spread_to_the_hosts_null_device() {
     });
 }
 
-/// A node gets its owner by descriptor. Who shares its directory exchanges it for a file of the host's on the same file system,
-/// as soon as it is there.
+/// A node gets its owner by descriptor. An attacker that shares its directory exchanges it for a file of the
+/// host on the same file system, as soon as it exists.
 #[test]
-fn the_owner_of_a_node_is_not_that_of_another_file() {
+fn the_owner_of_a_node_is_never_set_on_another_file() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir(&volume).unwrap();
@@ -510,7 +519,7 @@ fn the_owner_of_a_node_is_not_that_of_another_file() {
             let _ = (fs::remove_file(&node), fs::remove_file(&other));
         }
         assert!(exchanged > 0, "nothing was exchanged");
-        // The check's check: alone, the node gets its owner.
+        // Check of the check: without the attacker, the node gets its owner.
         t.run_bundle(&bundle).ok();
         assert_eq!(fs::metadata(&node).unwrap().uid(), 1234, "{ran} ran");
     });

@@ -1,4 +1,4 @@
-//! Limits of two sizes for the container `/f`, and what the kernel and the runtime say of them.
+//! Limits of two sizes for the container `/f`, and their values in the kernel and in the runtime.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ fn v1() -> bool {
     Path::new("/sys/fs/cgroup/memory").exists()
 }
 
-/// Several at once on v1; on v2 what this machine has there.
+/// Returns several limits at once on v1, and on v2 those that this machine has.
 fn resources(first: bool) -> Value {
     let pick = |one: i64, other: i64| if first { one } else { other };
     let device = if first { "c 1:3 r" } else { "c 1:5 rw" };
@@ -41,12 +41,12 @@ fn resources(first: bool) -> Value {
     all
 }
 
-/// What the container begins with.
+/// Sets the limits that the container begins with.
 pub fn first(config: &mut Value, _: &str) {
     config["linux"]["resources"] = resources(true);
 }
 
-/// What `update` is to bring.
+/// Returns the limits of `update`.
 pub fn other() -> Value {
     resources(false)
 }
@@ -62,11 +62,11 @@ const FILES: [&str; 8] = [
     "f/hugetlb.2MB.max",
 ];
 
-/// What the kernel says of the container's limits, and what is kept.
+/// Returns the container's limits in the kernel, and in the kept configuration.
 pub fn snapshot(test: &Test) -> Vec<String> {
     let read = |file: &str| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
     let files = FILES.iter().filter_map(|file| Some(format!("{file} {}", read(file)?.trim())));
-    // The order of the kernel's list is no matter.
+    // The order of the kernel's list does not matter.
     let list = read("devices/f/devices.list").unwrap_or_default();
     let mut devices: Vec<String> = list.lines().map(String::from).collect();
     devices.sort_unstable();

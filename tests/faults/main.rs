@@ -1,10 +1,10 @@
-//! Whatever fails, wherever a command is killed: afterwards `delete --force` leaves nothing, nothing hangs, and what
-//! runs is never less confined than it was asked to be.
+//! Fault injection: after any failure and any kill of a command, `delete --force` leaves nothing, no command
+//! hangs, and no running process is less confined than configured.
 //!
-//! Each test takes one verb, learns which system calls its processes make, and then makes every one of them fail or
-//! kills its process there, one at a time. `cargo test` takes a sample, another one each day and with
-//! `CORTEN_FAULTS_SEED` a certain one; with a number as `CORTEN_FAULTS` so many, and with `all` (`make faults`) all are tried.
-//! Of another runtime (`CORTEN`) the verbs can be swept that all runtimes have.
+//! Each test takes one verb and learns the system calls of its processes. Then it lets each of them fail, or
+//! kills the process there, one at a time. `cargo test` takes a sample, which changes daily;
+//! `CORTEN_FAULTS_SEED` chooses one. `CORTEN_FAULTS` is the size of the sample, or `all` (`make faults`). For
+//! another runtime (`CORTEN`) the verbs that all runtimes have can be tested.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -41,43 +41,44 @@ const FAULTS: [Fault; 12] = [
     Fault::Error(Errno::ENOSYS),
 ];
 
-/// One verb: what has to be there before it, and its words.
+/// One verb: the commands before it, and its arguments.
 struct Verb {
-    /// In the table of docs/reliability.md.
+    /// The name in the table of docs/reliability.md.
     name: &'static str,
     args: &'static [&'static str],
-    /// Commands before each try.
+    /// The commands before each try.
     before: &'static [&'static [&'static str]],
     success: Success,
-    /// What the container has beside the usual. The path is the root filesystem's.
+    /// Adds the container's special features. The path is that of the root file system.
     edit: fn(&mut Value, &str),
-    /// It is killed only, and then `gc` comes before `delete`.
+    /// The command is only killed, and `gc` runs before `delete`.
     gc: bool,
 }
 
-/// What is so when a verb says that it succeeded.
+/// The condition that must hold if a verb succeeds.
 enum Success {
     /// The container's program has run, and so have the hooks.
     Ran,
     /// Nothing is left.
     Removed,
-    /// The status is the first one; after an error it is the second.
+    /// The status is the first one, and after an error the second.
     Status(&'static str, &'static str),
-    /// All is as [`UPDATED`] has it; after an error as before. The first command of `before` says how that is.
+    /// All limits are those of [`UPDATED`], and after an error the earlier ones. The first command of
+    /// `before` sets those.
     Limits,
     Other,
 }
 
-/// What the container's program writes of itself, into a file that the host sees too: the hooks that have run before it,
-/// its rights, its mounts. Devices may be binds of the host's: so they are where mknod is not permitted. v1's hierarchy
-/// with a name limits nothing, and may be missing where making a cgroup in it is denied.
+/// The program's report, in a file that the host sees too: the hooks that have run before it, its rights, its
+/// mounts. Devices can be bind mounts of the host's, if mknod is not permitted. v1's named hierarchy limits
+/// nothing, and can be missing if making a cgroup in it is denied.
 const PROGRAM: &str = "grep -v poststart /tmp/hooks > /tmp/report; \
     grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)' /proc/self/status >> /tmp/report; \
     cut -d' ' -f4- /proc/self/mountinfo | sed 's/ master:[0-9]*//; s/ - \\([^ ]*\\) [^ ]*/ - \\1/' | \
     grep -v -e ' /dev/[a-z]* .* devtmpfs' -e ' /sys/fs/cgroup/systemd ' >> /tmp/report; \
     echo end >> /tmp/report";
 
-/// What `update` is given.
+/// The document of `update`.
 const UPDATED: &str = "my-resources";
 
 fn bundle(test: &Test, edit: fn(&mut Value, &str)) -> Bundle {
@@ -100,7 +101,7 @@ fn bundle(test: &Test, edit: fn(&mut Value, &str)) -> Bundle {
     bundle
 }
 
-/// What one cell has shown.
+/// The result of one cell.
 #[derive(Default)]
 struct Cell {
     calls: Vec<Vec<i64>>,
@@ -112,7 +113,7 @@ struct Cell {
 }
 
 impl Verb {
-    /// One cell of the sweep. `usual` is the undisturbed one.
+    /// Runs one cell of the sweep. `usual` is the result without a fault.
     fn attempt(
         &self,
         test: &Test,
@@ -172,7 +173,7 @@ impl Verb {
                     cell.wrong
                         .push(format!("exits {code}, and what is kept is not what is: {}", applied.stderr));
                 }
-                // Whatever has happened to the first, a second one brings all that is asked for.
+                // After any result of the first update, a second one sets all limits.
                 let again = test.call(&mut command(self.args));
                 let brought = limits::snapshot(test);
                 if again.code != 0 || usual.is_some_and(|usual| usual.limits != brought) {
@@ -197,7 +198,7 @@ impl Verb {
     }
 }
 
-/// What is wrong after a `gc`: that a finished container is gone, or that anything is left of one that is not.
+/// Returns the errors of `gc`: a finished container that is gone, or the rest of one that is not finished.
 fn collected(test: &Test, before: &[String]) -> Vec<String> {
     let record = || fs::read_to_string(test.state().join("f/state.json")).unwrap_or_default();
     let finished = |text: String| text.contains("\"createdDone\":true");
@@ -211,7 +212,7 @@ fn collected(test: &Test, before: &[String]) -> Vec<String> {
     }
 }
 
-/// Removes what a cell has left, that the next one can begin.
+/// Removes the rest of a cell, so that the next one can begin.
 fn clear(test: &Test, before: &[String]) {
     for _ in 0..5 {
         let left = harness::left_behind(test, before.to_vec());
@@ -222,7 +223,7 @@ fn clear(test: &Test, before: &[String]) {
                 "process" => drop(Command::new("kill").args(["-KILL", word(0)]).status()),
                 "mount" => drop(Command::new("umount").args(["-l", word(2)]).status()),
                 "cgroup" => drop(fs::remove_dir(rest)),
-                // Not while a mount may lead out of it.
+                // The directory is not removed while a mount could lead out of it.
                 _ if mounted => {}
                 _ => drop(fs::remove_dir_all(rest).or_else(|_| fs::remove_file(rest))),
             }
@@ -231,7 +232,7 @@ fn clear(test: &Test, before: &[String]) {
     }
 }
 
-/// What there is beside what was there `before`, after time to end.
+/// Returns the traces that were not there `before`, after some time to end.
 fn left(test: &Test, before: &[String]) -> Vec<String> {
     let mut left = Vec::new();
     poll(Duration::from_secs(2), || {
@@ -245,12 +246,12 @@ fn read(path: &std::path::Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// All of a verb's cells, or a sample of them.
+/// Runs all cells of a verb, or a sample of them.
 fn sweep(test: &Test, verb: &Verb) {
     let bundle = bundle(test, verb.edit);
     fs::write(bundle.dir.join(UPDATED), limits::other().to_string()).unwrap();
     let mut before = harness::traces(test);
-    // Twice, so that what is made once for all (the state root) is there.
+    // Run twice, so that files which are made only once (the state root) exist.
     verb.attempt(test, &bundle, None, &before, None);
     let usual = verb.attempt(test, &bundle, None, &before, None);
     assert!(usual.wrong.is_empty(), "undisturbed: {:?}", usual.wrong);
@@ -270,7 +271,7 @@ fn sweep(test: &Test, verb: &Verb) {
         }
         if !wrong.is_empty() {
             clear(test, &before);
-            // What could not be removed is counted once.
+            // A leftover that could not be removed is counted once.
             before = harness::traces(test);
         }
         table.count(met, &wrong);
@@ -283,7 +284,7 @@ fn sweep(test: &Test, verb: &Verb) {
     assert!(table.findings.is_empty(), "CORTEN_FAULTS_SEED={}\n{}", seed(), table.findings);
 }
 
-/// The numbers of cells where something was wrong.
+/// The numbers of cells with errors.
 #[derive(Default)]
 struct Table {
     tried: usize,
@@ -318,13 +319,13 @@ impl Table {
     }
 }
 
-/// Another one each day, unless one is asked for.
+/// Returns the seed, which changes daily unless it is set.
 fn seed() -> usize {
     let day = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs() / 86_400);
     std::env::var("CORTEN_FAULTS_SEED").map_or(day as usize, |text| text.parse().unwrap())
 }
 
-/// Those of the cells that are tried, spread evenly, and how many there are.
+/// Returns the cells of the sample, spread evenly, and their number.
 fn chosen(mut cells: Vec<(Place, Fault)>) -> (Vec<(Place, Fault)>, usize) {
     let total = cells.len();
     let count = match std::env::var("CORTEN_FAULTS").as_deref() {
@@ -346,9 +347,9 @@ const START: &[&str] = &["start", "f"];
 const PAUSE: &[&str] = &["pause", "f"];
 const RUN: &[&str] = &["run", "--detach", "--bundle", "BUNDLE", "f"];
 
-/// The control: an error that is injected is met, a death is seen, and what is left is found.
+/// The control: an injected error is met, a death is seen, and a leftover is found.
 #[test]
-fn the_sweep_would_notice() {
+fn the_sweep_notices_errors_deaths_and_leftovers() {
     isolated(|t| {
         let bundle = bundle(t, |_, _| {});
         let before = harness::traces(t);
@@ -369,11 +370,12 @@ fn the_sweep_would_notice() {
 
 fn usual(_: &mut Value, _: &str) {}
 
-/// A hook of every kind, which writes its name down. Those of the container's root see the file elsewhere.
+/// Adds a hook of every kind, which writes its name. The hooks of the container's root have the file at
+/// another path.
 fn hooks(config: &mut Value, root: &str) {
     const KINDS: [&str; 6] =
         ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-    // From here on a poststart hook that fails is an error.
+    // From this version on a failing poststart hook is an error.
     config["ociVersion"] = json!("1.3.0");
     for kind in KINDS {
         let root = if kind == "startContainer" { "" } else { root };
@@ -402,69 +404,69 @@ fn verb(
 }
 
 #[test]
-fn create() {
+fn faults_in_create_leave_nothing() {
     isolated(|t| sweep(t, &verb("create", CREATE, &[], Success::Other)));
 }
 
 #[test]
-fn create_then_gc() {
+fn gc_leaves_nothing_of_a_killed_create() {
     isolated(|t| sweep(t, &Verb { gc: true, ..verb("create, gc", CREATE, &[], Success::Other) }));
 }
 
 #[test]
-fn run_with_hooks_then_gc() {
+fn gc_leaves_nothing_of_a_killed_run_with_hooks() {
     let verb = Verb { edit: hooks, gc: true, ..verb("run, hooks, gc", RUN, &[], Success::Ran) };
     isolated(|t| sweep(t, &verb));
 }
 
 #[test]
-fn create_on_v1_then_gc() {
+fn gc_leaves_nothing_of_a_killed_create_on_v1() {
     let verb = Verb { edit: limits::first, gc: true, ..verb("create, v1, gc", CREATE, &[], Success::Other) };
     isolated_in(View::V1, |t| sweep(t, &verb));
 }
 
 #[test]
-fn delete_then_gc() {
+fn gc_leaves_nothing_of_a_killed_delete() {
     let args = &["delete", "--force", "f"];
     isolated(|t| sweep(t, &Verb { gc: true, ..verb("delete, gc", args, &[CREATE, START], Success::Other) }));
 }
 
 #[test]
-fn start() {
+fn faults_in_start_leave_nothing() {
     isolated(|t| sweep(t, &verb("start", START, &[CREATE], Success::Ran)));
 }
 
 #[test]
-fn run() {
+fn faults_in_run_leave_nothing() {
     isolated(|t| sweep(t, &verb("run", RUN, &[], Success::Ran)));
 }
 
 #[test]
-fn run_with_hooks() {
+fn faults_in_run_with_hooks_leave_nothing() {
     isolated(|t| sweep(t, &Verb { edit: hooks, ..verb("run, hooks", RUN, &[], Success::Ran) }));
 }
 
 #[test]
-fn run_in_a_user_namespace() {
+fn faults_in_run_in_a_user_namespace_leave_nothing() {
     let verb = Verb { edit: user_namespace, ..verb("run, user namespace", RUN, &[], Success::Ran) };
     isolated(|t| sweep(t, &verb));
 }
 
 #[test]
-fn run_on_v1() {
+fn faults_in_run_on_v1_leave_nothing() {
     isolated_in(View::V1, |t| {
         sweep(t, &Verb { edit: limits::first, ..verb("run, v1", RUN, &[], Success::Ran) })
     });
 }
 
 #[test]
-fn exec() {
+fn faults_in_exec_leave_nothing() {
     let args = &["exec", "f", "/bin/sh", "-c", "PROGRAM"];
     isolated(|t| sweep(t, &verb("exec", args, &[CREATE, START], Success::Ran)));
 }
 
 #[test]
-fn kill() {
+fn faults_in_kill_leave_nothing() {
     isolated(|t| sweep(t, &verb("kill", &["kill", "f", "TERM"], &[CREATE, START], Success::Other)));
 }
 
@@ -472,22 +474,22 @@ const PAUSED: Success = Success::Status("paused", "running");
 const RESUMED: Success = Success::Status("running", "paused");
 
 #[test]
-fn pause() {
+fn faults_in_pause_leave_the_status_that_is_reported() {
     isolated(|t| sweep(t, &verb("pause", PAUSE, &[CREATE, START], PAUSED)));
 }
 
 #[test]
-fn pause_on_v1() {
+fn faults_in_pause_on_v1_leave_the_status_that_is_reported() {
     isolated_in(View::V1, |t| sweep(t, &verb("pause, v1", PAUSE, &[CREATE, START], PAUSED)));
 }
 
 #[test]
-fn resume() {
+fn faults_in_resume_leave_the_status_that_is_reported() {
     isolated(|t| sweep(t, &verb("resume", &["resume", "f"], &[CREATE, START, PAUSE], RESUMED)));
 }
 
 #[test]
-fn resume_on_v1() {
+fn faults_in_resume_on_v1_leave_the_status_that_is_reported() {
     isolated_in(View::V1, |t| {
         sweep(t, &verb("resume, v1", &["resume", "f"], &[CREATE, START, PAUSE], RESUMED))
     });
@@ -496,25 +498,25 @@ fn resume_on_v1() {
 const UPDATE: &[&str] = &["update", "--resources", "BUNDLE/my-resources", "f"];
 
 #[test]
-fn update() {
+fn faults_in_update_leave_the_old_or_the_new_limits() {
     let verb = Verb { edit: limits::first, ..verb("update", UPDATE, &[CREATE, START], Success::Limits) };
     isolated(|t| sweep(t, &verb));
 }
 
 #[test]
-fn update_on_v1() {
+fn faults_in_update_on_v1_leave_the_old_or_the_new_limits() {
     let verb = Verb { edit: limits::first, ..verb("update, v1", UPDATE, &[CREATE, START], Success::Limits) };
     isolated_in(View::V1, |t| sweep(t, &verb));
 }
 
 #[test]
-fn delete() {
+fn faults_in_delete_leave_nothing_or_an_error() {
     let args = &["delete", "--force", "f"];
     isolated(|t| sweep(t, &verb("delete", args, &[CREATE, START], Success::Removed)));
 }
 
 #[test]
-fn delete_on_v1() {
+fn faults_in_delete_on_v1_leave_nothing_or_an_error() {
     let args = &["delete", "--force", "f"];
     isolated_in(View::V1, |t| sweep(t, &verb("delete, v1", args, &[CREATE, START], Success::Removed)));
 }

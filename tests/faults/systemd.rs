@@ -1,4 +1,5 @@
-//! The sweep of what makes and removes a unit of systemd's: on a host that runs it, such as the project's VM.
+//! Fault injection where a unit of systemd is made and removed, on a host that runs systemd, such as the
+//! project's VM.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,7 +13,7 @@ use crate::harness::{Test, poll, processes, with_systemd};
 use crate::tracer::{Fault, Place, places, trace};
 use crate::{FAULTS, Table, chosen, seed};
 
-/// What there is of the container, a line each.
+/// Returns the traces of the container, one line each.
 fn traces(test: &Test, unit: &str) -> Vec<String> {
     let list =
         Command::new("systemctl").args(["list-units", "--all", "--plain", "--no-legend", unit]).output();
@@ -51,7 +52,7 @@ fn sweep(t: &Test, name: &str, args: &[&str], before: &[&[&str]]) {
         if traced.code.is_none() {
             wrong.push("hangs".to_string());
         }
-        // A unit goes with its last process, which may meet its fault later than the command succeeds.
+        // A unit ends with its last process, which can meet its fault after the command has succeeded.
         if traced.code == Some(0)
             && before.is_empty()
             && !traces(t, &unit).iter().any(|line| line.starts_with("unit"))
@@ -91,14 +92,14 @@ fn sweep(t: &Test, name: &str, args: &[&str], before: &[&[&str]]) {
 
 const CREATE: &[&str] = &["create", "--bundle", "BUNDLE", "f"];
 
-/// In a process of its own: the tracer waits for whatever child there is.
+/// Runs in a process of its own, because the tracer waits for every child.
 #[test]
 fn a_unit_goes_with_its_container() {
     const INSIDE: &str = "CORTEN_FAULTS_SYSTEMD";
     if std::env::var_os(INSIDE).is_none() {
         let mut own = Command::new(std::env::current_exe().unwrap());
         let words = ["--exact", "systemd::a_unit_goes_with_its_container", "--nocapture"];
-        // Its results would be counted twice.
+        // Otherwise its results would be counted twice.
         own.args(words).env(INSIDE, "1").stdout(Stdio::null());
         assert!(own.status().unwrap().success());
         return;

@@ -1,9 +1,10 @@
-//! Runs a command under ptrace and makes one system call of one of its processes fail, or kills it there.
+//! Runs a command under ptrace, and lets one system call of one of its processes fail, or kills the process
+//! there.
 //!
-//! strace counts calls for all processes alike; here a call is named by its process (in the order of their
-//! making) and its number in it, so that a sweep meets each exactly once. Only the runtime's own processes are
-//! watched: what one of them but the first executes is the container's program, and is let go, unless it is the runtime
-//! again.
+//! strace counts the calls of all processes together. Here a call has the number of its process, in the order
+//! of their creation, and its number in the process, so a sweep meets each call exactly once. Only processes
+//! of the runtime are watched. A process other than the first that executes another program is the
+//! container's, and is not watched any longer.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// What happens at a call.
+/// The fault that is injected at a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Error(Errno),
@@ -27,20 +28,20 @@ pub enum Fault {
 /// A call: the number of the process, and of the call in it.
 pub type Place = (usize, usize);
 
-/// How the command ended.
+/// The end of the command.
 #[derive(Debug, Default)]
 pub struct Traced {
-    /// 128 + the signal, if one ended it; `None` if it hung and was killed.
+    /// 128 + the signal, if a signal ended it. `None` if it hung and was killed.
     pub code: Option<i32>,
     /// The numbers of all calls, for each process, as far as they were watched.
     pub calls: Vec<Vec<i64>>,
-    /// The fault has happened. A program with threads does not come to every call every time.
+    /// The fault has happened. A program with threads does not make every call every time.
     pub met: bool,
 }
 
 const SECONDS: u64 = 30;
 
-/// A call that takes effect without any way to say that it failed.
+/// Returns whether a call takes effect without any way to report a failure.
 fn cannot_fail(call: i64) -> bool {
     [
         libc::SYS_exit,
@@ -60,7 +61,7 @@ fn cannot_fail(call: i64) -> bool {
     .contains(&call)
 }
 
-/// The calls at which `fault` can be tried.
+/// Returns the calls at which `fault` can be tried.
 pub fn places(calls: &[Vec<i64>], fault: Fault) -> Vec<Place> {
     let all = calls.iter().enumerate().flat_map(|(process, calls)| {
         calls.iter().enumerate().map(move |(number, &call)| ((process, number), call))
@@ -70,7 +71,7 @@ pub fn places(calls: &[Vec<i64>], fault: Fault) -> Vec<Place> {
 
 struct Watched {
     number: usize,
-    /// Between a call's entry and its exit.
+    /// The process is between a call's entry and its exit.
     inside: bool,
     inject: Option<Errno>,
 }
@@ -94,6 +95,7 @@ fn file_name(path: &Path) -> String {
 
 /// Runs `command` with its output thrown away.
 #[allow(clippy::zombie_processes)] // reaped by `Tracer::run`
+/// Runs `command` and discards its output.
 pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
     let mut shell = Command::new("/bin/sh");
     shell
@@ -133,13 +135,13 @@ pub fn trace(command: &Command, fault: Option<(Place, Fault)>) -> Traced {
     tracer.result
 }
 
-/// Kills what takes too long; tells whether it had to.
+/// Kills a process that takes too long. Returns whether it had to.
 fn bite(pid: Pid, wait: &Receiver<()>) -> bool {
     let late = wait.recv_timeout(Duration::from_secs(SECONDS)) == Err(RecvTimeoutError::Timeout);
     late && kill(pid, Signal::SIGKILL).is_ok()
 }
 
-/// The process that the one of `status` has just made.
+/// Returns the process that the one of `status` has just made.
 fn made(status: WaitStatus) -> Option<Pid> {
     const MADE: [i32; 3] = [libc::PTRACE_EVENT_CLONE, libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK];
     match status {
@@ -159,12 +161,13 @@ impl Tracer {
         })
     }
 
-    /// Until the first process has ended.
+    /// Runs until the first process has ended.
     fn run(&mut self) {
         loop {
             let status = self.next();
             if let Some(child) = made(status) {
-                // Known from now on, though it has not stopped yet: it must not be left so.
+                // The process is known from now on, even if it has not stopped yet, because it must not be
+                // left stopped.
                 self.number(child);
             }
             match status {
@@ -185,13 +188,13 @@ impl Tracer {
         }
     }
 
-    /// The next change of one of them. Stops by real-time signals, which Go's threads send each other and nix has no name
-    /// for, pass by.
+    /// Returns the next change of a process. Stops by real-time signals are skipped: Go's threads send them
+    /// to each other, and nix has no name for them.
     #[allow(unsafe_code)]
     fn next(&self) -> WaitStatus {
         loop {
             let mut status = 0;
-            // SAFETY: the kernel writes to `status` alone, which outlives the call.
+            // SAFETY: the kernel writes only to `status`, which outlives the call.
             let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) }).unwrap();
             let signal = libc::WSTOPSIG(status);
             if !libc::WIFSTOPPED(status)
@@ -201,14 +204,15 @@ impl Tracer {
                 return WaitStatus::from_raw(Pid::from_raw(pid), status).unwrap();
             }
             let request = if self.over { libc::PTRACE_CONT } else { libc::PTRACE_SYSCALL };
-            // SAFETY: with these requests the kernel reads no memory of ours; one that has been killed meanwhile is ESRCH.
+            // SAFETY: with these requests the kernel reads no memory of ours. ESRCH means that the process
+            // was killed meanwhile.
             unsafe { libc::ptrace(request, pid, 0, signal) };
         }
     }
 
     fn go_on(&self, pid: Pid, signal: Option<Signal>) {
         let result = if self.over { ptrace::cont(pid, signal) } else { ptrace::syscall(pid, signal) };
-        // A process that was killed meanwhile is none of ours any more.
+        // A process that was killed meanwhile is not traced any more.
         assert!(matches!(result, Ok(()) | Err(Errno::ESRCH)), "{result:?}");
     }
 
@@ -217,7 +221,7 @@ impl Tracer {
             self.begun = true;
         }
         if pid == self.first || self.executes_itself(pid) {
-            // What is seen next is the end of execve.
+            // The next stop is the end of execve.
             self.number(pid).inside = true;
             self.go_on(pid, None);
         } else {
@@ -226,7 +230,7 @@ impl Tracer {
         }
     }
 
-    /// As runc does for its part in the container.
+    /// Returns whether the process executes the runtime again, as runc does for its part in the container.
     fn executes_itself(&self, pid: Pid) -> bool {
         let file = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         file_name(&file).starts_with(&self.name) || file.starts_with("/memfd:")
@@ -260,7 +264,7 @@ impl Tracer {
             }
             Some((at, Fault::Error(errno))) if at == place => {
                 watched.inject = Some(errno);
-                // close(2) has done its work even when it says that it failed.
+                // close(2) has closed the descriptor even if it returns an error.
                 if registers.orig_rax != libc::SYS_close as u64 {
                     // No call has this number, so none is made.
                     registers.orig_rax = u64::MAX;
@@ -271,10 +275,9 @@ impl Tracer {
         }
     }
 
-    /// Lets go what lives longer than the command: the container's process that waits for `start`.
-    ///
-    /// None is waited for by itself: a namespace's first process that has been killed ends only when those below it have
-    /// been waited for, and one in vfork stops only when its child goes on.
+    /// Lets a process that outlives the command go: the container's process, which waits for `start`. Any
+    /// process can be waited for. The first process of a namespace that was killed ends only after those
+    /// below it were waited for, and a process in vfork stops only when its child goes on.
     fn release(&mut self) {
         self.watched.remove(&self.first);
         self.watched.retain(|&pid, _| ptrace::interrupt(pid).is_ok());
@@ -288,7 +291,7 @@ impl Tracer {
             let signal = if let WaitStatus::Stopped(_, signal) = status { Some(signal) } else { None };
             if let Some(pid) = status.pid() {
                 self.watched.remove(&pid);
-                // One that has ended is ESRCH.
+                // ESRCH means that the process has ended.
                 let _ = ptrace::detach(pid, signal);
             }
         }

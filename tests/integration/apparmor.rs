@@ -1,4 +1,4 @@
-//! `process.apparmorProfile` on a kernel that runs AppArmor (config.md#linux-process).
+//! `process.apparmorProfile` on a kernel with AppArmor (config.md#linux-process).
 
 use std::fs;
 use std::io::Write;
@@ -22,10 +22,10 @@ fn parser(option: &str) {
     assert!(child.wait().unwrap().success());
 }
 
-/// The container's process and those of exec are under the profile, with no_new_privs and without, in a user namespace
-/// too; a profile that is not loaded is an error that names it.
+/// The container's process and processes of exec are confined by the profile, with no_new_privs and without,
+/// also in a user namespace. The error for a profile that is not loaded names it.
 #[test]
-fn profiles() {
+fn the_apparmor_profile_confines_the_container_and_exec() {
     isolated(|t| {
         if !crate::harness::modules().apparmor {
             skip("this kernel does not run AppArmor");
@@ -42,7 +42,7 @@ fn profiles() {
                 edit(c);
             });
             fs::write(bundle.rootfs().join("etc/secret"), "secret\n").unwrap();
-            // In the user namespace root is that user; elsewhere it does no harm.
+            // Root of the user namespace must own the rootfs. In the other rows its owner does no harm.
             give_rootfs(t, &bundle);
             let pid = t.start(&bundle, "c1");
             let label = fs::read_to_string(format!("/proc/{pid}/attr/apparmor/current")).unwrap();

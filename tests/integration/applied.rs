@@ -1,4 +1,4 @@
-//! `state --applied`: nothing of what was asked is dropped, and one can see it.
+//! `state --applied`: it compares everything that the configuration asks for with the kernel.
 
 use std::fs;
 
@@ -19,9 +19,9 @@ fn row<'a>(rows: &'a Value, place: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no row for {place}: {rows:#}"))
 }
 
-/// Every limit and attribute is read back from the kernel and found as it was asked for.
+/// Every limit and attribute is read back from the kernel and equals the configuration.
 #[test]
-fn all_is_as_asked() {
+fn all_limits_and_attributes_are_applied() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             c["process"]["oomScoreAdj"] = json!(77);
@@ -60,9 +60,9 @@ fn all_is_as_asked() {
     });
 }
 
-/// Ids are told as the container sees them.
+/// In a user namespace, ids are reported as the container sees them.
 #[test]
-fn in_a_user_namespace_too() {
+fn applied_ids_are_the_containers() {
     isolated(|t| {
         let bundle = t.bundle(map_ids);
         give_rootfs(t, &bundle);
@@ -75,9 +75,9 @@ fn in_a_user_namespace_too() {
     });
 }
 
-/// A difference is told, with its place, and is an error.
+/// A difference is reported with its place, and is an error.
 #[test]
-fn differences_are_errors() {
+fn a_difference_from_the_configuration_is_an_error() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             c["linux"]["cgroupsPath"] = json!("/c1");
@@ -100,9 +100,9 @@ fn differences_are_errors() {
     });
 }
 
-/// What `update` has changed is what is asked from then on, devices too.
+/// Limits and devices that `update` has changed are compared with the update.
 #[test]
-fn an_update_is_asked_for() {
+fn an_update_replaces_the_configuration() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c1");

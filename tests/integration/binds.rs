@@ -1,4 +1,4 @@
-//! Bind mounts: where they come from and go to, and in which order (config.md#mounts).
+//! Bind mounts: their sources, their targets and their order (config.md#mounts).
 
 use std::fs;
 use std::process::Command;
@@ -8,9 +8,9 @@ use serde_json::json;
 use crate::harness::isolated;
 use crate::mounts::{add, fits, options};
 
-/// Bind mounts of whatever a file may be; what is missing at the target is made like it.
+/// Files of every kind can be bind-mounted. A missing target is made as the same kind of file.
 #[test]
-fn binds_of_all_kinds() {
+fn every_kind_of_file_is_bind_mounted() {
     isolated(|t| {
         let dir = t.dir.join("my-sources");
         fs::create_dir_all(dir.join("dir")).unwrap();
@@ -56,10 +56,10 @@ fn binds_of_all_kinds() {
     });
 }
 
-/// config.md#mounts: `bind` or `rbind` among the options makes a bind mount, whatever its type is or whether it has one;
-/// a type alone does not. A file system that needs no source is mounted without.
+/// config.md#mounts: the option `bind` or `rbind` makes a bind mount, with any type or none. The type alone
+/// does not. A file system that needs no source is mounted without one.
 #[test]
-fn a_bind_mount_is_one_by_its_options() {
+fn an_option_makes_a_bind_mount_and_the_type_does_not() {
     isolated(|t| {
         let dir = t.dir.join("my-source");
         fs::create_dir(&dir).unwrap();
@@ -82,9 +82,9 @@ fn a_bind_mount_is_one_by_its_options() {
     });
 }
 
-/// Mounts are made in the order given: one on another, below another, on a link inside an earlier one.
+/// A mount can be on an earlier one, below it, or on a link inside it.
 #[test]
-fn in_the_order_given() {
+fn mounts_are_made_in_the_order_given() {
     isolated(|t| {
         let dir = t.dir.join("my-sources");
         for path in ["a/sub", "b/sub", "c"] {
@@ -98,15 +98,15 @@ fn in_the_order_given() {
                 add(c, json!({"destination": target, "source": dir.join(source), "options": ["rbind"]}));
             }
         });
-        // The link's target did not exist: it is made in the root.
+        // The link's target did not exist. It is made in the root.
         assert_eq!(out.ok(), ".:\nleads-out\nsub\n\nsub:\nfile-c\nsub\n");
         assert!(!dir.join("a/leads-out").exists());
     });
 }
 
-/// What lists mounts by their age, as mountinfo does since Linux 6.8, lists them in the order given.
+/// mountinfo, which lists mounts by their age since Linux 6.8, has the order of the configuration.
 #[test]
-fn are_as_old_as_the_order_says() {
+fn the_age_of_mounts_follows_the_order_given() {
     isolated(|t| {
         let out = t.run("cat /proc/self/mountinfo", |c| {
             add(c, json!({"destination": "/mnt", "source": t.dir, "options": ["bind"]}));
@@ -122,7 +122,7 @@ fn are_as_old_as_the_order_says() {
         let at = |path: &str| ages.iter().position(|(_, at)| at == path).unwrap_or_else(|| panic!("{path}"));
         let places = ["/", "/proc", "/dev", "/sys", "/mnt", "/opt", "/srv", "/var"].map(at);
         assert!(places.is_sorted(), "{places:?} {ages:?}");
-        // What stays the host's peer is copied ahead of the others, but not of the root.
+        // A mount that stays a peer of the host's is copied before the others, except on the root.
         let out = t.run("cut -d' ' -f5 /proc/self/mountinfo", |c| {
             c["linux"]["rootfsPropagation"] = json!("shared");
             add(c, json!({"destination": "/mnt", "source": t.dir, "options": ["rbind", "rshared"]}));
@@ -131,9 +131,9 @@ fn are_as_old_as_the_order_says() {
     });
 }
 
-/// A mount on `/` is the root for all that comes after it.
+/// A mount on `/` is the root for all later mounts.
 #[test]
-fn on_the_root() {
+fn a_mount_on_the_root_is_the_root_for_later_mounts() {
     isolated(|t| {
         let other = t.bundle(|_| {});
         fs::write(other.rootfs().join("etc/other"), "the other root\n").unwrap();
@@ -159,7 +159,7 @@ fn on_the_root() {
             let out = t.corten(&["run", "--no-pivot", "-b", bundle.path(), "r"]).ok();
             assert!(fits(&options(&out, "/").unwrap().0, "nosuid ro"), "{target}: {out}");
         }
-        // A tmpfs as the root hides the image; there is no program then.
+        // A tmpfs as the root hides the image, so the program is missing.
         t.run("true", |c| {
             c["mounts"]
                 .as_array_mut()

@@ -1,7 +1,7 @@
-//! What each command costs, in the one currency that does not depend on what else the machine does: system calls, of all
-//! the processes that a command has up to its program's execve and of what comes after. A change that adds some has to
-//! say so here. The test build makes more of them than the release: it seals itself after the C library's start, and the
-//! standard library looks at descriptors.
+//! The cost of each command in system calls, which does not depend on the machine's load. All processes of a
+//! command are counted until its program's execve, and the work after it. A change that adds calls must raise
+//! a number here. The test build makes more calls than the release: it seals itself after the start of the C
+//! library, and the standard library checks the descriptors.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::harness::{Bundle, Test, View, isolated_in, poll, processes, reap};
 
-/// Counted by strace, with all children where they end with the command.
+/// Counts the system calls of a command with strace. Children count until the command ends.
 fn calls(t: &Test, children: bool, args: &[&str]) -> u32 {
     let out = t.dir.join("calls");
     let runtime = t.command(args);
@@ -24,7 +24,7 @@ fn calls(t: &Test, children: bool, args: &[&str]) -> u32 {
 }
 
 #[test]
-fn each_command_makes_no_more_than_it_needs() {
+fn each_command_stays_within_its_number_of_system_calls() {
     isolated_in(View::V2, |t| {
         let sleeping =
             |config: &mut serde_json::Value| config["process"]["args"] = json!(["/bin/sleep", "1000"]);
@@ -40,7 +40,7 @@ fn each_command_makes_no_more_than_it_needs() {
             ("kill", calls(t, false, &["kill", "c", "KILL"])),
         ];
         t.until("c", "stopped");
-        // Until it is reaped it may be in its cgroup, which then takes more calls to remove.
+        // Until its process is reaped it can be in its cgroup. Then the removal takes more calls.
         assert!(poll(Duration::from_secs(10), || {
             reap();
             !processes().iter().any(|line| line.contains("sleep 1000"))

@@ -1,4 +1,5 @@
-//! `linux.cgroupsPath` and the cgroup's life. What limits become is tested beside the planner.
+//! `linux.cgroupsPath` and the life of the container's cgroup. The planner's own tests cover the translation
+//! of limits.
 
 use std::fs;
 use std::path::Path;
@@ -16,9 +17,10 @@ fn cgroup_of(pid: i32) -> String {
     text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_string()
 }
 
-/// config-linux.md#cgroups-path: an absolute path is below the mount point; the container is in it from the start.
+/// config-linux.md#cgroups-path: an absolute path is below the mount point. The container is in it from the
+/// start.
 #[test]
-fn the_path_is_taken() {
+fn the_container_is_in_the_cgroup_of_cgroups_path() {
     isolated(|t| {
         for path in ["/my/deep/c1", "/c1"] {
             let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!(path));
@@ -36,10 +38,10 @@ fn the_path_is_taken() {
     });
 }
 
-/// Whoever calls us may be in a cgroup that was killed before it came there, as a service that was started again is.
-/// Linux 6.18 kills what is cloned from there into another.
+/// The caller can be in a cgroup that was killed before it entered, as a restarted service is. Linux 6.18
+/// kills a process that is cloned from such a cgroup into another.
 #[test]
-fn a_caller_in_a_cgroup_that_was_killed_before_has_containers() {
+fn a_caller_in_a_cgroup_that_was_killed_before_can_run_containers() {
     let path = |pid| cgroup_of(pid).rsplit('/').next().unwrap_or_default().to_string();
     let joined = |t: &Test, own: &Path| {
         fs::create_dir(own).unwrap();
@@ -72,9 +74,9 @@ fn a_caller_in_a_cgroup_that_was_killed_before_has_containers() {
     });
 }
 
-/// cgroup_namespaces(7): the container's own cgroup is its root, in /proc and in its mount.
+/// cgroup_namespaces(7): the container's own cgroup is the root, in /proc and in its mount.
 #[test]
-fn the_namespace_is_rooted_at_the_cgroup() {
+fn the_cgroup_namespace_has_the_containers_cgroup_as_its_root() {
     isolated(|t| {
         let script = "cat /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs; touch /sys/fs/cgroup/x 2>&1 | grep -o Read-only";
         let bundle = t.bundle(|c| {
@@ -93,10 +95,10 @@ fn the_namespace_is_rooted_at_the_cgroup() {
     });
 }
 
-/// cgroups(7), delegation: in a user namespace the container's root may make cgroups below its own, if the hierarchy is
-/// mounted for writing, and never change its own limits.
+/// cgroups(7), delegation: in a user namespace the container's root can make cgroups below its own if the
+/// hierarchy is mounted for writing. It can never change its own limits.
 #[test]
-fn a_user_namespaces_root_has_its_cgroup() {
+fn root_of_a_user_namespace_can_make_cgroups_but_not_change_its_limits() {
     isolated(|t| {
         for (options, expected) in [(json!([]), "made\n"), (json!(["ro"]), "not made\n")] {
             let script = "mkdir /sys/fs/cgroup/sub 2>/dev/null && echo made || echo not made; \
@@ -116,10 +118,11 @@ fn a_user_namespaces_root_has_its_cgroup() {
     });
 }
 
-/// config-linux.md#cgroup-ownership: the cgroup is given to the user of the container's process, with the files that the
-/// kernel lists and no others, exactly if there is a new cgroup namespace and the hierarchy is mounted for writing.
+/// config-linux.md#cgroup-ownership: the cgroup is given to the user of the container's process, with only
+/// the files that the kernel lists. The conditions are a new cgroup namespace and a hierarchy that is mounted
+/// for writing.
 #[test]
-fn the_cgroup_is_its_users_only_if_it_can_be_used() {
+fn the_cgroup_is_given_to_the_containers_user_only_if_it_is_writable() {
     use std::os::unix::fs::MetadataExt;
     isolated(|t| {
         let owners = |edit: fn(&mut Value)| {
@@ -156,9 +159,9 @@ fn the_cgroup_is_its_users_only_if_it_can_be_used() {
     });
 }
 
-/// Never that of a v1 hierarchy, where it would not be safe; v2's beside them is.
+/// A v1 cgroup is never given away, because that is not safe. A v2 cgroup beside v1 is.
 #[test]
-fn no_cgroup_of_v1_is_given_away() {
+fn no_v1_cgroup_is_given_to_the_containers_user() {
     use std::os::unix::fs::MetadataExt;
     isolated_in(View::Hybrid, |t| {
         let bundle = t.bundle(|c| {
@@ -184,7 +187,7 @@ fn no_cgroup_of_v1_is_given_away() {
     });
 }
 
-/// A limit whose controller is not there is refused, never ignored.
+/// A limit without its controller is refused, and never ignored.
 #[test]
 fn a_missing_controller_is_an_error() {
     isolated(|t| {
@@ -206,9 +209,9 @@ fn a_missing_controller_is_an_error() {
     });
 }
 
-/// config-linux.md#device-whitelist: a device that is not allowed cannot be opened.
+/// config-linux.md#device-whitelist
 #[test]
-fn devices_are_allowed_one_by_one() {
+fn a_device_that_is_not_allowed_cannot_be_opened() {
     isolated(|t| {
         let script = "head -c1 /dev/zero >/dev/null && echo zero; (: </dev/my) 2>/dev/null && echo mine";
         if fs::File::open("/dev/fuse").is_err() {
@@ -231,9 +234,9 @@ fn devices_are_allowed_one_by_one() {
     });
 }
 
-/// `delete` removes what the container has made below its cgroup, with the processes in it.
+/// `delete` removes the cgroups that the container has made below its own, with the processes in them.
 #[test]
-fn delete_takes_the_cgroups_below_along() {
+fn delete_removes_the_cgroups_that_the_container_has_made() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             c["linux"]["cgroupsPath"] = json!("/c1");
@@ -250,7 +253,7 @@ fn delete_takes_the_cgroups_below_along() {
     });
 }
 
-/// runtime.md#create: a cgroup that other processes live in is not fit; nothing of theirs is touched.
+/// runtime.md#create: a cgroup with other processes is refused, and is not changed.
 #[test]
 fn a_cgroup_in_use_is_refused() {
     isolated(|t| {
@@ -268,9 +271,10 @@ fn a_cgroup_in_use_is_refused() {
     });
 }
 
-/// --cgroup-manager disabled, as Podman's --cgroups=disabled: the container stays in the caller's cgroup.
+/// With --cgroup-manager disabled, as Podman's --cgroups=disabled uses it, the container stays in the
+/// caller's cgroup.
 #[test]
-fn disabled_makes_no_cgroup() {
+fn a_disabled_cgroup_manager_makes_no_cgroup() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let before = directories(Path::new(CGROUP));

@@ -1,4 +1,4 @@
-//! What other programs parse: list, ps, features, spec, --version.
+//! The output that other programs parse: list, ps, features, spec, --version.
 
 use std::fs;
 
@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::harness::isolated;
 
-/// `list` as a table, as json and as ids.
+/// `list` prints a table, JSON, or ids.
 #[test]
-fn list() {
+fn list_prints_a_table_json_or_ids() {
     isolated(|t| {
         assert_eq!(t.corten(&["list", "-q"]).ok(), "");
         let none = t.corten(&["list", "--format", "json"]).ok();
@@ -32,9 +32,10 @@ fn list() {
     });
 }
 
-/// go-runc wants host pids as a JSON array; the table is ps(1)'s, its lines those of the container.
+/// go-runc requires a JSON array of host pids. The table has the lines of ps(1) for the container's
+/// processes.
 #[test]
-fn ps() {
+fn ps_prints_host_pids_or_the_lines_of_ps() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             c["process"]["args"] = json!(["/bin/sh", "-c", "sleep 1001 & exec sleep 1000"]);
@@ -55,7 +56,7 @@ fn ps() {
 
 /// features.md: the document that containerd and Docker read.
 #[test]
-fn features() {
+fn features_has_what_containerd_and_docker_read() {
     isolated(|t| {
         let features: Value = serde_json::from_str(&t.corten(&["features"]).ok()).unwrap();
         let has = |pointer: &str, word: &str| {
@@ -105,10 +106,10 @@ fn features() {
     });
 }
 
-/// features.md and features-linux.md: the runtime recognises every word that it lists, under the first version that it
-/// accepts, in which an unknown capability is an error; and it accepts the last.
+/// features.md and features-linux.md: the runtime recognises every word that it lists, in the first version
+/// that it accepts, in which an unknown capability is an error. It also accepts the last version.
 #[test]
-fn what_features_lists_is_recognised() {
+fn every_word_that_features_lists_is_recognised() {
     isolated(|t| {
         let features: Value = serde_json::from_str(&t.corten(&["features"]).ok()).unwrap();
         let bundle = t.bundle(|_| {});
@@ -132,7 +133,7 @@ fn what_features_lists_is_recognised() {
         accepts("ociVersionMax", &|c| c["ociVersion"] = features["ociVersionMax"].clone());
         each("/hooks", &|c, word| c["hooks"] = json!({word: [{"path": "/bin/true"}]}));
         each("/mountOptions", &|c, word| {
-            // A bind mount takes no word of a file system's.
+            // A bind mount takes no option of a file system.
             let kind = if word == "tmpcopyup" { "tmpfs" } else { "rbind" };
             let mut mount =
                 json!({"destination": "/mnt", "type": "tmpfs", "source": "/etc", "options": [kind, word]});
@@ -189,9 +190,9 @@ fn what_features_lists_is_recognised() {
     });
 }
 
-/// What `spec` writes is a bundle that runs, and never overwrites one.
+/// `spec` writes a configuration that runs, and never overwrites one.
 #[test]
-fn spec() {
+fn spec_writes_a_bundle_that_runs_and_overwrites_none() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let config = bundle.dir.join("config.json");
@@ -213,9 +214,9 @@ fn spec() {
     });
 }
 
-/// Docker splits the first line at "version"; go-runc wants `commit: ` and `spec: `.
+/// Docker splits the first line at "version". go-runc requires `commit: ` and `spec: `.
 #[test]
-fn version() {
+fn version_prints_the_lines_that_docker_and_go_runc_parse() {
     isolated(|t| {
         for flag in ["--version", "-v"] {
             let text = t.corten(&[flag]).ok();
@@ -229,9 +230,9 @@ fn version() {
     });
 }
 
-/// `seccomp explain`, of a file and of a bundle; what is no profile is refused with the reason.
+/// `seccomp explain` takes a file or a bundle. For a file that is not a profile it reports the reason.
 #[test]
-fn seccomp_explain() {
+fn seccomp_explain_prints_a_profile_or_the_reason() {
     isolated(|t| {
         let docker = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/seccomp/docker.json");
         let of_file = t.corten(&["seccomp", "explain", docker, "mount", "read"]).ok();

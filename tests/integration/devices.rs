@@ -1,4 +1,4 @@
-//! Devices on the kernel: the default ones, those of the configuration, and a /dev that is the host's
+//! Devices: the default ones, those of the configuration, and a /dev that belongs to the host
 //! (config-linux.md#devices, #default-devices, runtime-linux.md#dev-symbolic-links).
 
 use std::fs;
@@ -19,10 +19,10 @@ fn mknod(t: &Test, bundle: &Bundle, path: &str, rest: &[&str]) {
     t.call(Command::new("mknod").arg(bundle.rootfs().join(path)).args(rest)).ok();
 }
 
-/// The default nodes and links are what they should be, whatever the caller's umask, also where the container has no
-/// mount at /dev, and where that has links of its own already.
+/// The default nodes and links do not depend on the caller's umask. They are also made if the container has
+/// no mount at /dev, and if its /dev already has links.
 #[test]
-fn default_ones_in_every_dev() {
+fn every_dev_has_the_default_devices_and_links() {
     isolated(|t| {
         let script = "cd /dev; stat -c '%n %F %t:%T %a %u:%g' null zero full random urandom tty; \
                       for l in fd stdin stdout stderr ptmx; do readlink $l; done; echo x >null && head -c 3 zero | wc -c";
@@ -59,19 +59,19 @@ fn default_ones_in_every_dev() {
             let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
             let out = t.run_bundle(&bundle);
             nix::sys::stat::umask(umask);
-            // A link that is there is left alone, but that of the multiplexer.
+            // An existing link is kept, except that of the multiplexer.
             let out = out.ok().replace("\nfd/0\n", "\n/proc/self/fd/0\n");
             assert_eq!(out, expected.join("\n") + "\n", "/dev mounted: {has_dev}, links: {prepared}");
-            // It can be done once more with what is there now.
+            // The same devices can be made again on the existing ones.
             assert_eq!(t.run_bundle(&bundle).ok().replace("\nfd/0\n", "\n/proc/self/fd/0\n"), out);
         }
     });
 }
 
-/// config-linux.md#devices: "If a file already exists at path that does not match the requested device, the runtime MUST
-/// generate an error": it says what is wanted and what is there.
+/// config-linux.md#devices: "If a file already exists at path that does not match the requested device, the
+/// runtime MUST generate an error". The error has the expected and the existing device.
 #[test]
-fn what_is_there_must_match() {
+fn an_existing_file_must_match_the_device() {
     isolated(|t| {
         let device =
             json!({"path": "/opt/x", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600, "uid": 5});
@@ -91,7 +91,7 @@ fn what_is_there_must_match() {
         };
         type Prepare = Box<dyn Fn(&Test, &Bundle)>;
         let rows: Vec<(&Value, Prepare, &str)> = vec![
-            // Its mode and owner are its own then.
+            // The existing node keeps its mode and owner.
             (&device, Box::new(node(&["-m", "640", "c", "1", "3"])), ""),
             (&block, Box::new(node(&["b", "7", "9"])), ""),
             (&fifo, Box::new(node(&["p"])), ""),
@@ -121,9 +121,10 @@ fn what_is_there_must_match() {
     });
 }
 
-/// A /dev that is bind-mounted is the host's: nothing is made in it. What the configuration lists must be there.
+/// A bind-mounted /dev belongs to the host, so no file is made in it. The devices of the configuration must
+/// exist in it.
 #[test]
-fn nothing_is_made_in_a_bound_dev() {
+fn no_file_is_made_in_a_bind_mounted_dev() {
     isolated(|t| {
         let dev = t.dir.join("my-dev");
         fs::create_dir(&dev).unwrap();
@@ -150,7 +151,7 @@ fn nothing_is_made_in_a_bound_dev() {
         let zero = json!({"path": "/dev/null", "type": "c", "major": 1, "minor": 5});
         run(json!([zero]), "/dev", "true").fails("character device 1:3, not the character device 1:5");
         assert_eq!(fs::read_dir(&dev).unwrap().count(), 1);
-        // The host's own.
+        // The device belongs to the host.
         let before = fs::read_dir("/dev").unwrap().count();
         let out = t.run("ls /dev | wc -l; echo x >/dev/null", |c| {
             c["mounts"].as_array_mut().unwrap().retain(|mount| {
@@ -163,9 +164,9 @@ fn nothing_is_made_in_a_bound_dev() {
     });
 }
 
-/// In a user namespace nobody may make nodes: they are the host's, bound.
+/// In a user namespace nobody can make nodes. The host's are bind-mounted.
 #[test]
-fn in_a_user_namespace() {
+fn a_user_namespace_gets_the_hosts_devices_by_bind_mounts() {
     isolated(|t| {
         let run = |list: Value, prepare: &dyn Fn(&Bundle), script: &str| {
             let bundle = t.bundle(|c| {
@@ -185,13 +186,13 @@ fn in_a_user_namespace() {
         let expected = "/dev/null 1:3 666\n/dev/zero 1:5 666\n/dev/full 1:7 666\n/dev/random 1:8 666\n\
                         /dev/urandom 1:9 666\n/dev/tty 5:0 666\nfifo 640 3:4\n2\n";
         assert_eq!(out, expected);
-        // A node of the host's of that path and number is what can be bound.
+        // A node of the host with that path and number can be bind-mounted.
         run(json!([full("/opt/full")]), &|_| {}, "true").fails("linux.devices[0] /opt/full");
         let zero_at_full = json!({"path": "/dev/full", "type": "c", "major": 1, "minor": 5});
         run(json!([zero_at_full]), &|_| {}, "true")
             .fails("linux.devices[0] /dev/full")
             .fails("the host's is a character device 1:7, not the character device 1:5");
-        // What is in the way and is no place that a runtime has made for it.
+        // A file that is not a mount target made by a runtime is in the way.
         let without_dev = |what: &dyn Fn(&Bundle)| {
             let bundle = t.bundle(|c| {
                 map_ids(c);

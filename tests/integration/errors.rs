@@ -1,4 +1,5 @@
-//! Whatever is wrong with the input: one line that names the place, rc ≠ 0, no panic, nothing left.
+//! Errors in the input: one line that names the place, an exit status that is not 0, no panic, and nothing
+//! left.
 
 use std::fs;
 
@@ -6,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::harness::isolated;
 
-/// Issue 2, last "Done when": files that are no configuration.
+/// Files that are not a configuration.
 #[test]
-fn malformed_files() {
+fn a_file_that_is_not_a_configuration_is_an_error() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let whole = fs::read_to_string(bundle.dir.join("config.json")).unwrap();
@@ -48,7 +49,7 @@ fn malformed_files() {
 
 /// Every wrong value is refused with its place in config.json.
 #[test]
-fn wrong_values_are_named() {
+fn every_wrong_value_is_refused_with_its_place() {
     isolated(|t| {
         let rows: &[(&str, Value, &str)] = &[
             ("/ociVersion", json!("banana"), "ociVersion"),
@@ -108,9 +109,9 @@ fn wrong_values_are_named() {
     });
 }
 
-/// DESIGN's promise to the user: all that is wrong with a configuration is told in one go.
+/// One command reports all errors of a configuration.
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_of_a_configuration_are_reported_at_once() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             c["process"]["cwd"] = json!("relative");
@@ -127,9 +128,10 @@ fn all_errors_are_told_at_once() {
     });
 }
 
-/// Podman unmarshals the whole log file at once, containerd decodes `time` strictly: one record, RFC 3339.
+/// Podman parses the whole log file at once, and containerd requires `time` in RFC 3339. Therefore the log
+/// has one record.
 #[test]
-fn a_failed_call_logs_one_record() {
+fn a_failed_command_logs_one_record() {
     isolated(|t| {
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["/no/such"]));
         let file = t.dir.join("corten.log");
@@ -147,7 +149,7 @@ fn a_failed_call_logs_one_record() {
             assert!(time.as_bytes()[10] == b'T' && time.ends_with(['Z', '0']), "{time}");
             fs::remove_file(&file).unwrap();
         }
-        // What succeeds writes no error, and a log that cannot be opened is an error itself.
+        // A command that succeeds writes no error. A log that cannot be opened is an error.
         bundle.edit(|c| c["process"]["args"] = json!(["/bin/true"]));
         t.corten(&["--log", log, "--log-format", "json", "run", "-b", bundle.path(), "c1"]).ok();
         assert!(!fs::read_to_string(&file).unwrap_or_default().contains("error"));
@@ -156,9 +158,9 @@ fn a_failed_call_logs_one_record() {
     });
 }
 
-/// What the command line itself gets wrong.
+/// Errors of the command line itself.
 #[test]
-fn usage_errors() {
+fn errors_of_the_command_line_are_reported_in_one_line() {
     isolated(|t| {
         for args in [
             &["nosuch"][..],

@@ -12,7 +12,7 @@ pub fn records(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// No number is negative: Go decodes them as uint64.
+/// Fails if a number is negative, because Go decodes all of them as uint64.
 pub fn unsigned(value: &Value) -> bool {
     match value {
         Value::Number(n) => !n.is_i64() || n.as_i64() >= Some(0),
@@ -22,9 +22,9 @@ pub fn unsigned(value: &Value) -> bool {
     }
 }
 
-/// `--stats` prints one record with every member that readers expect, whichever controllers there are.
+/// `--stats` prints one record with every member that readers require, with any set of controllers.
 #[test]
-fn one_record() {
+fn stats_prints_one_record_with_every_member() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c1");
@@ -48,7 +48,7 @@ fn one_record() {
         }
         assert!(record["data"]["blkio"]["ioServiceBytesRecursive"].is_array());
         assert!(record["data"]["hugetlb"].is_object());
-        // Every v2 cgroup has cpu.stat, and its process has used some time.
+        // Every v2 cgroup has cpu.stat, and the container's process has used some time.
         assert!(record["data"]["cpu"]["usage"]["total"].as_u64() > Some(0), "{record}");
         assert_eq!(record["data"]["network_interfaces"][0]["Name"], "lo");
         assert!(unsigned(record));
@@ -59,9 +59,9 @@ fn one_record() {
     });
 }
 
-/// Without it there is a record at every interval, until the container stops.
+/// Without `--stats` a record is printed at every interval, until the container stops.
 #[test]
-fn records_until_the_end() {
+fn events_prints_records_until_the_container_stops() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c1");
@@ -81,9 +81,9 @@ fn records_until_the_end() {
     });
 }
 
-/// What is killed for want of memory is told, also if it is the container's own process.
+/// Every OOM kill is reported, also that of the container's first process.
 #[test]
-fn memory_running_out_is_told() {
+fn an_oom_kill_is_reported() {
     isolated(|t| {
         let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
         if !controllers.split_whitespace().any(|name| name == "memory") {

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::harness::{Test, View, isolated, isolated_in, poll, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
 
-/// Everything about a process that its container decides and the kernel shows, a line each, of the process `$P`. What it
-/// blocks is asked of a child: a shell blocks all signals itself for a moment while it makes one.
+/// All attributes of the process `$P` that its container decides and the kernel shows, one line each. The
+/// blocked signals are those of a child, because a shell blocks all signals for a moment while it forks.
 const RIGHTS: &str = r#"
     grep -E '^(Uid|Gid|Groups|Umask|Cap...|NoNewPrivs|Seccomp|Seccomp_filters|Cpus_allowed_list|SigIgn):' /proc/$P/status
     grep '^SigBlk:' /proc/self/status
@@ -20,7 +20,7 @@ const RIGHTS: &str = r#"
     echo "io $(ionice -p $P) machine $(uname -m)"
 "#;
 
-/// A way in which test bundles differ.
+/// A variant of a test bundle.
 type Edit = fn(&mut Value);
 
 fn every_set(config: &mut Value, capabilities: &[&str]) {
@@ -89,7 +89,8 @@ const KINDS: &[(&str, Edit)] = &[
     }),
 ];
 
-/// A process of exec has exactly the rights and limits of the container's own, in every kind of container.
+/// A process of exec has exactly the rights and limits of the container's process, in every kind of
+/// container.
 #[test]
 fn exec_has_the_containers_rights() {
     isolated(|t| {
@@ -121,7 +122,7 @@ fn exec_has_the_containers_rights() {
 
 /// exec runs in every namespace, the cgroup and the root of the container.
 #[test]
-fn exec_is_in_the_container() {
+fn exec_enters_the_namespaces_the_cgroup_and_the_root() {
     isolated(|t| {
         let bundle = t.bundle(|config| {
             config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}))
@@ -143,9 +144,9 @@ fn exec_is_in_the_container() {
     });
 }
 
-/// The status of the command, and 255 for a failure of the runtime's own.
+/// exec exits with the status of its process, or with 255 for an error of the runtime.
 #[test]
-fn exec_tells_the_status() {
+fn exec_exits_with_the_status_of_its_process() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.create(&bundle, "c1");
@@ -172,9 +173,9 @@ fn exec_tells_the_status() {
     });
 }
 
-/// Only a created or running container takes another process; nothing of the caller's is open in it.
+/// Only a created or running container takes another process. The process has no descriptor of the caller.
 #[test]
-fn exec_wants_a_living_container() {
+fn exec_requires_a_created_or_running_container() {
     isolated(|t: &Test| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c1");
@@ -187,7 +188,7 @@ fn exec_wants_a_living_container() {
     });
 }
 
-/// A process of exec that is left running dies with the container.
+/// A process of exec that still runs dies with the container.
 #[test]
 fn exec_processes_die_with_the_container() {
     isolated(|t| {
@@ -200,9 +201,9 @@ fn exec_processes_die_with_the_container() {
     });
 }
 
-/// A working directory that is missing is exec's error, as in runc; only `create` makes it.
+/// A missing working directory is an error of exec, as in runc. Only `create` makes it.
 #[test]
-fn a_missing_working_directory_is_not_made() {
+fn exec_does_not_make_a_missing_working_directory() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c");
@@ -212,10 +213,10 @@ fn a_missing_working_directory_is_not_made() {
     });
 }
 
-/// The container's process may have moved to a cgroup below, as systemd does: then its own takes no more processes
-/// (runc#2356), and what is in those below belongs to the container too.
+/// The container's process can have moved to a cgroup below, as systemd does. Then the container's own cgroup
+/// takes no processes (runc#2356), and the processes in those below belong to the container too.
 #[test]
-fn cgroups_below_are_the_containers() {
+fn processes_in_cgroups_below_belong_to_the_container() {
     isolated(|t| {
         let enabled = |dir: &str| fs::write(format!("{dir}/cgroup.subtree_control"), "+hugetlb").is_ok();
         let has = enabled("/sys/fs/cgroup");
@@ -231,7 +232,7 @@ fn cgroups_below_are_the_containers() {
         assert!(poll(Duration::from_secs(10), || bundle.rootfs().join("moved").exists()));
         if has {
             assert_eq!(t.exec("c", "echo in").ok(), "in\n");
-            // The container could have done this itself.
+            // The container could have moved its process itself.
             let freeze = |on| fs::write("/sys/fs/cgroup/mine/in/cgroup.freeze", on).unwrap();
             freeze("1");
             t.exec("c", "echo in").fails("/mine/in is frozen").exits(255);
@@ -244,15 +245,15 @@ fn cgroups_below_are_the_containers() {
     });
 }
 
-/// An administrator may move a container to other cgroups, and remove those that it had. One more process is where the
-/// container's process is, in each hierarchy, and never where the caller is.
+/// An administrator can move a container to other cgroups and remove its own. exec puts its process into the
+/// cgroups of the container's process, in each hierarchy, and never into the caller's.
 #[test]
-fn exec_is_where_the_container_was_moved() {
+fn exec_follows_a_container_that_was_moved() {
     isolated_in(View::V2, |t| moved(t, vec![CGROUP.into()]));
 }
 
 #[test]
-fn exec_is_where_the_container_was_moved_in_v1() {
+fn exec_follows_a_container_that_was_moved_in_v1() {
     isolated_in(View::Hybrid, |t| moved(t, subdirectories(Path::new(CGROUP))));
 }
 
@@ -302,10 +303,10 @@ fn moved(t: &Test, mounts: Vec<PathBuf>) {
     }
 }
 
-/// config.md#linux-process, execCPUAffinity: of the process that exec starts, not of the container's first; without one
-/// nothing is changed.
+/// config.md#linux-process, execCPUAffinity: it applies to the process of exec and not to the container's
+/// first. Without it the affinity is not changed.
 #[test]
-fn an_exec_has_its_processors() {
+fn exec_cpu_affinity_applies_to_exec_only() {
     isolated(|t| {
         let show = "sed -n 's/Cpus_allowed_list:\t//p' /proc/self/status";
         let all = t.run(show, |_| {}).ok();

@@ -1,4 +1,4 @@
-//! The options of `exec`, as runc has them: good values, and the errors of bad ones.
+//! The options of `exec`, which are runc's: good values, and the errors of bad ones.
 
 use std::fs;
 use std::io::Read;
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use crate::harness::{Test, isolated, poll};
 use crate::terminal::Socket;
 
-/// A container `c1` that waits.
+/// Starts a container `c1` that waits.
 fn start(t: &Test, edit: impl FnOnce(&mut Value)) -> crate::harness::Bundle {
     let bundle = t.bundle(edit);
     t.start(&bundle, "c1");
     bundle
 }
 
-/// What a script prints in `c1` that is started with these options.
+/// Returns the output of a script that exec runs in `c1` with these options.
 #[track_caller]
 fn prints(t: &Test, options: &[&str], script: &str) -> String {
     t.corten(&[&["exec"], options, &["c1", "/bin/sh", "-c", script]].concat()).ok()
@@ -30,9 +30,9 @@ fn refused(t: &Test, options: &[&str], text: &str) {
     t.corten(&[&["exec"], options, &["c1", "/bin/true"]].concat()).fails(text).exits(255);
 }
 
-/// The flags that change the process.
+/// The options that change the process.
 #[test]
-fn exec_takes_its_own_settings() {
+fn options_of_exec_change_the_process() {
     isolated(|t| {
         let bundle = t.bundle(|config| {
             for set in ["bounding", "effective", "permitted"] {
@@ -67,9 +67,9 @@ fn exec_takes_its_own_settings() {
     });
 }
 
-/// --process takes a whole process object, from a file.
+/// --process takes a whole process object from a file.
 #[test]
-fn exec_takes_a_process_document() {
+fn exec_takes_a_process_object_from_a_file() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c1");
@@ -95,9 +95,10 @@ fn exec_takes_a_process_document() {
     });
 }
 
-/// What a process document leaves out is the container's, as in runc: it must not be a way to fewer restrictions.
+/// A member that the process object leaves out is inherited from the container, as in runc. Otherwise the
+/// object would be a way to fewer restrictions.
 #[test]
-fn a_process_document_inherits() {
+fn a_process_object_inherits_the_containers_restrictions() {
     isolated(|t| {
         start(t, |c| {
             c["process"]["user"]["umask"] = json!(0o27);
@@ -137,9 +138,10 @@ fn a_process_document_inherits() {
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:,,,:/var:/bin/sh\nhalf:x:7\n";
 const GROUP: &str = "root:x:0:\nwww:x:34:\nlog:x:35:web,root\naudio:x:36:web\n";
 
-/// --user by number, where runc leaves the container's groups, and by name, which brings the user's own.
+/// --user takes a number, which keeps the container's groups as in runc, or a name, which brings the user's
+/// own groups.
 #[test]
-fn users_by_number_and_name() {
+fn exec_takes_a_user_by_number_or_by_name() {
     isolated(|t| {
         let bundle = start(t, |c| c["process"]["user"]["additionalGids"] = json!([7]));
         fs::write(bundle.rootfs().join("etc/passwd"), PASSWD).unwrap();
@@ -184,9 +186,9 @@ fn users_by_number_and_name() {
     });
 }
 
-/// HOME is what the container's env says, as in runc, and filled in only where it says nothing.
+/// HOME is taken from the container's env, as in runc. It is set only if that has none.
 #[test]
-fn home_of_another_user() {
+fn home_is_the_containers_unless_it_is_missing() {
     isolated(|t| {
         start(t, |c| c["process"]["env"] = json!(["PATH=/bin", "HOME=/given"]));
         assert_eq!(prints(t, &["-u", "1000"], "echo $HOME"), "/given\n");
@@ -196,9 +198,9 @@ fn home_of_another_user() {
     });
 }
 
-/// The container's passwd is not to be trusted: it may be a link to the host's, a fifo, a device, or without end.
+/// The container's passwd is not trusted. It can be a link to the host's, a fifo, a device, or endless.
 #[test]
-fn passwd_is_the_containers_and_a_small_file() {
+fn passwd_must_be_a_small_regular_file_of_the_container() {
     isolated(|t| {
         let bundle = start(t, |_| {});
         let passwd = bundle.rootfs().join("etc/passwd");
@@ -210,7 +212,7 @@ fn passwd_is_the_containers_and_a_small_file() {
         };
         for (script, text) in [
             ("mkfifo $0", "is not a regular file"),
-            // On a mount with nodev it cannot even be opened.
+            // A device on a mount with nodev cannot be opened.
             ("mknod $0 c 1 5", "--user \"spy\": "),
             ("head -c 1048577 /dev/zero > $0", "is larger than 1 MiB"),
             (&format!("ln -s {} $0", hosts.display()), "no user \"spy\""),
@@ -224,7 +226,7 @@ fn passwd_is_the_containers_and_a_small_file() {
                 script.contains(hosts.to_str().unwrap()),
                 "{script}: {out:?}"
             );
-            // By number nobody asks the file but for HOME.
+            // For a user by number the file is read only for HOME.
             assert_eq!(prints(t, &["-u", "5"], "echo $HOME"), "/\n", "{script}");
         }
         fs::remove_file(&passwd).unwrap();
@@ -236,10 +238,10 @@ fn passwd_is_the_containers_and_a_small_file() {
     });
 }
 
-/// --cap adds to bounding, effective and permitted, never to inheritable (CVE-2022-29162): another user than root has
-/// it only where it was inheritable.
+/// --cap adds to bounding, effective and permitted, never to inheritable (CVE-2022-29162). A user other than
+/// root gets it only if it was inheritable.
 #[test]
-fn added_capabilities() {
+fn an_added_capability_is_never_inheritable() {
     isolated(|t| {
         start(t, |c| {
             let two = json!(["CAP_KILL", "CAP_CHOWN"]);
@@ -264,9 +266,9 @@ fn added_capabilities() {
     });
 }
 
-/// --no-new-privs, also as =false, over what the container has.
+/// --no-new-privs, also as =false, overrides the container's value.
 #[test]
-fn no_new_privs_given() {
+fn no_new_privs_of_exec_overrides_the_containers() {
     isolated(|t| {
         start(t, |c| c["process"]["noNewPrivileges"] = json!(false));
         let show = "grep NoNewPrivs /proc/self/status";
@@ -282,9 +284,9 @@ fn no_new_privs_given() {
     });
 }
 
-/// --apparmor and --process-label on a kernel without those modules: a warning, and on it goes.
+/// --apparmor and --process-label on a kernel without those modules give a warning, and the process runs.
 #[test]
-fn labels_without_a_module() {
+fn a_label_of_exec_without_its_module_is_a_warning() {
     isolated(|t| {
         if crate::harness::modules() != corten::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
@@ -304,9 +306,9 @@ fn labels_without_a_module() {
     });
 }
 
-/// The labels of config.json on a kernel without those modules: a warning each, and the container runs.
+/// The labels of config.json on a kernel without those modules give a warning each, and the container runs.
 #[test]
-fn a_containers_labels_without_a_module() {
+fn a_label_of_the_container_without_its_module_is_a_warning() {
     isolated(|t| {
         if crate::harness::modules() != corten::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
@@ -328,9 +330,10 @@ fn a_containers_labels_without_a_module() {
     });
 }
 
-/// --strict-labels: the same labels are an error each, and `state --applied` tells of those that were let go without it.
+/// With --strict-labels each such label is an error. `state --applied` reports labels that were ignored
+/// without it.
 #[test]
-fn strict_labels_without_a_module() {
+fn with_strict_labels_a_label_without_its_module_is_an_error() {
     isolated(|t| {
         if crate::harness::modules() != corten::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
@@ -358,9 +361,9 @@ fn strict_labels_without_a_module() {
     });
 }
 
-/// --cgroup: one below the container's, in runc's form, and no other in its place.
+/// --cgroup takes a cgroup below the container's, in runc's form, and no other.
 #[test]
-fn cgroup_below() {
+fn exec_can_enter_a_cgroup_below_the_containers() {
     isolated(|t| {
         start(t, |c| {
             c["linux"]["cgroupsPath"] = json!("/mine");
@@ -394,10 +397,10 @@ fn cgroup_below() {
     });
 }
 
-/// A paused container takes a process only with --ignore-paused, which then waits for the thaw, as in runc, however long
-/// that takes, or until a signal ends it: then its process goes too.
+/// A paused container takes a process only with --ignore-paused. exec then waits for the thaw without a
+/// limit, as in runc. A signal ends the wait and the process.
 #[test]
-fn a_paused_container() {
+fn exec_in_a_paused_container_requires_ignore_paused() {
     isolated(|t| {
         start(t, |c| c["linux"]["cgroupsPath"] = json!("/mine"));
         let freeze = |on: &str| fs::write("/sys/fs/cgroup/mine/cgroup.freeze", on).unwrap();
@@ -418,7 +421,7 @@ fn a_paused_container() {
             assert_eq!(inside(), 1, "{options:?}, {signal}");
         }
         let waiting = exec(&[]);
-        // Longer than a process that nobody has paused would be waited for.
+        // This is longer than exec waits for a process that is not paused.
         std::thread::sleep(Duration::from_secs(11));
         freeze("0");
         assert_eq!(waiting.wait().ok(), "thawed\n");
@@ -426,9 +429,9 @@ fn a_paused_container() {
     });
 }
 
-/// --preserve-fds for exec as for run: the first N that are open, gaps and all.
+/// --preserve-fds of exec is that of run: the first N descriptors that are open, with gaps.
 #[test]
-fn preserved_descriptors() {
+fn exec_preserves_the_first_open_descriptors() {
     isolated(|t| {
         start(t, |_| {});
         let runtime = t.command(&[]);
@@ -449,9 +452,9 @@ fn preserved_descriptors() {
     });
 }
 
-/// --pidfd-socket for create, run and exec: one message with a pidfd of the process.
+/// --pidfd-socket of create, run and exec gets one message with a pidfd of the process.
 #[test]
-fn pidfd_sockets() {
+fn a_pidfd_is_sent_to_the_pidfd_socket() {
     isolated(|t| {
         let pid_of = |fd: &dyn AsRawFd| {
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
@@ -481,9 +484,10 @@ fn pidfd_sockets() {
     });
 }
 
-/// --detach leaves the process behind with its standard streams; --pid-file and --cwd say when they cannot be.
+/// --detach leaves the process running with its standard streams. An error of --pid-file or --cwd is
+/// reported.
 #[test]
-fn detached() {
+fn a_detached_exec_leaves_its_process_running() {
     isolated(|t| {
         start(t, |_| {});
         let file = t.dir.join("pid");
@@ -503,14 +507,14 @@ fn detached() {
     });
 }
 
-/// Where nobody reaps a detached process meanwhile, `delete` either does without (before Linux 7.0 its cgroup is empty then) or
-/// says what it waits for, and can be called again.
+/// A detached process can stay a zombie. `delete` then either succeeds, because the cgroup counts as empty
+/// before Linux 7.0, or reports its reason and can be called again.
 #[test]
-fn detached_and_not_reaped() {
+fn delete_does_not_depend_on_a_zombie_of_a_detached_exec() {
     isolated(|t| {
         start(t, |_| {});
         t.corten(&["exec", "--detach", "c1", "/bin/sleep", "1001"]).ok();
-        // The harness would reap.
+        // The harness would reap the process.
         let delete = t.command(&["delete", "--force", "c1"]).output().unwrap();
         let said = String::from_utf8_lossy(&delete.stderr);
         assert!(delete.status.success() && said.is_empty() || said.contains("are reaped (hint:"), "{said}");

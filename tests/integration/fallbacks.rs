@@ -1,6 +1,7 @@
-//! docs/kernel.md: each newer system call is taken away by a seccomp filter around corten, with the errno of a kernel
-//! without it (ENOSYS) and with that of an outer container engine's filter that does not know it (EPERM). Where it is
-//! needed, one error names it and nothing is left; where there is a fallback, the container is the same as without it.
+//! The fallbacks of docs/kernel.md. A seccomp filter around corten takes a newer system call away, with the
+//! errno of a kernel without it (ENOSYS) and with that of an outer container engine's filter that does not
+//! know it (EPERM). If the call is required, one error names it and nothing is left. If there is a fallback,
+//! the container is the same as without it.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -13,7 +14,7 @@ use crate::harness::{
     without_namespace,
 };
 
-/// What a call is answered with; all of it, or where an argument has this bit.
+/// The answer to a call: to every call, or only if an argument has this bit.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused {
     pub call: i64,
@@ -25,7 +26,7 @@ fn refused(call: i64, errno: i32) -> Refused {
     Refused { call, errno, bit: None }
 }
 
-/// The program of a filter: allow all but that.
+/// Returns the program of a filter that allows all calls except one.
 fn program(refused: Refused) -> Vec<libc::sock_filter> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -36,7 +37,7 @@ fn program(refused: Refused) -> Vec<libc::sock_filter> {
     let errno = step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | refused.errno as u32);
     let mut all = vec![step(LOAD, 0, 0, 0), step(EQUAL, 1, 0, refused.call as u32), allow];
     if let Some((argument, bit)) = refused.bit {
-        // The low half of the argument.
+        // Loads the low half of the argument.
         let low = 16 + 8 * argument + if cfg!(target_endian = "big") { 4 } else { 0 };
         all.extend([step(LOAD, 0, 0, low), step(ANY_BIT, 1, 0, bit), allow]);
     }
@@ -44,7 +45,7 @@ fn program(refused: Refused) -> Vec<libc::sock_filter> {
     all
 }
 
-/// A command of the runtime's under a filter for each.
+/// Runs a command of the runtime under one filter for each refused call.
 #[allow(unsafe_code)]
 pub fn call(t: &Test, args: &[&str], all: &[Refused]) -> Output {
     let mut command: Command = t.command(args);
@@ -62,7 +63,7 @@ pub fn call(t: &Test, args: &[&str], all: &[Refused]) -> Output {
     t.call(&mut command)
 }
 
-/// What a container's program sees of itself: its rights, its mounts, its devices, its descriptors.
+/// The container program's report: its rights, mounts, devices and descriptors.
 const REPORT: &str = "grep -E '^(Cap|NoNewPrivs|Uid|Gid|Groups)' /proc/self/status; \
     cut -d' ' -f4- /proc/self/mountinfo | sed 's/ master:[0-9]*//'; ls /dev; ls /proc/self/fd | wc -l";
 
@@ -84,11 +85,11 @@ fn nothing_left(t: &Test, before: &[String], told: &str) {
 
 const BOTH: [i32; 2] = [libc::ENOSYS, libc::EPERM];
 
-/// The first table of docs/kernel.md. It is found out before the program has run, and before anything is made that
-/// could then not be taken away.
+/// The first table of docs/kernel.md. The error comes before the program runs, and before anything is made
+/// that could not be removed.
 #[test]
-fn what_is_needed_is_named() {
-    // On v1 devices need no bpf(2).
+fn a_required_call_that_is_missing_is_named() {
+    // On v1, device rules do not use bpf(2).
     isolated_in(View::V2, |t| {
         let bundle = bundle(t, |_| {});
         call(t, &["run", "--bundle", bundle.path(), "c"], &[]).ok();
@@ -121,9 +122,9 @@ fn what_is_needed_is_named() {
     });
 }
 
-/// What only `exec` needs: the container is as it was.
+/// A call that only `exec` requires is named, and the container is unchanged.
 #[test]
-fn what_exec_needs_is_named() {
+fn a_call_that_exec_requires_is_named() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c");
@@ -151,9 +152,9 @@ fn what_exec_needs_is_named() {
 
 type Edit = fn(&mut Value);
 
-/// What is needed only where it is asked for is not missed elsewhere.
+/// A call that only some configurations use is not missed by others.
 #[test]
-fn what_is_asked_for_is_named() {
+fn a_call_is_required_only_by_the_configuration_that_uses_it() {
     isolated(|t| {
         let rows: [(&str, i64, Edit); 6] = [
             ("statx", libc::SYS_statx, |c| {
@@ -197,9 +198,9 @@ fn what_is_asked_for_is_named() {
     });
 }
 
-/// The second table: with the fallback the container is the same, and every verb does its work.
+/// The second table: with the fallback the container is the same, and every verb works.
 #[test]
-fn fallbacks_are_as_good() {
+fn a_container_made_with_a_fallback_is_the_same() {
     isolated(|t| {
         let hooked = |c: &mut Value| c["hooks"] = json!({"prestart": [{"path": "/bin/true"}]});
         let (report, waits) = (bundle(t, hooked), t.bundle(hooked));
@@ -236,9 +237,9 @@ fn fallbacks_are_as_good() {
     });
 }
 
-/// Where nodes may not be made, the host's are bound: the same devices, and a mount for each.
+/// If nodes cannot be made, the host's are bind-mounted: the same devices, and a mount for each.
 #[test]
-fn devices_without_mknod() {
+fn without_mknod_the_hosts_devices_are_bind_mounted() {
     isolated(|t| {
         let bundle = bundle(t, |_| {});
         let run =
@@ -257,9 +258,10 @@ fn devices_without_mknod() {
     });
 }
 
-/// Sealing (CVE-2019-5736) by a copy in memory, also without the flags of Linux 6.3; never without any.
+/// The executable is sealed (CVE-2019-5736) by a copy in memory, also without the flags of Linux 6.3. Without
+/// any way to seal, the command fails.
 #[test]
-fn sealing_without_the_mount_calls() {
+fn without_the_mount_calls_the_executable_is_sealed_in_memory() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c");
@@ -281,9 +283,10 @@ fn sealing_without_the_mount_calls() {
     });
 }
 
-/// An outer engine's filter usually refuses keyctl(2) with EPERM, and then the caller's keys would stay in reach.
+/// An outer engine's filter usually refuses keyctl(2) with EPERM. Then the caller's keys would stay within
+/// reach.
 #[test]
-fn a_keyring_that_is_refused() {
+fn a_keyring_that_is_refused_is_an_error() {
     isolated(|t| {
         let bundle = bundle(t, |_| {});
         let filter = [refused(libc::SYS_keyctl, libc::EPERM)];

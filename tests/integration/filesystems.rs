@@ -1,4 +1,4 @@
-//! New file systems in `mounts`, with options of their own (config.md#mounts).
+//! New file systems in `mounts`, with their own options (config.md#mounts).
 
 use std::fs;
 use std::process::Command;
@@ -9,10 +9,10 @@ use crate::harness::isolated;
 use crate::mounts::{add, fits, host_mount, options};
 use crate::terminal::Socket;
 
-/// tmpfs without `mode=`: over a directory that is there already it has that one's mode, as with other runtimes; else the
-/// kernel's 1777.
+/// A tmpfs without `mode=` has the mode of the directory that it covers, as with other runtimes. If there is
+/// none, it has the kernel's 1777.
 #[test]
-fn a_tmpfs_has_its_directorys_mode() {
+fn a_tmpfs_without_a_mode_has_the_mode_of_its_directory() {
     isolated(|t| {
         let tmpfs = |target: &str, options: &[&str]| json!({"destination": target, "type": "tmpfs", "source": "x", "options": options});
         let bundle = t.bundle(|c| {
@@ -34,9 +34,10 @@ fn a_tmpfs_has_its_directorys_mode() {
     });
 }
 
-/// Options of a file system beyond what one page of mount(2) holds are not cut off; its own errors are told.
+/// Options of a file system that exceed the page of mount(2) are not cut off. The file system's own errors
+/// are reported.
 #[test]
-fn file_systems_options() {
+fn long_options_of_a_file_system_are_not_cut_off() {
     isolated(|t| {
         let tmpfs = |options: Value| {
             t.run("cat /proc/self/mountinfo", |c| {
@@ -52,16 +53,16 @@ fn file_systems_options() {
         tmpfs(json!(["nosuchoption=1"])).fails("nosuchoption");
         tmpfs(json!(["huge=nonsense", "ro"])).fails("huge");
         tmpfs(json!(["silent", "nosuchoption"])).fails("nosuchoption");
-        // An unknown option beside a long value, which only mount(2) takes.
+        // An unknown option together with a long value, which only mount(2) takes.
         let long = format!("mpol={}", "x".repeat(300));
         tmpfs(json!([long])).fails("mounts[7] /mnt").fails("mpol");
     });
 }
 
-/// A read-only tmpfs is so when all is in it that the configuration puts there: mounts, devices, links, the console. So it
-/// is with other runtimes, and engines' read-only containers have such a /dev.
+/// A read-only tmpfs becomes so after it has all that the configuration puts in it: mounts, devices, links,
+/// the console. Other runtimes do the same, and read-only containers of engines have such a /dev.
 #[test]
-fn a_read_only_tmpfs_is_filled_first() {
+fn a_read_only_tmpfs_is_filled_before_it_is_read_only() {
     isolated(|t| {
         let tmpfs = |target: &str, options: &[&str]| json!({"destination": target, "type": "tmpfs", "source": "x", "options": options});
         let edit = |c: &mut Value| {
@@ -102,11 +103,11 @@ fn a_read_only_tmpfs_is_filled_first() {
     });
 }
 
-/// overlay with its directories as options, also with values longer than fsconfig(2) takes.
+/// overlay with its directories as options, also with values that are too long for fsconfig(2).
 #[test]
-fn overlay() {
+fn an_overlay_takes_long_lists_of_directories() {
     isolated(|t| {
-        // Not on what the tests' directory lies on: that may be an overlay itself.
+        // The tests' directory is not used, because it can be on an overlay itself.
         let base = t.dir.join("overlay");
         fs::create_dir(&base).unwrap();
         host_mount(t, &["-t", "tmpfs", "x", base.to_str().unwrap()]);
@@ -153,7 +154,7 @@ fn overlay() {
 
 /// The kernel's own file systems.
 #[test]
-fn kernel_file_systems() {
+fn the_kernels_file_systems_are_mounted() {
     isolated(|t| {
         let of = |kind: &str, options: &[&str]| json!({"destination": "/mnt", "type": kind, "source": kind, "options": options});
         for (kind, mount_options, script, wanted) in [
@@ -201,7 +202,7 @@ fn kernel_file_systems() {
     });
 }
 
-/// tmpcopyup: everything that a directory may hold, with modes and owners; the image stays as it was.
+/// tmpcopyup copies everything that a directory can hold, with modes and owners. The image is not changed.
 #[test]
 fn tmpcopyup_copies_everything() {
     isolated(|t| {
@@ -243,13 +244,13 @@ fn tmpcopyup_copies_everything() {
         );
         assert_eq!(run(&["ro"], "touch /home/new 2>&1 | grep -o Read-only").ok(), "Read-only\n");
         run(&["nosuchoption"], show).fails("nosuchoption");
-        // More than there is room for.
+        // The copy is larger than the tmpfs.
         run(&["nr_inodes=5"], show).fails("mounts[7] /home: tmpcopyup");
         t.run("true", |c| {
             add(c, json!({"destination": "/mnt", "type": "ramfs", "source": "x", "options": ["tmpcopyup"]}));
         })
         .fails("mounts[7].options: \"tmpcopyup\"");
-        // Where nothing is, there is nothing to copy.
+        // A directory that the image lacks is not copied.
         assert_eq!(
             t.run("ls -a /new/dir", |c| {
                 add(c, json!({"destination": "/new/dir", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}));

@@ -1,4 +1,4 @@
-//! After a crash: `gc` takes what is nobody's and nothing else, `delete --all --force` takes everything.
+//! After a crash: `gc` removes only what belongs to nobody, and `delete --all --force` removes everything.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,8 @@ use crate::harness::{
     without_namespace,
 };
 
-/// A hook of the runtime's side that kills the runtime, as a crash does. It is told on record by then, its process waits.
+/// A hook on the runtime's side that kills the runtime, as a crash does. At that moment the container is on
+/// record and its process waits.
 fn crash(config: &mut Value) {
     let kill = json!({"path": "/bin/sh", "args": ["sh", "-c", "kill -KILL $PPID"]});
     config["hooks"] = json!({"createRuntime": [kill]});
@@ -37,10 +38,10 @@ fn nothing_left(t: &Test, before: &[String]) {
     assert!(left.is_empty(), "{left:#?}");
 }
 
-/// What was made for a container whose `create` was killed goes, with what has been left running: whatever kind of
-/// namespaces and cgroups it has.
+/// If `create` was killed, gc removes all that it had made and the processes that are left, with all kinds of
+/// namespaces and cgroups.
 #[test]
-fn an_interrupted_create_is_taken_away() {
+fn gc_removes_an_interrupted_create() {
     isolated(|t| {
         interrupted(t, &["create"]);
         interrupted(t, &["run", "--detach"]);
@@ -48,7 +49,7 @@ fn an_interrupted_create_is_taken_away() {
 }
 
 #[test]
-fn an_interrupted_create_is_taken_away_on_v1() {
+fn gc_removes_an_interrupted_create_on_v1() {
     isolated_in(View::V1, |t| interrupted(t, &["create"]));
 }
 
@@ -57,7 +58,7 @@ fn interrupted(t: &Test, verb: &[&str]) {
         |_| {},
         |c| without_namespace(c, "pid"),
         |c| c["linux"]["cgroupsPath"] = json!("/above/it"),
-        // Its mounts are the host's then.
+        // Without a mount namespace the container's mounts are on the host.
         |c| {
             without_namespace(c, "mount");
             c["linux"]["maskedPaths"] = json!([]);
@@ -67,7 +68,7 @@ fn interrupted(t: &Test, verb: &[&str]) {
     for edit in edits {
         let before = traces(t);
         crashed(t, verb, edit);
-        // The container's process is on its way out.
+        // The container's process may still be exiting.
         let things = || traces(t).into_iter().filter(|line| !line.starts_with("process")).collect::<Vec<_>>();
         let kept = things();
         assert_eq!(t.corten(&["gc", "--dry-run"]).ok(), "c: its create was interrupted\n");
@@ -80,9 +81,9 @@ fn interrupted(t: &Test, verb: &[&str]) {
     }
 }
 
-/// What a hook has left running inside ends too, and nothing else does.
+/// A process that a hook has left running in the container ends too. No other process does.
 #[test]
-fn leftover_processes_end() {
+fn gc_ends_only_the_processes_of_the_container() {
     isolated(|t| {
         let mut stranger = std::process::Command::new("sleep").arg("1002").spawn().unwrap();
         let hook = "sleep 1001 < /dev/null > /dev/null 2>&1 & kill -KILL $(cut -d' ' -f4 /proc/$PPID/stat)";
@@ -102,9 +103,10 @@ fn leftover_processes_end() {
     });
 }
 
-/// A container that is finished is its engine's, whatever its status: `gc` takes a stopped one only if it is told to.
+/// A container that was created completely belongs to its engine in any status. `gc` removes a stopped one
+/// only with an option.
 #[test]
-fn containers_survive() {
+fn gc_leaves_finished_containers_to_their_engine() {
     isolated(|t| {
         let (bundle, short) = (t.bundle(|_| {}), t.bundle(|c| c["process"]["args"] = json!(["/bin/true"])));
         t.start(&bundle, "running");
@@ -138,9 +140,9 @@ fn spawn(t: &Test, args: &[&str]) -> Running {
     t.spawn(t.command(args).stdin(std::process::Stdio::null()))
 }
 
-/// A `create` that is at work is not disturbed, however long it takes.
+/// A `create` that is still at work is not disturbed, however long it takes.
 #[test]
-fn a_create_at_work_is_left_alone() {
+fn gc_does_not_disturb_a_create_at_work() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let (here, go) = (bundle.dir.join("my-here"), bundle.dir.join("my-go"));
@@ -165,9 +167,9 @@ fn a_create_at_work_is_left_alone() {
     });
 }
 
-/// `gc` at every moment of many creates: all of them succeed.
+/// `gc` runs at every moment of many creates, and all of them succeed.
 #[test]
-fn creates_and_gcs_at_once() {
+fn creates_succeed_while_gc_runs() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let (program, done) = (t.command(&[]), AtomicBool::new(false));
@@ -181,7 +183,7 @@ fn creates_and_gcs_at_once() {
                     String::from_utf8_lossy(&out.stdout),
                     String::from_utf8_lossy(&out.stderr)
                 );
-                // The one thing that it may find is a directory that has no lock yet, which is made once more.
+                // gc may only find a directory that has no lock yet. create then makes it again.
                 let fine = text.lines().all(|line| line.ends_with(": its create was interrupted"));
                 if !out.status.success() || !fine {
                     said.push(text);
@@ -209,9 +211,9 @@ fn creates_and_gcs_at_once() {
     });
 }
 
-/// Of several at once each finds all done in the end, and each thing is told by one.
+/// Each of several gcs finds everything done at its end, and each removal is reported by one of them.
 #[test]
-fn gcs_at_once() {
+fn several_gcs_at_once_report_each_removal_once() {
     isolated(|t| {
         let before = traces(t);
         for _ in 0..8 {
@@ -233,10 +235,10 @@ fn edit_record(t: &Test, id: &str, edit: impl FnOnce(&mut Value)) {
     fs::write(file, record.to_string()).unwrap();
 }
 
-/// A container of another boot is gone, whatever its record says: only that is left, and nothing is done to what has its
-/// process's id or its cgroup's place by now.
+/// A container of another boot no longer runs, whatever its record says. Only its directory is removed. A
+/// process with its id and a cgroup at its path are not touched.
 #[test]
-fn what_a_reboot_has_left_is_taken_away() {
+fn gc_removes_the_containers_of_an_earlier_boot() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let pid = t.start(&bundle, "c");
@@ -249,10 +251,10 @@ fn what_a_reboot_has_left_is_taken_away() {
     });
 }
 
-/// A record that is lost, empty or damaged: the directory goes once nothing runs that could be the container's, and an
-/// error names the container otherwise. The others are looked after all the same.
+/// The record is lost, empty or damaged. The directory is removed if no process could belong to the
+/// container. Otherwise an error names the container, and gc goes on with the others.
 #[test]
-fn lost_records() {
+fn gc_removes_a_container_without_a_record_only_if_nothing_runs() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let damage: [fn(&Path); 3] = [
@@ -276,9 +278,9 @@ fn lost_records() {
     });
 }
 
-/// What a command was killed over before it made anything, or after all was gone.
+/// The rest of a command that was killed before it made anything, or after all was removed.
 #[test]
-fn the_rest_of_a_directory() {
+fn gc_removes_the_rest_of_a_directory() {
     isolated(|t| {
         let dir = |name: &str, files: &[&str]| {
             let dir = t.state().join(name);
@@ -296,9 +298,9 @@ fn the_rest_of_a_directory() {
     });
 }
 
-/// A root that is not one of containers: nothing in it is lost.
+/// A root that is not one of containers loses nothing.
 #[test]
-fn a_wrong_root_loses_nothing() {
+fn gc_of_a_wrong_root_removes_nothing() {
     isolated(|t| {
         let root = t.dir.join("home");
         let make = |name: &str, mode: u32, file: &str| {
@@ -337,9 +339,9 @@ fn a_wrong_root_loses_nothing() {
     });
 }
 
-/// What is on record in another user's directory, the user has written: root does not do it by the way.
+/// A record in another user's directory was written by that user. gc of root does not follow it.
 #[test]
-fn another_users_record_is_not_believed() {
+fn gc_by_root_skips_records_of_other_users() {
     isolated(|t| {
         crashed(t, &["create"], |_| {});
         let dir = t.state().join("c");
@@ -361,14 +363,14 @@ fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// A container that was made after the crash has been told to use the same cgroup: it lives on.
+/// A container that was made after the crash in the same cgroup lives on.
 #[test]
-fn what_another_uses_is_left_to_it() {
+fn gc_leaves_a_cgroup_that_another_container_uses() {
     isolated(|t| {
         let at = |c: &mut Value| c["linux"]["cgroupsPath"] = json!("/shared");
         crashed(t, &["create"], at);
-        // As if the crash had come before the process was made. (Linux 6.18 kills whoever is born in a cgroup that has
-        // ever had a cgroup.kill.)
+        // The crash came before the process was made. (Linux 6.18 kills every process that is cloned into a
+        // cgroup after a write to its cgroup.kill.)
         let read = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/shared/{file}")).unwrap();
         for pid in read("cgroup.procs").lines() {
             nix::sys::signal::kill(
@@ -390,9 +392,10 @@ fn what_another_uses_is_left_to_it() {
     });
 }
 
-/// Without --force only what has stopped goes, the others are an error each that does not keep those after it.
+/// Without --force only stopped containers are deleted. Each of the others is an error that does not keep the
+/// next from being deleted.
 #[test]
-fn delete_all_without_force() {
+fn delete_all_without_force_deletes_only_stopped_containers() {
     isolated(|t| {
         assert_eq!(t.corten(&["delete", "--all"]).ok(), "");
         let (bundle, short) = (t.bundle(|_| {}), t.bundle(|c| c["process"]["args"] = json!(["/bin/true"])));

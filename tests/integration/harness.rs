@@ -1,14 +1,14 @@
-//! What every test stands on: a world of its own, bundles, and the runtime under test.
+//! The base of all tests: isolation, bundles, and the runtime under test.
 //!
-//! `isolated` runs a test's body in a process of its own under private mount, pid, net, ipc, uts and cgroup
-//! namespaces: whatever a broken runtime leaks dies with it, and every mount, process and cgroup that the test can
-//! see is its own. That makes "nothing is left behind" an exact comparison, made at the end of every test.
-//! The cgroup namespace sees a v2 tree, also on a host that has one only beside v1 hierarchies; or, on such a host,
-//! its v1 hierarchies, with or without v2 ([`View`]).
+//! `isolated` runs the body of a test in a process under private mount, pid, net, ipc, uts and cgroup
+//! namespaces. Whatever a broken runtime leaves dies with them, and every mount, process and cgroup that the
+//! test sees is its own. Therefore "nothing is left behind" is an exact comparison, which is made at the end
+//! of every test. The cgroup namespace has a v2 tree, also on a host that has v2 only beside v1. On such a
+//! host a test can also have the v1 hierarchies, with or without v2 ([`View`]).
 //!
-//! `CORTEN` names the runtime under test; without it, it is the one that cargo built. `CORTEN_TEST_TREE` is a cgroup that
-//! the tests may divide, where the root of the v2 tree is not theirs. `CORTEN_TEST_PATIENCE` multiplies every limit of
-//! time, for machines that are emulated.
+//! `CORTEN` names the runtime under test; the default is the one that cargo built. `CORTEN_TEST_TREE` is a
+//! cgroup that the tests can divide, for machines on which they do not own the root of the v2 tree.
+//! `CORTEN_TEST_PATIENCE` multiplies every time limit, for machines that are emulated.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde_json::{Value, json};
 
-// Also where another test binary takes this file in.
+// The path also works if another test binary includes this file.
 #[path = "harness/bundle.rs"]
 mod bundle;
 #[path = "harness/manager.rs"]
@@ -33,14 +33,14 @@ mod manager;
 pub use bundle::{Bundle, default_config, without_namespace};
 pub use manager::Manager;
 
-const INSIDE: &str = "CORTEN_TEST_DIR";
+pub const INSIDE: &str = "CORTEN_TEST_DIR";
 const SKIPPED: i32 = 77;
-/// No call of the runtime may take longer; a loaded machine is allowed for.
+/// The time limit for a call of the runtime on a loaded machine.
 const CALL: Duration = Duration::from_secs(30);
 const WHOLE_TEST: Duration = Duration::from_secs(240);
 const CGROUP: &str = "/sys/fs/cgroup";
 
-/// What a test sees at /sys/fs/cgroup.
+/// The hierarchies that a test sees at /sys/fs/cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     V2,
@@ -50,7 +50,7 @@ pub enum View {
 }
 
 impl View {
-    /// What `CORTEN_TEST_VIEW` asks for: every test that is not bound to a view can run in each.
+    /// Returns the view that `CORTEN_TEST_VIEW` asks for. A test that does not require a view runs in each.
     pub fn wanted() -> Self {
         match std::env::var("CORTEN_TEST_VIEW").as_deref() {
             Ok("v1") => Self::V1,
@@ -61,40 +61,47 @@ impl View {
     }
 }
 
-/// Runs the body of the calling test in its own namespaces. The closure's type tells the test's name.
+/// Runs the body of the calling test in private namespaces. The name of the test is taken from the type of
+/// the closure.
 pub fn isolated<F: FnOnce(&Test)>(body: F) {
     isolated_in(View::wanted(), body);
 }
 
-/// Likewise, in a view that the test is bound to.
+/// Runs the body isolated, in a view that the test requires.
 pub fn isolated_in<F: FnOnce(&Test)>(view: View, body: F) {
-    if let Ok(dir) = std::env::var(INSIDE) {
-        return inside(PathBuf::from(dir), view, body);
+    isolated_as::<F>(view, body);
+}
+
+/// Runs the body isolated, for a helper that wraps the test's closure, of type `Named`, in its own.
+pub fn isolated_as<Named>(view: View, body: impl FnOnce(&Test)) {
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        return inside(dir.into(), view, body);
     }
-    let name = test_of::<F>();
+    let name = test_of::<Named>();
     match outside(name, view) {
         Ok(()) => {}
-        // Not through eprintln, which libtest holds back when a test passes.
+        // The line bypasses eprintln, whose output libtest discards for a test that passes.
         Err(reason) => drop(writeln!(std::io::stderr(), "skipped: {name}: {reason}")),
     }
 }
 
-/// The name of the test that a closure's type is in.
+/// Returns the name of the test that contains a closure of this type.
 fn test_of<F>() -> &'static str {
     let name = std::any::type_name::<F>().split_once("::").map_or("", |(_, name)| name);
     name.trim_end_matches("::{{closure}}")
 }
 
-/// Starts this binary again for one test; an error is the reason why the test was skipped.
+/// Starts this binary again for one test. An error is the reason why the test was skipped.
 fn outside(name: &str, view: View) -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root".into());
     }
     let own = std::env::var_os("CORTEN_TEST_TREE").map(PathBuf::from);
     let tree = own.or_else(v2_tree).ok_or("no cgroup v2 tree is mounted")?;
-    // The pid alone is no name: it is one of a pid namespace.
+    // The time makes the name unique. A pid does not, because it belongs to one pid namespace. The test's name is cut, because
+    // the address of a socket in the directory has at most 107 bytes.
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
-    let id = format!("corten-test.{}.{now:x}", name.replace("::", "."));
+    let id = format!("corten-test.{:.40}.{now:x}", name.replace("::", "."));
     let v1 = if view == View::V2 { Vec::new() } else { v1_hierarchies() };
     if view != View::V2 && !v1.iter().any(|hierarchy| hierarchy.name == "memory") {
         return Err("cgroup v1 is not mounted".into());
@@ -129,13 +136,14 @@ fn outside(name: &str, view: View) -> Result<(), String> {
         status => {
             let text = text.split("\nfailures:").next().unwrap_or_default();
             eprintln!("{text}\nexit status of the test: {status:?}");
-            // The body has told already where it failed: no second message, no backtrace of this process.
+            // The body has already reported where it failed. A second message and a backtrace of this process
+            // would be noise.
             std::panic::resume_unwind(Box::new(()))
         }
     }
 }
 
-/// What a test owns outside its namespaces; removed when they are gone.
+/// The files and cgroups of a test outside of its namespaces. They are removed after the namespaces.
 struct Scratch {
     dir: PathBuf,
     cgroup: PathBuf,
@@ -146,7 +154,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
         for dir in self.v1.iter().flat_map(|cgroup| directories(cgroup)) {
-            // What is frozen dies only when it goes on.
+            // A frozen process dies only after it is thawed.
             let _ = fs::write(dir.join("freezer.state"), "THAWED");
         }
         let gone = |cgroup: &Path| {
@@ -160,7 +168,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Where the unified hierarchy is mounted.
+/// Returns the mount point of the unified hierarchy.
 fn v2_tree() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
@@ -169,7 +177,7 @@ fn v2_tree() -> Option<PathBuf> {
 
 /// A v1 hierarchy of the machine.
 struct Hierarchy {
-    /// Its controllers, as it is mounted: `cpu,cpuacct`; `name=systemd`.
+    /// The controllers that it is mounted with: `cpu,cpuacct`; `name=systemd`.
     name: String,
     /// The directory of our own cgroup.
     own: PathBuf,
@@ -192,7 +200,7 @@ fn v1_hierarchies() -> Vec<Hierarchy> {
     cgroups.lines().filter_map(hierarchy).collect()
 }
 
-/// A directory of a v1 hierarchy that processes can enter.
+/// Makes a directory of a v1 hierarchy that processes can enter.
 fn make_v1(dir: &Path) {
     fs::create_dir(dir).unwrap();
     for file in ["cpuset.mems", "cpuset.cpus"] {
@@ -202,20 +210,17 @@ fn make_v1(dir: &Path) {
     }
 }
 
-fn inside<F: FnOnce(&Test)>(dir: PathBuf, view: View, body: F) {
+fn inside(dir: PathBuf, view: View, body: impl FnOnce(&Test)) {
     let cgroup = PathBuf::from(std::env::var("CORTEN_TEST_CGROUP").unwrap());
     match view {
         View::V2 => enter_cgroup(&cgroup),
         View::V1 | View::Hybrid => enter_v1(&cgroup, view),
     }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
-    let Some(busybox) = busybox else { skip("busybox-static is not installed") };
-    fs::copy(busybox, dir.join("busybox")).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    let test = Test { dir, count: Cell::new(0) };
+    let Some(busybox) = busybox() else { skip("busybox-static is not installed") };
+    let test = Test::new(dir, busybox);
     let before = traces(&test);
     body(&test);
-    // The first process of a pid namespace ends when we have reaped the others.
+    // The first process of a pid namespace ends after we have reaped the others.
     let mut left = Vec::new();
     poll(Duration::from_secs(2), || {
         left = left_behind(&test, before.clone());
@@ -224,19 +229,24 @@ fn inside<F: FnOnce(&Test)>(dir: PathBuf, view: View, body: F) {
     assert!(left.is_empty(), "left behind: {left:#?}");
 }
 
-/// Makes `cgroup` the root of what this process sees of the v2 tree, and keeps the root itself free of processes.
+/// Returns the path of the host's busybox, or `None` if it is not installed.
+fn busybox() -> Option<&'static str> {
+    ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists())
+}
+
+/// Makes `cgroup` the root of the v2 tree that this process sees, and keeps that root free of processes.
 fn enter_cgroup(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), "0").unwrap();
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).unwrap();
-    // Not a new mount of cgroup2: the kernel refuses (EBUSY) a second one at the same place.
+    // A bind mount is used, because the kernel refuses (EBUSY) a second mount of cgroup2 at the same place.
     mount(Some(cgroup), CGROUP, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
     let harness = Path::new(CGROUP).join("harness");
     fs::create_dir(&harness).unwrap();
     fs::write(harness.join("cgroup.procs"), "0").unwrap();
 }
 
-/// Makes a test's cgroups the roots of what this process sees of v1's hierarchies, as many hosts mount them, and of v2
-/// beside them.
+/// Makes the test's cgroups the roots of the v1 hierarchies that this process sees, in the layout of most
+/// hosts, and also of v2.
 fn enter_v1(v2: &Path, view: View) {
     let id = std::env::var("CORTEN_TEST_ID").unwrap();
     let hierarchies = v1_hierarchies();
@@ -262,19 +272,19 @@ fn enter_v1(v2: &Path, view: View) {
     }
 }
 
-/// Ends the test as skipped. Only before anything was started.
+/// Ends the test as skipped. It must be called before anything is started.
 pub fn skip(reason: &str) -> ! {
     println!("\nskip: {reason}");
     std::process::exit(SKIPPED)
 }
 
-/// How many times slower than usual this machine may be.
+/// Returns the factor for time limits.
 pub fn patience() -> u32 {
     std::env::var("CORTEN_TEST_PATIENCE")
         .map_or(1, |times| times.parse().expect("CORTEN_TEST_PATIENCE: a number"))
 }
 
-/// Polls until `done` or the time is over; tells whether it was done.
+/// Polls until `done` returns true or the time is over. Returns whether it was done.
 pub fn poll(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit * patience();
     loop {
@@ -288,7 +298,7 @@ pub fn poll(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Waits for a child; at the deadline kills it and returns None.
+/// Waits for a child. At the deadline it kills the child and returns `None`.
 fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let mut status = None;
     let begun = Instant::now();
@@ -306,8 +316,9 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     status
 }
 
-/// Reaps what came to us out of containers, as an engine does at any time: since Linux 7.0 a cgroup stays as long as the
-/// first process of a pid namespace waits for such a one. Only what is in a pid namespace below ours: nobody waits for it.
+/// Reaps processes that were reparented to us out of containers, as an engine does at any time. Since Linux
+/// 7.0 a cgroup stays as long as the first process of a pid namespace waits for such a process. Only zombies
+/// of a pid namespace below ours are reaped, because nobody waits for them.
 fn reap_containers() {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
@@ -321,7 +332,7 @@ fn reap_containers() {
     }
 }
 
-/// All directories below `dir`, parents first.
+/// Returns all directories below `dir`, parents first.
 pub fn directories(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -333,20 +344,21 @@ pub fn directories(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Everything that a container may leave behind, a line each.
+/// Returns everything that a container can leave behind, one line each.
 pub fn traces(test: &Test) -> Vec<String> {
     reap();
     let list = |dir: PathBuf| -> Vec<PathBuf> {
         fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     };
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    // Without the mount's and its parent's id.
+    // The line is compared without the ids of the mount and its parent.
     let mounts =
         mounts.lines().map(|line| format!("mount {}", line.splitn(3, ' ').nth(2).unwrap_or_default()));
     let cgroups = directories(Path::new(CGROUP)).into_iter().filter(|dir| !dir.ends_with("harness"));
     let bundles = (0..test.count.get()).flat_map(|number| list(test.dir.join(format!("b{number}"))));
     let litter = bundles.filter(|path| is_litter(path));
-    // crun keeps two such directories of its own below the root; it stands in for corten to check these tests.
+    // crun keeps two directories of its own below the root. crun can be the runtime under test, as a check of
+    // these tests.
     let states =
         list(test.state()).into_iter().filter(|p| !p.ends_with(".empty-directory") && !p.ends_with(".cache"));
     mounts
@@ -357,7 +369,7 @@ pub fn traces(test: &Test) -> Vec<String> {
         .collect()
 }
 
-/// What is there now that was not there `before`.
+/// Returns the traces that have been added since `before`.
 pub fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
     let mut left = traces(test);
     left.retain(|trace| match before.iter().position(|known| known == trace) {
@@ -370,13 +382,13 @@ pub fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
     left
 }
 
-/// Of what lies in a bundle, everything that neither the harness nor the test put there (tests write `my-...`).
+/// Returns whether a file in a bundle was made neither by the harness nor by the test (tests write `my-...`).
 fn is_litter(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     !matches!(name.as_ref(), "config.json" | "rootfs") && !name.starts_with("my-")
 }
 
-/// Everything that runs here but this process, which is the init of its pid namespace.
+/// Returns the command lines of all processes except this one, which is the init of its pid namespace.
 pub fn processes() -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -391,7 +403,7 @@ pub fn processes() -> Vec<String> {
     found
 }
 
-/// Kills what a test has made a hook leave running.
+/// Kills processes that a hook of the test has left running.
 pub fn kill_all(words: &str) {
     for line in processes().iter().filter(|line| line.contains(words)) {
         let pid = line.split(' ').next().unwrap_or_default();
@@ -399,7 +411,8 @@ pub fn kill_all(words: &str) {
     }
 }
 
-/// Reaps what was reparented to this process. Never while a `Running` is being waited for.
+/// Reaps processes that were reparented to this process. It must not be called while a `Running` is being
+/// waited for.
 pub fn reap() {
     while !matches!(
         waitpid(None, Some(WaitPidFlag::WNOHANG)),
@@ -407,18 +420,24 @@ pub fn reap() {
     ) {}
 }
 
-/// A test's own directory, state root and bundles.
+/// The directory, state root and bundles of a test.
 pub struct Test {
     pub dir: PathBuf,
     count: Cell<u32>,
 }
 
 impl Test {
+    fn new(dir: PathBuf, busybox: &str) -> Self {
+        fs::copy(busybox, dir.join("busybox")).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        Self { dir, count: Cell::new(0) }
+    }
+
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
     }
 
-    /// A new bundle whose config.json is the default, edited.
+    /// Makes a bundle with the default configuration, edited.
     pub fn bundle(&self, edit: impl FnOnce(&mut Value)) -> Bundle {
         let number = self.count.replace(self.count.get() + 1);
         let bundle = Bundle { dir: self.dir.join(format!("b{number}")) };
@@ -429,7 +448,7 @@ impl Test {
         bundle
     }
 
-    /// The runtime with its state root; the caller adds the rest.
+    /// Returns a command of the runtime with its state root. The caller adds the rest.
     pub fn command(&self, args: &[&str]) -> Command {
         let runtime = std::env::var("CORTEN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_corten").into());
         let mut command = Command::new(runtime);
@@ -438,7 +457,8 @@ impl Test {
         command
     }
 
-    /// Starts a command with its output going to files: a pipe would be held open by what a container leaves running.
+    /// Starts a command with its output in files, because a process that a container leaves running would
+    /// hold a pipe open.
     pub fn spawn(&self, command: &mut Command) -> Running {
         let number = self.count.replace(self.count.get() + 1);
         let stdout = self.dir.join(format!("stdout{number}"));
@@ -452,7 +472,7 @@ impl Test {
         self.spawn(command.stdin(Stdio::null())).wait()
     }
 
-    /// One call of the runtime.
+    /// Calls the runtime.
     pub fn corten(&self, args: &[&str]) -> Output {
         self.call(&mut self.command(args))
     }
@@ -461,7 +481,8 @@ impl Test {
         self.corten(&["create", "--bundle", bundle.path(), id]).ok();
     }
 
-    /// A container that runs until it is killed, for tests that look at it or exec into it.
+    /// Starts a container that runs until it is killed, for tests that look at it or exec into it. Returns
+    /// its pid.
     pub fn start(&self, bundle: &Bundle, id: &str) -> i32 {
         self.create(bundle, id);
         self.corten(&["start", id]).ok();
@@ -476,7 +497,7 @@ impl Test {
         self.corten(&["delete", "--force", id]).ok();
     }
 
-    /// `run` in the foreground with a shell script as the payload.
+    /// Runs a shell script as the payload of `run` in the foreground.
     pub fn run(&self, script: &str, edit: impl FnOnce(&mut Value)) -> Output {
         let bundle = self.bundle(|config| {
             config["process"]["args"] = json!(["/bin/sh", "-c", script]);
@@ -506,7 +527,7 @@ impl Test {
     }
 }
 
-/// A command under way.
+/// A running command.
 pub struct Running {
     pub child: Child,
     pub stdout: PathBuf,
@@ -525,26 +546,26 @@ impl Running {
     }
 }
 
-/// What a finished command said.
+/// The output and status of a finished command.
 #[derive(Debug)]
 pub struct Output {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
-    /// For the message of a failed assertion.
+    /// The command line, for the message of a failed assertion.
     #[allow(dead_code)]
     line: String,
 }
 
 impl Output {
-    /// It must have succeeded without a word on stderr; its stdout.
+    /// Returns the stdout of a command that must have succeeded with an empty stderr.
     #[track_caller]
     pub fn ok(self) -> String {
         assert!(self.code == 0 && self.stderr.is_empty(), "should succeed quietly: {self:#?}");
         self.stdout
     }
 
-    /// It must have failed with one line on stderr that contains `text`.
+    /// Fails unless the command has failed with one line on stderr that contains `text`.
     #[track_caller]
     pub fn fails(self, text: &str) -> Self {
         let one_line = self.stderr.ends_with('\n') && self.stderr.lines().count() == 1;
@@ -561,27 +582,24 @@ impl Output {
     }
 }
 
-/// The security modules that this kernel runs.
+/// Returns the security modules of this kernel.
 pub fn modules() -> corten::process::lsm::Host {
     corten::process::lsm::Host::probe(corten::host::procfs().unwrap(), false).unwrap()
 }
 
-/// Runs the body on the host itself, where systemd can be met: it takes no part in our namespaces. What the body makes,
-/// it must see gone. Skipped where pid 1, as seen from here, is not systemd with cgroup v2.
+/// Runs the body on the host itself, because systemd does not see our namespaces. The test must check that
+/// all is removed. It is skipped unless pid 1 is systemd with cgroup v2.
 pub fn with_systemd<F: FnOnce(&Test)>(name: &str, body: F) {
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).exists());
     let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
     let v2 = Path::new(CGROUP).join("cgroup.controllers").exists();
-    let missing = match busybox {
+    let missing = match busybox() {
         _ if !nix::unistd::geteuid().is_root() => "needs root",
         _ if init.trim() != "systemd" || !v2 => "systemd with cgroup v2 is not running here",
         None => "busybox-static is not installed",
         Some(busybox) => {
-            let dir = std::env::temp_dir().join(format!("corten-test.systemd.{name}.{}", std::process::id()));
+            let dir = std::env::temp_dir().join(format!("corten-test.systemd.{name:.40}.{}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
-            fs::copy(busybox, dir.join("busybox")).unwrap();
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-            let test = Test { dir, count: Cell::new(0) };
+            let test = Test::new(dir, busybox);
             body(&test);
             let states = fs::read_dir(test.state()).map_or(0, Iterator::count);
             assert_eq!(states, 0, "containers are left behind");

@@ -1,5 +1,5 @@
-//! Masked and read-only paths, the read-only root, idmapped and cgroup mounts (config-linux.md#masked-paths, #readonly-paths,
-//! config.md#root, #mounts).
+//! Masked and read-only paths, the read-only root, idmapped and cgroup mounts (config-linux.md#masked-paths,
+//! #readonly-paths, config.md#root, #mounts).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use crate::harness::{Test, isolated};
 use crate::mounts::{add, fits, host_mount, options};
 
-/// Files, directories, links, what lies in a mounted volume, and what is not there.
+/// Masked paths can be files, directories, links or paths in a mounted volume. A path that does not exist is
+/// skipped.
 #[test]
-fn masked_paths() {
+fn masked_paths_of_every_kind_show_nothing() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir_all(volume.join("dir")).unwrap();
@@ -61,9 +62,9 @@ fn masked_paths() {
     });
 }
 
-/// Read-only paths keep what else the mount there is, with all mounts below; only they are read-only.
+/// A read-only path keeps the other options of its mount and all mounts below. Only such paths are read-only.
 #[test]
-fn read_only_paths() {
+fn only_read_only_paths_are_read_only() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         let below = volume.join("below");
@@ -96,9 +97,9 @@ fn read_only_paths() {
     });
 }
 
-/// `root.readonly` is of the root alone: volumes can be written to.
+/// `root.readonly` applies to the root only. Volumes are writable.
 #[test]
-fn a_read_only_root_with_volumes() {
+fn a_volume_of_a_read_only_root_is_writable() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir(&volume).unwrap();
@@ -116,14 +117,14 @@ fn a_read_only_root_with_volumes() {
     });
 }
 
-/// idmap and ridmap, with the mount's own mappings and the container's.
+/// idmap and ridmap, with the mount's own mappings and with the container's.
 #[test]
-fn idmapped_mounts() {
+fn idmapped_mounts_have_their_own_mappings_or_the_containers() {
     isolated(|t| {
         let source = t.dir.join("my-source");
         let below = source.join("below");
         fs::create_dir_all(&below).unwrap();
-        // The directory of the tests is of a file system that knows idmapped mounts, and so is tmpfs from 6.3 on.
+        // The file system of the tests' directory supports idmapped mounts. tmpfs does since Linux 6.3.
         host_mount(t, &["-t", "tmpfs", "x", below.to_str().unwrap()]);
         for path in [source.join("file"), below.join("file")] {
             fs::write(&path, "").unwrap();
@@ -147,7 +148,7 @@ fn idmapped_mounts() {
         assert_eq!(show(t, json!(["rbind", "idmap"]), true).ok(), "6000:6001\n1000:1001\n");
         assert_eq!(show(t, json!(["rbind", "ridmap"]), true).ok(), "6000:6001\n6000:6001\n");
         assert_eq!(show(t, json!(["rbind"]), true).ok(), "6000:6001\n1000:1001\n");
-        // Without mappings, neither its own nor the container's, it is an error.
+        // An idmapped mount without mappings of its own or of the container is an error.
         show(t, json!(["rbind", "idmap"]), false).fails("mounts[7]");
         t.run("true", |c| {
             let mut mount =
@@ -160,9 +161,10 @@ fn idmapped_mounts() {
     });
 }
 
-/// The cgroup mount shows the container its part, whether it has a cgroup namespace or not; read-only where asked.
+/// The cgroup mount shows the container its part, with and without a cgroup namespace. It is read-only if the
+/// options say so.
 #[test]
-fn cgroup_mounts() {
+fn a_cgroup_mount_shows_the_containers_part() {
     isolated(|t| {
         for namespace in [true, false] {
             for (mode, kind) in [("ro", "cgroup"), ("rw", "cgroup2")] {
@@ -179,7 +181,7 @@ fn cgroup_mounts() {
                 let out = out.ok();
                 let found = options(&out, "/sys/fs/cgroup").unwrap();
                 assert!(fits(&found.0, &format!("{mode} nosuid noexec nodev")), "{namespace} {mode}: {out}");
-                // The host's tree is seen only without a namespace.
+                // The host's tree is visible only without a cgroup namespace.
                 assert_eq!(out.contains("/sys/fs/cgroup/harness\n"), !namespace, "{namespace} {mode}: {out}");
                 assert_eq!(out.contains("made\n"), mode == "rw", "{namespace} {mode}: {out}");
             }

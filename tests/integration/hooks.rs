@@ -1,4 +1,5 @@
-//! `hooks`: all six, in order and in their places, with the container's state on stdin; and what a failure means.
+//! `hooks`: all six kinds, their order and places, the container's state on stdin, and the effect of a
+//! failure.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,12 +13,13 @@ use crate::harness::{Bundle, Test, isolated, patience, poll};
 const ALL: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
-/// A hook that appends to a file of the bundle, which is mounted at /log for those that run in the container's root.
+/// Returns a hook that appends to a file of the bundle. The file is mounted at /log for hooks that run in the
+/// container's root.
 fn shell(script: &str) -> Value {
     json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]})
 }
 
-/// A bundle with a writable directory that hooks find at the same path inside and outside.
+/// Makes a bundle with a writable directory, which hooks find at the same path inside and outside.
 fn with_hooks(t: &Test, edit: impl FnOnce(&mut Value, &str)) -> (Bundle, String) {
     let shared = t.dir.join("shared");
     fs::create_dir_all(&shared).unwrap();
@@ -31,9 +33,10 @@ fn with_hooks(t: &Test, edit: impl FnOnce(&mut Value, &str)) -> (Bundle, String)
     (bundle, path)
 }
 
-/// Whatever the container may not open, the hooks in its cgroup may not: the filter is there before they are.
+/// The device filter is attached before the hooks run. A hook in the container's cgroup can open only the
+/// devices of the container.
 #[test]
-fn the_containers_hooks_are_held_to_its_devices() {
+fn the_device_filter_applies_to_hooks_in_the_cgroup() {
     isolated(|t| {
         for kind in ["createContainer", "startContainer"] {
             let (bundle, dir) = with_hooks(t, |c, dir| {
@@ -53,7 +56,8 @@ fn the_containers_hooks_are_held_to_its_devices() {
     });
 }
 
-/// config.md#posix-platform-hooks: the order of kinds and within a list; runtime.md#lifecycle: when each runs.
+/// config.md#posix-platform-hooks: the order of the kinds and in each list. runtime.md#lifecycle: the moment
+/// of each kind.
 #[test]
 fn hooks_run_in_order() {
     isolated(|t| {
@@ -80,9 +84,10 @@ fn hooks_run_in_order() {
     });
 }
 
-/// runtime.md#state on stdin: the container as it is at that moment; namespaces as config.md's table says.
+/// runtime.md#state on stdin: the container's state at that moment. The namespaces are those of config.md's
+/// table.
 #[test]
-fn hooks_are_told_the_state() {
+fn hooks_get_the_state_on_stdin() {
     isolated(|t| {
         let (bundle, dir) = with_hooks(t, |c, dir| {
             for kind in ALL {
@@ -102,7 +107,8 @@ fn hooks_are_told_the_state() {
             let text = fs::read_to_string(format!("{dir}/{kind}")).unwrap();
             let state: Value = serde_json::from_str(&text).unwrap();
             let statuses: &[&str] = match kind {
-                // They come after step 2, which is the end of `creating`; runtime-tools' hooks_stdin wants that too.
+                // They run after step 2, which ends `creating`. hooks_stdin of runtime-tools requires that
+                // too.
                 "prestart" | "createRuntime" | "createContainer" | "startContainer" => &["created"],
                 "poststart" => &["running"],
                 _ => &["stopped"],
@@ -123,9 +129,10 @@ fn hooks_are_told_the_state() {
     });
 }
 
-/// config.md#prestart and after it: a hook's path is the runtime's, that of startContainer the container's.
+/// config.md#prestart and the following sections: a hook's path is resolved in the runtime's mount namespace,
+/// that of startContainer in the container.
 #[test]
-fn hooks_are_found_where_they_belong() {
+fn the_path_of_a_hook_is_the_hosts_or_the_containers() {
     isolated(|t| {
         let install = |dir: &Path| {
             fs::create_dir_all(dir).unwrap();
@@ -158,9 +165,9 @@ fn hooks_are_found_where_they_belong() {
     });
 }
 
-/// A hook of the host's that names no environment has the caller's, in which it finds its helpers.
+/// A hook on the host without `env` has the caller's environment, so that it finds its helpers.
 #[test]
-fn hooks_have_the_callers_environment() {
+fn a_hook_without_an_environment_has_the_callers() {
     isolated(|t| {
         let kinds = ["prestart", "createRuntime", "poststart", "poststop"];
         let (bundle, dir) = with_hooks(t, |c, dir| {
@@ -178,7 +185,7 @@ fn hooks_have_the_callers_environment() {
     });
 }
 
-/// config.md#createcontainer-hooks: the mounts are there, the root is not yet entered and still writable.
+/// config.md#createcontainer-hooks: the mounts are made, and the root is not entered yet and still writable.
 #[test]
 fn create_container_hooks_can_change_the_root() {
     isolated(|t| {
@@ -197,10 +204,10 @@ fn create_container_hooks_can_change_the_root() {
     });
 }
 
-/// runtime.md#lifecycle: a failing hook before the program is an error of `create` or `start`; the container is
-/// destroyed and the poststop hooks run.
+/// runtime.md#lifecycle: a failing hook before the program is an error of `create` or `start`. The container
+/// is destroyed and the poststop hooks run.
 #[test]
-fn a_failing_hook_is_the_commands_failure() {
+fn a_failing_hook_before_the_program_fails_the_command() {
     isolated(|t| {
         for kind in &ALL[..5] {
             let (bundle, dir) = with_hooks(t, |c, dir| {
@@ -228,7 +235,8 @@ fn a_failing_hook_is_the_commands_failure() {
     });
 }
 
-/// runtime.md#lifecycle, step 9: up to 1.2.1 a failing poststart hook is warned of, and the others and the program go on.
+/// runtime.md#lifecycle, step 9: up to 1.2.1 a failing poststart hook is a warning. The other hooks and the
+/// program go on.
 #[test]
 fn a_failing_poststart_hook_depends_on_the_version() {
     isolated(|t| {
@@ -258,7 +266,7 @@ fn a_failing_poststart_hook_depends_on_the_version() {
     });
 }
 
-/// runtime.md#lifecycle: a failing poststop hook is warned of; the others and the deletion go on.
+/// runtime.md#lifecycle: a failing poststop hook is a warning. The other hooks and the deletion go on.
 #[test]
 fn delete_goes_on_after_a_failing_poststop_hook() {
     isolated(|t| {
@@ -272,9 +280,9 @@ fn delete_goes_on_after_a_failing_poststop_hook() {
     });
 }
 
-/// config.md#posix-platform-hooks: the timeout ends the hook and whatever it has started.
+/// config.md#posix-platform-hooks
 #[test]
-fn a_hook_has_its_time() {
+fn the_timeout_of_a_hook_ends_it_and_its_children() {
     isolated(|t| {
         for script in ["sleep 100", "sleep 100 & exit 0", "sleep 100 & wait", "trap '' TERM; sleep 100"] {
             let (bundle, _) = with_hooks(t, |c, _| {
@@ -286,7 +294,7 @@ fn a_hook_has_its_time() {
             let out = t.corten(&["create", "-b", bundle.path(), "c1"]);
             assert!(start.elapsed() < Duration::from_secs(5) * patience(), "{script}: {:?}", start.elapsed());
             if script.contains("exit 0") {
-                // The hook itself is done in time; what it left behind must not hold up anyone.
+                // The hook itself ends in time. The process that it has left must not delay the command.
                 assert_eq!(out.code, 0, "{out:?}");
                 t.delete("c1");
                 crate::harness::kill_all("sleep 100");
@@ -299,9 +307,10 @@ fn a_hook_has_its_time() {
     });
 }
 
-/// config.md#posix-platform-hooks: an absolute path and a positive timeout; env is the hook's whole environment.
+/// config.md#posix-platform-hooks: the path must be absolute and the timeout positive. `env` is the whole
+/// environment of the hook.
 #[test]
-fn hooks_are_checked() {
+fn a_hook_with_a_relative_path_or_no_time_is_refused() {
     isolated(|t| {
         for (key, value, place) in [
             ("path", json!("bin/true"), "hooks.createRuntime[0].path"),

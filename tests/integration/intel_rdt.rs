@@ -1,8 +1,8 @@
-//! linux.intelRdt. No machine here has the hardware, and without it the kernel does not mount resctrl: what it makes of
-//! `schemata` no test sees. What is ordinary about it a hierarchy of cgroup v1 shows as well, being the kernel's: a class
-//! is a directory that comes with its `tasks`, a process that writes to it is inside with its children, and rmdir(2)
-//! takes it away. There the tests of membership and of what is left behind are made, with mountinfo saying that it is
-//! a resctrl; `schemata` has its tests beside the code.
+//! linux.intelRdt. The test machines lack the hardware, and without it the kernel does not mount resctrl, so
+//! no test sees its answer to `schemata`. (The code has unit tests for them.) A cgroup v1 hierarchy behaves
+//! like resctrl otherwise, because it is part of the kernel: a class is a directory that comes with a file
+//! `tasks`, a process that writes to it enters with its children, and rmdir(2) removes it. It stands in for
+//! resctrl, and mountinfo is changed accordingly.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,27 +13,28 @@ use serde_json::{Value, json};
 
 use crate::harness::{Output, Test, View, isolated, isolated_in, poll};
 
-/// The hierarchy that stands in.
+/// The hierarchy that stands in for resctrl.
 const STAND_IN: &str = "/sys/fs/cgroup/memory";
 
+/// Returns the directory of a class in the hierarchy that stands in.
 fn class(name: &str) -> PathBuf {
     Path::new(STAND_IN).join(name)
 }
 
-/// A command of the runtime that finds the stand-in mounted as resctrl.
+/// Runs a command of the runtime that sees the stand-in mounted as resctrl.
 fn with_resctrl(t: &Test, args: &[&str]) -> Command {
     let file = t.dir.join("mountinfo");
     let real = fs::read_to_string("/proc/self/mountinfo").unwrap();
     fs::write(&file, format!("{real}9999 1 0:999 / {STAND_IN} rw - resctrl resctrl rw\n")).unwrap();
     let runtime = t.command(&[]);
-    // The process that is mounted over becomes the runtime.
+    // The process whose mountinfo is replaced becomes the runtime.
     let script = "mount --bind \"$0\" /proc/$$/mountinfo && exec \"$@\"";
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).arg(file).arg(runtime.get_program()).args(runtime.get_args()).args(args);
     command
 }
 
-/// Without a cgroup of its own, which would be in the same hierarchy.
+/// Creates a container without a cgroup, which would be in the same hierarchy.
 fn create(t: &Test, rdt: Value, edit: impl FnOnce(&mut Value)) -> Output {
     let bundle = t.bundle(|c| {
         c["linux"]["intelRdt"] = rdt;
@@ -42,7 +43,7 @@ fn create(t: &Test, rdt: Value, edit: impl FnOnce(&mut Value)) -> Output {
     t.call(&mut with_resctrl(t, &["--cgroup-manager", "disabled", "create", "-b", bundle.path(), "c1"]))
 }
 
-/// Where a process is, as the kernel says.
+/// Returns the class of a process according to the kernel.
 fn place(pid: i32) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     text.lines().find_map(|line| line.split_once(":memory:")).unwrap().1.to_string()
@@ -57,10 +58,10 @@ fn record(t: &Test) -> Value {
     serde_json::from_str(&fs::read_to_string(t.state().join("c1/state.json")).unwrap()).unwrap()
 }
 
-/// config-linux.md#intelrdt: without a mounted resctrl it is an error, whatever is asked. `features` tells what the runtime
-/// can do, not what the machine has.
+/// config-linux.md#intelrdt: without a mounted resctrl it is an error, with any members. `features` reports
+/// the abilities of the runtime, not of the machine.
 #[test]
-fn without_resctrl_it_is_an_error() {
+fn without_resctrl_any_intel_rdt_is_an_error() {
     isolated(|t| {
         for rdt in [json!({}), json!({"closID": "/"}), json!({"l3CacheSchema": "L3:0=f"})] {
             let bundle = t.bundle(|c| c["linux"]["intelRdt"] = rdt);
@@ -84,10 +85,10 @@ fn without_resctrl_it_is_an_error() {
     });
 }
 
-/// config-linux.md#intelrdt: a class that is there is joined, by the container's process, its children and what is
-/// executed, and is not removed.
+/// config-linux.md#intelrdt: an existing class is joined by the container's process, its children and
+/// processes of exec, and is not removed.
 #[test]
-fn a_class_that_is_there_is_joined() {
+fn an_existing_class_is_joined_and_not_removed() {
     isolated_in(View::V1, |t| {
         fs::create_dir(class("gold")).unwrap();
         create(t, json!({"closID": "gold"}), |c| {
@@ -119,19 +120,20 @@ fn a_class_that_is_there_is_joined() {
     });
 }
 
-/// config-linux.md#intelrdt: without closID the class has the container's id, and goes with the container.
+/// config-linux.md#intelrdt: without closID the class has the container's id, and is removed with the
+/// container.
 #[test]
-fn a_class_of_its_own_comes_and_goes() {
+fn a_class_without_closid_is_removed_with_the_container() {
     isolated_in(View::V1, |t| {
         create(t, json!({}), |_| {}).ok();
         assert_eq!(place(t.pid("c1")), "/c1");
         assert_eq!(record(t)["intelRdt"]["made"], json!([class("c1")]));
         t.delete("c1");
         assert!(!class("c1").exists());
-        // Also if the creation fails in the end.
+        // The class is also removed if the creation fails in the end.
         create(t, json!({}), |c| c["process"]["args"] = json!(["/does/not/exist"])).fails("/does/not/exist");
         assert!(!class("c1").exists());
-        // And not if it was there before.
+        // An existing class is not removed.
         fs::create_dir(class("c1")).unwrap();
         create(t, json!({}), |_| {})
             .fails("linux.intelRdt: the class /sys/fs/cgroup/memory/c1 exists already");
@@ -143,9 +145,10 @@ fn a_class_of_its_own_comes_and_goes() {
     });
 }
 
-/// config-linux.md#intelrdt: the monitoring group has the container's id, in whichever class, and goes with the container.
+/// config-linux.md#intelrdt: the monitoring group has the container's id, in any class, and is removed with
+/// the container.
 #[test]
-fn a_monitoring_group_comes_and_goes() {
+fn a_monitoring_group_is_removed_with_the_container() {
     isolated_in(View::V1, |t| {
         create(t, json!({"closID": "/", "enableMonitoring": true}), |_| {})
             .fails("linux.intelRdt.enableMonitoring: resctrl has no monitoring");
@@ -164,9 +167,9 @@ fn a_monitoring_group_comes_and_goes() {
     });
 }
 
-/// What a `create` that was killed has made is on record: `delete --force` takes it away.
+/// The class that a killed `create` has made is on record, so `delete --force` removes it.
 #[test]
-fn a_killed_create_leaves_a_record_of_its_class() {
+fn delete_removes_the_class_of_a_killed_create() {
     isolated_in(View::V1, |t| {
         let bundle = t.bundle(|c| {
             c["linux"]["intelRdt"] = json!({});
@@ -178,7 +181,7 @@ fn a_killed_create_leaves_a_record_of_its_class() {
         assert!(poll(Duration::from_secs(10), inside));
         child.kill().unwrap();
         child.wait().unwrap();
-        // The stand-in, unlike resctrl, is busy until what was killed with the runtime is reaped.
+        // Unlike resctrl, the stand-in is busy until the process that was killed with the runtime is reaped.
         assert!(poll(Duration::from_secs(10), || {
             crate::harness::kill_all("sleep");
             crate::harness::reap();
@@ -188,7 +191,8 @@ fn a_killed_create_leaves_a_record_of_its_class() {
     });
 }
 
-/// A running container with a record of a class of its own: a plain directory, whose file keeps what is written to it.
+/// Starts a container with a record of a class of its own: a plain directory, whose file keeps whatever is
+/// written.
 fn in_a_directory(t: &Test) -> PathBuf {
     let bundle = t.bundle(|_| {});
     t.start(&bundle, "c1");
@@ -214,9 +218,10 @@ fn kept(t: &Test) -> Value {
     config["linux"].clone()
 }
 
-/// `update` changes the shares and the limits, both or none, and the kept configuration with them.
+/// `update` changes the schemata of cache and memory bandwidth, both or none, and also the kept
+/// configuration.
 #[test]
-fn shares_are_updated() {
+fn update_changes_both_rdt_limits_or_none() {
     isolated_in(View::V2, |t| {
         let group = in_a_directory(t);
         let says = || fs::read_to_string(group.join("schemata")).unwrap();

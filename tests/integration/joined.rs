@@ -1,4 +1,4 @@
-//! A mount namespace that is joined gets the container's root; a create that fails leaves no mounts there.
+//! Joined mount namespaces: they get the container's root, and a create that fails leaves no mounts in them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,14 +28,15 @@ impl Other {
         PathBuf::from(format!("/proc/{}/ns/mnt", self.child.id()))
     }
 
-    /// Its mounts, without their ids and propagation: what is shared becomes a slave when it is joined.
+    /// Returns its mounts, without ids and propagation: a shared mount becomes a slave in the joined
+    /// namespace.
     fn mounts(&self) -> Vec<String> {
         let text = fs::read_to_string(format!("/proc/{}/mountinfo", self.child.id())).unwrap();
         let tag = |word: &&str| !word.starts_with("shared:") && !word.starts_with("master:");
         text.lines().map(|line| line.split(' ').skip(2).filter(tag).collect::<Vec<_>>().join(" ")).collect()
     }
 
-    /// For a configuration that joins it.
+    /// Makes a configuration join it.
     pub fn join(&self, c: &mut Value) {
         without_namespace(c, "mount");
         let namespace = json!({"type": "mount", "path": self.namespace()});
@@ -52,7 +53,7 @@ impl Drop for Other {
 
 type Edit = fn(&mut Value);
 
-/// What makes a create fail, at different times.
+/// Returns edits that make a create fail, at different moments.
 fn failures() -> Vec<(&'static str, Edit)> {
     vec![
         ("no such mount source", |c| {
@@ -81,9 +82,9 @@ fn bundle_for(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
     bundle
 }
 
-/// Whatever fails before the root is changed, no mount stays in a namespace that is joined, nor in the host's.
+/// If a create fails before the change of the root, no mount is left in a joined namespace or on the host.
 #[test]
-fn failures_leave_no_mounts() {
+fn a_failed_create_leaves_no_mount_in_a_joined_namespace() {
     isolated(|t| {
         let own = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
         for (what, edit) in failures() {
@@ -110,9 +111,9 @@ fn failures_leave_no_mounts() {
     });
 }
 
-/// A joined mount namespace gets the container's root, with its mounts, and the host nothing of it.
+/// A joined mount namespace gets the container's root with its mounts. The host gets none of them.
 #[test]
-fn in_a_joined_namespace() {
+fn a_joined_mount_namespace_gets_the_root_and_its_mounts() {
     isolated(|t| {
         for propagation in ["private", "slave", "shared"] {
             let other = Other::new(propagation);
@@ -129,9 +130,9 @@ fn in_a_joined_namespace() {
     });
 }
 
-/// An idmapped mount is idmapped where the finished root file system arrives, too.
+/// An idmapped mount is also idmapped in the joined namespace.
 #[test]
-fn idmapped_mounts() {
+fn an_idmapped_mount_stays_so_in_a_joined_namespace() {
     isolated(|t| {
         let source = t.dir.join("my-source");
         fs::create_dir(&source).unwrap();
@@ -149,9 +150,9 @@ fn idmapped_mounts() {
     });
 }
 
-/// The finished tree is copied into the namespace, and the kernel copies nothing that is unbindable.
+/// The finished tree is copied into the namespace, and the kernel does not copy unbindable mounts.
 #[test]
-fn nothing_is_lost_on_the_way() {
+fn unbindable_mounts_reach_a_joined_namespace() {
     isolated(|t| {
         let other = Other::new("private");
         let tmpfs =
@@ -177,10 +178,10 @@ fn nothing_is_lost_on_the_way() {
     });
 }
 
-/// Wherever it is joined, a namespace that is the host's is not changed: neither the runtime's own nor that of the first
-/// process, if the runtime is in another. One that is neither is.
+/// A joined namespace that belongs to the host is never changed: neither the runtime's own nor that of the
+/// first process, if the runtime is in another. A third namespace is.
 #[test]
-fn nothing_of_the_hosts_is_changed() {
+fn no_mount_namespace_of_the_host_is_changed() {
     isolated(|t| {
         let read = |path: &str| fs::read_to_string(path).unwrap();
         let values = || {
@@ -220,7 +221,7 @@ fn nothing_of_the_hosts_is_changed() {
                 if kind == "mount" || edit["linux"]["netDevices"].is_object() {
                     continue;
                 }
-                // The same in the namespace of another container.
+                // The same in the mount namespace of another container.
                 let other = t.start(&t.bundle(|_| {}), "other");
                 let path = format!("/proc/{other}/ns/{file}");
                 bundle.edit(|c| c["linux"]["namespaces"][5]["path"] = json!(path));
@@ -250,9 +251,10 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// --no-pivot unmounts what is in the mount namespace: others' mounts, and by their propagation the host's.
+/// --no-pivot unmounts all mounts of the namespace: those of other containers, and by propagation those of
+/// the host.
 #[test]
-fn a_mount_namespace_is_not_joined_with_no_pivot() {
+fn no_pivot_in_a_joined_mount_namespace_is_refused() {
     isolated(|t| {
         let pid = t.start(&t.bundle(|_| {}), "c1");
         let member = t.bundle(|c| {

@@ -1,4 +1,4 @@
-//! The annotation `dev.corten.landlock` (docs/landlock.md), asked of the kernel.
+//! The annotation `dev.corten.landlock` (docs/landlock.md) and its effect in the kernel.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::harness::{Bundle, Test, isolated, skip};
 use crate::namespaces::{give_rootfs, map_ids};
 
-/// A way in which test bundles differ.
+/// A variant of a test bundle.
 type Edit = fn(&mut Value);
 
-/// Ends the test as skipped where the kernel's Landlock is too old for it.
+/// Ends the test as skipped if the kernel's Landlock is too old.
 fn needs(abi: u32) {
     let found = corten::sys::landlock::abi().unwrap();
     if found < abi {
@@ -23,7 +23,7 @@ fn annotate(config: &mut Value, rules: &Value) {
     config["annotations"] = json!({"dev.corten.landlock": rules.to_string()});
 }
 
-/// A bundle with these rules that may write everywhere, as far as the modes go.
+/// Makes a bundle with these rules. File modes allow writing everywhere.
 fn bundle(t: &Test, rules: &Value, edit: impl FnOnce(&mut Value)) -> Bundle {
     let bundle = t.bundle(|config| {
         annotate(config, rules);
@@ -35,7 +35,7 @@ fn bundle(t: &Test, rules: &Value, edit: impl FnOnce(&mut Value)) -> Bundle {
     bundle
 }
 
-/// Which of these things are allowed.
+/// A script that prints which of these operations are allowed.
 const TRY: &str = "try() { name=$1; shift; if \"$@\" 2>/dev/null; then echo $name; fi; }; \
     write() { echo x > $1; }; \
     try ro cat /var/file; try exec /bin/true; try tmp write /tmp/new; try mkdir mkdir /tmp/dir; try null write /dev/null; \
@@ -46,10 +46,10 @@ fn dockers_seccomp(config: &mut Value) {
     config["linux"]["seccomp"] = serde_json::from_str(include_str!("../golden/seccomp/docker.json")).unwrap();
 }
 
-/// What is not listed is denied, to root and to others, with no_new_privs and without, beside seccomp and in a user
-/// namespace; for the container's own process and for every exec.
+/// A path without a rule is denied to root and to others, with no_new_privs and without, together with
+/// seccomp, and in a user namespace. The rules apply to the container's process and to every exec.
 #[test]
-fn what_is_not_allowed_is_denied() {
+fn a_path_that_is_not_listed_is_denied() {
     isolated(|t| {
         needs(3);
         let rules = json!({"ro": ["/"], "rw": ["/tmp", "/mnt/one", "/dev/null"]});
@@ -106,9 +106,9 @@ fn bundle_has(bundle: &Bundle, word: &str) -> bool {
     fs::read_to_string(bundle.dir.join("config.json")).unwrap().contains(word)
 }
 
-/// Without the annotation, and with one about ports only, nothing of the file system is denied.
+/// Without the annotation, or with rules about ports only, the file system is not restricted.
 #[test]
-fn what_is_not_named_is_not_restricted() {
+fn without_path_rules_no_path_is_denied() {
     isolated(|t| {
         needs(4);
         let script = "mkdir /etc/x && echo made";
@@ -120,9 +120,9 @@ fn what_is_not_named_is_not_restricted() {
     });
 }
 
-/// TCP ports: what is not listed can be neither listened on nor connected to.
+/// A port without a rule can be neither listened on nor connected to.
 #[test]
-fn tcp_ports() {
+fn a_tcp_port_that_is_not_listed_is_denied() {
     isolated(|t| {
         needs(4);
         let script = "nc -l -p 81 2>&1; nc -l -p 80 & while ! nc 127.0.0.1 80 < /dev/null 2>&1; do usleep 10000; done; \
@@ -136,15 +136,15 @@ fn tcp_ports() {
                 "nc: can't connect to remote host (127.0.0.1): Permission denied"
             ]
         );
-        // A list that is not there is no restriction.
+        // A missing list does not restrict anything.
         let out = t.run("nc 127.0.0.1 82 2>&1", |c| annotate(c, &json!({"tcpBind": []})));
         assert_eq!(out.stdout, "nc: can't connect to remote host (127.0.0.1): Connection refused\n");
     });
 }
 
-/// What cannot be is told with its place, by create; an exec is told what has gone since.
+/// create reports wrong rules with their place. exec reports a path that no longer exists.
 #[test]
-fn what_cannot_be_is_told() {
+fn wrong_landlock_rules_are_reported_with_their_place() {
     isolated(|t| {
         needs(3);
         let place = "annotations[\"dev.corten.landlock\"]";
@@ -164,16 +164,17 @@ fn what_cannot_be_is_told() {
         let bundle = bundle(t, &rules, |_| {});
         fs::create_dir(bundle.rootfs().join("tmp/sub")).unwrap();
         t.start(&bundle, "c1");
-        // The workload may put a link to elsewhere in its place: no way out for the next exec.
+        // The workload can replace the path by a link to elsewhere. The next exec must not follow it.
         t.exec("c1", "rmdir /tmp/sub && ln -s /etc /tmp/sub").ok();
         t.exec("c1", "echo x > /etc/x").fails(&format!("{place}.rw[1] /tmp/sub: openat2")).exits(255);
         t.delete("c1");
     });
 }
 
-/// Not even a workload that may mount leaves it: Landlock keeps the mounts as they are.
+/// A workload with the right to mount cannot leave the restrictions, because Landlock forbids all changes of
+/// mounts.
 #[test]
-fn mounts_stay_as_they_are() {
+fn a_restricted_workload_cannot_change_mounts() {
     isolated(|t| {
         needs(3);
         let caps = |c: &mut Value| {

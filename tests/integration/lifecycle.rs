@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{directories, isolated, left_behind, poll, processes, traces, without_namespace};
 
-/// runtime.md#lifecycle: created, running, stopped, gone; `state` has every required property.
+/// runtime.md#lifecycle: created, running, stopped, deleted. `state` has every required property.
 #[test]
 fn a_container_goes_through_its_states() {
     isolated(|t| {
@@ -46,7 +46,7 @@ fn a_container_goes_through_its_states() {
 
 /// runtime.md#create: an id in use is an error that changes nothing.
 #[test]
-fn an_id_is_used_once() {
+fn create_with_an_id_in_use_fails() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.create(&bundle, "c1");
@@ -60,9 +60,9 @@ fn an_id_is_used_once() {
     });
 }
 
-/// runtime.md#operations: an id that does not exist is an error, in the words that engines look for.
+/// runtime.md#operations: an id that does not exist is an error. Engines look for its words.
 #[test]
-fn unknown_ids_are_errors() {
+fn an_unknown_id_is_an_error_in_the_words_of_engines() {
     isolated(|t| {
         for args in [
             &["state", "c9"][..],
@@ -79,9 +79,9 @@ fn unknown_ids_are_errors() {
     });
 }
 
-/// Ids are names of one directory: nothing else may be reached with them.
+/// An id is the name of one directory. No other path can be reached with it.
 #[test]
-fn ids_are_checked() {
+fn an_id_cannot_lead_out_of_the_state_root() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let long = "x".repeat(1025);
@@ -97,9 +97,9 @@ fn ids_are_checked() {
     });
 }
 
-/// runtime.md#delete: a container that is not stopped is not deleted, and nothing happens to it.
+/// runtime.md#delete: a container that is not stopped is not deleted, and is not changed.
 #[test]
-fn delete_wants_a_stopped_container() {
+fn delete_of_a_running_container_without_force_fails() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.create(&bundle, "c1");
@@ -122,7 +122,7 @@ fn delete_wants_a_stopped_container() {
 
 /// runtime.md#start: only a created container is started.
 #[test]
-fn start_wants_a_created_container() {
+fn start_requires_a_created_container() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let pid = t.start(&bundle, "c1");
@@ -135,9 +135,10 @@ fn start_wants_a_created_container() {
     });
 }
 
-/// Engines parse the pid file with atoi of its bytes: digits only, there when create returns, and none after an error.
+/// Engines parse the bytes of the pid file with atoi. It exists when create returns, and does not exist after
+/// an error.
 #[test]
-fn the_pid_file_is_a_bare_number() {
+fn the_pid_file_has_only_digits_when_create_returns() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let file = t.dir.join("pid");
@@ -157,9 +158,9 @@ fn the_pid_file_is_a_bare_number() {
     });
 }
 
-/// The bundle is the working directory without --bundle, and options may follow the id.
+/// Without --bundle the working directory is the bundle. Options can follow the id.
 #[test]
-fn the_bundle_is_the_working_directory() {
+fn without_bundle_the_working_directory_is_the_bundle() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.call(t.command(&["create", "c1"]).current_dir(&bundle.dir)).ok();
@@ -171,9 +172,9 @@ fn the_bundle_is_the_working_directory() {
     });
 }
 
-/// What cannot be executed is found out by create already, in the words that docker and podman map to 126 and 127.
+/// create reports it in the words that docker and podman translate to 126 and 127.
 #[test]
-fn create_tells_what_cannot_be_executed() {
+fn create_reports_a_program_that_cannot_be_executed() {
     isolated(|t| {
         for (program, user, text) in [
             ("/no/such", 0, r#"exec: "/no/such": stat /no/such: no such file or directory"#),
@@ -197,9 +198,10 @@ fn create_tells_what_cannot_be_executed() {
     });
 }
 
-/// runtime.md#start: an error of execve is an error of `start`, not a container that dies with nobody told.
+/// runtime.md#start: an error of execve is an error of `start`. Otherwise the container would die without a
+/// message.
 #[test]
-fn start_tells_what_execve_said() {
+fn start_reports_an_error_of_execve() {
     isolated(|t| {
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/my-program"]));
         let program = bundle.rootfs().join("my-program");
@@ -225,9 +227,9 @@ fn start_tells_what_execve_said() {
     });
 }
 
-/// runtime.md#start: `process` may be missing at create and must be there at start.
+/// runtime.md#start: `process` can be missing for create and is required for start.
 #[test]
-fn start_wants_a_process() {
+fn start_without_a_process_fails() {
     isolated(|t| {
         let bundle = t.bundle(|config| {
             config.as_object_mut().unwrap().remove("process");
@@ -261,9 +263,9 @@ fn later_changes_of_the_configuration_have_no_effect() {
     });
 }
 
-/// Signals by number and by name with or without SIG; TERM when none is named.
+/// Signals by number, and by name with or without SIG. The default is TERM.
 #[test]
-fn kill_takes_every_way_to_name_a_signal() {
+fn kill_takes_a_signal_by_number_or_name() {
     isolated(|t| {
         let script = "for s in HUP USR1 USR2 WINCH TERM; do trap \"echo $s >>/out\" $s; done; \
                       while :; do sleep 0.01; done";
@@ -302,9 +304,9 @@ fn kill_takes_every_way_to_name_a_signal() {
     });
 }
 
-/// runtime.md#kill: a stopped container is sent nothing; containerd looks for these words.
+/// runtime.md#kill: a stopped container gets no signal. containerd looks for the words of the error.
 #[test]
-fn kill_wants_a_living_container() {
+fn kill_of_a_stopped_container_fails() {
     isolated(|t| {
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
         t.create(&bundle, "c1");
@@ -316,9 +318,9 @@ fn kill_wants_a_living_container() {
     });
 }
 
-/// A payload that exits leaves a stopped container, reaped or not, until delete.
+/// After the payload exits the container is stopped until delete, also if its process is not reaped.
 #[test]
-fn state_is_stopped_after_exit() {
+fn a_container_is_stopped_after_its_payload_exits() {
     isolated(|t| {
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
         t.create(&bundle, "c1");
@@ -331,9 +333,9 @@ fn state_is_stopped_after_exit() {
     });
 }
 
-/// What the init leaves running dies with the container, with and without a pid namespace.
+/// A process that the init leaves running dies with the container, with and without a pid namespace.
 #[test]
-fn delete_takes_every_process_along() {
+fn delete_kills_every_process_of_the_container() {
     isolated(|t| {
         for pid_namespace in [true, false] {
             let bundle = t.bundle(|config| {
@@ -356,9 +358,9 @@ fn delete_takes_every_process_along() {
     });
 }
 
-/// A container whose processes are in the host's pid namespace is emptied by `kill --all`, also after its init's death.
+/// In the host's pid namespace, `kill --all` also ends the container's processes after its init has died.
 #[test]
-fn kill_all_reaches_what_init_left() {
+fn kill_all_reaches_processes_after_the_death_of_init() {
     isolated(|t| {
         let bundle = t.bundle(|config| {
             config["process"]["args"] =
@@ -377,9 +379,9 @@ fn kill_all_reaches_what_init_left() {
     });
 }
 
-/// `delete --force` need not wait for a hook that does not end.
+/// `delete --force` does not wait for a hook that does not end.
 #[test]
-fn delete_by_force_ends_a_start_that_hangs() {
+fn delete_with_force_ends_a_start_that_hangs() {
     isolated(|t| {
         let bundle = t.bundle(|config| {
             config["hooks"] = json!({"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]});
@@ -392,7 +394,7 @@ fn delete_by_force_ends_a_start_that_hangs() {
     });
 }
 
-/// A hook ends with the `create` that waits for it: nobody else knows of it.
+/// A hook ends with the `create` that waits for it, because no other process knows of it.
 #[test]
 fn a_killed_create_leaves_no_hook() {
     isolated(|t| {
@@ -408,9 +410,9 @@ fn a_killed_create_leaves_no_hook() {
     });
 }
 
-/// After a reboot what lies at the recorded paths is somebody else's.
+/// After a reboot, files and cgroups at the recorded paths belong to others.
 #[test]
-fn delete_does_not_touch_what_a_later_boot_has_made() {
+fn delete_does_not_touch_cgroups_of_a_later_boot() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c");
@@ -427,9 +429,10 @@ fn delete_does_not_touch_what_a_later_boot_has_made() {
     });
 }
 
-/// A record that is damaged or gone: what runs in the cgroup that the kept configuration names is the container's.
+/// The record is damaged or lost. Processes in the cgroup that the kept configuration names belong to the
+/// container.
 #[test]
-fn a_lost_record_leaves_nothing_behind() {
+fn delete_without_a_record_kills_the_processes_in_the_configured_cgroup() {
     isolated(|t| {
         let named = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/a/b"));
         let before = traces(t);
@@ -443,7 +446,7 @@ fn a_lost_record_leaves_nothing_behind() {
                 let out = t.corten(&["delete", "--force", "c1"]);
                 assert!(out.stderr.contains("removing cgroup /"), "{}", out.stderr);
                 out.exits(0);
-                // Whether those above were made for it is lost, too.
+                // It is also lost whether the parent cgroups were made for the container.
                 let all = directories(Path::new("/sys/fs/cgroup"));
                 all.iter().filter(|dir| dir.ends_with("a")).for_each(|dir| fs::remove_dir(dir).unwrap());
                 assert_eq!(left_behind(t, before.clone()), [] as [&str; 0]);
@@ -452,9 +455,10 @@ fn a_lost_record_leaves_nothing_behind() {
     });
 }
 
-/// Without a mount namespace the container's mounts are the host's, and where they are is lost with the record.
+/// Without a mount namespace the container's mounts are on the host, and their places are lost with the
+/// record.
 #[test]
-fn a_lost_record_tells_of_mounts_that_are_left() {
+fn delete_without_a_record_warns_of_mounts_on_the_host() {
     isolated(|t| {
         for namespace in [true, false] {
             let bundle = t.bundle(|c| {
@@ -478,9 +482,10 @@ fn a_lost_record_tells_of_mounts_that_are_left() {
     });
 }
 
-/// What is not certain is not killed: the directory stays, and the command fails until it is known.
+/// A process is not killed unless it certainly belongs to the container. The directory stays and the command
+/// fails until that is known.
 #[test]
-fn a_lost_record_that_tells_too_little_stays() {
+fn delete_without_a_record_keeps_a_container_that_may_run() {
     isolated(|t| {
         let lose = |files: &[&str]| {
             files.iter().for_each(|file| fs::remove_file(t.state().join("c1").join(file)).unwrap());
@@ -491,18 +496,18 @@ fn a_lost_record_that_tells_too_little_stays() {
                 assert!(t.state().join("c1").exists());
             }
         };
-        // Where a relative path begins, only who made it knew.
+        // Only the lost record had the directory that a relative path begins at.
         let pid = t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("a/b")), "c1");
         lose(&["state.json"]);
         fails(&format!("process {pid} is in its cgroup (hint: end it first)"));
         drop(Command::new("kill").args(["-KILL", &pid.to_string()]).status());
         assert!(poll(Duration::from_secs(5), || t.corten(&["delete", "--force", "c1"]).code == 0));
-        // Another container's, by its record.
+        // The path belongs to another container, according to its record.
         let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/a/b"));
         t.start(&bundle, "c1");
         t.corten(&["kill", "c1", "KILL"]).ok();
         t.until("c1", "stopped");
-        // Until it is reaped, a killed process is in its cgroups.
+        // A killed process is in its cgroups until it is reaped.
         assert!(poll(Duration::from_secs(5), || {
             crate::harness::reap();
             t.corten(&["create", "-b", bundle.path(), "c2"]).code == 0
@@ -514,7 +519,7 @@ fn a_lost_record_that_tells_too_little_stays() {
         assert_eq!(t.status("c2"), "running");
         t.delete("c2");
         t.delete("c1");
-        // Nothing is known.
+        // Neither the record nor the configuration is left.
         let pid = t.start(&bundle, "c1");
         let kept = t.state().join("c1/config.json");
         let text = fs::read(&kept).unwrap();

@@ -1,5 +1,5 @@
-//! Limits by their effect: what is over one is killed, refused or slowed. Where the kernel or the machine lacks what a test
-//! needs it is skipped; the VM (scripts/test-vm) has all of it.
+//! Limits by their effect: a process over a limit is killed, refused or slowed down. A test is skipped if the
+//! kernel or the machine lacks its features. The VM (scripts/test-vm) has all of them.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::harness::{Bundle, Output, Test, isolated, poll, skip};
 const CGROUP: &str = "/sys/fs/cgroup";
 const MIB: u64 = 1 << 20;
 
-/// Skips the test unless all of these controllers are on the v2 hierarchy.
+/// Skips the test unless the v2 hierarchy has all of these controllers.
 fn needs(controllers: &[&str]) {
     let there = fs::read_to_string(Path::new(CGROUP).join("cgroup.controllers")).unwrap();
     for controller in controllers {
@@ -22,7 +22,7 @@ fn needs(controllers: &[&str]) {
     }
 }
 
-/// A bundle in the cgroup /c1, with these resources, that runs a script.
+/// Makes a bundle in the cgroup /c1, with these resources, that runs a script.
 fn limited(t: &Test, resources: Value, script: &str) -> Bundle {
     t.bundle(|c| {
         c["linux"]["cgroupsPath"] = json!("/c1");
@@ -35,19 +35,20 @@ fn read(file: &str) -> String {
     fs::read_to_string(Path::new(CGROUP).join("c1").join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
-/// A number of a file such as cpu.stat, by its key.
+/// Returns a number of a file such as cpu.stat by its key.
 fn figure(file: &str, key: &str) -> u64 {
     let text = read(file);
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{file} has no {key}: {text}")).parse().unwrap()
 }
 
-/// config-linux.md#memory: who takes more than `limit` is killed, which `run` tells as 137, and no swap helps.
+/// config-linux.md#memory: a process over `limit` is killed, which `run` reports as 137. Swap does not help
+/// it.
 #[test]
-fn too_much_memory_is_fatal() {
+fn a_process_over_the_memory_limit_is_killed() {
     isolated(|t| {
         needs(&["memory"]);
-        // An endless line that must be kept: this takes memory until something stops it.
+        // tail keeps an endless line in memory until the limit stops it.
         let bundle =
             limited(t, json!({"memory": {"limit": 32 * MIB, "swap": 32 * MIB}}), "exec tail /dev/zero");
         t.run_bundle(&bundle).exits(137);
@@ -55,7 +56,7 @@ fn too_much_memory_is_fatal() {
         t.until("c1", "stopped");
         assert!(figure("memory.events", "oom_kill") >= 1, "{}", read("memory.events"));
         t.delete("c1");
-        // What stays below is left alone.
+        // A process that stays below the limit is not killed.
         let script = "head -c 8000000 /dev/zero | tail | wc -c";
         let bundle = limited(t, json!({"memory": {"limit": 64 * MIB}}), script);
         assert_eq!(t.run_bundle(&bundle).ok(), "8000000\n");
@@ -64,14 +65,14 @@ fn too_much_memory_is_fatal() {
 
 /// config-linux.md#pids: one process more than the limit is not made.
 #[test]
-fn too_many_processes_are_refused() {
+fn a_fork_over_the_pids_limit_fails() {
     isolated(|t| {
         needs(&["pids"]);
         let script = "for i in 1 2 3 4 5 6 7 8; do sleep 100 & done; echo all";
         let out = t.run_bundle(&limited(t, json!({"pids": {"limit": 6}}), script));
         assert!(out.code != 0 && out.stdout.is_empty() && out.stderr.contains("fork"), "{out:?}");
         assert_eq!(t.run_bundle(&limited(t, json!({"pids": {"limit": 9}}), script)).ok(), "all\n");
-        // exec's process counts too.
+        // A process of exec counts too.
         t.start(&limited(t, json!({"pids": {"limit": 3}}), "sleep 1000 & sleep 1000 & wait"), "c1");
         assert!(poll(Duration::from_secs(10), || figure_of("pids.current") == 3));
         let out = t.exec("c1", "true");
@@ -80,14 +81,14 @@ fn too_many_processes_are_refused() {
     });
 }
 
-/// A file that holds one number.
+/// Returns the number in a file that has only one.
 fn figure_of(file: &str) -> u64 {
     read(file).trim().parse().unwrap()
 }
 
 /// config-linux.md#cpu: a busy loop with a tenth of a processor gets no more.
 #[test]
-fn the_processor_is_throttled() {
+fn the_cpu_quota_holds_a_busy_loop_back() {
     isolated(|t| {
         needs(&["cpu"]);
         let cpu = json!({"cpu": {"quota": 10000, "period": 100_000}});
@@ -102,9 +103,9 @@ fn the_processor_is_throttled() {
     });
 }
 
-/// config-linux.md#cpu: `shares` between two that want one processor decide who gets how much.
+/// config-linux.md#cpu: `shares` of two containers that need one processor decide how much each gets.
 #[test]
-fn the_processor_is_shared_by_weight() {
+fn cpu_shares_divide_one_processor() {
     isolated(|t| {
         needs(&["cpu", "cpuset"]);
         let busy = |path: &str, shares: u64| {
@@ -129,9 +130,9 @@ fn the_processor_is_shared_by_weight() {
     });
 }
 
-/// config-linux.md#cpu: `cpus` and `mems` confine; what does not exist is refused.
+/// config-linux.md#cpu: `cpus` and `mems` confine. A processor or node that does not exist is refused.
 #[test]
-fn processors_are_assigned() {
+fn a_cpuset_confines_and_must_exist() {
     isolated(|t| {
         needs(&["cpuset"]);
         let allowed = "grep allowed_list /proc/self/status | tr -d '\\t'";
@@ -147,10 +148,10 @@ fn processors_are_assigned() {
     });
 }
 
-/// A disk of this machine, as (device node, major, minor).
+/// Returns a disk of this machine, as (device node, major, minor).
 fn disk() -> (String, u64, u64) {
     for entry in fs::read_dir("/sys/block").unwrap().flatten() {
-        // A real one has a device behind it.
+        // A real disk has a device behind it.
         if entry.path().join("device").exists() {
             let number = fs::read_to_string(entry.path().join("dev")).unwrap();
             let (major, minor) = number.trim().split_once(':').unwrap();
@@ -163,11 +164,11 @@ fn disk() -> (String, u64, u64) {
 
 /// config-linux.md#block-io: reading a disk is slowed down to the limit, in bytes or in operations.
 #[test]
-fn a_disk_is_throttled() {
+fn reading_a_disk_is_throttled() {
     isolated(|t| {
         needs(&["io"]);
         let (_, major, minor) = disk();
-        // 32 reads of 64 KiB, past the cache.
+        // 32 reads of 64 KiB, which bypass the cache.
         let script = "dd if=/dev/disk of=/dev/null bs=64k count=32 iflag=direct 2>/dev/null && echo read";
         let time = |limit: Option<(&str, u64)>| {
             let bundle = limited(t, json!({}), script);
@@ -188,16 +189,16 @@ fn a_disk_is_throttled() {
         };
         let free = time(None);
         for (name, rate) in [("throttleReadBpsDevice", MIB / 2), ("throttleReadIOPSDevice", 8)] {
-            // Both mean four seconds; of the second, Linux 7 makes two.
+            // Both limits mean four seconds, but Linux 7 takes only two for the second.
             let slow = time(Some((name, rate)));
             assert!(slow > free + Duration::from_millis(1500), "{name}: {slow:?}, without {free:?}");
         }
     });
 }
 
-/// config-linux.md#huge-page-limits: a page more than the limit is not given.
+/// config-linux.md#huge-page-limits: one page more than the limit is refused.
 #[test]
-fn huge_pages_are_limited() {
+fn a_huge_page_over_the_limit_is_refused() {
     isolated(|t| {
         needs(&["hugetlb"]);
         let free = fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
@@ -220,9 +221,9 @@ fn huge_pages_are_limited() {
     });
 }
 
-/// config-linux.md#control-groups: everything that has no effect to wait for, as the kernel shows it.
+/// config-linux.md#control-groups: the kernel shows each limit whose effect cannot be waited for.
 #[test]
-fn limits_are_what_the_kernel_shows() {
+fn the_kernel_shows_the_limits_of_the_configuration() {
     isolated(|t| {
         needs(&["memory", "cpu", "pids", "cpuset"]);
         let resources = json!({
@@ -258,7 +259,8 @@ fn limits_are_what_the_kernel_shows() {
     });
 }
 
-/// A directory that belongs to the user 1000, with the runtime's own process below it: what systemd delegates.
+/// Makes a directory that belongs to the user 1000, with the runtime's own process below it, as systemd
+/// delegates one.
 fn delegate(dir: &Path) {
     fs::create_dir(dir).unwrap();
     fs::create_dir(dir.join("own")).unwrap();
@@ -302,9 +304,9 @@ pub(crate) fn run_as_user(t: &Test, cgroup: &str, resources: Value, script: &str
     out
 }
 
-/// cgroups(7), delegation: a user's container has limits below a cgroup that is the user's.
+/// cgroups(7), delegation: a user's container has limits below a cgroup that belongs to the user.
 #[test]
-fn a_user_with_a_delegated_cgroup_has_limits() {
+fn a_user_can_set_limits_in_a_delegated_cgroup() {
     isolated(|t| {
         needs(&["pids", "memory"]);
         delegate(&Path::new(CGROUP).join("mine"));
@@ -319,9 +321,9 @@ fn a_user_with_a_delegated_cgroup_has_limits() {
     });
 }
 
-/// Rootless with nothing delegated: without limits the container runs, a limit that cannot be had is an error.
+/// Rootless without delegation: a container without limits runs, and a limit is an error.
 #[test]
-fn a_user_without_a_cgroup_has_none() {
+fn a_user_without_a_cgroup_runs_only_unlimited_containers() {
     isolated(|t| {
         needs(&["pids"]);
         fs::create_dir_all(format!("{CGROUP}/theirs/own")).unwrap();
@@ -334,7 +336,7 @@ fn a_user_without_a_cgroup_has_none() {
     });
 }
 
-/// Loads an AppArmor profile that allows all but reading /etc/passwd, for as long as the value lives.
+/// An AppArmor profile that allows all except reading /etc/passwd. It is loaded as long as the value lives.
 struct Profile(&'static str);
 
 impl Profile {
@@ -359,7 +361,8 @@ impl Drop for Profile {
     }
 }
 
-/// config.md#linux-process, apparmorProfile: the profile denies, to exec's processes too; one that is not loaded is an error.
+/// config.md#linux-process, apparmorProfile: the profile denies, also to processes of exec. A profile that is
+/// not loaded is an error.
 #[test]
 fn an_apparmor_profile_denies() {
     isolated(|t| {

@@ -1,7 +1,7 @@
-//! The runtime against the kernel, by area. Each test's comment names the clause or the demand that it proves.
+//! Tests of the runtime with the kernel, by area. The comment of each test names the clause or the
+//! requirement that it proves.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
-mod alone;
 mod apparmor;
 mod applied;
 mod binds;
@@ -27,12 +27,13 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod netdev;
+mod no_pivot;
 mod notify;
 mod pause;
-mod pivot;
 mod process;
 mod propagation;
 mod races;
+mod root_namespace;
 mod rootfs;
 mod rootless;
 mod run;

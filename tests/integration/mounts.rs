@@ -16,14 +16,15 @@ pub fn host_mount(t: &Test, args: &[&str]) {
     t.call(Command::new("mount").args(args)).ok();
 }
 
-/// The options of the last mount at a path, and its superblock's, from mountinfo.
+/// Returns the options of the last mount at a path, and those of its superblock, from mountinfo.
 pub fn options<'a>(mountinfo: &'a str, path: &str) -> Option<(Vec<&'a str>, Vec<&'a str>)> {
     let mut lines = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let line = lines.rfind(|fields| fields.get(4) == Some(&path))?;
     Some((line[5].split(',').collect(), line.last()?.split(',').collect()))
 }
 
-/// Whether all words are there that are wanted, and none that is marked with an exclamation mark.
+/// Returns whether all expected words are in the options, and no word that is marked with an exclamation
+/// mark.
 pub fn fits(options: &[&str], wanted: &str) -> bool {
     wanted.split_whitespace().all(|word| match word.strip_prefix('!') {
         Some(word) => !options.contains(&word),
@@ -31,7 +32,7 @@ pub fn fits(options: &[&str], wanted: &str) -> bool {
     })
 }
 
-/// A host's directory that is a mount with these options and has a tmpfs with the same ones below.
+/// A directory of the host that is a mount with these options. Below it is a tmpfs with the same options.
 struct Tree<'a> {
     t: &'a Test,
     path: String,
@@ -64,13 +65,14 @@ impl Drop for Tree<'_> {
     }
 }
 
-/// config.md#linux-mount-options: the recursive options reach the mounts below, the others do not; of options that
-/// contradict each other the last wins.
+/// config.md#linux-mount-options: recursive options apply to the mounts below, the others do not. Of
+/// contradicting options the last one applies.
 #[test]
-fn options_on_a_tree() {
+fn recursive_options_reach_the_mounts_below() {
     isolated(|t| {
         let tree = Tree::new(t);
-        // The source's options; the mount's; what must be and (!) not be at the top and below.
+        // The source's options, the mount's, and the words that must (or with ! must not) be in the options
+        // at the top and below.
         let rows: &[(&str, &[&str], &str, &str)] = &[
             ("rw", &["rbind"], "rw", "rw"),
             ("ro,nosuid,noatime", &["rbind"], "ro nosuid noatime", "ro nosuid noatime"),
@@ -126,7 +128,7 @@ fn options_on_a_tree() {
                 wrong.push(format!("{source} {mount_options:?}: {lines:?} {}", out.stderr));
             }
         }
-        // Without the r of rbind there is nothing below.
+        // Without the r of rbind there is no mount below.
         let out = t.run("cat /proc/self/mountinfo", |c| {
             add(c, json!({"destination": "/mnt", "source": tree.path, "options": ["bind", "rro"]}));
         });
@@ -136,9 +138,9 @@ fn options_on_a_tree() {
     });
 }
 
-/// The same on new file systems, where a recursive option is that of the one mount; flags of the superblock.
+/// On a new file system a recursive option applies to its one mount. Flags of the superblock apply too.
 #[test]
-fn options_on_new_file_systems() {
+fn options_apply_to_new_file_systems() {
     isolated(|t| {
         let rows: &[(&[&str], &str)] = &[
             (&["ro", "rrw"], "rw !ro"),
@@ -172,7 +174,7 @@ fn options_on_new_file_systems() {
         for (mount_options, wanted) in [
             (vec!["sync", "dirsync", "lazytime"], "sync dirsync lazytime"),
             (vec!["sync", "async", "lazytime", "nolazytime", "mand", "nomand"], "!sync !lazytime !mand"),
-            // Beside a flag that only mount(2) takes.
+            // Together with a flag that only mount(2) takes.
             (vec!["sync", "silent", "size=1m", "nr_inodes=7"], "sync size=1024k nr_inodes=7"),
             (
                 vec!["defaults", "", "x-mount.mkdir", "X-any", "comment=x", "nofail", "user=x", "size=1m"],
@@ -193,9 +195,10 @@ fn options_on_new_file_systems() {
     });
 }
 
-/// `remount`: with `bind` the mount is changed, its other options stay; without, the file system.
+/// `remount`: with `bind` it changes the mount and keeps its other options. Without `bind` it changes the
+/// file system.
 #[test]
-fn remount() {
+fn remount_changes_the_mount_or_the_file_system() {
     isolated(|t| {
         let tree = Tree::new(t);
         tree.remount("nosuid,nodev,noatime");
@@ -237,7 +240,7 @@ fn remount() {
                 assert!(fits(&below_top, below), "{second}: below {below_top:?}");
             }
         }
-        // What is no mount cannot be changed; what remounting does not know is told.
+        // A path that is not a mount cannot be remounted. An option that a remount cannot change is an error.
         for (second, said) in [
             (json!({"destination": "/etc", "options": ["bind", "remount", "ro"]}), "mounts[8]"),
             (json!({"destination": "/nowhere", "options": ["remount", "ro"]}), "mounts[8] /nowhere"),

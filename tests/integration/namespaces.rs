@@ -1,4 +1,4 @@
-//! `linux.namespaces` and what hangs on them: id mappings, time offsets, host and domain name.
+//! `linux.namespaces` and the members that depend on them: id mappings, time offsets, host and domain name.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -31,20 +31,21 @@ pub fn map_ids(config: &mut Value) {
     add(config, json!({"type": "user"}));
 }
 
-/// What a process is in, by the links in /proc.
+/// Returns the namespace of a process, from the links in /proc.
 fn namespace(pid: &str, link: &str) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap()
 }
 
-/// A user-namespaced container's root must be able to reach its rootfs.
+/// Gives the rootfs to the root of the user namespace, which must be able to reach it.
 pub fn give_rootfs(t: &Test, bundle: &crate::harness::Bundle) {
     let mut chown = Command::new("chown");
     t.call(chown.args(["-hR", "100000:100000"]).arg(bundle.rootfs())).ok();
 }
 
-/// config-linux.md#namespaces: a type that is listed is new, one that is not is the runtime's.
+/// config-linux.md#namespaces: a listed type is new, any other is the runtime's. The test covers all eight
+/// types.
 #[test]
-fn all_eight_new_and_none() {
+fn a_listed_namespace_is_new_and_others_are_the_runtimes() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             map_ids(c);
@@ -75,9 +76,9 @@ fn all_eight_new_and_none() {
     });
 }
 
-/// config-linux.md#namespaces: a path is joined, alone and all together.
+/// config-linux.md#namespaces: namespaces with a path are joined, one alone and all together.
 #[test]
-fn joined_by_path() {
+fn a_namespace_with_a_path_is_joined() {
     isolated(|t| {
         let bundle = t.bundle(|c| add(c, json!({"type": "time"})));
         let first = t.start(&bundle, "c1").to_string();
@@ -100,7 +101,7 @@ fn joined_by_path() {
                 let same = namespace(&pid, link) == namespace(&first, link);
                 assert_eq!(same, joined.split(' ').any(|name| name == *kind), "joined {joined}: {kind}");
             }
-            // exec finds the same places.
+            // exec enters the same namespaces.
             let seen = t.exec("c2", "readlink /proc/self/ns/net").ok();
             assert_eq!(seen.trim_end(), namespace(&pid, "net").to_str().unwrap());
             t.delete("c2");
@@ -109,9 +110,9 @@ fn joined_by_path() {
     });
 }
 
-/// Joining a user namespace together with what belongs to it, as pods with user namespaces do.
+/// A user namespace is joined together with the namespaces that it owns, as pods with user namespaces do.
 #[test]
-fn a_user_namespace_is_joined() {
+fn a_user_namespace_is_joined_with_the_namespaces_it_owns() {
     isolated(|t| {
         let bundle = t.bundle(map_ids);
         give_rootfs(t, &bundle);
@@ -139,7 +140,7 @@ fn a_user_namespace_is_joined() {
     });
 }
 
-/// Wrong lists are configuration errors, which name the entry.
+/// A wrong list is a configuration error that names the entry.
 #[test]
 fn wrong_namespaces_are_refused() {
     isolated(|t| {
@@ -157,9 +158,9 @@ fn wrong_namespaces_are_refused() {
     });
 }
 
-/// config-linux.md#user-namespace-mappings.
+/// config-linux.md#user-namespace-mappings
 #[test]
-fn id_mappings() {
+fn id_mappings_apply_to_processes_and_files() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             map_ids(c);
@@ -175,7 +176,7 @@ fn id_mappings() {
         list.arg(bundle.rootfs()).args(["-name", "dev", "-prune", "-o", "-printf", "%P %U:%G %m\n"]);
         let before = t.call(&mut list).ok();
         let out = t.run_bundle(&bundle).ok();
-        // No file changes its owner for the mapping's sake.
+        // No file gets another owner because of the mapping.
         assert_eq!(t.call(&mut list).ok(), before);
         assert!(out.starts_with(" 0 100000 65536\n 0 100000 10\n 100 200000 5\n0\n0:0\n0:0\n"), "{out}");
         assert!(out.ends_with("CapEff:\t0000000020000420\n"), "{out}");
@@ -199,9 +200,9 @@ fn id_mappings() {
     });
 }
 
-/// config-linux.md#offset-for-time-namespace.
+/// config-linux.md#offset-for-time-namespace
 #[test]
-fn time_offsets() {
+fn time_offsets_change_the_clocks() {
     isolated(|t| {
         let edit = |c: &mut Value| {
             add(c, json!({"type": "time"}));
@@ -221,9 +222,10 @@ fn time_offsets() {
     });
 }
 
-/// config.md#hostname, config.md#domainname: set, and refused without a uts namespace of the container's own.
+/// config.md#hostname, config.md#domainname: both names are set. They are refused without a uts namespace of
+/// the container's own.
 #[test]
-fn host_and_domain_name() {
+fn names_are_set_and_require_a_new_uts_namespace() {
     isolated(|t| {
         let show = "hostname; cat /proc/sys/kernel/domainname";
         let edit = |c: &mut Value| {
@@ -242,9 +244,9 @@ fn host_and_domain_name() {
     });
 }
 
-/// Without a mount namespace the container is chrooted only, and nothing of its rootfs stays mounted on the host's side.
+/// Without a mount namespace the container is only chrooted, and no mount of its rootfs is left on the host.
 #[test]
-fn no_mount_namespace() {
+fn without_a_mount_namespace_the_container_is_chrooted() {
     isolated(|t| {
         let edit = |c: &mut Value| {
             without_namespace(c, "mount");
@@ -256,10 +258,10 @@ fn no_mount_namespace() {
     });
 }
 
-/// To take the container's root from the host takes nothing else away: neither what is mounted in a volume that is a peer of
-/// the host's, nor, where root.path ends in a link, anything at another place.
+/// The container's root is unmounted on the host without any other mount: neither one in a volume that is a
+/// peer of the host's, nor, if root.path ends in a link, one at another place.
 #[test]
-fn no_mount_namespace_leaves_no_mount_and_takes_none() {
+fn without_a_mount_namespace_only_the_containers_mounts_are_removed() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         let mount = |words: &[&str]| drop(t.call(Command::new("mount").args(words)).ok());
@@ -289,7 +291,7 @@ fn no_mount_namespace_leaves_no_mount_and_takes_none() {
             }
             let before = mountinfo();
             t.start(&bundle, "c1");
-            // The control: it is there, and the volume's own is in it.
+            // The control: the volume is mounted, and its own mount is in it.
             assert!(mountinfo().iter().any(|line| line.contains("/rootfs/data/inner ")));
             t.delete("c1");
             assert_eq!(mountinfo(), before);
@@ -299,9 +301,10 @@ fn no_mount_namespace_leaves_no_mount_and_takes_none() {
     });
 }
 
-/// config.md: `linux`, `mounts` and all of `process` but cwd and args may be missing, and then nothing is the container's own.
+/// config.md: `linux`, `mounts` and all of `process` except cwd and args can be missing. Then the container
+/// has no namespace of its own.
 #[test]
-fn a_root_and_a_process_suffice() {
+fn a_configuration_needs_only_a_root_and_a_process() {
     isolated(|t| {
         let script = "ls /etc; pwd";
         let bundle = t.bundle(|c| {
@@ -318,8 +321,8 @@ fn a_root_and_a_process_suffice() {
     });
 }
 
-/// mount_namespaces(7): what the host has mounted with restrictions, the root of another user namespace cannot loosen, nor
-/// unmount what hides something.
+/// mount_namespaces(7): root of another user namespace can neither loosen the restrictions of the host's
+/// mounts nor unmount a mount that hides something.
 #[test]
 fn the_hosts_mount_flags_are_locked() {
     isolated(|t| {
@@ -352,9 +355,9 @@ fn the_hosts_mount_flags_are_locked() {
     });
 }
 
-/// A new file system covers a directory that root of the user namespace may not enter.
+/// A new file system covers a directory that root of the user namespace cannot enter.
 #[test]
-fn on_a_directory_that_is_closed() {
+fn a_file_system_is_mounted_on_a_directory_without_access() {
     isolated(|t| {
         let volume = t.dir.join("my-volume");
         fs::create_dir(&volume).unwrap();

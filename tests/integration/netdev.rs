@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{Test, isolated, skip, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
 
-/// What ip(8) says, of our own namespace or of a process's.
+/// Returns the output of ip(8), for our own namespace or for that of a process.
 fn ip(pid: Option<i32>, words: &str) -> Option<Value> {
     let mut command = match pid {
         Some(pid) => {
@@ -21,7 +21,7 @@ fn ip(pid: Option<i32>, words: &str) -> Option<Value> {
     output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
 }
 
-/// An interface that is up and has addresses, of which two are to be kept.
+/// Makes an interface that is up and has addresses, of which two are kept.
 fn pair(_: &Test) {
     if ip(None, "link show lo").is_none() {
         skip("ip(8) is not installed");
@@ -40,7 +40,7 @@ fn pair(_: &Test) {
     }
 }
 
-/// The addresses of global scope, and whether the interface is up.
+/// Returns the addresses of global scope, and whether the interface is up.
 fn seen(pid: Option<i32>, name: &str) -> Option<(Vec<String>, bool)> {
     let found = ip(pid, &format!("addr show dev {name}"))?;
     let addresses = found[0]["addr_info"].as_array()?.iter().filter(|a| a["scope"] == "global");
@@ -59,9 +59,10 @@ fn kept() -> Vec<String> {
     all
 }
 
-/// Moved, renamed, with its permanent global addresses, and up; gone from where it was.
+/// An interface is moved and renamed, with its permanent global addresses, and is up. The old namespace no
+/// longer has it.
 #[test]
-fn an_interface_becomes_the_containers() {
+fn an_interface_is_moved_with_its_addresses() {
     isolated(|t| {
         pair(t);
         for (name, expected) in
@@ -71,7 +72,7 @@ fn an_interface_becomes_the_containers() {
             let pid = t.start(&bundle, "c1");
             assert_eq!(seen(Some(pid), expected), Some((kept(), true)), "{expected}");
             assert_eq!(seen(None, "v0"), None);
-            // The kernel ends it with its namespace: nobody has brought it back.
+            // The kernel ends the interface with its namespace, because nobody has moved it back.
             t.delete("c1");
             let ended = || ip(None, "link show v1").is_none();
             assert!(crate::harness::poll(std::time::Duration::from_secs(5), ended));
@@ -80,10 +81,10 @@ fn an_interface_becomes_the_containers() {
     });
 }
 
-/// A namespace that is joined has interfaces of its own: a name that is taken there is an error, unless the kernel is to
-/// find a free one. What was moved there stays, with all that it was, when the container goes.
+/// A joined namespace has interfaces of its own. A name in use is an error, unless the kernel may choose a
+/// free one. A moved interface stays there unchanged when the container is deleted.
 #[test]
-fn in_a_joined_namespace() {
+fn a_name_in_use_in_a_joined_namespace_is_an_error() {
     isolated(|t| {
         pair(t);
         let first = t.start(&t.bundle(|_| {}), "c1");
@@ -113,9 +114,9 @@ fn in_a_joined_namespace() {
     });
 }
 
-/// The same where the namespace belongs to the container's user namespace.
+/// The same if the network namespace belongs to the container's user namespace.
 #[test]
-fn in_a_user_namespace_too() {
+fn an_interface_is_moved_into_a_user_namespaces_network() {
     isolated(|t| {
         pair(t);
         let bundle = t.bundle(|c| {
@@ -129,9 +130,9 @@ fn in_a_user_namespace_too() {
     });
 }
 
-/// A create that fails gives the interface back as it was.
+/// A create that fails gives the interface back unchanged.
 #[test]
-fn an_error_leaves_the_interface() {
+fn a_failed_create_gives_the_interface_back() {
     isolated(|t| {
         pair(t);
 

@@ -1,4 +1,5 @@
-//! Notifications to a service manager, sd_notify(3): which of them come, from whom, and how long a command waits.
+//! Notifications to a service manager, sd_notify(3): which of them arrive, from which process, and how long a
+//! command waits.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ fn spawn(t: &Test, manager: &Manager, args: &[&str]) -> Running {
     running
 }
 
-/// Sends to the container's socket, as it is seen in the container.
+/// Sends a message to the container's socket, from inside the container.
 fn say(t: &Test, text: &str) {
     let path = format!("/proc/{}/root/run/notify/notify.sock", t.pid("c1"));
     UnixDatagram::unbound().unwrap().send_to(text.as_bytes(), path).unwrap();
@@ -33,9 +34,10 @@ fn sleeping(t: &Test) -> Bundle {
     t.bundle(|c| c["process"]["args"] = json!(["sleep", "1000"]))
 }
 
-/// `run` is the main process of its service itself: it waits for the container, and passes on all the time.
+/// `run` is itself the main process of its service. It waits for the container and forwards notifications all
+/// the time.
 #[test]
-fn run_passes_on_until_the_container_ends() {
+fn run_forwards_notifications_until_the_container_ends() {
     isolated(|t| {
         let manager = Manager::listen(&t.dir);
         let bundle = sleeping(t);
@@ -56,8 +58,8 @@ fn run_passes_on_until_the_container_ends() {
     });
 }
 
-/// `start` and `run --detach` end when the container is ready, and its process is the main one from then on. The service
-/// manager has read that before they end: until then it could not find out who has sent it.
+/// `start` and `run --detach` end when the container is ready, and name its process as the main one. The
+/// service manager has read that before they end, because afterwards it could not identify the sender.
 #[test]
 fn start_and_run_detached_wait_until_the_container_is_ready() {
     isolated(|t| {
@@ -90,10 +92,10 @@ fn start_and_run_detached_wait_until_the_container_is_ready() {
     });
 }
 
-/// The socket is at a path that exists in the container, in which nothing else of the host's is, and the program is told
-/// of it alone.
+/// The path of the socket exists in the container and has no other file of the host. The program's
+/// environment names only this socket.
 #[test]
-fn the_container_sees_its_own_socket_only() {
+fn the_container_sees_only_its_own_socket() {
     isolated(|t| {
         let manager = Manager::listen(&t.dir);
         let bundle = t.bundle(|c| {
@@ -105,10 +107,10 @@ fn the_container_sees_its_own_socket_only() {
         let socket = "/run/notify/notify.sock";
         let expected = format!("{socket}\n.\n..\nnotify.sock\n{socket} ro,nosuid,nodev,noexec\n0\n1\n2\n");
         assert_eq!(call(t, &manager.address, &["run", "-b", bundle.path(), "r"]).ok(), expected);
-        // What is left of an earlier container is no socket.
+        // A file that an earlier container has left is not a socket.
         let plain = t.run_bundle(&bundle).stdout;
         assert!(plain.starts_with(".\n..\nnotify.sock\n0\n"), "{plain}");
-        // The runtime opens the socket itself where the container's process does not see the host's paths.
+        // The runtime opens the socket itself if the container's process does not see the host's paths.
         let other = Other::new("private");
         let host = |c: &mut Value| without_namespace(c, "mount");
         let joined = |c: &mut Value| other.join(c);
@@ -124,9 +126,9 @@ fn the_container_sees_its_own_socket_only() {
     });
 }
 
-/// An address is that of a socket, of which there are two kinds, and somebody has to listen there.
+/// The address must be one of the two kinds of socket addresses, and a process must listen there.
 #[test]
-fn addresses_are_checked_before_anything_is_made() {
+fn a_wrong_notify_socket_is_refused_before_anything_is_made() {
     isolated(|t| {
         let bundle = sleeping(t);
         for (address, text) in [
@@ -146,13 +148,13 @@ fn addresses_are_checked_before_anything_is_made() {
         t.create(&bundle, "c1");
         call(t, "relative", &["start", "c1"]).fails("NOTIFY_SOCKET: \"relative\" is neither");
         assert_eq!(t.status("c1"), "created");
-        // A container that was created without can tell nobody.
+        // A container that was created without NOTIFY_SOCKET cannot send notifications.
         let manager = Manager::listen_abstract("manager");
         let started = call(t, &manager.address, &["start", "c1"]);
         assert_eq!((started.code, started.stderr.contains("created without it")), (0, true), "{started:?}");
         t.delete("c1");
         call(t, &manager.address, &["create", "-b", bundle.path(), "c1"]).ok();
-        // Nor one that is started without.
+        // Neither can a container that is started without it.
         t.corten(&["start", "c1"]).ok();
         t.delete("c1");
         let run = spawn(t, &manager, &["run", "-d", "-b", bundle.path(), "c1"]);
@@ -165,7 +167,7 @@ fn addresses_are_checked_before_anything_is_made() {
 
 const SERVICE: &str = "CORTEN_TEST_SERVICE";
 
-/// A service: it says that it is ready, with words that are not its to say, and serves.
+/// A service: it reports that it is ready, with words that it must not use, and serves.
 fn serve(address: &str) -> ! {
     let socket = UnixDatagram::unbound().unwrap();
     let say = |text: &str| drop(socket.send_to(text.as_bytes(), address));
@@ -182,7 +184,7 @@ fn systemctl(args: &[&str]) -> (bool, String) {
     (output.status.success(), text.concat().trim().into())
 }
 
-/// A unit of the test's own, gone when the test ends.
+/// A unit of the test, which is removed when the test ends.
 struct Unit(String);
 
 impl Unit {
@@ -211,8 +213,9 @@ impl Drop for Unit {
     }
 }
 
-/// A service of `Type=notify` becomes active when its container is ready, also if systemd listens to the main process
-/// only. With systemd's own socket in the container it never did: no message came from a process of the service.
+/// A service of `Type=notify` becomes active when its container is ready, also if systemd accepts messages of
+/// the main process only. With systemd's own socket in the container it never became active, because no
+/// message came from a process of the service.
 #[test]
 fn a_service_of_type_notify_becomes_active() {
     if std::env::var_os(SERVICE).is_some() {
@@ -225,7 +228,7 @@ fn a_service_of_type_notify_becomes_active() {
             let mounts = c["mounts"].as_array_mut().unwrap();
             mounts.push(json!({"destination": "/service", "source": own, "options": ["bind", "ro"]}));
             let name = "notify::a_service_of_type_notify_becomes_active";
-            // A shell is its first process: without a handler that would not see SIGTERM.
+            // The first process is a shell, which ignores SIGTERM without a handler.
             let script =
                 format!("trap 'exit 0' TERM; /service --exact {name} --nocapture --test-threads=1 & wait");
             c["process"]["args"] = json!(["/bin/sh", "-c", script]);
@@ -267,7 +270,7 @@ fn a_service_of_type_notify_becomes_active() {
             assert_eq!(show(["ActiveState", "Result"]), ["inactive", "success"], "{}", told());
             t.corten(&["state", "c1"]).fails("does not exist");
         }
-        // The check's check: systemd's own socket in the container.
+        // Check of the check: systemd's own socket in the container.
         bundle.edit(|c| {
             let mounts = c["mounts"].as_array_mut().unwrap();
             mounts.push(json!({"destination": "/raw", "source": "/run/systemd/notify", "options": ["bind"]}));

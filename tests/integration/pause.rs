@@ -1,4 +1,4 @@
-//! pause and resume: what runc and crun have beside the specification's operations.
+//! pause and resume, which runc and crun have in addition to the operations of the specification.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Test, isolated, poll, without_namespace};
 
-/// A container that counts in a file, in a cgroup below its own too.
+/// Starts a container that counts in a file, also in a cgroup below its own.
 fn counting(t: &Test) -> std::path::PathBuf {
     let bundle = t.bundle(|c| {
         c["process"]["args"] =
@@ -23,16 +23,16 @@ fn moves(file: &std::path::Path, limit: Duration) -> bool {
     poll(limit, || read() != before)
 }
 
-/// A paused container runs nothing, says so in `state` and `list`, and goes on where it stood.
+/// A paused container executes nothing, is paused in `state` and `list`, and continues where it stopped.
 #[test]
-fn a_container_stands_still_and_goes_on() {
+fn a_paused_container_stands_still_and_goes_on() {
     isolated(|t| {
         let count = counting(t);
         let long = Duration::from_secs(10);
         assert!(moves(&count, long));
         t.corten(&["resume", "c1"]).fails("cannot resume a container that is running");
         t.corten(&["pause", "c1"]).ok();
-        // A write that was under way may come to its end in the file system, but nothing new begins.
+        // The file system can complete a write that has begun, but no new one begins.
         moves(&count, Duration::from_millis(20));
         assert!(!moves(&count, Duration::from_millis(300)), "it goes on");
         assert_eq!(t.status("c1"), "paused");
@@ -49,9 +49,9 @@ fn a_container_stands_still_and_goes_on() {
     });
 }
 
-/// A paused container can be killed and deleted, and one that is created can be paused.
+/// A paused container can be killed and deleted. A created one can be paused.
 #[test]
-fn paused_containers_die() {
+fn a_paused_container_can_be_killed_and_deleted() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c1");
@@ -81,9 +81,9 @@ fn paused_containers_die() {
     });
 }
 
-/// What lies in cgroups below the container's is paused, listed and killed with it.
+/// Processes in cgroups below the container's are paused, listed and killed with it.
 #[test]
-fn cgroups_below_are_the_containers() {
+fn pause_ps_and_kill_reach_cgroups_below() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             c["linux"]["cgroupsPath"] = json!("/c1");
@@ -106,9 +106,9 @@ fn cgroups_below_are_the_containers() {
     });
 }
 
-/// Without a cgroup there is nothing to freeze, and nothing is pretended.
+/// A container without a cgroup cannot be frozen, which is an error.
 #[test]
-fn without_a_cgroup_there_is_no_pause() {
+fn pause_without_a_cgroup_fails() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.corten(&["--cgroup-manager", "disabled", "create", "-b", bundle.path(), "c1"]).ok();

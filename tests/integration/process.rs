@@ -1,12 +1,14 @@
-//! `process`: what the container's program finds itself to be. Most tests are rows: an edit, a script, its output.
+//! `process`: the attributes of the container's program. Most tests are rows of an edit, a script and its
+//! output.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Test, isolated};
 
-/// An edit of the configuration, a script, and what it must print.
+/// An edit of the configuration, a script, and its expected output.
 type Row<'a> = (fn(&mut Value), &'a str, &'a str);
 
+/// Runs a script with an edited configuration and compares its output.
 #[track_caller]
 fn check(t: &Test, rows: &[Row]) {
     for (edit, script, expected) in rows {
@@ -15,9 +17,9 @@ fn check(t: &Test, rows: &[Row]) {
     }
 }
 
-/// config.md#user: ids, additional groups (none unless named) and umask.
+/// config.md#user: ids, additional groups (none by default) and umask.
 #[test]
-fn user_groups_and_umask() {
+fn the_program_has_the_users_ids_groups_and_umask() {
     isolated(|t| {
         let ids = "grep -E '^(Uid|Gid|Groups)' /proc/self/status | tr -s ' \\t' ' '; umask";
         let root = "Uid: 0 0 0 0\nGid: 0 0 0 0\nGroups: \n0022\n";
@@ -45,9 +47,9 @@ fn user_groups_and_umask() {
     });
 }
 
-/// config.md#posix-platform-user: without a umask of the configuration's the caller's stays.
+/// config.md#posix-platform-user: without a umask in the configuration the caller's applies.
 #[test]
-fn the_callers_umask_stays() {
+fn without_a_umask_the_callers_applies() {
     isolated(|t| {
         for mask in [0o022, 0o077, 0] {
             let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
@@ -58,9 +60,9 @@ fn the_callers_umask_stays() {
     });
 }
 
-/// config-linux.md#memory-policy: the container's program has it, on whatever node there is.
+/// config-linux.md#memory-policy: the container's program has the policy, on any node of the machine.
 #[test]
-fn memory_policy() {
+fn the_program_has_the_memory_policy() {
     isolated(|t| {
         let run = |policy: Value| {
             t.run("sort -u -k 2,2 /proc/self/numa_maps | cut -d' ' -f2", |c| {
@@ -68,7 +70,7 @@ fn memory_policy() {
             })
         };
         if !std::path::Path::new("/proc/self/numa_maps").exists() {
-            // A kernel without NUMA cannot do it, and says so.
+            // A kernel without NUMA reports that it cannot set the policy.
             run(json!({"mode": "MPOL_BIND", "nodes": "0"})).fails("linux.memoryPolicy");
             return;
         }
@@ -92,9 +94,9 @@ fn the_callers_groups_stay_outside() {
     });
 }
 
-/// The five capability sets, each as the kernel shows it.
+/// The five capability sets, as the kernel shows them.
 #[test]
-fn capability_sets() {
+fn the_program_has_exactly_the_five_capability_sets() {
     isolated(|t| {
         let sets = "grep ^Cap /proc/self/status | tr '\\t' ' '";
         let show = |inheritable: &str, permitted: &str, effective: &str, bounding: &str, ambient: &str| {
@@ -119,7 +121,8 @@ fn capability_sets() {
                         c["process"]["capabilities"] = json!({"bounding": ["CAP_CHOWN", "CAP_KILL"], "effective": kill, "permitted": kill});
                     },
                     sets,
-                    // Root's execve raises permitted and effective to the bounding set, unless no_new_privs is set.
+                    // Root's execve raises permitted and effective to the bounding set, unless no_new_privs
+                    // is set.
                     &show("0", "21", "21", "21", "0"),
                 ),
                 (
@@ -147,9 +150,10 @@ fn capability_sets() {
     });
 }
 
-/// config.md#linux-process: an unknown capability is warned of and ignored from 1.1.0 on, an error before.
+/// config.md#linux-process: an unknown capability is ignored with a warning from 1.1.0 on, and an error
+/// before.
 #[test]
-fn unknown_capabilities() {
+fn an_unknown_capability_is_a_warning_from_1_1_0_on() {
     isolated(|t| {
         let with = |version: &'static str| {
             move |c: &mut Value| {
@@ -164,9 +168,9 @@ fn unknown_capabilities() {
     });
 }
 
-/// config.md#posix-process: limits that lower are set, unknown and doubled ones are errors.
+/// config.md#posix-process: limits are set. Unknown and repeated ones are errors.
 #[test]
-fn rlimits() {
+fn rlimits_are_set_and_wrong_ones_are_errors() {
     isolated(|t| {
         let limits = "grep -E 'open files|file size|core file' /proc/self/limits | tr -s ' '";
         let edit = |c: &mut Value| {
@@ -192,9 +196,9 @@ fn rlimits() {
     });
 }
 
-/// noNewPrivileges and oomScoreAdj as given; untouched when not.
+/// noNewPrivileges and oomScoreAdj are set, and unchanged if they are missing.
 #[test]
-fn no_new_privileges_and_the_oom_score() {
+fn no_new_privileges_and_the_oom_score_are_set() {
     isolated(|t| {
         let show = "grep NoNewPrivs /proc/self/status; cat /proc/self/oom_score_adj";
         let mine = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
@@ -217,13 +221,13 @@ fn no_new_privileges_and_the_oom_score() {
     });
 }
 
-/// config.md#scheduler.
+/// config.md#scheduler
 #[test]
-fn scheduler() {
+fn the_program_has_the_scheduler() {
     isolated(|t| {
         // proc(5): nice, real-time priority and policy.
         let show = "awk '{print $19, $40, $41}' /proc/$$/stat";
-        // A real-time policy has no use for it, and leaves it.
+        // A real-time policy ignores the nice value and keeps it.
         let mine = std::fs::read_to_string("/proc/self/stat").unwrap();
         let realtime = format!("{} 3 2\n", mine.rsplit(')').next().unwrap().split(' ').nth(17).unwrap());
         check(
@@ -248,7 +252,7 @@ fn scheduler() {
                 ),
             ],
         );
-        // Without a nice value it is 0, whatever the caller's is.
+        // Without a nice value it is 0, with any value of the caller.
         for (policy, expected) in
             [("SCHED_OTHER", "0 0 0\n"), ("SCHED_BATCH", "0 0 3\n"), ("SCHED_IDLE", "0 0 5\n")]
         {
@@ -272,9 +276,9 @@ fn scheduler() {
     });
 }
 
-/// config.md#linux-process: ioPriority, of the whole process group.
+/// config.md#linux-process: ioPriority applies to the whole process group.
 #[test]
-fn io_priority() {
+fn the_process_group_has_the_io_priority() {
     isolated(|t| {
         let show = "ionice -p $$; ionice -p $(ionice -p 0 >/dev/null; echo $$)";
         for (class, priority, expected) in
@@ -293,9 +297,9 @@ fn io_priority() {
     });
 }
 
-/// config-linux.md#personality.
+/// config-linux.md#personality
 #[test]
-fn personality() {
+fn the_program_has_the_personality() {
     isolated(|t| {
         check(
             t,
@@ -308,9 +312,9 @@ fn personality() {
     });
 }
 
-/// config.md#process: cwd is made when missing, with the container's user able to stand in it; it must be absolute.
+/// config.md#process: a missing cwd is made, and the container's user can enter it. It must be absolute.
 #[test]
-fn cwd() {
+fn a_missing_working_directory_is_made_for_the_user() {
     isolated(|t| {
         check(
             t,
@@ -331,7 +335,7 @@ fn cwd() {
             t.run("true", |c| c["process"]["cwd"] = json!(cwd)).fails("process.cwd");
         }
         t.run("true", |c| c["process"]["cwd"] = json!("/etc/passwd")).fails("not a directory");
-        // CVE-2024-21626: a descriptor of the host's must not be a way out.
+        // CVE-2024-21626: a descriptor of the host must not be a way out.
         for fd in 3..12 {
             let out = t.run("pwd; ls ..", |c| c["process"]["cwd"] = json!(format!("/proc/self/fd/{fd}")));
             assert!(out.code != 0, "{out:?}");
@@ -339,9 +343,10 @@ fn cwd() {
     });
 }
 
-/// HOME comes from the container's passwd when env has none; PATH and the rest are what env says, in its order.
+/// HOME is taken from the container's passwd if env has none. All other variables are those of env, in its
+/// order.
 #[test]
-fn environment() {
+fn home_is_taken_from_passwd_if_the_environment_has_none() {
     isolated(|t| {
         let alice = |c: &mut Value| c["process"]["user"]["uid"] = json!(1000);
         assert_eq!(t.run("echo $HOME", |_| {}).ok(), "/root\n");
@@ -359,9 +364,9 @@ fn environment() {
     });
 }
 
-/// The program is looked up in the PATH of env and gets the arguments unchanged, the first too.
+/// The program is looked up in the PATH of env and gets the arguments unchanged, also the first.
 #[test]
-fn arguments() {
+fn the_program_is_found_in_path_and_gets_its_arguments() {
     isolated(|t| {
         let run = |args: Value, path: &str| {
             let bundle = t.bundle(|c| {
@@ -380,9 +385,10 @@ fn arguments() {
     });
 }
 
-/// config-linux.md#sysctl: both separators, set in the container's namespaces only, and only such.
+/// config-linux.md#sysctl: both separators are accepted. Only sysctls of the container's own namespaces are
+/// set.
 #[test]
-fn sysctl() {
+fn only_sysctls_of_the_containers_namespaces_are_set() {
     isolated(|t| {
         let edit = |c: &mut Value| {
             c["linux"]["sysctl"] = json!({
@@ -404,7 +410,7 @@ fn sysctl() {
     });
 }
 
-/// Signals that the caller ignores or blocks are the payload's again by default.
+/// Signals that the caller ignores or blocks have their default disposition in the payload.
 #[test]
 fn signal_dispositions_are_reset() {
     isolated(|t| {
@@ -419,16 +425,17 @@ fn signal_dispositions_are_reset() {
             .args(runtime.get_args());
         let out = t.call(&mut shell).ok();
         let masks: Vec<_> = out.lines().map(|line| u64::from_str_radix(&line[8..], 16).unwrap()).collect();
-        // 32 and 33 are the C library's own, out of reach of its sigaction.
+        // The signals 32 and 33 belong to the C library. Its sigaction does not change them.
         assert_eq!(masks.iter().map(|mask| mask & !0x1_8000_0000).collect::<Vec<_>>(), [0, 0], "{out}");
     });
 }
 
-/// A session keyring of the container's own, unless --no-new-keyring.
+/// The container has a session keyring of its own, unless --no-new-keyring is given.
 #[test]
 fn the_session_keyring_is_new() {
     isolated(|t| {
-        // /proc/keys lists the keys that the reader possesses; runc and crun name the keyring for the container.
+        // /proc/keys lists the keys that the reader possesses. runc and crun name the keyring after the
+        // container.
         let bundle = t.bundle(|c| {
             c["linux"]["maskedPaths"] = json!([]);
             c["process"]["args"] = json!(["cat", "/proc/keys"]);
@@ -439,7 +446,8 @@ fn the_session_keyring_is_new() {
     });
 }
 
-/// What the caller has of inheritable and ambient capabilities, no container gets unasked; nor does an exec.
+/// The caller's inheritable and ambient capabilities reach neither a container nor an exec unless they are
+/// configured.
 #[test]
 fn the_callers_capabilities_stay_outside() {
     isolated(|t| {
@@ -464,9 +472,9 @@ fn the_callers_capabilities_stay_outside() {
     });
 }
 
-/// An id that the user namespace does not map is told with its place, by create and by exec.
+/// create and exec report an id that the user namespace does not map, with its place.
 #[test]
-fn ids_without_a_mapping() {
+fn an_id_without_a_mapping_is_an_error() {
     isolated(|t| {
         let bundle = |user: Value| {
             let bundle = t.bundle(|c| {

@@ -1,5 +1,5 @@
-//! Propagation: of the root (config-linux.md#rootfs-mount-propagation) and of each mount, by what mountinfo says on both
-//! sides and by which mounts arrive where.
+//! Propagation of the root (config-linux.md#rootfs-mount-propagation) and of each mount. The tests compare
+//! mountinfo on both sides, and where later mounts arrive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{Bundle, Test, isolated};
 use crate::namespaces::{give_rootfs, map_ids};
 
-/// A host's directory that is a mount of its own, shared with others; unmounted at the end.
+/// A directory of the host that is a mount of its own, shared with others. It is unmounted at the end.
 struct Shared<'a> {
     t: &'a Test,
     path: PathBuf,
@@ -25,13 +25,13 @@ impl<'a> Shared<'a> {
         Self { t, path }
     }
 
-    /// The number of its peer group.
+    /// Returns the number of its peer group.
     fn group(&self) -> String {
         let tags = tags(&fs::read_to_string("/proc/self/mountinfo").unwrap(), self.path.to_str().unwrap());
         tags.strip_prefix("shared:").unwrap().to_string()
     }
 
-    /// Moves a bundle's rootfs here.
+    /// Moves a bundle's rootfs into this directory.
     fn take(&self, bundle: &Bundle) -> PathBuf {
         let rootfs = self.path.join("rootfs");
         self.t.call(Command::new("cp").arg("-a").args([&bundle.rootfs(), &rootfs])).ok();
@@ -52,14 +52,14 @@ fn mount(t: &Test, args: &[&str]) {
     t.call(Command::new("mount").args(args)).ok();
 }
 
-/// mountinfo's propagation tags of the last mount at a path.
+/// Returns the propagation tags of the last mount at a path, from mountinfo.
 fn tags(mountinfo: &str, path: &str) -> String {
     let mut lines = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let line = lines.rfind(|fields| fields[4] == path).unwrap_or_default();
     line.iter().skip(6).take_while(|tag| **tag != "-").copied().collect::<Vec<_>>().join(" ")
 }
 
-/// How many mounts the host has at or below a path.
+/// Counts the host's mounts at or below a path.
 fn host_mounts(below: &Path) -> usize {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     text.lines()
@@ -67,7 +67,7 @@ fn host_mounts(below: &Path) -> usize {
         .count()
 }
 
-/// May mount.
+/// Gives the container the right to mount.
 fn administrator(c: &mut Value) {
     for set in ["bounding", "effective", "permitted"] {
         c["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
@@ -78,10 +78,10 @@ fn add(c: &mut Value, mount: Value) {
     c["mounts"].as_array_mut().unwrap().push(mount);
 }
 
-/// What the root's propagation is inside, and that nothing that is mounted inside arrives at the host, whose rootfs lies
+/// The root has the configured propagation inside. No mount made inside arrives at the host, whose rootfs is
 /// on a shared mount.
 #[test]
-fn of_the_root() {
+fn the_root_has_its_propagation_and_the_host_gets_no_mount() {
     isolated(|t| {
         let host = Shared::new(t, "host");
         for (value, wanted) in [
@@ -109,7 +109,7 @@ fn of_the_root() {
             assert!(same, "{value:?}: {inside:?}");
             let group = host.group();
             assert_ne!(inside.split(' ').next(), Some(format!("shared:{group}").as_str()), "{value:?}");
-            // A slave gets what the host mounts; the others do not.
+            // A slave receives later mounts of the host; the others do not.
             let sub = rootfs.join("mnt");
             mount(t, &["-t", "tmpfs", "x", sub.to_str().unwrap()]);
             let arrived = t.exec("r", "grep -c ' /mnt ' /proc/self/mountinfo; true").ok();
@@ -123,10 +123,10 @@ fn of_the_root() {
     });
 }
 
-/// Each mount's own propagation holds whatever the root's is; towards the host a mount is a peer only if both it and the
-/// root say "shared", as with runc.
+/// Each mount has its own propagation, whatever the root's is. A mount is a peer of the host's only if both
+/// it and the root are "shared", as with runc.
 #[test]
-fn of_bind_mounts() {
+fn a_bind_mount_is_a_peer_of_the_host_only_if_the_root_is_shared() {
     isolated(|t| {
         let host = Shared::new(t, "host");
         let source = host.path.join("source");
@@ -137,7 +137,8 @@ fn of_bind_mounts() {
         mount(t, &["--make-shared", source.join("below").to_str().unwrap()]);
         let group = host.group();
         let (peer, master) = (format!("shared:{group}"), format!("master:{group}"));
-        // The root's; the mount's own; whether it is of the host's group, slave to it, shared itself, and the one below.
+        // The root's propagation, the mount's own, and the expected result: in the host's group, its slave,
+        // shared itself, and the same of the mount below.
         let rows = [
             ("", "", "master"),
             ("", "rprivate", "private"),
@@ -206,9 +207,9 @@ fn of_bind_mounts() {
     });
 }
 
-/// config.md#linux-mount-options: a propagation without an r is that of the one mount, not of those below.
+/// config.md#linux-mount-options: a propagation without an r applies to one mount, not to those below.
 #[test]
-fn of_one_mount_alone() {
+fn propagation_without_r_applies_to_one_mount() {
     isolated(|t| {
         let host = Shared::new(t, "host");
         let below = host.path.join("below");
@@ -216,7 +217,7 @@ fn of_one_mount_alone() {
         mount(t, &["-t", "tmpfs", "x", below.to_str().unwrap()]);
         mount(t, &["--make-shared", below.to_str().unwrap()]);
         for (root, own, top, rest) in [
-            // What the host mounts below arrives there, too, if it is to arrive above.
+            // A later mount of the host below arrives if it would arrive at the mount above.
             ("private", "slave", "master:", "master:"),
             ("private", "shared", "shared:", ""),
             ("slave", "private", "", "master:"),
@@ -238,9 +239,10 @@ fn of_one_mount_alone() {
     });
 }
 
-/// Of more than one propagation each is applied, the last wins: `unbindable` mounts are left out of later copies.
+/// Of several propagation options each is applied, and the last remains. Later copies leave `unbindable`
+/// mounts out.
 #[test]
-fn of_new_file_systems() {
+fn the_last_propagation_of_a_new_file_system_applies() {
     isolated(|t| {
         for (root, own, wanted) in [
             ("shared", "private", ""),
@@ -262,10 +264,10 @@ fn of_new_file_systems() {
     });
 }
 
-/// Pinned mount namespaces, as `unshare --mount=FILE` makes them below what it is to be kept in, do not come into newer
-/// ones: where a source has some below, it comes without.
+/// `unshare --mount=FILE` pins a mount namespace below a source. The kernel does not copy it into a newer
+/// namespace, so the source comes without it.
 #[test]
-fn of_a_source_with_pinned_mount_namespaces() {
+fn a_source_comes_without_its_pinned_mount_namespaces() {
     isolated(|t| {
         let host = Shared::new(t, "host");
         let pins = host.path.join("pins");
@@ -274,7 +276,8 @@ fn of_a_source_with_pinned_mount_namespaces() {
         mount(t, &["--make-private", pins.to_str().unwrap()]);
         let pin = pins.join("namespace");
         fs::write(&pin, "").unwrap();
-        // The kernel numbers namespaces by processor and takes one made on another for an older one, which cannot be pinned.
+        // The kernel numbers namespaces by processor. It takes a namespace that was made on another processor
+        // for an older one, which cannot be pinned.
         let pinned = || {
             let out = t.call(Command::new("unshare").arg(format!("--mount={}", pin.display())).arg("true"));
             out.code == 0
@@ -288,7 +291,7 @@ fn of_a_source_with_pinned_mount_namespaces() {
             ("rslave", "rslave", false, format!("master:{group}")),
             ("rshared", "rshared", false, format!("shared:{group}")),
             ("rslave", "rslave", true, format!("master:{group}")),
-            // A slave that is shared with what the container makes of it.
+            // A slave that is also shared with the mounts of the container.
             ("rshared", "rshared", true, "shared:".to_string()),
         ] {
             let bundle = t.bundle(|c| {
@@ -310,7 +313,7 @@ fn of_a_source_with_pinned_mount_namespaces() {
             );
             assert!(out.contains(" /mnt/pins ") && !out.contains(" /mnt/pins/namespace "), "{case}: {out}");
         }
-        // The runtime has to copy what is idmapped; whether the pin is the older one then, see above.
+        // The runtime has to copy idmapped mounts. The pin can be the older namespace then: see above.
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1}]);
         let bundle = t.bundle(|c| {
             c["process"]["args"] = json!(["/bin/true"]);

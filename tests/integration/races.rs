@@ -1,7 +1,7 @@
-//! Many commands at once: each ends well or with an error of one line, and `delete` leaves nothing.
+//! Many commands at once: each succeeds or fails with an error of one line, and `delete` leaves nothing.
 //!
-//! Moments are random; `CORTEN_SEED` repeats those that a failure prints. `CORTEN_MANY` is the number of containers that
-//! are made and taken away sixteen at a time, a hundred without it.
+//! Moments are random; `CORTEN_SEED` repeats those that a failure prints. `CORTEN_MANY` is the number of
+//! containers that are made and deleted sixteen at a time, a hundred by default.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,15 +19,15 @@ fn spawn(t: &Test, args: &[&str]) -> Running {
     t.spawn(t.command(args).stdin(Stdio::null()))
 }
 
-/// An error must say in one line what it is.
+/// Fails unless an error has exactly one line.
 fn well(out: &Output) {
-    // exec's own failures are 255.
+    // Errors of exec itself are 255.
     assert!(out.code < 128 || out.code == 255, "{out:?}");
     let lines = out.stderr.lines().count();
     assert!(if out.code == 0 { lines == 0 } else { lines == 1 }, "{out:?}");
 }
 
-/// Nothing is there that was not there `before`.
+/// Fails if a trace has been added since `before`.
 fn nothing_left(t: &Test, before: &[String], after: &str) {
     let mut left = Vec::new();
     poll(Duration::from_secs(5), || {
@@ -37,13 +37,14 @@ fn nothing_left(t: &Test, before: &[String], after: &str) {
     assert!(left.is_empty(), "{after}: {left:#?}");
 }
 
-/// runtime.md#start: of twelve starts at once one starts the program, once; the others are errors of one line.
+/// runtime.md#start: of twelve starts at once one starts the program, once. The others are errors of one
+/// line.
 #[test]
-fn a_start_has_one_winner() {
+fn one_of_many_starts_at_once_starts_the_program() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             c["process"]["args"] = json!(["/bin/sh", "-c", "echo began >> /began; exec sleep 1000"]);
-            // The others wait for the lock meanwhile.
+            // Meanwhile the others wait for the lock.
             c["hooks"] = json!({"poststart": [{"path": "/bin/sleep", "args": ["sleep", "0.2"]}]});
         });
         for _ in 0..3 {
@@ -61,9 +62,9 @@ fn a_start_has_one_winner() {
     });
 }
 
-/// runtime.md#create: of twelve that ask for one id at once, one gets it, and the others change nothing.
+/// runtime.md#create: of twelve creates at once with one id, one gets it, and the others change nothing.
 #[test]
-fn an_id_has_one_winner() {
+fn one_of_many_creates_at_once_gets_the_id() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "first");
@@ -101,7 +102,7 @@ impl Random {
     }
 }
 
-/// `verb` meets `delete --force` at one moment after the other.
+/// Runs `verb` and `delete --force` at once, at many different moments.
 fn against_delete(t: &Test, verb: &[&str], before: &[&[&str]]) {
     let bundle = t.bundle(|_| {});
     let resources = t.dir.join("my-resources");
@@ -130,11 +131,11 @@ fn against_delete(t: &Test, verb: &[&str], before: &[&[&str]]) {
             let delete = delete.wait();
             assert!(delete.code == 0 && delete.stderr.is_empty(), "{told}: {delete:?}");
         }
-        // exec's own status is 128 + 9 where its process was killed with the container.
+        // exec exits with 128 + 9 if its process was killed with the container.
         if !(verb[0] == "exec" && out.code == 137 && out.stderr.is_empty()) {
             well(&out);
         }
-        // `create` may have come after both.
+        // `create` can have come after both.
         t.delete("c");
         nothing_left(t, &clean, &told);
     }
@@ -144,46 +145,46 @@ const CREATE: &[&str] = &["create", "--bundle", "BUNDLE", "c"];
 const START: &[&str] = &["start", "c"];
 
 #[test]
-fn create_against_delete() {
+fn create_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, CREATE, &[]));
 }
 
 #[test]
-fn run_against_delete() {
+fn run_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, &["run", "--detach", "--bundle", "BUNDLE", "c"], &[]));
 }
 
 #[test]
-fn start_against_delete() {
+fn start_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, START, &[CREATE]));
 }
 
 #[test]
-fn exec_against_delete() {
+fn exec_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, &["exec", "c", "/bin/sleep", "1000"], &[CREATE, START]));
 }
 
 #[test]
-fn kill_against_delete() {
+fn kill_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, &["kill", "c", "TERM"], &[CREATE, START]));
 }
 
 #[test]
-fn pause_against_delete() {
+fn pause_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, &["pause", "c"], &[CREATE, START]));
 }
 
 #[test]
-fn resume_against_delete() {
+fn resume_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, &["resume", "c"], &[CREATE, START, &["pause", "c"]]));
 }
 
 #[test]
-fn update_against_delete() {
+fn update_and_delete_at_once_leave_nothing() {
     isolated(|t| against_delete(t, &["update", "--resources", "FILE", "c"], &[CREATE, START]));
 }
 
-/// One life, by a thread that has no part in `Test`; what has gone wrong.
+/// Runs the life of one container in a thread that does not use `Test`. Returns the errors.
 fn live(program: &Command, bundle: &Bundle, id: &str) -> Result<(), String> {
     let bundle = ["create", "--bundle", bundle.path(), id];
     let (start, state) = (["start", id], ["state", id]);
@@ -191,7 +192,7 @@ fn live(program: &Command, bundle: &Bundle, id: &str) -> Result<(), String> {
         let log = std::env::temp_dir().join(format!("corten-test.many.{}.{id}", std::process::id()));
         let mut command = Command::new(program.get_program());
         command.args(program.get_args()).args(args).stdin(Stdio::null()).stdout(Stdio::null());
-        // A file, since a container keeps it open.
+        // The log is a file, because a container would keep a pipe open.
         let status = command.stderr(std::fs::File::create(&log).unwrap()).status();
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         let _ = std::fs::remove_file(&log);
@@ -202,9 +203,9 @@ fn live(program: &Command, bundle: &Bundle, id: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Sixteen at a time do not disturb each other.
+/// Sixteen containers at a time do not disturb each other.
 #[test]
-fn many_at_once() {
+fn sixteen_containers_at_once_do_not_disturb_each_other() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let (program, many) = (t.command(&[]), setting("CORTEN_MANY", 100) as usize);

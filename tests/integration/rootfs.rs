@@ -1,4 +1,5 @@
-//! `root`, `mounts` and what hangs on them. Most tests are rows: options, and what mountinfo says inside.
+//! `root`, `mounts` and the members that depend on them. Most tests are rows of options and the mountinfo
+//! inside.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,15 +8,18 @@ use serde_json::{Value, json};
 
 use crate::harness::{Test, isolated};
 
-/// mountinfo's fields of the mount at /mnt: its options, its propagation and its superblock's options.
+/// Prints mountinfo's fields of the mount at /mnt: its options, its propagation and the options of its
+/// superblock.
 const SHOW: &str = "awk '$5 == \"/mnt\" { n = 7; while ($n != \"-\") n++; \
                     print \",\" $6 \",\", (n > 7 ? $7 : \"private\"), \",\" $(n + 3) \",\" }' /proc/self/mountinfo";
 
+/// Returns mountinfo's fields of the mount at /mnt: its options, its propagation and the options of its
+/// superblock.
 fn mount(c: &mut Value, value: Value) {
     c["mounts"].as_array_mut().unwrap().push(value);
 }
 
-/// A mount at /mnt of a directory with a mount below it, or of a tmpfs.
+/// Mounts a directory with a mount below it, or a tmpfs, at /mnt, and returns the output of a script.
 fn show(t: &Test, kind: &str, options: &[&str]) -> crate::harness::Output {
     let source = t.dir.join("shared");
     fs::create_dir_all(source.join("below")).unwrap();
@@ -25,11 +29,11 @@ fn show(t: &Test, kind: &str, options: &[&str]) -> crate::harness::Output {
     })
 }
 
-/// config.md#linux-mount-options: every option of the table, by what the kernel then says of the mount.
+/// config.md#linux-mount-options: every option of the table, compared with the kernel's view of the mount.
 #[test]
-fn the_tables_options() {
+fn every_option_of_the_table_has_its_effect() {
     isolated(|t| {
-        // Options; words that mountinfo must show; words that it must not.
+        // The options, the words that mountinfo must have, and the words that it must not have.
         let rows: &[(&str, &[&str], &str, &str)] = &[
             ("tmpfs", &[], "rw relatime", "ro nosuid nodev noexec"),
             ("tmpfs", &["defaults"], "rw", "ro"),
@@ -93,9 +97,9 @@ fn the_tables_options() {
     });
 }
 
-/// config.md#linux-mount-options: propagation is each mount's own.
+/// config.md#linux-mount-options: propagation belongs to one mount.
 #[test]
-fn propagation_per_mount() {
+fn each_mount_has_its_own_propagation() {
     isolated(|t| {
         for kind in ["tmpfs", "bind"] {
             for (option, wanted) in [
@@ -114,9 +118,9 @@ fn propagation_per_mount() {
     });
 }
 
-/// Options nobody knows are the filesystem's; on a bind mount there is none to take them.
+/// An unknown option is one of the file system. A bind mount has none to take it.
 #[test]
-fn unknown_options() {
+fn an_unknown_option_is_passed_to_the_file_system() {
     isolated(|t| {
         show(t, "tmpfs", &["nosuchoption=1"]).fails("mounts[7]");
         show(t, "bind", &["bind", "nosuchoption"]).fails("mounts[7]");
@@ -124,9 +128,10 @@ fn unknown_options() {
     });
 }
 
-/// runtime-tools' mounts gives every bind mount a tmpfs' options: they are warned of and change nothing.
+/// The program `mounts` of runtime-tools gives every bind mount the options of a tmpfs. They give a warning
+/// and change nothing.
 #[test]
-fn a_bind_mount_with_the_options_of_a_tmpfs() {
+fn options_of_a_tmpfs_on_a_bind_mount_are_warnings() {
     isolated(|t| {
         let output = show(t, "bind", &["nosuid", "mode=700", "size=1k", "bind", "ro"]).exits(0);
         assert!(output.stdout.contains("ro,nosuid"), "{}", output.stdout);
@@ -139,9 +144,9 @@ fn a_bind_mount_with_the_options_of_a_tmpfs() {
     });
 }
 
-/// Targets are made, as directories or files; what a symbolic link points to stays inside the root.
+/// Targets are made as directories or files. A symbolic link is resolved inside the root.
 #[test]
-fn targets_are_made_inside() {
+fn mount_targets_are_made_inside_the_root() {
     isolated(|t| {
         let host = t.dir.join("outside");
         fs::create_dir(&host).unwrap();
@@ -169,10 +174,10 @@ fn targets_are_made_inside() {
             symlink(host.join("made-file"), bundle.rootfs().join("dangling-file")).unwrap();
             symlink("../../../../../../../..", bundle.rootfs().join("up")).unwrap();
             let out = t.run_bundle(&bundle);
-            // A relative destination is deprecated: a warning is in order.
+            // A relative destination is deprecated, so a warning is correct.
             assert_eq!(out.code, 0, "{target}: {}", out.stderr);
             if target.starts_with("relative") {
-                // config.md#mounts: it is relative to "/", whatever cwd is.
+                // config.md#mounts: it is relative to "/", with any cwd.
                 assert!(bundle.rootfs().join(target).is_dir());
             }
             assert_eq!(fs::read_dir(&host).unwrap().count(), 0, "{target} reached the host");
@@ -181,9 +186,9 @@ fn targets_are_made_inside() {
     });
 }
 
-/// config.md#mounts: a relative bind source is relative to the bundle.
+/// config.md#mounts
 #[test]
-fn bind_sources_are_the_bundles() {
+fn a_relative_bind_source_is_relative_to_the_bundle() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             mount(c, json!({"destination": "/mnt/file", "source": "my-file", "options": ["bind", "ro"]}));
@@ -198,7 +203,7 @@ fn bind_sources_are_the_bundles() {
 
 /// config-linux.md#default-devices and #dev-symbolic-links.
 #[test]
-fn default_devices_and_links() {
+fn the_default_devices_and_links_exist() {
     isolated(|t| {
         let script = "cd /dev; stat -c '%n %F %t:%T %a' null zero full random urandom tty; for l in fd stdin stdout stderr ptmx; do readlink $l; done";
         let out = t.run(script, |c| c["process"]["noNewPrivileges"] = json!(true)).ok();
@@ -220,9 +225,9 @@ fn default_devices_and_links() {
     });
 }
 
-/// config-linux.md#devices: anywhere in the root, with mode and owner; what is there already must match.
+/// config-linux.md#devices: anywhere in the root, with mode and owner. An existing file must match.
 #[test]
-fn devices_of_the_configuration() {
+fn devices_of_the_configuration_are_made_anywhere() {
     isolated(|t| {
         let device = |value: Value| move |c: &mut Value| c["linux"]["devices"] = json!([value]);
         let show = "stat -c '%F %t:%T %a %u:%g' /dev/x /opt/x /opt/p 2>/dev/null; true";
@@ -251,9 +256,10 @@ fn devices_of_the_configuration() {
     });
 }
 
-/// Masked and read-only paths, those that are not there skipped; the read-only root; without a mount namespace's help.
+/// Masked and read-only paths that do not exist are skipped. The root is read-only if the configuration says
+/// so. --no-pivot gives the same root.
 #[test]
-fn masked_and_read_only() {
+fn masked_and_read_only_paths_can_be_missing() {
     isolated(|t| {
         let script = "cat /etc/secret; ls /home/alice; touch /home/bob 2>&1 | grep -o Read-only; touch /tmp/x && echo written";
         let bundle = t.bundle(|c| {
@@ -275,9 +281,9 @@ fn masked_and_read_only() {
     });
 }
 
-/// tmpcopyup: the tmpfs begins with what the image has there, modes and links included.
+/// tmpcopyup: the tmpfs begins with the files of the image, with modes and links.
 #[test]
-fn tmpfs_copies_up() {
+fn tmpcopyup_fills_the_tmpfs_from_the_image() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             mount(
@@ -298,7 +304,7 @@ fn tmpfs_copies_up() {
     });
 }
 
-/// What is made for mounts can be passed by every user, whatever the caller's umask.
+/// Every user can enter the directories that are made for mounts, with any umask of the caller.
 #[test]
 fn mount_points_do_not_depend_on_the_umask() {
     use std::os::unix::fs::PermissionsExt;
@@ -320,9 +326,9 @@ fn mount_points_do_not_depend_on_the_umask() {
     });
 }
 
-/// config.md#process: a working directory that the image lacks is made, also where the root is read-only then.
+/// config.md#process: a working directory that the image lacks is made, also if the root becomes read-only.
 #[test]
-fn a_missing_working_directory_in_a_read_only_root() {
+fn a_missing_working_directory_is_made_in_a_read_only_root() {
     isolated(|t| {
         let out = t.run("pwd; touch x 2>&1 | grep -o Read-only", |c| {
             c["root"]["readonly"] = json!(true);

@@ -1,5 +1,6 @@
-//! The runtime as root of a user namespace below the initial one, as rootless Podman runs it: pid namespaces that it
-//! has made it can enter, but not its own again. And what its users ask for most: their groups.
+//! The runtime as root of a user namespace, as rootless Podman runs it. It can enter pid namespaces that it
+//! has made, but it cannot enter its own again. The groups of rootless users, which they ask for most, are
+//! tested too.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -37,7 +38,7 @@ impl User {
         self.call(t, &t.command(args))
     }
 
-    /// It may warn that a device filter is not for such a user.
+    /// It can warn that such a user cannot set a device filter.
     fn start(&self, t: &Test, bundle: &Bundle, id: &str) -> i32 {
         self.corten(t, &["create", "--bundle", bundle.path(), id]).exits(0);
         self.corten(t, &["start", id]).ok();
@@ -52,7 +53,7 @@ impl Drop for User {
     }
 }
 
-/// The cgroups are the host's: their mount is not asked for.
+/// Makes a bundle without a cgroup mount, because the cgroups are the host's.
 fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
     t.bundle(|c| {
         c["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
@@ -64,12 +65,12 @@ fn pid_namespace(process: impl std::fmt::Display) -> String {
     fs::read_link(format!("/proc/{process}/ns/pid")).unwrap().to_str().unwrap().into()
 }
 
-/// `exec` where the way back is closed: the program's namespace, status, credentials and pid file are as anywhere.
+/// The program's namespace, status, credentials and pid file are the same as with a way back.
 #[test]
-fn exec_where_one_cannot_go_back() {
+fn exec_works_without_a_way_back_to_the_own_pid_namespace() {
     isolated(|t| {
         let user = User::new();
-        // What this test is about, or it would show nothing.
+        // This is the premise. Without it the test would show nothing.
         let mut back = Command::new("nsenter");
         back.args(["--pid=/proc/self/ns/pid", "true"]);
         user.call(t, &back).fails("Operation not permitted");
@@ -92,9 +93,9 @@ fn exec_where_one_cannot_go_back() {
     });
 }
 
-/// `create` that joins another container's pid namespace, as a pod's members do; the hooks stay outside.
+/// `create` joins another container's pid namespace, as the members of a pod do. The hooks stay outside.
 #[test]
-fn create_where_one_cannot_go_back() {
+fn create_joins_a_pid_namespace_without_a_way_back() {
     isolated(|t| {
         let user = User::new();
         let first = user.start(t, &bundle(t, |_| {}), "first");
@@ -119,7 +120,7 @@ fn create_where_one_cannot_go_back() {
         let both = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
         let out = user.corten(t, &["exec", "second", "/bin/sh", "-c", both]).ok();
         assert!(out.contains("sleep 1000 ") && out.contains("sleep 1002 "), "{out}");
-        // An error of the container's process comes through the one between.
+        // An error of the container's process is passed on by the intermediate process.
         let broken = bundle(t, |c| {
             without_namespace(c, "pid");
             let join = json!({"type": "pid", "path": format!("/proc/{first}/ns/pid")});
@@ -134,10 +135,11 @@ fn create_where_one_cannot_go_back() {
     });
 }
 
-/// The annotation run.oci.keep_original_groups, Podman's `--group-add keep-groups`: they do, for `exec` too, also where a
-/// user namespace has no mapping of them; another value is refused.
+/// The annotation run.oci.keep_original_groups, which Podman's `--group-add keep-groups` uses, keeps the
+/// groups of the caller. It also applies to `exec`, and to groups that the user namespace does not map.
+/// Another value is refused.
 #[test]
-fn the_callers_groups_are_kept_where_asked() {
+fn the_annotation_keeps_the_callers_groups() {
     isolated(|t| {
         let kept =
             |c: &mut Value, value: &str| c["annotations"] = json!({"run.oci.keep_original_groups": value});
@@ -169,13 +171,13 @@ fn the_callers_groups_are_kept_where_asked() {
             t.delete("c1");
             bundle.edit(|c| c["process"]["args"] = json!(["sh", "-c", groups]));
             assert_eq!(call(&["run", "-b", bundle.path(), "r"]).ok(), shown, "run, {uid}, {map}");
-            // What cannot be had beside them is told.
+            // Additional groups cannot be set together with the kept ones, which is a warning.
             bundle.edit(|c| c["process"]["user"]["additionalGids"] = json!([5]));
             let out = call(&["run", "-b", bundle.path(), "r"]).exits(0);
             assert_eq!(out.stdout, shown);
             assert!(out.stderr.contains("warning: process.user.additionalGids: "), "{}", out.stderr);
         }
-        // A file of the group's alone.
+        // A file that only the group can read.
         let bundle = t.bundle(|c| {
             kept(c, "1");
             c["process"]["user"]["uid"] = json!(1000);
@@ -192,11 +194,11 @@ fn the_callers_groups_are_kept_where_asked() {
     });
 }
 
-/// --no-pivot in the user namespace of the caller, to whom the mounts of the host's are locked.
+/// --no-pivot in the user namespace of the caller, for which the host's mounts are locked.
 #[test]
-fn no_way_back_without_pivot_root() {
+fn with_no_pivot_the_host_cannot_be_reached() {
     isolated(|t| {
-        // Root of the user namespace cannot even get to it.
+        // Root of the user namespace cannot even reach it.
         let closed = t.dir.join("closed");
         fs::create_dir_all(closed.join("mount")).unwrap();
         let path = closed.join("mount");
@@ -204,10 +206,10 @@ fn no_way_back_without_pivot_root() {
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::chown(&closed, Some(70_000), Some(70_000)).unwrap();
         let user = User::new();
-        let bundle = bundle(t, crate::pivot::admin);
+        let bundle = bundle(t, crate::no_pivot::admin);
         user.corten(t, &["create", "--no-pivot", "--bundle", bundle.path(), "r"]).exits(0);
         user.corten(t, &["start", "r"]).ok();
-        crate::pivot::is_left(t, |words| {
+        crate::no_pivot::is_left(t, |words| {
             let mut command = Command::new(words[0]);
             user.call(t, command.args(&words[1..]))
         });

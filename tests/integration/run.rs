@@ -1,4 +1,4 @@
-//! `run`: a container in the foreground, or detached, from its creation to its deletion.
+//! `run`: a container in the foreground or detached, from its creation to its deletion.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -9,14 +9,15 @@ use serde_json::json;
 
 use crate::harness::{isolated, poll};
 
-/// The payload's exit status is the command's; 128+n when a signal ended it.
+/// run exits with the payload's exit status, or with 128+n if a signal ended it.
 #[test]
-fn the_status_is_the_payloads() {
+fn run_exits_with_the_status_of_the_payload() {
     isolated(|t| {
         for (script, code) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255)] {
             t.run(script, |_| {}).exits(code);
         }
-        // A process of pid 1 is immune to its own signals, so the one that dies here is not its namespace's init.
+        // A process with pid 1 is immune to its own signals. Therefore the process that dies here is not the
+        // init of its namespace.
         for (signal, code) in [("KILL", 137), ("TERM", 143), ("SEGV", 139)] {
             let edit = |config: &mut _| crate::harness::without_namespace(config, "pid");
             t.run(&format!("kill -{signal} $$"), edit).exits(code);
@@ -26,9 +27,9 @@ fn the_status_is_the_payloads() {
     });
 }
 
-/// A failure of the runtime itself is not the payload's status: one line, and nothing was made.
+/// A failure of the runtime itself is reported in one line, and nothing is left.
 #[test]
-fn a_failure_before_the_payload_is_told() {
+fn a_failure_before_the_payload_is_reported_in_one_line() {
     isolated(|t| {
         t.run("true", |config| config["process"]["args"] = json!(["/no/such"])).fails("/no/such");
         t.run("true", |config| config["process"]["cwd"] = json!("relative")).fails("process.cwd");
@@ -38,7 +39,7 @@ fn a_failure_before_the_payload_is_told() {
 
 /// Standard input reaches the payload.
 #[test]
-fn stdin_is_the_callers() {
+fn the_payload_reads_the_callers_stdin() {
     isolated(|t| {
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["cat"]));
         let input = bundle.dir.join("my-input");
@@ -49,7 +50,7 @@ fn stdin_is_the_callers() {
     });
 }
 
-/// A payload that exits before the runtime looks must not be missed: two hundred times.
+/// A payload can exit before the runtime looks at it. Its end must be noticed in each of two hundred runs.
 #[test]
 fn a_payload_that_exits_at_once_is_not_missed() {
     isolated(|t| {
@@ -60,9 +61,9 @@ fn a_payload_that_exits_at_once_is_not_missed() {
     });
 }
 
-/// Signals sent to the foreground runtime reach the payload, which goes on to choose its own status.
+/// Signals sent to the foreground runtime reach the payload, which chooses its own exit status.
 #[test]
-fn signals_are_forwarded() {
+fn run_forwards_signals_to_the_payload() {
     isolated(|t| {
         for (signal, name) in [(1, "HUP"), (2, "INT"), (3, "QUIT"), (10, "USR1"), (12, "USR2"), (15, "TERM")]
         {
@@ -79,7 +80,7 @@ fn signals_are_forwarded() {
     });
 }
 
-/// The foreground runtime that is killed takes nothing into its own hands: the container is there to be deleted.
+/// A foreground runtime that is killed leaves the container, which can be deleted.
 #[test]
 fn a_killed_run_leaves_a_container_that_can_be_deleted() {
     isolated(|t| {
@@ -93,9 +94,9 @@ fn a_killed_run_leaves_a_container_that_can_be_deleted() {
     });
 }
 
-/// --detach returns when the program runs; the container is deleted by its owner.
+/// --detach returns when the program runs. The container is deleted by its owner.
 #[test]
-fn detached_containers_go_on() {
+fn a_detached_container_outlives_run() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let file = t.dir.join("pid");
@@ -112,9 +113,9 @@ fn detached_containers_go_on() {
     });
 }
 
-/// --keep leaves a stopped container; without it `run` deletes what it made.
+/// --keep leaves a stopped container. Without it `run` deletes the container.
 #[test]
-fn keep_keeps() {
+fn keep_leaves_a_stopped_container() {
     isolated(|t| {
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", "exit 4"]));
         t.corten(&["run", "--keep", "-b", bundle.path(), "r"]).exits(4);
@@ -125,9 +126,10 @@ fn keep_keeps() {
     });
 }
 
-/// Only the standard streams and what --preserve-fds names are open in the container; gaps are no error.
+/// Only the standard streams and the descriptors of --preserve-fds are open in the container. Gaps are no
+/// error.
 #[test]
-fn file_descriptors_are_closed_but_the_preserved() {
+fn only_preserved_descriptors_are_open_in_the_container() {
     isolated(|t| {
         let bundle = t.bundle(|config| {
             config["process"]["args"] =
@@ -150,9 +152,9 @@ fn file_descriptors_are_closed_but_the_preserved() {
     });
 }
 
-/// sd_listen_fds(3): sockets that systemd passes stay open, and LISTEN_PID is the container's own pid.
+/// sd_listen_fds(3): sockets that systemd passes stay open, and LISTEN_PID is the pid inside the container.
 #[test]
-fn listen_fds_are_passed() {
+fn sockets_of_systemd_are_passed() {
     isolated(|t| {
         let script = "echo $LISTEN_FDS $LISTEN_PID; [ -e /proc/self/fd/3 ] && echo open";
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
@@ -166,7 +168,7 @@ fn listen_fds_are_passed() {
 
 /// Every spelling of an option that engines use: before or after the id, with = or a blank.
 #[test]
-fn options_may_stand_anywhere() {
+fn options_can_precede_or_follow_the_id() {
     isolated(|t| {
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
         let option = format!("--bundle={}", bundle.path());

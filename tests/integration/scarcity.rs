@@ -1,5 +1,6 @@
-//! Where something is short or damaged: room in the state root, descriptors, memory, the record itself. A command ends
-//! well or with one line that says why, and `delete --force` leaves nothing; it never says so while something runs.
+//! Lack of room in the state root, of descriptors and of memory, and damaged records. A command succeeds or
+//! fails with one line that names the reason, and `delete --force` leaves nothing. It never succeeds while a
+//! process is left.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +21,7 @@ fn rooted(t: &Test, root: &Path, args: &[&str]) -> Output {
     t.corten(&[&["--root", root.to_str().unwrap()], args].concat())
 }
 
-/// A whole life in a state root that has little room; whether all of it went well.
+/// Runs the whole life of a container in a small state root. Returns whether every command succeeded.
 fn live_in(t: &Test, bundle: &Bundle, root: &Path, clean: &[String]) -> bool {
     let mut well = true;
     let create = ["create", "--bundle", bundle.path(), "c"];
@@ -47,15 +48,15 @@ fn live_in(t: &Test, bundle: &Bundle, root: &Path, clean: &[String]) -> bool {
     well
 }
 
-/// No room for files, and none for their names.
+/// A state root without room for files, and one without room for names.
 #[test]
-fn a_full_state_root_is_told() {
+fn a_full_state_root_is_reported() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let root = t.dir.join("small");
         fs::create_dir(&root).unwrap();
         let inodes = (1..=8).map(|count| format!("nr_inodes={count}"));
-        // A page is what a small file takes.
+        // A small file takes a page.
         let pages = (1..=5).map(|pages| format!("size={}", pages * 4096));
         let mut results = Vec::new();
         for options in inodes.chain(pages) {
@@ -64,14 +65,14 @@ fn a_full_state_root_is_told() {
             results.push(live_in(t, &bundle, &root, &clean));
             umount(&root).unwrap();
         }
-        // Some rows had too little room, and some enough.
+        // Some rows had too little room, and some had enough.
         assert!(results.contains(&true) && results.contains(&false), "{results:?}");
     });
 }
 
 /// Every number of descriptors from none to enough.
 #[test]
-fn few_descriptors_are_told() {
+fn a_lack_of_descriptors_is_reported() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c");
@@ -96,11 +97,11 @@ fn few_descriptors_are_told() {
                 well = false;
                 assert_eq!(out.stderr.lines().count(), 1, "{count} {args:?}: {out:?}");
                 if args == start && t.status("c") != "created" {
-                    // It has begun, and could not be looked at: it must not run on.
+                    // exec has begun, but could not be observed. It must not run on.
                     t.until("c", "stopped");
                     break;
                 }
-                // The next is to have a container to meet.
+                // The next row requires a running container.
                 let again = t.corten(args);
                 assert_eq!(again.code, 0, "{count} {args:?}: {out:?} {again:?}");
             }
@@ -117,10 +118,10 @@ fn few_descriptors_are_told() {
     });
 }
 
-/// A record that is cut off anywhere, empty, gone, or not even text: `delete --force` takes the container away all the
-/// same, by its kept configuration.
+/// A record that is cut off anywhere, empty, lost, or not even text: `delete --force` removes the container,
+/// by its kept configuration.
 #[test]
-fn no_damage_of_the_record_is_taken_for_an_end() {
+fn a_damaged_record_does_not_make_a_container_stopped() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         t.start(&bundle, "c");
@@ -151,13 +152,14 @@ fn no_damage_of_the_record_is_taken_for_an_end() {
 
 type Edit = fn(&mut Value, u32);
 
-/// A process id that has passed to somebody else, or is one of another boot, is nobody's: nothing is sent to it.
+/// A process id that another process has now, or that is one of another boot, gets no signal.
 #[test]
-fn a_stranger_is_never_signalled() {
+fn a_process_that_reuses_the_pid_is_never_signalled() {
     isolated(|t| {
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/true"]));
         let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
-        // The kernel tells when a process began in ticks of 10 ms: not in that of the container's.
+        // The kernel reports the start of a process in ticks of 10 ms. This process must start in another
+        // tick than the container's.
         std::thread::sleep(Duration::from_millis(20));
         let edits: [(&str, Edit); 3] = [
             ("another's process id", |state, pid| state["pid"] = json!(pid)),
@@ -199,14 +201,14 @@ fn a_stranger_is_never_signalled() {
     });
 }
 
-/// cgroups that the container has made below its own, as deep as it likes, go with it.
+/// Cgroups that the container has made below its own are deleted with it, at any depth.
 #[test]
-fn the_containers_own_cgroups_go_with_it() {
+fn cgroups_made_by_the_container_are_deleted_with_it() {
     isolated(|t| nested(t, "/sys/fs/cgroup"));
 }
 
 #[test]
-fn the_containers_own_cgroups_go_with_it_on_v1() {
+fn cgroups_made_by_the_container_are_deleted_with_it_on_v1() {
     isolated_in(View::V1, |t| nested(t, "/sys/fs/cgroup/memory"));
 }
 
@@ -234,14 +236,14 @@ fn nested(t: &Test, at: &str) {
     }
 }
 
-/// Memory that is too little even to begin: the error says that it ran out.
+/// If the memory does not suffice to begin, the error says that it ran out.
 #[test]
-fn too_little_memory_is_told() {
+fn too_little_memory_to_begin_is_reported() {
     isolated_in(View::V1, |t| little_memory(t, &[4, 64, 256, 512, 1024]));
 }
 
 #[test]
-fn too_little_memory_is_told_on_v2() {
+fn too_little_memory_to_begin_is_reported_on_v2() {
     isolated_in(View::V2, |t| {
         let offered = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
         if !offered.contains("memory") {
@@ -267,8 +269,8 @@ fn little_memory(t: &Test, kibibytes: &[u32]) {
     assert!(told > 0);
 }
 
-/// A file system at `/mnt` of the container's whose server answers nothing after its first word: whoever asks it for
-/// anything can no longer be killed.
+/// A file system at `/mnt` of the container whose server answers only the first request. A process that uses
+/// it cannot be killed any more.
 struct Silent(fs::File);
 
 impl Silent {
@@ -276,7 +278,7 @@ impl Silent {
         let device = fs::File::options().read(true).write(true).open("/dev/fuse")?;
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         let namespace = fs::File::open(format!("/proc/{pid}/ns/mnt"))?;
-        // A thread of its own, since what is entered is not left again.
+        // A thread of its own, because the namespaces that it enters are not left again.
         let enter = move || -> nix::Result<()> {
             unshare(CloneFlags::CLONE_FS)?;
             setns(&namespace, CloneFlags::CLONE_NEWNS)?;
@@ -284,7 +286,7 @@ impl Silent {
         };
         std::thread::spawn(enter).join().unwrap()?;
         let silent = Self(device);
-        // FUSE_INIT is to be answered: by the version that is spoken, and nothing else.
+        // The answer to FUSE_INIT is only the version of the protocol.
         let request = silent.request();
         let mut answer = [0; 80];
         answer[0] = 80;
@@ -294,7 +296,7 @@ impl Silent {
         Ok(silent)
     }
 
-    /// The next request, which now is for us to answer.
+    /// Reads the next request, which is then ours to answer.
     fn request(&self) -> Vec<u8> {
         let mut buffer = vec![0; 1 << 17];
         let len = (&self.0).read(&mut buffer).unwrap();
@@ -303,17 +305,17 @@ impl Silent {
     }
 }
 
-/// Of a process that cannot be killed `delete` says so after a while, and keeps the record. Once it has ended, a later one
-/// leaves nothing.
+/// If a process cannot be killed, `delete` fails after a while and keeps the record. Once the process has
+/// ended, a later `delete` leaves nothing.
 #[test]
-fn an_unkillable_process_is_waited_for_no_longer_than_it_takes() {
+fn delete_of_an_unkillable_process_fails_after_a_while() {
     isolated(|t| {
         let bundle = t.bundle(|_| {});
         let pid = t.start(&bundle, "c");
         let silent = match Silent::mount(pid) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EPERM)) => {
                 t.delete("c");
-                skip("FUSE cannot be had")
+                skip("FUSE is not available")
             }
             other => other.unwrap(),
         };

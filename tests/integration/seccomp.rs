@@ -1,4 +1,4 @@
-//! `linux.seccomp`: what the filter does to the container's program. The compiler itself has its tests beside it.
+//! `linux.seccomp`: the effect of the filter on the container's program. The compiler has unit tests.
 
 #![allow(unsafe_code)]
 
@@ -62,7 +62,7 @@ fn a_denied_call_fails_as_the_profile_says() {
 
 /// config-linux.md#seccomp: conditions on arguments, all of which must hold.
 #[test]
-fn arguments_are_compared() {
+fn all_conditions_on_arguments_must_hold() {
     isolated(|t| {
         let run = |args: Value| {
             t.run("kill -0 $$ 2>&1 && echo zero; kill -CONT $$ 2>&1 && echo cont", |c| {
@@ -90,8 +90,9 @@ fn arguments_are_compared() {
     });
 }
 
-/// A profile that denies what the runtime itself needs after `create` must not break the wait for `start`, and one
-/// without getcwd or write to other places still runs: after the filter there is only execve.
+/// A profile that denies calls of the runtime after `create` must not break the wait for `start`. A profile
+/// without getcwd, or that denies writes to other descriptors, still runs, because the runtime only calls
+/// execve after the filter.
 #[test]
 fn a_strict_profile_does_not_break_the_runtime() {
     isolated(|t| {
@@ -100,7 +101,7 @@ fn a_strict_profile_does_not_break_the_runtime() {
                 let mut denied =
                     vec!["getcwd", "read", "openat", "open", "fcntl", "socket", "dup3", "chdir", "umask"];
                 if no_new_privileges {
-                    // Else the filter has to be loaded while the capabilities are still there, and these come after it.
+                    // Without no_new_privs the filter is loaded before the capabilities are dropped, which takes these calls.
                     denied.extend(["setresuid", "setresgid", "setgroups", "capset", "prctl", "close_range"]);
                 }
                 c["linux"]["seccomp"] = profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", &denied);
@@ -116,9 +117,9 @@ fn a_strict_profile_does_not_break_the_runtime() {
     });
 }
 
-/// config-linux.md#seccomp's MUSTs: a profile that says what cannot be is refused, with its place.
+/// config-linux.md#seccomp's MUSTs: a wrong profile is refused, with its place.
 #[test]
-fn profiles_are_checked() {
+fn a_wrong_profile_is_refused_with_its_place() {
     isolated(|t| {
         type Edit = fn(&mut Value);
         let rows: &[(Edit, &str)] = &[
@@ -148,7 +149,8 @@ fn profiles_are_checked() {
     });
 }
 
-/// A filter that ends the process at execve leaves nothing that `start` could start: refused before anything is made.
+/// A filter that ends the process at execve leaves no program that `start` could start. It is refused before
+/// anything is made.
 #[test]
 fn a_profile_that_kills_execve_is_refused() {
     isolated(|t| {
@@ -170,8 +172,8 @@ fn a_profile_that_kills_execve_is_refused() {
     });
 }
 
-/// `start` tells the errno that the filter gives execve, and that the process has ended where nothing can tell more,
-/// even if the filter forbids the process to end.
+/// `start` reports the errno that the filter gives execve. If the process cannot report it, `start` reports
+/// that it has ended, even if the filter forbids it to end.
 #[test]
 fn a_profile_that_denies_execve_fails_start() {
     isolated(|t| {
@@ -214,10 +216,11 @@ fn a_profile_that_denies_execve_fails_start() {
     });
 }
 
-/// What an agent has received: the container process state, and the numbers of the calls that it was asked about.
+/// The requests that an agent has received: the container process state, and the numbers of the system calls.
 type Asked = (Value, Vec<i32>);
 
-/// An agent that takes one connection, lets execve through, and gives every other call ENOTUNIQ.
+/// Starts an agent that takes one connection, lets execve through, and answers every other call with
+/// ENOTUNIQ.
 fn agent(path: &Path) -> JoinHandle<Asked> {
     let _ = std::fs::remove_file(path);
     let socket = UnixListener::bind(path).unwrap();
@@ -237,7 +240,7 @@ fn serve(socket: &UnixListener) -> Asked {
     (serde_json::from_slice(&bytes).unwrap(), asked)
 }
 
-/// Answers one question. `None`: no process has the filter any more.
+/// Answers one question. Returns `None` if no process has the filter any more.
 fn answer(fd: &OwnedFd) -> Option<i32> {
     let mut wait = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: both are plain integers, which may be zero.
@@ -323,7 +326,7 @@ fn an_agent_gets_the_state_and_answers() {
     });
 }
 
-/// A startContainer hook has a filter of its own, and the agent hears of both, the hook's first.
+/// A startContainer hook has a filter of its own. The agent gets the listeners of both, the hook's first.
 #[test]
 fn an_agent_answers_for_a_start_container_hook() {
     isolated(|t| {
@@ -350,10 +353,10 @@ fn an_agent_answers_for_a_start_container_hook() {
     });
 }
 
-/// The listener's descriptor is made although the program may have no more than it has; the limit is in force when the
-/// program runs. A filter that forbids to set it then is told.
+/// The listener's descriptor is made even if the program's limit of descriptors is reached. The limit applies
+/// when the program runs. If the filter forbids to set it then, the error is reported.
 #[test]
-fn a_listener_with_few_descriptors() {
+fn the_listener_does_not_count_for_the_limit_of_descriptors() {
     isolated(|t| {
         let path = t.dir.join("agent.sock");
         for (limit, no_new_privileges) in
@@ -387,10 +390,10 @@ fn a_listener_with_few_descriptors() {
     });
 }
 
-/// After the filter nothing is called but what hands over the listener: a profile that ends the process for any other
-/// call does no harm to the start.
+/// After the filter only the call that hands over the listener is made. A profile that kills the process for
+/// any other call does not break the start.
 #[test]
-fn handing_over_the_listener_needs_one_call() {
+fn handing_over_the_listener_takes_one_call() {
     isolated(|t| {
         let path = t.dir.join("agent.sock");
         let answers = agent(&path);
@@ -408,9 +411,9 @@ fn handing_over_the_listener_needs_one_call() {
     });
 }
 
-/// Without its agent a container does not run on as if it had been started.
+/// A container whose agent cannot be reached does not run.
 #[test]
-fn without_an_agent_nothing_is_started() {
+fn without_its_agent_a_container_is_not_started() {
     isolated(|t| {
         let path = t.dir.join("no-agent.sock");
         let bundle = t.bundle(|c| c["linux"]["seccomp"] = notifying(&path, &["mkdir"]));
@@ -433,9 +436,9 @@ fn without_an_agent_nothing_is_started() {
     });
 }
 
-/// SCMP_ACT_NOTIFY where nobody could answer, or nobody is named.
+/// SCMP_ACT_NOTIFY is refused if no agent is named, or if none could answer.
 #[test]
-fn notify_is_checked() {
+fn notify_without_an_agent_is_refused() {
     isolated(|t| {
         type Edit = fn(&mut Value);
         let rows: &[(Edit, &str)] = &[

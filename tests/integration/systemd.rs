@@ -1,5 +1,5 @@
-//! `--systemd-cgroup`: the container's cgroup as a unit of systemd's. These tests need a host that runs it, such as the
-//! VM of this project.
+//! `--systemd-cgroup`: the container's cgroup as a unit of systemd. These tests require a host that runs
+//! systemd, such as the VM of this project.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::namespaces::{give_rootfs, map_ids};
 
 const CGROUP: &str = "/sys/fs/cgroup";
 
-/// Every test has a unit of its own: they run side by side on one host.
+/// Returns the unit of a test. The tests run at once on one host.
 fn unit(name: &str) -> String {
     format!("ctest{}-{name}.scope", std::process::id())
 }
@@ -31,7 +31,7 @@ fn property(unit: &str, name: &str) -> String {
     systemctl(&["show", unit, "--value", "-p", name]).trim().to_string()
 }
 
-/// Whether systemd knows nothing of the unit, nor is there a cgroup.
+/// Returns whether systemd has no such unit and no cgroup exists.
 fn gone(unit: &str, cgroup: &Path) -> bool {
     systemctl(&["list-units", "--all", "--plain", "--no-legend", unit]).is_empty() && !cgroup.exists()
 }
@@ -45,8 +45,8 @@ fn values(cgroup: &Path, files: &[&str]) -> Vec<String> {
     files.iter().map(read).collect()
 }
 
-/// systemd knows the limits that it has words for, and leaves all of them, and the device filter, alone when it is
-/// reloaded. Later commands need no --systemd-cgroup.
+/// systemd has the limits that it has properties for. A reload changes no limit, nor the device filter. Later
+/// commands need no --systemd-cgroup.
 #[test]
 fn a_scope_has_the_limits_and_keeps_them() {
     with_systemd("a_scope_has_the_limits_and_keeps_them", |t| {
@@ -114,7 +114,7 @@ fn a_scope_has_the_limits_and_keeps_them() {
     });
 }
 
-/// `update` with a document.
+/// Runs `update` with a document.
 fn update(t: &Test, id: &str, document: &Value, more: &[&str]) -> Output {
     let file = t.dir.join("my-resources");
     fs::write(&file, document.to_string()).unwrap();
@@ -122,9 +122,10 @@ fn update(t: &Test, id: &str, document: &Value, more: &[&str]) -> Output {
     t.corten(&[&["update", &file], more, &[id]].concat())
 }
 
-/// A container that runs in a scope, and the scope's name and cgroup.
+/// Starts a container in a scope, and returns the names of the scope and the cgroup.
 fn limited(t: &Test, name: &str, edit: impl FnOnce(&mut Value)) -> (String, PathBuf) {
-    // In a slice of its own: systemd may write all files of a unit again when one beside it comes or goes.
+    // The unit has a slice of its own, because systemd can write all files of a unit again when one beside it
+    // is made or removed.
     let (unit, slice) = (unit(name), format!("ctest{name}.slice"));
     let cgroup = Path::new(CGROUP).join(&slice).join(&unit);
     let bundle = t.bundle(|c| {
@@ -136,8 +137,8 @@ fn limited(t: &Test, name: &str, edit: impl FnOnce(&mut Value)) -> (String, Path
     (unit, cgroup)
 }
 
-/// What an update sets, systemd knows too, and so does not undo: not when it is reloaded, nor when it is told another
-/// limit of the same controller, which makes it write all that it knows of that controller.
+/// systemd also gets the limits of an update, so it does not undo them: neither when it is reloaded, nor when
+/// another limit of the same controller is set, at which it writes all its limits of that controller.
 #[test]
 fn an_update_outlasts_a_reload() {
     with_systemd("an_update_outlasts_a_reload", |t| {
@@ -177,7 +178,7 @@ fn an_update_outlasts_a_reload() {
             t.exec("update", "grep Cpus_allowed_list /proc/self/status").ok(),
             "Cpus_allowed_list:\t0\n"
         );
-        // An idle group's limits are one word with the weight.
+        // systemd shows the limits of an idle group in one word with the weight.
         update(t, "update", &json!({"cpu": {"idle": 1}}), &[]).ok();
         assert_eq!(property(&unit, "CPUWeight"), "idle");
         systemctl(&["daemon-reload"]);
@@ -193,10 +194,10 @@ fn an_update_outlasts_a_reload() {
     });
 }
 
-/// What the kernel refuses, systemd is told to forget again.
+/// If the kernel refuses a limit, systemd's property is set back.
 #[test]
-fn a_failed_update_is_untold() {
-    with_systemd("a_failed_update_is_untold", |t| {
+fn systemd_forgets_a_limit_that_the_kernel_refuses() {
+    with_systemd("systemd_forgets_a_limit_that_the_kernel_refuses", |t| {
         let (unit, cgroup) = limited(t, "untold", |c| {
             c["linux"]["resources"] = json!({
                 "memory": {"limit": 67_108_864},
@@ -242,12 +243,12 @@ fn a_failed_update_is_untold() {
     });
 }
 
-/// The access to devices is what config.json says, no more and no less, whatever makes systemd go through its units; and
-/// what systemd is asked for by others holds besides.
+/// The access to devices is exactly that of config.json, whatever makes systemd go through its units. Device
+/// rules that others set in systemd also apply.
 #[test]
-fn device_rules_stand_beside_systemd() {
-    with_systemd("device_rules_stand_beside_systemd", |t| {
-        // Two that anyone may open, and that no runtime allows by default.
+fn systemd_does_not_change_the_device_rules() {
+    with_systemd("systemd_does_not_change_the_device_rules", |t| {
+        // Two devices that every user can open, and that no runtime allows by default.
         for module in ["fuse", "tun"] {
             assert!(Command::new("modprobe").arg(module).status().unwrap().success(), "{module}");
         }
@@ -277,7 +278,7 @@ fn device_rules_stand_beside_systemd() {
         shaken("fuse w,zero r,zero w");
         update(t, "dev", &json!({"devices": [{"allow": true, "access": "rwm"}]}), &[]).ok();
         shaken("fuse r,fuse w,tun r,tun w,zero r,zero w");
-        // The administrator's word is a program of systemd's, which an update leaves in its place.
+        // The administrator's rule is a device program of systemd. An update keeps it.
         systemctl(&["set-property", "--runtime", &unit, "DeviceAllow=/dev/net/tun rw"]);
         shaken("tun r,tun w,zero r,zero w");
         update(t, "dev", &json!({"devices": [deny(), rule(true, 229, "r"), rule(true, 200, "r")]}), &[]).ok();
@@ -287,10 +288,10 @@ fn device_rules_stand_beside_systemd() {
     });
 }
 
-/// A nested slice is a path of slices; `run` takes its unit away; a unit whose name is a slice's is one.
+/// A nested slice is a path of slices. `run` removes its unit. A unit with the name of a slice is a slice.
 #[test]
-fn slices_are_nested() {
-    with_systemd("slices_are_nested", |t| {
+fn a_nested_slice_is_a_path_of_slices() {
+    with_systemd("a_nested_slice_is_a_path_of_slices", |t| {
         let pid = std::process::id();
         let run = |name: &str, slice: &str| {
             let bundle = t.bundle(|c| {
@@ -311,10 +312,10 @@ fn slices_are_nested() {
     });
 }
 
-/// Of a `create` that was killed `gc` has systemd take the unit away, and leaves those of others alone.
+/// If `create` was killed, `gc` lets systemd remove the unit, and does not touch those of others.
 #[test]
-fn an_interrupted_create_is_taken_away() {
-    with_systemd("an_interrupted_create_is_taken_away", |t| {
+fn gc_stops_the_unit_of_an_interrupted_create() {
+    with_systemd("gc_stops_the_unit_of_an_interrupted_create", |t| {
         let [killed, other] = ["killed", "other"].map(unit);
         let cgroup = |unit: &str| Path::new(CGROUP).join("system.slice").join(unit);
         let bundle = t.bundle(|c| c["linux"]["cgroupsPath"] = path("", "other"));
@@ -322,7 +323,7 @@ fn an_interrupted_create_is_taken_away() {
         let bundle = t.bundle(|c| {
             c["linux"]["cgroupsPath"] = path("", "killed");
             without_namespace(c, "pid");
-            // What it leaves running keeps the unit.
+            // A process that is left running keeps the unit.
             let script =
                 "sleep 1001 < /dev/null > /dev/null 2>&1 & kill -KILL $(cut -d' ' -f4 /proc/$PPID/stat)";
             let hook =
@@ -341,7 +342,7 @@ fn an_interrupted_create_is_taken_away() {
     });
 }
 
-/// Whatever fails, and whenever, no unit is left; one of somebody else's is left alone.
+/// A create that fails at any moment leaves no unit, and does not touch a unit of others.
 #[test]
 fn a_failing_create_leaves_no_unit() {
     with_systemd("a_failing_create_leaves_no_unit", |t| {
@@ -381,10 +382,10 @@ fn a_failing_create_leaves_no_unit() {
     });
 }
 
-/// A unit that has failed keeps its name from the next until it is told to go; a container's death leaves none.
+/// A failed unit keeps its name until it is reset. The death of a container leaves no failed unit.
 #[test]
-fn dead_units_are_in_nobodys_way() {
-    with_systemd("dead_units_are_in_nobodys_way", |t| {
+fn a_failed_unit_does_not_block_its_name() {
+    with_systemd("a_failed_unit_does_not_block_its_name", |t| {
         let unit = unit("dead");
         let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
         let failed = format!("--unit={unit}");
@@ -401,7 +402,8 @@ fn dead_units_are_in_nobodys_way() {
         t.until("dead", "stopped");
         assert!(poll(Duration::from_secs(20), || gone(&unit, &cgroup)), "{}", systemctl(&["status", &unit]));
         t.corten(&["delete", "dead"]).ok();
-        // And one whose runtime was killed on the way: PDEATHSIG takes the process, delete the rest.
+        // A unit whose runtime was killed meanwhile: PDEATHSIG kills the process, and delete removes the
+        // rest.
         for wait in [5, 15, 30, 60, 100] {
             let mut create = t.command(&["--systemd-cgroup", "create", "-b", bundle.path(), "dead"]);
             let mut create = t.spawn(&mut create);
@@ -414,10 +416,11 @@ fn dead_units_are_in_nobodys_way() {
     });
 }
 
-/// cgroups(7), delegation: root of a user namespace has the scope for cgroups of its own, not for its limits.
+/// cgroups(7), delegation: root of a user namespace can make cgroups in the scope. It cannot change the
+/// limits of the scope.
 #[test]
-fn a_user_namespaces_root_has_the_scope() {
-    with_systemd("a_user_namespaces_root_has_the_scope", |t| {
+fn root_of_a_user_namespace_owns_the_scope_but_not_its_limits() {
+    with_systemd("root_of_a_user_namespace_owns_the_scope_but_not_its_limits", |t| {
         let script = "cat /proc/self/cgroup; mkdir /sys/fs/cgroup/sub && echo made; \
                       echo 5 2>/dev/null >/sys/fs/cgroup/pids.max && echo a limit";
         let bundle = t.bundle(|c| {
@@ -438,12 +441,12 @@ fn a_user_namespaces_root_has_the_scope() {
     });
 }
 
-/// A user's own systemd makes the scope, over the user's bus or without one; `exec` from a session gets inside.
+/// A user's own systemd makes the scope, with and without the user's bus. `exec` from a session enters it.
 #[test]
-fn a_user_has_scopes_too() {
-    with_systemd("a_user_has_scopes_too", |t| {
+fn a_users_systemd_makes_the_scope() {
+    with_systemd("a_users_systemd_makes_the_scope", |t| {
         if !Path::new("/run/user/1000/bus").exists() {
-            return eprintln!("skipped: systemd::a_user_has_scopes_too: user 1000 has no systemd");
+            return eprintln!("skipped: systemd::a_users_systemd_makes_the_scope: user 1000 has no systemd");
         }
         let dir = t.dir.join("alice");
         let corten = dir.join("corten");
@@ -466,7 +469,7 @@ fn a_user_has_scopes_too() {
         let cgroup = "user.slice/user-1000.slice/user@1000.service/user.slice";
         let cgroup: PathBuf = Path::new(CGROUP).join(cgroup).join(unit("rootless"));
         for bus in ["unix:path=/run/user/1000/bus", "unix:path=/nowhere"] {
-            // The private socket is asked last: the bus must be out of sight for it.
+            // systemd's private socket is tried last, so the bus must be out of sight.
             let hide =
                 if bus.contains("nowhere") { "mount --bind /dev/null /run/user/1000/bus;" } else { "" };
             let script = format!(

@@ -1,4 +1,4 @@
-//! Terminals: those that a console socket takes, and those that the runtime relays in the foreground.
+//! Terminals that are sent to a console socket, and terminals that the runtime relays in the foreground.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, IoSliceMut, Read, Write};
@@ -19,7 +19,7 @@ use crate::harness::{Bundle, Test, isolated, patience, poll, without_namespace};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A bundle whose process has a terminal and runs a shell script.
+/// Makes a bundle whose process has a terminal and runs a shell script.
 fn bundle(t: &Test, script: &str, edit: impl FnOnce(&mut Value)) -> Bundle {
     t.bundle(|c| {
         c["process"]["terminal"] = json!(true);
@@ -46,7 +46,8 @@ impl Socket {
         self.path.to_str().unwrap()
     }
 
-    /// What the runtime has sent when its command is over: exactly one message, with a name and one descriptor.
+    /// Returns the master that the runtime has sent when its command is over, as exactly one message with a
+    /// name and one descriptor.
     pub fn master(&self) -> File {
         let (stream, _) = self.listener.accept().expect("nobody connected");
         let (name, mut fds) = receive(stream.as_fd());
@@ -80,7 +81,7 @@ fn receive(stream: impl AsRawFd) -> (Vec<u8>, Vec<OwnedFd>) {
     (buffer[..length].to_vec(), fds)
 }
 
-/// Reads a master until `done` says that it is enough or its last slave is closed.
+/// Reads a master until `done` returns true or its last slave is closed.
 fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
     fcntl(&*master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).unwrap();
     let mut seen = Vec::new();
@@ -88,7 +89,7 @@ fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
     let over = poll(LIMIT, || {
         let mut buffer = [0; 65536];
         loop {
-            // All that tests look for is short.
+            // All outputs that tests look for are short.
             if done(&text(&seen[seen.len().saturating_sub(4096)..])) {
                 return true;
             }
@@ -102,7 +103,7 @@ fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
         }
     });
     let seen = text(&seen);
-    assert!(over, "the terminal stays open; it said {seen:?}");
+    assert!(over, "the terminal stays open after {seen:?}");
     seen
 }
 
@@ -110,16 +111,16 @@ fn all(master: &mut File) -> String {
     read_until(master, |_| false)
 }
 
-/// Everything that makes a terminal the process's own.
+/// A script that prints every property of the process's terminal.
 const ALL_OF_IT: &str = "tty; for n in 0 1 2; do [ -t $n ] && echo is a terminal; done; stty size; \
     [ $(stat -c %t:%T /dev/console) = $(stat -c %t:%T $(tty)) ] && echo console; \
     echo x >/dev/tty && echo controlling; \
     awk '{ print ($6 == $1 ? \"leader\" : \"no leader\"), ($8 == $5 ? \"foreground\" : \"background\") }' /proc/$$/stat";
 
-/// config.md#process and runc's docs/terminals.md: the master goes over the socket, the slave is the process's
-/// controlling terminal, standard streams and /dev/console, of the size that was asked for.
+/// config.md#process and runc's docs/terminals.md: the master is sent to the socket. The slave is the
+/// process's controlling terminal, standard streams and /dev/console, in the requested size.
 #[test]
-fn the_master_goes_over_the_console_socket() {
+fn the_master_is_sent_to_the_console_socket() {
     isolated(|t| {
         let socket = Socket::new(t, "console");
         let size = |c: &mut Value| c["process"]["consoleSize"] = json!({"height": 33, "width": 77});
@@ -135,9 +136,9 @@ fn the_master_goes_over_the_console_socket() {
     });
 }
 
-/// The same whatever else is asked for, and with `run --detach`.
+/// The terminal is the same in every kind of container, and with `run --detach`.
 #[test]
-fn every_kind_of_container_has_its_terminal() {
+fn every_kind_of_container_can_have_a_terminal() {
     isolated(|t| {
         let socket = Socket::new(t, "console");
         let rows: &[fn(&mut Value)] = &[
@@ -157,10 +158,10 @@ fn every_kind_of_container_has_its_terminal() {
             if row == 5 {
                 t.call(Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs())).ok();
             }
-            // busybox does not show the size of nothing.
+            // busybox does not show a size of zero.
             bundle.edit(|c| c["process"]["consoleSize"] = json!({"height": 2, "width": 3}));
             if row == 4 {
-                // Without a mount namespace these stay what the host made them.
+                // Without a mount namespace these files stay those of the host.
                 bundle.edit(|c| {
                     c["linux"].as_object_mut().unwrap().retain(|key, _| !key.ends_with("Paths"));
                 });
@@ -175,9 +176,9 @@ fn every_kind_of_container_has_its_terminal() {
     });
 }
 
-/// The slave is the user's own, whatever devpts' mode says; its group stays devpts'.
+/// The slave belongs to the container's user, with any mode of devpts. Its group is that of devpts.
 #[test]
-fn the_slave_is_the_users() {
+fn the_slave_belongs_to_the_user() {
     isolated(|t| {
         let socket = Socket::new(t, "console");
         let script = "stat -c '%u:%g %a' $(tty); for f in /dev/tty /dev/console /dev/stdout /dev/stderr; do echo $f >$f; done";
@@ -191,14 +192,14 @@ fn the_slave_is_the_users() {
     });
 }
 
-/// A terminal of exec's: from the container's devpts, with the size of the process document.
+/// The terminal of exec comes from the container's devpts, with the size of the process object.
 #[test]
-fn exec_has_a_terminal() {
+fn exec_can_have_a_terminal() {
     isolated(|t| {
         let socket = Socket::new(t, "console");
         t.start(&t.bundle(|_| {}), "c1");
         let script = "tty; for n in 0 1 2; do [ -t $n ] && echo is a terminal; done; stty size; echo x >/dev/tty; stat -c %u $(tty)";
-        // Which is what busybox says of the size of nothing.
+        // busybox prints this for a size of zero.
         let expected = |size, user| {
             format!("/dev/pts/0\nis a terminal\nis a terminal\nis a terminal\n{size}\nx\n{user}\n")
         };
@@ -218,7 +219,8 @@ fn exec_has_a_terminal() {
         });
         fs::write(&file, document.to_string()).unwrap();
         assert_eq!(exec(&["-d", "--process", file.to_str().unwrap(), "c1"]), expected("20 30", 0));
-        // In the foreground: the engine has the output, the caller the status. The engine holds the socket's queue.
+        // In the foreground the engine has the output and the caller the status. The engine holds the
+        // socket's queue.
         t.corten(&["exec", "-t", "--console-socket", socket.path(), "c1", "/bin/sh", "-c", "exit 6"])
             .exits(6);
         drop(socket.master());
@@ -226,9 +228,9 @@ fn exec_has_a_terminal() {
     });
 }
 
-/// Wrong combinations, a socket that is not there, and what an image may put in the place of the multiplexer.
+/// Wrong combinations, a missing socket, and files of an image in the place of the multiplexer.
 #[test]
-fn what_cannot_be_is_told() {
+fn wrong_terminals_are_reported() {
     isolated(|t| {
         let socket = Socket::new(t, "console");
         let with = bundle(t, "true", |_| {});
@@ -315,7 +317,8 @@ impl Session {
         tcgetattr(&self.slave).unwrap().local_flags
     }
 
-    /// Waits for the runtime's end and gives its status and the rest of what it said. The terminal must be as before.
+    /// Waits for the end of the runtime, and returns its status and the rest of its output. The terminal must
+    /// be in its first state again.
     fn end(&mut self) -> (i32, String) {
         let mut child = self.child.take().unwrap();
         let started = Instant::now();
@@ -324,13 +327,13 @@ impl Session {
         while !ended {
             if started.elapsed() > LIMIT * patience() {
                 child.kill().unwrap();
-                panic!("the runtime hangs; it said {said:?}: {:?}", child.wait());
+                panic!("the runtime hangs after {said:?}: {:?}", child.wait());
             }
             ended = child.try_wait().unwrap().is_some();
             let nap = Instant::now() + Duration::from_millis(5);
             said += &read_until(&mut self.master, |_| Instant::now() > nap);
         }
-        assert!(tcgetattr(&self.slave).unwrap() == self.before, "the terminal is not as it was");
+        assert!(tcgetattr(&self.slave).unwrap() == self.before, "the terminal is not in its first state");
         (child.wait().unwrap().code().unwrap(), said)
     }
 
@@ -339,9 +342,10 @@ impl Session {
     }
 }
 
-/// Output, input, size and status pass through; meanwhile the user's terminal is raw, afterwards as it was.
+/// Output, input, size and exit status are passed on. The user's terminal is raw in between, and restored
+/// afterwards.
 #[test]
-fn the_foreground_is_relayed() {
+fn a_foreground_terminal_is_relayed() {
     isolated(|t| {
         let mut session = Session::new();
         let script = "stty size; tty; echo ready; read line; echo \"got $line\"; exit 3";
@@ -350,12 +354,12 @@ fn the_foreground_is_relayed() {
         assert!(!session.local_flags().intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG));
         session.send("hello\n");
         let (code, said) = session.end();
-        // The echo is the container's terminal's.
+        // The echo comes from the container's terminal.
         assert_eq!((code, said.as_str()), (3, "hello\ngot hello\n"));
     });
 }
 
-/// The window's later sizes reach the container, with the signal that tells.
+/// A later size of the window reaches the container, with the signal.
 #[test]
 fn a_resize_is_passed_on() {
     isolated(|t| {
@@ -368,9 +372,9 @@ fn a_resize_is_passed_on() {
     });
 }
 
-/// consoleSize is the size where the user's terminal has none to say; else it would be wrong at once.
+/// consoleSize applies only if the user's terminal has no size. Otherwise it would be wrong at once.
 #[test]
-fn the_users_size_wins() {
+fn the_size_of_the_users_terminal_takes_precedence() {
     isolated(|t| {
         let size = |c: &mut Value| c["process"]["consoleSize"] = json!({"height": 33, "width": 77});
         let bundle = bundle(t, "stty size", size);
@@ -381,7 +385,7 @@ fn the_users_size_wins() {
     });
 }
 
-/// Keys that make signals make them in the container; signals sent to the runtime go there, too.
+/// Keys that send signals send them in the container. Signals to the runtime are passed on too.
 #[test]
 fn keys_and_signals_reach_the_payload() {
     isolated(|t| {
@@ -404,10 +408,10 @@ fn keys_and_signals_reach_the_payload() {
     });
 }
 
-/// `run` ends when the payload does, however short it is, and whoever still has the terminal open; the user's
-/// terminal is given back also after an error.
+/// `run` ends with the payload, even if that is very short or others have the terminal open. The user's
+/// terminal is restored, also after an error.
 #[test]
-fn the_end_is_not_missed() {
+fn run_ends_when_the_payload_does() {
     isolated(|t| {
         let short = bundle(t, "exit 5", |_| {});
         for _ in 0..50 {
@@ -430,9 +434,9 @@ fn the_end_is_not_missed() {
     });
 }
 
-/// A process that writes on and on to the terminal must not keep `run` from ending.
+/// A process that writes to the terminal endlessly must not keep `run` from ending.
 #[test]
-fn a_chatterbox_does_not_hold_the_runtime() {
+fn endless_output_does_not_keep_run_from_ending() {
     isolated(|t| {
         let script = "trap '' HUP; for n in 1 2 3 4; do yes & done; sleep 0.1; exit 6";
         let bundle = bundle(t, script, |c| without_namespace(c, "pid"));
@@ -442,9 +446,9 @@ fn a_chatterbox_does_not_hold_the_runtime() {
     });
 }
 
-/// All of the output arrives, also its last part, and of a payload that is gone at once.
+/// All output arrives, also its last part, and that of a payload that exits at once.
 #[test]
-fn no_output_is_lost() {
+fn all_output_arrives() {
     isolated(|t| {
         let bundle = bundle(t, "seq 1 150000", |_| {});
         let complete = |said: &str| {
@@ -457,7 +461,7 @@ fn no_output_is_lost() {
         assert_eq!(code, 0);
         complete(&said);
         complete(&t.run_bundle(&bundle).ok().replace("\r\n", "\n"));
-        // Through a pipe that is read slowly.
+        // The output goes through a pipe that is read slowly.
         let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
         let mut shell = Command::new("sh");
         shell
@@ -472,9 +476,9 @@ fn no_output_is_lost() {
     });
 }
 
-/// Much input, also for a payload that is slow to read it.
+/// Much input arrives, also at a payload that reads slowly.
 #[test]
-fn no_input_is_lost() {
+fn all_input_arrives() {
     isolated(|t| {
         let script = "stty -echo; echo ready; sleep 0.2; head -n 5000 | wc -c";
         let bundle = bundle(t, script, |_| {});
@@ -495,9 +499,9 @@ fn no_input_is_lost() {
     });
 }
 
-/// Without a terminal of the user's the container has one all the same.
+/// The container has a terminal even if the user has none.
 #[test]
-fn without_a_users_terminal() {
+fn a_container_can_have_a_terminal_without_a_users_terminal() {
     isolated(|t| {
         let bundle = bundle(t, "[ -t 0 ] && [ -t 2 ] && tty; echo err >&2; exit 8", |_| {});
         let out = t.run_bundle(&bundle).exits(8);
@@ -509,7 +513,7 @@ fn without_a_users_terminal() {
         let mut command = t.command(&["run", "-b", bundle.path(), "r"]);
         let out = t.spawn(command.stdin(File::open(&input).unwrap())).wait().ok();
         assert!(out.ends_with("got words\r\n"), "{out:?}");
-        // Nobody reads the output any more: that is no reason to hang.
+        // A closed output must not make the runtime hang.
         let mut shell = Command::new("sh");
         let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
         bundle.edit(|c| c["process"]["args"] = json!(["/bin/sh", "-c", "seq 1 150000; exit 3"]));
@@ -521,11 +525,11 @@ fn without_a_users_terminal() {
 
 /// `exec --tty` in the foreground is relayed like `run`.
 #[test]
-fn exec_is_relayed() {
+fn exec_with_tty_is_relayed() {
     isolated(|t| {
         t.start(&t.bundle(|_| {}), "c1");
         let mut session = Session::new();
-        // The user's stty sets rows and columns one after the other.
+        // stty sets the rows and the columns of the user's terminal one after the other.
         let trap = "trap 'size=$(stty size); [ \"$size\" = \"11 22\" ] && echo $size && exit 4' WINCH";
         let script =
             format!("{trap}; stty size; tty; read line; echo got $line; while :; do sleep 0.01; done");

@@ -1,5 +1,5 @@
-//! `--trace` and `corten trace`: where a command's time goes. No other runtime has it; what is held to here is
-//! docs/man/trace.roff.
+//! `--trace` and `corten trace`: the time of each step of a command. No other runtime has them; the reference
+//! is docs/man/trace.roff.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,7 +13,8 @@ use crate::harness::{Bundle, Output, Test, isolated};
 const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
-/// What a program ends with that must not have noticed anything. The second line has the last column of its mappings.
+/// A script that prints every trace that a program could notice. The second line has the last column of its
+/// mappings.
 const LOOK: &str = "ls /proc/self/fd | wc -l; cut -c 50- /proc/self/maps | tr -s ' ' | tr '\\n' ' '";
 
 type Edit<'a> = &'a dyn Fn(&mut Value);
@@ -27,7 +28,8 @@ struct Phase {
     end: i64,
 }
 
-/// Everything that has been traced. Its form is checked: each phase has a process and lies within those around it.
+/// All phases of a trace. Their form is checked: each phase has a process and lies within the phases around
+/// it.
 struct Trace(Vec<Phase>);
 
 impl Trace {
@@ -51,7 +53,7 @@ impl Trace {
         };
         let mut phases: Vec<Phase> = events.iter().filter(|e| e["ph"] == "X").map(phase).collect();
         assert_eq!(phases[0].name.split(' ').next(), Some("corten"));
-        // Numbers of that size have no more places.
+        // Numbers of that size have no decimal places left.
         const ROUND: i64 = 2;
         phases.sort_by_key(|phase| (phase.begin, -phase.end));
         for (i, a) in phases.iter().enumerate() {
@@ -75,7 +77,7 @@ impl Trace {
         self.0.iter().find(|phase| phase.name.starts_with(name)).unwrap_or_else(|| panic!("no {name}"))
     }
 
-    /// How much of a phase is explained by those directly in it.
+    /// Returns how much of a phase is explained by the phases directly in it.
     fn share(&self, of: &Phase) -> f64 {
         let mut at = of.begin;
         let mut sum = 0;
@@ -89,7 +91,7 @@ impl Trace {
     }
 }
 
-/// A call of corten's that is traced, and what it has said.
+/// Runs a command of corten with a trace, and returns the trace.
 fn traced(t: &Test, args: &[&str]) -> (Output, Trace) {
     let file = t.dir.join("trace.json");
     let out = t.corten(&[&["--trace", file.to_str().unwrap()], args].concat());
@@ -98,7 +100,7 @@ fn traced(t: &Test, args: &[&str]) -> (Output, Trace) {
     (out, trace)
 }
 
-/// A bundle with every kind of step.
+/// Edits a bundle so that it has every kind of step.
 fn rich(c: &mut Value, script: &str) {
     c["process"]["args"] = json!(["/bin/sh", "-c", script]);
     for kind in HOOKS {
@@ -111,7 +113,7 @@ fn rich(c: &mut Value, script: &str) {
     c["linux"]["resources"] = json!({"unified": {"cgroup.max.depth": "7"}});
 }
 
-/// Every hook and mount once and in order, and each kind of step.
+/// Fails unless the trace has every hook and mount once and in order, and each kind of step.
 fn has_all(trace: &Trace, bundle: &Bundle) {
     for (process, hooks) in [("runtime", [0, 1, 4, 5].as_slice()), ("init", &[2, 3])] {
         let hook = |i: &usize| {
@@ -163,9 +165,9 @@ fn has_all(trace: &Trace, bundle: &Bundle) {
     }
 }
 
-/// Both processes, every mount, hook and write, in the order of the doing; and there are no holes in it.
+/// Both processes, every mount, hook and write, in their order, without gaps.
 #[test]
-fn a_run_is_told_whole() {
+fn a_trace_of_run_has_every_step_without_gaps() {
     isolated(|t| {
         let bundle = t.bundle(|c| rich(c, "true"));
         let mut shares = Vec::new();
@@ -173,7 +175,7 @@ fn a_run_is_told_whole() {
             let (out, trace) = traced(t, &["run", "--bundle", bundle.path(), "r"]);
             out.ok();
             has_all(&trace, &bundle);
-            // Clock and order: what one waits for, the other has done meanwhile.
+            // Clock and order: while one process waits, the other has done the work that it waits for.
             let (clone, attend, start) =
                 (trace.find("clone3"), trace.find("serve the container's process"), trace.find("start"));
             let (init, pivot, execve) =
@@ -185,15 +187,15 @@ fn a_run_is_told_whole() {
             assert!(root.end - root.begin < 60_000_000_000 && trace.0.iter().all(|p| p.end <= root.end));
             shares.push((trace.share(root), trace.share(trace.find("command"))));
         }
-        // A process that has to wait for a processor may do so between any two phases.
+        // A process can wait for a processor between any two phases.
         let best = shares.iter().fold((0.0f64, 0.0f64), |best, s| (best.0.max(s.0), best.1.max(s.1)));
         assert!(best.0 > 0.9 && best.0 < 1.001 && best.1 > 0.8 && best.1 < 1.001, "{shares:?}");
     });
 }
 
-/// Every other verb, each with its own steps. Of what `start` begins in the container, it sees the duration only.
+/// Every other verb has its own steps. `start` has only the duration of the steps in the container.
 #[test]
-fn each_verb_is_told() {
+fn a_trace_of_each_verb_has_its_steps() {
     isolated(|t| {
         let bundle = t.bundle(|c| rich(c, "sleep 1000"));
         let table: [(&[&str], &[&str], &[&str]); 6] = [
@@ -228,9 +230,9 @@ fn each_verb_is_told() {
     });
 }
 
-/// What has been done until then, whoever has failed.
+/// A failed command has the steps until the failure, in any process.
 #[test]
-fn a_failure_is_told_too() {
+fn a_trace_of_a_failed_command_has_the_steps_until_then() {
     isolated(|t| {
         let no_program = |c: &mut Value| c["process"]["args"] = json!(["/no/such"]);
         let no_source = |c: &mut Value| {
@@ -259,7 +261,8 @@ fn a_failure_is_told_too() {
     });
 }
 
-/// The file is the caller's, or was a trace; it never decides about the container.
+/// The trace overwrites only another trace or a file that the caller has made for it. The file never decides
+/// about the container.
 #[test]
 fn only_a_trace_is_overwritten() {
     isolated(|t| {
@@ -289,7 +292,8 @@ fn only_a_trace_is_overwritten() {
     });
 }
 
-/// An engine has one option for all commands: in a directory each writes a file of its own, named after its process.
+/// An engine passes one option for all commands. In a directory each command writes a file of its own, which
+/// is named after its process.
 #[test]
 fn a_directory_has_a_trace_for_each_command() {
     isolated(|t| {
@@ -316,10 +320,10 @@ fn a_directory_has_a_trace_for_each_command() {
     });
 }
 
-/// SECURITY.md, second promise: neither the memory nor the file of a trace reaches the program; nor is there either
-/// without the option.
+/// SECURITY.md, second promise: neither the memory nor the file of a trace reaches the program. Without the
+/// option neither exists.
 #[test]
-fn the_program_notices_nothing() {
+fn a_trace_does_not_reach_the_program() {
     isolated(|t| {
         let bundle = t.bundle(|c| rich(c, LOOK));
         let before = fs::read_dir(&t.dir).unwrap().count();
@@ -344,9 +348,9 @@ fn the_program_notices_nothing() {
     });
 }
 
-/// time_namespaces(7) changes the clock under our feet; a filter may forbid to look at it.
+/// time_namespaces(7) changes the clock of a process, and a filter can forbid to read it.
 #[test]
-fn there_is_one_clock() {
+fn a_trace_has_one_clock() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             rich(c, "sleep 1000");
@@ -380,9 +384,10 @@ fn there_is_one_clock() {
     });
 }
 
-/// As text: each phase below what it is in, the slowest marked. What is no trace is told in one line.
+/// As text: each phase is below the phase that contains it, and the slowest is marked. The error for a file
+/// that is not a trace is one line.
 #[test]
-fn a_timeline_is_printed() {
+fn trace_prints_a_timeline() {
     isolated(|t| {
         let file = t.dir.join("x.json");
         let print = |text: &str| {
@@ -418,7 +423,7 @@ fn a_timeline_is_printed() {
         t.corten(&["trace", t.dir.join("none").to_str().unwrap()]).exits(1).fails("no such file");
         t.corten(&["trace", t.dir.to_str().unwrap()]).exits(1).fails("not a regular file");
         t.corten(&["trace"]).exits(1).fails("<FILE>");
-        // Of corten's own.
+        // A trace that corten has written.
         let bundle = t.bundle(|c| rich(c, "true"));
         let trace = file.to_str().unwrap();
         fs::remove_file(&file).unwrap();

@@ -1,5 +1,5 @@
-//! `update`: limits of a container that runs. This kind of host has few controllers on cgroup v2; what the others'
-//! files need is tested as rows beside the code.
+//! `update`: limits of a running container. This kind of host has few controllers in cgroup v2. The files of
+//! the others have unit tests.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -23,7 +23,7 @@ fn says(file: &str) -> String {
     fs::read_to_string(Path::new(CGROUP).join(file)).unwrap().trim().to_string()
 }
 
-/// `update` with a document on standard input.
+/// Runs `update` with a document on standard input.
 fn update(t: &Test, document: &str, more: &[&str]) -> Output {
     let file = t.dir.join("resources");
     fs::write(&file, document).unwrap();
@@ -37,14 +37,15 @@ fn kept(t: &Test) -> Value {
     serde_json::from_str::<Value>(&text).unwrap()["linux"]["resources"].clone()
 }
 
-/// containerd's and Podman's forms, sparse: what is not named stays, in the kernel and in what is kept.
+/// containerd's and Podman's forms are sparse. A limit that is not named stays, in the kernel and in the kept
+/// configuration.
 #[test]
-fn limits_change_and_the_rest_stays() {
+fn update_changes_only_the_limits_it_names() {
     isolated(|t| {
         started(t, json!({"unified": {"cgroup.max.depth": "7"}}));
         update(t, r#"{"unified":{"cgroup.max.descendants":"1"}}"#, &[]).ok();
         assert_eq!((says("cgroup.max.depth"), says("cgroup.max.descendants")), ("7".into(), "1".into()));
-        // By its effect: the second cgroup below is refused.
+        // The effect is checked: the second cgroup below is refused.
         fs::create_dir(Path::new(CGROUP).join("one")).unwrap();
         assert!(fs::create_dir(Path::new(CGROUP).join("two")).is_err());
         let file = t.dir.join("my-resources");
@@ -61,9 +62,9 @@ fn limits_change_and_the_rest_stays() {
     });
 }
 
-/// Only what differs is written, and --dry-run shows it and does nothing.
+/// Only a different value is written. --dry-run prints it and changes nothing.
 #[test]
-fn a_dry_run_tells_the_differences() {
+fn a_dry_run_prints_the_differences_and_writes_nothing() {
     isolated(|t| {
         started(t, json!({"unified": {"cgroup.max.depth": "7"}}));
         let document = r#"{"unified":{"cgroup.max.depth":"7","cgroup.max.descendants":"5"}}"#;
@@ -74,7 +75,7 @@ fn a_dry_run_tells_the_differences() {
     });
 }
 
-/// A write that the kernel refuses undoes those before it; the error names the file and the value.
+/// A write that the kernel refuses undoes those before it. The error names the file and the value.
 #[test]
 fn a_failed_update_changes_nothing() {
     isolated(|t| {
@@ -88,9 +89,9 @@ fn a_failed_update_changes_nothing() {
     });
 }
 
-/// Malformed input is one error with its place, and nothing is changed.
+/// Malformed input is one error with its place, and changes nothing.
 #[test]
-fn wrong_documents_are_refused() {
+fn a_wrong_document_is_refused_with_its_place() {
     isolated(|t| {
         started(t, json!({}));
         for (document, place) in [
@@ -120,9 +121,9 @@ fn wrong_documents_are_refused() {
     });
 }
 
-/// A new list of rules takes the place of the old one in the container that runs.
+/// A new list of rules replaces the old one in the running container.
 #[test]
-fn devices_are_exchanged() {
+fn update_replaces_the_device_rules() {
     isolated(|t| {
         if File::open("/dev/fuse").is_err() {
             skip("no /dev/fuse, a device that anyone may open and no runtime allows by default");
@@ -148,9 +149,9 @@ fn devices_are_exchanged() {
     });
 }
 
-/// As in runc, the options for single limits are not heard beside a document; corten says so.
+/// As in runc, options for single limits are ignored beside a document. corten warns of it.
 #[test]
-fn a_document_speaks_alone() {
+fn options_beside_a_document_are_ignored_with_a_warning() {
     isolated(|t| {
         started(t, json!({}));
         let out = update(t, r#"{"unified":{"cgroup.max.depth":"4"}}"#, &["--memory", "5M"]);
@@ -160,10 +161,10 @@ fn a_document_speaks_alone() {
     });
 }
 
-/// config-linux.md#memory, checkBeforeUpdate: a limit below what is in use is refused and changes nothing, with v2 because we
-/// look, with v1 because the kernel does.
+/// config-linux.md#memory, checkBeforeUpdate: a limit below the memory in use is refused and changes nothing.
+/// With v2 corten compares them, with v1 the kernel does.
 #[test]
-fn a_checked_limit_is_not_below_what_is_in_use() {
+fn check_before_update_refuses_a_limit_below_the_memory_in_use() {
     isolated(|t| {
         let offered = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
         if !offered.split_whitespace().any(|name| name == "memory") {
@@ -173,9 +174,9 @@ fn a_checked_limit_is_not_below_what_is_in_use() {
     });
 }
 
-/// Likewise.
+/// The same limit on v1.
 #[test]
-fn a_limit_is_not_below_what_is_in_use_on_v1() {
+fn v1_refuses_a_limit_below_the_memory_in_use() {
     isolated_in(View::V1, |t| checked_limit(t, "/sys/fs/cgroup/memory/c1/memory.limit_in_bytes"));
 }
 

@@ -1,5 +1,5 @@
-//! cgroup v1, and v2 beside it: limits by what they do, and nothing left in any hierarchy (the harness looks). What
-//! limits become is tested beside the planner.
+//! cgroup v1, and v2 beside it: limits by their effect. The harness checks that nothing is left in any
+//! hierarchy. The planner's own tests cover the translation of limits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::limits::run_as_user;
 
 const CGROUP: &str = "/sys/fs/cgroup";
 
-/// The directory of the container's cgroup with a controller.
+/// Returns the directory of the container's cgroup with a controller.
 fn dir(controller: &str, path: &str) -> PathBuf {
     Path::new(CGROUP).join(controller).join(path)
 }
@@ -27,15 +27,16 @@ fn limited(t: &Test, resources: Value, script: &str) -> crate::harness::Output {
     t.run(script, |c| c["linux"]["resources"] = resources)
 }
 
-/// config-linux.md#cgroups-path: the container is in all hierarchies, and its cgroup namespace has its root there.
+/// config-linux.md#cgroups-path: the container is in all hierarchies, and they are the roots of its cgroup
+/// namespace.
 #[test]
-fn all_hierarchies_are_joined() {
+fn the_container_is_in_all_v1_hierarchies() {
     isolated_in(View::V1, |t| joined(t, View::V1));
 }
 
-/// Likewise on a hybrid host, where it is born in v2's.
+/// On a hybrid host the container starts in v2's hierarchy.
 #[test]
-fn all_hierarchies_and_v2_are_joined() {
+fn the_container_is_in_all_v1_hierarchies_and_v2() {
     isolated_in(View::Hybrid, |t| joined(t, View::Hybrid));
 }
 
@@ -59,16 +60,16 @@ fn joined(t: &Test, view: View) {
     assert!(directories(Path::new(CGROUP)).iter().all(|dir| !dir.ends_with("above")));
 }
 
-/// config.md#mounts with type cgroup: the container's own part of each hierarchy, at the places that the host has, and
-/// not to be written to if so asked.
+/// config.md#mounts with type cgroup: the container's own part of each hierarchy, at the host's places,
+/// read-only if the options say so.
 #[test]
-fn the_hierarchies_are_mounted() {
+fn a_cgroup_mount_has_all_v1_hierarchies() {
     isolated_in(View::V1, |t| mounted(t, View::V1));
 }
 
-/// Likewise on a hybrid host, with v2 among them.
+/// On a hybrid host v2 is among them.
 #[test]
-fn the_hierarchies_are_mounted_with_v2() {
+fn a_cgroup_mount_has_all_v1_hierarchies_and_v2() {
     isolated_in(View::Hybrid, |t| mounted(t, View::Hybrid));
 }
 
@@ -111,17 +112,18 @@ fn mounted(t: &Test, view: View) {
     }
 }
 
-/// A user who may make no cgroup runs containers without; what is mounted then is the caller's, as under runc.
+/// A user who cannot make cgroups runs containers without them. The mounts show the caller's cgroups, as with
+/// runc.
 #[test]
-fn a_user_without_cgroups_sees_the_callers() {
-    // Closures: by their names the harness knows the test.
+fn a_user_without_cgroups_gets_the_callers_mounted() {
+    // The tests are closures, because the harness takes the test's name from them.
     isolated_in(View::V1, |t| {
         users_view(t);
     });
 }
 
 #[test]
-fn a_user_without_cgroups_sees_the_callers_with_v2() {
+fn a_user_without_cgroups_gets_the_callers_mounted_with_v2() {
     isolated_in(View::Hybrid, |t| {
         users_view(t);
     });
@@ -133,9 +135,9 @@ fn users_view(t: &Test) {
     assert_eq!(run_as_user(t, "pids", json!({}), script).stdout, "pids/cgroup.procs\n");
 }
 
-/// Where the host has v1, the type cgroup2 is v2's alone; and in a user namespace all are mounted too.
+/// On a host with v1, the type cgroup2 is v2 alone. In a user namespace all hierarchies are mounted too.
 #[test]
-fn the_hierarchies_are_mounted_in_every_namespace() {
+fn a_cgroup2_mount_has_v2_alone() {
     isolated_in(View::Hybrid, |t| {
         let out = t.run("ls /sys/fs/cgroup", |c| {
             for mount in c["mounts"].as_array_mut().unwrap() {
@@ -154,9 +156,9 @@ fn the_hierarchies_are_mounted_in_every_namespace() {
     });
 }
 
-/// With a user namespace, one that is joined, a process between: it is in all of them too.
+/// With a new user namespace, a joined one, and an intermediate process, the container is in all hierarchies.
 #[test]
-fn every_way_of_cloning_joins() {
+fn every_way_of_cloning_puts_the_container_into_all_hierarchies() {
     isolated_in(View::V1, |t| {
         let script = "cut -d: -f3 /proc/self/cgroup | sort -u";
         let with_user = |c: &mut Value| {
@@ -168,7 +170,7 @@ fn every_way_of_cloning_joins() {
         let bundle = t.bundle(with_user);
         crate::namespaces::give_rootfs(t, &bundle);
         let out = t.run_bundle(&bundle).ok();
-        // v2 is not seen here: its line is the harness's own cgroup, beside the root of the namespace.
+        // v2 is not visible here. Its line is the harness's own cgroup, beside the root of the namespace.
         assert!(out.lines().any(|line| line == "/") && !out.contains("c1"), "{out}");
         let bundle = t.bundle(|c| {
             with_user(c);
@@ -179,12 +181,12 @@ fn every_way_of_cloning_joins() {
     });
 }
 
-/// config-linux.md#memory: more than the limit is not to be had.
+/// config-linux.md#memory: more memory than the limit is refused.
 #[test]
-fn memory_is_limited() {
+fn a_process_over_the_memory_limit_is_killed() {
     isolated_in(View::V1, |t| {
         let resources = json!({"memory": {"limit": 33_554_432, "swap": 33_554_432, "reservation": 16_777_216, "swappiness": 10}});
-        // tail keeps what it reads until the line ends.
+        // tail keeps its input in memory until the line ends.
         limited(t, resources.clone(), "tail -n 1 /dev/zero").exits(137);
         limited(t, resources, "head -c 1000000 /dev/zero | tail -n 1 | wc -c").ok();
     });
@@ -192,7 +194,7 @@ fn memory_is_limited() {
 
 /// config-linux.md#pids: the fork that would exceed the limit fails.
 #[test]
-fn processes_are_limited() {
+fn a_fork_over_the_pids_limit_fails() {
     isolated_in(View::V1, |t| {
         let script = "for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo unlimited";
         let out = limited(t, json!({"pids": {"limit": 5}}), script);
@@ -203,7 +205,7 @@ fn processes_are_limited() {
 
 /// config-linux.md#cpu: the quota holds a busy container back, and shares are set.
 #[test]
-fn processor_time_is_limited() {
+fn the_cpu_quota_holds_a_busy_loop_back() {
     isolated_in(View::V1, |t| {
         let bundle = t.bundle(|c| {
             c["linux"]["cgroupsPath"] = json!("/c1");
@@ -224,9 +226,9 @@ fn processor_time_is_limited() {
     });
 }
 
-/// config-linux.md#cpu: the container runs on these processors, or on those of the cgroup above.
+/// config-linux.md#cpu: the container runs on these processors, or on those of its parent cgroup.
 #[test]
-fn processors_are_confined() {
+fn a_cpuset_confines_or_is_inherited() {
     isolated_in(View::V1, |t| {
         let script = "sed -n 's/Cpus_allowed_list:\t//p' /proc/self/status";
         let all = t.run(script, |_| {}).ok();
@@ -246,9 +248,10 @@ fn processors_are_confined() {
     });
 }
 
-/// config-linux.md#device-whitelist, and the order that runtime-tools reads: the user's rules, then the defaults.
+/// config-linux.md#device-whitelist, in the order that runtime-tools reads: the user's rules, then the
+/// defaults.
 #[test]
-fn devices_are_allowed_one_by_one() {
+fn a_device_that_is_not_allowed_cannot_be_opened() {
     isolated_in(View::V1, |t| {
         if fs::File::open("/dev/fuse").is_err() {
             skip("no /dev/fuse, a device that anyone may open and no runtime allows by default");
@@ -276,15 +279,15 @@ fn devices_are_allowed_one_by_one() {
     });
 }
 
-/// The freezer stops all and lets all go on; who is frozen can be killed and deleted.
+/// The freezer stops and resumes all processes. A frozen container can be killed and deleted.
 #[test]
-fn what_is_frozen_stands_still() {
+fn a_frozen_container_stands_still_and_can_be_killed() {
     isolated_in(View::V1, |t| frozen(t, View::V1));
 }
 
-/// Likewise where v2's is used.
+/// The same with v2's freezer.
 #[test]
-fn what_is_frozen_in_v2_stands_still() {
+fn a_container_frozen_by_v2_stands_still_and_can_be_killed() {
     isolated_in(View::Hybrid, |t| frozen(t, View::Hybrid));
 }
 
@@ -322,15 +325,15 @@ fn frozen(t: &Test, view: View) {
     }
 }
 
-/// A container may have frozen a cgroup below its own: its processes die all the same.
+/// A container can freeze a cgroup below its own. Its processes are killed all the same.
 #[test]
-fn what_a_container_has_frozen_dies() {
+fn a_process_that_the_container_has_frozen_is_killed() {
     isolated_in(View::V1, |t| frozen_below(t, View::V1));
 }
 
-/// Likewise where v2 kills them.
+/// The same if v2 kills them.
 #[test]
-fn what_a_container_has_frozen_dies_with_v2() {
+fn a_process_that_the_container_has_frozen_is_killed_with_v2() {
     isolated_in(View::Hybrid, |t| frozen_below(t, View::Hybrid));
 }
 
@@ -357,7 +360,7 @@ fn frozen_below(t: &Test, view: View) {
 
 /// `kill --all` and `delete` reach every process, also those that fork and those in cgroups below.
 #[test]
-fn all_processes_are_killed() {
+fn kill_all_and_delete_reach_every_process() {
     isolated_in(View::V1, |t| {
         let script = "while :; do sleep 100 & sleep 0.01; done";
         for kill in [true, false] {
@@ -385,9 +388,10 @@ fn all_processes_are_killed() {
     });
 }
 
-/// A limit that the kernel refuses, or whose controller is not there, is an error that leaves nothing in any hierarchy.
+/// A limit that the kernel refuses, or that has no controller, is an error that leaves nothing in any
+/// hierarchy.
 #[test]
-fn what_cannot_be_limited_is_refused() {
+fn a_limit_that_cannot_be_set_is_refused() {
     isolated_in(View::V1, |t| {
         for (resources, place) in [
             (json!({"cpu": {"cpus": "4000"}}), "linux.resources.cpu.cpus"),
@@ -409,9 +413,9 @@ fn what_cannot_be_limited_is_refused() {
     });
 }
 
-/// A controller that only v2 has is used from there.
+/// A controller that only v2 has is used there.
 #[test]
-fn what_only_v2_has_is_used_there() {
+fn a_controller_that_only_v2_has_is_used() {
     isolated_in(View::Hybrid, |t| {
         let offered = read(dir("unified", "cgroup.controllers"));
         if !offered.contains("hugetlb") {
@@ -429,7 +433,7 @@ fn what_only_v2_has_is_used_there() {
     });
 }
 
-/// runtime.md#create: cgroups that others live in are not fit, and nothing of theirs is touched.
+/// runtime.md#create: cgroups with other processes are refused, and are not changed.
 #[test]
 fn a_cgroup_in_use_is_refused() {
     isolated_in(View::V1, |t| {
@@ -442,21 +446,21 @@ fn a_cgroup_in_use_is_refused() {
         assert!(sleep.try_wait().unwrap().is_none(), "the other process lives");
         sleep.kill().unwrap();
         sleep.wait().unwrap();
-        // Empty it is fit, whatever limits it has had.
+        // An empty cgroup is accepted, with any limits.
         fs::write(taken.join("pids.max"), "3").unwrap();
         t.start(&bundle, "c1");
         t.delete("c1");
     });
 }
 
-/// The life of a container is the same in every view: those tests once more.
+/// The lifecycle tests and those of run pass in every view.
 #[test]
-fn lives_are_lived_in_v1() {
+fn the_lifecycle_is_the_same_on_v1() {
     again("v1");
 }
 
 #[test]
-fn lives_are_lived_in_v1_with_v2() {
+fn the_lifecycle_is_the_same_on_v1_with_v2() {
     again("hybrid");
 }
 
@@ -471,14 +475,14 @@ fn again(view: &str) {
         "{text}"
     );
     for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
-        // Past libtest, as the harness tells it.
+        // The line bypasses libtest, as those of the harness do.
         drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{line} (view {view})\n")));
     }
 }
 
-/// What is frozen does not die of a signal on v1: the kill lets it go on to its end.
+/// On v1 a frozen process does not die of a signal, so kill thaws the container.
 #[test]
-fn paused_containers_die() {
+fn kill_thaws_a_paused_container() {
     isolated_in(View::V1, |t| {
         t.start(&t.bundle(|_| {}), "c1");
         t.corten(&["pause", "c1"]).ok();
@@ -491,9 +495,9 @@ fn paused_containers_die() {
     });
 }
 
-/// `update` writes to whichever hierarchy has the file, and puts back what it has written when one write fails.
+/// `update` writes to the hierarchy that has the file, and writes the old values back if one write fails.
 #[test]
-fn limits_are_updated() {
+fn update_writes_to_the_hierarchy_of_each_limit() {
     isolated_in(View::Hybrid, |t| {
         let bundle = t.bundle(|c| {
             c["linux"]["cgroupsPath"] = json!("/c1");

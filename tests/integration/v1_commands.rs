@@ -1,4 +1,4 @@
-//! `update`, `state --applied` and `exec --cgroup` on cgroup v1, and what engines send there.
+//! `update`, `state --applied` and `exec --cgroup` on cgroup v1, and the limits that engines send.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -40,8 +40,8 @@ fn applied(t: &Test) -> (Output, Vec<Value>) {
     (out, rows)
 }
 
-/// Limits of every kind that this machine can set, of two sizes. The root of the tests' cpu hierarchy is given realtime
-/// to share out; the disk is the one of the tests' files.
+/// Returns limits of every kind that this machine can set, in one of two sizes. The root of the tests' cpu
+/// hierarchy gets realtime to share out. The disk is that of the tests' files.
 fn limits(t: &Test, first: bool) -> Value {
     fs::write(file("cpu", "cpu.rt_runtime_us"), "20000").unwrap();
     let pick = |one: i64, other: i64| if first { one } else { other };
@@ -81,7 +81,7 @@ fn limits(t: &Test, first: bool) -> Value {
     all
 }
 
-/// What all these files say of c1.
+/// Returns the contents of all these files of c1.
 fn snapshot() -> Vec<String> {
     let files = [
         ("memory", "memory.limit_in_bytes"),
@@ -118,9 +118,9 @@ fn kept(t: &Test) -> Value {
     serde_json::from_str::<Value>(&text).unwrap()["linux"]["resources"].clone()
 }
 
-/// Whichever write fails, all before it are taken back, of whatever kind; the last of all are the devices.
+/// If a write fails, all writes before it are undone, of every kind. Devices are written last.
 #[test]
-fn a_failed_update_is_taken_back() {
+fn a_failed_update_is_undone() {
     isolated_in(View::Hybrid, |t| {
         let rule = json!([{"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}]);
         let mut first = limits(t, true);
@@ -133,11 +133,12 @@ fn a_failed_update_is_taken_back() {
             assert_eq!(snapshot(), before, "{place}");
             assert_eq!(kept(t), kept_before);
         };
-        // A disk that is not there: after memory, cpu, cpuset, pids, the weight, and two of the throttles.
+        // A disk that does not exist. The error comes after memory, cpu, cpuset, pids, the weight, and two of
+        // the throttles.
         let mut document = limits(t, false);
         document["blockIO"]["throttleReadIOPSDevice"] = json!([{"major": 4000, "minor": 9, "rate": 5}]);
         unchanged(update(t, &document), "blockIO.throttleReadIOPSDevice[0]");
-        // The kernel does not allow all devices to a cgroup with others below.
+        // The kernel does not allow all devices to a cgroup that has others below.
         fs::create_dir(file("devices", "c1/below")).unwrap();
         let mut document = limits(t, false);
         document["devices"] = json!([{"allow": true, "access": "rwm"}]);
@@ -162,7 +163,7 @@ fn a_failed_update_is_taken_back() {
             }
             unchanged(update(t, &with), place);
         }
-        // Each differs, and is changed if nothing fails.
+        // Each limit differs, and is changed if no write fails.
         update(t, &limits(t, false)).ok();
         let after = snapshot();
         let same: Vec<&String> = before.iter().filter(|line| after.contains(line)).collect();
@@ -173,13 +174,13 @@ fn a_failed_update_is_taken_back() {
     });
 }
 
-/// A limit that somebody else has changed, as a container does that can write to its own cgroup.
+/// A container that can write to its own cgroup can change a limit. update sets it again.
 #[test]
-fn what_else_has_changed_a_limit_is_changed_back() {
+fn update_overwrites_a_limit_that_others_have_changed() {
     isolated_in(View::V1, |t| {
         start(t, "/c1", &json!({"pids": {"limit": 40}, "memory": {"limit": 64 << 20}}));
-        // `update` compares with the kernel's value and not with the kept configuration's; it leaves all that it is not
-        // asked for.
+        // `update` compares with the kernel's value instead of the kept configuration. It does not change
+        // limits that it is not asked for.
         fs::write(file("pids", "c1/pids.max"), "max").unwrap();
         fs::write(file("memory", "c1/memory.limit_in_bytes"), (96 << 20).to_string()).unwrap();
         update(t, &json!({"pids": {"limit": 40}})).ok();
@@ -189,9 +190,9 @@ fn what_else_has_changed_a_limit_is_changed_back() {
     });
 }
 
-/// The options of the command line, among them those of realtime and of the kernel's memory.
+/// The options of the command line, also those of realtime and of kernel memory.
 #[test]
-fn options_set_limits() {
+fn options_of_update_set_limits() {
     isolated_in(View::V1, |t| {
         fs::write(file("cpu", "cpu.rt_runtime_us"), "20000").unwrap();
         start(t, "/c1", &json!({}));
@@ -215,9 +216,10 @@ fn options_set_limits() {
     });
 }
 
-/// The kernel compares quota and period with those of the cgroup above after each write; together they pass.
+/// After each write the kernel compares quota and period with those of the parent cgroup. Only both together
+/// are accepted.
 #[test]
-fn quota_and_period_go_together() {
+fn quota_and_period_are_updated_together() {
     isolated_in(View::V1, |t| {
         start(t, "/above/c1", &json!({"cpu": {"quota": 20_000, "period": 100_000}}));
         fs::write(file("cpu", "above/cpu.cfs_quota_us"), "50000").unwrap();
@@ -232,9 +234,9 @@ fn quota_and_period_go_together() {
     });
 }
 
-/// config-linux.md#cpu: realtime is the container's to use, also where the cgroups above are new; without, it is not.
+/// config-linux.md#cpu: the container can use realtime, also below new cgroups. Without the limit it cannot.
 #[test]
-fn realtime_is_shared_out() {
+fn realtime_is_given_to_the_container_and_new_parents() {
     isolated_in(View::V1, |t| {
         fs::write(file("cpu", "cpu.rt_runtime_us"), "20000").unwrap();
         let run = |path: &str, resources: Value| {
@@ -248,16 +250,16 @@ fn realtime_is_shared_out() {
         assert_eq!(run("/c1", asked.clone()).ok(), "realtime\n");
         assert_eq!(run("/new/above/c1", asked.clone()).ok(), "realtime\n");
         run("/c1", json!({})).fails("process.scheduler");
-        // Not ours to give to.
+        // The cgroup above has no realtime that could be given.
         fs::create_dir(file("cpu", "old")).unwrap();
         run("/old/c1", asked).fails("linux.resources.cpu.realtimeRuntime");
         fs::remove_dir(file("cpu", "old")).unwrap();
     });
 }
 
-/// Devices are exchanged without a moment in which those that stay are denied, also with cgroups below.
+/// Device rules are replaced, also with cgroups below. A rule that stays is in force at every moment.
 #[test]
-fn device_rules_are_updated() {
+fn update_replaces_the_device_rules_without_a_gap() {
     isolated_in(View::V1, |t| {
         if File::open("/dev/fuse").is_err() {
             skip("no /dev/fuse, a device that anyone may open and no runtime allows by default");
@@ -284,9 +286,9 @@ fn device_rules_are_updated() {
     });
 }
 
-/// `state --applied` reads everything back, and sees what somebody has changed.
+/// `state --applied` reads everything back, and reports changes by others.
 #[test]
-fn differences_are_seen() {
+fn applied_reports_limits_that_others_have_changed() {
     isolated_in(View::Hybrid, |t| {
         let mut resources = limits(t, true);
         resources["devices"] =
@@ -326,13 +328,13 @@ fn differences_are_seen() {
 
 /// `exec --cgroup`, in runc's form: by controllers, or for all at once.
 #[test]
-fn exec_goes_below() {
+fn exec_enters_a_cgroup_below() {
     isolated_in(View::V1, |t| below(t, View::V1));
 }
 
-/// Likewise with v2, whose controllers have names here.
+/// The same with v2, whose controllers have names here.
 #[test]
-fn exec_goes_below_with_v2() {
+fn exec_enters_a_cgroup_below_with_v2() {
     isolated_in(View::Hybrid, |t| below(t, View::Hybrid));
 }
 
@@ -401,7 +403,8 @@ fn below(t: &Test, view: View) {
     t.delete("c1");
 }
 
-/// What dockerd 28 sends with memory, cpu, pids and blkio options, and what containerd's `ctr run` sends.
+/// The limits that dockerd 28 sends with options for memory, cpu, pids and blkio, and those that containerd's
+/// `ctr run` sends.
 fn sent() -> [(&'static str, Value); 2] {
     let device = |kind: &str, major: i64, minor: i64| json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": "rwm"});
     let docker = json!({
@@ -431,14 +434,14 @@ fn sent() -> [(&'static str, Value); 2] {
     [("/docker/0123456789abcdef", docker), ("/default/c1", containerd)]
 }
 
-/// It works with v1 alone and with v2 beside it, all of it is in force, and nothing remains of the parents that were made.
+/// All limits of engines apply, with v1 alone and with v2 beside it. No parent cgroup that was made is left.
 #[test]
-fn engines_containers_run() {
+fn the_limits_of_engines_are_applied() {
     isolated_in(View::V1, |t| engines(t, View::V1));
 }
 
 #[test]
-fn engines_containers_run_with_v2() {
+fn the_limits_of_engines_are_applied_with_v2() {
     isolated_in(View::Hybrid, |t| engines(t, View::Hybrid));
 }
 
@@ -453,7 +456,7 @@ fn engines(t: &Test, view: View) {
             says("cpu", &format!("{}/cpu.shares", &path[1..])),
             resources["cpu"]["shares"].to_string()
         );
-        // As dockerd and the shim do.
+        // dockerd and the shim do the same.
         update(t, &json!({"memory": {"limit": 33_554_432, "swap": 67_108_864}, "pids": {"limit": 77}})).ok();
         update(t, &json!({"blockIO": {"weight": 0}, "cpu": {"shares": 0}, "memory": {"kernelTCP": 0}})).ok();
         applied(t).0.ok();
@@ -465,9 +468,9 @@ fn engines(t: &Test, view: View) {
     }
 }
 
-/// A controller of v2's that nobody has used yet is enabled for an update, as on a host with v2 alone.
+/// A controller of v2 that is not used yet is enabled for an update, as on a host with v2 alone.
 #[test]
-fn updates_reach_v2() {
+fn update_enables_a_controller_of_v2() {
     isolated_in(View::Hybrid, |t| {
         if !offered("hugetlb") {
             skip("v2 has no hugetlb controller here");

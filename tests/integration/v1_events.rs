@@ -1,5 +1,5 @@
-//! `events` on cgroup v1, and with v2 beside it: the figures against what the container has done, and kills for want of
-//! memory.
+//! `events` on cgroup v1, and with v2 beside it: the figures compared with the container's work, and OOM
+//! kills.
 
 use std::fs;
 use std::process::Stdio;
@@ -19,21 +19,21 @@ fn container(t: &Test, resources: Value, script: &str) {
     t.start(&bundle, "c1");
 }
 
-/// Whether v2 has a controller beside v1's.
+/// Returns whether v2 has a controller beside v1's.
 pub fn offered(controller: &str) -> bool {
     let controllers = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
     controllers.split_whitespace().any(|name| name == controller)
 }
 
-/// go-runc's form, with the members whose files there are; each figure has the size of what was done.
+/// go-runc's form, with a member for each existing file. Each figure has the size of the work.
 #[test]
-fn figures_are_v1s() {
+fn stats_have_the_figures_of_v1() {
     isolated_in(View::V1, |t| figures(t, View::V1));
 }
 
-/// Likewise with v2, which counts huge pages and pressure.
+/// The same with v2, which counts huge pages and pressure.
 #[test]
-fn figures_are_v1s_and_v2s() {
+fn stats_have_the_figures_of_v1_and_v2() {
     isolated_in(View::Hybrid, |t| figures(t, View::Hybrid));
 }
 
@@ -47,7 +47,7 @@ fn figures(t: &Test, view: View) {
     if huge {
         resources["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": 4 << 20}]);
     }
-    // Busy in the program and in the kernel, held back by the quota; tail keeps what it reads.
+    // The program is busy in user and kernel mode and held back by the quota. tail keeps its input.
     let script = "while :; do :; done & while :; do head -c 4096 /dev/zero >/dev/null; done & \
                   { head -c 20000000 /dev/zero; sleep 1000; } | tail -n 1 & wait";
     container(t, resources, script);
@@ -69,7 +69,7 @@ fn figures(t: &Test, view: View) {
     }));
     let percpu = record["data"]["cpu"]["usage"]["percpu"].as_array().unwrap();
     let total = number(&record, "/cpu/usage/total");
-    // One file is read a moment after the other.
+    // The second file is read a moment after the first.
     let sum: u64 = percpu.iter().map(|n| n.as_u64().unwrap()).sum();
     assert!(sum >= total && sum - total < 1_000_000_000, "{record}");
     let split = number(&record, "/cpu/usage/user") + number(&record, "/cpu/usage/kernel");
@@ -90,7 +90,7 @@ fn figures(t: &Test, view: View) {
     assert!(number(&record, "/pids/current") >= 4, "{record}");
     assert!(!record["data"]["cpuset"]["cpus"].as_array().unwrap().is_empty(), "{record}");
     assert!(record["data"]["blkio"]["ioServiceBytesRecursive"].is_array(), "{record}");
-    // What this kernel has no file for.
+    // This kernel has no file for these members.
     assert!(record["data"]["blkio"].get("ioWaitTimeRecursive").is_none(), "{record}");
     assert!(unsigned(&record), "{record}");
     let beside = record["data"]["cpu"]["psi"]["some"]["total"].is_u64();
@@ -101,9 +101,9 @@ fn figures(t: &Test, view: View) {
     t.delete("c1");
 }
 
-/// What goes to and comes from a disk is counted by device, once the disk has a limit.
+/// Requests to a disk are counted by device, once the disk has a limit.
 #[test]
-fn requests_are_counted() {
+fn disk_requests_are_counted_by_device() {
     isolated_in(View::V1, |t| {
         let file = t.dir.join("disk");
         fs::write(&file, vec![7u8; 4 << 20]).unwrap();
@@ -134,7 +134,7 @@ fn requests_are_counted() {
     });
 }
 
-/// The disk that a file is on; a partition's requests are its disk's.
+/// Returns the disk of a file. A partition's requests count for its disk.
 pub fn whole_disk(file: &std::path::Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     let device = fs::metadata(file).unwrap().dev();
@@ -146,17 +146,18 @@ pub fn whole_disk(file: &std::path::Path) -> Option<(u64, u64)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// What is killed for want of memory is told at once, once for each kill, and its container lives on.
+/// An OOM kill is reported at once, once for each kill, and the container lives on.
 #[test]
-fn each_kill_is_told() {
+fn each_oom_kill_is_reported() {
     isolated_in(View::V1, |t| {
         let resources = json!({"memory": {"limit": 24 << 20, "swap": 24 << 20}});
-        // It asks for no memory itself: while the killed are not gone yet, that would be its end too.
+        // This process asks for no memory, because it would be killed too while the killed processes are not
+        // gone yet.
         container(t, resources, "exec sleep 1000");
         let mut command = t.command(&["events", "--interval", "60s", "c1"]);
         let running = t.spawn(command.stdin(Stdio::null()));
         let told = || fs::read_to_string(&running.stdout).unwrap_or_default();
-        // Until it watches, nothing tells; what comes before is not news.
+        // Kills before events watches are not reported.
         std::thread::sleep(Duration::from_millis(300) * crate::harness::patience());
         for kills in 1..=2 {
             t.exec("c1", "tail -n 1 /dev/zero").exits(137);
@@ -171,9 +172,9 @@ fn each_kill_is_told() {
     });
 }
 
-/// Also if it is the container's own process.
+/// An OOM kill of the container's own process is reported too.
 #[test]
-fn the_last_kill_is_told() {
+fn the_oom_kill_of_the_first_process_is_reported() {
     isolated_in(View::Hybrid, |t| {
         let resources = json!({"memory": {"limit": 24 << 20, "swap": 24 << 20}});
         container(t, resources, "sleep 1; exec tail -n 1 /dev/zero");
@@ -184,12 +185,12 @@ fn the_last_kill_is_told() {
     });
 }
 
-/// With the killer disabled nobody dies, and all wait: that is told too.
+/// With the OOM killer disabled no process dies and all wait. That is reported too.
 #[test]
-fn want_without_a_kill_is_told() {
+fn a_lack_of_memory_without_a_kill_is_reported() {
     isolated_in(View::V1, |t| {
         let resources = json!({"memory": {"limit": 24 << 20, "swap": 24 << 20, "disableOOMKiller": true}});
-        // The shell itself writes to what it asks for: to a system call the kernel would say ENOMEM.
+        // The shell itself touches its memory. For a system call the kernel would return ENOMEM.
         container(t, resources, "sleep 1; x=0123456789; while :; do x=$x$x; done");
         let mut command = t.command(&["events", "--interval", "60s", "c1"]);
         let running = t.spawn(command.stdin(Stdio::null()));
@@ -198,15 +199,15 @@ fn want_without_a_kill_is_told() {
         let control = fs::read_to_string("/sys/fs/cgroup/memory/c1/memory.oom_control").unwrap();
         assert!(control.contains("under_oom 1") && control.contains("oom_kill 0"), "{control}");
         t.delete("c1");
-        // Whoever is killed while it waits may come to want once more on its way out.
+        // A process that is killed while it waits can run out of memory once more while it exits.
         let all = records(&running.wait().ok());
         assert!(all.iter().all(|record| *record == json!({"type": "oom", "id": "c1"})), "{all:?}");
     });
 }
 
-/// By interval, until the end; and not after it.
+/// A record comes at each interval until the end of the container, and none after it.
 #[test]
-fn records_come_by_interval() {
+fn records_come_at_the_interval_until_the_end() {
     isolated_in(View::V1, |t| {
         container(t, json!({}), "while :; do sleep 0.1; done");
         let mut command = t.command(&["events", "--interval=50ms", "c1"]);

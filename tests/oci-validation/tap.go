@@ -1,7 +1,7 @@
-// Package tap prints the Test Anything Protocol, version 13, as runtime-tools' validation programs want it printed.
+// Package tap prints the Test Anything Protocol, version 13, for the validation programs of runtime-tools.
 //
-// They import github.com/mndrix/tap-go, which no Debian package has: this package has the part of its interface that
-// they use. A test point's diagnostic is JSON, which is YAML.
+// They import github.com/mndrix/tap-go, which Debian does not have. This package implements the part of its interface
+// that they use. The diagnostic of a test point is JSON, which is also YAML.
 package tap
 
 import (
@@ -25,7 +25,7 @@ func New() *T {
 	return &T{Writer: os.Stdout, points: new(int)}
 }
 
-// Header prints the version and, unless it is 0, the number of points to come.
+// Header prints the version and, unless it is 0, the number of test points.
 func (t *T) Header(plan int) {
 	fmt.Fprintln(t.Writer, "TAP version 13")
 	if plan > 0 {

@@ -1,4 +1,5 @@
-//! The device program of `spec`'s rules: every node may be made, none but the usual character devices opened.
+//! The device program for the rules of `spec`: every node can be made, and only the usual character devices
+//! can be opened.
 
 use crate::sys::{at, call, nr};
 
@@ -28,7 +29,7 @@ static PROGRAM: [u64; 23] = [
     load(3, 4),
     load(4, 8),
     instruction(0xbf, 5, 2, 0, 0),
-    // Access: only to make a node.
+    // Access: only mknod.
     instruction(0x77, 5, 0, 0, 16),
     if_equal(5, 1, 15),
     // Kind: character devices.
@@ -52,7 +53,7 @@ static PROGRAM: [u64; 23] = [
     instruction(0x95, 0, 0, 0, 0),
 ];
 
-/// Loads it and attaches it to a cgroup.
+/// Loads the program and attaches it to a cgroup.
 pub fn attach(group: usize) -> isize {
     const LOAD: usize = 5;
     const ATTACH: usize = 8;

@@ -1,10 +1,10 @@
-//! System calls of x86-64 and where a process begins, without a C library.
+//! System calls of x86-64 and the entry of a process, without a C library.
 #![allow(dead_code, reason = "each of the two programs uses some of it")]
 
 use core::arch::{asm, global_asm};
 use core::ffi::{CStr, c_char};
 
-// The kernel leaves the number of arguments and then the arguments where the stack pointer points.
+// At the entry the stack pointer points to the number of arguments, which the arguments follow.
 global_asm!(
     ".globl _start",
     "_start:",
@@ -16,7 +16,7 @@ global_asm!(
     begin = sym begin,
 );
 
-/// Calls the program's `main` with its words.
+/// Calls the program's `main` with its arguments.
 extern "C" fn begin(stack: *const usize) -> ! {
     // SAFETY: `_start` passes the initial stack, where the count of the arguments stands, then as many pointers to
     // strings and a null pointer, all of which stay there until execve or exit.
@@ -102,7 +102,7 @@ pub fn exit(status: i32) -> ! {
     unreachable!()
 }
 
-/// The address of a string, for `call`.
+/// Returns the address of a string, for `call`.
 pub fn at(text: &CStr) -> usize {
     text.as_ptr() as usize
 }

@@ -53,7 +53,7 @@ pub(super) fn make_rootfs(busybox: &Path, root: &Path) {
     fs::write(root.join("etc/group"), "root:x:0:\nalice:x:1000:\n").unwrap();
 }
 
-/// What `spec` writes, without a terminal and with a process that waits.
+/// Returns the configuration that `spec` writes, without a terminal and with a process that waits.
 pub fn default_config() -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
@@ -90,7 +90,7 @@ pub fn default_config() -> Value {
     })
 }
 
-/// Takes the namespace of this type out of the configuration.
+/// Removes the namespace of this type from the configuration.
 pub fn without_namespace(config: &mut Value, kind: &str) {
     config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind);
 }

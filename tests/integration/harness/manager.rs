@@ -1,4 +1,5 @@
-//! A service manager as far as notifications go: it listens where `NOTIFY_SOCKET` says and writes down what it is told.
+//! The part of a service manager that receives notifications. It listens at the address in `NOTIFY_SOCKET` and
+//! records them.
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -13,17 +14,17 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, socko
 
 use super::poll;
 
-/// A message, as it has come.
+/// A received message.
 #[derive(Clone, Debug)]
 pub struct Heard {
     pub text: String,
     pub descriptors: usize,
-    /// The sender, as the kernel knows it.
+    /// The sender's pid, which the kernel has filled in.
     pub pid: i32,
 }
 
 pub struct Manager {
-    /// For `NOTIFY_SOCKET`.
+    /// The value for `NOTIFY_SOCKET`.
     pub address: String,
     socket: Arc<UnixDatagram>,
     heard: Arc<Mutex<Vec<Heard>>>,
@@ -32,7 +33,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Listens in a directory. A test's is too long for a socket's address, so that goes through a descriptor.
+    /// Listens in a directory. The path of a test's directory can be too long for a socket's address, so the
+    /// address goes through a descriptor.
     pub fn listen(dir: &Path) -> Self {
         let dir = File::open(dir).unwrap();
         let address = format!("/proc/{}/fd/{}/manager", std::process::id(), dir.as_raw_fd());
@@ -40,7 +42,7 @@ impl Manager {
         Self::hear(address, socket, Some(dir))
     }
 
-    /// Listens at a name in the network namespace.
+    /// Listens at an abstract name in the network namespace.
     pub fn listen_abstract(name: &str) -> Self {
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
         Self::hear(format!("@{name}"), socket, None)
@@ -63,17 +65,17 @@ impl Manager {
         self.heard.lock().unwrap().clone()
     }
 
-    /// All lines of all messages.
+    /// Returns the lines of all messages.
     pub fn lines(&self) -> Vec<String> {
         self.heard().iter().flat_map(|heard| heard.text.lines().map(Into::into).collect::<Vec<_>>()).collect()
     }
 
     pub fn until(&self, line: &str) {
         let heard = poll(Duration::from_secs(10), || self.lines().iter().any(|heard| heard == line));
-        assert!(heard, "{line} has not come, but {:?}", self.heard());
+        assert!(heard, "{line} has not arrived, only {:?}", self.heard());
     }
 
-    /// Forgets what it has heard.
+    /// Forgets all messages.
     pub fn forget(&self) {
         self.heard.lock().unwrap().clear();
     }
@@ -88,7 +90,7 @@ impl Drop for Manager {
     }
 }
 
-/// The next message. Descriptors are closed at once, which is the answer to `BARRIER=1`.
+/// Reads the next message. Its descriptors are closed at once, which is the answer to `BARRIER=1`.
 fn next(socket: &UnixDatagram) -> Option<Heard> {
     let mut buffer = [0; 8192];
     let mut control = nix::cmsg_space!([RawFd; 16], nix::sys::socket::UnixCredentials);

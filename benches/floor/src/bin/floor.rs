@@ -1,14 +1,15 @@
-//! `floor CGROUP ROOTFS PROGRAM ARG...`: does what `run` of the bundle `spec` takes, with hardly a system call that a
-//! correct runtime could leave out, and with no C library. It is what runtimes are measured against, and not one itself:
+//! `floor CGROUP ROOTFS PROGRAM ARG...`: does the work of `run` with the bundle `spec`, without a C library
+//! and with almost only the system calls that a correct runtime needs. Runtimes are measured against it. It
+//! is not a runtime:
 //!
-//! * the container is what `corten spec` writes, in code; no configuration is read and no state is kept;
-//! * the runtime's process and the container's share their memory until execve, so that nothing is copied, and the
-//!   device program is loaded beside the mounts;
-//! * everything is mounted after pivot_root, where no link leads out of the rootfs, so that no path is resolved first.
-//!   Masked files show the container's own /dev/null, which has just been made;
-//! * no signal is forwarded, those that the caller ignores or blocks stay so, and no executable is sealed.
+//! * the container is the one of `corten spec`, in code; no configuration is read and no state is kept;
+//! * the runtime's process and the container's share their memory until execve, so nothing is copied, and the
+//!   device program is loaded while the mounts are made;
+//! * everything is mounted after pivot_root, where no link leads out of the rootfs, so no path is resolved
+//!   first. Masked files show the container's own /dev/null, which has just been made;
+//! * no signal is forwarded, ignored and blocked signals stay so, and no executable is sealed.
 //!
-//! What runtimes do beyond `spec` is here too: a session keyring, `lo` up, `/dev`'s links. x86-64 only.
+//! It also does the work of runtimes beyond `spec`: a session keyring, `lo` up, links in `/dev`. x86-64 only.
 #![no_std]
 #![no_main]
 
@@ -32,23 +33,24 @@ const RECURSIVE: usize = 16384;
 const SLAVE: usize = 1 << 19;
 const STRICTATIME: usize = 1 << 24;
 
-/// pid, network, ipc, uts, mount and cgroup, into the cgroup that the last word names, with the memory shared.
+/// pid, network, ipc, uts, mount and cgroup namespaces, in the cgroup that the last word names, with shared
+/// memory.
 const CLONE: u64 =
     0x2000_0000 | 0x4000_0000 | 0x0800_0000 | 0x0400_0000 | 0x0002_0000 | 0x0200_0000 | 1 << 33 | 0x100;
 const SIGCHLD: u64 = 17;
 const O_DIRECTORY_CLOEXEC: usize = 0o200_0000 | 0o20_0000;
 const AT_FDCWD: usize = -100isize as usize;
 
-/// The container's process goes on from here to execve, when the kernel gives it a stack anew.
+/// The stack of the container's process until execve, which makes a new one.
 #[repr(align(16))]
 struct Stack(#[allow(dead_code, reason = "the kernel writes it")] [u8; STACK]);
 const STACK: usize = 16384;
 static mut CHILDS: Stack = Stack([0; STACK]);
 
-/// The words after `floor`, for the container's process.
+/// The arguments of `floor`, for the container's process.
 static WORDS: AtomicPtr<*const c_char> = AtomicPtr::new(core::ptr::null_mut());
 
-/// What has become of the device program, a futex.
+/// The state of the device program, a futex.
 static DEVICES: AtomicU32 = AtomicU32::new(PENDING);
 const PENDING: u32 = 0;
 const ATTACHED: u32 = 1;
@@ -86,7 +88,7 @@ fn main(words: &[*const c_char]) -> i32 {
     if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) }
 }
 
-/// The answer of a call that must succeed; the exit status tells which did not.
+/// Returns the result of a call that must succeed. Otherwise the exit status tells which call has failed.
 fn need(answer: isize, status: i32) -> isize {
     if answer < 0 {
         exit(status)
@@ -94,7 +96,7 @@ fn need(answer: isize, status: i32) -> isize {
     answer
 }
 
-/// The container's process, of which a failure ends with the number of the step.
+/// The container's process. After a failure it exits with the number of the step.
 extern "C" fn container() -> ! {
     // SAFETY: `main` has stored them and counted at least four; the list ends with a null pointer.
     let (rootfs, program) = unsafe {
@@ -119,7 +121,7 @@ extern "C" fn container() -> ! {
     exit(127)
 }
 
-/// The program must not run before its devices are limited; mostly they are by now.
+/// Waits until the devices are limited, which must be before the program runs. In most cases they are.
 fn await_devices() {
     loop {
         match DEVICES.load(Ordering::Acquire) {
@@ -134,7 +136,7 @@ fn await_devices() {
     }
 }
 
-/// What has nothing to do with files: session, keyring, host name, `lo`, and no descriptor for the program.
+/// Settings without files: session, keyring, host name, `lo`, and no descriptor for the program.
 fn settle() {
     const CLOSE_ON_EXEC: usize = 4;
     const JOIN_SESSION_KEYRING: usize = 1;
@@ -153,7 +155,7 @@ fn settle() {
     }
 }
 
-/// The rootfs becomes the root, and the host's is gone.
+/// Makes the rootfs the root, and detaches the host's.
 fn enter(rootfs: usize) {
     const DETACH: usize = 2;
     let here = at(c".");
@@ -167,7 +169,7 @@ fn enter(rootfs: usize) {
     }
 }
 
-/// mount(2), which changes no memory.
+/// Calls mount(2), which changes no memory.
 fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: usize, data: &CStr) -> isize {
     let given = |text: &CStr| if text.is_empty() { 0 } else { at(text) };
     // SAFETY: four strings, or null for an empty one, and a number.
@@ -222,7 +224,7 @@ fn nodes() {
     }
 }
 
-/// The masked and the read-only paths, of which a kernel need not have each.
+/// Hides the masked and read-only paths. A kernel can lack some of them.
 fn hide() {
     let directories = [c"/proc/acpi", c"/proc/asound", c"/sys/firmware", c"/proc/scsi"];
     let files = [
@@ -258,14 +260,14 @@ fn there(answer: isize, status: i32) -> bool {
     answer != ENOENT && need(answer, status) == 0
 }
 
-/// Limits, groups and capabilities: audit_write, kill and net_bind_service remain.
+/// Sets limits, groups and capabilities: audit_write, kill and net_bind_service remain.
 fn restrict() {
     const NOFILE: usize = 7;
     const DROP: usize = 24;
     const NO_NEW_PRIVILEGES: usize = 38;
     const VERSION: u32 = 0x2008_0522;
     const KEPT: u32 = 1 << 29 | 1 << 5 | 1 << 10;
-    // Effective, permitted and inheritable of the first 32, then of the others.
+    // Effective, permitted and inheritable, first of the capabilities 0 to 31, then of the others.
     let (header, sets) = ([VERSION, 0], [KEPT, KEPT, 0, 0, 0, 0]);
     let limit = [1024u64, 1024];
     // SAFETY: the addresses are of locals of the structures' sizes.

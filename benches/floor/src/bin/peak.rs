@@ -1,8 +1,9 @@
-//! `peak PROGRAM ARG...`: runs a program with its output thrown away and writes the largest resident set (ru_maxrss, in
-//! kB) of its process.
+//! `peak PROGRAM ARG...`: runs a program, discards its output, and writes the largest resident set
+//! (ru_maxrss, in kB) of its process.
 //!
-//! Linux counts into ru_maxrss what the process had before execve. A process that Python spawns starts with Python's
-//! 10 MB, more than what is to be measured; one that this spawns with a few pages. x86-64 only.
+//! Linux counts the process's memory before execve in ru_maxrss. A process that Python starts has Python's 10
+//! MB, which is more than the measured programs have. One that this program starts has a few pages. x86-64
+//! only.
 #![no_std]
 #![no_main]
 
@@ -41,7 +42,7 @@ fn main(words: &[*const c_char]) -> i32 {
     (status != 0).into()
 }
 
-/// The number and a line end to descriptor 3, so that descriptors 0 to 2 are the program's.
+/// Writes the number and a line end to descriptor 3, because descriptors 0 to 2 belong to the program.
 fn write(mut number: usize) {
     let mut text = [b'\n'; 24];
     let mut start = text.len() - 1;

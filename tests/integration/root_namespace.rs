@@ -1,5 +1,5 @@
-//! A mount namespace of the root file system alone (Linux 7.0, docs/kernel.md): the container is the same as with the host's
-//! mounts copied and left again, and where something needs the host's paths they are there.
+//! A mount namespace with only the root file system (Linux 7.0, docs/kernel.md). The container must be the
+//! same as one that was assembled among copies of the host's mounts.
 
 use std::fs;
 use std::process::Command;
@@ -10,17 +10,17 @@ use crate::fallbacks::{Refused, call};
 use crate::harness::{Bundle, Test, isolated, skip};
 use crate::namespaces::{give_rootfs, map_ids};
 
-/// Runs it and tells whether its namespace was one of the root alone.
-fn is_alone(t: &Test, bundle: &Bundle, more: &[&str]) -> bool {
+/// Runs a bundle and returns whether its mount namespace had only the root.
+fn has_only_the_root(t: &Test, bundle: &Bundle, more: &[&str]) -> bool {
     let file = t.dir.join("my.trace");
     let words = ["--trace", file.to_str().unwrap(), "run", "--bundle", bundle.path()];
     t.corten(&[&words[..], more, &["c"]].concat()).ok();
     let trace = fs::read_to_string(&file).unwrap();
     fs::remove_file(&file).unwrap();
-    let (alone, copied) =
+    let (only_the_root, copied) =
         (trace.contains("\"root and mounts, alone\""), trace.contains("\"root and mounts\""));
-    assert!(alone || copied, "{trace}");
-    // Tried and given up, it is both.
+    assert!(only_the_root || copied, "{trace}");
+    // Root-only was tried and given up, so the trace has both.
     !copied
 }
 
@@ -35,15 +35,16 @@ fn add(c: &mut Value, mount: Value) {
     c["mounts"].as_array_mut().unwrap().push(mount);
 }
 
-/// What its program sees: rights, mounts and their propagation, devices, descriptors, and what is masked.
+/// The program's report: rights, mounts and their propagation, devices, descriptors, and masked paths.
 const REPORT: &str = "grep -E '^(Cap|NoNewPrivs|Uid|Gid|Groups)' /proc/self/status; \
     cut -d' ' -f4- /proc/self/mountinfo | sed 's/\\(shared\\|master\\):[0-9]*/\\1/g'; \
     ls -l /dev | sed 's/ [A-Z][a-z][a-z] .*:../ /'; ls /proc/self/fd | wc -l; pwd; \
     cat /proc/keys /proc/sched_debug /mnt/file; ls /sys/firmware /mnt; readlink /proc/self/exe; exit 0";
 
-/// In every way of mounting; also the order of mountinfo.
+/// The container's program sees the same rights, mounts, propagation, devices, descriptors and masked paths
+/// in every kind of mount namespace. mountinfo also has the same order.
 #[test]
-fn the_container_is_the_same() {
+fn a_container_is_the_same_in_every_kind_of_mount_namespace() {
     isolated(|t| {
         needs_the_kernel();
         let source = t.dir.join("my-source");
@@ -96,28 +97,29 @@ fn the_container_is_the_same() {
                 assert_eq!(out.code, 0, "{name}: {}", out.stderr);
                 let mut lines: Vec<String> = out.stdout.lines().map(String::from).collect();
                 if name == "shared" {
-                    // The host's peers are copied ahead, where the host's mounts are.
+                    // Peers of the host's mounts are copied first, because only the host's mount namespace
+                    // has them.
                     lines.sort();
                 }
                 (lines, out.stderr)
             };
             let other = Refused { call: libc::SYS_acct, errno: libc::ENOSYS, bit: None };
             let without = |errno| Refused { call: libc::SYS_open_tree, errno, bit: Some((2, 1 << 1)) };
-            // The first one makes the directories that are missing.
+            // The first mount makes the missing directories.
             run(&[other]);
-            let alone = run(&[other]);
+            let usual = run(&[other]);
             for errno in [libc::EINVAL, libc::EPERM] {
-                assert_eq!(run(&[without(errno)]), alone, "{name}");
+                assert_eq!(run(&[without(errno)]), usual, "{name}");
             }
             bundle.edit(|c| c["process"]["args"] = json!(["/bin/true"]));
-            assert!(is_alone(t, &bundle, &[]), "{name}");
+            assert!(has_only_the_root(t, &bundle, &[]), "{name}");
         }
     });
 }
 
-/// Who may need the host's paths inside, or cannot do without its mounts, has them.
+/// A container that may need the host's paths, or that cannot do without its mounts, has them.
 #[test]
-fn some_are_not_alone() {
+fn containers_that_need_the_hosts_mounts_get_them() {
     isolated(|t| {
         needs_the_kernel();
         let hook = |kind: &'static str| {
@@ -157,22 +159,22 @@ fn some_are_not_alone() {
                 Box::new(|c, _| crate::harness::without_namespace(c, "cgroup")),
             ),
         ];
-        for (name, alone, edit) in rows {
+        for (name, only_the_root, edit) in rows {
             let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/true"]));
             bundle.edit(|c| edit(c, &bundle));
             if name == "user namespace" {
                 give_rootfs(t, &bundle);
             }
-            assert_eq!(is_alone(t, &bundle, &[]), alone, "{name}");
+            assert_eq!(has_only_the_root(t, &bundle, &[]), only_the_root, "{name}");
         }
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/true"]));
-        assert!(!is_alone(t, &bundle, &["--no-pivot"]));
+        assert!(!has_only_the_root(t, &bundle, &["--no-pivot"]));
     });
 }
 
-/// With none of the host's mounts in it, there is nothing below the root to be uncovered.
+/// A namespace without the host's mounts has nothing below the root that could be uncovered.
 #[test]
-fn nothing_lies_below() {
+fn no_mount_of_the_host_lies_below_the_root() {
     isolated(|t| {
         needs_the_kernel();
         let bundle = t.bundle(|c| {

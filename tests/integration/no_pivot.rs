@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use crate::harness::{Bundle, Output, Test, isolated, without_namespace};
 use crate::mounts::{add, host_mount};
 
-/// Without a mount namespace all is undone by delete, also mounts on the root; the image's owner's mounts stay.
+/// Without a mount namespace delete removes all mounts of the container, also those on the root. The mounts
+/// of the image's owner stay.
 #[test]
-fn without_a_namespace() {
+fn without_a_mount_namespace_delete_removes_the_mounts() {
     isolated(|t| {
         let bundle = t.bundle(|c| {
             without_namespace(c, "mount");
@@ -40,8 +41,8 @@ fn without_a_namespace() {
     });
 }
 
-/// An engine that has unmounted both its own mount and the container's, and mounted another since, keeps that; so does
-/// another container on the same root.
+/// An engine can have unmounted its own mount and the container's, and mounted another since. delete keeps
+/// that mount. It also keeps the mount of another container on the same root.
 fn only_the_containers_is_detached(t: &Test, bundle: &Bundle) {
     let rootfs = bundle.rootfs();
     let umount = || t.call(Command::new("umount").arg("--lazy").arg(&rootfs)).ok();
@@ -64,11 +65,11 @@ fn only_the_containers_is_detached(t: &Test, bundle: &Bundle) {
     host_mount(t, &["--bind", rootfs.to_str().unwrap(), rootfs.to_str().unwrap()]);
 }
 
-/// --no-pivot: nothing of the host's is to be had any more, neither by leaving the root nor through what a new procfs
-/// in a user namespace of the container's own would show. (With a user namespace it is refused:
-/// `leaving::the_root_below` of tests/attack.)
+/// --no-pivot: no file of the host can be reached, neither by leaving the root nor through a new procfs in a
+/// user namespace of the container. (With a user namespace of the container --no-pivot is refused:
+/// `leaving::unmounting_the_root_does_not_uncover_the_hosts` of tests/attack.)
 #[test]
-fn no_way_back_without_pivot_root() {
+fn with_no_pivot_the_host_cannot_be_reached() {
     isolated(|t| {
         let bundle = t.bundle(admin);
         t.corten(&["create", "--no-pivot", "-b", bundle.path(), "r"]).ok();
@@ -78,24 +79,25 @@ fn no_way_back_without_pivot_root() {
     });
 }
 
-/// Gives the container what it takes to mount.
+/// Gives the container the capabilities that mounting requires.
 pub fn admin(c: &mut Value) {
     for set in ["bounding", "effective", "permitted"] {
         c["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETFCAP"]);
     }
 }
 
-/// From the container `r`, which was made with --no-pivot, nothing of the host's is to be reached. `call` runs a command
-/// with the rights of the container's maker.
+/// Fails if the container `r`, which was made with --no-pivot, can reach a file of the host. `call` runs a
+/// command with the rights of the container's maker.
 pub fn is_left(t: &Test, call: impl Fn(&[&str]) -> Output) {
     let pid = t.pid("r").to_string();
-    // Whoever enters the namespace anew begins at its root: what is still there of the host's mounts.
+    // A process that enters the namespace anew begins at its root, where the remaining mounts of the host
+    // are.
     let seen = "cd /; ls -d etc/corten home/alice; ls -d boot root/.. 2>/dev/null; cat /proc/self/mountinfo";
     let entered = call(&["nsenter", "--mount", "--target", &pid, "/bin/sh", "-c", seen]);
     assert!(entered.stdout.contains("home/alice") && !entered.stdout.contains("boot"), "{entered:?}");
-    // What cannot be taken away, because the host's user namespace made it, is covered.
+    // Mounts that cannot be removed, because the host's user namespace made them, are covered.
     assert!(!entered.stdout.contains(" /sys/fs/cgroup/memory "), "{}", entered.stdout);
-    // Masks of procfs cannot be evaded by a new procfs: the host's bare one is gone.
+    // A new procfs cannot evade the masks, because the host's bare procfs is gone.
     let script = "mkdir -p /tmp/p 2>/dev/null; unshare -U -r -m -p -f \
  sh -c 'mount -t tmpfs x /tmp/p && echo tmpfs; mount -t proc x /tmp/p && echo proc' 2>/dev/null";
     let exec = t.command(&["exec", "r", "/bin/sh", "-c", script]);
