@@ -177,7 +177,7 @@ fn users_by_number_and_name() {
         ] {
             refused(t, &["--user", user], text);
         }
-        refused(t, &["-g", "4294967295"], "4294967295 is nobody's id");
+        refused(t, &["-g", "4294967295"], "4294967295 is not a valid group id");
         refused(t, &["-g", "-1"], "additional-gids");
         refused(t, &["-g", "staff"], "additional-gids");
         t.delete("c1");
