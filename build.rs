@@ -4,7 +4,8 @@ use std::env::var;
 
 fn main() {
     let is = |name, value: &str| var(name).as_deref() == Ok(value);
-    // An unoptimised build calls functions by way of relocations, which are written later (scripts/check-entry).
+    // An unoptimised build calls functions by way of relocations, which are written later
+    // (scripts/check-entry).
     if is("CARGO_CFG_TARGET_ENV", "musl") && is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("PROFILE", "release")
     {
         // Compilers and linkers know this option alike. Linkers do not know a compiler's `-Wl,`.

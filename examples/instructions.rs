@@ -1,5 +1,6 @@
-//! Prints how many instructions a command's own process takes: `instructions EXECUTABLE WORD...`. `scripts/guard` compares
-//! the number with the recorded one. The command is stepped through, because valgrind knows too few system calls.
+//! Prints how many instructions a command's own process takes: `instructions EXECUTABLE WORD...`.
+//! `scripts/guard` compares the number with the recorded one. The command is stepped through, because
+//! valgrind knows too few system calls.
 
 use std::process::{Command, Stdio};
 
@@ -9,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// Steps through the process from its first execve on and returns the number of steps. The children of the process are not
-/// traced.
+/// Steps through the process from its first execve on and returns the number of steps. The children of the
+/// process are not traced.
 fn count(pid: Pid) -> u64 {
     let (mut executed, mut steps) = (false, 0);
     loop {

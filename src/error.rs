@@ -1,37 +1,37 @@
-//! What can go wrong, and how it is told.
+//! Errors: their kinds, and the problems that a document has.
 //!
 //! Errors are `anyhow` chains printed on one line, outermost first:
 //! `<command> <id>: <place in config.json> <operand>: <syscall(args)>: <errno text>`.
-//! A kind exists only where a caller branches on it. Nothing here prints: only `main` does.
+//! A kind exists only if a caller branches on it. Only `main` prints errors.
 
 use std::fmt;
 
 pub use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// Why a command failed, where a caller has to tell one reason from another.
+/// The reason why a command failed, if callers distinguish it from other reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// The bundle or a document passed to a command says something that cannot be done.
+    /// The bundle or another document requests something impossible.
     Config,
     /// The command line is wrong.
     Usage,
-    /// No container of that id.
+    /// No container has the id.
     NotFound,
-    /// A container of that id exists already.
+    /// A container with the id exists already.
     Exists,
-    /// The container is not in a status that allows the operation.
+    /// The status of the container does not allow the operation.
     WrongStatus,
-    /// This kernel or host cannot do what was asked.
+    /// The kernel or the host does not support the request.
     Unsupported,
-    /// A hook failed: what is to be done then, the specification says.
+    /// A hook failed. The specification says what follows (runtime.md#lifecycle).
     Hook,
     /// A system call failed.
     Os,
 }
 
 impl Kind {
-    /// The word that `--log-format json` carries as `kind`.
+    /// Returns the value of the member `kind` with `--log-format json`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -62,12 +62,12 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A `Failure` as an error to return: `return Err(fail(Kind::NotFound, format!(...)))`.
+/// Returns a `Failure` as an error: `return Err(fail(Kind::NotFound, format!(...)))`.
 pub fn fail(kind: Kind, message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Failure { kind, message: message.into() })
 }
 
-/// The kind of an error: that of the `Failure` or `Problems` in its chain, else `Os`.
+/// Returns the kind of an error: that of the `Failure` or `Problems` in its chain, otherwise `Os`.
 #[must_use]
 pub fn kind(error: &anyhow::Error) -> Kind {
     if let Some(failure) = error.downcast_ref::<Failure>() {
@@ -76,24 +76,24 @@ pub fn kind(error: &anyhow::Error) -> Kind {
     if error.downcast_ref::<Problems>().is_some() { Kind::Config } else { Kind::Os }
 }
 
-/// One wrong place in a document. `place` is written as in `mounts[3].destination`.
+/// An error in a document. `place` has the form `mounts[3].destination`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub place: String,
     pub message: String,
 }
 
-/// Everything wrong in a document, so that a user need not find it out one by one.
+/// All errors in a document, so that a user sees them at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// Notes that `place` is wrong.
+    /// Adds an error at `place`.
     pub fn add(&mut self, place: impl fmt::Display, message: impl fmt::Display) {
         self.0.push(Problem { place: place.to_string(), message: message.to_string() });
     }
 
-    /// `Ok` if nothing was wrong.
+    /// Returns `Ok` if there is no error.
     pub fn into_result(self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(anyhow::Error::new(self)) }
     }
@@ -111,7 +111,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The RFC 6901 pointer of a place: `mounts[3].destination` is `/mounts/3/destination`.
+/// Returns the RFC 6901 pointer of a place: `/mounts/3/destination` for `mounts[3].destination`.
 #[must_use]
 pub fn pointer(place: &str) -> String {
     let mut out = String::from("/");

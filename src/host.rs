@@ -1,5 +1,5 @@
-//! What planning has to know of the host: the one prober of /proc and /sys. What later commands ask of a container is
-//! in `state`.
+//! The facts about the host that a plan depends on, and the verified procfs. Facts about a container are in
+//! `state`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -14,28 +14,30 @@ use crate::process::lsm;
 use crate::sys::{fs, task};
 use crate::{process, trace};
 
-/// The oldest kernel that has what corten is built on: `cgroup.kill` and idmapped mounts among the last to come.
+/// The oldest supported kernel. Among its newest features that corten requires are `cgroup.kill` and idmapped
+/// mounts.
 const FLOOR: (u32, u32) = (5, 14);
 
 /// The first kernel with `OPEN_TREE_NAMESPACE`.
 const TREE_NAMESPACES: (u32, u32) = (7, 0);
 
-/// The host, as the runtime sees it.
+/// The facts about the host, as the runtime sees it.
 pub struct Host {
     /// The root of the verified procfs: see [`procfs`].
     pub proc: BorrowedFd<'static>,
-    /// We are not the host's root: neither its user 0, nor in its user namespace.
+    /// The runtime is not the host's root: it has another user id, or is in another user namespace.
     pub rootless: bool,
-    /// Our user's id, in our own user namespace.
+    /// The effective user id, in the runtime's user namespace.
     pub uid: u32,
-    /// We are in a user namespace other than the first.
+    /// The runtime is in a user namespace other than the initial one.
     pub user_namespace: bool,
     pub process: process::Host,
 }
 
 impl Host {
-    /// Probes the host. `rootless` is the command line's word, if it has one. `labels` is absent if nothing is to have a label
-    /// of a security module, and otherwise says whether a module that the kernel lacks is an error.
+    /// Probes the host. `rootless` is the value of the option `--rootless`, if given. `labels` is absent if
+    /// no label of a security module is requested. Otherwise it says whether a label for a module that the
+    /// kernel does not run is an error.
     pub fn probe(rootless: Option<bool>, labels: Option<bool>) -> Result<Self> {
         let _phase = trace::phase("probe the host");
         let proc = procfs()?;
@@ -47,7 +49,7 @@ impl Host {
     }
 }
 
-/// Probes what the calling process can give to the container's. `labels` is that of [`Host::probe`].
+/// Probes the facts about the calling process and the security modules. `labels` is that of [`Host::probe`].
 fn process(proc: BorrowedFd, labels: Option<bool>) -> Result<process::Host> {
     let own = Status::read(proc)?;
     if own.pid_namespaces != 1 {
@@ -59,17 +61,19 @@ fn process(proc: BorrowedFd, labels: Option<bool>) -> Result<process::Host> {
     Ok(process::Host { capabilities, lsm })
 }
 
-/// Whether the kernel can make a mount namespace of one tree (`OPEN_TREE_NAMESPACE`).
+/// Returns whether the kernel can create a mount namespace from one tree (`OPEN_TREE_NAMESPACE`).
 pub fn tree_namespaces() -> Result<bool> {
     Ok(version(&task::kernel_release()?) >= Some(TREE_NAMESPACES))
 }
 
-/// Returns the root of /proc, verified to be a procfs that shows this process under the id that it has for itself.
+/// Returns the root of /proc, verified to be a procfs that shows this process under the id that it has for
+/// itself.
 ///
-/// In the procfs of another pid namespace, process ids belong to strangers. A new pid namespace has such a /proc until
-/// somebody mounts another. `thread-self` exists only in the root of a procfs, and contains the reader's id there; it does
-/// not exist for a reader outside of the namespace. The two ids can be equal by chance: [`Host::probe`] rules
-/// that out for the commands that write to /proc. The descriptor stays open, so a later mount on /proc has no effect.
+/// In the procfs of another pid namespace, process ids belong to unrelated processes. A new pid namespace has
+/// such a /proc until another one is mounted. `thread-self` exists only in the root of a procfs, and contains
+/// the id that the reader has there. It does not exist for a reader outside of the namespace. The two ids can
+/// be equal by chance: [`Host::probe`] excludes that for the commands that write to /proc. The descriptor
+/// stays open, so a later mount on /proc has no effect.
 pub fn procfs() -> Result<BorrowedFd<'static>> {
     static PROC: OnceLock<OwnedFd> = OnceLock::new();
     if let Some(proc) = PROC.get() {
@@ -87,26 +91,29 @@ pub fn procfs() -> Result<BorrowedFd<'static>> {
     Ok(PROC.get_or_init(|| proc).as_fd())
 }
 
-/// The error about a procfs that shows the processes of another pid namespace.
+/// Returns the error for a procfs that shows the processes of another pid namespace.
 fn other_namespace() -> anyhow::Error {
     fail(Kind::Unsupported, "/proc is that of another pid namespace (hint: mount -t proc proc /proc)")
 }
 
-/// Returns whether this process is in a user namespace other than the first.
+/// Returns whether this process is in a user namespace other than the initial one.
 ///
-/// The id map does not tell: a namespace whose map is the identity has no more rights on the host than any other. The
-/// ioctls of ioctl_ns(2) do not tell either: to ask for a parent that is out of reach is refused as for the first one.
+/// The id map does not show it: a namespace whose map is the identity has no more rights on the host than any
+/// other. Nor do the ioctls of ioctl_ns(2): they refuse a parent that is out of reach in the same way as the
+/// parent of the initial one.
 pub fn in_user_namespace() -> Result<bool> {
-    /// `PROC_USER_INIT_INO` of the kernel's proc_ns.h; the numbers of namespaces made later begin at 0xf0000000.
+    /// `PROC_USER_INIT_INO` of the kernel's proc_ns.h. The numbers of namespaces created later begin at
+    /// 0xf0000000.
     const INITIAL: u64 = 0xefff_fffd;
     match fs::inode_at(procfs()?, Path::new("self/ns/user")) {
-        // A kernel without user namespaces.
+        // The kernel has no user namespaces.
         Err(e) if e.errno == Errno::ENOENT => Ok(false),
         inode => Ok(inode? != INITIAL),
     }
 }
 
-/// An error on a kernel that is too old, before it fails somewhere with an errno that tells nothing.
+/// Returns an error if the kernel is too old. Otherwise a later call would fail with an errno that explains
+/// nothing.
 pub fn check_kernel() -> Result<()> {
     let release = task::kernel_release()?;
     match version(&release) {
@@ -114,13 +121,13 @@ pub fn check_kernel() -> Result<()> {
             let (major, minor) = FLOOR;
             Err(fail(Kind::Unsupported, format!("Linux {release} is older than {major}.{minor}")))
         }
-        // What cannot be read is taken for new: the calls will tell.
+        // A release that cannot be parsed counts as new. The later calls show whether it is.
         _ => Ok(()),
     }
 }
 
-/// An error before anything is made, where a call is refused that only later commands need: a seccomp filter around us
-/// may not know it, and then nobody could take the container away.
+/// Returns an error if a call is refused that only later commands need. A seccomp filter around the runtime
+/// may not know the call. Then the container could be created, but not removed.
 pub fn check_calls() -> Result<()> {
     let own = task::pidfd_open(nix::unistd::getpid().as_raw())?;
     Ok(task::pidfd_send_signal(own.as_fd(), 0)?)

@@ -1,8 +1,8 @@
-//! The log file that engines read: records in logrus' two formats, and the message on stderr.
+//! The log file that engines read, with records in the two formats of logrus, and the message on stderr.
 //!
-//! Podman reads the whole file as one JSON value and containerd takes its last `error` record, so a failed call
-//! leaves exactly one record; what was warned of before is a member of it. Warnings are therefore collected and
-//! written at the end. Only `main` calls [`error`] and [`flush`].
+//! Podman reads the whole file as one JSON value, and containerd reads its last `error` record. A failed
+//! command therefore writes exactly one record. Warnings are collected and written at the end: in that
+//! record, or each in its own if the command succeeds. Only `main` calls [`error`] and [`flush`].
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -34,7 +34,7 @@ impl Format {
     }
 }
 
-/// How much is logged; each level includes those before it.
+/// The levels of the log. Each includes the levels before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Error,
@@ -88,7 +88,7 @@ fn log() -> MutexGuard<'static, Log> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens the log: before anything that can fail, so that every failure is in it.
+/// Opens the log. It is called before anything that can fail, so that the log contains every failure.
 pub fn init(options: &Options) -> Result<()> {
     let mut log = log();
     log.format = options.format;
@@ -100,17 +100,17 @@ pub fn init(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A system call's error from one of std's. std sets O_CLOEXEC itself.
+/// Converts an error of std into that of a system call.
 fn sys_error(call: String, error: &std::io::Error) -> sys::Error {
     sys::Error::new(call, nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
-/// Notes something that the user should know although the command goes on.
+/// Adds a warning. The command continues.
 pub fn warn(text: impl Into<String>) {
     log().warnings.push(text.into());
 }
 
-/// Writes a record at once, if debugging was asked for.
+/// Writes a record at once if the level is `debug`.
 pub fn debug(text: impl FnOnce() -> String) {
     let mut log = log();
     if log.level >= Level::Debug {
@@ -136,7 +136,7 @@ pub fn flush() {
     }
 }
 
-/// Tells a failure: one record in the log, the message alone on stderr, for engines match on it.
+/// Reports a failure: one record in the log, and on stderr only the message, because engines match on it.
 pub fn error(error: &anyhow::Error) {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
@@ -145,11 +145,11 @@ pub fn error(error: &anyhow::Error) {
         log.write(&Record::of_error(error, message.clone(), warnings));
     }
     message.push('\n');
-    // Nowhere is left to tell that stderr cannot be written to.
+    // If stderr cannot be written to, there is no place left to report that.
     let _ = std::io::stderr().write_all(message.as_bytes());
 }
 
-/// A line of the log. The order is that of the members in the file.
+/// A record of the log. The members have this order in the file.
 #[derive(Serialize)]
 struct Record {
     level: &'static str,
@@ -157,7 +157,7 @@ struct Record {
     time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
-    /// The wrong places of the document, as RFC 6901 pointers.
+    /// The places of the problems in the document, as RFC 6901 pointers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pointers: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,7 +195,7 @@ impl Record {
         }
     }
 
-    /// The record as logrus' text formatter writes it.
+    /// Returns the record as the text formatter of logrus writes it.
     fn text(&self) -> String {
         let mut line = format!("time={:?} level={} msg={:?}", self.time, self.level, self.msg);
         if !self.warnings.is_empty() {
@@ -207,14 +207,14 @@ impl Record {
 }
 
 impl Log {
-    /// One write(2) per record: several processes append to the file.
+    /// Writes a record with one write(2), because several processes append to the file.
     fn write(&mut self, record: &Record) {
         let line = match self.format {
             Format::Json => serde_json::to_string(record).unwrap_or_else(|_| record.text()),
             Format::Text => record.text(),
         };
         let line = line + "\n";
-        // A log that cannot be written to must not make a container fail.
+        // An error of the log must not make a container fail.
         let _ = match &mut self.file {
             Some(file) => file.write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
@@ -222,7 +222,8 @@ impl Log {
     }
 }
 
-/// The text with control characters escaped: names that it quotes come from users, and it must stay one line.
+/// Escapes the control characters of a text. Names in messages come from users, and a message must stay on
+/// one line.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -232,14 +233,14 @@ pub fn one_line(text: &str) -> String {
     out
 }
 
-/// The time of day as RFC 3339 has it.
+/// Returns the current time in the format of RFC 3339.
 #[must_use]
 pub fn now() -> String {
-    // A clock before 1970 reads as 1970.
+    // A clock that is before 1970 counts as 1970.
     rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// A time since 1970-01-01T00:00:00Z in UTC.
+/// Formats the time since 1970-01-01T00:00:00Z in UTC, with nanoseconds.
 #[must_use]
 pub fn rfc3339(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
@@ -249,15 +250,15 @@ pub fn rfc3339(since_epoch: Duration) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
 }
 
-/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01. The year is taken to begin in March, so
-/// that a leap day is its last.
+/// Returns year, month and day in the Gregorian calendar, `days` after 1970-01-01. The calculation lets a
+/// year begin in March, so that a leap day is its last day.
 fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_OF_400_YEARS: u64 = 146_097;
     let from_march_of_0 = days + 719_468;
     let (era, day) = (from_march_of_0 / DAYS_OF_400_YEARS, from_march_of_0 % DAYS_OF_400_YEARS);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
-    // From March on, five months have 153 days.
+    // From March on, each five months have 153 days.
     let month = (5 * day + 2) / 153;
     let day = day - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
@@ -271,7 +272,7 @@ mod tests {
     use nix::errno::Errno;
 
     #[test]
-    fn times_are_rfc_3339() {
+    fn times_have_the_format_of_rfc_3339() {
         for (seconds, nanos, expected) in [
             (0, 0, "1970-01-01T00:00:00.000000000Z"),
             (951_782_399, 1, "2000-02-28T23:59:59.000000001Z"),
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_400_years_follows_the_one_before() {
+    fn every_day_of_400_years_follows_the_day_before() {
         let mut last = (1969, 12, 31);
         for days in 0..146_097 {
             let today = date(days);
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_carry_what_a_program_can_use() {
+    fn records_of_errors_have_members_for_programs() {
         let mut problems = Problems::default();
         problems.add("mounts[3].destination", "is empty");
         problems.add("process.cwd", "must be absolute");
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn text_records_are_those_of_logrus() {
+    fn text_records_have_the_format_of_logrus() {
         let mut record = Record::new(Level::Error, "exec: \"x\": not found".into());
         record.time = "2024-01-01T00:00:00.000000000Z".into();
         assert_eq!(

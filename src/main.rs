@@ -1,5 +1,5 @@
-//! The corten executable: opens the log, reads the command line, runs the verb and reports the result. How it gets here
-//! is in `startup.rs`.
+//! The corten executable: opens the log, reads the command line, runs the verb and reports the result. How it
+//! gets here is in `startup.rs`.
 
 #![no_main]
 

@@ -1,15 +1,16 @@
-//! How the executable starts: everything that a process of milliseconds does differently from any other Rust program.
+//! How the executable starts: everything that a process of milliseconds does differently from any other Rust
+//! program.
 //!
 //! In the order in which it happens:
 //!
-//! 1. `entry.rs`: the first instructions, on x86-64 with musl. A command that puts a process into a container executes a
-//!    sealed copy of itself before anything else has been paid for.
-//! 2. `main.rs`: C's `main` instead of std's start-up code, and the C library's `abort`.
+//! 1. `entry.rs`: the first instructions, on x86-64 with musl. A command that puts a process into a container
+//!    executes a sealed copy of itself, before any other work is done.
+//! 2. `main.rs`: C's `main`, which replaces std's start-up code, and a replacement of the C library's `abort`.
 //! 3. [`arena`]: the allocator.
-//! 4. [`seal`]: seals the executable where the first instructions did not, and reports why it cannot be sealed.
+//! 4. [`seal`]: seals the executable if the first instructions did not, and reports why it cannot be sealed.
 //!
-//! `entry.rs` and `main.rs` define symbols that only an executable may have: `src/main.rs` includes them. The tests of the
-//! library have an entry of their own.
+//! `entry.rs` and `main.rs` define symbols that only an executable may have: `src/main.rs` includes them. The
+//! tests of the library have an entry of their own.
 
 #[allow(unsafe_code)]
 pub mod arena;

@@ -1,9 +1,9 @@
-//! `--trace FILE`: where a command's time goes, as a file that Perfetto and `corten trace` read.
+//! `--trace FILE`: the phases of a command, in a file that Perfetto and `corten trace` read.
 //!
-//! A phase lasts as long as the value that [`phase`] returns. Both processes of a launch note theirs as records of one
-//! size in memory that they share, so that the container's process has nothing to open, to allocate or to send; `execve`
-//! takes the memory from it. The runtime alone writes the file, at the end. Without `--trace` there is no such memory, and
-//! a phase is one branch.
+//! A phase lasts as long as the value that [`phase`] returns. Both processes of a launch record their phases
+//! in memory that they share, in records of one size. So the container's process opens, allocates and sends
+//! nothing, and loses the memory at `execve`. The runtime alone writes the file, at the end. Without
+//! `--trace` there is no such memory, and a phase costs one branch.
 
 mod json;
 mod timeline;
@@ -23,41 +23,43 @@ use crate::error::{Kind, Result, fail};
 use crate::log;
 use crate::sys::{clock, fs, memory};
 
-/// Begins the name of itself by which a command that executes itself anew, to be sealed, tells when it began and when it
-/// did that, in hexadecimal. `startup/entry.rs` does the same.
+/// The beginning of argv[0] with which a command executes its sealed copy. Two times follow, in hexadecimal:
+/// when the command began and when it executed the copy. `startup/entry.rs` writes the same.
 const CARRIED: &str = "--trace-since=";
 
-/// The words of a record: begin, end, what [`Text`] it has, and the text.
+/// The words of a record: begin, end, process and lengths of the text, and the [`Text`].
 const WORDS: usize = 16;
 const TEXT: usize = (WORDS - 3) * size_of::<u64>();
 
-/// The first one is no phase: it counts them, then has the ids of the processes.
+/// The number of records. The first one is not a phase: it contains the number of phases and the ids of the
+/// processes.
 const RECORDS: usize = 1 << 13;
 
-/// The runtime, one between, the container's: `namespaces::Stages`.
+/// The most processes of a launch: the runtime, an intermediate process (`namespaces::Stages`), the
+/// container's process.
 const PROCESSES: usize = 3;
 
 struct Trace {
     records: &'static [AtomicU64],
     file: File,
-    /// What asked for it.
+    /// The option, for warnings.
     place: String,
-    /// Of the time of day from the clock, where the runtime is.
+    /// The time of day minus the clock, as the runtime sees them.
     drift: i64,
 }
 
 static TRACE: OnceLock<Trace> = OnceLock::new();
 
-/// Which of the processes we are.
+/// The number of this process: 0 for the runtime.
 static PROCESS: AtomicUsize = AtomicUsize::new(0);
 
-/// By how much our clock is ahead of the runtime's: in another time namespace.
+/// The nanoseconds by which the clock of this process is ahead of the runtime's, because of a time namespace.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 
-/// The clock may not be read any more.
+/// True once a seccomp filter may forbid to read the clock.
 static BLIND: AtomicBool = AtomicBool::new(false);
 
-/// A phase under way; dropping it ends it.
+/// A phase. Dropping it ends the phase.
 #[must_use]
 pub struct Phase(usize);
 
@@ -67,7 +69,7 @@ pub fn phase(name: &'static str) -> Phase {
     phase_of(name, || "")
 }
 
-/// Begins a phase that has to do with a path, a place or the like, which is asked for only if it is noted.
+/// Begins a phase with a detail, such as a path. `of` is called only if there is a trace.
 #[inline]
 pub fn phase_of<D: Display>(name: &'static str, of: impl FnOnce() -> D) -> Phase {
     TRACE.get().map_or(Phase(0), |trace| Phase(trace.note(now(), name, &of())))
@@ -85,7 +87,7 @@ impl Drop for Phase {
 #[cold]
 fn end(at: usize) {
     let Some(trace) = TRACE.get() else { return };
-    // The copy of a phase that a clone has of its maker's is not the clone's to end.
+    // A clone has copies of the phases of its parent, which it must not end.
     if trace.process(at) == PROCESS.load(Ordering::Relaxed) && !BLIND.load(Ordering::Relaxed) {
         trace.word(at, 1).store(now(), Ordering::Release);
     }
@@ -95,7 +97,7 @@ fn now() -> u64 {
     clock::monotonic().wrapping_add_signed(-AHEAD.load(Ordering::Relaxed))
 }
 
-/// A record's text: a name, and what it is of. What does not fit is cut off.
+/// The text of a record: the name and the detail of a phase. A text that is too long is truncated.
 struct Text {
     bytes: [u8; TEXT],
     len: usize,
@@ -111,10 +113,10 @@ impl fmt::Write for Text {
     }
 }
 
-/// A record as it is read.
+/// A record that was read.
 struct Record {
     begin: u64,
-    /// 0 if it has not ended.
+    /// 0 if the phase has not ended.
     end: u64,
     process: usize,
     name: String,
@@ -126,7 +128,7 @@ impl Trace {
         &self.records[record * WORDS + word]
     }
 
-    /// Notes a beginning; the result is the record's number, 0 where there is no room.
+    /// Records the begin of a phase. Returns the number of the record, or 0 if there is no room.
     #[cold]
     fn note(&self, begin: u64, name: &str, of: &dyn Display) -> usize {
         if BLIND.load(Ordering::Relaxed) {
@@ -137,7 +139,7 @@ impl Trace {
             return 0;
         }
         let mut text = Text { bytes: [0; TEXT], len: 0 };
-        // Writing there cannot fail.
+        // Writing to `text` cannot fail.
         let _ = text.write_str(name);
         let name = text.len;
         let _ = write!(text, "{of}");
@@ -151,7 +153,7 @@ impl Trace {
         at
     }
 
-    /// What has been noted already.
+    /// Records a phase that has ended.
     fn span(&self, begin: u64, end: u64, name: &str) {
         match self.note(begin, name, &"") {
             0 => {}
@@ -159,12 +161,12 @@ impl Trace {
         }
     }
 
-    /// Who has noted a record.
+    /// Returns the number of the process that wrote a record.
     fn process(&self, at: usize) -> usize {
         self.word(at, 2).load(Ordering::Acquire) as usize >> 16
     }
 
-    /// `None` for one that its process died in the middle of.
+    /// Reads a record. Returns `None` if its process has died while it wrote the record.
     fn record(&self, at: usize) -> Option<Record> {
         let word = |i| self.word(at, i).load(Ordering::Acquire);
         let (begin, end, process, shape) = (word(0), word(1), self.process(at), word(2) as usize);
@@ -182,7 +184,7 @@ impl Trace {
         1..(self.count() + 1).min(RECORDS)
     }
 
-    /// Ends the phases of others that never will, because they have executed or died: those of `processes`.
+    /// Ends the open phases of `processes`, which have called execve or died and cannot do it themselves.
     fn close(&self, processes: std::ops::Range<usize>) {
         let end = now();
         for at in self.numbers() {
@@ -194,8 +196,9 @@ impl Trace {
     }
 }
 
-/// Begins the trace that `--trace` asks for. `since` is when the process began; one that was executed anew is told
-/// in its name when the whole did. A trace that cannot be written is no reason to do nothing: it is warned of.
+/// Begins the trace. `since` is the time at which this process began. A sealed copy reads the time at which
+/// the command began from argv[0]. If the trace cannot be written, a warning says so and the command
+/// continues.
 pub fn begin(path: &Path, since: u64, args: &[OsString]) {
     let before = args.first().and_then(|name| name.to_str()?.strip_prefix(CARRIED)).map(|times| {
         let (first, sealed) = times.split_once(',').unwrap_or_default();
@@ -212,8 +215,8 @@ pub fn begin(path: &Path, since: u64, args: &[OsString]) {
     }
 }
 
-/// Opens the file and makes the memory; notes the phase that all others are in. In a directory the file is named after
-/// this process: an engine has one option for all commands.
+/// Opens the file, allocates the memory, and begins the outermost phase. If `path` is a directory, the file
+/// in it is named after this process, because an engine passes the same option to all commands.
 fn start(path: &Path, place: String, since: u64) -> Option<&'static Trace> {
     let file = format!("corten-{}.trace", std::process::id());
     let opened = if path.is_dir() { open(&path.join(file)) } else { open(path) };
@@ -232,7 +235,7 @@ fn start(path: &Path, place: String, since: u64) -> Option<&'static Trace> {
     }
 }
 
-/// Opens the file: a new one, or one that is a trace. Nothing else is overwritten.
+/// Creates the file, or opens one that contains a trace. No other file is overwritten.
 fn open(path: &Path) -> Result<File> {
     let flags = fs::O_RDWR | fs::O_CREAT | fs::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut file = File::from(fs::open(fs::CWD, path, flags, 0o600)?);
@@ -249,7 +252,7 @@ fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The arguments to execute ourselves anew with: with what [`begin`] has to know.
+/// Returns the arguments for the sealed copy, with the times that [`begin`] reads.
 #[must_use]
 pub fn carried(args: &'static [CString]) -> Cow<'static, [CString]> {
     let Some(trace) = TRACE.get() else { return args.into() };
@@ -258,17 +261,18 @@ pub fn carried(args: &'static [CString]) -> Cow<'static, [CString]> {
     [name.unwrap_or_default()].into_iter().chain(args.iter().skip(1).cloned()).collect::<Vec<_>>().into()
 }
 
-/// In a process that has just been cloned: what follows is its own.
+/// Begins the phases of a new clone, which calls this.
 pub fn in_clone() {
     if let Some(trace) = TRACE.get() {
         PROCESS.fetch_add(1, Ordering::Relaxed);
         clock_changed();
-        // The runtime will see its end.
+        // The runtime ends this phase (`gone`).
         trace.note(now(), "the container's process", &"");
     }
 }
 
-/// In the process that has cloned another, which is known as `pid`. One before it has nothing more to do.
+/// Records the id of a process that was just cloned. If it replaces an intermediate process, that process has
+/// ended.
 pub fn cloned(pid: i32) {
     let Some(trace) = TRACE.get() else { return };
     let count = (0..PROCESSES).take_while(|i| trace.word(0, 1 + i).load(Ordering::Relaxed) != 0).count();
@@ -278,23 +282,24 @@ pub fn cloned(pid: i32) {
     }
 }
 
-/// The process in question has executed its program, or is dead.
+/// Ends the phases of all clones: they have executed the program or died.
 pub fn gone() {
     if let Some(trace) = TRACE.get() {
         trace.close(1..PROCESSES);
     }
 }
 
-/// We may be in another time namespace, which shows us another clock.
+/// Measures the clock again, because the process may have entered a time namespace.
 pub fn clock_changed() {
     if let Some(trace) = TRACE.get() {
         let ahead = trace.drift - drift();
-        // Less is what the two clocks are apart in the course of things.
+        // A smaller difference is the usual drift between the two clocks.
         AHEAD.store(if ahead.abs() < 1_000_000 { 0 } else { ahead }, Ordering::Relaxed);
     }
 }
 
-/// How much later the time of day is than the clock. Whoever is interrupted between the two asks again.
+/// Returns the time of day minus the clock. Of five measurements the fastest counts, because it was not
+/// interrupted.
 fn drift() -> i64 {
     let look = || {
         let (before, day, after) = (clock::monotonic(), clock::realtime(), clock::monotonic());
@@ -303,15 +308,15 @@ fn drift() -> i64 {
     (0..5).map(|_| look()).min().map_or(0, |(_, drift)| drift)
 }
 
-/// To be called before a filter is loaded that may forbid to ask for the time: where the vDSO does not know it, that is a
-/// system call. Then nothing more is noted.
+/// Stops recording in this process unless the seccomp filter that will be loaded allows it to read the clock.
+/// Without a vDSO that is a system call.
 pub fn blind_unless(allowed: impl FnOnce() -> bool) {
     if TRACE.get().is_some() && !allowed() {
         BLIND.store(true, Ordering::Relaxed);
     }
 }
 
-/// Writes the trace. It ends with this, whatever the command has come to.
+/// Writes the trace, also after an error.
 pub fn finish() {
     let Some(trace) = TRACE.get() else { return };
     if let Err(e) = (&trace.file).write_all(json::document(trace, now()).as_bytes()) {

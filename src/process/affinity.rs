@@ -1,7 +1,7 @@
-//! `execCPUAffinity`: the CPUs that an exec'ed process runs on (config.md#linux-process).
+//! `execCPUAffinity`: the CPUs on which the process of an exec runs (config.md#linux-process).
 //!
-//! It does not concern the container's own first process. `initial` holds until the process is in the
-//! container's cgroup, `final` from then on; where one is not given, nothing is set and the kernel decides.
+//! It does not apply to the container's first process. `initial` applies until the process is in the
+//! container's cgroup, `final` from then on. If one of them is absent, nothing is set and the kernel decides.
 
 use oci_spec::runtime::ExecCPUAffinity;
 
@@ -9,7 +9,7 @@ use super::list::{self, List};
 use crate::error::{Context, Problems, Result};
 use crate::sys;
 
-/// More CPUs than any kernel is built for.
+/// The limit for the number of a CPU, above that of any kernel.
 const CPUS: usize = 8192;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub struct Affinity {
     pub last: Option<List>,
 }
 
+/// Parses the lists of CPUs.
 pub fn plan(spec: Option<&ExecCPUAffinity>, place: &str, problems: &mut Problems) -> Affinity {
     let Some(spec) = spec else { return Affinity::default() };
     let mut cpus = |name: &str, text: &Option<String>| {
@@ -30,7 +31,7 @@ pub fn plan(spec: Option<&ExecCPUAffinity>, place: &str, problems: &mut Problems
     Affinity { initial: cpus("initial", spec.initial()), last: cpus("final", spec.cpu_affinity_final()) }
 }
 
-/// Binds the calling process, and those it will make, to CPUs.
+/// Binds the calling process and its future children to CPUs.
 pub fn apply(cpus: &List) -> Result<()> {
     sys::process::sched_setaffinity(cpus.words()).context("execCPUAffinity")
 }

@@ -1,19 +1,19 @@
 //! `capabilities`: the five sets as bit masks (config.md#linux-process, capabilities(7)).
 //!
-//! Without `capabilities` every set is empty, as in crun and runc up to 1.1 (later ones keep all that the
-//! runtime has): a member that was forgotten must not be the one that grants everything.
+//! Without `capabilities` every set is empty, as in crun and in runc up to 1.1. (Later versions of runc keep
+//! all capabilities of the runtime.) A forgotten member must not grant everything.
 //!
-//! A capability that cannot be had, because the kernel does not know it or the runtime itself lacks it, is
-//! left out with a warning: so the specification asks for unknown ones, and so a privileged container runs
-//! where root has been stripped of some. What the kernel's rules between the sets forbid is an error, but for
-//! the ambient set: there runc only warns, and configurations without an inheritable set rely on it.
+//! A capability that the kernel does not know, or that the runtime itself lacks, is ignored with a warning.
+//! The specification requires this for unknown capabilities. For the others it lets a privileged container
+//! run although root has lost some. A violation of the kernel's rules between the sets is an error, except
+//! for the ambient set: runc only warns there, and configurations without an inheritable set rely on it.
 
 use caps::Capability;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
 
 use crate::error::{Kind, Problems, Result, fail};
 
-/// What the process is to have; bit n is capability n.
+/// The capability sets of the process. Bit n is capability n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sets {
     pub bounding: u64,
@@ -23,7 +23,7 @@ pub struct Sets {
     pub ambient: u64,
 }
 
-/// What the process can have at most.
+/// The capabilities of the runtime, which are the most that the process can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     pub bounding: u64,
@@ -31,10 +31,11 @@ pub struct Held {
 }
 
 impl Held {
-    /// A process that makes or joins a user namespace gets everything there (`set_cred_user_ns`).
+    /// A process that creates or joins a user namespace gets all capabilities there (`set_cred_user_ns`).
     pub const IN_USER_NAMESPACE: Self = Self { bounding: u64::MAX, permitted: u64::MAX };
 }
 
+/// Converts the sets to masks, limits them to `held`, and checks the kernel's rules.
 pub fn plan(
     spec: Option<&LinuxCapabilities>,
     uid: u32,
@@ -51,7 +52,7 @@ pub fn plan(
         inheritable: mask(spec.inheritable()),
         ambient: mask(spec.ambient()),
     };
-    // capset(2) refuses both with EPERM, whatever the process holds.
+    // capset(2) refuses both with EPERM, independently of the caller's capabilities.
     let mut within = |name: &str, set: u64, other_name: &str, other: u64| {
         if set & !other != 0 {
             let message = format!("{} not in {other_name}", names(set & !other));
@@ -75,10 +76,11 @@ pub fn plan(
     if missing != 0 {
         warnings.push(format!("{place}: the runtime itself lacks {}, ignoring", names(missing)));
     }
-    let stray = sets.ambient & !(sets.permitted & sets.inheritable);
-    sets.ambient &= !stray;
-    // Root's execve gives it the bounding set, so it loses nothing: buildah 1.28 asks for it with every RUN.
-    let lost = if uid == 0 { stray & !sets.bounding } else { stray };
+    let impossible = sets.ambient & !(sets.permitted & sets.inheritable);
+    sets.ambient &= !impossible;
+    // At execve root gets the bounding set anyway, so there is nothing to warn about. buildah 1.28 requests
+    // such ambient capabilities with every RUN.
+    let lost = if uid == 0 { impossible & !sets.bounding } else { impossible };
     if lost != 0 {
         warnings.push(format!(
             "{place}.ambient: {} not in both permitted and inheritable, ignoring",
@@ -94,23 +96,25 @@ fn mask(set: &Option<Capabilities>) -> u64 {
     known.fold(0, |mask, capability| mask | capability.bitmask())
 }
 
-/// The capabilities of a mask in the kernel's order. Those of a newer kernel have no name here.
+/// Returns the capabilities of a mask in the kernel's order. Capabilities that are newer than the caps crate
+/// are missing.
 pub(super) fn members(mask: u64) -> Vec<Capability> {
     let mut members: Vec<_> = caps::all().into_iter().filter(|c| mask & c.bitmask() != 0).collect();
     members.sort_unstable_by_key(Capability::index);
     members
 }
 
-/// The names of a mask's capabilities, in the kernel's order.
+/// Returns the names of a mask's capabilities in the kernel's order.
 #[must_use]
 pub fn names(mask: u64) -> String {
     let names: Vec<String> = members(mask).iter().map(ToString::to_string).collect();
     names.join(", ")
 }
 
-/// Adds capabilities, with or without `CAP_`, to the bounding, effective and permitted sets, as runc does. Never to the
-/// inheritable set, through which a program's file capabilities would give them to whoever runs it (CVE-2022-29162); so
-/// only one that is inheritable already can become ambient, which is what another user than root keeps.
+/// Adds capabilities, with or without `CAP_`, to the bounding, effective and permitted sets, as runc does.
+/// The inheritable set does not change, because a program with file capabilities would pass the inheritable
+/// ones to any user (CVE-2022-29162). Therefore only a capability that is inheritable already becomes
+/// ambient. A user other than root keeps only ambient ones.
 pub fn add(process: &mut Process, names: &[String]) -> Result<()> {
     let mut all = process.capabilities().clone().unwrap_or_default();
     for name in names {
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_rules_between_the_sets() {
+    fn violations_of_the_kernels_rules_are_errors_or_warnings() {
         let kill = Sets { permitted: 32, ..Sets::default() };
         check(
             r#"{"effective": ["CAP_KILL", "CAP_CHOWN"], "permitted": ["CAP_KILL"]}"#,
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn root_has_no_need_of_ambient_capabilities() {
+    fn root_needs_no_ambient_capabilities() {
         let json = |bounding: &str| {
             format!(r#"{{"bounding": [{bounding}], "permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]}}"#)
         };
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_runtime_lacks_is_left_out_with_a_warning() {
+    fn capabilities_that_the_runtime_lacks_are_ignored_with_a_warning() {
         let held = Held { bounding: 0b01, permitted: 0b01 };
         let two = r#"["CAP_CHOWN", "CAP_DAC_OVERRIDE"]"#;
         check(

@@ -1,11 +1,13 @@
-//! Who the container's process is: user, groups, capabilities. One function for create, run and exec.
+//! The credentials of the container's process: user, groups, capabilities. create, run and exec share one
+//! function.
 //!
-//! The order is the kernel's: dropping from the bounding set needs CAP_SETPCAP, setgroups and setresgid need
-//! CAP_SETGID, and setresuid to another user than root takes the effective set away, which the "keep
-//! capabilities" bit lets us set again. Ambient capabilities must be permitted and inheritable when raised.
+//! The kernel's rules determine the order. Dropping from the bounding set requires CAP_SETPCAP; setgroups and
+//! setresgid require CAP_SETGID. setresuid to a user other than root clears the effective set, which the
+//! "keep capabilities" flag allows to set again. An ambient capability must be permitted and inheritable when
+//! it is raised.
 //!
-//! Then `/proc/self/status` is read and compared with the plan: a call that does less than it says (youki
-//! never called setgroups for an empty list) must not go unseen.
+//! Afterwards `/proc/self/status` is read and compared with the plan, because a missing call must not remain
+//! unnoticed. (youki never called setgroups for an empty list.)
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -22,17 +24,17 @@ pub struct User {
     pub uid: u32,
     pub gid: u32,
     pub additional_gids: Vec<u32>,
-    /// Instead of those it has the caller's own ([`KEEP_GROUPS`]).
+    /// The process keeps the supplementary groups of the caller ([`KEEP_GROUPS`]).
     pub keep_groups: bool,
-    /// Unset, the caller's umask stays.
+    /// `None` keeps the caller's umask.
     pub umask: Option<u32>,
 }
 
-/// The annotation of crun's with which the container's processes keep the supplementary groups of who calls the runtime:
-/// in a user namespace they may be without a mapping, and could not be set.
+/// crun's annotation with which the container's processes keep the supplementary groups of the runtime's
+/// caller. In a user namespace these may be unmapped and could not be set.
 pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
-/// Whether the annotation asks for it.
+/// Returns whether the annotation is present. Its value must be "1".
 pub fn keep_groups(annotations: Option<&HashMap<String, String>>, problems: &mut Problems) -> bool {
     let value = annotations.and_then(|annotations| annotations.get(KEEP_GROUPS));
     if let Some(value) = value.filter(|value| *value != "1") {
@@ -41,20 +43,21 @@ pub fn keep_groups(annotations: Option<&HashMap<String, String>>, problems: &mut
     value.is_some()
 }
 
-/// Whether supplementary groups are to be set.
+/// The treatment of the supplementary groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Groups {
-    /// They are set, also to none: the caller's own must not leak into the container.
+    /// They are set, even to an empty list: the caller's groups must not leak into the container.
     Set,
-    /// `/proc/self/setgroups` says deny, as in a user namespace that an unprivileged user made. The kernel
-    /// then lets nobody change them (CVE-2014-8989), and the container keeps the caller's.
+    /// `/proc/self/setgroups` contains `deny`, as in a user namespace that an unprivileged user has created.
+    /// Then the kernel lets no process change them (CVE-2014-8989), and the container keeps the caller's
+    /// groups.
     Denied,
-    /// [`KEEP_GROUPS`].
+    /// The annotation [`KEEP_GROUPS`] keeps the caller's groups.
     Kept,
 }
 
 impl Groups {
-    /// What holds for the calling process. Only a user namespace can deny it.
+    /// Finds out the treatment for the calling process. Only a user namespace can deny setgroups.
     pub fn probe(user: &User, user_namespace: bool, proc: BorrowedFd) -> Result<Self> {
         if user.keep_groups {
             return Ok(Self::Kept);
@@ -67,14 +70,14 @@ impl Groups {
     }
 }
 
-/// Becomes `user` with the capabilities `sets`, and compares what the kernel says then. `before` is what we are, `proc`
-/// the root of a procfs in which we can be found.
+/// Becomes `user` with the capabilities `sets`, and compares the result with what the kernel reports.
+/// `before` is the present status, and `proc` the root of a procfs that shows this process.
 ///
-/// `no_new_privs` comes first: it takes nothing from us before execve, and so it is read back with the rest.
+/// `no_new_privs` comes first, because it has no effect before execve and is then read back with the rest.
 ///
-/// `privileged` is done at the last moment at which the effective set holds all that is permitted: a seccomp filter
-/// without no_new_privs needs CAP_SYS_ADMIN. After it only prctl, capset and capget are called, so that a profile which
-/// denies anything else does no harm.
+/// `privileged` runs at the last moment at which the effective set equals the permitted set: to load a
+/// seccomp filter without no_new_privs requires CAP_SYS_ADMIN. After it only prctl, capset and capget are
+/// called, so the profile must not allow anything else.
 pub fn apply(
     user: &User,
     sets: &Sets,
@@ -117,7 +120,7 @@ pub fn apply(
             change_sets(sets, before).context("process.capabilities")?;
             let (effective, permitted, inheritable) = sys::capget().context("process.capabilities")?;
             let ambient = ambient(sets.ambient).context("process.capabilities.ambient")?;
-            // Others are not there: all were cleared.
+            // There are no other ambient capabilities: all were cleared.
             let held = Status { effective, permitted, inheritable, ambient, ..Status::default() };
             [marks(&now, user, no_new_privs), identity(&now, user, sets, groups), others(&held, sets)]
                 .concat()
@@ -127,7 +130,7 @@ pub fn apply(
 }
 
 fn change_user(user: &User, groups: Groups) -> Result<()> {
-    // Only a change from root to somebody else takes capabilities away.
+    // Only a change from root to another user clears capabilities.
     let keep = user.uid != 0;
     if keep {
         sys::set_keep_capabilities(true)?;
@@ -137,8 +140,9 @@ fn change_user(user: &User, groups: Groups) -> Result<()> {
     }
     task::setresgid(user.gid)?;
     task::setresuid(user.uid)?;
-    // The kernel has set this anew, to fs.suid_dumpable (kernel/cred.c). While we hold more capabilities than the container,
-    // none of its processes may trace us; afterwards only this keeps those of the same user away.
+    // The kernel has reset this to fs.suid_dumpable (kernel/cred.c). While this process has more capabilities
+    // than the container, none of the container's processes can trace it. Later only this flag stops those of
+    // the same user.
     task::set_dumpable(false)?;
     if keep {
         sys::set_keep_capabilities(false)?;
@@ -164,7 +168,7 @@ fn ambient(mask: u64) -> Result<u64> {
     })
 }
 
-/// The credentials that `/proc/PID/status` tells.
+/// The credentials in `/proc/PID/status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Real, effective, saved, file system.
@@ -178,21 +182,21 @@ pub struct Status {
     pub ambient: u64,
     pub umask: u32,
     pub no_new_privs: bool,
-    /// The signals that are ignored, bit 0 being signal 1.
+    /// The ignored signals. Bit 0 is signal 1.
     pub ignored: u64,
-    /// The number of pid namespaces in which the process has an id, from that of the procfs on.
+    /// The number of pid namespaces in which the process has an id, beginning with that of the procfs.
     pub pid_namespaces: usize,
 }
 
 impl Status {
-    /// The calling process's own.
+    /// Reads the status of the calling process.
     pub fn read(proc: BorrowedFd) -> Result<Self> {
         // The longest line has 65,536 groups of up to ten digits.
         let text = fs::read_whole(sys::open_self(proc, "status", fs::O_RDONLY)?, 1 << 20)?;
         Self::parse(&String::from_utf8_lossy(&text)).context("/proc/self/status: not understood")
     }
 
-    /// From the text of a process's `status`.
+    /// Parses the text of a `status` file.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -212,13 +216,14 @@ impl Status {
             umask: u32::from_str_radix(field("Umask")?.trim(), 8).ok()?,
             no_new_privs: field("NoNewPrivs")?.trim() != "0",
             ignored: mask("SigIgn")?,
-            // The line is missing in a kernel without pid namespaces.
+            // A kernel without pid namespaces does not write this line.
             pid_namespaces: field("NSpid").map_or(1, |ids| ids.split_ascii_whitespace().count()),
         })
     }
 }
 
-/// What differs from the plan in the umask and in no_new_privs, which cannot be taken away if the caller has it.
+/// Returns the differences from the plan in the umask and in no_new_privs. If the caller has no_new_privs, it
+/// cannot be unset.
 fn marks(now: &Status, user: &User, no_new_privs: bool) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(wanted) = user.umask.filter(|wanted| *wanted != now.umask) {
@@ -230,7 +235,7 @@ fn marks(now: &Status, user: &User, no_new_privs: bool) -> Vec<String> {
     found
 }
 
-/// What of the user, the groups and the bounding set differs from the plan; empty if all is as it should be.
+/// Returns the differences from the plan in the user, the groups and the bounding set.
 fn identity(now: &Status, user: &User, sets: &Sets, groups: Groups) -> Vec<String> {
     let mut found = Vec::new();
     for (name, ids, wanted) in [("uid", now.uids, user.uid), ("gid", now.gids, user.gid)] {
@@ -251,7 +256,7 @@ fn identity(now: &Status, user: &User, sets: &Sets, groups: Groups) -> Vec<Strin
     found
 }
 
-/// Likewise of the other sets.
+/// Returns the differences from the plan in the other sets.
 fn others(now: &Status, sets: &Sets) -> Vec<String> {
     [
         ("effective", now.effective, sets.effective),

@@ -1,8 +1,8 @@
 //! The environment of the container's process.
 //!
-//! As in runc an entry must be `name=value`, the last of several for one name wins, and HOME is filled in from
-//! the container's passwd where it is unset or empty. The sockets that a service manager passed to the runtime
-//! (sd_listen_fds(3)) are handed on. Its socket for notifications is not: the container gets one of its own.
+//! As in runc, an entry must have the form `name=value`, and the last entry of a name wins. If HOME is unset
+//! or empty, it is set from the container's passwd file. The sockets that a service manager has passed to the
+//! runtime (sd_listen_fds(3)) are passed on. Its notification socket is not: the container gets its own.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsString};
@@ -13,7 +13,7 @@ use crate::error::Problems;
 
 use super::users;
 
-/// Checks the entries and leaves the last of each name, in the order of those.
+/// Checks the entries and returns the last entry of each name.
 pub fn plan(spec: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
     let mut seen = HashSet::new();
     let mut env = Vec::with_capacity(spec.len());
@@ -33,13 +33,14 @@ pub fn plan(spec: &[String], place: &str, problems: &mut Problems) -> Vec<CStrin
     env
 }
 
-/// The value of a variable.
+/// Returns the value of a variable.
 #[must_use]
 pub fn get<'a>(env: &'a [CString], name: &str) -> Option<&'a [u8]> {
     env.iter().find_map(|entry| entry.to_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
-/// Sets HOME where it is unset or empty: to the user's home of the container's passwd file, else to `/`.
+/// Sets HOME if it is unset or empty: to the user's home directory in the container's passwd file, otherwise
+/// to `/`.
 pub fn fill_home(env: &mut Vec<CString>, passwd: &[u8], uid: u32) {
     if get(env, "HOME").is_some_and(|home| !home.is_empty()) {
         return;
@@ -51,7 +52,7 @@ pub fn fill_home(env: &mut Vec<CString>, passwd: &[u8], uid: u32) {
     }
 }
 
-/// The runtime's own environment.
+/// Returns the runtime's own environment.
 #[must_use]
 pub fn own() -> Vec<CString> {
     let entry = |(name, value): (OsString, OsString)| {
@@ -60,22 +61,22 @@ pub fn own() -> Vec<CString> {
     std::env::vars_os().filter_map(entry).collect()
 }
 
-/// What a service manager left to the runtime for the container.
+/// The sockets that a service manager has passed to the runtime for the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// The number of sockets from descriptor 3 on.
+    /// The number of sockets. The first one is descriptor 3.
     pub listen_fds: u32,
     /// Their names, separated by colons.
     pub listen_names: Option<String>,
-    /// The address of the service manager's socket for notifications.
+    /// The address of the service manager's notification socket.
     pub notify_socket: Option<String>,
 }
 
-/// More descriptors than any process may have open.
+/// The limit for LISTEN_FDS, above the number of descriptors that any process may have open.
 const LISTEN_FDS_MAX: u32 = 1 << 20;
 
-/// Reads the runtime's own environment, `pid` telling the runtime's. Sockets meant for another process, a parent
-/// that started us without clearing its environment, are not ours to give away.
+/// Reads the variables of the runtime's environment through `own`. `pid` returns the id of the runtime.
+/// Sockets that belong to another process (a parent that did not clear its environment) are ignored.
 #[must_use]
 pub fn service(own: impl Fn(&str) -> Option<String>, pid: impl FnOnce() -> u32) -> Service {
     let ours = own("LISTEN_PID").and_then(|text| text.parse().ok()).is_some_and(|meant: u32| meant == pid());
@@ -88,9 +89,9 @@ pub fn service(own: impl Fn(&str) -> Option<String>, pid: impl FnOnce() -> u32) 
     }
 }
 
-/// Adds the service manager's variables. `pid` is the process's own id as it sees it: usually 1, but not in an
-/// exec or without a pid namespace, where runc's constant 1 makes the program ignore its sockets.
-/// `notify` is where the notification socket is in the container.
+/// Adds the service manager's variables. `pid` returns the id that the process has for itself. It is usually
+/// 1, but not in an exec or without a pid namespace, where runc's constant 1 makes the program ignore its
+/// sockets. `notify` is the path of the notification socket in the container.
 pub fn add_service(
     env: &mut Vec<CString>,
     service: &Service,
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_a_name_wins_and_malformed_entries_are_told() {
+    fn the_last_entry_of_a_name_wins_and_malformed_entries_are_errors() {
         let rows: [(&[&str], &[&str], &str); 7] = [
             (&[], &[], ""),
             (&["A=1", "B=", "C=x=y"], &["A=1", "B=", "C=x=y"], ""),
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn home_is_filled_where_it_is_unset_or_empty() {
+    fn home_is_set_if_it_is_unset_or_empty() {
         let passwd = b"root:x:0:0::/root:/bin/sh\n";
         let rows: [(&[&str], u32, &[&str]); 4] = [
             (&["HOME=/x"], 0, &["HOME=/x"]),
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_handed_on_only_if_they_are_ours() {
+    fn only_sockets_that_belong_to_the_runtime_are_passed_on() {
         type Row = (&'static [(&'static str, &'static str)], &'static [&'static str]);
         let rows: [Row; 6] = [
             (&[], &[]),

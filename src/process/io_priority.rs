@@ -1,7 +1,7 @@
 //! `ioPriority`: the I/O class and level of the container's process group (config.md#linux-process).
 //!
-//! "Within the process group", says the specification: `IOPRIO_WHO_PGRP`. So it must be applied when the
-//! process leads a group or session of its own, or the caller's group would be changed.
+//! The specification says "within the process group", which is `IOPRIO_WHO_PGRP`. Therefore it is applied
+//! when the process leads a group or session of its own. Otherwise it would change the caller's group.
 
 use oci_spec::runtime::{IOPriorityClass, LinuxIOPriority};
 
@@ -14,6 +14,7 @@ pub struct IoPriority {
     pub level: u32,
 }
 
+/// Converts class and level to the kernel's numbers.
 pub fn plan(spec: Option<&LinuxIOPriority>, place: &str, problems: &mut Problems) -> Option<IoPriority> {
     let spec = spec?;
     // linux/ioprio.h
@@ -30,7 +31,7 @@ pub fn plan(spec: Option<&LinuxIOPriority>, place: &str, problems: &mut Problems
     Some(IoPriority { class, level: level? })
 }
 
-/// Sets the priority of all processes in our process group.
+/// Sets the priority of all processes in the caller's process group.
 pub fn apply(priority: IoPriority) -> Result<()> {
     sys::process::ioprio_set_group(priority.class, priority.level).context("process.ioPriority")
 }

@@ -1,9 +1,9 @@
-//! The annotation `dev.corten.landlock`: an extra layer around the workload that its own root cannot leave
-//! (docs/landlock.md). What the annotation says is denied is denied, or the container is refused: a kernel whose Landlock
-//! is too old for it is an error.
+//! The annotation `dev.corten.landlock`: an additional restriction of the workload that the container's root
+//! cannot lift (docs/landlock.md). A kernel whose Landlock is too old to deny everything that the annotation
+//! denies is an error.
 //!
-//! Paths are opened inside the container, when it is created and at each exec, without following links: an exec, too,
-//! must find what the configuration means, whatever the workload has put there since.
+//! Paths are opened inside the container, when it is created and at each exec, without following links. So an
+//! exec opens the configured files too, even if the workload has put links there since.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,31 +17,33 @@ use crate::trace;
 
 pub const ANNOTATION: &str = "dev.corten.landlock";
 
-/// What is allowed of the kinds of access that are named at all.
+/// The rules. A member that is absent restricts nothing; a member that is present denies all access except to
+/// its elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
-    /// May be read and executed, with all below.
+    /// Files and directories that may be read and executed, with everything below them.
     pub ro: Option<Vec<PathBuf>>,
-    /// May be changed, too.
+    /// Files and directories that may also be changed.
     pub rw: Option<Vec<PathBuf>>,
-    /// Ports that may be listened on.
+    /// TCP ports that may be bound.
     #[serde(rename = "tcpBind")]
     pub tcp_bind: Option<Vec<u16>>,
-    /// Ports that may be connected to.
+    /// TCP ports that may be connected to.
     #[serde(rename = "tcpConnect")]
     pub tcp_connect: Option<Vec<u16>>,
 }
 
 const READ: u64 = sys::EXECUTE | sys::READ_FILE | sys::READ_DIR;
 const CHANGE: u64 = sys::WRITE_FILE | sys::TRUNCATE | sys::CHANGE_DIR | sys::REFER | sys::IOCTL_DEV;
-/// What there is to do with what is no directory.
+/// The rights that apply to files other than directories.
 const OF_FILES: u64 = sys::EXECUTE | sys::READ_FILE | sys::WRITE_FILE | sys::TRUNCATE | sys::IOCTL_DEV;
 
 fn place() -> String {
     format!("annotations[{ANNOTATION:?}]")
 }
 
+/// Parses the annotation.
 pub fn plan(annotations: Option<&HashMap<String, String>>, problems: &mut Problems) -> Option<Rules> {
     let text = annotations?.get(ANNOTATION)?;
     let rules: Rules = serde_json::from_str(text).map_err(|e| problems.add(place(), e)).ok()?;
@@ -59,7 +61,8 @@ pub fn plan(annotations: Option<&HashMap<String, String>>, problems: &mut Proble
     Some(rules)
 }
 
-/// The kinds of access, to files and to the network, that a kernel with this ABI is to deny; an error if it cannot.
+/// Returns the rights to files and to the network that the ruleset has to deny. It is an error if a kernel
+/// with this ABI version cannot deny them.
 fn denied(rules: &Rules, abi: u32) -> Result<(u64, u64)> {
     let needs = |needed: u32, what: &str| {
         if abi >= needed {
@@ -70,7 +73,7 @@ fn denied(rules: &Rules, abi: u32) -> Result<(u64, u64)> {
     };
     let mut fs = 0;
     if rules.ro.is_some() || rules.rw.is_some() {
-        // Before, a file that may only be read can be truncated.
+        // Before ABI 3 a file that may only be read can be truncated.
         needs(3, "\"ro\" or \"rw\"")?;
         fs = READ | CHANGE & if abi < 5 { !sys::IOCTL_DEV } else { !0 };
     }
@@ -83,7 +86,7 @@ fn denied(rules: &Rules, abi: u32) -> Result<(u64, u64)> {
     Ok((fs, net))
 }
 
-/// Makes the rules the kernel's. `root` is the container's root.
+/// Creates the ruleset. `root` is the container's root directory.
 pub fn build(rules: &Rules, root: BorrowedFd) -> Result<OwnedFd> {
     let _phase = trace::phase("build the Landlock rules");
     let (fs, net) = denied(rules, sys::abi().with_context(place)?)?;
@@ -113,7 +116,7 @@ fn allow_path(ruleset: BorrowedFd, root: BorrowedFd, path: &Path, access: u64) -
     Ok(sys::allow_beneath(ruleset, file.as_fd(), access)?)
 }
 
-/// Restricts the calling process, which has no_new_privs or CAP_SYS_ADMIN.
+/// Restricts the calling process, which must have no_new_privs or CAP_SYS_ADMIN.
 pub fn apply(ruleset: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("restrict by Landlock");
     sys::restrict_self(ruleset).with_context(place)
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_annotation_is_read_or_refused() {
+    fn the_annotation_is_parsed_or_refused() {
         let rules = Rules {
             ro: Some(vec!["/".into()]),
             rw: Some(vec!["/tmp".into(), "/dev".into()]),
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_denies_all_that_is_said_or_is_refused() {
+    fn a_kernel_that_cannot_deny_everything_is_refused() {
         let fs = r#"{"ro": ["/"]}"#;
         let (bind, connect) = (r#"{"tcpBind": []}"#, r#"{"tcpConnect": [1]}"#);
         let both = r#"{"rw": [], "tcpBind": [], "tcpConnect": []}"#;

@@ -1,8 +1,8 @@
 //! Lists of CPUs and memory nodes as the kernel writes them: `0-3,5`.
 //!
-//! As in runc, blanks around an element and empty elements are allowed, and an empty text is no list.
+//! As in runc, blanks around an element and empty elements are allowed, and an empty text means no list.
 
-/// A set of small numbers: bit n of word n / 64 is n. Never empty.
+/// A set of small numbers that is never empty. Bit n % 64 of word n / 64 stands for n.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List(Vec<u64>);
 
@@ -37,7 +37,7 @@ pub fn parse(text: &str, limit: usize) -> Result<Option<List>, String> {
 
 fn number(text: &str, limit: usize) -> Result<usize, String> {
     let text = text.trim();
-    // `parse` would take a sign.
+    // `parse` would accept a sign.
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("{text:?} is not a number"));
     }

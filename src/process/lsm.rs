@@ -1,9 +1,10 @@
 //! Labels of the Linux security modules: `apparmorProfile` and `selinuxLabel` (config.md#linux-process).
 //!
-//! A label takes effect at the next execve and is written to the process's own `attr` files, through the root
-//! of a verified procfs: under the container's /proc a file of the image's might swallow it (CVE-2019-16884,
-//! CVE-2023-28642). A label that the module does not know is an error. A label for a module that this kernel does not run is
-//! ignored with a warning, as runtime-tools' validation programs require, or with `--strict-labels` an error.
+//! A label takes effect at the next execve. It is written to the process's own `attr` files through the root
+//! of a verified procfs, because below the container's /proc a file of the image could swallow it
+//! (CVE-2019-16884, CVE-2023-28642). A label that the module does not know is an error. A label for a module
+//! that the kernel does not run is ignored with a warning, as the validation programs of runtime-tools
+//! require. With `--strict-labels` it is an error.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,25 +23,28 @@ pub struct Labels {
     pub selinux: Option<String>,
 }
 
-/// Which modules this kernel runs, and what becomes of a label for one that it does not run.
+/// The security modules that the kernel runs, and the treatment of a label for a module that it does not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     pub apparmor: bool,
     pub selinux: bool,
-    /// Such a label is an error instead of a warning (`--strict-labels`).
+    /// A label for a module that the kernel does not run is an error instead of a warning
+    /// (`--strict-labels`).
     pub strict: bool,
 }
 
 impl Host {
-    /// Only a file that does not exist, and AppArmor's "N", say that a module is absent. Every other answer is an error: a
-    /// module that is taken for absent because a file could not be read would leave the program unconfined.
+    /// Finds out which modules the kernel runs. A module is absent only if its file does not exist, or if
+    /// AppArmor's contains "N". Every other result is an error: if an unreadable file counted as absence, the
+    /// program would be unconfined.
     pub fn probe(proc: BorrowedFd, strict: bool) -> Result<Self> {
         let found = apparmor().and_then(|apparmor| Ok(Self { apparmor, selinux: selinux(proc)?, strict }));
         found.context("finding out which security modules the kernel runs, for the labels")
     }
 }
 
-/// The parameter exists if AppArmor is built in, whether it runs or not. Without a sysfs at /sys nothing exists.
+/// Returns whether the kernel runs AppArmor. The parameter exists if AppArmor is built in, even if it is
+/// disabled. Without a sysfs at /sys no module would seem to exist.
 fn apparmor() -> Result<bool> {
     const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
     const SYSFS_MAGIC: i64 = 0x6265_6572;
@@ -63,20 +67,21 @@ fn enabled(read: sys::Result<String>) -> Result<bool> {
     }
 }
 
-/// The kernel registers this type of file system only if it runs SELinux (init_sel_fs), whether anybody has mounted it
-/// or not.
+/// Returns whether the kernel runs SELinux. Only then it registers this type of file system (`init_sel_fs`),
+/// mounted or not.
 fn selinux(proc: BorrowedFd) -> Result<bool> {
     let types = fs::read_text(proc, Path::new("filesystems"))?;
     Ok(types.lines().any(|line| line.split_ascii_whitespace().last() == Some("selinuxfs")))
 }
 
-/// Whether a process is to have a label.
+/// Returns whether a process document contains a label.
 #[must_use]
 pub fn labelled(process: &Process) -> bool {
     process.apparmor_profile().is_some() || process.selinux_label().is_some()
 }
 
-/// The label of the container's new file systems (config-linux.md#mount-label), for the kernel's `context=`.
+/// Plans the label of the container's new file systems (config-linux.md#mount-label), for the mount option
+/// `context=`.
 pub fn mount_label(
     label: Option<&str>,
     host: Host,
@@ -84,7 +89,7 @@ pub fn mount_label(
     warnings: &mut Vec<String>,
 ) -> Option<String> {
     let label = label.filter(|text| !text.is_empty())?;
-    // mount(2) has it in quotes, for the comma between two categories.
+    // The mount option has the label in quotes, because a comma separates two categories.
     if label.contains(['\0', '\n', '"']) {
         problems.add("linux.mountLabel", "contains a NUL, line break or quote");
         return None;
@@ -96,7 +101,7 @@ pub fn mount_label(
     Some(label.into())
 }
 
-/// Notes a label for a module that the kernel does not run.
+/// Reports a label for a module that the kernel does not run.
 fn missing(
     place: &str,
     label: &str,
@@ -113,7 +118,7 @@ fn missing(
     }
 }
 
-/// `place` is that of the process object, with its dot.
+/// Plans the labels of a process. `place` is the place of the process document, with a dot at its end.
 pub fn plan(
     apparmor: Option<&str>,
     selinux: Option<&str>,
@@ -122,14 +127,14 @@ pub fn plan(
     problems: &mut Problems,
     warnings: &mut Vec<String>,
 ) -> Labels {
-    let mut label = |value: Option<&str>, there: bool, member: &str, module: &str| {
-        // Engines write an empty label where they mean none.
+    let mut label = |value: Option<&str>, running: bool, member: &str, module: &str| {
+        // Engines write an empty label for no label.
         let value = value.filter(|text| !text.is_empty())?;
         if value.contains(['\0', '\n']) {
             problems.add(format_args!("{place}{member}"), "contains a NUL or line break");
             return None;
         }
-        if !there {
+        if !running {
             missing(&format!("{place}{member}"), value, module, host, problems, warnings);
             return None;
         }
@@ -141,12 +146,12 @@ pub fn plan(
     }
 }
 
-/// Asks for the labels at the next execve. `proc` is the root of a procfs in which we can be found.
+/// Sets the labels for the next execve. `proc` is the root of a procfs that shows this process.
 pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("labels");
     if let Some(profile) = &labels.apparmor {
         let request = format!("exec {profile}");
-        // With several modules `attr/exec` is the first one's; before 5.1 there is only that.
+        // If several modules run, `attr/exec` belongs to the first. Before Linux 5.1 it is the only file.
         let written = match write(proc, "attr/apparmor/exec", &request) {
             Err(e) if e.errno == Errno::ENOENT && e.call.starts_with("openat2") => {
                 write(proc, "attr/exec", &request)
@@ -161,14 +166,15 @@ pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
     Ok(())
 }
 
-/// Labels the keys that we make from now on; `None` labels them as before. For the session keyring.
+/// Sets the label of the keys that this process creates from now on. `None` restores the default. Used for
+/// the session keyring.
 pub fn label_keys(label: Option<&str>, proc: BorrowedFd) -> Result<()> {
     write(proc, "attr/keycreate", label.unwrap_or_default())
         .map_err(|e| refused("process.selinuxLabel", label.unwrap_or_default(), &e))
 }
 
-/// The error of a label that its module has refused, with what the errno means there (apparmor_setprocattr,
-/// selinux_lsm_setattr).
+/// Returns the error for a label that its module has refused, with the meaning of the errno
+/// (`apparmor_setprocattr`, `selinux_lsm_setattr`).
 fn refused(place: &str, label: &str, error: &sys::Error) -> anyhow::Error {
     let why = match (place, error.errno) {
         ("process.apparmorProfile", Errno::ENOENT) => " (hint: no such profile is loaded)",
@@ -186,7 +192,7 @@ fn refused(place: &str, label: &str, error: &sys::Error) -> anyhow::Error {
 
 fn write(proc: BorrowedFd, name: &str, text: &str) -> sys::Result<()> {
     let fd = open_self(proc, name, fs::O_WRONLY)?;
-    // The kernel takes a label in one write only. Podman looks for the path in these quotes.
+    // The kernel accepts a label only in one write. Podman searches for the path in these quotes.
     let call = || format!("write to `/proc/self/{name}`");
     match std::fs::File::from(fd).write(text.as_bytes()) {
         Ok(n) if n == text.len() => Ok(()),
@@ -200,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_it_means() {
+    fn errors_of_refused_labels_have_hints() {
         for (place, errno, hint) in [
             ("process.apparmorProfile", Errno::ENOENT, " (hint: no such profile is loaded)"),
             (
@@ -221,9 +227,9 @@ mod tests {
         }
     }
 
-    /// Whatever keeps the file from being read does not make the module absent.
+    /// A module whose file cannot be read is not absent.
     #[test]
-    fn only_a_missing_file_and_n_are_no_module() {
+    fn a_module_is_absent_only_if_its_file_is_missing_or_contains_n() {
         for (text, expected) in [("Y\n", Some(true)), ("N\n", Some(false)), ("", None), ("Yes\n", None)] {
             assert_eq!(enabled(Ok(text.into())).ok(), expected, "{text:?}");
         }

@@ -1,7 +1,7 @@
-//! `linux.memoryPolicy`: on which NUMA nodes memory is allocated (config-linux.md#memory-policy).
+//! `linux.memoryPolicy`: the NUMA nodes on which memory is allocated (config-linux.md#memory-policy).
 //!
-//! The rules are those of `set_mempolicy(2)`, checked when planning so that the answer is more than `EINVAL`.
-//! Whether the nodes exist, and whether the kernel knows NUMA, only the call itself tells.
+//! The rules of `set_mempolicy(2)` are checked in the plan, so that the error says more than `EINVAL`. Only
+//! the call itself shows whether the nodes exist and whether the kernel supports NUMA.
 
 use oci_spec::runtime::{LinuxMemoryPolicy, MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode};
 
@@ -19,6 +19,7 @@ pub struct MemoryPolicy {
     pub nodes: Option<List>,
 }
 
+/// Converts the policy to the kernel's numbers and checks its rules.
 pub fn plan(spec: Option<&LinuxMemoryPolicy>, problems: &mut Problems) -> Option<MemoryPolicy> {
     let spec = spec?;
     let mode = spec.mode();
@@ -31,7 +32,7 @@ pub fn plan(spec: Option<&LinuxMemoryPolicy>, problems: &mut Problems) -> Option
         Mode::MpolDefault | Mode::MpolLocal if nodes.is_some() => {
             problems.add("linux.memoryPolicy.nodes", format_args!("{mode} takes no nodes"));
         }
-        // Without nodes it means the local one.
+        // Without nodes the policy means the local node.
         Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred => {}
         _ if nodes.is_none() => {
             problems.add("linux.memoryPolicy.nodes", format_args!("{mode} needs at least one node"));
@@ -44,7 +45,7 @@ pub fn plan(spec: Option<&LinuxMemoryPolicy>, problems: &mut Problems) -> Option
     Some(MemoryPolicy { mode: mode_number(mode) | bits, nodes })
 }
 
-/// What the kernel's `sanitize_mpol_flags` and `mpol_new` refuse.
+/// Reports the flags that the kernel's `sanitize_mpol_flags` and `mpol_new` refuse.
 fn check_flags(mode: Mode, nodes: bool, flags: &[Flag], problems: &mut Problems) {
     const PLACE: &str = "linux.memoryPolicy.flags";
     let nodemask = [Flag::MpolFStaticNodes, Flag::MpolFRelativeNodes];
@@ -81,7 +82,7 @@ fn flag_bit(flag: Flag) -> u32 {
     }
 }
 
-/// Sets the policy of the calling process; execve keeps it.
+/// Sets the policy of the calling process. execve preserves it.
 pub fn apply(policy: &MemoryPolicy) -> Result<()> {
     let nodes = policy.nodes.as_ref().map_or(&[][..], List::words);
     sys::process::set_mempolicy(policy.mode, nodes).context("linux.memoryPolicy")

@@ -1,10 +1,10 @@
-//! What `process` of config.json, and the members of `linux` that are about the process, make of the
-//! container's process. `plan` turns them into plain values and finds everything wrong with them; each
-//! attribute has a file of its own with its rules and, where a call sets it, its `apply`.
+//! The attributes of the container's process: `process` of config.json, and the members of `linux` that
+//! concern the process. `plan` turns them into plain values and finds all errors. Each attribute has its own
+//! file with its rules and, if a call sets it, its `apply`.
 //!
-//! The order in which launch applies them matters: scheduler, I/O priority, memory policy, personality and
-//! rlimits while we are still privileged and lead a process group of our own, then labels, then credentials,
-//! then lookup and execve.
+//! The order in which launch applies them matters. Scheduler, I/O priority, memory policy, personality and
+//! rlimits come while the process is still privileged and leads its own process group. Labels, credentials,
+//! lookup and execve follow.
 
 pub mod affinity;
 pub mod capabilities;
@@ -32,11 +32,11 @@ use oci_spec::runtime::{Linux, Process};
 use crate::error::Problems;
 use crate::sys::process::SchedAttr;
 
-/// The container's process, as it will be.
+/// The attributes that the container's process will have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub argv: Vec<CString>,
-    /// Without HOME where the document has none: [`env::fill_home`] needs the container's passwd.
+    /// Without HOME if the document has none: [`env::fill_home`] needs the container's passwd file.
     pub env: Vec<CString>,
     pub cwd: PathBuf,
     pub terminal: bool,
@@ -49,7 +49,7 @@ pub struct Plan {
     pub oom_score_adj: Option<i32>,
     pub scheduler: Option<SchedAttr>,
     pub io_priority: Option<io_priority::IoPriority>,
-    /// For an exec only, not for the container's first process.
+    /// Only for an exec, not for the container's first process.
     pub affinity: affinity::Affinity,
     pub labels: lsm::Labels,
     pub personality: Option<personality::Personality>,
@@ -58,15 +58,15 @@ pub struct Plan {
     pub landlock: Option<landlock::Rules>,
 }
 
-/// What planning has to know about where the process will run.
+/// The facts about the host and the runtime that the plan of a process depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
     pub capabilities: capabilities::Held,
     pub lsm: lsm::Host,
 }
 
-/// Plans the process. `prefix` is where the document stands: `process` in config.json, empty for the document
-/// of an exec. `None` if something is wrong, all of which then is in `problems`.
+/// Plans the process. `prefix` is the place of the document: `process` in config.json, empty for the document
+/// of an exec. Returns `None` if there are errors, all of which are then in `problems`.
 pub fn plan(
     process: &Process,
     linux: Option<&Linux>,
@@ -125,7 +125,7 @@ fn argv(args: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
     strings(args, place, problems)
 }
 
-/// C strings of texts, which must not contain a NUL.
+/// Returns texts as C strings. A NUL in a text is an error.
 pub(crate) fn strings(texts: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
     let mut all = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
@@ -150,7 +150,7 @@ fn cwd(process: &Process, place: &str, problems: &mut Problems) -> PathBuf {
 
 fn console_size(process: &Process, place: &str, problems: &mut Problems) -> Option<(u16, u16)> {
     let size = process.console_size()?;
-    // `struct winsize` has 16 bits for each.
+    // `struct winsize` has 16 bits for each number.
     let mut bounded = |name: &str, n: u64| {
         let bounded = u16::try_from(n).ok();
         if bounded.is_none() {
@@ -171,15 +171,15 @@ fn user(
 ) -> credentials::User {
     let user = process.user();
     let gids = user.additional_gids().as_deref().unwrap_or_default();
-    let mut id = |place: String, id: u32| {
+    let mut check = |place: String, id: u32, what: &str| {
         if id == users::NO_ID {
-            problems.add(place, format_args!("{id} is nobody's id"));
+            problems.add(place, format_args!("{id} is not a valid {what} id"));
         }
     };
-    id(format!("{place}.uid"), user.uid());
-    id(format!("{place}.gid"), user.gid());
+    check(format!("{place}.uid"), user.uid(), "user");
+    check(format!("{place}.gid"), user.gid(), "group");
     for (i, gid) in gids.iter().enumerate() {
-        id(format!("{place}.additionalGids[{i}]"), *gid);
+        check(format!("{place}.additionalGids[{i}]"), *gid, "group");
     }
     if gids.len() > users::GROUPS_MAX {
         problems.add(
@@ -192,7 +192,7 @@ fn user(
     }
     let keep_groups = credentials::keep_groups(annotations, problems);
     if keep_groups && !gids.is_empty() {
-        // An engine adds what the image's files say of the user.
+        // An engine adds the groups that the image's files have for the user.
         let asked = credentials::KEEP_GROUPS;
         warnings.push(format!("{place}.additionalGids: the annotation {asked} keeps the caller's, ignoring"));
     }
@@ -288,8 +288,8 @@ mod tests {
                 r#"{"user": {"uid": 4294967295, "gid": 4294967295, "additionalGids": [0, 4294967295]},
                     "cwd": "/", "args": ["a"]}"#,
                 "",
-                "user.uid: 4294967295 is nobody's id; user.gid: 4294967295 is nobody's id; \
-                 user.additionalGids[1]: 4294967295 is nobody's id",
+                "user.uid: 4294967295 is not a valid user id; user.gid: 4294967295 is not a valid group id; \
+                 user.additionalGids[1]: 4294967295 is not a valid group id",
             ),
             (
                 r#"{"user": {"umask": 512}, "cwd": "/", "args": ["a"], "oomScoreAdj": 1001}"#,

@@ -1,6 +1,6 @@
 //! `linux.personality`: the execution domain (config-linux.md#personality).
 //!
-//! The specification knows two domains and says of `flags` that none is supported: a flag is an error.
+//! The specification has two domains and supports no flags, so a flag is an error.
 
 use oci_spec::runtime::{LinuxPersonality, LinuxPersonalityDomain};
 
@@ -11,6 +11,7 @@ use crate::sys;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Personality(pub u32);
 
+/// Converts the domain to the kernel's number.
 pub fn plan(spec: Option<&LinuxPersonality>, problems: &mut Problems) -> Option<Personality> {
     let spec = spec?;
     if spec.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
@@ -23,6 +24,7 @@ pub fn plan(spec: Option<&LinuxPersonality>, problems: &mut Problems) -> Option<
     }))
 }
 
+/// Sets the execution domain of the calling process. execve preserves it.
 pub fn apply(personality: Personality) -> Result<()> {
     sys::process::personality(personality.0).context("linux.personality")
 }
@@ -32,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn domains_but_no_flags() {
+    fn domains_are_converted_and_flags_are_errors() {
         for (json, expected, problem) in [
             (r#"{"domain": "LINUX"}"#, 0, ""),
             (r#"{"domain": "LINUX32", "flags": []}"#, 8, ""),

@@ -1,8 +1,8 @@
 //! `rlimits`: resource limits of the process (config.md#posix-process).
 //!
-//! A type that occurs twice must be an error, says the specification, and so is a soft limit above the hard
-//! one. Raising a hard limit needs CAP_SYS_RESOURCE in the first user namespace: what a container in another
-//! one is to have, the runtime raises from outside.
+//! The specification requires an error for a type that occurs twice. A soft limit above the hard limit is an
+//! error too. Raising a hard limit requires CAP_SYS_RESOURCE in the initial user namespace. For a container
+//! in another user namespace the runtime therefore raises it from outside.
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType as Type};
 
@@ -10,7 +10,7 @@ use crate::error::{Context, Problems, Result};
 use crate::sys::process::{Limit, prlimit};
 use crate::trace;
 
-/// asm-generic/resource.h, which the supported architectures share.
+/// The numbers of asm-generic/resource.h, which the supported architectures share.
 const ROWS: [(Type, &str, u32); 16] = [
     (Type::RlimitCpu, "RLIMIT_CPU", 0),
     (Type::RlimitFsize, "RLIMIT_FSIZE", 1),
@@ -35,10 +35,11 @@ pub struct Rlimit {
     pub resource: u32,
     pub name: &'static str,
     pub limit: Limit,
-    /// Where it stands in the document, for errors.
+    /// The place in the document, for errors.
     pub place: String,
 }
 
+/// Checks the limits.
 pub fn plan(spec: &[PosixRlimit], place: &str, problems: &mut Problems) -> Vec<Rlimit> {
     let mut limits: Vec<Rlimit> = Vec::with_capacity(spec.len());
     for (i, given) in spec.iter().enumerate() {
@@ -61,8 +62,8 @@ pub fn plan(spec: &[PosixRlimit], place: &str, problems: &mut Problems) -> Vec<R
     limits
 }
 
-/// Sets the limits of the calling process. Late, since they hold for our own work too, but before the
-/// credentials, which take away the right to raise a hard limit.
+/// Sets the limits of the calling process. It is called late, because the limits apply to the runtime's own
+/// work too, but before the change of credentials, which removes the right to raise a hard limit.
 pub fn apply<'a>(limits: impl IntoIterator<Item = &'a Rlimit>) -> Result<()> {
     let _phase = trace::phase("limits");
     for wanted in limits {
@@ -72,8 +73,8 @@ pub fn apply<'a>(limits: impl IntoIterator<Item = &'a Rlimit>) -> Result<()> {
     Ok(())
 }
 
-/// Raises the hard limits of process `pid` that are too low for `limits`, and nothing else: from a user
-/// namespace it could not do so itself.
+/// Raises those hard limits of process `pid` that are too low for `limits`. In a user namespace the process
+/// could not do so itself.
 pub fn raise_hard(pid: i32, limits: &[Rlimit]) -> Result<()> {
     let _phase = trace::phase("raise hard limits");
     for wanted in limits {

@@ -1,7 +1,8 @@
 //! `scheduler`: policy and parameters for `sched_setattr(2)` (config.md#linux-process).
 //!
-//! What the kernel would only call `EINVAL` is refused when planning, with its place. The specification names
-//! the two utilisation clamp flags but has no member for the clamps: they are passed as zero, as runc does.
+//! Values for which the kernel returns `EINVAL` are refused in the plan, with their place. The specification
+//! has the two flags of the utilisation clamps but no member for the clamps. They are passed as zero, as runc
+//! does.
 
 use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy, Scheduler};
 
@@ -9,10 +10,12 @@ use crate::error::{Context, Problems, Result};
 use crate::sys;
 use crate::sys::process::SchedAttr;
 
-/// The least runtime that the kernel takes, in nanoseconds, and the bit that it keeps for itself.
+/// The least runtime that the kernel accepts, in nanoseconds (`__checkparam_dl`).
 const DEADLINE_RUNTIME_MIN: u64 = 1024;
+/// The longest period. The kernel uses the highest bit itself.
 const DEADLINE_MAX: u64 = i64::MAX as u64;
 
+/// Converts the policy and its parameters to the kernel's numbers and checks its rules.
 pub fn plan(
     spec: Option<&Scheduler>,
     place: &str,
@@ -82,7 +85,7 @@ fn priority(policy: Policy, priority: i32, place: &str, problems: &mut Problems)
     u32::try_from(priority).unwrap_or_default()
 }
 
-/// Checks the three times of a deadline; returns the period, which is the deadline where it is not given.
+/// Checks the three times of a deadline. Returns the period, which by default equals the deadline.
 fn check_times(policy: Policy, times: [u64; 3], place: &str, problems: &mut Problems) -> u64 {
     let [runtime, deadline, period] = times;
     if policy != Policy::SchedDeadline {
@@ -106,12 +109,12 @@ fn check_times(policy: Policy, times: [u64; 3], place: &str, problems: &mut Prob
     period
 }
 
-/// Sets the policy of the calling process; what it makes and executes inherits it.
+/// Sets the policy of the calling process. Its children inherit it, and execve preserves it.
 pub fn apply(attr: &SchedAttr) -> Result<()> {
     const IDLE: u32 = 5;
     let kept = flag_bit(Flag::SchedFlagKeepPolicy) | flag_bit(Flag::SchedFlagKeepParams);
     if attr.policy == IDLE && attr.flags & kept == 0 {
-        // Together with this policy the kernel takes no nice value, and would leave the caller's.
+        // With this policy the kernel ignores the nice value and would keep the caller's.
         let other = SchedAttr { nice: attr.nice, ..SchedAttr::default() };
         sys::process::sched_setattr(&other).context("process.scheduler.nice")?;
     }
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn good_ones_become_the_kernels_numbers() {
+    fn valid_policies_become_the_kernels_numbers() {
         for (json, expected) in [
             (r#"{"policy": "SCHED_OTHER", "nice": -20}"#, SchedAttr { nice: -20, ..SchedAttr::default() }),
             (
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_ones_are_told() {
+    fn invalid_policies_are_errors_or_warnings() {
         for (json, expected) in [
             (r#"{"policy": "SCHED_ISO"}"#, "s.policy: no kernel implements SCHED_ISO"),
             (r#"{"policy": "SCHED_OTHER", "nice": 20}"#, "s.nice: 20 is not within -20 to 19"),

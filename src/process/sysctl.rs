@@ -1,7 +1,8 @@
 //! `linux.sysctl`: kernel parameters of the container's namespaces (config-linux.md#sysctl).
 //!
-//! Only those that belong to a namespace which is the container's own may be set: any other would change the host.
-//! They are written through the host's procfs, which shows each process those of its own namespaces.
+//! Only parameters that belong to a namespace of the container may be set, because any other would change the
+//! host. They are written through the host's procfs, which shows each process the parameters of its own
+//! namespaces.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -16,22 +17,22 @@ use crate::trace;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl {
-    /// Where it stands: `linux.sysctl["net.ipv4.ip_forward"]`.
+    /// The place in the document: `linux.sysctl["net.ipv4.ip_forward"]`.
     pub place: String,
-    /// Below /proc/sys.
+    /// The path below /proc/sys.
     pub path: PathBuf,
     pub value: String,
 }
 
 impl Sysctl {
-    /// The kind of namespace (`CLONE_NEW*`) that it belongs to.
+    /// Returns the kind of namespace (`CLONE_NEW*`) to which the parameter belongs.
     #[must_use]
     pub fn namespace(&self) -> i32 {
         self.path.to_str().and_then(|path| namespace(path).ok()).unwrap_or_default()
     }
 }
 
-/// Parameters of the ipc namespace, besides all below fs/mqueue.
+/// The parameters of the ipc namespace, in addition to those below fs/mqueue.
 const IPC: [&str; 11] = [
     "msg_next_id",
     "msgmax",
@@ -46,7 +47,7 @@ const IPC: [&str; 11] = [
     "shmmni",
 ];
 
-/// In the order of their names, whatever a hash's order was.
+/// Checks the parameters and returns them in the order of their names. The order of a hash would vary.
 pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, problems: &mut Problems) -> Vec<Sysctl> {
     let mut all: Vec<Sysctl> = Vec::new();
     let asked: BTreeMap<_, _> =
@@ -77,8 +78,8 @@ pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, problems: &mut
     all
 }
 
-/// The path of a name, by sysctl(8)'s rule: whichever of `.` and `/` comes first separates, and the other is then part
-/// of a name (`net.ipv4.conf.eno2/100.mtu`, `net/ipv4/conf/eno2.100/mtu`).
+/// Returns the path of a name by the rule of sysctl(8): the first `.` or `/` is the separator, and the other
+/// character is then part of a name (`net.ipv4.conf.eno2/100.mtu`, `net/ipv4/conf/eno2.100/mtu`).
 fn path(key: &str) -> String {
     match key.find(['.', '/']).map(|at| key.as_bytes()[at]) {
         Some(b'.') => key
@@ -101,7 +102,7 @@ fn plain(path: &str) -> bool {
     path.split('/').all(|name| !matches!(name, "" | "." | ".."))
 }
 
-/// The namespace that a parameter belongs to.
+/// Returns the kind of namespace to which a parameter belongs.
 fn namespace(path: &str) -> Result<i32, &'static str> {
     match path.split_once('/') {
         Some(("net", _)) => Ok(libc::CLONE_NEWNET),
@@ -113,7 +114,7 @@ fn namespace(path: &str) -> Result<i32, &'static str> {
     }
 }
 
-/// Writes them. `proc` is the root of a procfs; the caller is in the container's namespaces.
+/// Writes the parameters. `proc` is the root of a procfs. The caller is in the container's namespaces.
 pub fn apply(sysctls: &[Sysctl], proc: BorrowedFd) -> Result<()> {
     for sysctl in sysctls {
         let path = Path::new("sys").join(&sysctl.path);
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_containers_own_can_be_set() {
+    fn only_parameters_of_the_containers_namespaces_can_be_set() {
         let own = namespaces::Plan { create: libc::CLONE_NEWNET | libc::CLONE_NEWIPC, ..Default::default() };
         for (key, expected) in [
             ("net.ipv4.ip_forward", Ok("net/ipv4/ip_forward")),
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_names_and_a_parameter_has_one() {
+    fn parameters_are_in_the_order_of_their_names_and_occur_once() {
         let own = namespaces::Plan { create: libc::CLONE_NEWNET, ..Default::default() };
         let text = r#"{"sysctl": {"vm.c": "1", "vm.a": "1", "net.x": "1", "vm.b": "1", "net/x": "2", "net.b": "3"}}"#;
         // A hash's order is another one each time.

@@ -1,31 +1,31 @@
-//! Users and groups as the container's own passwd and group files name them.
+//! Users and groups by the passwd and group files.
 //!
-//! Everything here takes the files' contents: who opens them, in the container and never beyond it, is not
-//! decided here. The files are the image's and so not to be trusted: content above 1 MiB is not read, lines
-//! that make no sense are passed over.
+//! The functions take the contents of the files; the caller opens them, those of the container inside the
+//! container. These come from the image and are not trustworthy: content above 1 MiB is not read, and invalid
+//! lines are skipped.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// The most of a passwd or group file that is looked at.
+/// The most bytes of a passwd or group file of the container that are read.
 pub const CONTENT_MAX: usize = 1 << 20;
-/// `(uid_t)-1` means "no change" to the kernel and can be nobody's.
+/// `(uid_t)-1`: it means "no change" to the kernel, so no user or group can have it.
 pub const NO_ID: u32 = u32::MAX;
-/// The most supplementary groups that the kernel takes.
+/// The most supplementary groups that the kernel accepts (`NGROUPS_MAX`).
 pub const GROUPS_MAX: usize = 65_536;
 
-/// Who a command is to run as.
+/// The user and the groups that `--user` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Who {
     pub uid: u32,
-    /// Where nothing tells the group, the container's process says it.
+    /// `None` means the group of the container's process.
     pub gid: Option<u32>,
-    /// Likewise: `None` leaves the container's.
+    /// `None` means the groups of the container's process.
     pub additional_gids: Option<Vec<u32>>,
 }
 
-/// Whether `USER[:GROUP]` has a name in it, for which the files are needed.
+/// Returns whether `USER[:GROUP]` contains a name, for which the files are needed.
 #[must_use]
 pub fn names(text: &str) -> bool {
     text.split(':').any(|part| part.bytes().any(|b| !b.is_ascii_digit()))
@@ -33,8 +33,8 @@ pub fn names(text: &str) -> bool {
 
 /// Parses `USER[:GROUP]`, each a number or a name.
 ///
-/// A number means just that, as in runc: passwd is not asked. A name brings the group of its passwd entry and
-/// the groups that have it as a member, unless a group is given, which then is the only one (as in Docker).
+/// A number is used as it is, without passwd, as in runc. A name has the group of its passwd entry and the
+/// groups of which it is a member. A given group replaces all of them, as in Docker.
 pub fn who(text: &str, passwd: &[u8], group: &[u8]) -> Result<Who, String> {
     if passwd.len().max(group.len()) > CONTENT_MAX {
         return Err("the container's passwd or group file is too large".into());
@@ -54,7 +54,7 @@ pub fn who(text: &str, passwd: &[u8], group: &[u8]) -> Result<Who, String> {
     Ok(Who { uid, gid: Some(given.unwrap_or(own)), additional_gids: Some(additional) })
 }
 
-/// The home directory of a user, if passwd tells one.
+/// Returns the home directory of a user, if passwd contains it.
 #[must_use]
 pub fn home(passwd: &[u8], uid: u32) -> Option<PathBuf> {
     let passwd = &passwd[..passwd.len().min(CONTENT_MAX)];
@@ -88,7 +88,7 @@ fn memberships(group: &[u8], user: &str) -> Vec<u32> {
     gids.take(GROUPS_MAX).collect()
 }
 
-/// A number, which must then be a valid id; `None` for a name.
+/// Parses a number, which must be a valid id. Returns `None` for a name.
 fn numeric(text: &str) -> Result<Option<u32>, String> {
     if text.is_empty() {
         return Err("an empty user or group".into());
@@ -105,7 +105,7 @@ fn id(field: &[u8]) -> Option<u32> {
     (id != NO_ID && !text.starts_with('+')).then_some(id)
 }
 
-/// The lines that have a name, split into fields.
+/// Returns the lines that have a name, split into fields.
 fn records(content: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
     let lines = content.split(|b| *b == b'\n');
     lines.map(|line| line.split(|b| *b == b':').collect()).filter(|fields: &Vec<&[u8]>| !fields[0].is_empty())

@@ -1,16 +1,18 @@
-//! Memory of a process that lives for some milliseconds: handed out from one piece in a row and given back only from
-//! its end. The C library's allocator asks the kernel again and again, musl's for almost every block; and after a clone
-//! each page that its lists touch is copied. What does not fit comes from the C library.
+//! The allocator of a process that lives for some milliseconds. It hands out one piece of memory in a row and
+//! takes back only the last block. The C library's allocator calls the kernel again and again, musl's for
+//! almost every block, and after a clone the kernel copies each page that its lists touch. Blocks that do not
+//! fit come from the C library.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// At least as the C library's: nix takes a byte buffer for control messages and reads numbers of eight bytes from it.
+/// The least alignment, at least that of the C library: nix reads numbers of eight bytes from the byte buffer
+/// that it takes for control messages.
 const ALIGN: usize = 16;
 
-/// Untouched pages cost nothing.
+/// The size of the arena in bytes. Untouched pages cost nothing.
 const SIZE: usize = 1 << 20;
 
 #[repr(align(4096))]
@@ -22,12 +24,13 @@ pub struct Arena {
     used: AtomicUsize,
 }
 
-// SAFETY: blocks do not overlap, since `used` is changed by compare-and-exchange only; what is in a block is its owner's.
+// SAFETY: blocks do not overlap, since `used` changes by compare-and-exchange only. The content of a block
+// belongs to its owner.
 unsafe impl Sync for Arena {}
 
 impl Arena {
     #[must_use]
-    #[allow(clippy::new_without_default)] // a const function is what a static needs
+    #[allow(clippy::new_without_default)] // a static needs a const function
     pub const fn new() -> Self {
         Self { memory: Memory(UnsafeCell::new([0; SIZE])), used: AtomicUsize::new(0) }
     }
@@ -36,20 +39,21 @@ impl Arena {
         self.memory.0.get().cast()
     }
 
-    /// Where a block ends in the arena; `None` if it is not of the arena.
+    /// Returns the end of a block as an offset in the arena, or `None` for a block of the C library.
     fn end(&self, block: *mut u8, size: usize) -> Option<usize> {
         let start = (block as usize).checked_sub(self.base() as usize).filter(|start| *start < SIZE)?;
         Some(start + size)
     }
 
-    /// Moves the arena's end, if it still is at `from`.
+    /// Moves the end of the used part to `to` if it is at `from`, and returns whether it was.
     fn move_end(&self, from: usize, to: usize) -> bool {
         self.used.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
-// SAFETY: every block lies in the arena or is the C library's, is aligned as asked for, and is not handed out again
-// before it is given back: only the block at the end can be, by moving the end back to its start.
+// SAFETY: every block lies in the arena or belongs to the C library, and has the requested alignment. It is
+// not handed out again before it is freed: freeing moves the end back to the start of the last block, and
+// does nothing for other blocks.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         loop {
@@ -70,14 +74,14 @@ unsafe impl GlobalAlloc for Arena {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match self.end(block, layout.size()) {
             Some(end) => drop(self.move_end(end, end - layout.size())),
-            // SAFETY: it is not the arena's, so it is the C library's, with the caller's layout.
+            // SAFETY: a block outside the arena comes from the C library, with the caller's layout.
             None => unsafe { System.dealloc(block, layout) },
         }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let Some(end) = self.end(block, layout.size()) else {
-            // SAFETY: it is the C library's, with the caller's layout and size.
+            // SAFETY: a block outside the arena comes from the C library, with the caller's layout and size.
             return unsafe { System.realloc(block, layout, size) };
         };
         let start = end - layout.size();
@@ -102,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_apart_and_the_last_is_given_back() {
+    fn blocks_do_not_overlap_and_the_last_block_is_reused() {
         static ARENA: Arena = Arena::new();
         let layout = |size, align| Layout::from_size_align(size, align).unwrap();
         // SAFETY: each block is used within its size and given back with its layout.

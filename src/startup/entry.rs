@@ -1,17 +1,21 @@
-//! The executable's first instructions, before the C library's: a command that puts a process into a container executes
-//! itself anew from a read-only copy of its mount (`startup::seal` says why), and does so before anything else was paid for.
+//! The first instructions of the executable, before those of the C library. A command that puts a process
+//! into a container executes itself again from a read-only copy of its mount (`startup::seal` has the
+//! reason).
 //!
-//! The C library's start-up, which relocates thousands of pointers, then happens once and not twice. Whatever fails here
-//! is left to `startup::seal`, which finds that it is not sealed, has the other ways, and tells what is wrong.
+//! Done here, the C library's start-up, which relocates thousands of pointers, happens once instead of twice.
+//! Errors are ignored: `startup::seal` later finds that the executable is not sealed, tries the other ways,
+//! and reports the error.
 //!
-//! With `--trace` it leaves the name by which `trace` learns when this was.
+//! With `--trace` the new process gets a name (argv[0]) from which `trace` reads the times.
 //!
-//! Nothing is relocated yet: this code calls nothing and refers to no static but by its own address.
+//! Nothing is relocated yet. This code therefore calls no other code, and reaches a static only relative to
+//! its own address.
 
 use std::arch::{asm, global_asm};
 use std::ffi::{CStr, c_char, c_int};
 
-// The stack is as the kernel made it: argc, the arguments, a null, the environment. `call` keeps what `_start` looks at.
+// The kernel has put argc, the arguments, a null and the environment on the stack. `call` preserves all that
+// `_start` reads.
 global_asm!(
     ".globl corten_entry",
     ".type corten_entry, @function",
@@ -24,14 +28,16 @@ global_asm!(
     seal = sym seal,
 );
 
+/// Executes the sealed copy if the command needs it. Returns if it does not, or after an error.
+///
 /// # Safety
 /// `stack` is the stack that the kernel made.
 unsafe extern "C" fn seal(stack: *const usize) {
-    // SAFETY: argc is followed by as many arguments and a null, and they by the environment.
+    // SAFETY: argc is followed by that many arguments and a null. The environment comes after them.
     let (count, argv) = unsafe { (stack.read(), stack.add(1).cast::<*const c_char>()) };
     // SAFETY: as above.
     let envp = unsafe { argv.add(count + 1) };
-    // SAFETY: each argument of the kernel's is a string that ends.
+    // SAFETY: the kernel ends each argument with a NUL.
     let word = |i| unsafe { first_bytes(argv.add(i).read()) };
     if !(1..count).any(|i| enters(word(i))) {
         return;
@@ -42,25 +48,25 @@ unsafe extern "C" fn seal(stack: *const usize) {
         stamp(&mut since[14..30]);
     }
     let own = c"/proc/self/exe";
-    // `struct statfs` is 15 longs; the eleventh has the flags.
+    // `struct statfs` has 15 longs. The eleventh has the flags.
     let mut stat = [0_u64; 16];
     // SAFETY: the buffer is large enough.
     let known =
         unsafe { call(libc::SYS_statfs, [own.as_ptr() as usize, (&raw mut stat) as usize, 0, 0, 0]) } == 0;
     if known && stat[10] & libc::ST_RDONLY == 0 {
-        // SAFETY: they are the kernel's arguments and environment.
+        // SAFETY: these are the kernel's arguments and environment.
         unsafe { execute(own, argv.cast_mut(), envp, traced.then_some(&mut since)) };
     }
 }
 
-/// The first bytes of an argument, 0 behind its end.
+/// Returns the first eight bytes of an argument, padded with zeros.
 ///
 /// # Safety
-/// It is a string that ends.
+/// The argument ends with a NUL.
 unsafe fn first_bytes(argument: *const c_char) -> u64 {
     let mut word = 0_u64;
     for i in 0..8 {
-        // SAFETY: no byte behind the end is read.
+        // SAFETY: no byte after the end is read.
         match unsafe { argument.add(i).read() } as u8 {
             0 => break,
             byte => word |= u64::from(byte) << (8 * i),
@@ -69,20 +75,21 @@ unsafe fn first_bytes(argument: *const c_char) -> u64 {
     word
 }
 
-/// Whether an argument is a verb that puts a process into a container. (A container may have such a name, too.)
+/// Returns whether an argument is a verb that puts a process into a container. It may also be the name of a
+/// container: then sealing is unnecessary, but harmless.
 fn enters(word: u64) -> bool {
     word == verb(*b"run\0\0\0\0\0") || word == verb(*b"exec\0\0\0\0") || word == verb(*b"create\0\0")
 }
 
-/// Whether it is the option for a trace, in one of its forms.
+/// Returns whether an argument is the option `--trace` in one of its forms.
 fn traces(word: u64) -> bool {
     word << 8 == verb(*b"\0--trace") || word << 16 == verb(*b"\0\0-trace")
 }
 
-/// Writes the time in hexadecimal.
+/// Writes the time (`CLOCK_MONOTONIC`, nanoseconds) in hexadecimal.
 fn stamp(place: &mut [u8]) {
     let mut now = [0_u64; 2];
-    // SAFETY: a clock that there is, and room for a timespec.
+    // SAFETY: the clock exists, and `now` has room for a timespec.
     unsafe {
         call(libc::SYS_clock_gettime, [libc::CLOCK_MONOTONIC as usize, (&raw mut now) as usize, 0, 0, 0])
     };
@@ -98,6 +105,8 @@ const fn verb(name: [u8; 8]) -> u64 {
     u64::from_le_bytes(name)
 }
 
+/// Executes a read-only copy of `own`. Returns after an error.
+///
 /// # Safety
 /// The vectors end with a null.
 unsafe fn execute(
@@ -110,22 +119,22 @@ unsafe fn execute(
     let attr = [libc::MOUNT_ATTR_RDONLY, 0, 0, 0]; // struct mount_attr: set, clr, propagation, userns_fd
     let empty = c"".as_ptr() as usize;
     let here = libc::AT_FDCWD as usize;
-    // SAFETY: a path, and numbers.
+    // SAFETY: the path is NUL-terminated. The other arguments are numbers.
     let copy = unsafe { call(libc::SYS_open_tree, [here, own.as_ptr() as usize, FLAGS as usize, 0, 0]) };
     if copy < 0 {
         return;
     }
     let (copy, flags) = (copy as usize, libc::AT_EMPTY_PATH as usize);
-    // SAFETY: the structure has the size that is given.
+    // SAFETY: the structure has the size passed.
     let sealed = unsafe {
         call(libc::SYS_mount_setattr, [copy, empty, flags, (&raw const attr) as usize, size_of_val(&attr)])
     };
     if sealed == 0 {
-        // SAFETY: there is a first argument, and there are others.
+        // SAFETY: there are several arguments, one of them the verb.
         let name = unsafe { argv.read() };
         if let Some(since) = since {
             stamp(&mut since[31..47]);
-            // SAFETY: the kernel has made the vector for us to use.
+            // SAFETY: the vector is on the stack of this process, and writable.
             unsafe { argv.write(since.as_ptr().cast()) };
         }
         // SAFETY: the vectors end with a null.
@@ -138,13 +147,15 @@ unsafe fn execute(
     unsafe { call(libc::SYS_close, [copy, 0, 0, 0, 0]) };
 }
 
-/// A system call without the C library, which keeps errno in a place that is not there yet.
+/// Makes a system call without the C library, whose errno does not exist yet. Returns the result, or the
+/// negated errno.
 ///
 /// # Safety
-/// As of the system call.
+/// The arguments are valid for the system call.
 unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize {
     let result;
-    // SAFETY: the kernel keeps all registers but these; what is in memory is the caller's affair.
+    // SAFETY: the kernel preserves all registers except these. The caller answers for the memory that the
+    // call accesses.
     unsafe {
         asm!(
             "syscall",

@@ -1,9 +1,9 @@
-//! Sealing: a container must not reach the runtime's executable file (CVE-2019-5736: a process in the container opened the
-//! runtime through /proc/PID/exe and wrote to it).
+//! Sealing: a container must not be able to write to the runtime's executable. In CVE-2019-5736 a process in
+//! the container opened it through /proc/PID/exe and wrote to it.
 //!
-//! The runtime executes a detached read-only copy of the mount instead of the file itself. A file that is opened through
-//! /proc/PID/exe then lies on a read-only mount that no other process can reach and change. Where that is not permitted, the
-//! executable runs from a sealed copy in memory. Only the commands that put a process into a container pay for it.
+//! A command that puts a process into a container executes a detached read-only copy of its mount instead of
+//! the file itself. /proc/PID/exe then leads to a read-only mount that nobody else can reach or change. If
+//! mounts may not be copied, the command runs from a sealed copy in memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::process::env;
 use crate::sys::{self, args, fs, mount, task};
 use crate::trace;
 
-/// Executes the runtime again from a sealed copy, unless it already runs from one.
+/// Executes the sealed copy, unless this process runs from it already or its file can never be written to.
 pub fn ensure() -> Result<()> {
     let _phase = trace::phase("seal");
     let own = Path::new("/proc/self/exe");
@@ -24,7 +24,7 @@ pub fn ensure() -> Result<()> {
     }
     let file = match read_only_copy(own) {
         Ok(file) => file,
-        // A user may not copy mounts.
+        // An unprivileged user may not copy mounts.
         Err(_) => fs::sealed_copy(own).context("copying our executable into memory")?,
     };
     Err(task::fexecve(file.as_fd(), &trace::carried(args::get()), &env::own()))

@@ -1,23 +1,25 @@
-//! What the process was started with. std would know only after its own start-up code has run.
+//! The arguments and the environment that this process was executed with. std knows them only if its own
+//! start-up code has run, which corten does without (`startup`).
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::OnceLock;
 
 static ARGS: OnceLock<Vec<CString>> = OnceLock::new();
 
-/// Where the arguments and the environment are in memory, one behind the other, as execve(2) has put them: the address
-/// and the length.
+/// The address and the length of the arguments and the environment in memory. execve(2) puts one directly
+/// after the other.
 static SHOWN: OnceLock<(usize, usize)> = OnceLock::new();
 
-/// Keeps the command line.
+/// Stores the command line for [`get`].
 ///
 /// # Safety
-/// `argv` must be what `main` gets: `argc` C strings and a null, behind which is the environment with its own null.
+/// `argv` must be the argument of `main`: `argc` C strings and a null, followed by the environment and its
+/// null.
 pub unsafe fn keep(argc: c_int, argv: *const *const c_char) {
     let count = usize::try_from(argc).unwrap_or_default();
-    // SAFETY: the caller promises that there are so many.
+    // SAFETY: the caller promises `argc` strings.
     let arg = |i| unsafe { CStr::from_ptr(*argv.add(i)) }.to_owned();
-    // It is called once.
+    // This function is called once.
     let _ = ARGS.set((0..count).map(arg).collect());
     // SAFETY: the caller promises that the environment is there, and that it ends with a null.
     let variable = |i| unsafe { *argv.add(count + 1 + i) };
@@ -26,7 +28,7 @@ pub unsafe fn keep(argc: c_int, argv: *const *const c_char) {
     let mut all = (0..count).map(|i| unsafe { *argv.add(i) }).chain(variables);
     if let Some(first) = all.next() {
         let last = all.last().unwrap_or(first);
-        // SAFETY: it is a C string.
+        // SAFETY: `last` is a C string.
         let end = last.addr() + unsafe { CStr::from_ptr(last) }.count_bytes();
         let _ = SHOWN.set((first.expose_provenance(), end.saturating_sub(first.addr())));
     }
@@ -35,16 +37,17 @@ pub unsafe fn keep(argc: c_int, argv: *const *const c_char) {
 /// The arguments and the environment that [`hide`] has cleared.
 pub(super) struct Hidden(Vec<u8>);
 
-/// What the command line is instead, for who lists the processes.
+/// The command line that a list of processes shows instead.
 const NAME: &[u8] = b"corten init";
 
-/// Clears the arguments and the environment in memory, where /proc/PID/cmdline shows them to every process. [`get`] has
-/// copies of the arguments; the environment is empty until [`Hidden::restore`].
+/// Clears the arguments and the environment in memory: /proc/PID/cmdline shows them to every process. [`get`]
+/// has copies of the arguments. The environment is empty until [`Hidden::restore`].
 pub(super) fn hide() -> Hidden {
     let Some(&(start, len)) = SHOWN.get() else { return Hidden(Vec::new()) };
     let start = std::ptr::with_exposed_provenance_mut::<u8>(start);
-    // SAFETY: the kernel has put the strings there, one behind the other and writable (fs/exec.c, fs/binfmt_elf.c), and no
-    // reference to them is alive: `keep` has copied the arguments, and std copies each variable that it is asked for.
+    // SAFETY: the kernel has put the strings there, one after the other and writable (fs/exec.c,
+    // fs/binfmt_elf.c). No reference to them is alive: `keep` has copied the arguments, and std copies each
+    // variable that it returns.
     unsafe {
         let copy = std::slice::from_raw_parts(start, len).to_vec();
         start.write_bytes(0, len);
@@ -54,7 +57,7 @@ pub(super) fn hide() -> Hidden {
 }
 
 impl Hidden {
-    /// Puts them back.
+    /// Restores the arguments and the environment.
     pub(super) fn restore(self) {
         if let Some(&(start, len)) = SHOWN.get().filter(|(_, len)| *len == self.0.len()) {
             let start = std::ptr::with_exposed_provenance_mut::<u8>(start);
@@ -71,8 +74,8 @@ pub fn euid() -> u32 {
     unsafe { libc::getauxval(libc::AT_EUID) as u32 }
 }
 
-/// Returns a number that nobody else can know. Of the 16 random bytes that the kernel gives to every program that it
-/// executes (`AT_RANDOM`) these are the last eight: the first are musl's stack canary.
+/// Returns a number that nobody else can know: the last eight of the 16 random bytes that the kernel gives to
+/// every program (`AT_RANDOM`). The first eight are musl's stack canary.
 #[must_use]
 pub fn random() -> u64 {
     // SAFETY: the call only reads the auxiliary vector.
@@ -82,7 +85,7 @@ pub fn random() -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// The command line, the program's name first.
+/// Returns the command line. Its first element is the name of the program.
 #[must_use]
 pub fn get() -> &'static [CString] {
     ARGS.get().map_or(&[], Vec::as_slice)

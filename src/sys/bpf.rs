@@ -1,7 +1,7 @@
-//! `bpf(2)`, as far as device programs of control groups need it: load, attach, replace, query, detach.
+//! `bpf(2)` for the device programs of cgroups: load, attach, replace, query, detach.
 //!
-//! The attributes are the kernel's `union bpf_attr`, one struct for each command; the kernel takes a size
-//! with every call and reads what lies beyond it as zero, so each struct ends with the last member it needs.
+//! The kernel's `union bpf_attr` is one struct for each command here. The kernel takes a size with every call
+//! and treats members beyond it as zero. Therefore each struct ends with the last member that corten sets.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -19,12 +19,13 @@ const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 
-/// Programs of this cgroup and of all above it run, and all must allow.
+/// Flag of an attached program: the programs of a cgroup and of its ancestors all run, and all must allow an
+/// access.
 pub const ALLOW_MULTI: u32 = 1 << 1;
-/// Puts a program in the place of another in one step.
+/// Replaces one program by another atomically.
 const REPLACE: u32 = 1 << 2;
 
-/// The kernel never lets more programs of a type be attached to one cgroup.
+/// The most programs of one type that the kernel attaches to a cgroup (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: usize = 64;
 
 /// `struct bpf_insn`.
@@ -87,12 +88,12 @@ struct ById {
 
 /// Calls `bpf(2)` with one of the attribute structs above.
 fn bpf<T>(command: libc::c_int, attr: &mut T) -> libc::c_long {
-    // SAFETY: `attr` is a live struct of the size passed, laid out as the kernel's for this command; the
-    // pointers inside it, if any, are to buffers that the caller keeps alive, with their true lengths.
+    // SAFETY: `attr` is a live struct of the size passed, with the kernel's layout for this command. Pointers
+    // in it refer to buffers that the caller keeps alive, with their true lengths.
     unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) }
 }
 
-/// Verifies and loads a program for device accesses of a cgroup.
+/// Loads a program for device accesses of a cgroup, which the kernel verifies first.
 pub fn load_device_program(program: &[Instruction], name: &[u8; 16]) -> Result<OwnedFd> {
     let license = c"Apache-2.0";
     let call = || format!("bpf(PROG_LOAD, CGROUP_DEVICE, {} instructions)", program.len());
@@ -109,14 +110,14 @@ pub fn load_device_program(program: &[Instruction], name: &[u8; 16]) -> Result<O
         };
         tries += 1;
         match check_fd(bpf(BPF_PROG_LOAD, &mut attr), call) {
-            // The verifier gives up for a pending signal; the next try usually passes.
+            // A pending signal interrupts the verifier. The next try usually succeeds.
             Err(e) if e.errno == Errno::EAGAIN && tries < 5 => {}
             other => return other,
         }
     }
 }
 
-/// Attaches a device program to a cgroup, beside what is attached, or in the place of `old`.
+/// Attaches a device program to a cgroup in addition to the attached ones, or instead of `old`.
 pub fn attach_device_program(cgroup: BorrowedFd, program: BorrowedFd, old: Option<BorrowedFd>) -> Result<()> {
     let mut attr = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
@@ -128,7 +129,7 @@ pub fn attach_device_program(cgroup: BorrowedFd, program: BorrowedFd, old: Optio
     check(bpf(BPF_PROG_ATTACH, &mut attr), || "bpf(PROG_ATTACH, CGROUP_DEVICE)".into()).map(drop)
 }
 
-/// Takes a device program off a cgroup.
+/// Detaches a device program from a cgroup.
 pub fn detach_device_program(cgroup: BorrowedFd, program: BorrowedFd) -> Result<()> {
     let mut attr = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
@@ -139,7 +140,8 @@ pub fn detach_device_program(cgroup: BorrowedFd, program: BorrowedFd) -> Result<
     check(bpf(BPF_PROG_DETACH, &mut attr), || "bpf(PROG_DETACH, CGROUP_DEVICE)".into()).map(drop)
 }
 
-/// The ids of the device programs attached to the cgroup itself, not to those above it.
+/// Returns the ids of the device programs that are attached to the cgroup itself, without those of its
+/// ancestors.
 pub fn device_programs(cgroup: BorrowedFd) -> Result<Vec<u32>> {
     let mut ids = vec![0u32; MAX_PROGRAMS];
     let mut attr = Query {
@@ -154,7 +156,7 @@ pub fn device_programs(cgroup: BorrowedFd) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// A descriptor of a loaded program.
+/// Returns a descriptor of a loaded program.
 pub fn program_by_id(id: u32) -> Result<OwnedFd> {
     let mut attr = ById { prog_id: id, ..ById::default() };
     check_fd(bpf(BPF_PROG_GET_FD_BY_ID, &mut attr), || format!("bpf(PROG_GET_FD_BY_ID, {id})"))
@@ -184,14 +186,15 @@ struct ProgramInfo {
     name: [u8; 16],
 }
 
-/// What the kernel tells of a program.
+/// The properties of a loaded program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its digest of the instructions: the same for the same program.
+    /// The kernel's digest of the instructions. Equal programs have equal digests.
     pub tag: [u8; 8],
     pub name: [u8; 16],
 }
 
+/// Returns the properties of a loaded program.
 pub fn program_info(program: BorrowedFd) -> Result<Program> {
     let mut info = ProgramInfo::default();
     let mut attr = InfoByFd {

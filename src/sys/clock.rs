@@ -1,14 +1,15 @@
-//! Clocks, in nanoseconds. The C library asks the kernel's vDSO: no system call on usual hardware.
+//! Clocks, in nanoseconds. The C library reads them through the vDSO, without a system call on common
+//! hardware.
 
 use nix::time::{ClockId, clock_gettime};
 
-/// `CLOCK_MONOTONIC`, which a time namespace may have shifted.
+/// Returns `CLOCK_MONOTONIC`. A time namespace can have an offset to it.
 #[must_use]
 pub fn monotonic() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
-/// `CLOCK_REALTIME`, the same in every namespace.
+/// Returns `CLOCK_REALTIME`, which is the same in every namespace.
 #[must_use]
 pub fn realtime() -> u64 {
     read(ClockId::CLOCK_REALTIME)

@@ -1,4 +1,4 @@
-//! `landlock(7)`: restrictions that a process puts on itself.
+//! `landlock(7)`: restrictions that a process imposes on itself.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -11,23 +11,24 @@ pub const EXECUTE: u64 = 1 << 0;
 pub const WRITE_FILE: u64 = 1 << 1;
 pub const READ_FILE: u64 = 1 << 2;
 pub const READ_DIR: u64 = 1 << 3;
-/// Changing a directory: from REMOVE_DIR to MAKE_SYM.
+/// All rights that change a directory: from `REMOVE_DIR` to `MAKE_SYM`.
 pub const CHANGE_DIR: u64 = 0x1ff0;
-/// Linking or moving to another directory; ABI 2.
+/// The right to link or move a file to another directory. Since ABI 2.
 pub const REFER: u64 = 1 << 13;
-/// ABI 3.
+/// Since ABI 3.
 pub const TRUNCATE: u64 = 1 << 14;
-/// ABI 5.
+/// Since ABI 5.
 pub const IOCTL_DEV: u64 = 1 << 15;
 
-// LANDLOCK_ACCESS_NET_*; ABI 4
+// LANDLOCK_ACCESS_NET_*, since ABI 4
 pub const BIND_TCP: u64 = 1 << 0;
 pub const CONNECT_TCP: u64 = 1 << 1;
 
 const RULE_PATH_BENEATH: libc::c_int = 1;
 const RULE_NET_PORT: libc::c_int = 2;
 
-/// `struct landlock_ruleset_attr` up to ABI 4. Older kernels take it while what they do not know is 0.
+/// `struct landlock_ruleset_attr` up to ABI 4. Older kernels accept it if the members that they do not know
+/// are 0.
 #[repr(C)]
 struct RulesetAttr {
     fs: u64,
@@ -48,11 +49,11 @@ struct NetPortAttr {
     port: u64,
 }
 
-/// The version of Landlock that the kernel has; 0 if none, or if it was turned off at boot.
+/// Returns the ABI version of the kernel's Landlock, or 0 if the kernel has none or it was disabled at boot.
 pub fn abi() -> Result<u32> {
     const VERSION: libc::c_uint = 1;
     let none = std::ptr::null::<RulesetAttr>();
-    // SAFETY: with this flag the kernel wants no structure, and gets none.
+    // SAFETY: with this flag the kernel expects no structure.
     let ret = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, VERSION) };
     match check(ret, || "landlock_create_ruleset(LANDLOCK_CREATE_RULESET_VERSION)".into()) {
         Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(0),
@@ -60,17 +61,17 @@ pub fn abi() -> Result<u32> {
     }
 }
 
-/// A set of rules that denies these kinds of access, but for what its rules will allow.
+/// Creates a ruleset that denies these rights, except where its rules allow them.
 pub fn create_ruleset(fs: u64, net: u64) -> Result<OwnedFd> {
     let attr = RulesetAttr { fs, net };
-    // SAFETY: `attr` is a live structure of the size that is given.
+    // SAFETY: `attr` is a live structure of the size passed.
     let ret = unsafe {
         libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size_of::<RulesetAttr>(), 0)
     };
     check_fd(ret, || format!("landlock_create_ruleset({fs:#x}, {net:#x})"))
 }
 
-/// Allows access to a file, or to a directory and all below.
+/// Allows access to a file, or to a directory and everything below it.
 pub fn allow_beneath(ruleset: BorrowedFd, fd: BorrowedFd, access: u64) -> Result<()> {
     let attr = PathBeneathAttr { access, fd: fd.as_raw_fd() };
     let number = ruleset.as_raw_fd();
@@ -90,7 +91,8 @@ pub fn allow_port(ruleset: BorrowedFd, port: u16, access: u64) -> Result<()> {
     check(ret, || format!("landlock_add_rule(LANDLOCK_RULE_NET_PORT, {port}, {access:#x})")).map(drop)
 }
 
-/// Puts the rules on the calling process for good. Needs no_new_privs or CAP_SYS_ADMIN in its user namespace.
+/// Applies the ruleset to the calling process irrevocably. Requires no_new_privs or CAP_SYS_ADMIN in its user
+/// namespace.
 pub fn restrict_self(ruleset: BorrowedFd) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };

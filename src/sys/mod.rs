@@ -1,5 +1,9 @@
-//! The only module with `unsafe`: thin wrappers that carry the kernel's names, take and give owned file
-//! descriptors, and return errors that print the call. Nothing here knows the runtime-spec.
+//! System calls: thin wrappers with the kernel's names, which take borrowed descriptors, return owned ones,
+//! and name the call in their errors. Nothing here knows the runtime-spec.
+//!
+//! The rule: a wrapper calls nix where nix has the call, and the kernel itself where nix lacks it or where
+//! the reason is beside the call. In a clone the C library's view of the process is that of before (its
+//! thread id, its list of threads). So no wrapper may rely on it between clone3 and execve.
 
 pub mod args;
 pub mod bpf;
@@ -26,7 +30,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-/// A system call that failed: the call as one would write it, and the kernel's answer.
+/// A failed system call: the call as one would write it, and the kernel's errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     pub call: String,
@@ -49,7 +53,7 @@ impl std::error::Error for Error {}
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The errno's text as runc words it: lower case, since engines match on it.
+/// Returns the text of an errno as runc words it: in lower case, because engines match on it.
 #[must_use]
 pub fn text(errno: Errno) -> String {
     let mut text = errno.desc().to_string();
@@ -60,25 +64,25 @@ pub fn text(errno: Errno) -> String {
     text
 }
 
-/// The errno in an error chain, where a system call is at its root.
+/// Returns the errno of the system call at the root of an error chain, if there is one.
 #[must_use]
 pub fn errno(error: &anyhow::Error) -> Option<Errno> {
     error.downcast_ref::<Error>().map(|e| e.errno)
 }
 
-/// Turns a raw return value into a result; `call` is made only for an error.
+/// Turns a raw return value into a result. `call` is evaluated only for an error.
 fn check(ret: libc::c_long, call: impl FnOnce() -> String) -> Result<libc::c_long> {
     if ret < 0 { Err(Error::new(call(), Errno::last())) } else { Ok(ret) }
 }
 
-/// Like [`check`], for calls that return a new descriptor.
+/// Turns the raw return value of a call that returns a new descriptor into a result.
 fn check_fd(ret: libc::c_long, call: impl FnOnce() -> String) -> Result<OwnedFd> {
     let fd = check(ret, call)?;
     // SAFETY: the kernel has just returned this descriptor to us, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Repeats a call that a signal interrupted.
+/// Repeats a call as long as signals interrupt it.
 fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match call() {
@@ -88,7 +92,7 @@ fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-/// A path for the kernel. A NUL inside cannot be passed: the kernel would see another path.
+/// Returns a path as a C string. A NUL in it is an error: the kernel would see another path.
 fn cstring(path: &Path) -> Result<CString> {
     use std::os::unix::ffi::OsStrExt;
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::new(format!("{path:?}"), Errno::EINVAL))

@@ -1,5 +1,5 @@
-//! The mount API: trees are opened, shaped while detached and then moved to a descriptor, so that no path
-//! is walked twice and a mount is never visible with the wrong attributes.
+//! The mount API. A tree is opened, gets its attributes while it is detached, and is then moved to a
+//! descriptor. So no path is walked twice, and a mount is never visible with the wrong attributes.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +15,7 @@ pub use libc::{
     MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE,
 };
 
-/// `MOUNT_ATTR__ATIME`: the mask of the access-time modes, of which `relatime` is the zero.
+/// The mask of the access-time modes (`MOUNT_ATTR__ATIME`). `relatime` is 0.
 pub const MOUNT_ATTR_ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
 
 /// The changes that one `mount_setattr(2)` makes.
@@ -23,12 +23,12 @@ pub const MOUNT_ATTR_ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
 pub struct Attr {
     pub set: u64,
     pub clear: u64,
-    /// One of `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`, or 0 to leave it.
+    /// One of `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE`, `MS_UNBINDABLE`, or 0 for no change.
     pub propagation: u64,
 }
 
-/// `open_tree(2)` with `OPEN_TREE_CLONE`: a detached copy of the mount at `path` below `dir`.
-/// An empty path copies the mount that `dir` itself refers to.
+/// Returns a detached copy of the mount at `path` below `dir` (`open_tree(2)` with `OPEN_TREE_CLONE`). An
+/// empty path means the mount that `dir` itself refers to.
 pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<OwnedFd> {
     let name = cstring(path)?;
     let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
@@ -43,11 +43,11 @@ pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<
     check_fd(ret, || format!("open_tree({path:?})"))
 }
 
-/// `OPEN_TREE_NAMESPACE`, of Linux 7.0.
+/// `OPEN_TREE_NAMESPACE`, since Linux 7.0.
 const OPEN_TREE_NAMESPACE: u32 = 1 << 1;
 
-/// `open_tree(2)` with `OPEN_TREE_NAMESPACE`: a mount namespace whose root is a copy of the directory at `path` and of
-/// all that is mounted below, for `setns(2)`. EINVAL on older kernels.
+/// Returns a new mount namespace for `setns(2)`, whose root is a copy of the directory at `path` and of all
+/// mounts below it (`open_tree(2)` with `OPEN_TREE_NAMESPACE`). EINVAL on older kernels.
 pub fn open_tree_namespace(path: &Path) -> Result<OwnedFd> {
     let name = cstring(path)?;
     let flags = OPEN_TREE_NAMESPACE | libc::OPEN_TREE_CLOEXEC | AT_RECURSIVE as u32;
@@ -67,17 +67,19 @@ pub fn move_mount(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
     check(ret, || "move_mount()".into()).map(drop)
 }
 
-/// `mount_setattr(2)` on the mount that `mount` refers to, and with `recursive` on all below it.
+/// Changes the attributes of the mount that `mount` refers to, and with `recursive` those of all mounts below
+/// it (`mount_setattr(2)`).
 pub fn mount_setattr(mount: BorrowedFd, recursive: bool, attr: &Attr) -> Result<()> {
     setattr(mount, recursive, attr, 0)
 }
 
-/// Makes a detached mount translate ids by the user namespace `userns`.
+/// Makes a detached mount translate ids with the id maps of the user namespace `userns`.
 pub fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Result<()> {
     setattr(mount, recursive, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
 }
 
-/// Makes every mount of our namespace a slave: what is mounted and unmounted from now on stays in it.
+/// Makes every mount of the caller's namespace a slave. Later mounts and unmounts then stay in this
+/// namespace.
 pub fn make_all_slave() -> Result<()> {
     let none = None::<&Path>;
     mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
@@ -92,7 +94,7 @@ fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> R
         userns_fd,
     };
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
-    // SAFETY: `raw` is a mount_attr of the size passed, alive during the call; the path is a static string.
+    // SAFETY: `raw` is a live mount_attr of the size passed. The path is a static string.
     let ret = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -112,7 +114,7 @@ fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> R
     .map(drop)
 }
 
-/// `fsopen(2)`: a context to configure a new file system of a type.
+/// Returns a context that configures a new file system of a type (`fsopen(2)`).
 pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
     let name = cstring(Path::new(fstype))?;
     // SAFETY: `name` is NUL-terminated and outlives the call.
@@ -120,21 +122,21 @@ pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
     check_fd(ret, || format!("fsopen({fstype:?})"))
 }
 
-/// The longest value that `FSCONFIG_SET_STRING` takes, in bytes.
+/// The most bytes that a value of `FSCONFIG_SET_STRING` may have.
 pub const FSCONFIG_MAX: usize = 255;
 
-/// `FSCONFIG_SET_STRING` of at most [`FSCONFIG_MAX`] bytes.
+/// Sets an option to a value of at most [`FSCONFIG_MAX`] bytes (`FSCONFIG_SET_STRING`).
 pub fn fsconfig_string(context: BorrowedFd, key: &str, value: &str) -> Result<()> {
     let value_c = cstring(Path::new(value))?;
     fsconfig(context, libc::FSCONFIG_SET_STRING, Some(key), Some(&value_c), || format!("{key}={value}"))
 }
 
-/// `FSCONFIG_SET_FLAG`.
+/// Sets an option without a value (`FSCONFIG_SET_FLAG`).
 pub fn fsconfig_flag(context: BorrowedFd, key: &str) -> Result<()> {
     fsconfig(context, libc::FSCONFIG_SET_FLAG, Some(key), None, || key.into())
 }
 
-/// `FSCONFIG_CMD_CREATE`: makes the superblock.
+/// Creates the superblock (`FSCONFIG_CMD_CREATE`).
 pub fn fsconfig_create(context: BorrowedFd) -> Result<()> {
     fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None, || "create".into())
 }
@@ -148,7 +150,8 @@ fn fsconfig(
 ) -> Result<()> {
     let key = key.map(|k| cstring(Path::new(k))).transpose()?;
     let pointer = |s: Option<&CString>| s.map_or(ptr::null(), |s| s.as_ptr());
-    // SAFETY: key and value are NUL-terminated or null, as the command demands, and outlive the call.
+    // SAFETY: the key and the value are NUL-terminated or null, as the command requires, and outlive the
+    // call.
     let ret = unsafe {
         libc::syscall(
             libc::SYS_fsconfig,
@@ -169,17 +172,17 @@ fn fsconfig(
         .map(drop)
 }
 
-/// What the file system wrote into its context's log, which says more than an errno.
+/// Returns the message that the file system wrote to the log of its context. It says more than an errno.
 fn context_message(context: BorrowedFd) -> Option<String> {
     let mut buffer = [0u8; 256];
     let n = nix::unistd::read(context.as_fd(), &mut buffer).ok()?;
     let text = String::from_utf8_lossy(&buffer[..n]);
-    // Records begin with a level letter and a blank: "e tmpfs: Bad value for 'size'".
+    // A record begins with a level letter and a blank: "e tmpfs: Bad value for 'size'".
     Some(text.trim_end().trim_start_matches(|c: char| c.is_ascii_lowercase()).trim_start().to_string())
         .filter(|t| !t.is_empty())
 }
 
-/// `fsmount(2)`: a detached mount of a created superblock.
+/// Returns a detached mount of a superblock that was created (`fsmount(2)`).
 pub fn fsmount(context: BorrowedFd, attributes: u64) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
     let ret = unsafe {
@@ -188,7 +191,7 @@ pub fn fsmount(context: BorrowedFd, attributes: u64) -> Result<OwnedFd> {
     check_fd(ret, || format!("fsmount({attributes:#x})"))
 }
 
-/// A new detached file system in one go.
+/// Returns a detached mount of a new file system.
 pub fn new_filesystem(fstype: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd> {
     let context = fsopen(fstype)?;
     for (key, value) in options {
@@ -198,16 +201,17 @@ pub fn new_filesystem(fstype: &str, options: &[(&str, &str)], attributes: u64) -
     fsmount(context.as_fd(), attributes)
 }
 
-/// Whether `mount(2)` takes all of its data: it silently cuts off what is beyond a page.
+/// Returns whether `mount(2)` takes the whole of `data`. It silently ignores everything after the first page.
 #[must_use]
 pub fn fits(data: &str) -> bool {
     let page = || nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     data.len() < 4096 || page().is_some_and(|page| data.len() < page as usize)
 }
 
-/// `mount(2)`, for what the newer calls cannot say: `MS_I_VERSION`, `MS_SILENT`, data of more than 255
-/// bytes, reconfiguring a superblock. It takes its target as a path only: the directory `target` becomes the working
-/// directory. The other path to a descriptor, /proc/self/fd/N, is for whoever owns /proc to interpret.
+/// Calls `mount(2)`, for mounts that the newer calls cannot make: with `MS_I_VERSION`, `MS_SILENT` or data of
+/// more than 255 bytes, or to reconfigure a superblock. The call takes its target only as a path. Therefore
+/// the directory `target` becomes the working directory. The other path of a descriptor, /proc/self/fd/N,
+/// would trust the /proc of the container.
 pub fn mount_at(
     source: Option<&Path>,
     target: BorrowedFd,
@@ -221,17 +225,17 @@ pub fn mount_at(
     })
 }
 
-/// `pivot_root(".", ".")`: the working directory becomes the root, the old root is stacked on top of it.
+/// Makes the working directory the root. The old root is then stacked on top of it (`pivot_root(".", ".")`).
 pub fn pivot_root_here() -> Result<()> {
     nix::unistd::pivot_root(c".", c".").map_err(|e| Error::new("pivot_root(\".\", \".\")", e))
 }
 
-/// `umount2(".", MNT_DETACH)`: takes away the old root that [`pivot_root_here`] left on top.
+/// Detaches the old root that [`pivot_root_here`] has left on top (`umount2(".", MNT_DETACH)`).
 pub fn detach_here() -> Result<()> {
     umount2(c".", MntFlags::MNT_DETACH).map_err(|e| Error::new("umount2(\".\", MNT_DETACH)", e))
 }
 
-/// `umount2(2)` with `MNT_DETACH` of a host's path, which must not be a link.
+/// Detaches the mount at a path of the host, which must not be a link (`umount2(2)` with `MNT_DETACH`).
 pub fn detach(path: &Path) -> Result<()> {
     umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
         .map_err(|e| Error::new(format!("umount2({path:?}, MNT_DETACH)"), e))

@@ -1,4 +1,4 @@
-//! The one thing that a new network namespace needs from us.
+//! The loopback interface, which is down in a new network namespace.
 
 use std::os::fd::AsRawFd;
 
@@ -6,7 +6,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::{Error, Result, check};
 
-/// Sets the loopback interface of our network namespace up; the kernel gives it its addresses then.
+/// Sets the loopback interface of the caller's network namespace up. The kernel then gives it its addresses.
 pub fn loopback_up() -> Result<()> {
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|e| Error::new("socket()", e))?;
@@ -14,11 +14,11 @@ pub fn loopback_up() -> Result<()> {
     for (to, from) in ifr_name.iter_mut().zip(b"lo") {
         *to = *from as libc::c_char;
     }
-    // IFF_RUNNING is the kernel's to set; a fresh interface has no other flag to keep but IFF_LOOPBACK, which it does
-    // not let us change.
+    // A new interface has only IFF_LOOPBACK set, which the kernel does not let us change. IFF_RUNNING is set
+    // by the kernel.
     let ifru_flags = libc::IFF_UP as libc::c_short;
     let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags } };
-    // SAFETY: SIOCSIFFLAGS reads an ifreq, which is alive.
+    // SAFETY: SIOCSIFFLAGS reads a live ifreq.
     let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     check(ret.into(), || "ioctl(SIOCSIFFLAGS, lo)".into()).map(drop)
 }

@@ -1,5 +1,5 @@
-//! rtnetlink(7), as far as moving a network interface needs it. A socket belongs for ever to the network namespace in
-//! which it was made.
+//! rtnetlink(7) for moving a network interface. A socket always belongs to the network namespace in which it
+//! was created.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -18,32 +18,32 @@ pub const RTM_GETADDR: u16 = 22;
 
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
-/// Everything there is, instead of one.
+/// Requests all objects instead of one.
 pub const DUMP: u16 = 0x300;
-/// Make it, if it is not there.
+/// Creates the object if it does not exist.
 pub const CREATE: u16 = 0x400;
 
 const HEADER: usize = 16;
 const MSG_ERROR: u16 = 2;
 const MSG_DONE: u16 = 3;
 
-/// A socket to the kernel's rtnetlink.
+/// An rtnetlink socket.
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
 
 impl Socket {
-    /// In the network namespace that we are in.
+    /// Opens a socket in the caller's network namespace.
     pub fn open() -> Result<Self> {
         let error = |e| Error::new("socket(AF_NETLINK)", e);
         let flags = SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute);
         let fd = fd.map_err(error)?;
-        // The kernel answers at once; a wait that would not end is not ours to have.
+        // The kernel answers at once. Without a limit, an answer that never comes would block us for ever.
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(10)).map_err(error)?;
         Ok(Self(fd))
     }
 
-    /// Sends a request, and gives the bodies of what is answered. `call` is how an error shows it.
+    /// Sends a request and returns the bodies of the answers. `call` names the request in errors.
     pub fn request(&self, kind: u16, flags: u16, body: &[u8], call: &str) -> Result<Vec<Vec<u8>>> {
         let error = |e| Error::new(format!("rtnetlink({call})"), e);
         let flags = REQUEST | flags | if flags & DUMP == DUMP { 0 } else { ACK };
@@ -55,7 +55,7 @@ impl Socket {
             let n = retry(|| recv(fd, &mut buffer, MsgFlags::empty()).map_err(error))?;
             for (kind, body) in messages(&buffer[..n]) {
                 match kind {
-                    // With 0 for an error it is only the acknowledgement.
+                    // The error 0 is an acknowledgement.
                     MSG_ERROR => match i32::from_ne_bytes(first(body).ok_or_else(|| error(Errno::EPROTO))?) {
                         0 => return Ok(bodies),
                         code => return Err(error(Errno::from_raw(-code))),
@@ -68,25 +68,25 @@ impl Socket {
     }
 }
 
-/// The first `N` bytes.
+/// Returns the first `N` bytes, or `None` if there are fewer.
 #[must_use]
 pub fn first<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.get(..N)?.try_into().ok()
 }
 
-/// `struct nlmsghdr` and the body.
+/// Returns a message: `struct nlmsghdr` and the body.
 fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + body.len());
     out.extend(((HEADER + body.len()) as u32).to_ne_bytes());
     out.extend(kind.to_ne_bytes());
     out.extend(flags.to_ne_bytes());
-    // Sequence number and port: one request at a time needs neither.
+    // The sequence number and the port are 0: they are not needed for one request at a time.
     out.extend([0; 8]);
     out.extend(body);
     out
 }
 
-/// The messages in what was received: kind and body.
+/// Splits received bytes into messages: kind and body.
 fn messages(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     let mut all = Vec::new();
     while let (Some(len), Some(kind)) = (first(bytes), bytes.get(4..).and_then(first)) {
@@ -110,7 +110,7 @@ pub fn push(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(aligned(body.len()), 0);
 }
 
-/// The attributes after the first `skip` bytes of a body.
+/// Returns the attributes after the first `skip` bytes of a body: kind and value.
 #[must_use]
 pub fn attributes(body: &[u8], skip: usize) -> Vec<(u16, &[u8])> {
     let mut rest = body.get(skip..).unwrap_or_default();
@@ -118,7 +118,7 @@ pub fn attributes(body: &[u8], skip: usize) -> Vec<(u16, &[u8])> {
     while let (Some(len), Some(kind)) = (first(rest), rest.get(2..).and_then(first)) {
         let len = u16::from_ne_bytes(len) as usize;
         let Some(value) = rest.get(4..len) else { break };
-        // The two highest bits are flags of netlink's own.
+        // The two highest bits are netlink's own flags.
         all.push((u16::from_ne_bytes(kind) & 0x3fff, value));
         rest = rest.get(aligned(len)..).unwrap_or_default();
     }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_messages_and_attributes_are_read_back() {
         let mut body = vec![9; 8];
         push(&mut body, 3, b"eth0\0");
         push(&mut body, 28, &7u32.to_ne_bytes());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_is_left_out() {
+    fn truncated_messages_and_attributes_are_skipped() {
         let whole = message(16, 0, &[1; 12]);
         for n in 0..whole.len() {
             assert_eq!(messages(&whole[..n]), []);

@@ -1,4 +1,4 @@
-//! Attributes of processes: scheduling, memory policy, limits, process groups, and what can be executed.
+//! Attributes of processes: scheduling, memory policy, limits, process groups and executable files.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -11,7 +11,7 @@ use nix::unistd::{Pid, setpgid};
 
 use super::{Error, Result, check};
 
-/// `struct sched_attr` up to the utilisation clamps, a form that every supported kernel takes.
+/// `struct sched_attr` up to the utilisation clamps. Every supported kernel accepts this form.
 #[repr(C)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchedAttr {
@@ -27,7 +27,7 @@ pub struct SchedAttr {
     pub util_max: u32,
 }
 
-/// `sched_setattr(2)` of the caller; the size is filled in here.
+/// Sets the caller's scheduling policy (`sched_setattr(2)`). The member `size` is filled in here.
 pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
     let sized = SchedAttr { size: size_of::<SchedAttr>() as u32, ..attr.clone() };
     // SAFETY: `sized` is a live sched_attr that states its own size.
@@ -35,7 +35,7 @@ pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
     check(ret, || format!("sched_setattr(policy {}, flags {:#x})", attr.policy, attr.flags)).map(drop)
 }
 
-/// `ioprio_set(2)` of all processes in the caller's process group.
+/// Sets the I/O priority of all processes in the caller's process group (`ioprio_set(2)`).
 pub fn ioprio_set_group(class: u32, level: u32) -> Result<()> {
     const IOPRIO_WHO_PGRP: i32 = 2;
     const IOPRIO_CLASS_SHIFT: u32 = 13;
@@ -45,7 +45,7 @@ pub fn ioprio_set_group(class: u32, level: u32) -> Result<()> {
     check(ret, || format!("ioprio_set(IOPRIO_WHO_PGRP, class {class}, level {level})")).map(drop)
 }
 
-/// The caller's own I/O priority: class and level.
+/// Returns the caller's I/O priority: class and level.
 pub fn ioprio_get() -> Result<(u32, u32)> {
     const IOPRIO_WHO_PROCESS: i32 = 1;
     // SAFETY: no pointers are passed.
@@ -53,43 +53,44 @@ pub fn ioprio_get() -> Result<(u32, u32)> {
     check(ret, || "ioprio_get()".into()).map(|value| (value as u32 >> 13, value as u32 & 0x1fff))
 }
 
-/// `sched_setaffinity(2)` of the caller; bit n of word n / 64 is CPU n. The raw call: nix's `CpuSet` ends at CPU 1023.
+/// Sets the caller's CPUs (`sched_setaffinity(2)`). Bit n % 64 of word n / 64 is CPU n. The raw call, because
+/// nix's `CpuSet` ends at CPU 1023.
 pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
     // SAFETY: the length in bytes is that of the live slice.
     let ret = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
     check(ret, || "sched_setaffinity()".into()).map(drop)
 }
 
-/// `set_mempolicy(2)` of the caller; no words for no nodes.
+/// Sets the caller's memory policy (`set_mempolicy(2)`). `nodes` is empty for a policy without nodes.
 pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
-    // The kernel takes one off the number of bits before it reads them.
+    // The kernel subtracts one from the number of bits before it reads them.
     let (pointer, bits) =
         if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), nodes.len() * 64 + 1) };
-    // SAFETY: null with no bits, else a live slice of at least that many bits less one.
+    // SAFETY: the pointer is null and there are no bits, or it is a live slice of that many bits less one.
     let ret = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) };
     check(ret, || format!("set_mempolicy({mode:#x})")).map(drop)
 }
 
-/// `personality(2)`.
+/// Sets the caller's execution domain (`personality(2)`).
 pub fn personality(persona: u32) -> Result<()> {
     nix::sys::personality::set(Persona::from_bits_retain(persona as i32))
         .map(drop)
         .map_err(|e| Error::new(format!("personality({persona:#x})"), e))
 }
 
-/// A soft and a hard limit; `u64::MAX` is no limit.
+/// A soft and a hard limit. `u64::MAX` means unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     pub soft: u64,
     pub hard: u64,
 }
 
-/// `prlimit(2)`: reads a limit of a process, 0 being the caller, and sets it if `new` is given.
+/// Returns a limit of a process and sets it if `new` is given (`prlimit(2)`). The pid 0 is the caller.
 pub fn prlimit(pid: i32, resource: u32, new: Option<Limit>) -> Result<Limit> {
     let wanted = new.map(|l| libc::rlimit64 { rlim_cur: l.soft, rlim_max: l.hard });
     let pointer = wanted.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `pointer` is null or a live rlimit64, and `old` is one to write to.
+    // SAFETY: `pointer` is null or a live rlimit64. `old` is a live rlimit64 to write to.
     let ret = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, pointer, &raw mut old) };
     check(ret, || match new {
         Some(l) => format!("prlimit(soft {}, hard {})", l.soft, l.hard),
@@ -98,36 +99,36 @@ pub fn prlimit(pid: i32, resource: u32, new: Option<Limit>) -> Result<Limit> {
     Ok(Limit { soft: old.rlim_cur, hard: old.rlim_max })
 }
 
-/// Puts a process, 0 being the caller, into a process group of its own.
+/// Puts a process into a process group of its own. The pid 0 is the caller.
 pub fn lead_group(pid: i32) -> Result<()> {
     setpgid(Pid::from_raw(pid), Pid::from_raw(0)).map_err(|e| Error::new(format!("setpgid({pid})"), e))
 }
 
 /// Kills all processes of a group.
 pub fn kill_group(leader: i32) -> Result<()> {
-    // killpg(1) and killpg(0) would mean everyone and ourselves.
+    // killpg(1) would kill all processes, killpg(0) the caller's group.
     if leader <= 1 {
         return Err(Error::new(format!("kill(-{leader})"), Errno::EINVAL));
     }
     killpg(Pid::from_raw(leader), Signal::SIGKILL).map_err(|e| Error::new(format!("kill(-{leader})"), e))
 }
 
-/// Makes every write to the open file go to its end.
+/// Makes every write to the open file append to it.
 pub fn set_append(fd: BorrowedFd) -> Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_APPEND))
         .map(drop)
         .map_err(|e| Error::new("fcntl(F_SETFL, O_APPEND)", e))
 }
 
-/// The type and permission bits of a file.
+/// Returns the type and the permissions of a file.
 pub fn stat_mode(path: &CStr) -> Result<u32> {
     nix::sys::stat::stat(path)
         .map(|stat| stat.st_mode)
         .map_err(|e| Error::new(format!("stat {}", path.to_string_lossy()), e))
 }
 
-/// Whether the effective ids may execute a file: `faccessat2(2)` with `AT_EACCESS`. The raw call, since
-/// libc's emulation for old kernels decides without capabilities and LSMs.
+/// Checks that the effective ids may execute a file (`faccessat2(2)` with `AT_EACCESS`). The raw call,
+/// because the C library's emulation for old kernels ignores capabilities and security modules.
 pub fn may_execute(path: &CStr) -> Result<()> {
     // SAFETY: `path` is NUL-terminated and outlives the call.
     let ret = unsafe {

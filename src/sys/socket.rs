@@ -1,4 +1,5 @@
-//! Unix sockets: the channel between the two processes, the socket that `start` uses, those of other services.
+//! Unix sockets: the channel between the two processes, the socket of `start`, and the sockets of other
+//! services.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,10 +18,10 @@ use nix::sys::socket::{
 use super::task::poll_until;
 use super::{Error, Result, credentials, retry};
 
-/// The longest message on a channel.
+/// The most bytes of a message on a channel.
 pub const MESSAGE_MAX: usize = 8192;
 
-/// Two connected ends that keep message borders.
+/// Returns two connected sockets that preserve message boundaries.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|e| Error::new("socketpair()", e))
@@ -38,7 +39,7 @@ pub fn send(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> Result<()> 
     })
 }
 
-/// Receives one message and at most one descriptor. No bytes: the other end is closed.
+/// Receives one message and at most one descriptor. An empty message means that the other end is closed.
 pub fn receive(socket: BorrowedFd) -> Result<(Vec<u8>, Option<OwnedFd>)> {
     use std::os::fd::FromRawFd;
     let mut buffer = vec![0u8; MESSAGE_MAX];
@@ -65,7 +66,7 @@ pub fn receive(socket: BorrowedFd) -> Result<(Vec<u8>, Option<OwnedFd>)> {
     Ok((buffer, fd))
 }
 
-/// Calls `act` with an address for `name` in `dir` that fits `sockaddr_un` however long the path is.
+/// Calls `act` with an address of `name` in `dir` that fits into `sockaddr_un` even if the path is long.
 fn with_address<T>(
     dir: BorrowedFd,
     name: &Path,
@@ -75,7 +76,7 @@ fn with_address<T>(
     act(&UnixAddr::new(&path)?)
 }
 
-/// A stream socket listening at `name` in the directory `dir`.
+/// Returns a stream socket that listens at `name` in the directory `dir`.
 pub fn listen_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     let fd = stream()?;
     with_address(dir, name, |address| {
@@ -86,7 +87,7 @@ pub fn listen_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A stream socket connected to `name` in the directory `dir`.
+/// Returns a stream socket that is connected to `name` in the directory `dir`.
 pub fn connect_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     let fd = stream()?;
     with_address(dir, name, |address| connect(fd.as_raw_fd(), address))
@@ -94,7 +95,7 @@ pub fn connect_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A stream socket connected to an engine's path of any length.
+/// Returns a stream socket that is connected to a path, which may be longer than `sockaddr_un` allows.
 pub fn connect_path(path: &Path) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({path:?})"), e);
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -103,7 +104,8 @@ pub fn connect_path(path: &Path) -> Result<OwnedFd> {
     connect_at(dir.as_fd(), Path::new(name)).map_err(|e| shown(e.errno))
 }
 
-/// Returns a datagram socket bound to `name` in the directory `dir`. Every user that can reach the name may send to it.
+/// Returns a datagram socket bound to `name` in the directory `dir`. Every user that can reach the name may
+/// send to it.
 pub fn datagram_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     let fd = datagram()?;
     // bind(2) gives the name the mode 0777 without the umask. A later chmod(2) would have to trust the name.
@@ -114,7 +116,7 @@ pub fn datagram_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Returns a datagram socket connected to a service's.
+/// Returns a datagram socket that is connected to the socket of a service.
 pub fn connect_datagram(address: &Address) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({address:?})"), e);
     let unix = unix_address(address).map_err(shown)?;
@@ -123,9 +125,9 @@ pub fn connect_datagram(address: &Address) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Reads the next message and returns its length, or `None` if no message is queued. A length above the buffer's means
-/// that the message was cut. The kernel closes attached descriptors, because the call passes no buffer for control messages
-/// (`scm_recv` in include/net/scm.h).
+/// Reads the next message and returns its length, or `None` if no message is queued. A length above that of
+/// the buffer means that the message was truncated. The kernel closes attached descriptors, because the call
+/// passes no buffer for control messages (`scm_recv` in include/net/scm.h).
 pub fn take_datagram(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Option<usize>> {
     match retry(|| {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
@@ -157,7 +159,7 @@ fn datagram() -> Result<OwnedFd> {
         .map_err(|e| Error::new("socket()", e))
 }
 
-/// Where a socket of another service is.
+/// The address of another service's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Path(std::path::PathBuf),
@@ -172,7 +174,7 @@ fn unix_address(address: &Address) -> nix::Result<UnixAddr> {
     }
 }
 
-/// A connected stream socket that never blocks: [`read_before`] and [`write_before`] wait.
+/// Returns a connected stream socket that never blocks. [`read_before`] and [`write_before`] do the waiting.
 pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({address:?})"), e);
     let unix = unix_address(address).map_err(shown)?;
@@ -183,7 +185,7 @@ pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
         match connect(fd.as_raw_fd(), &unix) {
             Ok(()) => return Ok(fd),
             Err(Errno::EINTR) => {}
-            // The listener has its hands full, and nothing tells when it has not.
+            // The listener's queue is full, and the kernel does not report when it has room again.
             Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
             Err(Errno::EAGAIN) => return Err(shown(Errno::ETIMEDOUT)),
             Err(e) => return Err(shown(e)),
@@ -191,8 +193,8 @@ pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
     }
 }
 
-/// Reads what is there, or waits for it. No bytes: the other end is closed. ETIMEDOUT after the deadline, even if the
-/// peer never stops sending.
+/// Reads the available bytes, or waits for some. Returns 0 if the other end is closed, and ETIMEDOUT after
+/// the deadline even if the peer never stops sending.
 pub fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> Result<usize> {
     loop {
         if Instant::now() >= deadline {
@@ -206,7 +208,7 @@ pub fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> 
     }
 }
 
-/// Writes all of it; ETIMEDOUT if the other end does not take it in time.
+/// Writes all bytes. Returns ETIMEDOUT if the other end does not take them before the deadline.
 pub fn write_before(socket: BorrowedFd, mut bytes: &[u8], deadline: Instant) -> Result<()> {
     while !bytes.is_empty() {
         match nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
@@ -227,7 +229,8 @@ fn await_socket(socket: BorrowedFd, events: PollFlags, call: &str, deadline: Ins
     poll_until(&mut [PollFd::new(socket, events)], Some(deadline))
 }
 
-/// The process that listened at, or made, the other end; 0 if it is in no pid namespace that we see into.
+/// Returns the id of the process that listened at the other end or created it, or 0 if it is not in the
+/// caller's pid namespace or one below.
 pub fn peer_pid(socket: BorrowedFd) -> Result<i32> {
     let credentials = getsockopt(&socket, PeerCredentials);
     credentials.map(|c| c.pid()).map_err(|e| Error::new("getsockopt(SO_PEERCRED)", e))

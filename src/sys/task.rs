@@ -1,4 +1,4 @@
-//! Processes and namespaces.
+//! Processes: their creation, their namespaces, and the waits for them.
 
 use std::ffi::{CStr, CString};
 use std::io::Write;
@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::{Error, Result, check, check_fd, retry};
 
-/// libc's constant is an int, in which it does not fit.
+/// libc's constant is an int, which is too small for the value.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `struct clone_args`.
@@ -36,30 +36,32 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Who comes back from [`clone3`].
+/// The process that returns from [`clone3`].
 pub enum Forked {
     /// The new process.
     Child,
-    /// The old one, with the new one's id and a descriptor of it.
+    /// The process that called, with the id and a descriptor of the new process.
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// `clone3(2)` without shared memory: like fork, into new namespaces and a cgroup at once.
+/// Creates a process without shared memory, like fork, directly in new namespaces and in a cgroup
+/// (`clone3(2)`).
 ///
-/// The process must have one thread, so that the copy's allocator and other locks are free. With `CLONE_PARENT` in
-/// `flags` the child reports to our parent. The child may run any code: what in it would end by way of the C library
-/// ends in [`trap`] (see [`raw_clone3`]).
+/// The caller must have one thread, so that the locks in the child, those of the allocator among them, are
+/// free. With `CLONE_PARENT` in `flags` the new process becomes a child of the caller's parent. The child may
+/// run any code. Panics and aborts in it end in [`trap`], because the C library would signal another process
+/// (see [`raw_clone3`]).
 pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
     let mut pidfd: i32 = -1;
     let sibling = flags & libc::CLONE_PARENT as u64 != 0;
     if !sibling {
-        // Here and not at the start: commands without children save the call.
+        // Done here and not at the start, because it saves commands without children the call.
         super::signal::keep_children()?;
     }
     let mut args = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
-        // The kernel takes a sibling's exit signal from the caller's own and refuses another.
+        // A sibling gets the caller's exit signal. The kernel refuses another one.
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArgs::default()
     };
@@ -67,10 +69,11 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = dir.as_raw_fd() as u64;
     }
-    // A process of the container may look at the new one at once.
+    // From its first moment on, processes of the container can see the new process.
     let hidden = super::args::hide();
-    // SAFETY: invariant 1 of docs/architecture.md is that there is one thread; `args` has neither CLONE_VM nor a stack;
-    // the child's panics and aborts end in `trap`, by the hook that it sets first and by the executable's `abort`.
+    // SAFETY: this process has one thread (invariant 1 of docs/architecture.md). `args` has neither CLONE_VM
+    // nor a stack. The child's panics and aborts end in `trap`, by the hook that it sets first and by the
+    // executable's `abort`.
     let cloned = unsafe { raw_clone3(&args) };
     if let Ok(0) = cloned {
         std::panic::set_hook(Box::new(trap_panic));
@@ -78,27 +81,27 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Forked> {
     }
     hidden.restore();
     let pid = cloned?;
-    // SAFETY: the kernel stored a new descriptor there when it made the child.
+    // SAFETY: the kernel has stored a new descriptor there.
     Ok(Forked::Parent { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
-/// The system call alone. It returns twice: 0 in the child.
+/// Makes the system call alone. It returns twice, in the child with 0.
 ///
 /// # Safety
-/// The caller has one thread, and `args` asks for no memory in common. The child must not use what the C library keeps
-/// of its thread's id: musl does not learn of this clone, and the id that it has is the parent's, so that its `abort`
-/// and `raise` signal whichever process has that number in the child's pid namespace.
+/// The caller has one thread, and `args` does not request shared memory. The child must not use the thread id
+/// that the C library remembers. musl does not know of this clone and still has the id of the parent. Its
+/// `abort` and `raise` would signal the process that has this id in the child's pid namespace.
 unsafe fn raw_clone3(args: &CloneArgs) -> Result<i32> {
-    // SAFETY: `args` has the size passed; the child gets copies of all memory and goes on here, and as the copy of a
-    // one-threaded process it finds no lock held by another thread.
+    // SAFETY: `args` has the size passed. The child continues here with copies of all memory. As the copy of
+    // a process with one thread it finds no lock that another thread holds.
     let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw const *args, size_of::<CloneArgs>()) };
     check(ret, || format!("clone3({:#x})", args.flags)).map(|pid| pid as i32)
 }
 
-/// The clone's panic hook. std's own would print a backtrace, for which it opens files by their paths: those of the
-/// container's file system.
+/// The panic hook of a clone. std's own prints a backtrace, for which it would open files of the container's
+/// file system.
 fn trap_panic(info: &std::panic::PanicHookInfo) {
-    // Without an allocation: the lack of memory may be why.
+    // No allocation, because the panic may be due to a lack of memory.
     let mut text = [0; 512];
     let mut rest = &mut text[..];
     let _ = writeln!(rest, "{info}");
@@ -107,12 +110,12 @@ fn trap_panic(info: &std::panic::PanicHookInfo) {
     trap()
 }
 
-/// Ends the process by an instruction that faults. It calls nothing, no seccomp filter sees it, and a handler that
-/// returned would come back to it.
+/// Ends the process with an instruction that faults. It makes no system call, so no seccomp filter can
+/// prevent it. If a signal handler returned, the instruction would fault again.
 pub fn trap() -> ! {
     loop {
-        // SAFETY: the instruction only raises SIGILL or SIGTRAP in this process. A signal that is ignored or blocked
-        // ends the process all the same if the fault of an instruction raises it.
+        // SAFETY: the instruction only raises SIGILL or SIGTRAP in this process. Even if the signal is
+        // ignored or blocked, it ends the process, because an instruction has raised it.
         unsafe {
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
             std::arch::asm!("ud2", options(nomem, nostack));
@@ -132,9 +135,10 @@ pub fn trap() -> ! {
     }
 }
 
-/// [`clone3`] into a cgroup; `None` where the kernel has killed the new process, which is reaped, before its first
-/// instruction. Linux, 6.18 for one, compares how often the caller's cgroup has been killed with how often the new
-/// process's has, and takes a difference for a kill that the process was to be in.
+/// Creates a process in a cgroup ([`clone3`]). Returns `None` if the kernel has killed the process before its
+/// first instruction, after reaping it. Linux (6.18, for example) compares how often the caller's cgroup has
+/// been killed with how often the new process's cgroup has, and takes a difference for a kill that concerns
+/// the new process.
 pub fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forked>> {
     let cloned = clone3(flags, Some(cgroup))?;
     if let Forked::Parent { pidfd, .. } = &cloned
@@ -147,26 +151,27 @@ pub fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forked>> {
     Ok(Some(cloned))
 }
 
-/// Whether a process has ended, or been killed and is about to: `process_mrelease(2)` refuses all others.
+/// Returns whether a process has ended or has been killed and will end soon. `process_mrelease(2)` refuses
+/// all others.
 fn is_ending(pidfd: BorrowedFd) -> bool {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_process_mrelease, pidfd.as_raw_fd(), 0) };
     ret == 0 || Errno::last() == Errno::ESRCH
 }
 
-/// `setns(2)` with a namespace file or a pidfd.
+/// Enters namespaces (`setns(2)`). `fd` is a namespace file or a pidfd.
 pub fn setns(fd: BorrowedFd, kinds: i32) -> Result<()> {
     nix::sched::setns(fd, CloneFlags::from_bits_retain(kinds))
         .map_err(|e| Error::new(format!("setns({kinds:#x})"), e))
 }
 
-/// `unshare(2)`.
+/// Enters new namespaces (`unshare(2)`).
 pub fn unshare(kinds: i32) -> Result<()> {
     nix::sched::unshare(CloneFlags::from_bits_retain(kinds))
         .map_err(|e| Error::new(format!("unshare({kinds:#x})"), e))
 }
 
-/// The type of a namespace file: one of the `CLONE_NEW*` flags.
+/// Returns the type of a namespace file: one of the `CLONE_NEW*` flags.
 pub fn namespace_type(fd: BorrowedFd) -> Result<i32> {
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
     // SAFETY: this ioctl takes no argument.
@@ -174,14 +179,14 @@ pub fn namespace_type(fd: BorrowedFd) -> Result<i32> {
     check(ret.into(), || "ioctl(NS_GET_NSTYPE)".into()).map(|t| t as i32)
 }
 
-/// `pidfd_open(2)`.
+/// Returns a descriptor of a process (`pidfd_open(2)`).
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     check_fd(ret, || format!("pidfd_open({pid})"))
 }
 
-/// `pidfd_send_signal(2)`.
+/// Sends a signal to a process (`pidfd_send_signal(2)`).
 pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo is allowed.
@@ -189,7 +194,7 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     check(ret, || format!("pidfd_send_signal({signal})")).map(drop)
 }
 
-/// How a process ended.
+/// The way in which a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Code(i32),
@@ -197,7 +202,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The status a shell would show: the code, or 128 + the signal.
+    /// Returns the status that a shell would show: the code, or 128 + the signal.
     #[must_use]
     pub fn status(self) -> u8 {
         match self {
@@ -207,17 +212,17 @@ impl Exit {
     }
 }
 
-/// How long a process that was killed may take to end.
+/// The longest time that a killed process may take to end.
 const DYING: Duration = Duration::from_secs(5);
 
-/// Waits for and reaps our child of that pidfd, which was killed. Returns false if it does not end in 5 seconds: a tracer or
-/// a frozen cgroup can hold it.
+/// Waits for a killed child and reaps it. Returns false if it does not end within 5 seconds, because a tracer
+/// or a frozen cgroup holds it.
 pub fn wait_killed(pidfd: BorrowedFd) -> Result<bool> {
     let ended = poll_readable(&[pidfd], Some(Instant::now() + DYING))?.contains(&true);
     if ended { wait(pidfd).map(|_| true) } else { Ok(false) }
 }
 
-/// Waits for and reaps our child of that pidfd.
+/// Waits for a child and reaps it.
 pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
     wait_for(pidfd, WaitPidFlag::empty())
 }
@@ -231,8 +236,8 @@ fn wait_for(pidfd: BorrowedFd, flags: WaitPidFlag) -> Result<Exit> {
     })
 }
 
-/// Reaps children that have ended, without waiting, but not `kept`, whose status somebody wants. Those behind it wait
-/// for their turn until it is reaped.
+/// Reaps the children that have ended, without waiting. It stops at the child `kept`, whose status the caller
+/// needs: the children after it are reaped once `kept` has been.
 pub fn reap_others(kept: i32) {
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, peek) {
@@ -252,7 +257,7 @@ pub struct Poll<'a> {
 }
 
 impl<'a> Poll<'a> {
-    /// Never ready.
+    /// A value that is never ready.
     pub const NONE: Poll<'static> = Poll { fd: None, events: PollFlags::empty(), ready: false };
 
     #[must_use]
@@ -269,7 +274,8 @@ impl<'a> Poll<'a> {
     }
 }
 
-/// Waits until one is ready or has ended, or until the time limit.
+/// Waits until one of the descriptors is ready or its other end has closed, or until the time limit has
+/// passed.
 pub fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> Result<()> {
     let (ready, mut fds): (Vec<_>, Vec<_>) = polled
         .iter_mut()
@@ -282,19 +288,19 @@ pub fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> 
     Ok(())
 }
 
-/// Waits until one of `fds` can be read or has ended, or the deadline passes. The result has a flag for each;
-/// all false means that time is up.
+/// Waits until one of `fds` can be read or its other end has closed, or until the deadline. Returns a flag
+/// for each. All flags are false after the deadline.
 pub fn poll_readable(fds: &[BorrowedFd], deadline: Option<Instant>) -> Result<Vec<bool>> {
     let mut polled: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     poll_until(&mut polled, deadline)?;
     Ok(polled.iter().map(happened).collect())
 }
 
-/// `poll(2)` with a deadline, which a signal does not postpone.
+/// Calls `poll(2)` with a deadline. A signal does not postpone it.
 pub(super) fn poll_until(fds: &mut [PollFd], deadline: Option<Instant>) -> Result<()> {
     retry(|| {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Rounded up, so that a poll never ends before its deadline and spins.
+        // Rounded up, because a poll that ends before its deadline would be repeated at once.
         let timeout = left.map(|left| PollTimeout::try_from(left + Duration::from_micros(999)));
         let timeout = timeout.map(|timeout| timeout.unwrap_or(PollTimeout::MAX));
         nix::poll::poll(fds, timeout).map(drop).map_err(|e| Error::new("poll()", e))
@@ -306,84 +312,95 @@ fn happened(fd: &PollFd) -> bool {
     fd.any() != Some(false)
 }
 
-/// The signal that the kernel sends us when the process that made us ends; 0 for none.
-/// A change of credentials clears it.
+/// Sets the signal that the kernel sends to this process when its parent ends, or none for 0. A change of
+/// credentials clears it.
 pub fn set_parent_death_signal(signal: i32) -> Result<()> {
     prctl::set_pdeathsig(Signal::try_from(signal).ok())
         .map_err(|e| Error::new(format!("prctl(PR_SET_PDEATHSIG, {signal})"), e))
 }
 
-/// Whether others may trace us and open our `/proc` entries. A change of credentials and execve set it anew.
+/// Sets whether other processes may trace this process and open its files in /proc. A change of credentials
+/// and execve reset it.
 pub fn set_dumpable(dumpable: bool) -> Result<()> {
     prctl::set_dumpable(dumpable)
         .map_err(|e| Error::new(format!("prctl(PR_SET_DUMPABLE, {})", u8::from(dumpable)), e))
 }
 
+/// Sets no_new_privs, which cannot be undone.
 pub fn set_no_new_privs() -> Result<()> {
     prctl::set_no_new_privs().map_err(|e| Error::new("prctl(PR_SET_NO_NEW_PRIVS, 1)", e))
 }
 
-/// Orphans below us become our children.
+/// Makes orphaned descendants children of this process.
 pub fn set_child_subreaper() -> Result<()> {
     prctl::set_child_subreaper(true).map_err(|e| Error::new("prctl(PR_SET_CHILD_SUBREAPER, 1)", e))
 }
 
-/// `setresuid(2)`, of the whole one-threaded process.
+/// Sets the real, effective and saved user id (`setresuid(2)`). The raw call, because the C library's signals
+/// all threads that it knows of, which in a clone are not the threads that exist.
 pub fn setresuid(uid: u32) -> Result<()> {
-    // SAFETY: no pointers are passed. The raw call: libc's would signal threads that do not exist.
+    // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
     check(ret, || format!("setresuid({uid})")).map(drop)
 }
 
-/// `setresgid(2)`.
+/// Sets the real, effective and saved group id (`setresgid(2)`). Raw for the same reason as [`setresuid`].
 pub fn setresgid(gid: u32) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
     check(ret, || format!("setresgid({gid})")).map(drop)
 }
 
-/// `setfsuid(2)`: whose permissions file system checks use. It tells no error; the value is read back.
+/// Sets the user id for file system checks (`setfsuid(2)`). The call reports no error, so the value is read
+/// back.
 pub fn setfsuid(uid: u32) -> Result<()> {
     nix::unistd::setfsuid(Uid::from_raw(uid));
-    // An id of -1 changes nothing and returns the one in force.
+    // The id -1 changes nothing. The call returns the id in force.
     let now = nix::unistd::setfsuid(Uid::from_raw(u32::MAX));
     if now.as_raw() == uid { Ok(()) } else { Err(Error::new(format!("setfsuid({uid})"), Errno::EPERM)) }
 }
 
-/// `setfsgid(2)`, read back likewise.
+/// Sets the group id for file system checks (`setfsgid(2)`). The value is read back.
 pub fn setfsgid(gid: u32) -> Result<()> {
     nix::unistd::setfsgid(Gid::from_raw(gid));
     let now = nix::unistd::setfsgid(Gid::from_raw(u32::MAX));
     if now.as_raw() == gid { Ok(()) } else { Err(Error::new(format!("setfsgid({gid})"), Errno::EPERM)) }
 }
 
+/// Creates a session (`setsid(2)`).
 pub fn setsid() -> Result<()> {
     nix::unistd::setsid().map(drop).map_err(|e| Error::new("setsid()", e))
 }
 
+/// Changes the working directory (`fchdir(2)`).
 pub fn fchdir(dir: BorrowedFd) -> Result<()> {
     nix::unistd::fchdir(dir).map_err(|e| Error::new("fchdir()", e))
 }
 
+/// Makes the root directory the working directory.
 pub fn chdir_root() -> Result<()> {
     nix::unistd::chdir("/").map_err(|e| Error::new("chdir(\"/\")", e))
 }
 
+/// Makes the working directory the root directory (`chroot(2)`).
 pub fn chroot_here() -> Result<()> {
     nix::unistd::chroot(".").map_err(|e| Error::new("chroot(\".\")", e))
 }
 
+/// Sets the host name of the caller's uts namespace.
 pub fn sethostname(name: &str) -> Result<()> {
     nix::unistd::sethostname(name).map_err(|e| Error::new(format!("sethostname({name:?})"), e))
 }
 
+/// Sets the NIS domain name of the caller's uts namespace. nix lacks the call.
 pub fn setdomainname(name: &str) -> Result<()> {
-    // SAFETY: pointer and length are those of a live string.
+    // SAFETY: the pointer and the length belong to a live string.
     let ret = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
     check(ret.into(), || format!("setdomainname({name:?})")).map(drop)
 }
 
-/// Joins a new session keyring of that name, so that the host's session keys stay out of reach.
+/// Joins a new session keyring with a name, so that the host's session keys are out of reach. Returns its
+/// serial number.
 pub fn join_session_keyring(name: &str) -> Result<i32> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     let name_c = super::cstring(Path::new(name))?;
@@ -392,8 +409,8 @@ pub fn join_session_keyring(name: &str) -> Result<i32> {
     check(ret, || format!("keyctl(JOIN_SESSION_KEYRING, {name:?})")).map(|serial| serial as i32)
 }
 
-/// Lets the session keyring's owner search it by its serial number, as a container's root expects, besides what the
-/// kernel grants a new one.
+/// Allows the owner of a session keyring to search it by its serial number, as a container's root expects.
+/// The permissions that the kernel grants for a new keyring remain.
 pub fn permit_keyring_owner(serial: i32) -> Result<()> {
     const KEYCTL_SETPERM: libc::c_long = 5;
     const KEY_POS_ALL: u32 = 0x3f00_0000;
@@ -404,7 +421,7 @@ pub fn permit_keyring_owner(serial: i32) -> Result<()> {
     check(ret, || "keyctl(SETPERM)".into()).map(drop)
 }
 
-/// `execve(2)`: returns only the error.
+/// Executes a program (`execve(2)`). Returns only after an error.
 pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
     match nix::unistd::execve(path, argv, env) {
         Err(e) => e,
@@ -412,7 +429,7 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
     }
 }
 
-/// Executes an open file: returns only the error.
+/// Executes an open file (`execveat(2)`). Returns only after an error.
 pub fn fexecve(file: BorrowedFd, argv: &[CString], env: &[CString]) -> Error {
     use nix::fcntl::AtFlags;
     match nix::unistd::execveat(file, c"", argv, env, AtFlags::AT_EMPTY_PATH) {
@@ -421,17 +438,16 @@ pub fn fexecve(file: BorrowedFd, argv: &[CString], env: &[CString]) -> Error {
     }
 }
 
-/// The running kernel's release, as `uname -r` prints it.
+/// Returns the release of the running kernel, as `uname -r` prints it.
 pub fn kernel_release() -> Result<String> {
     let name = nix::sys::utsname::uname().map_err(|e| Error::new("uname()", e))?;
     Ok(name.release().to_string_lossy().into_owned())
 }
 
-/// Ends the process at once: no destructors, no flushing of what the parent had buffered.
+/// Ends the process at once, without destructors and without flushing the buffers that a clone has inherited.
 pub fn exit_now(code: i32) -> ! {
-    // A seccomp filter may forbid both. The C library's _exit would then try for ever, and whoever waits for the end of
-    // our channel with it.
-    // SAFETY: these calls only end the process.
+    // A seccomp filter may forbid both calls. The C library's _exit would then repeat them for ever, and the
+    // other end of the channel would wait for ever. SAFETY: these calls only end the process.
     unsafe {
         libc::syscall(libc::SYS_exit_group, code);
         libc::syscall(libc::SYS_exit, code);
@@ -439,19 +455,22 @@ pub fn exit_now(code: i32) -> ! {
     trap()
 }
 
-/// Returns the calling thread's id, which is the process's id if there is no other thread. musl has it in memory, where
-/// getpid(2), and nix's gettid, would be a call. In a process that [`clone3`] has made it is its maker's.
+/// Returns the id of the calling thread, which is the process id if there is no other thread. musl has it in
+/// memory, whereas getpid(2) and nix's `gettid` are system calls. In a clone ([`clone3`]) musl returns the id
+/// of the parent.
 #[must_use]
 pub fn own_id() -> i32 {
     // SAFETY: no pointers are passed.
     unsafe { libc::gettid() }
 }
 
+/// Returns the effective user id.
 #[must_use]
 pub fn euid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
+/// Returns the effective group id.
 #[must_use]
 pub fn egid() -> u32 {
     nix::unistd::getegid().as_raw()
@@ -461,11 +480,13 @@ pub fn egid() -> u32 {
 mod tests {
     use super::*;
 
-    /// Neither the C library's `abort`, which signals by a thread id that it remembers, nor a backtrace.
+    /// A panic must reach neither the C library's `abort`, which signals the thread id that it remembers, nor
+    /// a backtrace.
     #[test]
     fn a_panic_in_the_clone_ends_in_a_faulting_instruction() {
         let ended = |act: fn()| match clone3(0, None).unwrap() {
-            // The other tests' threads are not copied: nothing that locks or allocates may be called here.
+            // The threads of the other tests are not copied. Code that locks or allocates may therefore block
+            // here.
             Forked::Child => {
                 act();
                 exit_now(7)

@@ -8,10 +8,10 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{Error, Result, check, check_fd};
 
-/// Unlocks the master's slave and opens it, without walking a path that a container could have prepared.
+/// Unlocks and opens the slave of a master. No path is walked, because a container could have prepared one.
 pub fn open_slave(master: BorrowedFd) -> Result<OwnedFd> {
     let unlocked: libc::c_int = 0;
-    // SAFETY: TIOCSPTLCK reads one int, which is alive.
+    // SAFETY: TIOCSPTLCK reads one live int.
     let ret = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) };
     check(ret.into(), || "ioctl(TIOCSPTLCK)".into())?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
@@ -20,7 +20,7 @@ pub fn open_slave(master: BorrowedFd) -> Result<OwnedFd> {
     check_fd(ret.into(), || "ioctl(TIOCGPTPEER)".into())
 }
 
-/// Makes `slave` the controlling terminal of our new session.
+/// Makes `slave` the controlling terminal of the caller's new session.
 pub fn set_controlling(slave: BorrowedFd) -> Result<()> {
     // SAFETY: TIOCSCTTY takes a number.
     let ret = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) };
@@ -30,28 +30,28 @@ pub fn set_controlling(slave: BorrowedFd) -> Result<()> {
 /// Sets a terminal's size in character cells.
 pub fn set_size(tty: BorrowedFd, rows: u16, columns: u16) -> Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads a winsize, which is alive.
+    // SAFETY: TIOCSWINSZ reads a live winsize.
     let ret = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
     check(ret.into(), || "ioctl(TIOCSWINSZ)".into()).map(drop)
 }
 
-/// A terminal's size, or nothing if `fd` is not one.
+/// Returns the size of a terminal (rows, columns), or `None` if `fd` is not a terminal.
 #[must_use]
 pub fn size(fd: BorrowedFd) -> Option<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes a winsize, which is alive.
+    // SAFETY: TIOCGWINSZ writes a live winsize.
     let ret = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     (ret == 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Puts the user's terminal into raw mode and gives it back as it was when dropped.
+/// A terminal in raw mode. Dropping the value restores the former mode.
 pub struct Raw {
     tty: OwnedFd,
     before: Termios,
 }
 
 impl Raw {
-    /// Nothing if `fd` is not a terminal.
+    /// Puts a terminal into raw mode. Returns `None` if `fd` is not a terminal.
     #[must_use]
     pub fn new(fd: BorrowedFd) -> Option<Self> {
         let before = tcgetattr(fd).ok()?;
@@ -65,12 +65,12 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // The terminal may be gone; there is nobody left to tell.
+        // The terminal may have vanished. Then there is nothing to restore.
         let _ = tcsetattr(self.tty.as_fd(), SetArg::TCSANOW, &self.before);
     }
 }
 
-/// Makes reads and writes of it fail with EAGAIN instead of waiting.
+/// Makes reads and writes fail with EAGAIN instead of waiting.
 pub fn set_nonblocking(fd: BorrowedFd) -> Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
@@ -78,7 +78,7 @@ pub fn set_nonblocking(fd: BorrowedFd) -> Result<()> {
         .map_err(|e| Error::new("fcntl(F_SETFL)", e))
 }
 
-/// Makes the descriptor the process's standard input, output and error.
+/// Makes a terminal the standard input, output and error of this process.
 pub fn become_stdio(tty: BorrowedFd) -> Result<()> {
     for number in 0..=2 {
         replace(tty, number)?;
@@ -86,7 +86,7 @@ pub fn become_stdio(tty: BorrowedFd) -> Result<()> {
     Ok(())
 }
 
-/// Puts a copy of `fd` in the place of standard descriptor `number`.
+/// Replaces the standard stream `number` (0, 1 or 2) by a copy of `fd`.
 pub fn replace(fd: BorrowedFd, number: i32) -> Result<()> {
     match number {
         0 => dup2_stdin(fd),

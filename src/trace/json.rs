@@ -1,15 +1,15 @@
-//! The file: Chrome's trace format, whose complete events (`X`) have microseconds of CLOCK_MONOTONIC. So the traces of
-//! several commands fit together.
+//! The file, in Chrome's trace format. The times of complete events (`X`) are microseconds of
+//! CLOCK_MONOTONIC, so the traces of several commands can be combined.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 use super::{PROCESSES, Trace};
 
-/// What every trace begins with.
+/// The beginning of every trace.
 pub(super) const HEAD: &str = "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n";
 
-/// The trace until `last`: the process of a created container goes on.
+/// Returns the trace up to the time `last`, because the process of a created container continues.
 pub(super) fn document(trace: &Trace, last: u64) -> String {
     let pids: Vec<u64> = (0..PROCESSES).map(|i| trace.word(0, 1 + i).load(Ordering::Relaxed)).collect();
     let count = pids.iter().take_while(|pid| **pid != 0).count();
@@ -48,8 +48,9 @@ fn micros(nanos: u64) -> String {
     format!("{}.{:03}", nanos / 1000, nanos % 1000)
 }
 
-/// The inside of a JSON string. More is escaped than must be: what a shell or a terminal would take for more than text has
-/// no place in a file whose words and name others may have chosen.
+/// Escapes a text for a JSON string. It escapes more than JSON requires, namely every character that a shell
+/// or a terminal would interpret: other users may have chosen the names in the trace, and the name of the
+/// file.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_text_to_whoever_reads_them() {
+    fn shells_and_terminals_interpret_nothing_in_a_trace() {
         for (text, expected) in [
             ("mounts[1] /a b", "mounts[1] /a b"),
             ("\"\\\n", "\\u0022\\u005c\\u000a"),

@@ -1,4 +1,4 @@
-//! `corten trace`: a trace as text.
+//! `corten trace`: prints a trace as text.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::error::{Kind, Result, fail};
 use crate::log;
 
-/// How many of the slowest are marked.
+/// The number of phases that are marked as the slowest.
 const MARKED: usize = 5;
 
 #[derive(Deserialize)]
@@ -21,22 +21,23 @@ struct Event {
     args: Value,
 }
 
-/// A phase with its place among the others.
+/// A phase with its depth among the others.
 struct Row {
     event: Event,
     depth: usize,
-    /// Without the phases in it.
+    /// Its duration without the phases in it.
     own: f64,
 }
 
 impl Row {
-    /// What is waited for is in the trace itself, or is not corten's.
+    /// Returns whether the phase is a wait. The awaited work is in the trace itself, or is not corten's.
     fn waits(&self) -> bool {
         self.event.name.starts_with("wait")
     }
 }
 
-/// The timeline of a trace: a line for each phase, indented by what it is in, with the time since the first began.
+/// Formats a trace as a timeline: a line for each phase, indented by its depth, with the time since the first
+/// phase began.
 pub fn timeline(text: &str) -> Result<String> {
     let wrong = |what: String| fail(Kind::Config, format!("is not a trace: {what}"));
     let document: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
@@ -67,9 +68,9 @@ pub fn timeline(text: &str) -> Result<String> {
     Ok(print(&rows, |pid| process(pid).map_or_else(|| pid.to_string(), log::one_line)))
 }
 
-/// Puts the phases in order, and each below what it is in.
+/// Sorts the phases by time, each after the phase that contains it.
 fn rows(mut events: Vec<Event>) -> Vec<Row> {
-    // Of those that begin together the longest has the others in it.
+    // Of phases that begin together, the longest contains the others.
     events.sort_by(|a, b| a.ts.total_cmp(&b.ts).then(b.dur.total_cmp(&a.dur)));
     let mut rows: Vec<Row> = Vec::with_capacity(events.len());
     let mut open: Vec<usize> = Vec::new();

@@ -179,7 +179,7 @@ fn exec_takes_a_user_by_number_or_by_name() {
         ] {
             refused(t, &["--user", user], text);
         }
-        refused(t, &["-g", "4294967295"], "4294967295 is nobody's id");
+        refused(t, &["-g", "4294967295"], "4294967295 is not a valid group id");
         refused(t, &["-g", "-1"], "additional-gids");
         refused(t, &["-g", "staff"], "additional-gids");
         t.delete("c1");
