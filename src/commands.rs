@@ -21,6 +21,7 @@ mod start;
 mod state;
 mod trace;
 pub(crate) mod update;
+mod verbs;
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -28,74 +29,28 @@ use std::mem::ManuallyDrop;
 use nix::errno::Errno;
 
 pub use features::{Seccomp, document as features_document};
+pub use verbs::VERBS;
 
 use crate::cgroups::{self, Cgroup};
-use crate::cli::{Command, Globals, SPEC_VERSION};
+use crate::cli::{Call, Command, Globals, SPEC_VERSION};
 use crate::error::{Context, Kind, Result, fail};
 use crate::state::{CgroupRecord, Dir, Record, Status};
 use crate::{host, sys};
 
-/// Runs a command. The result is the exit code: that of the payload, where one is waited for.
-pub fn run(globals: &Globals, command: Command) -> Result<u8> {
-    let name = label(&command);
-    let _phase = crate::trace::phase_of("command", || name.clone());
-    // The other commands need no more than the one of these that has made the container.
-    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Plan(_)) {
-        host::check_kernel()?;
+/// Runs a command and returns the exit code.
+pub fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Help(text) => print(&text).map(|()| 0).context("help"),
+        Command::Version => print(&version()).map(|()| 0).context("version"),
+        Command::Verb(Call { globals, verb, label, work }) => {
+            let _phase = crate::trace::phase_of("command", || label.clone());
+            // The other commands need no more of the kernel than the one of these that made the container.
+            if matches!(verb, "create" | "run" | "exec" | "plan") {
+                host::check_kernel().context(label.clone())?;
+            }
+            work(&globals).context(label)
+        }
     }
-    let result = match command {
-        Command::Help(text) => print(&text).map(|()| 0),
-        Command::Version => print(&version()).map(|()| 0),
-        Command::State(id) => state::run(globals, &id).map(|()| 0),
-        Command::Applied(id) => applied::run(globals, &id).map(|()| 0),
-        Command::Kill(args) => kill::run(globals, &args).map(|()| 0),
-        Command::List(args) => list::run(globals, &args).map(|()| 0),
-        Command::Ps(args) => ps::run(globals, &args).map(|()| 0),
-        Command::Spec(args) => spec::run(&args).map(|()| 0),
-        Command::Features => features::run().map(|()| 0),
-        Command::Create(args) => create::run(globals, &args).map(|()| 0),
-        Command::Start(id) => start::run(globals, &id).map(|()| 0),
-        Command::Run(args) => run::run(globals, &args),
-        Command::Exec(args) => exec::run(globals, &args),
-        Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
-        Command::Gc(args) => gc::run(globals, args).map(|()| 0),
-        Command::Pause(id) => pause::run(globals, &id).map(|()| 0),
-        Command::Resume(id) => resume::run(globals, &id).map(|()| 0),
-        Command::Update(args) => update::run(globals, &args).map(|()| 0),
-        Command::Events(args) => events::run(globals, &args).map(|()| 0),
-        Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
-        Command::Explain(args) => seccomp::run(&args).map(|()| 0),
-        Command::Trace(path) => trace::run(&path).map(|()| 0),
-    };
-    result.context(name)
-}
-
-/// What an error's line begins with: the verb, and the container where there is one.
-fn label(command: &Command) -> String {
-    let (verb, id) = match command {
-        Command::Help(_) => ("help", ""),
-        Command::Version => ("version", ""),
-        Command::Create(args) => ("create", args.id.as_str()),
-        Command::Start(id) => ("start", id.as_str()),
-        Command::State(id) | Command::Applied(id) => ("state", id.as_str()),
-        Command::Kill(args) => ("kill", args.id.as_str()),
-        Command::Delete(args) => ("delete", args.id.as_deref().unwrap_or("--all")),
-        Command::Gc(_) => ("gc", ""),
-        Command::Run(args) => ("run", args.create.id.as_str()),
-        Command::Exec(args) => ("exec", args.id.as_str()),
-        Command::List(_) => ("list", ""),
-        Command::Ps(args) => ("ps", args.id.as_str()),
-        Command::Spec(_) => ("spec", ""),
-        Command::Features => ("features", ""),
-        Command::Pause(id) => ("pause", id.as_str()),
-        Command::Resume(id) => ("resume", id.as_str()),
-        Command::Update(args) => ("update", args.id.as_str()),
-        Command::Events(args) => ("events", args.id.as_str()),
-        Command::Plan(_) => ("plan", ""),
-        Command::Explain(_) => ("seccomp explain", ""),
-        Command::Trace(_) => ("trace", ""),
-    };
-    if id.is_empty() { verb.into() } else { format!("{verb} {id}") }
 }
 
 /// `--version`, in the lines that Docker reads.

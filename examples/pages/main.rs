@@ -12,7 +12,8 @@ mod zsh;
 use std::path::Path;
 use std::{env, fs, io};
 
-use corten::cli::table::{GLOBALS, Operands, Opt, Takes, VERBS, Verb};
+use corten::cli::table::{GLOBALS, Operands, Opt, Takes, Verb};
+use corten::commands::VERBS;
 
 /// clap adds it to every command.
 const HELP: Opt = Opt { long: "help", short: Some('h'), takes: Takes::Switch, help: "print this help" };

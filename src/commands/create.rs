@@ -13,7 +13,6 @@ use crate::process::{env, lsm};
 use crate::sys::fs;
 use crate::{cgroups, log, state, trace};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     seal::ensure()?;
     let prepared = Prepared::new(globals, args)?;

@@ -16,7 +16,6 @@ use crate::process::{self, capabilities, env, lsm};
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     seal::ensure()?;
     let service = env::service(|name| std::env::var(name).ok(), std::process::id);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cgroups::systemd;
-use crate::cli::SPEC_VERSION;
+use crate::cli::{Globals, SPEC_VERSION};
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
 use crate::{rootfs, seccomp};
@@ -36,8 +36,7 @@ const MEMORY_MODES: &[&str] = &[
 
 const MEMORY_FLAGS: &[&str] = &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
-#[inline(never)]
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(_: &Globals, (): &()) -> Result<()> {
     let seccomp = Seccomp {
         actions: seccomp::ACTIONS,
         operators: seccomp::OPERATORS,

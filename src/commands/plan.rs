@@ -4,7 +4,6 @@ use super::create::Prepared;
 use crate::cli::{Create, Globals};
 use crate::error::Result;
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     let prepared = Prepared::new(globals, args)?;
     super::print(&format!("{:#?}\n", prepared.plan))

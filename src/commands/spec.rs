@@ -3,16 +3,27 @@
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::PathBuf;
 
+use clap::ArgMatches;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::cli::{SPEC_VERSION, Spec};
+use crate::cli::{Globals, SPEC_VERSION, read};
 use crate::error::{Kind, Result, fail};
 use crate::sys;
 
-#[inline(never)]
-pub(super) fn run(args: &Spec) -> Result<()> {
+#[derive(Debug, PartialEq)]
+pub(super) struct Args {
+    bundle: PathBuf,
+    rootless: bool,
+}
+
+pub(super) fn read(m: &ArgMatches) -> Result<Args> {
+    Ok(Args { bundle: read::bundle(m), rootless: read::flag(m, "rootless") })
+}
+
+pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
     let ids = args.rootless.then(|| (sys::task::euid(), sys::task::egid()));
     let path = args.bundle.join("config.json");
     let failed = |call: &str, e: &std::io::Error| {
@@ -153,8 +164,15 @@ fn array(items: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::tests::args;
     use crate::config;
     use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+    #[test]
+    fn the_bundle_is_the_working_directory_unless_it_is_named() {
+        assert_eq!(args("spec", read), Args { bundle: ".".into(), rootless: false });
+        assert_eq!(args("spec --rootless -b /b", read), Args { bundle: "/b".into(), rootless: true });
+    }
 
     #[test]
     fn the_documents_are_configurations() {
