@@ -1,4 +1,4 @@
-//! What clap has matched, as values.
+//! Reads values from clap's matches, and the arguments of the verbs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use crate::error::{Kind, Result, fail};
 use crate::process::users;
 use crate::{log, state};
 
-/// The value of an option; `None` also of one that clap was not told of, because no word is about it.
+/// Returns the value of an option, or `None` if the option is not set. An option that does not occur on the
+/// command line is unknown to clap.
 pub(crate) fn one<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Option<T> {
     m.try_get_one::<T>(name).ok().flatten().cloned()
 }
@@ -37,7 +38,7 @@ fn number(m: &ArgMatches, name: &str) -> u32 {
     one(m, name).unwrap_or(0)
 }
 
-/// The value of an option that knows only certain words.
+/// Returns the value of an option that accepts certain words only.
 fn word<T>(m: &ArgMatches, name: &str, read: fn(&str) -> Option<T>) -> Result<Option<T>> {
     let Some(value) = text(m, name) else { return Ok(None) };
     match read(&value) {
@@ -46,7 +47,7 @@ fn word<T>(m: &ArgMatches, name: &str, read: fn(&str) -> Option<T>) -> Result<Op
     }
 }
 
-/// The id goes into paths: it is checked before anything is done with it.
+/// Returns the id of the container. It becomes a part of paths, so it is checked here, before any use.
 pub(crate) fn id(m: &ArgMatches) -> Result<String> {
     let id = text(m, "id").unwrap_or_default();
     state::check_id(&id)?;
@@ -94,7 +95,7 @@ pub(crate) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
 
 pub(crate) fn create(m: &ArgMatches) -> Result<Create> {
     Ok(Create {
-        // Only the hidden `plan` may leave it out.
+        // Only `plan` may leave it out.
         id: if m.contains_id("id") { id(m)? } else { "plan".into() },
         bundle: bundle(m),
         config: path(m, "config"),
@@ -153,7 +154,7 @@ pub(crate) fn events(m: &ArgMatches) -> Result<Events> {
     Ok(Events { id: id(m)?, stats: flag(m, "stats"), interval })
 }
 
-/// A time above 0 as Go writes it: `5s`, `1m30s`, `1.5h`.
+/// Reads a duration above 0 in Go's form: `5s`, `1m30s`, `1.5h`.
 fn duration(value: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 7] =
         [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];

@@ -1,5 +1,6 @@
 //! Options and verbs as rows, and clap's commands, which are made of the rows. The rows of the verbs are in
-//! `commands::verbs`. `examples/pages` makes the man pages and the completions of the shells from the same rows.
+//! `commands::verbs`. `examples/pages` makes the man pages and the completions of the shells from the same
+//! rows.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -10,12 +11,12 @@ use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use super::Work;
 use crate::error::Result;
 
-/// What an option takes. The words name the value in the help.
+/// The kind of an option's value. The texts name the value in the help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
     Switch,
     Text(&'static str),
-    /// One of these words.
+    /// The value is one of these words.
     Word(&'static str, &'static [&'static str]),
     Path(&'static str),
     Number(&'static str),
@@ -31,17 +32,17 @@ pub struct Opt {
     pub help: &'static str,
 }
 
-/// What follows the options of a verb.
+/// The operands of a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operands {
     None,
     Id,
-    /// An id that may be left out.
+    /// An optional id.
     MaybeId,
     IdSignal,
-    /// An id, then words that are not ours even if they look like options.
+    /// An id, then words for another program, even if they look like options.
     IdWords,
-    /// A word that says what to do, and what to do it with.
+    /// A word that names the action, then the operands of the action.
     Words,
     File,
 }
@@ -98,12 +99,12 @@ pub const GLOBALS: &[Opt] = &[
     opt("version", Some('v'), Switch, "print the version"),
 ];
 
-/// Which options clap is told of. Each costs a command some microseconds; but a help text and the hints in an error need
-/// all of them.
+/// The options that clap is given. Each costs a command some microseconds, but help texts and the hints of
+/// errors need all of them.
 #[derive(Clone, Copy)]
 pub(super) enum Known<'a> {
     All,
-    /// Those that these words, which are in their one form, are about.
+    /// The options that occur in these normalised words.
     In(&'a [OsString]),
 }
 
@@ -121,7 +122,7 @@ impl Known<'_> {
     }
 }
 
-/// With the options that every command may have.
+/// Returns clap's command with the global options.
 pub(super) fn base(known: Known) -> clap::Command {
     clap::Command::new("corten")
         .disable_help_subcommand(true)
@@ -131,7 +132,7 @@ pub(super) fn base(known: Known) -> clap::Command {
 }
 
 pub(super) fn with_all_verbs(command: clap::Command, verbs: &[Verb]) -> clap::Command {
-    let about = |v: &Verb| clap::Command::new(v.name).about(v.about).hide(v.about.is_empty());
+    let about = |v: &Verb| clap::Command::new(v.name).about(v.about);
     command.subcommands(verbs.iter().map(about))
 }
 

@@ -202,6 +202,13 @@ pub const VERBS: &[Verb] = &[
         work: |m| ready(spec::read(m)?, spec::run),
     },
     Verb {
+        name: "plan",
+        about: "print what create would do, without doing it",
+        options: &[CREATE, IO],
+        operands: Operands::MaybeId,
+        work: |m| ready(read::create(m)?, plan::run),
+    },
+    Verb {
         name: "features",
         about: "print what corten can do",
         options: &[],
@@ -224,12 +231,5 @@ pub const VERBS: &[Verb] = &[
         options: &[],
         operands: Operands::File,
         work: |m| ready(read::path(m, "file").unwrap_or_default(), trace::run),
-    },
-    Verb {
-        name: "plan",
-        about: "",
-        options: &[CREATE, IO],
-        operands: Operands::MaybeId,
-        work: |m| ready(read::create(m)?, plan::run),
     },
 ];

@@ -29,7 +29,7 @@ pub use alone::mount_alone;
 pub use apply::{Root, mount_all};
 pub use devices::Device;
 pub use enter::{detach, mounted};
-pub use mounts::{Kind, Mount, names};
+pub use mounts::{IdMapping, Kind, Mount, names};
 use options::Propagate;
 pub use sources::{Sources, open_sources};
 pub use terminal::{Terminal, terminal};
