@@ -15,7 +15,7 @@ import os
 import re
 import sys
 
-# The columns, in the order of `Column` in src/seccomp/syscalls/mod.rs: name, header, the ABI's first number as the
+# The columns, in the order of `Column` in src/seccomp/syscalls.rs: name, header, the ABI's first number as the
 # header spells it.
 COLUMNS = [
     ("x86_64", "x86/asm/unistd_64.h", 0),

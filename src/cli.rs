@@ -1,9 +1,10 @@
 //! The command line: argv in, plain values out.
 //!
-//! The options are const tables. A first walk over argv ([`normalise`](mod@normalise)) gives every option the one form
-//! `--name=value`, because engines send all the forms that Go's flag package takes: `--k v`, `--k=v`, `-k v` with a
-//! long name, `--switch=true`, an empty value for "not set". clap then checks, converts and writes the help, and is
-//! given only the verb that is on the command line: building them all would cost as much as the rest of `state`.
+//! Options and verbs are rows of const tables. A first pass over argv ([`normalise`](mod@normalise)) gives
+//! every option the form `--name=value`, because engines send all the forms that Go's flag package accepts:
+//! `--k v`, `--k=v`, `-k v` with a long name, `--switch=true`, and an empty value for "not set". clap then
+//! checks and converts the values and writes the help. It is given the verb on the command line only: to
+//! build all of them would cost as much as the rest of `state`.
 
 mod normalise;
 pub(crate) mod read;
@@ -32,18 +33,18 @@ pub struct Globals {
     pub root: Option<PathBuf>,
     pub log: log::Options,
     pub cgroup_manager: Manager,
-    /// `None`: find out.
+    /// `None` if the runtime finds out by itself.
     pub rootless: Option<bool>,
-    /// A label for a security module that the kernel does not run is an error.
+    /// A label for a security module that the kernel does not have is an error.
     pub strict_labels: bool,
 }
 
-/// `create`, and the part of `run` that is the same.
+/// The arguments of `create`, which `run` and `plan` have too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Create {
     pub id: String,
     pub bundle: PathBuf,
-    /// Read instead of the bundle's config.json.
+    /// The configuration to read instead of the bundle's config.json.
     pub config: Option<PathBuf>,
     pub console_socket: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,
@@ -68,7 +69,7 @@ pub enum User {
         uid: u32,
         gid: Option<u32>,
     },
-    /// One of both is a name, which only the container's own files explain.
+    /// The user or the group is a name, which only the container's own files can resolve.
     Named(String),
 }
 
@@ -105,14 +106,14 @@ pub struct Kill {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delete {
-    /// `None` is `--all`.
+    /// `None` with `--all`.
     pub id: Option<String>,
     pub force: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gc {
-    /// Stopped containers too.
+    /// Also removes stopped containers.
     pub stopped: bool,
     pub dry_run: bool,
     pub json: bool,
@@ -135,7 +136,7 @@ pub struct List {
 pub struct Ps {
     pub id: String,
     pub format: Format,
-    /// For ps(1).
+    /// The options for ps(1).
     pub options: Vec<String>,
 }
 
@@ -144,7 +145,7 @@ pub struct Update {
     pub id: String,
     /// A `linux.resources` document to read; `-` is standard input.
     pub resources: Option<PathBuf>,
-    /// What the options for single limits say, as such a document.
+    /// The options for single limits, as such a document.
     pub document: serde_json::Value,
     /// `--l3-cache-schema` and `--mem-bw-schema`.
     pub schemas: Vec<(&'static str, String)>,
@@ -154,7 +155,7 @@ pub struct Update {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
     pub id: String,
-    /// Only one record.
+    /// Prints only one record.
     pub stats: bool,
     pub interval: std::time::Duration,
 }
@@ -195,17 +196,17 @@ pub(crate) fn ready_with_code<A: 'static>(args: A, run: fn(&Globals, &A) -> Resu
     Ok(Box::new(move |globals| run(globals, &args)))
 }
 
-/// What must be known even if the command line turns out to be wrong.
+/// The part of a command line that is needed even if the rest of it is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preview {
     pub log: log::Options,
     /// `--trace`.
     pub trace: Option<PathBuf>,
-    /// The exit code of a failure: engines expect 255 of `exec`.
+    /// The exit code of a failure. Engines expect 255 from `exec`.
     pub failure: u8,
 }
 
-/// Finds the log's options and the verb, whatever else is wrong.
+/// Finds the options of the log and the verb, in any command line.
 #[must_use]
 pub fn preview(args: &[OsString]) -> Preview {
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
@@ -302,7 +303,8 @@ fn label(verb: &Verb, matches: &ArgMatches) -> String {
     }
 }
 
-/// Converts what clap calls an error: a help text that was asked for, or a usage error, which becomes one line.
+/// Converts what clap calls an error: a help text that was asked for, or a usage error, which becomes one
+/// line.
 fn help_or_usage_error(error: &clap::Error) -> Result<Command> {
     let text = error.to_string();
     if error.kind() == clap::error::ErrorKind::DisplayHelp {

@@ -1,5 +1,5 @@
-//! The subcommands, a file each: load the state, decide, act, save. Standard output is theirs; errors are `main`'s.
-//! Each `run` stays a function of its own, so that a verb comes to its own code and stack only.
+//! The verbs, a file each: load the state, decide, act, save. They write to standard output; only `main`
+//! prints errors. Their rows are in [`verbs`].
 
 mod applied;
 mod create;
@@ -53,7 +53,7 @@ pub fn run(command: Command) -> Result<u8> {
     }
 }
 
-/// `--version`, in the lines that Docker reads.
+/// Returns the text of `--version`, in the lines that Docker reads.
 fn version() -> String {
     format!(
         "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n",
@@ -62,7 +62,7 @@ fn version() -> String {
     )
 }
 
-/// Writes to standard output. A reader that has gone away is an error like any other, not a panic.
+/// Writes to standard output. A reader that has closed its end is an ordinary error, not a panic.
 fn print(text: &str) -> Result<()> {
     let _phase = crate::trace::phase("print");
     let mut out = std::io::stdout().lock();
@@ -73,7 +73,7 @@ fn print(text: &str) -> Result<()> {
     })
 }
 
-/// What has gone wrong with some of many containers, which was no reason to stop.
+/// Errors about some of many containers, which do not stop the command.
 #[derive(Default)]
 struct Failures(Vec<String>);
 
@@ -82,21 +82,22 @@ impl Failures {
         self.0.push(format!("container {id:?}: {error:#}"));
     }
 
-    /// One error, for the log is to have one record.
+    /// Returns one error, so that the log has one record.
     fn into_result(self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(fail(Kind::Os, self.0.join("; "))) }
     }
 }
 
-/// Opens a container for a command that only reads. The directory stays open until the process ends: two calls of close(2)
-/// less.
+/// Opens a container for a command that only reads. The directory stays open until the process ends, which
+/// saves two calls of close(2).
 fn open(globals: &Globals, id: &str) -> Result<(ManuallyDrop<Dir>, Record)> {
     let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
     let record = dir.load()?;
     Ok((ManuallyDrop::new(dir), record))
 }
 
-/// Locks a container for a command that changes it, and reads its record, which another command may change until then.
+/// Locks a container for a command that changes it, then reads its record. Until the lock is held, another
+/// command may change the record.
 fn open_locked(globals: &Globals, id: &str) -> Result<(Dir, Record)> {
     let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
     dir.lock(start::PATIENCE)?;
@@ -109,17 +110,18 @@ fn status(dir: &Dir, record: &Record) -> Result<Status> {
     dir.status(record, frozen)
 }
 
-/// Whether a cgroup is frozen; one that is gone is not.
+/// Reports whether a cgroup exists and is frozen.
 fn frozen(cgroup: &CgroupRecord) -> bool {
     cgroups::frozen(cgroup).unwrap_or(false)
 }
 
-/// The container's cgroup, if it has one that is not gone.
+/// Opens the container's cgroup; `None` if it has none or the cgroup no longer exists.
 fn cgroup(record: &Record) -> Result<Option<Cgroup>> {
     Ok(record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten())
 }
 
-/// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.
+/// Formats rows as Go's text/tabwriter does for runc: columns at least 12 wide, with three blanks between
+/// them.
 fn table(rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {

@@ -1,4 +1,5 @@
-//! `seccomp explain`: what a profile does to system calls; with `--dump` the program that it becomes.
+//! `seccomp explain`: prints what a profile does to system calls, or with `--dump` the program that it
+//! compiles to.
 
 use std::path::PathBuf;
 
