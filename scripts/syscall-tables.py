@@ -15,8 +15,8 @@ import os
 import re
 import sys
 
-# The columns, in the order of `Column` in src/seccomp/syscalls/mod.rs. Each has a name, a header, and the first number of the
-# ABI as the header writes it.
+# The columns, in the order of `Column` in src/seccomp/syscalls.rs. Each has a name, a header, and the first number of the ABI
+# as the header writes it.
 COLUMNS = [
     ("x86_64", "x86/asm/unistd_64.h", 0),
     ("x86", "x86/asm/unistd_32.h", 0),

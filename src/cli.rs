@@ -1,21 +1,24 @@
 //! The command line: argv in, plain values out.
 //!
-//! The options are const tables. A first walk over argv ([`words`]) gives every option the one form
-//! `--name=value`, because engines send all the forms that Go's flag package takes: `--k v`, `--k=v`, `-k v` with a
-//! long name, `--switch=true`, an empty value for "not set". clap then checks, converts and writes the help, and is
-//! given only the verb that is on the command line: building them all would cost as much as the rest of `state`.
+//! Options and verbs are rows of const tables. A first pass over argv ([`normalise`](mod@normalise)) gives
+//! every option the form `--name=value`, because engines send all the forms that Go's flag package accepts:
+//! `--k v`, `--k=v`, `-k v` with a long name, `--switch=true`, and an empty value for "not set". clap then
+//! checks and converts the values and writes the help. It is given the verb on the command line only: to
+//! build all of them would cost as much as the rest of `state`.
 
-mod read;
+mod normalise;
+pub(crate) mod read;
 pub mod table;
-mod update;
-mod words;
+pub(crate) mod update;
 
+use std::borrow::Borrow;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use table::{GLOBALS, Known, Operands, base, build, verb, with_all_verbs};
-use words::{Stop, normalise};
+use clap::ArgMatches;
+use normalise::{Stop, normalise};
+use table::{GLOBALS, Known, Operands, Verb, base, build, with_all_verbs};
 
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
@@ -30,18 +33,18 @@ pub struct Globals {
     pub root: Option<PathBuf>,
     pub log: log::Options,
     pub cgroup_manager: Manager,
-    /// `None`: find out.
+    /// `None` if the runtime finds out by itself.
     pub rootless: Option<bool>,
-    /// A label for a security module that the kernel does not run is an error.
+    /// A label for a security module that the kernel does not have is an error.
     pub strict_labels: bool,
 }
 
-/// `create`, and the part of `run` that is the same.
+/// The arguments of `create`, which `run` and `plan` have too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Create {
     pub id: String,
     pub bundle: PathBuf,
-    /// Read instead of the bundle's config.json.
+    /// The configuration to read instead of the bundle's config.json.
     pub config: Option<PathBuf>,
     pub console_socket: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,
@@ -66,7 +69,7 @@ pub enum User {
         uid: u32,
         gid: Option<u32>,
     },
-    /// One of both is a name, which only the container's own files explain.
+    /// The user or the group is a name, which only the container's own files can resolve.
     Named(String),
 }
 
@@ -103,14 +106,14 @@ pub struct Kill {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delete {
-    /// `None` is `--all`.
+    /// `None` with `--all`.
     pub id: Option<String>,
     pub force: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gc {
-    /// Stopped containers too.
+    /// Also removes stopped containers.
     pub stopped: bool,
     pub dry_run: bool,
     pub json: bool,
@@ -133,14 +136,8 @@ pub struct List {
 pub struct Ps {
     pub id: String,
     pub format: Format,
-    /// For ps(1).
+    /// The options for ps(1).
     pub options: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spec {
-    pub bundle: PathBuf,
-    pub rootless: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,7 +145,7 @@ pub struct Update {
     pub id: String,
     /// A `linux.resources` document to read; `-` is standard input.
     pub resources: Option<PathBuf>,
-    /// What the options for single limits say, as such a document.
+    /// The options for single limits, as such a document.
     pub document: serde_json::Value,
     /// `--l3-cache-schema` and `--mem-bw-schema`.
     pub schemas: Vec<(&'static str, String)>,
@@ -158,61 +155,58 @@ pub struct Update {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
     pub id: String,
-    /// Only one record.
+    /// Prints only one record.
     pub stats: bool,
     pub interval: std::time::Duration,
 }
 
-/// `seccomp explain`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Explain {
-    /// Its `linux.seccomp` is the profile.
-    pub bundle: Option<PathBuf>,
-    /// A file that has nothing but a profile.
-    pub profile: Option<PathBuf>,
-    pub dump: bool,
-    pub syscalls: Vec<String>,
-}
-
-/// What to do. A variant for each verb, and the two questions that need none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a command line asks for.
 pub enum Command {
     Help(String),
     Version,
-    Create(Create),
-    Start(String),
-    State(String),
-    /// `state --applied`.
-    Applied(String),
-    Kill(Kill),
-    Delete(Delete),
-    Gc(Gc),
-    Pause(String),
-    Resume(String),
-    Update(Update),
-    Events(Events),
-    Run(Run),
-    Exec(Exec),
-    List(List),
-    Ps(Ps),
-    Spec(Spec),
-    Features,
-    Plan(Create),
-    Explain(Explain),
-    Trace(PathBuf),
+    Verb(Call),
 }
 
-/// What must be known even if the command line turns out to be wrong.
+/// A verb with its arguments, which have been read and checked.
+pub struct Call {
+    pub globals: Globals,
+    /// The verb's name in the table.
+    pub verb: &'static str,
+    /// The beginning of an error's line: the verb, and the container if there is one.
+    pub label: String,
+    pub(crate) work: Work,
+}
+
+/// Carries a verb out with the arguments that it holds, and returns the exit code.
+///
+/// A closure, because every verb has arguments of a type of its own.
+pub(crate) type Work = Box<dyn FnOnce(&Globals) -> Result<u8>>;
+
+/// Joins the arguments of a verb and the function that carries it out.
+pub(crate) fn ready<A, B>(args: A, run: fn(&Globals, &B) -> Result<()>) -> Result<Work>
+where
+    A: Borrow<B> + 'static,
+    B: ?Sized + 'static,
+{
+    Ok(Box::new(move |globals| run(globals, args.borrow()).map(|()| 0)))
+}
+
+/// Does what [`ready`] does, for a verb that exits with the code of the program that it has run.
+pub(crate) fn ready_with_code<A: 'static>(args: A, run: fn(&Globals, &A) -> Result<u8>) -> Result<Work> {
+    Ok(Box::new(move |globals| run(globals, &args)))
+}
+
+/// The part of a command line that is needed even if the rest of it is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preview {
     pub log: log::Options,
     /// `--trace`.
     pub trace: Option<PathBuf>,
-    /// The exit code of a failure: engines expect 255 of `exec`.
+    /// The exit code of a failure. Engines expect 255 from `exec`.
     pub failure: u8,
 }
 
-/// Finds the log's options and the verb, whatever else is wrong.
+/// Finds the options of the log and the verb, in any command line.
 #[must_use]
 pub fn preview(args: &[OsString]) -> Preview {
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
@@ -236,63 +230,82 @@ pub fn preview(args: &[OsString]) -> Preview {
 }
 
 /// Reads a whole command line, the program's name first.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Globals, Command)> {
+pub fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [Verb]) -> Result<Command> {
     let _phase = trace::phase("read the command line");
     let args: Vec<OsString> = args.into_iter().collect();
     let log = preview(&args).log;
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
     let Some((word, rest)) = rest.split_first() else {
-        return without_verb(&globals, log);
+        return without_verb(&globals, verbs);
     };
+    let verb = |word: &OsString| verbs.iter().find(|verb| word == verb.name);
     if word == "help" {
-        return help(rest, log);
+        let mut command = match rest.first().and_then(verb) {
+            Some(verb) => build(verb, Known::All),
+            None => with_all_verbs(base(Known::All), verbs),
+        };
+        return Ok(Command::Help(command.render_help().to_string()));
     }
     let Some(verb) = verb(word) else {
         let shown = word.to_string_lossy();
         return Err(fail(Kind::Usage, format!("unknown command {shown:?} (hint: corten --help lists them)")));
     };
+    let matches = match matches(verb, globals, rest) {
+        Ok(matches) => matches,
+        Err(e) => return help_or_usage_error(&e),
+    };
+    if read::flag(&matches, "version") {
+        return Ok(Command::Version);
+    }
+    let Some((_, own)) = matches.subcommand() else {
+        return Err(fail(Kind::Usage, "no command given"));
+    };
+    let globals = read::globals(&matches, log)?;
+    Ok(Command::Verb(Call { globals, verb: verb.name, label: label(verb, own), work: (verb.work)(own)? }))
+}
+
+/// Matches the global options, and the words after a verb, against the verb's row.
+fn matches(
+    verb: &Verb,
+    globals: Vec<OsString>,
+    rest: &[OsString],
+) -> std::result::Result<ArgMatches, clap::Error> {
     let stop = if verb.operands == Operands::IdWords { Stop::AtFirstOperand } else { Stop::Never };
     let (own, _) = normalise(rest, verb.options, stop);
     let words = [OsString::from("corten")].into_iter().chain(globals).chain([verb.name.into()]).chain(own);
     let words: Vec<OsString> = words.collect();
     let read = |known| base(known).subcommand(build(verb, known)).try_get_matches_from(&words);
-    let matches = match read(Known::In(&words)).or_else(|_| read(Known::All)) {
-        Ok(matches) => matches,
-        Err(e) => return Ok((Globals { log, ..Globals::default() }, told(&e)?)),
-    };
-    if read::flag(&matches, "version") {
-        return Ok((Globals { log, ..Globals::default() }, Command::Version));
-    }
-    let Some((_, own)) = matches.subcommand() else {
-        return Err(fail(Kind::Usage, "no command given"));
-    };
-    Ok((read::globals(&matches, log)?, (verb.read)(own)?))
+    read(Known::In(&words)).or_else(|_| read(Known::All))
 }
 
-/// `corten --version`, `corten --help`, or nothing at all.
-fn without_verb(globals: &[OsString], log: log::Options) -> Result<(Globals, Command)> {
-    let globals_only = Globals { log, ..Globals::default() };
+/// Answers `corten --version`, `corten --help`, or a command line without a verb.
+fn without_verb(globals: &[OsString], verbs: &[Verb]) -> Result<Command> {
     // Only a help text needs all of the verbs.
     let help = globals.iter().any(|a| a == "--help" || a == "-h");
-    let command = if help { with_all_verbs(base(Known::All)) } else { base(Known::All) };
+    let command = if help { with_all_verbs(base(Known::All), verbs) } else { base(Known::All) };
     match command.try_get_matches_from([OsString::from("corten")].iter().chain(globals)) {
-        Ok(matches) if read::flag(&matches, "version") => Ok((globals_only, Command::Version)),
+        Ok(matches) if read::flag(&matches, "version") => Ok(Command::Version),
         Ok(_) => Err(fail(Kind::Usage, "no command given (hint: corten --help lists them)")),
-        Err(e) => Ok((globals_only, told(&e)?)),
+        Err(e) => help_or_usage_error(&e),
     }
 }
 
-/// `corten help [VERB]`.
-fn help(rest: &[OsString], log: log::Options) -> Result<(Globals, Command)> {
-    let mut command = match rest.first().and_then(|word| verb(word)) {
-        Some(verb) => build(verb, Known::All),
-        None => with_all_verbs(base(Known::All)),
+/// Returns the label of an error's line.
+fn label(verb: &Verb, matches: &ArgMatches) -> String {
+    let operand = match verb.operands {
+        Operands::Words => read::many(matches, "words").into_iter().next(),
+        _ => read::one::<String>(matches, "id"),
     };
-    Ok((Globals { log, ..Globals::default() }, Command::Help(command.render_help().to_string())))
+    match operand {
+        Some(operand) => format!("{} {operand}", verb.name),
+        None if read::flag(matches, "all") => format!("{} --all", verb.name),
+        None => verb.name.into(),
+    }
 }
 
-/// clap's "errors": a help text that was asked for, or a usage error, which is made one line.
-fn told(error: &clap::Error) -> Result<Command> {
+/// Converts what clap calls an error: a help text that was asked for, or a usage error, which becomes one
+/// line.
+fn help_or_usage_error(error: &clap::Error) -> Result<Command> {
     let text = error.to_string();
     if error.kind() == clap::error::ErrorKind::DisplayHelp {
         return Ok(Command::Help(text));
@@ -303,4 +316,4 @@ fn told(error: &clap::Error) -> Result<Command> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,5 @@
-//! The subcommands, a file each: load the state, decide, act, save. Standard output is theirs; errors are `main`'s.
-//! Each `run` stays a function of its own, so that a verb comes to its own code and stack only.
+//! The verbs, a file each: load the state, decide, act, save. They write to standard output; only `main`
+//! prints errors. Their rows are in [`verbs`].
 
 mod applied;
 mod create;
@@ -22,6 +22,7 @@ mod start;
 mod state;
 mod trace;
 pub(crate) mod update;
+mod verbs;
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -29,77 +30,31 @@ use std::mem::ManuallyDrop;
 use nix::errno::Errno;
 
 pub use features::{Seccomp, document as features_document};
+pub use verbs::VERBS;
 
 use crate::cgroups::{self, Cgroup};
-use crate::cli::{Command, Globals, SPEC_VERSION};
+use crate::cli::{Call, Command, Globals, SPEC_VERSION};
 use crate::error::{Context, Kind, Result, fail};
 use crate::state::{CgroupRecord, Dir, Record, Status};
 use crate::{host, sys};
 
-/// Runs a command. The result is the exit code: that of the payload, where one is waited for.
-pub fn run(globals: &Globals, command: Command) -> Result<u8> {
-    let name = label(&command);
-    let _phase = crate::trace::phase_of("command", || name.clone());
-    // The other commands need no more than the one of these that has made the container.
-    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_) | Command::Plan(_)) {
-        host::check_kernel()?;
+/// Runs a command and returns the exit code.
+pub fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Help(text) => print(&text).map(|()| 0).context("help"),
+        Command::Version => print(&version()).map(|()| 0).context("version"),
+        Command::Verb(Call { globals, verb, label, work }) => {
+            let _phase = crate::trace::phase_of("command", || label.clone());
+            // The other commands need no more of the kernel than the one of these that made the container.
+            if matches!(verb, "create" | "run" | "exec" | "plan") {
+                host::check_kernel().context(label.clone())?;
+            }
+            work(&globals).context(label)
+        }
     }
-    let result = match command {
-        Command::Help(text) => print(&text).map(|()| 0),
-        Command::Version => print(&version()).map(|()| 0),
-        Command::State(id) => state::run(globals, &id).map(|()| 0),
-        Command::Applied(id) => applied::run(globals, &id).map(|()| 0),
-        Command::Kill(args) => kill::run(globals, &args).map(|()| 0),
-        Command::List(args) => list::run(globals, &args).map(|()| 0),
-        Command::Ps(args) => ps::run(globals, &args).map(|()| 0),
-        Command::Spec(args) => spec::run(&args).map(|()| 0),
-        Command::Features => features::run().map(|()| 0),
-        Command::Create(args) => create::run(globals, &args).map(|()| 0),
-        Command::Start(id) => start::run(globals, &id).map(|()| 0),
-        Command::Run(args) => run::run(globals, &args),
-        Command::Exec(args) => exec::run(globals, &args),
-        Command::Delete(args) => delete::run(globals, &args).map(|()| 0),
-        Command::Gc(args) => gc::run(globals, args).map(|()| 0),
-        Command::Pause(id) => pause::run(globals, &id).map(|()| 0),
-        Command::Resume(id) => resume::run(globals, &id).map(|()| 0),
-        Command::Update(args) => update::run(globals, &args).map(|()| 0),
-        Command::Events(args) => events::run(globals, &args).map(|()| 0),
-        Command::Plan(args) => plan::run(globals, &args).map(|()| 0),
-        Command::Explain(args) => seccomp::run(&args).map(|()| 0),
-        Command::Trace(path) => trace::run(&path).map(|()| 0),
-    };
-    result.context(name)
 }
 
-/// What an error's line begins with: the verb, and the container where there is one.
-fn label(command: &Command) -> String {
-    let (verb, id) = match command {
-        Command::Help(_) => ("help", ""),
-        Command::Version => ("version", ""),
-        Command::Create(args) => ("create", args.id.as_str()),
-        Command::Start(id) => ("start", id.as_str()),
-        Command::State(id) | Command::Applied(id) => ("state", id.as_str()),
-        Command::Kill(args) => ("kill", args.id.as_str()),
-        Command::Delete(args) => ("delete", args.id.as_deref().unwrap_or("--all")),
-        Command::Gc(_) => ("gc", ""),
-        Command::Run(args) => ("run", args.create.id.as_str()),
-        Command::Exec(args) => ("exec", args.id.as_str()),
-        Command::List(_) => ("list", ""),
-        Command::Ps(args) => ("ps", args.id.as_str()),
-        Command::Spec(_) => ("spec", ""),
-        Command::Features => ("features", ""),
-        Command::Pause(id) => ("pause", id.as_str()),
-        Command::Resume(id) => ("resume", id.as_str()),
-        Command::Update(args) => ("update", args.id.as_str()),
-        Command::Events(args) => ("events", args.id.as_str()),
-        Command::Plan(_) => ("plan", ""),
-        Command::Explain(_) => ("seccomp explain", ""),
-        Command::Trace(_) => ("trace", ""),
-    };
-    if id.is_empty() { verb.into() } else { format!("{verb} {id}") }
-}
-
-/// `--version`, in the lines that Docker reads.
+/// Returns the text of `--version`, in the lines that Docker reads.
 fn version() -> String {
     format!(
         "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n",
@@ -108,7 +63,7 @@ fn version() -> String {
     )
 }
 
-/// Writes to standard output. A reader that has gone away is an error like any other, not a panic.
+/// Writes to standard output. A reader that has closed its end is an ordinary error, not a panic.
 fn print(text: &str) -> Result<()> {
     let _phase = crate::trace::phase("print");
     let mut out = std::io::stdout().lock();
@@ -119,7 +74,7 @@ fn print(text: &str) -> Result<()> {
     })
 }
 
-/// What has gone wrong with some of many containers, which was no reason to stop.
+/// Errors about some of many containers, which do not stop the command.
 #[derive(Default)]
 struct Failures(Vec<String>);
 
@@ -128,21 +83,22 @@ impl Failures {
         self.0.push(format!("container {id:?}: {error:#}"));
     }
 
-    /// One error, for the log is to have one record.
+    /// Returns one error, so that the log has one record.
     fn into_result(self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(fail(Kind::Os, self.0.join("; "))) }
     }
 }
 
-/// Opens a container for a command that only reads. The directory stays open until the process ends: two calls of close(2)
-/// less.
+/// Opens a container for a command that only reads. The directory stays open until the process ends, which
+/// saves two calls of close(2).
 fn open(globals: &Globals, id: &str) -> Result<(ManuallyDrop<Dir>, Record)> {
     let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
     let record = dir.load()?;
     Ok((ManuallyDrop::new(dir), record))
 }
 
-/// Locks a container for a command that changes it, and reads its record, which another command may change until then.
+/// Locks a container for a command that changes it, then reads its record. Until the lock is held, another
+/// command may change the record.
 fn open_locked(globals: &Globals, id: &str) -> Result<(Dir, Record)> {
     let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
     dir.lock(start::PATIENCE)?;
@@ -155,17 +111,18 @@ fn status(dir: &Dir, record: &Record) -> Result<Status> {
     dir.status(record, frozen)
 }
 
-/// Whether a cgroup is frozen; one that is gone is not.
+/// Reports whether a cgroup exists and is frozen.
 fn frozen(cgroup: &CgroupRecord) -> bool {
     cgroups::frozen(cgroup).unwrap_or(false)
 }
 
-/// The container's cgroup, if it has one that is not gone.
+/// Opens the container's cgroup; `None` if it has none or the cgroup no longer exists.
 fn cgroup(record: &Record) -> Result<Option<Cgroup>> {
     Ok(record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten())
 }
 
-/// Rows as text/tabwriter of Go sets them for runc: columns at least 12 wide, three blanks between them.
+/// Formats rows as Go's text/tabwriter does for runc: columns at least 12 wide, with three blanks between
+/// them.
 fn table(rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {

@@ -1,8 +1,9 @@
-//! Reading config.json, and exec's process document: shape only, no checks, no defaults.
+//! Reads config.json and the process document of `exec`: their shape only, without checks and defaults.
 //!
-//! The text goes straight into oci-spec's types. Where these refuse or lose what the spec allows, and only then, the
-//! text is read once more as a plain JSON value, repaired ([`repair`]) and converted from that. An error names the
-//! place in the document, which [`place`] finds from the line and column that the parser gives.
+//! The text is converted straight into the types of oci-spec. If these types refuse or lose something that
+//! the specification allows, and only then, the text is read again as a JSON value, repaired ([`repair`]) and
+//! converted from that value. An error names the place in the document, which [`place`] finds from the
+//! parser's line and column.
 
 mod place;
 mod repair;
@@ -23,17 +24,17 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::sys::{self, fs};
 use crate::trace;
 
-/// Real ones have some tens of kilobytes.
+/// The largest file that is read. Real configurations have some tens of kilobytes.
 const MAX_SIZE: u64 = 16 << 20;
 
-/// A configuration that was read.
+/// A configuration that has been read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The file, byte for byte.
+    /// The file's text, byte for byte.
     pub text: String,
     pub spec: Spec,
     pub version: Version,
-    /// What is ignored.
+    /// Warnings about members that are ignored.
     pub warnings: Vec<String>,
 }
 
@@ -42,17 +43,17 @@ pub fn load(bundle: &Path) -> Result<Config> {
     load_file(&bundle.join("config.json"))
 }
 
-/// Reads a configuration.
+/// Reads a configuration from any file.
 pub fn load_file(path: &Path) -> Result<Config> {
     parse(read(path)?)
 }
 
-/// Reads the process document of `exec --process`. `version` is that of the container's configuration.
+/// Reads the process document of `exec --process`. `version` is the version of the container's configuration.
 pub fn load_process(path: &Path, version: Version) -> Result<(Process, Vec<String>)> {
     parse_process(&read(path)?, version)
 }
 
-/// Reads a file that has what a configuration has as `linux.seccomp`, and nothing else.
+/// Reads a file that contains a `linux.seccomp` and nothing else.
 pub fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
     let text = read(path)?;
     parse_seccomp(&text).with_context(|| path.display().to_string())
@@ -61,8 +62,8 @@ pub fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
 fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
     let value: Value = serde_json::from_str(text).map_err(|e| syntax("profile", &e))?;
     let mut problems = Problems::default();
-    // What engines ship is a template: which of its rules hold depends on the container's capabilities, the machine and
-    // its kernel, and only the engine decides that.
+    // Engines ship templates. Which rules of a template apply depends on the container's capabilities, the
+    // machine and its kernel, and only the engine decides that.
     let template = "is of an engine's template, from which the engine makes a linux.seccomp for each container \
                     (hint: explain a container's bundle with --bundle)";
     if value.get("archMap").is_some() {
@@ -83,7 +84,7 @@ fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
     strict::from_str(text).map_err(|e| misplaced("profile", text, &e))
 }
 
-/// Reads a regular file of a sane size: a fifo would make us wait for ever.
+/// Reads a regular file of at most [`MAX_SIZE`]. Other kinds are refused: reading a fifo might never return.
 pub fn read(path: &Path) -> Result<String> {
     let _phase = trace::phase_of("read", || path.display());
     let file = fs::open(fs::CWD, path, fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
@@ -111,7 +112,8 @@ pub fn parse(text: String) -> Result<Config> {
     let spec: Spec = match fast {
         Ok(spec) if !repair::doubtful(&spec, &text) => spec,
         fast => repaired("config.json", &text, fast, &mut warnings, |value, found| {
-            // The version decides what an unknown capability is; a wrong one is told below.
+            // The version decides whether an unknown capability is an error. A wrong version is reported
+            // below.
             let declared = value.get("ociVersion").and_then(Value::as_str).unwrap_or_default();
             let version = Version::parse(declared).unwrap_or(Version::NEWEST);
             repair::spec(value, version, found);
@@ -139,8 +141,8 @@ pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<Strin
     Ok((process, warnings))
 }
 
-/// Reads the text of a `linux.resources` document, which may have any part of it: as a plain value, in which what is
-/// absent is known from what is 0, and as the spec's type.
+/// Reads the text of a `linux.resources` document, which may contain any part of it. Returns it as a plain
+/// value, which tells an absent member from 0, and as the specification's type.
 pub fn parse_resources(text: &str) -> Result<(Value, LinuxResources)> {
     let document = "resources";
     let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, &e))?;
@@ -150,7 +152,8 @@ pub fn parse_resources(text: &str) -> Result<(Value, LinuxResources)> {
     Ok((value, typed))
 }
 
-/// The second, slow way: by a JSON value that `mend` changes.
+/// Converts a document again, by way of a JSON value that `mend` repairs. This is slower than reading the
+/// text.
 fn repaired<T: DeserializeOwned>(
     document: &str,
     text: &str,
@@ -164,23 +167,23 @@ fn repaired<T: DeserializeOwned>(
     found.problems.into_result()?;
     warnings.append(&mut found.warnings);
     match fast {
-        // Nothing was mended that could cure it.
+        // The repair changed nothing, so the error would be the same.
         Err(e) if !found.changed => Err(misplaced(document, text, &e)),
         Ok(good) if !found.changed => Ok(good),
         _ => {
-            // Through text again, which costs nothing worth saving here: only so has an error a line and column.
+            // Rendered as text again, because only an error in a text has a line and a column.
             let text = serde_json::to_string(&value).context("JSON")?;
             strict::from_str(&text).map_err(|e| misplaced(document, &text, &e))
         }
     }
 }
 
-/// An error of JSON itself: there is no place in the document, only one in the file.
+/// Returns the error for text that is not JSON. It has a place in the file, but none in the document.
 fn syntax(document: &str, error: &serde_json::Error) -> anyhow::Error {
     fail(Kind::Config, format!("{document}: {error}"))
 }
 
-/// A value of a wrong type, an unknown word, a missing member: told with its place.
+/// Returns the error for a value of a wrong type, an unknown word or a missing member, with its place.
 fn misplaced(document: &str, text: &str, error: &serde_json::Error) -> anyhow::Error {
     let place = place::at(text, error.line(), error.column());
     let shown = error.to_string();

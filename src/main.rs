@@ -36,9 +36,9 @@ fn run() -> u8 {
             if let (Some(path), Some(since)) = (&preview.trace, since) {
                 trace::begin(path, since, &args);
             }
-            cli::parse(args)
+            cli::parse(args, commands::VERBS)
         })
-        .and_then(|(globals, command)| commands::run(&globals, command));
+        .and_then(commands::run);
     trace::finish();
     match result {
         Ok(code) => {

@@ -1,5 +1,9 @@
-//! The plan of a container: every decision, taken before anything is made. Pure: what it has to know of the host is
-//! given. All that is wrong in a configuration is told at once.
+//! The plan of a container: every decision, made before anything is created.
+//!
+//! Planning does no IO: the caller passes the facts about the host. All problems of a configuration are
+//! reported at once.
+
+mod print;
 
 use std::path::{Path, PathBuf};
 
@@ -13,11 +17,12 @@ use crate::process::sysctl::{self, Sysctl};
 use crate::process::{self, capabilities, lsm};
 use crate::{hooks, intel_rdt, namespaces, rootfs, seccomp, trace};
 
-/// What the command line says, and what only making a container has to know of the host.
+/// The command line's part of a plan, and the facts about the host that only the creation of a container
+/// needs.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     pub id: &'a str,
-    /// Absolute.
+    /// An absolute path.
     pub bundle: &'a Path,
     pub manager: Manager,
     pub no_pivot: bool,
@@ -29,12 +34,12 @@ pub struct Request<'a> {
     pub notify_socket: Option<&'a Path>,
 }
 
-/// What will be done, in the order of the doing.
+/// What will be done, roughly in the order in which it is done.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub namespaces: namespaces::Plan,
     pub cgroup: Option<cgroups::Plan>,
-    /// The cgroup becomes this user's and group's.
+    /// The user and group that the cgroup is given to.
     pub cgroup_owner: Option<(u32, u32)>,
     pub intel_rdt: Option<intel_rdt::Plan>,
     pub rootfs: rootfs::Plan,
@@ -44,23 +49,23 @@ pub struct Plan {
     pub sysctl: Vec<Sysctl>,
     /// The name of the session keyring to join.
     pub keyring: Option<String>,
-    /// `create` can do without; `start` cannot.
+    /// `create` works without a process; `start` does not.
     pub process: Option<process::Plan>,
     pub seccomp: Option<seccomp::Plan>,
-    /// Where the notification socket is in the container.
+    /// The path of the notification socket in the container.
     pub notify_socket: Option<PathBuf>,
 }
 
 impl Plan {
-    /// Whether the container's process is cloned before its cgroup is made, and then waits for it. A new cgroup namespace
-    /// is to be rooted there, and so can be made only then.
+    /// Reports whether the container's process is cloned before its cgroup is created, and then waits for it.
+    /// A new cgroup namespace has its root at that cgroup, so it can only be created afterwards.
     #[must_use]
     pub fn waits_for_cgroup(&self) -> bool {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
     }
 
-    /// Whether the container's process reports that its mounts are made and waits: for the runtime's hooks and network
-    /// devices, or, before its own hooks, for the device filter.
+    /// Reports whether the container's process reports its mounts and then waits. It waits for the runtime's
+    /// hooks and network devices or, before its own hooks, for the device filter.
     #[must_use]
     pub fn reports_mounts(&self) -> bool {
         let hooks::Plan { prestart, create_runtime, create_container, .. } = &self.hooks;
@@ -68,8 +73,8 @@ impl Plan {
         hooks || !self.namespaces.devices.is_empty()
     }
 
-    /// The kinds of namespaces (`CLONE_NEW*`) of which the container changes something for all who are in them, each with
-    /// the place in the configuration that says so.
+    /// Returns the kinds of namespaces (`CLONE_NEW*`) that the container changes for every process in them,
+    /// each with the place in the configuration that asks for the change.
     #[must_use]
     pub fn changes(&self) -> Vec<(i32, &str)> {
         let Self { namespaces, sysctl, .. } = self;
@@ -86,9 +91,10 @@ impl Plan {
     }
 }
 
-/// Who is to own the container's cgroup, where the container may make cgroups of its own below it: the host's ids of the
-/// user of its process, if it has a new cgroup namespace and the hierarchy at its place, mounted for writing
-/// (config-linux.md#cgroup-ownership).
+/// Returns the owner of the container's cgroup if the container may create cgroups below it: the ids of the
+/// process's user on the host (config-linux.md#cgroup-ownership).
+///
+/// The container needs a new cgroup namespace, and the hierarchy mounted for writing at /sys/fs/cgroup.
 fn cgroup_owner(
     spec: &Spec,
     namespaces: &namespaces::Plan,
@@ -108,12 +114,13 @@ fn cgroup_owner(
     }
     let (uid, gid) = spec.process().as_ref().map_or((0, 0), |p| (p.user().uid(), p.user().gid()));
     let owner = if namespaces.has(libc::CLONE_NEWUSER) {
-        // Of a namespace that is joined nothing may be known; of an id that is not mapped the process itself tells.
+        // The mappings of a joined namespace may be unknown. An id without a mapping is an error of the
+        // process itself.
         idmap::to_host(&namespaces.uid_map, uid).zip(idmap::to_host(&namespaces.gid_map, gid))
     } else {
         Some((uid, gid))
     };
-    // It is ours when it is made, and only root may give it to another.
+    // A new cgroup belongs to the caller, and only root may give it to another user.
     owner.filter(|(uid, _)| host.uid == 0 && *uid != 0)
 }
 
@@ -156,8 +163,9 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     namespaces::check_mounts(&namespaces, request.no_pivot, &mut problems);
     let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut problems, warnings);
     let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
-    // In its own namespace the kernel lets nobody mount a procfs who sees none there that is whole. Also hooks in the
-    // runtime's namespaces may go into the container's and expect the host's paths (NVIDIA's).
+    // If the runtime is in a user namespace, the kernel permits a mount of procfs only while a whole procfs
+    // is visible in the mount namespace. Hooks in the runtime's namespaces may enter the container's and
+    // expect the host's paths there (NVIDIA's do).
     let hooked = [&hooks.prestart, &hooks.create_runtime, &hooks.create_container];
     let root_only = request.tree_namespaces
         && !host.user_namespace
@@ -195,7 +203,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
     })
 }
 
-/// What a process can be given: in a user namespace its first process holds every capability.
+/// Returns what a process can be given. The first process of a user namespace holds every capability.
 pub fn process_host(host: &Host, user_namespace: bool) -> process::Host {
     let capabilities =
         if user_namespace { capabilities::Held::IN_USER_NAMESPACE } else { host.process.capabilities };

@@ -28,7 +28,7 @@ use crate::{cgroups, namespaces};
 
 pub use apply::mount_all;
 pub use devices::Device;
-pub use mounts::{Kind, Mount, names};
+pub use mounts::{IdMapping, Kind, Mount, names};
 use options::Propagate;
 pub use pivot::{detach, mounted};
 pub use root::Root;

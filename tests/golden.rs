@@ -41,7 +41,7 @@ fn planned(directory: &Path) -> String {
     let request = plan::Request {
         id: "c1",
         bundle: Path::new("/bundle"),
-        manager: Manager::Cgroupfs,
+        manager: if directory.ends_with("systemd") { Manager::Systemd } else { Manager::Cgroupfs },
         no_pivot: false,
         no_new_keyring: false,
         tree_namespaces: true,
@@ -53,7 +53,7 @@ fn planned(directory: &Path) -> String {
         Ok(plan) => {
             let warnings = config.warnings.iter().chain(&warnings);
             let warnings: String = warnings.map(|warning| format!("warning: {warning}\n")).collect();
-            format!("{warnings}{plan:#?}\n")
+            format!("{warnings}{}", plan.print())
         }
         Err(e) => format!("{e:#}\n"),
     }

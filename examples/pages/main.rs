@@ -12,7 +12,8 @@ mod zsh;
 use std::path::Path;
 use std::{env, fs, io};
 
-use corten::cli::table::{GLOBALS, Operands, Opt, Takes, VERBS, Verb};
+use corten::cli::table::{GLOBALS, Operands, Opt, Takes, Verb};
+use corten::commands::VERBS;
 
 /// clap adds it to every command.
 const HELP: Opt = Opt { long: "help", short: Some('h'), takes: Takes::Switch, help: "print this help" };
@@ -69,10 +70,6 @@ fn ignored(tables: &[&'static [Opt]]) -> Vec<Opt> {
     rows.filter(|option| option.help == "ignored").copied().collect()
 }
 
-fn verbs() -> impl Iterator<Item = &'static Verb> {
-    VERBS.iter().filter(|verb| !verb.about.is_empty())
-}
-
 /// What a verb's options are followed by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
@@ -90,7 +87,7 @@ fn first(verb: &Verb) -> First {
         Operands::None => First::Nothing,
         Operands::Words => First::Explain,
         Operands::File => First::File,
-        _ if matches!(verb.name, "create" | "run" | "restore" | "plan") => First::NewId,
+        _ if matches!(verb.name, "create" | "run" | "plan") => First::NewId,
         _ => First::Id,
     }
 }
@@ -118,7 +115,7 @@ pub(crate) fn write(share: &Path, date: &str) -> io::Result<()> {
         fs::write(path, text)
     };
     put("man/man8/corten.8", man::whole(date)?)?;
-    for verb in verbs() {
+    for verb in VERBS {
         put(&format!("man/man8/corten-{}.8", verb.name), man::page(verb, date)?)?;
     }
     put("bash-completion/completions/corten", bash::script())?;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
-use super::{GLOBALS, Operands, Opt, Verb, ignored, repeated, shown, value_name, verbs};
+use super::{GLOBALS, Operands, Opt, VERBS, Verb, ignored, repeated, shown, value_name};
 
 /// Where the words of docs/man want the options to be.
 const OPTIONS: &str = "@OPTIONS@\n";
@@ -12,7 +12,7 @@ const OPTIONS: &str = "@OPTIONS@\n";
 /// corten(8).
 pub(super) fn whole(date: &str) -> io::Result<String> {
     let mut commands = String::from(".SH COMMANDS\nEach has a page of its own.\n");
-    for verb in verbs() {
+    for verb in VERBS {
         let _ = writeln!(commands, ".TP\n.BR corten\\-{} (8)\n{}", verb.name, text(verb.about));
     }
     let head = head("corten", "an OCI low-level container runtime", date);

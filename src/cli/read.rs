@@ -1,22 +1,23 @@
-//! What clap has matched, as values.
+//! Reads values from clap's matches, and the arguments of the verbs.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::{Command, Create, Delete, Events, Exec, Explain, Format, Globals, Kill, Run, User};
+use super::{Create, Delete, Events, Exec, Format, Gc, Globals, Kill, List, Ps, Run, User};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::process::users;
 use crate::{log, state};
 
-/// The value of an option; `None` also of one that clap was not told of, because no word is about it.
-pub(super) fn one<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Option<T> {
+/// Returns the value of an option, or `None` if the option is not set. An option that does not occur on the
+/// command line is unknown to clap.
+pub(crate) fn one<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Option<T> {
     m.try_get_one::<T>(name).ok().flatten().cloned()
 }
 
-pub(super) fn flag(m: &ArgMatches, name: &str) -> bool {
+pub(crate) fn flag(m: &ArgMatches, name: &str) -> bool {
     one(m, name).unwrap_or(false)
 }
 
@@ -24,11 +25,11 @@ fn text(m: &ArgMatches, name: &str) -> Option<String> {
     one(m, name)
 }
 
-pub(super) fn path(m: &ArgMatches, name: &str) -> Option<PathBuf> {
+pub(crate) fn path(m: &ArgMatches, name: &str) -> Option<PathBuf> {
     one(m, name)
 }
 
-pub(super) fn many<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Vec<T> {
+pub(crate) fn many<T: Clone + Send + Sync + 'static>(m: &ArgMatches, name: &str) -> Vec<T> {
     let values = m.try_get_many::<T>(name).ok().flatten();
     values.map(|values| values.cloned().collect()).unwrap_or_default()
 }
@@ -37,7 +38,7 @@ fn number(m: &ArgMatches, name: &str) -> u32 {
     one(m, name).unwrap_or(0)
 }
 
-/// The value of an option that knows only certain words.
+/// Returns the value of an option that accepts certain words only.
 fn word<T>(m: &ArgMatches, name: &str, read: fn(&str) -> Option<T>) -> Result<Option<T>> {
     let Some(value) = text(m, name) else { return Ok(None) };
     match read(&value) {
@@ -46,18 +47,18 @@ fn word<T>(m: &ArgMatches, name: &str, read: fn(&str) -> Option<T>) -> Result<Op
     }
 }
 
-/// The id goes into paths: it is checked before anything is done with it.
-pub(super) fn id(m: &ArgMatches) -> Result<String> {
+/// Returns the id of the container. It becomes a part of paths, so it is checked here, before any use.
+pub(crate) fn id(m: &ArgMatches) -> Result<String> {
     let id = text(m, "id").unwrap_or_default();
     state::check_id(&id)?;
     Ok(id)
 }
 
-pub(super) fn bundle(m: &ArgMatches) -> PathBuf {
+pub(crate) fn bundle(m: &ArgMatches) -> PathBuf {
     path(m, "bundle").unwrap_or_else(|| PathBuf::from("."))
 }
 
-pub(super) fn format(m: &ArgMatches) -> Result<Format> {
+fn format(m: &ArgMatches) -> Result<Format> {
     let read = |value: &str| match value {
         "table" => Some(Format::Table),
         "json" => Some(Format::Json),
@@ -66,7 +67,7 @@ pub(super) fn format(m: &ArgMatches) -> Result<Format> {
     Ok(word(m, "format", read)?.unwrap_or_default())
 }
 
-pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
+pub(crate) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
     word(m, "log-format", log::Format::parse)?;
     word(m, "log-level", log::Level::parse)?;
     let manager = |value: &str| match value {
@@ -92,9 +93,9 @@ pub(super) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
     })
 }
 
-pub(super) fn create(m: &ArgMatches) -> Result<Create> {
+pub(crate) fn create(m: &ArgMatches) -> Result<Create> {
     Ok(Create {
-        // Only the hidden `plan` may leave it out.
+        // Only `plan` may leave it out.
         id: if m.contains_id("id") { id(m)? } else { "plan".into() },
         bundle: bundle(m),
         config: path(m, "config"),
@@ -107,45 +108,53 @@ pub(super) fn create(m: &ArgMatches) -> Result<Create> {
     })
 }
 
-pub(super) fn run(m: &ArgMatches) -> Result<Command> {
-    Ok(Command::Run(Run {
+pub(crate) fn run(m: &ArgMatches) -> Result<Run> {
+    Ok(Run {
         create: create(m)?,
         detach: flag(m, "detach"),
         keep: flag(m, "keep"),
         no_subreaper: flag(m, "no-subreaper"),
-    }))
+    })
 }
 
-pub(super) fn kill(m: &ArgMatches) -> Result<Command> {
+pub(crate) fn kill(m: &ArgMatches) -> Result<Kill> {
     let signal = text(m, "signal").unwrap_or_else(|| "SIGTERM".into());
-    Ok(Command::Kill(Kill { id: id(m)?, signal, all: flag(m, "all") }))
+    Ok(Kill { id: id(m)?, signal, all: flag(m, "all") })
 }
 
-pub(super) fn delete(m: &ArgMatches) -> Result<Command> {
+pub(crate) fn delete(m: &ArgMatches) -> Result<Delete> {
     let all = flag(m, "all");
     if all == m.contains_id("id") {
         return Err(fail(Kind::Usage, "delete needs the ID of a container, or --all"));
     }
     let id = if all { None } else { Some(id(m)?) };
-    Ok(Command::Delete(Delete { id, force: flag(m, "force") }))
+    Ok(Delete { id, force: flag(m, "force") })
 }
 
-/// `--format` of a verb that prints lines, not a table.
-pub(super) fn is_json(m: &ArgMatches) -> Result<bool> {
-    let read = |value: &str| match value {
+pub(crate) fn gc(m: &ArgMatches) -> Result<Gc> {
+    let format = |value: &str| match value {
         "text" => Some(false),
         "json" => Some(true),
         _ => None,
     };
-    Ok(word(m, "format", read)?.unwrap_or_default())
+    let json = word(m, "format", format)?.unwrap_or_default();
+    Ok(Gc { stopped: flag(m, "stopped"), dry_run: flag(m, "dry-run"), json })
 }
 
-pub(super) fn events(m: &ArgMatches) -> Result<Command> {
+pub(crate) fn list(m: &ArgMatches) -> Result<List> {
+    Ok(List { format: format(m)?, quiet: flag(m, "quiet") })
+}
+
+pub(crate) fn ps(m: &ArgMatches) -> Result<Ps> {
+    Ok(Ps { id: id(m)?, format: format(m)?, options: many(m, "words") })
+}
+
+pub(crate) fn events(m: &ArgMatches) -> Result<Events> {
     let interval = word(m, "interval", duration)?.unwrap_or(Duration::from_secs(5));
-    Ok(Command::Events(Events { id: id(m)?, stats: flag(m, "stats"), interval }))
+    Ok(Events { id: id(m)?, stats: flag(m, "stats"), interval })
 }
 
-/// A time above 0 as Go writes it: `5s`, `1m30s`, `1.5h`.
+/// Reads a duration above 0 in Go's form: `5s`, `1m30s`, `1.5h`.
 fn duration(value: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 7] =
         [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
@@ -161,7 +170,7 @@ fn duration(value: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok().filter(|time| !time.is_zero())
 }
 
-pub(super) fn exec(m: &ArgMatches) -> Result<Command> {
+pub(crate) fn exec(m: &ArgMatches) -> Result<Exec> {
     let exec = Exec {
         id: id(m)?,
         args: many(m, "words"),
@@ -187,28 +196,7 @@ pub(super) fn exec(m: &ArgMatches) -> Result<Command> {
     if exec.args.is_empty() && exec.process.is_none() {
         return Err(fail(Kind::Usage, "exec needs a program to run, or --process"));
     }
-    Ok(Command::Exec(exec))
-}
-
-pub(super) fn explain(m: &ArgMatches) -> Result<Command> {
-    let bundle = path(m, "bundle");
-    let mut words = many::<String>(m, "words").into_iter();
-    match words.next().as_deref() {
-        Some("explain") => {}
-        other => {
-            let shown = other.unwrap_or_default();
-            return Err(fail(Kind::Usage, format!("seccomp knows explain, not {shown:?}")));
-        }
-    }
-    let profile = if bundle.is_none() { words.next().map(PathBuf::from) } else { None };
-    if bundle.is_none() && profile.is_none() {
-        return Err(fail(Kind::Usage, "seccomp explain needs a profile, or --bundle"));
-    }
-    let (dump, syscalls) = (flag(m, "dump"), words.collect::<Vec<_>>());
-    if dump && !syscalls.is_empty() {
-        return Err(fail(Kind::Usage, "seccomp explain --dump prints the whole program, not that of a call"));
-    }
-    Ok(Command::Explain(Explain { bundle, profile, dump, syscalls }))
+    Ok(exec)
 }
 
 fn user(value: &str) -> Option<User> {

@@ -1,21 +1,22 @@
-//! The options and verbs as rows, and clap's commands made of them. The man pages and the shells' completions are made
-//! of the same rows, by examples/pages.
+//! Options and verbs as rows, and clap's commands, which are made of the rows. The rows of the verbs are in
+//! `commands::verbs`. `examples/pages` makes the man pages and the completions of the shells from the same
+//! rows.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
-use super::{Command, Gc, List, Ps, Spec, read, update};
+use super::Work;
 use crate::error::Result;
 
-/// What an option takes. The words name the value in the help.
+/// The kind of an option's value. The texts name the value in the help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
     Switch,
     Text(&'static str),
-    /// One of these words.
+    /// The value is one of these words.
     Word(&'static str, &'static [&'static str]),
     Path(&'static str),
     Number(&'static str),
@@ -31,17 +32,17 @@ pub struct Opt {
     pub help: &'static str,
 }
 
-/// What follows the options of a verb.
+/// The operands of a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operands {
     None,
     Id,
-    /// An id that may be left out.
+    /// An optional id.
     MaybeId,
     IdSignal,
-    /// An id, then words that are not ours even if they look like options.
+    /// An id, then words for another program, even if they look like options.
     IdWords,
-    /// A word that says what to do, and what to do it with.
+    /// A word that names the action, then the operands of the action.
     Words,
     File,
 }
@@ -52,10 +53,12 @@ pub struct Verb {
     pub about: &'static str,
     pub options: &'static [&'static [Opt]],
     pub operands: Operands,
-    pub(super) read: fn(&ArgMatches) -> Result<Command>,
+    /// Reads the arguments: returns what is to be run, or a usage error.
+    pub(crate) work: fn(&ArgMatches) -> Result<Work>,
 }
 
-const fn opt(long: &'static str, short: Option<char>, takes: Takes, help: &'static str) -> Opt {
+/// Makes the row of an option.
+pub(crate) const fn opt(long: &'static str, short: Option<char>, takes: Takes, help: &'static str) -> Opt {
     Opt { long, short, takes, help }
 }
 
@@ -96,251 +99,12 @@ pub const GLOBALS: &[Opt] = &[
     opt("version", Some('v'), Switch, "print the version"),
 ];
 
-const IO: &[Opt] = &[
-    opt("console-socket", None, Path("SOCKET"), "send the terminal's master to this unix socket"),
-    opt("pidfd-socket", None, Path("SOCKET"), "send a pidfd of the process to this unix socket"),
-    opt("pid-file", None, Path("FILE"), "write the process's id to FILE"),
-    opt("preserve-fds", None, Number("N"), "pass N more descriptors, from 3 on"),
-    opt("no-subreaper", None, Switch, "ignored"),
-];
-
-const CREATE: &[Opt] = &[
-    opt("bundle", Some('b'), Path("DIR"), "the bundle (default: the working directory)"),
-    opt("config", Some('f'), Path("FILE"), "read FILE instead of the bundle's config.json"),
-    opt("no-pivot", None, Switch, "move the root mount instead of pivot_root(2); not with a user namespace"),
-    opt("no-new-keyring", None, Switch, "keep the caller's session keyring"),
-];
-
-const RUN: &[Opt] = &[
-    opt("detach", Some('d'), Switch, "do not wait for the container"),
-    opt("keep", None, Switch, "do not delete the container when it ends"),
-];
-
-const EXEC: &[Opt] = &[
-    opt("process", Some('p'), Path("FILE"), "read the process (JSON) from FILE"),
-    opt("tty", Some('t'), Switch, "give it a terminal"),
-    opt("detach", Some('d'), Switch, "do not wait for the process"),
-    opt("env", Some('e'), Texts("NAME=VALUE"), "set an environment variable"),
-    opt("user", Some('u'), Text("USER[:GROUP]"), "whom to run as: ids, or the container's names"),
-    opt("additional-gids", Some('g'), Numbers("GID"), "add a supplementary group"),
-    opt("cwd", None, Text("DIR"), "working directory"),
-    opt("cap", Some('c'), Texts("CAP"), "add a capability (not to the inheritable ones)"),
-    opt("no-new-privs", None, Switch, "set no_new_privs"),
-    opt("apparmor", None, Text("PROFILE"), "AppArmor profile"),
-    opt("process-label", None, Text("LABEL"), "SELinux label"),
-    opt("cgroup", None, Texts("[CONTROLLERS:]PATH"), "run in this cgroup below the container's"),
-    opt("ignore-paused", None, Switch, "also in a paused container"),
-];
-
-const FORMAT: &[Opt] = &[opt("format", Some('f'), Word("FORMAT", &["table", "json"]), "table or json")];
-
-const UPDATE: &[Opt] = &[
-    opt(
-        "resources",
-        Some('r'),
-        Path("FILE"),
-        "read linux.resources (JSON) from FILE, or - for standard input",
-    ),
-    opt("dry-run", None, Switch, "print what would be written, and write nothing"),
-    opt("memory", None, Text("SIZE"), "memory.limit, such as 512M; -1 for none"),
-    opt("memory-reservation", None, Text("SIZE"), "memory.reservation"),
-    opt("memory-swap", None, Text("SIZE"), "memory.swap: memory and swap together"),
-    opt("kernel-memory", None, Text("SIZE"), "memory.kernel"),
-    opt("kernel-memory-tcp", None, Text("SIZE"), "memory.kernelTCP"),
-    opt("cpu-share", None, Text("N"), "cpu.shares"),
-    opt("cpu-quota", None, Text("MICROSECONDS"), "cpu.quota in a period; -1 for none"),
-    opt("cpu-period", None, Text("MICROSECONDS"), "cpu.period"),
-    opt("cpu-burst", None, Text("MICROSECONDS"), "cpu.burst"),
-    opt("cpu-idle", None, Text("N"), "cpu.idle, 0 or 1"),
-    opt("cpu-rt-period", None, Text("MICROSECONDS"), "cpu.realtimePeriod"),
-    opt("cpu-rt-runtime", None, Text("MICROSECONDS"), "cpu.realtimeRuntime"),
-    opt("cpuset-cpus", None, Text("LIST"), "cpu.cpus, such as 0-3,7"),
-    opt("cpuset-mems", None, Text("LIST"), "cpu.mems"),
-    opt("blkio-weight", None, Text("N"), "blockIO.weight, 10 to 1000"),
-    opt("pids-limit", None, Text("N"), "pids.limit; -1 for none"),
-    opt("l3-cache-schema", None, Text("SCHEMA"), "intelRdt.l3CacheSchema"),
-    opt("mem-bw-schema", None, Text("SCHEMA"), "intelRdt.memBwSchema"),
-];
-
-pub const VERBS: &[Verb] = &[
-    Verb {
-        name: "create",
-        about: "make a container, to be started later",
-        options: &[CREATE, IO],
-        operands: Operands::Id,
-        read: |m| read::create(m).map(Command::Create),
-    },
-    Verb {
-        name: "start",
-        about: "run a created container's program",
-        options: &[],
-        operands: Operands::Id,
-        read: |m| read::id(m).map(Command::Start),
-    },
-    Verb {
-        name: "state",
-        about: "print a container's state",
-        options: &[&[opt(
-            "applied",
-            None,
-            Switch,
-            "and what the kernel says of it beside what was asked; a difference is an error",
-        )]],
-        operands: Operands::Id,
-        read: |m| {
-            let command = if read::flag(m, "applied") { Command::Applied } else { Command::State };
-            read::id(m).map(command)
-        },
-    },
-    Verb {
-        name: "kill",
-        about: "send a signal to a container (default SIGTERM)",
-        options: &[&[opt("all", Some('a'), Switch, "to all its processes")]],
-        operands: Operands::IdSignal,
-        read: read::kill,
-    },
-    Verb {
-        name: "delete",
-        about: "remove a stopped container",
-        options: &[&[
-            opt("force", Some('f'), Switch, "kill it if it has not stopped; fine if there is none"),
-            opt("all", Some('a'), Switch, "every container, instead of one; prints their ids"),
-        ]],
-        operands: Operands::MaybeId,
-        read: read::delete,
-    },
-    Verb {
-        name: "gc",
-        about: "remove what interrupted commands have left",
-        options: &[&[
-            opt("stopped", None, Switch, "and stopped containers, which an engine may still ask for"),
-            opt("dry-run", None, Switch, "only print what would be removed"),
-            opt("format", Some('f'), Word("FORMAT", &["text", "json"]), "text or json"),
-        ]],
-        operands: Operands::None,
-        read: |m| {
-            let json = read::is_json(m)?;
-            Ok(Command::Gc(Gc { stopped: read::flag(m, "stopped"), dry_run: read::flag(m, "dry-run"), json }))
-        },
-    },
-    Verb {
-        name: "pause",
-        about: "let a container's processes stand still",
-        options: &[],
-        operands: Operands::Id,
-        read: |m| read::id(m).map(Command::Pause),
-    },
-    Verb {
-        name: "resume",
-        about: "let a paused container's processes go on",
-        options: &[],
-        operands: Operands::Id,
-        read: |m| read::id(m).map(Command::Resume),
-    },
-    Verb {
-        name: "update",
-        about: "change a container's limits",
-        options: &[UPDATE],
-        operands: Operands::Id,
-        read: update::read,
-    },
-    Verb {
-        name: "events",
-        about: "print what a container uses, until it stops",
-        options: &[&[
-            opt("stats", None, Switch, "print one record, and end"),
-            opt("interval", None, Text("DURATION"), "how often (default 5s)"),
-        ]],
-        operands: Operands::Id,
-        read: read::events,
-    },
-    Verb {
-        name: "run",
-        about: "create, start, wait and delete",
-        options: &[CREATE, RUN, IO],
-        operands: Operands::Id,
-        read: read::run,
-    },
-    Verb {
-        name: "exec",
-        about: "run a further program in a container",
-        options: &[EXEC, IO],
-        operands: Operands::IdWords,
-        read: read::exec,
-    },
-    Verb {
-        name: "list",
-        about: "list the containers",
-        options: &[FORMAT, &[opt("quiet", Some('q'), Switch, "only their ids")]],
-        operands: Operands::None,
-        read: |m| Ok(Command::List(List { format: read::format(m)?, quiet: read::flag(m, "quiet") })),
-    },
-    Verb {
-        name: "ps",
-        about: "list a container's processes",
-        options: &[FORMAT],
-        operands: Operands::IdWords,
-        read: |m| {
-            Ok(Command::Ps(Ps {
-                id: read::id(m)?,
-                format: read::format(m)?,
-                options: read::many(m, "words"),
-            }))
-        },
-    },
-    Verb {
-        name: "spec",
-        about: "write a config.json to begin with",
-        options: &[&[
-            opt("bundle", Some('b'), Path("DIR"), "where (default: the working directory)"),
-            opt("rootless", None, Switch, "for a caller who is not root"),
-        ]],
-        operands: Operands::None,
-        read: |m| Ok(Command::Spec(Spec { bundle: read::bundle(m), rootless: read::flag(m, "rootless") })),
-    },
-    Verb {
-        name: "features",
-        about: "print what corten can do",
-        options: &[],
-        operands: Operands::None,
-        read: |_| Ok(Command::Features),
-    },
-    Verb {
-        name: "seccomp",
-        about: "explain a profile: seccomp explain PROFILE|--bundle DIR [SYSCALL...]",
-        options: &[&[
-            opt("bundle", Some('b'), Path("DIR"), "the profile of this bundle's configuration"),
-            opt("dump", None, Switch, "print the program instead"),
-        ]],
-        operands: Operands::Words,
-        read: read::explain,
-    },
-    Verb {
-        name: "trace",
-        about: "print what --trace has written as a timeline",
-        options: &[],
-        operands: Operands::File,
-        read: |m| Ok(Command::Trace(read::path(m, "file").unwrap_or_default())),
-    },
-    Verb {
-        name: "plan",
-        about: "",
-        options: &[CREATE, IO],
-        operands: Operands::MaybeId,
-        read: |m| read::create(m).map(Command::Plan),
-    },
-];
-
-pub(super) fn verb(name: &OsStr) -> Option<&'static Verb> {
-    VERBS.iter().find(|v| v.name.as_bytes() == name.as_bytes())
-}
-
-/// Which options clap is told of. Each costs a command some microseconds; but a help text and the hints in an error need
-/// all of them.
+/// The options that clap is given. Each costs a command some microseconds, but help texts and the hints of
+/// errors need all of them.
 #[derive(Clone, Copy)]
 pub(super) enum Known<'a> {
     All,
-    /// Those that these words, which are in their one form, are about.
+    /// The options that occur in these normalised words.
     In(&'a [OsString]),
 }
 
@@ -358,7 +122,7 @@ impl Known<'_> {
     }
 }
 
-/// With the options that every command may have.
+/// Returns clap's command with the global options.
 pub(super) fn base(known: Known) -> clap::Command {
     clap::Command::new("corten")
         .disable_help_subcommand(true)
@@ -367,9 +131,9 @@ pub(super) fn base(known: Known) -> clap::Command {
         .args(GLOBALS.iter().filter(|option| known.has(option)).map(argument))
 }
 
-pub(super) fn with_all_verbs(command: clap::Command) -> clap::Command {
-    let about = |v: &Verb| clap::Command::new(v.name).about(v.about).hide(v.about.is_empty());
-    command.subcommands(VERBS.iter().map(about))
+pub(super) fn with_all_verbs(command: clap::Command, verbs: &[Verb]) -> clap::Command {
+    let about = |v: &Verb| clap::Command::new(v.name).about(v.about);
+    command.subcommands(verbs.iter().map(about))
 }
 
 pub(super) fn build(verb: &Verb, known: Known) -> clap::Command {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::commands::VERBS;
 use crate::error::kind;
 
 fn split(line: &str) -> Vec<OsString> {
@@ -6,16 +7,28 @@ fn split(line: &str) -> Vec<OsString> {
     line.split(' ').map(|word| OsString::from(if word == "''" { "" } else { word })).collect()
 }
 
-fn read(line: &str) -> Result<(Globals, Command)> {
-    parse(split(&format!("corten {line}")))
+fn read(line: &str) -> Result<Command> {
+    parse(split(&format!("corten {line}")), VERBS)
 }
 
-fn command(line: &str) -> Command {
-    read(line).unwrap_or_else(|e| panic!("{line}: {e:#}")).1
+fn call(line: &str) -> Call {
+    match read(line) {
+        Ok(Command::Verb(call)) => call,
+        Ok(_) => panic!("{line}: not a verb"),
+        Err(e) => panic!("{line}: {e:#}"),
+    }
 }
 
 fn globals(line: &str) -> Globals {
-    read(line).unwrap_or_else(|e| panic!("{line}: {e:#}")).0
+    call(line).globals
+}
+
+/// Reads a line that begins with a verb by the verb's reader.
+pub(crate) fn args<A>(line: &str, read: fn(&ArgMatches) -> Result<A>) -> A {
+    let words = split(line);
+    let verb = VERBS.iter().find(|verb| words[0] == verb.name).unwrap();
+    let matches = matches(verb, Vec::new(), &words[1..]).unwrap_or_else(|e| panic!("{line}: {e}"));
+    read(matches.subcommand().unwrap().1).unwrap_or_else(|e| panic!("{line}: {e:#}"))
 }
 
 fn create(id: &str) -> Create {
@@ -26,12 +39,12 @@ fn exec(id: &str) -> Exec {
     Exec { id: id.into(), ..Exec::default() }
 }
 
-fn kill(id: &str, signal: &str, all: bool) -> Command {
-    Command::Kill(Kill { id: id.into(), signal: signal.into(), all })
+fn kill(signal: &str, all: bool) -> Kill {
+    Kill { id: "c1".into(), signal: signal.into(), all }
 }
 
-fn delete(id: &str, force: bool) -> Command {
-    Command::Delete(Delete { id: Some(id.into()), force })
+fn delete(id: Option<&str>, force: bool) -> Delete {
+    Delete { id: id.map(Into::into), force }
 }
 
 #[test]
@@ -119,7 +132,7 @@ fn creates_as_engines_send_them() {
         ("create -- c1", create("c1")),
         ("create -- -c1", create("-c1")),
     ] {
-        assert_eq!(command(line), Command::Create(expected), "{line}");
+        assert_eq!(args(line, read::create), expected, "{line}");
     }
     let run = Run { create: Create { bundle: "/b".into(), ..create("c1") }, ..Run::default() };
     for (line, expected) in [
@@ -127,7 +140,7 @@ fn creates_as_engines_send_them() {
         ("run -d --keep -b /b c1", Run { detach: true, keep: true, ..run.clone() }),
         ("run -detach -no-subreaper --bundle /b c1", Run { detach: true, no_subreaper: true, ..run }),
     ] {
-        assert_eq!(command(line), Command::Run(expected), "{line}");
+        assert_eq!(args(line, read::run), expected, "{line}");
     }
 }
 
@@ -200,77 +213,103 @@ fn execs_as_engines_send_them() {
             },
         ),
     ] {
-        assert_eq!(command(line), Command::Exec(expected), "{line}");
+        assert_eq!(args(line, read::exec), expected, "{line}");
     }
 }
 
 #[test]
-fn the_other_verbs_as_engines_send_them() {
+fn kills_as_engines_send_them() {
+    for (line, expected) in [
+        ("kill c1 9", kill("9", false)),
+        ("kill c1", kill("SIGTERM", false)),
+        ("kill c1 SIGKILL", kill("SIGKILL", false)),
+        ("kill --all c1 9", kill("9", true)),
+        ("kill -a c1 KILL", kill("KILL", true)),
+        ("kill c1 TERM --all", kill("TERM", true)),
+        ("kill c1 -all", kill("SIGTERM", true)),
+    ] {
+        assert_eq!(args(line, read::kill), expected, "{line}");
+    }
+}
+
+#[test]
+fn deletes_as_engines_send_them() {
+    for (line, expected) in [
+        ("delete c1", delete(Some("c1"), false)),
+        ("delete --force c1", delete(Some("c1"), true)),
+        ("delete -f c1", delete(Some("c1"), true)),
+        ("delete c1 -force", delete(Some("c1"), true)),
+        ("delete --all --force", delete(None, true)),
+        ("delete -a", delete(None, false)),
+    ] {
+        assert_eq!(args(line, read::delete), expected, "{line}");
+    }
+}
+
+#[test]
+fn listing_verbs_as_engines_send_them() {
     let table = Format::Table;
     let ps = |format, options: &[&str]| {
         let options = options.iter().map(ToString::to_string).collect();
-        Command::Ps(Ps { id: "c1".into(), format, options })
+        Ps { id: "c1".into(), format, options }
     };
     for (line, expected) in [
-        ("start c1", Command::Start("c1".into())),
-        ("state c1", Command::State("c1".into())),
-        ("kill c1 9", kill("c1", "9", false)),
-        ("kill c1", kill("c1", "SIGTERM", false)),
-        ("kill c1 SIGKILL", kill("c1", "SIGKILL", false)),
-        ("kill --all c1 9", kill("c1", "9", true)),
-        ("kill -a c1 KILL", kill("c1", "KILL", true)),
-        ("kill c1 TERM --all", kill("c1", "TERM", true)),
-        ("kill c1 -all", kill("c1", "SIGTERM", true)),
-        ("delete c1", delete("c1", false)),
-        ("delete --force c1", delete("c1", true)),
-        ("delete -f c1", delete("c1", true)),
-        ("delete c1 -force", delete("c1", true)),
-        ("delete --all --force", Command::Delete(Delete { id: None, force: true })),
-        ("delete -a", Command::Delete(Delete { id: None, force: false })),
-        ("gc", Command::Gc(Gc::default())),
-        (
-            "gc --dry-run --stopped --format json",
-            Command::Gc(Gc { stopped: true, dry_run: true, json: true }),
-        ),
         ("ps --format json c1", ps(Format::Json, &[])),
         ("ps -f json c1", ps(Format::Json, &[])),
         ("ps --format=table c1 -o pid,cmd", ps(table, &["-o", "pid,cmd"])),
         ("ps c1 -ef --format json", ps(table, &["-ef", "--format", "json"])),
-        ("list", Command::List(List { format: table, quiet: false })),
-        ("list --format=json", Command::List(List { format: Format::Json, quiet: false })),
-        ("list -q", Command::List(List { format: table, quiet: true })),
-        ("features", Command::Features),
-        ("spec", Command::Spec(Spec { bundle: ".".into(), rootless: false })),
-        ("spec --rootless -b /b", Command::Spec(Spec { bundle: "/b".into(), rootless: true })),
-        ("plan --bundle /b", Command::Plan(Create { bundle: "/b".into(), ..create("plan") })),
-        ("plan -b /b c1", Command::Plan(Create { bundle: "/b".into(), ..create("c1") })),
-        ("seccomp explain /p", explain(None, Some("/p"), &[])),
-        ("seccomp explain /p read write", explain(None, Some("/p"), &["read", "write"])),
-        ("seccomp explain --bundle /b read", explain(Some("/b"), None, &["read"])),
-        (
-            "seccomp explain -b /b --dump",
-            Command::Explain(Explain { bundle: Some("/b".into()), dump: true, ..Explain::default() }),
-        ),
-        ("--version", Command::Version),
-        ("-v", Command::Version),
-        ("-version", Command::Version),
     ] {
-        assert_eq!(command(line), expected, "{line}");
+        assert_eq!(args(line, read::ps), expected, "{line}");
+    }
+    for (line, expected) in [
+        ("list", List { format: table, quiet: false }),
+        ("list --format=json", List { format: Format::Json, quiet: false }),
+        ("list -q", List { format: table, quiet: true }),
+    ] {
+        assert_eq!(args(line, read::list), expected, "{line}");
+    }
+    assert_eq!(args("gc", read::gc), Gc::default());
+    let expected = Gc { stopped: true, dry_run: true, json: true };
+    assert_eq!(args("gc --dry-run --stopped --format json", read::gc), expected);
+}
+
+#[test]
+fn the_plan_needs_no_id() {
+    for (line, id) in [("plan --bundle /b", "plan"), ("plan -b /b c1", "c1")] {
+        assert_eq!(args(line, read::create), Create { bundle: "/b".into(), ..create(id) }, "{line}");
     }
 }
 
-fn explain(bundle: Option<&str>, profile: Option<&str>, syscalls: &[&str]) -> Command {
-    let syscalls = syscalls.iter().map(ToString::to_string).collect();
-    let (bundle, profile) = (bundle.map(Into::into), profile.map(Into::into));
-    Command::Explain(Explain { bundle, profile, dump: false, syscalls })
+#[test]
+fn errors_begin_with_the_verb_and_the_container() {
+    for (line, verb, label) in [
+        ("start c1", "start", "start c1"),
+        ("state --applied c1", "state", "state c1"),
+        ("exec c1 ls -l", "exec", "exec c1"),
+        ("delete --all", "delete", "delete --all"),
+        ("kill --all c1", "kill", "kill c1"),
+        ("features", "features", "features"),
+        ("spec", "spec", "spec"),
+        ("gc", "gc", "gc"),
+        ("plan", "plan", "plan"),
+        ("seccomp explain /p read write", "seccomp", "seccomp explain"),
+        ("trace /t", "trace", "trace"),
+    ] {
+        let call = call(line);
+        assert_eq!((call.verb, call.label.as_str()), (verb, label), "{line}");
+    }
+}
+
+#[test]
+fn versions_are_asked_for_in_three_forms() {
+    for line in ["--version", "-v", "-version"] {
+        assert!(matches!(read(line), Ok(Command::Version)), "{line}");
+    }
 }
 
 #[test]
 fn limits_become_a_document() {
-    let update = |line: &str| match command(line) {
-        Command::Update(update) => update,
-        other => panic!("{line}: {other:?}"),
-    };
+    let update = |line: &str| args(line, update::read);
     for (line, expected) in [
         ("update c1", "{}"),
         ("update --memory 512M --memory-swap=-1 c1", r#"{"memory":{"limit":536870912,"swap":-1}}"#),
@@ -295,6 +334,7 @@ fn limits_become_a_document() {
 fn help_is_given() {
     for (line, word) in [
         ("--help", "features"),
+        ("--help", "plan"),
         ("-h", "create"),
         ("help", "delete"),
         ("help kill", "SIGTERM"),
@@ -304,9 +344,8 @@ fn help_is_given() {
         ("create -h", "--pid-file"),
         ("exec -help", "--additional-gids"),
     ] {
-        let Command::Help(text) = command(line) else { panic!("{line}") };
+        let Ok(Command::Help(text)) = read(line) else { panic!("{line}") };
         assert!(text.contains(word), "{line}: {text}");
-        assert!(!text.contains("plan"), "{line}: {text}");
         assert!(!text.contains("ignored"), "{line}: {text}");
     }
 }
@@ -355,24 +394,26 @@ fn mistakes_are_told_in_one_line() {
         ("gc c1", "c1"),
         ("gc --format table", "--format"),
     ] {
-        let error = read(line).expect_err(line);
+        let error = read(line).err().unwrap_or_else(|| panic!("{line}"));
         assert_eq!(kind(&error), Kind::Usage, "{line}");
         let text = format!("{error:#}");
         assert!(text.contains(expected), "{line}: {text}");
         assert!(!text.contains('\n'), "{line}: {text}");
     }
-    assert_eq!(kind(&parse(Vec::new()).unwrap_err()), Kind::Usage);
-    assert_eq!(kind(&parse(split("corten")).unwrap_err()), Kind::Usage);
+    assert_eq!(kind(&parse(Vec::new(), VERBS).err().unwrap()), Kind::Usage);
+    assert_eq!(kind(&parse(split("corten"), VERBS).err().unwrap()), Kind::Usage);
 }
 
 #[test]
 fn words_that_are_not_utf_8_are_paths_or_errors() {
     let odd = OsString::from_vec(b"/\xff".to_vec());
     let line = |head: &str| [split(head), vec![odd.clone()], split("c1")].concat();
-    let (_, got) = parse(line("corten create --bundle")).unwrap();
-    assert_eq!(got, Command::Create(Create { bundle: odd.clone().into(), ..create("c1") }));
+    let verb = VERBS.iter().find(|verb| verb.name == "create").unwrap();
+    let matches = matches(verb, Vec::new(), &line("--bundle")).unwrap();
+    let got = read::create(matches.subcommand().unwrap().1).unwrap();
+    assert_eq!(got, Create { bundle: odd.clone().into(), ..create("c1") });
     for head in ["corten", "corten state", "corten kill c1", "corten exec --cwd", "corten exec c1"] {
-        assert!(parse(line(head)).is_err(), "{head}");
+        assert!(parse(line(head), VERBS).is_err(), "{head}");
     }
 }
 
@@ -417,12 +458,12 @@ fn words_that_the_tables_offer_are_taken() {
         rows.flat_map(words).collect::<Vec<_>>()
     };
     let mut lines: Vec<_> = offered(&[GLOBALS]).iter().map(|option| format!("{option} start c1")).collect();
-    for verb in table::VERBS {
+    for verb in VERBS {
         let id = if verb.operands == Operands::None { "" } else { " c1" };
         lines.extend(offered(verb.options).iter().map(|option| format!("{} {option}{id}", verb.name)));
     }
     assert!(lines.contains(&"ps --format=json c1".to_string()), "{lines:?}");
     for line in lines {
-        command(&line);
+        call(&line);
     }
 }

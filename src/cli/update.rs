@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 use serde_json::{Map, Value, json};
 
-use super::{Command, Update, read};
+use super::{Update, read};
 use crate::error::{Kind, Result, fail};
 
 /// How an option's value is read.
@@ -36,7 +36,7 @@ const LIMITS: [(&str, &str, &str, Form); 16] = [
     ("pids-limit", "pids", "limit", Form::Signed),
 ];
 
-pub(super) fn read(m: &ArgMatches) -> Result<Command> {
+pub(crate) fn read(m: &ArgMatches) -> Result<Update> {
     let mut document = Map::new();
     for (option, section, member, form) in LIMITS {
         let Some(text) = read::one::<String>(m, option) else { continue };
@@ -47,13 +47,13 @@ pub(super) fn read(m: &ArgMatches) -> Result<Command> {
     }
     let schemas = [("l3-cache-schema", "l3CacheSchema"), ("mem-bw-schema", "memBwSchema")];
     let schemas = schemas.into_iter().filter_map(|(option, member)| Some((member, read::one(m, option)?)));
-    Ok(Command::Update(Update {
+    Ok(Update {
         id: read::id(m)?,
         resources: read::path(m, "resources"),
         document: Value::Object(document),
         schemas: schemas.collect(),
         dry_run: read::flag(m, "dry-run"),
-    }))
+    })
 }
 
 fn convert(text: &str, form: Form) -> Option<Value> {

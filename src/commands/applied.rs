@@ -38,7 +38,6 @@ impl Row {
     }
 }
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let (dir, record) = super::open(globals, id)?;
     let status = super::status(&dir, &record)?;

@@ -14,7 +14,6 @@ use crate::startup::seal;
 use crate::sys::fs;
 use crate::{cgroups, log, state, trace};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     seal::ensure()?;
     let prepared = Prepared::new(globals, args)?;

@@ -16,7 +16,6 @@ use crate::state::{Dir, Status};
 use crate::sys::task;
 use crate::{cgroups, launch, log, state};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let Some(id) = &args.id else { return all(&root, args.force) };

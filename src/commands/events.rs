@@ -16,7 +16,6 @@ use crate::state::{self, Record};
 use crate::sys::{self, fs};
 use crate::{host, intel_rdt};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
     let (_dir, record) = super::open(globals, &args.id)?;
     let stopped = || fail(Kind::WrongStatus, "container not running");

@@ -17,7 +17,6 @@ use crate::startup::seal;
 use crate::state::{self, Status};
 use crate::{log, plan, seccomp};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     seal::ensure()?;
     let service = env::service(|name| std::env::var(name).ok(), std::process::id);

@@ -1,21 +1,21 @@
-//! `features`: what this executable can do, on any host (features.md of the runtime-spec).
+//! `features`: prints what this executable supports, on any host (features.md of the runtime-spec).
 
 use serde_json::{Value, json};
 
 use crate::cgroups::systemd;
-use crate::cli::SPEC_VERSION;
+use crate::cli::{Globals, SPEC_VERSION};
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
 use crate::{namespaces, rootfs, seccomp};
 
-/// What the seccomp compiler knows, by the spec's names.
+/// What the seccomp compiler supports, by the specification's names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seccomp<'a> {
     pub actions: &'a [&'a str],
     pub operators: &'a [&'a str],
     pub archs: &'a [&'a str],
     pub known_flags: &'a [&'a str],
-    /// Those of them that the running kernel has.
+    /// The flags among them that the running kernel has.
     pub supported_flags: &'a [&'a str],
 }
 
@@ -34,8 +34,7 @@ const MEMORY_MODES: &[&str] = &[
 
 const MEMORY_FLAGS: &[&str] = &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
-#[inline(never)]
-pub(super) fn run() -> Result<()> {
+pub(super) fn run(_: &Globals, (): &()) -> Result<()> {
     let seccomp = Seccomp {
         actions: seccomp::ACTIONS,
         operators: seccomp::OPERATORS,
@@ -47,8 +46,8 @@ pub(super) fn run() -> Result<()> {
     super::print(&(serde_json::to_string_pretty(&value).context("JSON")? + "\n"))
 }
 
-/// The document, the same on every kernel but for the supported flags of seccomp. containerd reads `linux` unchecked,
-/// `rro` among the mount options and `idmap`.
+/// Returns the document. It is the same on every kernel, except for the supported flags of seccomp.
+/// containerd reads `linux` without a check, `rro` among the mount options, and `idmap`.
 #[must_use]
 pub fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
     let mut capabilities: Vec<_> = caps::all().into_iter().collect();

@@ -49,7 +49,6 @@ struct Removed {
     reason: Why,
 }
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: Gc) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let boot = state::boot_id()?;

@@ -14,7 +14,6 @@ use crate::error::{Kind, Result, fail};
 use crate::state::{Dir, Record, Status, pidfd};
 use crate::{sys, trace};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     let signal = signal(&args.signal)?;
     let (dir, record) = super::open(globals, &args.id)?;

@@ -8,7 +8,6 @@ use crate::error::{Context, Kind, Result, kind};
 use crate::state::{Record, Status, document};
 use crate::{log, state};
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let parent = state::open_root(&root)?;

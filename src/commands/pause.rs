@@ -11,7 +11,6 @@ use crate::state::Status;
 /// system call that cannot be interrupted stops at its end.
 pub(super) const FREEZE: Duration = Duration::from_secs(10);
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let may = |status: Status| matches!(status, Status::Created | Status::Running);
     freezable(globals, id, "pause", may, |cgroup| cgroup.freeze(true, Instant::now() + FREEZE))

@@ -1,11 +1,10 @@
-//! `plan` (hidden): prints what `create` would do, and does nothing.
+//! `plan`: prints what `create` would do, without doing it.
 
 use super::create::Prepared;
 use crate::cli::{Create, Globals};
 use crate::error::Result;
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     let prepared = Prepared::new(globals, args)?;
-    super::print(&format!("{:#?}\n", prepared.plan))
+    super::print(&prepared.plan.print())
 }

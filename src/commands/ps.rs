@@ -6,7 +6,6 @@ use crate::cli::{Format, Globals, Ps};
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::signal;
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Ps) -> Result<()> {
     let (_dir, record) = super::open(globals, &args.id)?;
     if record.cgroup.is_none() {

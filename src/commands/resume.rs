@@ -7,7 +7,6 @@ use crate::cli::Globals;
 use crate::error::Result;
 use crate::state::Status;
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let may = |status: Status| status == Status::Paused;
     freezable(globals, id, "resume", may, |cgroup| cgroup.freeze(false, Instant::now() + FREEZE))

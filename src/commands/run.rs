@@ -12,7 +12,6 @@ use crate::startup::seal;
 use crate::state::Status;
 use crate::sys::task;
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
     let mut prepared = Prepared::new(globals, &args.create)?;

@@ -1,18 +1,29 @@
-//! `spec`: a config.json to begin with, with runc's defaults.
+//! `spec`: writes a config.json to start from, with runc's defaults.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::PathBuf;
 
+use clap::ArgMatches;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::cli::{SPEC_VERSION, Spec};
+use crate::cli::{Globals, SPEC_VERSION, read};
 use crate::error::{Kind, Result, fail};
 use crate::sys;
 
-#[inline(never)]
-pub(super) fn run(args: &Spec) -> Result<()> {
+#[derive(Debug, PartialEq)]
+pub(super) struct Args {
+    bundle: PathBuf,
+    rootless: bool,
+}
+
+pub(super) fn read(m: &ArgMatches) -> Result<Args> {
+    Ok(Args { bundle: read::bundle(m), rootless: read::flag(m, "rootless") })
+}
+
+pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
     let ids = args.rootless.then(|| (sys::task::euid(), sys::task::egid()));
     let path = args.bundle.join("config.json");
     let failed = |call: &str, e: &std::io::Error| {
@@ -46,7 +57,8 @@ const MOUNTS: &[Mount] = &[
     ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
 ];
 
-/// A new sysfs can only be mounted by whoever owns the network namespace, which is the host's here.
+/// The mount of /sys for a rootless container. Only the owner of the network namespace can mount a new sysfs,
+/// and a rootless container is in the host's network namespace.
 const ROOTLESS_SYS: Mount = ("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
 
 const CAPABILITIES: &[&str] = &["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
@@ -66,7 +78,8 @@ const MASKED: &[&str] = &[
 
 const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The configuration; for a caller who is not root, with its ids. A member a line, in the order in which one reads.
+/// Returns the configuration, a member a line, in an order that reads well. `rootless` are the ids of a
+/// caller who is not root.
 fn document(rootless: Option<(u32, u32)>) -> String {
     let process = [
         ("terminal", json!(true)),
@@ -100,7 +113,7 @@ fn document(rootless: Option<(u32, u32)>) -> String {
 
 fn mounts(rootless: bool) -> Vec<Value> {
     let row = |&(destination, kind, source, options): &Mount| {
-        // A user namespace maps only the caller's ids.
+        // The user namespace maps only the caller's ids.
         let options: Vec<_> = options
             .iter()
             .filter(|o| !rootless || !(o.starts_with("gid=") || o.starts_with("uid=")))
@@ -153,8 +166,15 @@ fn array(items: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::tests::args;
     use crate::config;
     use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+    #[test]
+    fn the_bundle_is_the_working_directory_unless_it_is_named() {
+        assert_eq!(args("spec", read), Args { bundle: ".".into(), rootless: false });
+        assert_eq!(args("spec --rootless -b /b", read), Args { bundle: "/b".into(), rootless: true });
+    }
 
     #[test]
     fn the_documents_are_configurations() {

@@ -16,7 +16,6 @@ use crate::{launch, log, trace};
 /// The time limit for the lock. A command holds it for a short time only.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let manager = env::service(|name| std::env::var(name).ok(), std::process::id).notify_socket;
     let manager = manager.as_deref().map(notify::connect).transpose()?;

@@ -4,7 +4,6 @@ use crate::cli::Globals;
 use crate::error::{Context, Result};
 use crate::state::document;
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let (dir, record) = super::open(globals, id)?;
     let status = super::status(&dir, &record)?;

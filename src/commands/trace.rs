@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use crate::cli::Globals;
 use crate::error::{Context, Result};
 use crate::{config, trace};
 
-#[inline(never)]
-pub(super) fn run(path: &Path) -> Result<()> {
+pub(super) fn run(_: &Globals, path: &Path) -> Result<()> {
     let text = config::read(path)?;
     super::print(&trace::timeline(&text).with_context(|| path.display().to_string())?)
 }

@@ -19,7 +19,6 @@ use crate::{intel_rdt, log};
 
 const MAX_SIZE: u64 = 16 << 20;
 
-#[inline(never)]
 pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let (wanted, _) = config::parse_resources(&document(args)?)?;
     let (dir, record) = super::open_locked(globals, &args.id)?;

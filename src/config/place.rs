@@ -1,12 +1,12 @@
-//! Where in a JSON document a line and column lie.
+//! Finds the place in a JSON document that a line and a column point to.
 
 enum Level {
     Array(usize),
     Object(Option<String>),
 }
 
-/// The place, written as in `mounts[3].destination`, of the last value that begins before a position. The document's
-/// beginning up to there must be JSON. Empty for the document itself.
+/// Returns the place of the last value that begins before a position, such as `mounts[3].destination`. The
+/// result is empty for the document itself. The document must be valid JSON up to the position.
 pub(super) fn at(text: &str, line: usize, column: usize) -> String {
     let end = offset(text, line, column);
     let bytes = &text.as_bytes()[..end];
@@ -51,7 +51,7 @@ fn step(level: &Level) -> String {
     }
 }
 
-/// The number of bytes before a position; serde_json counts columns in bytes, from 1.
+/// Returns the number of bytes before a position. serde_json counts columns in bytes, from 1.
 fn offset(text: &str, line: usize, column: usize) -> usize {
     let start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     (start + column).min(text.len())

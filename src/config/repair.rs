@@ -1,5 +1,6 @@
-//! What oci-spec's types refuse or lose although the runtime-spec allows it, mended in the JSON value before the
-//! conversion. Each function is one defect of these types and can go when they are corrected.
+//! Repairs what the types of oci-spec refuse or lose although the runtime-spec allows it. The repair changes
+//! the JSON value before it is converted. Each function works around one defect of these types, and can be
+//! removed when the types are corrected.
 
 use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Map, Value, json};
@@ -7,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::version::Version;
 use crate::error::Problems;
 
-/// What came of it.
+/// The outcome of a repair.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) changed: bool,
@@ -15,28 +16,28 @@ pub(super) struct Found {
     pub(super) warnings: Vec<String>,
 }
 
-/// Whether a configuration that was converted may have lost something on the way.
+/// Reports whether a configuration may have lost a member when it was converted.
 pub(super) fn doubtful(spec: &Spec, text: &str) -> bool {
     let Some(linux) = spec.linux() else { return false };
     // An absent limit reads as 0, which is a limit.
     let pids = linux.resources().as_ref().and_then(|r| r.pids().as_ref());
     let no_pids = pids.is_some_and(|pids| pids.limit() == 0);
-    // These are known to the types under names that no one writes.
+    // The types know these members only under names that the specification does not have.
     let monitoring =
         linux.intel_rdt().is_some() && ["enableCMT", "enableMBM"].iter().any(|n| text.contains(n));
     no_pids || monitoring
 }
 
-/// Mends a configuration.
+/// Repairs a configuration.
 pub(super) fn spec(value: &mut Value, version: Version, found: &mut Found) {
     drop_nulls(value, found);
     let Some(top) = value.as_object_mut() else { return };
-    // Sections of other platforms may hold anything.
+    // The sections of other platforms may contain anything.
     for foreign in ["solaris", "windows", "vm", "zos"] {
         found.changed |= top.remove(foreign).is_some();
     }
     if let Some(process) = top.get_mut("process") {
-        mend_process(process, "process.", version, found);
+        repair_process(process, "process.", version, found);
     }
     let Some(linux) = top.get_mut("linux").and_then(Value::as_object_mut) else { return };
     if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
@@ -49,13 +50,13 @@ pub(super) fn spec(value: &mut Value, version: Version, found: &mut Found) {
     }
 }
 
-/// Mends a process document; `prefix` begins the names of its places.
+/// Repairs a process document. The names of its places begin with `prefix`.
 pub(super) fn process(value: &mut Value, prefix: &str, version: Version, found: &mut Found) {
     drop_nulls(value, found);
-    mend_process(value, prefix, version, found);
+    repair_process(value, prefix, version, found);
 }
 
-/// Mends a document of resources.
+/// Repairs a `linux.resources` document.
 pub(super) fn resources(value: &mut Value) {
     let mut found = Found::default();
     drop_nulls(value, &mut found);
@@ -65,9 +66,9 @@ pub(super) fn resources(value: &mut Value) {
     }
 }
 
-fn mend_process(value: &mut Value, prefix: &str, version: Version, found: &mut Found) {
+fn repair_process(value: &mut Value, prefix: &str, version: Version, found: &mut Found) {
     let Some(process) = value.as_object_mut() else { return };
-    // Its ids have 0 as their default in every other runtime.
+    // An absent user means uid and gid 0 in every other runtime.
     if !process.contains_key("user") {
         process.insert("user".into(), json!({}));
         found.changed = true;
@@ -77,7 +78,7 @@ fn mend_process(value: &mut Value, prefix: &str, version: Version, found: &mut F
     cpu_lists(process, found);
 }
 
-/// In Go, in which the spec's types are written, null is the same as absent.
+/// Removes members that are null. In Go, in which the specification's types are written, null means absent.
 fn drop_nulls(value: &mut Value, found: &mut Found) {
     match value {
         Value::Object(members) => {
@@ -91,7 +92,8 @@ fn drop_nulls(value: &mut Value, found: &mut Found) {
     }
 }
 
-/// config.md#linux-process, 1.1.0: a value which the runtime cannot map to a capability is warned of.
+/// Removes unknown capabilities: with a warning since version 1.1.0 (config.md#linux-process), with an error
+/// before.
 fn unknown_capabilities(process: &mut Map<String, Value>, prefix: &str, version: Version, found: &mut Found) {
     let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else { return };
     for set in ["bounding", "effective", "inheritable", "permitted", "ambient"] {
@@ -100,7 +102,7 @@ fn unknown_capabilities(process: &mut Map<String, Value>, prefix: &str, version:
         names.retain(|name| {
             let place = format!("{prefix}capabilities.{set}[{index}]");
             index += 1;
-            // What is not a string at all stays, to be refused by type.
+            // A value that is not a string stays. Its type is refused later.
             let known = !name.is_string() || serde_json::from_value::<Capability>(name.clone()).is_ok();
             if !known && version.tolerates_capabilities() {
                 found.warnings.push(format!("{place}: unknown capability {name}, ignoring"));
@@ -126,12 +128,12 @@ fn scheduler_flags(process: &mut Map<String, Value>, found: &mut Found) {
     }
 }
 
-/// The types know no blanks in CPU lists, and no empty list.
+/// Removes blanks from CPU lists, and empty lists, which the types do not accept.
 fn cpu_lists(process: &mut Map<String, Value>, found: &mut Found) {
     let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) else { return };
     for name in ["initial", "final"] {
         let Some(list) = affinity.get(name).and_then(Value::as_str) else { continue };
-        // A blank between two digits stays, to be refused.
+        // A blank between two digits stays and is refused later.
         let trim =
             |part: &str, by: char| part.split(by).map(str::trim).collect::<Vec<_>>().join(&by.to_string());
         let compact = trim(&trim(list, '-'), ',');
@@ -153,7 +155,8 @@ fn absent_pids_limit(resources: &mut Map<String, Value>, found: &mut Found) {
     }
 }
 
-/// A limit that only fits without a sign is above all memory there can be, as the greatest one that fits is.
+/// Lowers limits that do not fit into the signed type. The greatest signed number is above all possible
+/// memory too.
 fn huge_limits(resources: &mut Map<String, Value>, found: &mut Found) {
     let limits = resources.get_mut("hugepageLimits").and_then(Value::as_array_mut);
     for limit in limits.into_iter().flatten().filter_map(|l| l.get_mut("limit")) {

@@ -1,9 +1,11 @@
-//! Two things that the types take and should not are errors. A JSON array where they want an object: serde's derived code
-//! would take it for the object's members in their order, `"user": [0, 0]`, and `"linux": []` for a container without
-//! namespaces. And an object without a member that the spec requires and the types take for 0: a `hostID` that is left out
-//! would make the container's root the host's, a `rate` no limit at all.
+//! Refuses two kinds of documents that the types of oci-spec accept and should not.
 //!
-//! [`Strict`] goes around a deserializer, and around each below it, and changes only that.
+//! * A JSON array in the place of an object. serde's derived code would read it as the object's members in
+//!   their order: `"user": [0, 0]`, or `"linux": []`, which would be a container without namespaces.
+//! * An object without a member that the specification requires and the types read as 0. Without `hostID` the
+//!   container's root would be the host's root, and without `rate` nothing would be limited.
+//!
+//! [`Strict`] wraps a deserializer and every deserializer below it, and changes nothing else.
 
 use std::fmt;
 
@@ -12,8 +14,8 @@ use serde::de::{
     SeqAccess, Unexpected, Visitor,
 };
 
-/// Members that are REQUIRED by the spec and have a default in the type of this name. The ids of `user` are not among
-/// them: they are 0 in every other runtime, too.
+/// Returns the members that the specification requires and for which the type of this name has a default. The
+/// ids of `user` are not among them, because every other runtime takes an absent id for 0.
 fn required(name: &str) -> &'static [&'static str] {
     match name {
         "Root" => &["path"],
@@ -38,7 +40,8 @@ pub(super) fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::
     Ok(value)
 }
 
-/// A deserializer, visitor, seed or access. `object`: what is read now must not be an array, and must have these members.
+/// A wrapped deserializer, visitor, seed or access. With `object`, the next value must be an object with
+/// these members.
 struct Strict<T> {
     inner: T,
     object: Option<&'static [&'static str]>,
@@ -48,7 +51,7 @@ fn strict<T>(inner: T) -> Strict<T> {
     Strict { inner, object: None }
 }
 
-/// The access to an object's members: which of the required ones are still to come.
+/// The access to an object's members. `missing` are the required members that have not been read yet.
 struct Members<A> {
     inner: A,
     missing: Vec<&'static str>,
@@ -128,7 +131,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<V::Value, A::Error> {
         if self.object.is_some() {
-            // To its end, for the error's position is to be the array's and not that of its first item.
+            // Reads to the end, so that the error has the position of the array instead of its first item.
             while items.next_element::<IgnoredAny>()?.is_some() {}
             return Err(A::Error::invalid_type(Unexpected::Seq, &self));
         }

@@ -1,8 +1,8 @@
-//! `ociVersion`: a SemVer 2.0.0 version (config.md#specification-version) of the spec's major version 1.
+//! `ociVersion`: a SemVer 2.0.0 version (config.md#specification-version) with the major version 1.
 
 use crate::cli::SPEC_VERSION;
 
-/// The release that a version is, or leads to: `1.1.0-rc.1` has the rules of 1.1.0.
+/// The release of a version. A pre-release has the rules of its release: `1.1.0-rc.1` those of 1.1.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub major: u64,
@@ -11,10 +11,10 @@ pub struct Version {
 }
 
 impl Version {
-    /// The newest whose rules we know.
+    /// The newest version that corten implements.
     pub const NEWEST: Self = Self { major: 1, minor: 3, patch: 0 };
 
-    /// Reads SemVer, strictly.
+    /// Reads a SemVer version, strictly.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("is required".into());
@@ -22,7 +22,8 @@ impl Version {
         semver(text).ok_or_else(|| format!("{text:?} is not a SemVer 2.0.0 version"))
     }
 
-    /// A later 1.x only adds fields, which are ignored as any unknown ones; another major version may mean anything.
+    /// Accepts every version 1.x. A later 1.x only adds members, which are ignored like all unknown members.
+    /// Members of another major version may have another meaning.
     pub(super) fn check(self, warnings: &mut Vec<String>) -> Result<Self, String> {
         if self.major != 1 {
             let Self { major, minor, patch } = self;
@@ -37,13 +38,13 @@ impl Version {
         Ok(self)
     }
 
-    /// From this version on an unknown capability is to be warned of, not refused.
+    /// Reports whether an unknown capability is a warning, as since 1.1.0, instead of an error.
     pub(super) fn tolerates_capabilities(self) -> bool {
         self >= Self { major: 1, minor: 1, patch: 0 }
     }
 
-    /// From this version on a failing poststart hook stops the container, before it is to be warned of
-    /// (runtime.md#lifecycle).
+    /// Reports whether a poststart hook that fails stops the container, as since 1.3.0, instead of causing a
+    /// warning (runtime.md#lifecycle).
     #[must_use]
     pub fn stops_after_poststart(self) -> bool {
         self >= Self { major: 1, minor: 3, patch: 0 }

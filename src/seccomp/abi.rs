@@ -1,14 +1,14 @@
-//! The architectures of a profile, as a filter sees them: the kernel's audit number, which several ABIs of one machine
-//! may share, and the differences that matter to comparisons.
+//! The architectures of a profile, as a filter sees them. A filter sees the kernel's audit number, which
+//! several ABIs of a machine may share. The ABIs differ in what their comparisons look at.
 
 use oci_spec::runtime::Arch;
 
 use super::syscalls::{Column, Row};
 
-/// What an x32 program's system call numbers have set (asm/unistd.h).
+/// The bit that is set in the system call numbers of x32 programs (asm/unistd.h).
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
-/// An ABI.
+/// An ABI for system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Abi {
     pub(super) arch: Arch,
@@ -17,7 +17,7 @@ pub(super) struct Abi {
     pub(super) column: Column,
 }
 
-/// The rows of every ABI, by the spec's names (config-linux.md#seccomp).
+/// All ABIs, with the specification's names (config-linux.md#seccomp).
 const ABIS: &[(Arch, &str, Column)] = &[
     (Arch::ScmpArchX86_64, "SCMP_ARCH_X86_64", Column::X86_64),
     (Arch::ScmpArchX86, "SCMP_ARCH_X86", Column::X86),
@@ -44,12 +44,12 @@ const ABIS: &[(Arch, &str, Column)] = &[
     (Arch::ScmpArchSheb, "SCMP_ARCH_SHEB", Column::Sh),
 ];
 
-/// The spec's names of the architectures that corten compiles for.
+/// Returns the specification's names of the architectures that corten compiles for.
 pub(super) fn names() -> Vec<&'static str> {
     ABIS.iter().map(|(_, name, _)| *name).collect()
 }
 
-/// The architecture that this executable was made for, and so that of the container's program.
+/// The architecture of this executable, and therefore of the container's program.
 pub(super) const NATIVE: Arch = if cfg!(target_arch = "x86_64") {
     Arch::ScmpArchX86_64
 } else if cfg!(target_arch = "aarch64") {
@@ -69,47 +69,48 @@ pub(super) const NATIVE: Arch = if cfg!(target_arch = "x86_64") {
 };
 
 impl Abi {
-    /// The ABI of the spec's name; `SCMP_ARCH_NATIVE` is `native`.
+    /// Returns the ABI of an architecture; `SCMP_ARCH_NATIVE` stands for `native`.
     pub(super) fn new(arch: Arch, native: Arch) -> Option<Self> {
         let arch = if arch == Arch::ScmpArchNative { native } else { arch };
         let (_, _, column) = ABIS.iter().find(|(a, _, _)| *a == arch)?;
-        // The spec's (libseccomp's) numbers are the kernel's, but x32 has one of its own.
+        // The specification's (libseccomp's) numbers are the kernel's, except for x32, which has the number
+        // of x86-64.
         let audit = if arch == Arch::ScmpArchX32 { Arch::ScmpArchX86_64 } else { arch } as u32;
         Some(Self { arch, audit, column: *column })
     }
 
-    /// The spec's name.
+    /// Returns the specification's name.
     pub(super) fn name(self) -> &'static str {
         ABIS.iter().find(|(arch, ..)| *arch == self.arch).map_or("", |(_, name, _)| *name)
     }
 
-    /// The ABI that a number belongs to on a machine with this audit number.
+    /// Returns the ABI with this audit number that a system call number belongs to.
     pub(super) fn of_call(audit: u32, number: u32) -> Option<Self> {
         let mut abis = ABIS.iter().filter_map(|(arch, ..)| Self::new(*arch, NATIVE));
         abis.find(|abi| abi.audit == audit && (abi.range().0..=abi.range().1).contains(&number))
     }
 
-    /// Whether arguments are compared in all of their 64 bits. A program of a 32-bit ABI cannot say what is in the
-    /// upper halves of its registers; libseccomp counts x32 and n32 among them.
+    /// Reports whether arguments are compared in all of their 64 bits. A program of a 32-bit ABI cannot
+    /// choose the upper halves of its registers. libseccomp counts x32 and n32 among these ABIs.
     pub(super) fn wide(self) -> bool {
         const __AUDIT_ARCH_64BIT: u32 = 0x8000_0000;
         const __AUDIT_ARCH_CONVENTION_MIPS64_N32: u32 = 0x2000_0000;
         self.arch as u32 & (__AUDIT_ARCH_64BIT | __AUDIT_ARCH_CONVENTION_MIPS64_N32) == __AUDIT_ARCH_64BIT
     }
 
-    /// Whether the upper half of an argument comes first in memory.
+    /// Reports whether the upper half of an argument comes first in memory.
     pub(super) fn big_endian(self) -> bool {
         const __AUDIT_ARCH_LE: u32 = 0x4000_0000;
         self.audit & __AUDIT_ARCH_LE == 0
     }
 
-    /// The number that the kernel gives a filter for a call.
+    /// Returns the number of a call, as the kernel shows it to a filter.
     pub(super) fn number(self, row: &Row) -> Option<u32> {
         let number = row.number(self.column)?;
         Some(if self.arch == Arch::ScmpArchX32 { number | X32_BIT } else { number })
     }
 
-    /// The numbers that are this ABI's alone among those with its audit number.
+    /// Returns the first and the last number that belong to this ABI, among all ABIs with its audit number.
     pub(super) fn range(self) -> (u32, u32) {
         match self.arch {
             Arch::ScmpArchX32 => (X32_BIT, u32::MAX),

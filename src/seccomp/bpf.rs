@@ -1,5 +1,5 @@
-//! Classic BPF, as much of it as a seccomp filter needs: making instructions, and reading a program as the kernel
-//! does, to say what it decides.
+//! The part of classic BPF that seccomp filters need: instructions, and an interpreter that decides as the
+//! kernel does.
 
 use libc::sock_filter;
 
@@ -11,7 +11,7 @@ pub(super) const JGT_K: u16 = 0x25;
 pub(super) const JGE_K: u16 = 0x35;
 pub(super) const RET_K: u16 = 0x06;
 
-/// The offsets in `struct seccomp_data` (linux/seccomp.h).
+/// Offsets in `struct seccomp_data` (linux/seccomp.h).
 pub(super) const NR: u32 = 0;
 pub(super) const ARCH: u32 = 4;
 pub(super) const ARGS: u32 = 16;
@@ -33,7 +33,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// The 32-bit word at an offset of `struct seccomp_data`, on a machine of that endianness.
+    /// Returns the 32-bit word at an offset of `struct seccomp_data`, on a machine of this endianness.
     fn word(&self, offset: u32, big_endian: bool) -> Option<u32> {
         match offset {
             NR => Some(self.nr),
@@ -49,12 +49,13 @@ impl Call {
     }
 }
 
-/// What a program returns for a call, and in how many steps. `None`: it is no program that the kernel would take.
+/// Returns the answer of a program to a call, and the number of its steps. Returns `None` for a program that
+/// the kernel would refuse.
 #[must_use]
 pub fn run(program: &[sock_filter], call: &Call, big_endian: bool) -> Option<(u32, usize)> {
     let mut accumulator = 0u32;
     let mut at = 0usize;
-    // Every jump goes forward, so there are at most as many steps as instructions.
+    // Every jump goes forward, so a program has at most as many steps as instructions.
     for steps in 1..=program.len() {
         let instruction = program.get(at)?;
         let k = instruction.k;
@@ -74,7 +75,8 @@ pub fn run(program: &[sock_filter], call: &Call, big_endian: bool) -> Option<(u3
     None
 }
 
-/// What a program returns for a call whatever its arguments are. `None` if it looks at them.
+/// Returns the answer of a program to a call with any arguments, or `None` if the program looks at the
+/// arguments.
 #[must_use]
 pub fn certain(program: &[sock_filter], arch: u32, nr: u32) -> Option<u32> {
     let mut at = 0usize;
@@ -98,7 +100,8 @@ pub fn certain(program: &[sock_filter], arch: u32, nr: u32) -> Option<u32> {
     None
 }
 
-/// Whether the kernel's checks would pass: known instructions, jumps within the program, a return at its end.
+/// Reports whether the kernel would accept a program: known instructions, jumps within the program, a return
+/// at its end.
 #[must_use]
 pub fn valid(program: &[sock_filter]) -> bool {
     let len = program.len();

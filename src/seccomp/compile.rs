@@ -1,12 +1,16 @@
-//! A policy becomes a program: load the architecture, find its block; there, a balanced tree of comparisons finds the
-//! interval that the number lies in, and the interval says what to return or which chain of argument checks decides.
+//! Compiles a policy to a program. The program loads the architecture and jumps to the block of that
+//! architecture. There a balanced tree of comparisons finds the interval that contains the number of the
+//! call. The interval has a return value, or a chain of argument checks that decides.
 //!
-//! Every number of 32 bits lies in one interval, x32's calls (those with bit 30) after x86-64's. What libseccomp and
-//! runc do is matched where profiles rely on it:
-//! * a rule with the default action is dropped, so that it cannot shadow another;
-//! * the first rule without arguments decides for its call, whatever rules with arguments say;
-//! * rules with arguments are tried in their order;
-//! * a call newer than all those that the profile names gets ENOSYS, so that programs fall back to an older one.
+//! Every number of 32 bits is in one interval. The calls of x32, which have bit 30 set, come after those of
+//! x86-64.
+//!
+//! The program behaves as libseccomp and runc do where profiles rely on it:
+//! * A rule with the default action is dropped, so that it cannot shadow another.
+//! * The first rule without arguments decides for its call, whatever rules with arguments contain.
+//! * Rules with arguments are tried in their order.
+//! * A call that is newer than all calls of the profile gets ENOSYS, so that programs fall back to an older
+//!   one.
 
 use libc::sock_filter;
 use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -15,8 +19,8 @@ use super::abi::Abi;
 use super::bpf::{ARCH, ARGS, JA, JEQ_K, JGE_K, LD_W_ABS, NR, RET_K, jump, statement};
 use super::syscalls::{self, Column, Row};
 
-/// What is returned for an architecture that the profile does not list: libseccomp's choice, and so what users of runc
-/// and crun have. It ends the thread, which is all of a program that has one.
+/// The return value for an architecture that the profile does not list. It is libseccomp's, and therefore
+/// that of runc and crun. It ends the thread, and with it a program of one thread.
 pub(super) const OTHER_ARCH: u32 = libc::SECCOMP_RET_KILL_THREAD;
 
 /// A comparison of one argument.
@@ -27,36 +31,36 @@ pub(super) struct Comparison {
     pub(super) value: u64,
 }
 
-/// A rule for one call: `action` if all comparisons are true.
+/// A rule for one call, which returns `action` if all comparisons are true.
 #[derive(Clone)]
 pub(super) struct Rule {
     pub(super) call: &'static Row,
     pub(super) action: u32,
     pub(super) args: Vec<Comparison>,
-    /// Where it comes from: its index in the profile's `syscalls`.
+    /// The index in the profile's `syscalls`.
     pub(super) index: usize,
 }
 
-/// A rule on one ABI, where its call is a number.
+/// A rule on one ABI, with the number of the call.
 pub(super) struct Numbered {
     pub(super) number: u32,
     pub(super) action: u32,
     pub(super) args: Vec<Comparison>,
-    /// Not there for what the profile does not say.
+    /// The index in the profile's `syscalls`, or `None` for a rule that the profile does not contain.
     pub(super) index: Option<usize>,
 }
 
-/// What is to be compiled. Actions are the values that the filter returns.
+/// The input of the compiler. Actions are the return values of the filter.
 pub(super) struct Policy {
     pub(super) default: u32,
-    /// What calls newer than the profile get.
+    /// The answer for calls that are newer than the profile.
     pub(super) newer: Option<u32>,
-    /// The native one first: its block is the first to be tried.
+    /// The native ABI comes first, so that its block is tried first.
     pub(super) abis: Vec<Abi>,
     pub(super) rules: Vec<Rule>,
 }
 
-/// What happens to a call.
+/// The outcome for a call.
 #[derive(Clone)]
 enum Outcome {
     Return(u32),
@@ -74,14 +78,14 @@ impl PartialEq for Outcome {
     }
 }
 
-/// The numbers from `start` to the next interval's, but for the `hole`.
+/// The numbers from `start` to the start of the next interval, except for the `hole`.
 struct Interval {
     start: u32,
     outcome: Outcome,
     hole: Option<(u32, Outcome)>,
 }
 
-/// The program. An error is that of a comparison that cannot be expressed.
+/// Compiles a policy. Fails if a comparison cannot be expressed.
 pub(super) fn compile(policy: &Policy) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
     let mut program = vec![statement(LD_W_ABS, ARCH)];
     let mut done = Vec::new();
@@ -98,7 +102,8 @@ pub(super) fn compile(policy: &Policy) -> Result<Vec<sock_filter>, seccompiler::
     Ok(program)
 }
 
-/// `block` if the accumulator is `k`, else what comes after it. Conditional jumps reach 255 instructions.
+/// Appends code that runs `block` if the accumulator is `k`, and skips it otherwise. A conditional jump
+/// reaches 255 instructions.
 fn skip_unless_equal(out: &mut Vec<sock_filter>, k: u32, block: &[sock_filter]) {
     match u8::try_from(block.len()) {
         Ok(len) => out.push(jump(JEQ_K, k, 0, len)),
@@ -107,7 +112,7 @@ fn skip_unless_equal(out: &mut Vec<sock_filter>, k: u32, block: &[sock_filter]) 
     out.extend_from_slice(block);
 }
 
-/// A search tree over intervals, of which there is at least one.
+/// Appends a search tree over at least one interval.
 fn tree(out: &mut Vec<sock_filter>, intervals: &[Interval]) {
     let (left, right) = intervals.split_at(intervals.len() / 2);
     let (false, Some(first)) = (left.is_empty(), right.first()) else {
@@ -140,13 +145,13 @@ fn leaf(out: &mut Vec<sock_filter>, interval: &Interval) {
     }
 }
 
-/// The intervals of all ABIs with an audit number, which cover every number of 32 bits.
+/// Returns the intervals of all ABIs with an audit number. They cover every number of 32 bits.
 fn intervals(policy: &Policy, audit: u32) -> Result<Vec<Interval>, seccompiler::BackendError> {
     let mut abis: Vec<Abi> = policy.abis.iter().filter(|abi| abi.audit == audit).copied().collect();
     abis.sort_unstable_by_key(|abi| abi.range());
     abis.dedup();
     let mut all: Vec<(u32, Outcome)> = Vec::new();
-    // Where the profile's ABIs begin and end: beyond lie those that it does not list.
+    // Numbers outside the ABIs of the profile belong to ABIs that the profile does not list.
     let mut next = Some(0);
     for abi in abis {
         let (first, last) = abi.range();
@@ -158,13 +163,14 @@ fn intervals(policy: &Policy, audit: u32) -> Result<Vec<Interval>, seccompiler::
     }
     if let Some(next) = next {
         push(&mut all, next, Outcome::Return(OTHER_ARCH));
-        // Not x32's: -1 is no call, but what a tracer makes of a call that is to be skipped.
+        // -1 is not a call of x32. A tracer sets it to have a call skipped.
         push(&mut all, u32::MAX, Outcome::Return(policy.default));
     }
     Ok(fold(all))
 }
 
-/// Begins an interval, instead of one that begins there, and unless it would say what the one before says.
+/// Adds an interval. It replaces an interval with the same start, and extends the last interval if the
+/// outcomes are the same.
 fn push(all: &mut Vec<(u32, Outcome)>, start: u32, outcome: Outcome) {
     if all.last().is_some_and(|last| last.0 == start) {
         all.pop();
@@ -174,7 +180,7 @@ fn push(all: &mut Vec<(u32, Outcome)>, start: u32, outcome: Outcome) {
     }
 }
 
-/// Appends the intervals of one ABI.
+/// Adds the intervals of one ABI.
 fn calls(policy: &Policy, abi: Abi, all: &mut Vec<(u32, Outcome)>) -> Result<(), seccompiler::BackendError> {
     let (first, last) = abi.range();
     push(all, first, Outcome::Return(policy.default));
@@ -192,26 +198,26 @@ fn calls(policy: &Policy, abi: Abi, all: &mut Vec<(u32, Outcome)>) -> Result<(),
     Ok(())
 }
 
-/// The highest number that the profile names on an ABI.
+/// Returns the highest number on an ABI among the calls that the profile names.
 pub(super) fn newest(policy: &Policy, abi: Abi) -> Option<u32> {
     policy.rules.iter().filter_map(|rule| abi.number(rule.call)).max()
 }
 
-/// The rules that matter to an ABI, by number and then in the profile's order.
+/// Returns the rules that matter to an ABI, sorted by number and then in the profile's order.
 pub(super) fn numbered(policy: &Policy, abi: Abi) -> Vec<Numbered> {
     let mut rules = Vec::with_capacity(policy.rules.len());
     if let (Some(newer), Column::S390 | Column::S390x) = (policy.newer, abi.column) {
-        // These machines pass numbers above 255 in a register, and 0 where the kernel does not know the call. What
-        // number 0 was, setup(2), is long gone.
+        // These machines pass numbers above 255 in a register, and 0 if the kernel does not know the call.
+        // Number 0 was setup(2), which no longer exists.
         rules.push(Numbered { number: 0, action: newer, args: Vec::new(), index: None });
     }
-    // Most ABIs have no multiplexer, and need not ask of every call whether it comes through one.
+    // Most ABIs have no multiplexer, so their calls need no search for one.
     let multiplexers = ["socketcall", "ipc"].map(|by| syscalls::find(by).and_then(|by| abi.number(by)));
     for rule in policy.rules.iter().filter(|rule| rule.action != policy.default) {
         let through = if multiplexers == [None; 2] { None } else { multiplexed(rule.call, abi) };
         if let Some((number, call)) = through {
-            // The call's own arguments lie in memory, where a filter cannot look: as in libseccomp, the first
-            // comparison is that of the call's number and the others stay.
+            // The arguments of the call itself are in memory, which a filter cannot read. As in libseccomp,
+            // the first argument is compared with the number of the call, and the other comparisons stay.
             let mut args = vec![Comparison { index: 0, operator: SeccompCmpOp::Eq, value: call }];
             args.extend(rule.args.iter().filter(|arg| arg.index != 0).cloned());
             rules.push(Numbered { number, action: rule.action, args, index: Some(rule.index) });
@@ -221,18 +227,19 @@ pub(super) fn numbered(policy: &Policy, abi: Abi) -> Vec<Numbered> {
             rules.push(Numbered { number, action: rule.action, args, index: Some(rule.index) });
         }
     }
-    // Stable: the order within a number is the profile's.
+    // The sort is stable, so rules with one number stay in the profile's order.
     rules.sort_by_key(|rule| rule.number);
     rules
 }
 
-/// The number of the call that `call` may also come through on an ABI, and the first argument that it then has.
+/// Returns the number of the multiplexer that a call may come through on an ABI, and its first argument for
+/// that call.
 pub(super) fn multiplexed(call: &Row, abi: Abi) -> Option<(u32, u64)> {
     let (by, number) = syscalls::multiplexed(call.name())?;
     Some((abi.number(syscalls::find(by)?)?, number))
 }
 
-/// Those of a number's rules that have a say, in the order in which they are tried.
+/// Returns the rules of a number that can decide, in the order in which they are tried.
 pub(super) fn decisive(rules: &[Numbered]) -> &[Numbered] {
     match rules.iter().position(|rule| rule.args.is_empty()) {
         Some(first) => &rules[first..=first],
@@ -240,7 +247,7 @@ pub(super) fn decisive(rules: &[Numbered]) -> &[Numbered] {
     }
 }
 
-/// What the rules of one number come to.
+/// Compiles the rules of one number.
 fn outcome(rules: &[Numbered], default: u32, abi: Abi) -> Result<Outcome, seccompiler::BackendError> {
     let rules = decisive(rules);
     if let Some(rule) = rules.first().filter(|rule| rule.args.is_empty()) {
@@ -255,7 +262,7 @@ fn outcome(rules: &[Numbered], default: u32, abi: Abi) -> Result<Outcome, seccom
     Ok(Outcome::Chain(chain))
 }
 
-/// Code that goes on if all comparisons are true, and else skips one instruction after itself.
+/// Returns code that continues after itself if all comparisons are true, and skips one instruction otherwise.
 fn comparisons(args: &[Comparison], abi: Abi) -> Result<Vec<sock_filter>, seccompiler::BackendError> {
     let width = if abi.wide() { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
     let mut conditions = Vec::with_capacity(args.len());
@@ -264,20 +271,21 @@ fn comparisons(args: &[Comparison], abi: Abi) -> Result<Vec<sock_filter>, seccom
         conditions.push(SeccompCondition::new(arg.index, width, operator, arg.value)?);
     }
     let program: BpfProgram = SeccompRule::new(conditions)?.into();
-    // The first two instructions are jumps into the rule and past it, for a caller that jumps to the rule.
+    // The first two instructions are jumps into the rule and past it, for code that jumps to the rule.
     Ok(program
         .into_iter()
         .skip(2)
         .map(|i| {
-            // seccompiler knows little-endian machines only, whose arguments have their lower half first.
+            // seccompiler supports little-endian machines only, where the lower half of an argument comes
+            // first.
             let swap = i.code == LD_W_ABS && i.k >= ARGS && abi.big_endian();
             jump(i.code, if swap { i.k ^ 4 } else { i.k }, i.jt, i.jf)
         })
         .collect())
 }
 
-/// Folds a single number between two intervals that say the same into one interval with a hole: one comparison and
-/// three leaves' worth less of the tree.
+/// Folds a single number between two intervals with the same outcome into one interval with a hole. This
+/// makes the tree smaller.
 fn fold(all: Vec<(u32, Outcome)>) -> Vec<Interval> {
     let mut folded: Vec<Interval> = Vec::with_capacity(all.len());
     let mut rest = all.into_iter().peekable();

@@ -1,4 +1,4 @@
-//! A program in words: one instruction a line, with the names of what it compares and returns.
+//! Prints a program: one instruction a line, with the names of the values that it compares and returns.
 
 use std::fmt::Write;
 
@@ -9,18 +9,18 @@ use super::abi::Abi;
 use super::bpf::{ALU_AND_K, ARCH, ARGS, JA, JEQ_K, JGE_K, JGT_K, LD_W_ABS, NR, RET_K};
 use super::syscalls;
 
-/// What is known where an instruction is reached: what the accumulator holds, and on which architecture.
+/// The known facts when an instruction is reached: the content of the accumulator, and the architecture.
 #[derive(Clone, Default)]
 struct Known {
     accumulator: String,
     audit: Option<u32>,
 }
 
-/// A line for each instruction.
+/// Returns a line for each instruction.
 #[must_use]
 pub fn dump(program: &[sock_filter]) -> String {
     let mut text = String::new();
-    // Every jump goes forward: one pass tells what is known everywhere.
+    // Every jump goes forward, so one pass finds the facts of all instructions.
     let mut known = vec![Known::default(); program.len() + 1];
     for (at, instruction) in program.iter().enumerate() {
         let here = known[at].clone();
@@ -72,7 +72,7 @@ fn line(instruction: &sock_filter, next: usize, known: &Known) -> String {
     }
 }
 
-/// What a comparison compares with.
+/// Returns the right side of a comparison.
 fn operand(k: u32, known: &Known) -> String {
     match (known.accumulator.as_str(), known.audit) {
         ("arch", _) => {
@@ -90,7 +90,7 @@ fn operand(k: u32, known: &Known) -> String {
     }
 }
 
-/// The word of `struct seccomp_data` at an offset.
+/// Returns the name of the word at an offset of `struct seccomp_data`.
 fn word(offset: u32, audit: Option<u32>) -> String {
     const __AUDIT_ARCH_LE: u32 = 0x4000_0000;
     match offset {
@@ -105,13 +105,13 @@ fn word(offset: u32, audit: Option<u32>) -> String {
     }
 }
 
-/// Small numbers as people count, others as bits.
+/// Formats small numbers as decimal, and others as hexadecimal.
 pub(super) fn number(n: impl Into<u64>) -> String {
     let n = n.into();
     if n < 4096 { n.to_string() } else { format!("{n:#x}") }
 }
 
-/// The spec's word for what a filter returns.
+/// Returns the specification's word for a return value of a filter.
 #[must_use]
 pub fn action(value: u32) -> String {
     let data = value & libc::SECCOMP_RET_DATA;

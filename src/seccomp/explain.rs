@@ -1,7 +1,7 @@
-//! What a profile does to each system call, and by which rule: `corten seccomp explain`.
+//! `corten seccomp explain`: explains what a profile does to each system call, and by which rule.
 //!
-//! It reads the same rules in the same order as the compiler, by the compiler's own functions, and a test holds what it
-//! says against the program.
+//! It reads the same rules in the same order as the compiler, with the compiler's functions. A test compares
+//! the explanations with the program.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,7 +25,7 @@ pub(super) struct View<'a> {
     newest: Option<u32>,
 }
 
-/// One line of an answer: what is done if all comparisons are true, and who says so.
+/// One line of an explanation: the action if all comparisons are true, and its source.
 pub(super) struct Clause<'a> {
     pub(super) args: &'a [Comparison],
     pub(super) action: u32,
@@ -37,7 +37,7 @@ enum Source {
     Default,
     /// The highest number that the profile names.
     Newer(u32),
-    /// s390's number 0 is every call that the kernel does not know.
+    /// Number 0 of s390, which stands for every call that the kernel does not know.
     Unknown,
 }
 
@@ -47,7 +47,8 @@ impl<'a> View<'a> {
         Self { policy, abi, rules, newest }
     }
 
-    /// What happens to the calls of a number, in the order in which it is tried. The last has no comparisons.
+    /// Returns the clauses for a number, in the order in which they are tried. The last one has no
+    /// comparisons.
     pub(super) fn clauses(&self, nr: u32) -> Vec<Clause<'_>> {
         let start = self.rules.partition_point(|rule| rule.number < nr);
         let end = self.rules.partition_point(|rule| rule.number <= nr);
@@ -65,7 +66,7 @@ impl<'a> View<'a> {
         clauses
     }
 
-    /// What no rule decides.
+    /// Returns the clause for a number that no rule decides.
     fn otherwise(&self, nr: u32) -> Clause<'static> {
         match (self.policy.newer, self.newest) {
             (Some(action), Some(newest)) if nr > newest => {
@@ -75,7 +76,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The numbers that a call has, each with what happens to it: its own, and its multiplexer's.
+    /// Returns the ways to reach a call, each with its clauses: the call's own number, and its multiplexer.
     fn ways(&self, row: &Row) -> Vec<(String, Vec<Clause<'_>>)> {
         let mut ways = Vec::new();
         let arch = short(self.abi);
@@ -96,7 +97,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Where in a profile stands what decides over a call, whatever its arguments are.
+/// Returns the place in a profile that decides about a call, whatever its arguments are.
 pub(super) fn place(profile: &LinuxSeccomp, abi: Abi, call: &str) -> String {
     let (policy, _) = super::policy(profile, abi::NATIVE, &mut Problems::default());
     let view = View::new(&policy, abi);
@@ -112,8 +113,9 @@ fn short(abi: Abi) -> String {
     abi.name().trim_start_matches("SCMP_ARCH_").to_lowercase()
 }
 
-/// What a profile does: to the calls of these names, or without any to all those that the default is not for. An error
-/// is told for a profile that `create` would refuse, and for an unknown name.
+/// Explains what a profile does to the calls with these names. Without names, explains every call for which
+/// the default action does not decide. Fails for a profile that `create` would refuse, and for an unknown
+/// name.
 pub fn explain(profile: &LinuxSeccomp, names: &[String], warnings: &mut Vec<String>) -> Result<String> {
     let mut problems = Problems::default();
     let plan = plan_for(profile, abi::NATIVE, &mut problems, warnings);
@@ -134,7 +136,7 @@ pub fn explain(profile: &LinuxSeccomp, names: &[String], warnings: &mut Vec<Stri
     Ok(text)
 }
 
-/// The program's size, and what holds for all calls.
+/// Returns the size of the program, and the rules for all calls.
 fn summary(plan: &Plan, policy: &Policy, views: &[View]) -> String {
     let steps: Vec<(usize, usize)> = views.iter().map(|view| steps(plan, view)).collect();
     let average = |(steps, calls): (usize, usize)| format!("{:.1}", steps as f64 / calls.max(1) as f64);
@@ -161,7 +163,8 @@ fn summary(plan: &Plan, policy: &Policy, views: &[View]) -> String {
     text
 }
 
-/// The steps of an ABI's calls, with arguments of zero, and how many calls it has.
+/// Returns the sum of the steps for all calls of an ABI, with arguments of zero, and the number of these
+/// calls.
 fn steps(plan: &Plan, view: &View) -> (usize, usize) {
     let (abi, mut sum, mut calls) = (view.abi, 0, 0);
     for nr in syscalls::all().iter().filter_map(|row| abi.number(row)) {
@@ -174,7 +177,7 @@ fn steps(plan: &Plan, view: &View) -> (usize, usize) {
     (sum, calls)
 }
 
-/// One call, the architectures that treat it alike in one paragraph.
+/// Explains one call. Architectures with the same answer share a paragraph.
 fn one(text: &mut String, row: &Row, views: &[View]) {
     let mut alike: Vec<(String, Vec<String>)> = Vec::new();
     let mut without = Vec::new();
@@ -200,9 +203,10 @@ fn one(text: &mut String, row: &Row, views: &[View]) {
     }
 }
 
-/// All calls that the default is not for, those of one fate together.
+/// Explains all calls for which the default action does not decide, grouped by their answer.
 fn all(text: &mut String, views: &[View]) {
-    // By the first rule, then by what it says; the architectures are told where a call does not have one fate on all.
+    // Sorted by the first rule and then by the answer. The architectures are named if a call has several
+    // answers.
     let mut groups: BTreeMap<(usize, String, String), Vec<&str>> = BTreeMap::new();
     for row in syscalls::all() {
         let mut fates: Vec<(usize, String, Vec<String>)> = Vec::new();
@@ -213,7 +217,7 @@ fn all(text: &mut String, views: &[View]) {
                 Some(Source::Rule(index)) => *index,
                 _ => usize::MAX,
             };
-            // A newer call's number differs from one architecture to the next; its fate does not.
+            // The number of a newer call differs between architectures, but its answer does not.
             let fate = match clauses.as_slice() {
                 [Clause { source: Source::Newer(_), action: newer, .. }] => {
                     format!("{} (newer than the profile)", action(*newer))
@@ -241,7 +245,7 @@ fn all(text: &mut String, views: &[View]) {
     }
 }
 
-/// Words in lines of at most 100 letters.
+/// Appends words in lines of at most 100 letters.
 fn wrap(text: &mut String, words: &[&str]) {
     let mut width = 0;
     for word in words {

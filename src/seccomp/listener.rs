@@ -1,5 +1,5 @@
-//! Hands the descriptor of a filter with SCMP_ACT_NOTIFY to the agent that answers its questions: one connection to
-//! `listenerPath`, one message with the container process state as JSON and the descriptor
+//! Sends the descriptor of a filter with SCMP_ACT_NOTIFY to the agent that answers for its calls: in one
+//! message on one connection to `listenerPath`, with the container process state as JSON
 //! (config-linux.md#containerprocessstate).
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::error::{Context, Result};
 use crate::sys;
 
-/// The name of the only descriptor that is sent: the spec's word for it.
+/// The specification's name for the only descriptor that is sent.
 const SECCOMP_FD: &str = "seccompFd";
 
-/// The container process state; `state` is the container's, as `state` prints it.
+/// Returns the container process state. `state` is the container's state, as `corten state` prints it.
 #[must_use]
 pub fn process_state(oci_version: &str, pid: i32, metadata: Option<&str>, state: Value) -> Value {
     let mut value = json!({
@@ -28,7 +28,7 @@ pub fn process_state(oci_version: &str, pid: i32, metadata: Option<&str>, state:
     value
 }
 
-/// Sends the descriptor with the rendered state. Closing the connection marks the state's end.
+/// Sends the descriptor with the rendered state. The end of the connection marks the end of the state.
 pub fn send(listener: BorrowedFd, path: &Path, state: &[u8]) -> Result<()> {
     let place = || format!("linux.seccomp.listenerPath {path:?}");
     let socket = sys::socket::connect_path(path).with_context(place)?;

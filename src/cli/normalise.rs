@@ -1,23 +1,23 @@
-//! The walk over argv that gives every option one form.
+//! The pass over argv that gives every option one form.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::table::{Opt, Takes};
 
-/// Where the walk over the words ends.
+/// Where the pass ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Before the first operand: it is the verb.
+    /// Before the first operand, which is the verb.
     Before,
-    /// At the first operand: what follows it belongs to another program.
+    /// At the first operand. The words after it belong to another program.
     AtFirstOperand,
     /// At the end.
     Never,
 }
 
-/// Gives every known option the form `--name=value`, and a switch the form `--name`. Returns also the words that it
-/// stopped before. An unknown option is left as it is: clap will name it.
+/// Gives every known option the form `--name=value`, and a switch the form `--name`. Returns also the words
+/// from where the pass ended. An unknown option stays as it is, and clap reports it.
 pub(super) fn normalise<'a>(
     words: &'a [OsString],
     tables: &[&[Opt]],
@@ -32,7 +32,7 @@ pub(super) fn normalise<'a>(
             Stop::AtFirstOperand if operand && word != "--" => {
                 out.push("--".into());
                 out.push(word.clone());
-                // `exec ID -- program` is what users of other tools write.
+                // Users of other tools write `exec ID -- program`.
                 let words = if after.first().is_some_and(|w| w == "--") { &after[1..] } else { after };
                 out.extend(words.iter().cloned());
                 return (out, &[]);
@@ -65,7 +65,7 @@ pub(super) fn normalise<'a>(
     (out, rest)
 }
 
-/// One option in its one form. Nothing, where Go's flag package would set the default.
+/// Returns one option in the normal form, or `None` if Go's flag package would set the default.
 fn rewritten(option: &Opt, value: Option<&[u8]>) -> Option<OsString> {
     let name = option.long;
     let several = matches!(option.takes, Takes::Texts(_) | Takes::Numbers(_));
@@ -83,7 +83,7 @@ fn rewritten(option: &Opt, value: Option<&[u8]>) -> Option<OsString> {
     }
 }
 
-/// The option that a word names, and the value after its `=`.
+/// Returns the option that a word names, and the value after its `=`.
 fn known<'a, 't>(word: &'a OsStr, tables: &[&'t [Opt]]) -> Option<(&'t Opt, Option<&'a [u8]>)> {
     let bytes = word.as_bytes().strip_prefix(b"-")?;
     let bytes = bytes.strip_prefix(b"-").unwrap_or(bytes);

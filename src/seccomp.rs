@@ -1,9 +1,10 @@
-//! `linux.seccomp`: a profile becomes a program of classic BPF that decides over every system call of the container.
+//! `linux.seccomp`: compiles a profile to a program of classic BPF, which decides every system call of the
+//! container.
 //!
-//! `plan` checks the profile and compiles it, before anything is made; `apply` loads the program, as the last thing
-//! before execve. There is no library between the profile and the kernel: `compile` has the algorithm, `abi` and
-//! `syscalls` the architectures and their numbers, `bpf` the instructions. `listener` hands the descriptor of a
-//! SCMP_ACT_NOTIFY filter to the agent that answers.
+//! [`plan`] checks the profile and compiles it before anything is created. [`apply`] loads the program, as
+//! the last step before execve. There is no library between the profile and the kernel: `compile` contains
+//! the algorithm, `abi` and `syscalls` the architectures and their numbers, and `bpf` the instructions.
+//! `listener` sends the descriptor of a filter with SCMP_ACT_NOTIFY to the agent that answers.
 
 mod abi;
 pub mod bpf;
@@ -33,22 +34,23 @@ use crate::sys;
 use crate::sys::seccomp::INSTRUCTIONS_MAX;
 use crate::trace;
 
-/// What will be loaded.
+/// The filter that will be loaded.
 #[derive(Clone)]
 pub struct Plan {
     pub filter: Vec<sock_filter>,
     /// The flags of seccomp(2).
     pub flags: u64,
-    /// Who answers, where the filter asks.
+    /// The agent that answers, if the filter asks one.
     pub listener: Option<Listener>,
-    /// The profile's names that are no system call of any architecture, for a debugging line.
+    /// Names in the profile that no architecture has a system call for. They are logged.
     pub unknown: Vec<String>,
-    /// The errno that execve(2) gets, if it gets one whatever its arguments are: the program cannot be started.
+    /// The errno that every execve(2) fails with, whatever its arguments are. Then the program cannot be
+    /// started.
     pub execve: Option<u32>,
 }
 
 impl std::fmt::Debug for Plan {
-    /// The program's length stands for it: nobody reads five hundred instructions in a plan.
+    /// Shows the length of the program only. Nobody reads five hundred instructions in a message.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut plan = f.debug_struct("Plan");
         plan.field("instructions", &self.filter.len()).field("flags", &self.flags);
@@ -67,7 +69,7 @@ pub struct Listener {
     pub metadata: Option<String>,
 }
 
-/// The spec's actions, operators and flags, for `features`.
+/// The specification's actions, operators and flags, for `features`.
 pub const ACTIONS: &[&str] = &[
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
@@ -95,13 +97,13 @@ pub const FLAGS: &[&str] = &[
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
 ];
 
-/// The spec's architectures, for `features`.
+/// Returns the specification's architectures, for `features`.
 #[must_use]
 pub fn archs() -> Vec<&'static str> {
     abi::names()
 }
 
-/// Those of [`FLAGS`] that the running kernel has.
+/// Returns the [`FLAGS`] that the running kernel has.
 #[must_use]
 pub fn supported_flags() -> Vec<&'static str> {
     use crate::sys::seccomp::{LOG, SPEC_ALLOW, TSYNC, WAIT_KILLABLE_RECV, flag_available};
@@ -112,11 +114,11 @@ pub fn supported_flags() -> Vec<&'static str> {
 /// A system call has at most six arguments.
 const ARGUMENTS: usize = 6;
 
-/// The calls by which the container's process gives its listener away, after the filter is loaded: nobody could
-/// answer for them. runc refuses `write`, for the same reason.
+/// The calls with which the container's process sends the listener after the filter is loaded. Nobody could
+/// answer for them yet. runc refuses `write` for the same reason.
 const SENDING: [&str; 2] = ["sendmsg", "write"];
 
-/// Whether a filter's answer ends the process.
+/// Reports whether an answer of a filter ends the process.
 fn ends(fate: u32) -> bool {
     matches!(
         fate & !libc::SECCOMP_RET_DATA,
@@ -124,10 +126,11 @@ fn ends(fate: u32) -> bool {
     )
 }
 
-/// Plans the filter of a container's profile. `None` if something is wrong, all of which then is in `problems`.
+/// Plans the filter of a container's profile. Returns `None` if the profile has problems, which are then in
+/// `problems`.
 ///
-/// Among what is wrong is a filter that ends the process at execve(2), by which every program is started: `start` would
-/// only find a dead process.
+/// A filter that ends the process at execve(2) is a problem too. Every program is started by execve(2), so
+/// `start` would only find a dead process.
 pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<Plan> {
     let _phase = trace::phase("compile the seccomp profile");
     let mut plan = compile_profile(profile, problems, warnings)?;
@@ -148,12 +151,12 @@ pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<
     Some(plan)
 }
 
-/// What a filter answers to a call, if it does not look at the arguments.
+/// Returns the answer of a filter to a call, if the filter does not look at the arguments.
 fn fate(filter: &[sock_filter], native: abi::Abi, name: &str) -> Option<u32> {
     bpf::certain(filter, native.audit, native.number(syscalls::find(name)?)?)
 }
 
-/// Compiles a profile for this machine, whether or not a program could be started under it.
+/// Compiles a profile for this machine, even if no program could be started under it.
 pub fn compile_profile(
     profile: &LinuxSeccomp,
     problems: &mut Problems,
@@ -162,7 +165,7 @@ pub fn compile_profile(
     plan_for(profile, abi::NATIVE, problems, warnings)
 }
 
-/// [`compile_profile`] on a machine of any architecture.
+/// Compiles a profile as [`compile_profile`] does, for a machine of any architecture.
 fn plan_for(
     profile: &LinuxSeccomp,
     native: Arch,
@@ -197,7 +200,7 @@ fn plan_for(
     }
 }
 
-/// What a profile says, ready to be compiled, and its unknown names.
+/// Converts a profile into the compiler's form. Returns it with the profile's unknown names.
 fn policy(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> (compile::Policy, Vec<String>) {
     let default = default_action(profile, problems);
     let abis = abis(profile, native, problems);
@@ -209,8 +212,9 @@ fn policy(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> (com
     (compile::Policy { default, newer, abis, rules }, unknown)
 }
 
-/// What calls newer than the profile get. EPERM would tell a C library that the call is there and forbidden, instead of
-/// sending it to the older call that the profile allows; runc returns ENOSYS, too.
+/// Returns the answer for calls that are newer than the profile. With ENOSYS, a C library falls back to an
+/// older call, which the profile may allow. With EPERM it would take the call for a forbidden one. runc
+/// returns ENOSYS too.
 fn newer(action: Action, default: u32) -> Option<u32> {
     let enosys = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
     (action == Action::ScmpActErrno && default != enosys).then_some(enosys)
@@ -219,15 +223,16 @@ fn newer(action: Action, default: u32) -> Option<u32> {
 fn default_action(profile: &LinuxSeccomp, problems: &mut Problems) -> u32 {
     let action = profile.default_action();
     if action == Action::ScmpActNotify {
-        // The process could not even say that its filter is loaded.
+        // The process could not even report that its filter is loaded.
         problems.add("linux.seccomp.defaultAction", "must not be SCMP_ACT_NOTIFY");
     }
     return_value(action, profile.default_errno_ret(), "linux.seccomp.defaultErrnoRet", problems)
 }
 
-/// What a filter returns for an action (linux/seccomp.h). Without an errno it is EPERM (config-linux.md#seccomp).
+/// Returns a filter's return value for an action (linux/seccomp.h). The default errno is EPERM
+/// (config-linux.md#seccomp).
 fn return_value(action: Action, errno: Option<u32>, place: &str, problems: &mut Problems) -> u32 {
-    // The kernel cuts an errno down to its MAX_ERRNO in silence.
+    // The kernel silently lowers an errno to its MAX_ERRNO.
     let (value, max) = match action {
         Action::ScmpActKill | Action::ScmpActKillThread => (libc::SECCOMP_RET_KILL_THREAD, 0),
         Action::ScmpActKillProcess => (libc::SECCOMP_RET_KILL_PROCESS, 0),
@@ -253,8 +258,8 @@ fn return_value(action: Action, errno: Option<u32>, place: &str, problems: &mut 
     }
 }
 
-/// The ABIs of the profile and the native one, which libseccomp's filters always have: without it the container's
-/// program could not even start.
+/// Returns the native ABI and the ABIs of the profile. Filters of libseccomp always have the native one too:
+/// without it, the container's program could not even start.
 fn abis(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> Vec<abi::Abi> {
     let listed = profile.architectures().as_deref().unwrap_or_default();
     let mut abis = Vec::with_capacity(listed.len() + 1);
@@ -272,7 +277,7 @@ fn abis(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> Vec<ab
     abis
 }
 
-/// Adds the rules of `linux.seccomp.syscalls[i]`. A name that no kernel has is none of the container's business: the
+/// Adds the rules of `linux.seccomp.syscalls[i]`. A name that no kernel has is not an error, because the
 /// profile may be newer than corten.
 fn add_rules(
     rules: &mut Vec<compile::Rule>,
@@ -287,7 +292,7 @@ fn add_rules(
         problems.add(format_args!("{place}.names"), "must name a system call");
     }
     let args = comparisons(syscall, &place, problems);
-    // An argument that is compared twice: each comparison is a rule of its own, as it is in runc.
+    // If an argument is compared twice, each comparison is a rule of its own, as in runc.
     let twice = args.iter().enumerate().any(|(j, arg)| args[..j].iter().any(|a| a.index == arg.index));
     let alternatives = args.chunks(if twice { 1 } else { ARGUMENTS });
     for (j, name) in syscall.names().iter().enumerate() {
@@ -310,7 +315,7 @@ fn add_rules(
     }
 }
 
-/// The comparisons of a rule.
+/// Converts the comparisons of a rule.
 fn comparisons(syscall: &LinuxSyscall, place: &str, problems: &mut Problems) -> Vec<compile::Comparison> {
     let args = syscall.args().as_deref().unwrap_or_default();
     let mut comparisons = Vec::with_capacity(args.len());
@@ -322,7 +327,7 @@ fn comparisons(syscall: &LinuxSyscall, place: &str, problems: &mut Problems) -> 
             Operator::ScmpCmpEq => (SeccompCmpOp::Eq, arg.value()),
             Operator::ScmpCmpGe => (SeccompCmpOp::Ge, arg.value()),
             Operator::ScmpCmpGt => (SeccompCmpOp::Gt, arg.value()),
-            // `value` is the mask here.
+            // Here `value` is the mask.
             Operator::ScmpCmpMaskedEq => {
                 (SeccompCmpOp::MaskedEq(arg.value()), arg.value_two().unwrap_or_default())
             }
@@ -366,7 +371,7 @@ fn listener(
     Some(Listener { path: path.clone(), metadata: metadata.clone() })
 }
 
-/// The flags asked for, and no others.
+/// Returns the flags of the profile, and those that a listener needs.
 fn flags(profile: &LinuxSeccomp, notifies: bool, warnings: &mut Vec<String>) -> u64 {
     use crate::sys::seccomp::{LOG, NEW_LISTENER, SPEC_ALLOW, TSYNC, TSYNC_ESRCH, WAIT_KILLABLE_RECV};
     let mut bits = if notifies { NEW_LISTENER } else { 0 };
@@ -374,7 +379,8 @@ fn flags(profile: &LinuxSeccomp, notifies: bool, warnings: &mut Vec<String>) -> 
         bits |= match flag {
             Flag::SeccompFilterFlagLog => LOG,
             Flag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
-            // Else the call could not return both a listener and the thread that failed, and the kernel refuses.
+            // Without TSYNC_ESRCH the kernel refuses both together: the call would have to return a listener
+            // or the id of a thread that failed.
             Flag::SeccompFilterFlagTsync if notifies => TSYNC | TSYNC_ESRCH,
             Flag::SeccompFilterFlagTsync => TSYNC,
             Flag::SeccompFilterFlagWaitKillableRecv if notifies => WAIT_KILLABLE_RECV,
@@ -389,7 +395,8 @@ fn flags(profile: &LinuxSeccomp, notifies: bool, warnings: &mut Vec<String>) -> 
     bits
 }
 
-/// Loads the filter into the calling process. Nothing but an error's report and execve can be relied on afterwards.
+/// Loads the filter into the calling process. Afterwards only the report of an error and execve can be relied
+/// on.
 pub fn apply(plan: &Plan) -> Result<Option<OwnedFd>> {
     let _phase =
         trace::phase_of("load the seccomp filter", || format!("of {} instructions", plan.filter.len()));

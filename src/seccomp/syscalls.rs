@@ -1,7 +1,8 @@
 //! The numbers of system calls, by name and ABI.
 //!
-//! The table is generated. Its names lie in the rows themselves and not behind pointers: a static executable that may
-//! be loaded anywhere would have to relocate five hundred of them in every process, seccomp or not.
+//! The table is generated. It contains the names themselves instead of pointers to them. A static executable
+//! that may be loaded anywhere would have to relocate five hundred pointers in every process, with or without
+//! seccomp.
 
 mod table;
 
@@ -10,7 +11,7 @@ use table::TABLE;
 /// The longest name of a system call has 28 letters.
 const NAME: usize = 28;
 
-/// How many columns the table has: the variants of [`Column`].
+/// The number of the table's columns, which are the variants of [`Column`].
 const COLUMNS: usize = 18;
 
 /// The table's columns, in their order.
@@ -42,7 +43,7 @@ pub(super) struct Row {
     numbers: [i32; COLUMNS],
 }
 
-/// A row of the table; -1 stands for an ABI that does not have the call.
+/// Makes a row of the table. The number -1 stands for an ABI that does not have the call.
 const fn row(name: &str, numbers: [i32; COLUMNS]) -> Row {
     let bytes = name.as_bytes();
     let mut padded = [0; NAME];
@@ -65,15 +66,15 @@ impl Row {
     }
 }
 
-/// All calls, in the order of their names.
+/// Returns all calls, in the order of their names.
 pub(super) fn all() -> &'static [Row] {
     &TABLE
 }
 
-/// The row of a name, if any of the ABIs has such a call.
+/// Returns the row of a name, if any of the ABIs has such a call.
 pub(super) fn find(name: &str) -> Option<&'static Row> {
     let mut padded = [0; NAME];
-    // A NUL in the name would match the padding.
+    // A NUL in the name would match the padding of a row.
     if name.is_empty() || name.as_bytes().contains(&0) {
         return None;
     }
@@ -82,8 +83,8 @@ pub(super) fn find(name: &str) -> Option<&'static Row> {
     TABLE.get(index)
 }
 
-/// What a call is of a multiplexer: the multiplexer's name and the number that its first argument then has
-/// (linux/net.h and linux/ipc.h).
+/// Returns the name of the multiplexer that a call may come through, and the value of its first argument for
+/// that call (linux/net.h and linux/ipc.h).
 pub(super) fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
     const SOCKETCALL: [&str; 20] = [
         "socket",

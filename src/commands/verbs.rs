@@ -1,0 +1,235 @@
+//! The verbs: a row for each, with its name, its options and what it runs.
+
+use super::{
+    applied, create, delete, events, exec, features, gc, kill, list, pause, plan, ps, resume, run, seccomp,
+    spec, start, state, trace, update,
+};
+use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
+use crate::cli::table::{Operands, Opt, Verb, opt};
+use crate::cli::{self, read, ready, ready_with_code};
+
+const IO: &[Opt] = &[
+    opt("console-socket", None, Path("SOCKET"), "send the terminal's master to this unix socket"),
+    opt("pidfd-socket", None, Path("SOCKET"), "send a pidfd of the process to this unix socket"),
+    opt("pid-file", None, Path("FILE"), "write the process's id to FILE"),
+    opt("preserve-fds", None, Number("N"), "pass N more descriptors, from 3 on"),
+    opt("no-subreaper", None, Switch, "ignored"),
+];
+
+const CREATE: &[Opt] = &[
+    opt("bundle", Some('b'), Path("DIR"), "the bundle (default: the working directory)"),
+    opt("config", Some('f'), Path("FILE"), "read FILE instead of the bundle's config.json"),
+    opt("no-pivot", None, Switch, "move the root mount instead of pivot_root(2); not with a user namespace"),
+    opt("no-new-keyring", None, Switch, "keep the caller's session keyring"),
+];
+
+const RUN: &[Opt] = &[
+    opt("detach", Some('d'), Switch, "do not wait for the container"),
+    opt("keep", None, Switch, "do not delete the container when it ends"),
+];
+
+const EXEC: &[Opt] = &[
+    opt("process", Some('p'), Path("FILE"), "read the process (JSON) from FILE"),
+    opt("tty", Some('t'), Switch, "give it a terminal"),
+    opt("detach", Some('d'), Switch, "do not wait for the process"),
+    opt("env", Some('e'), Texts("NAME=VALUE"), "set an environment variable"),
+    opt("user", Some('u'), Text("USER[:GROUP]"), "whom to run as: ids, or the container's names"),
+    opt("additional-gids", Some('g'), Numbers("GID"), "add a supplementary group"),
+    opt("cwd", None, Text("DIR"), "working directory"),
+    opt("cap", Some('c'), Texts("CAP"), "add a capability (not to the inheritable ones)"),
+    opt("no-new-privs", None, Switch, "set no_new_privs"),
+    opt("apparmor", None, Text("PROFILE"), "AppArmor profile"),
+    opt("process-label", None, Text("LABEL"), "SELinux label"),
+    opt("cgroup", None, Texts("[CONTROLLERS:]PATH"), "run in this cgroup below the container's"),
+    opt("ignore-paused", None, Switch, "also in a paused container"),
+];
+
+const FORMAT: &[Opt] = &[opt("format", Some('f'), Word("FORMAT", &["table", "json"]), "table or json")];
+
+const UPDATE: &[Opt] = &[
+    opt(
+        "resources",
+        Some('r'),
+        Path("FILE"),
+        "read linux.resources (JSON) from FILE, or - for standard input",
+    ),
+    opt("dry-run", None, Switch, "print what would be written, and write nothing"),
+    opt("memory", None, Text("SIZE"), "memory.limit, such as 512M; -1 for none"),
+    opt("memory-reservation", None, Text("SIZE"), "memory.reservation"),
+    opt("memory-swap", None, Text("SIZE"), "memory.swap: memory and swap together"),
+    opt("kernel-memory", None, Text("SIZE"), "memory.kernel"),
+    opt("kernel-memory-tcp", None, Text("SIZE"), "memory.kernelTCP"),
+    opt("cpu-share", None, Text("N"), "cpu.shares"),
+    opt("cpu-quota", None, Text("MICROSECONDS"), "cpu.quota in a period; -1 for none"),
+    opt("cpu-period", None, Text("MICROSECONDS"), "cpu.period"),
+    opt("cpu-burst", None, Text("MICROSECONDS"), "cpu.burst"),
+    opt("cpu-idle", None, Text("N"), "cpu.idle, 0 or 1"),
+    opt("cpu-rt-period", None, Text("MICROSECONDS"), "cpu.realtimePeriod"),
+    opt("cpu-rt-runtime", None, Text("MICROSECONDS"), "cpu.realtimeRuntime"),
+    opt("cpuset-cpus", None, Text("LIST"), "cpu.cpus, such as 0-3,7"),
+    opt("cpuset-mems", None, Text("LIST"), "cpu.mems"),
+    opt("blkio-weight", None, Text("N"), "blockIO.weight, 10 to 1000"),
+    opt("pids-limit", None, Text("N"), "pids.limit; -1 for none"),
+    opt("l3-cache-schema", None, Text("SCHEMA"), "intelRdt.l3CacheSchema"),
+    opt("mem-bw-schema", None, Text("SCHEMA"), "intelRdt.memBwSchema"),
+];
+
+pub const VERBS: &[Verb] = &[
+    Verb {
+        name: "create",
+        about: "make a container, to be started later",
+        options: &[CREATE, IO],
+        operands: Operands::Id,
+        work: |m| ready(read::create(m)?, create::run),
+    },
+    Verb {
+        name: "start",
+        about: "run a created container's program",
+        options: &[],
+        operands: Operands::Id,
+        work: |m| ready(read::id(m)?, start::run),
+    },
+    Verb {
+        name: "state",
+        about: "print a container's state",
+        options: &[&[opt(
+            "applied",
+            None,
+            Switch,
+            "and what the kernel says of it beside what was asked; a difference is an error",
+        )]],
+        operands: Operands::Id,
+        work: |m| {
+            let run = if read::flag(m, "applied") { applied::run } else { state::run };
+            ready(read::id(m)?, run)
+        },
+    },
+    Verb {
+        name: "kill",
+        about: "send a signal to a container (default SIGTERM)",
+        options: &[&[opt("all", Some('a'), Switch, "to all its processes")]],
+        operands: Operands::IdSignal,
+        work: |m| ready(read::kill(m)?, kill::run),
+    },
+    Verb {
+        name: "delete",
+        about: "remove a stopped container",
+        options: &[&[
+            opt("force", Some('f'), Switch, "kill it if it has not stopped; fine if there is none"),
+            opt("all", Some('a'), Switch, "every container, instead of one; prints their ids"),
+        ]],
+        operands: Operands::MaybeId,
+        work: |m| ready(read::delete(m)?, delete::run),
+    },
+    Verb {
+        name: "gc",
+        about: "remove what interrupted commands have left",
+        options: &[&[
+            opt("stopped", None, Switch, "and stopped containers, which an engine may still ask for"),
+            opt("dry-run", None, Switch, "only print what would be removed"),
+            opt("format", Some('f'), Word("FORMAT", &["text", "json"]), "text or json"),
+        ]],
+        operands: Operands::None,
+        work: |m| ready(read::gc(m)?, |globals, args| gc::run(globals, *args)),
+    },
+    Verb {
+        name: "pause",
+        about: "let a container's processes stand still",
+        options: &[],
+        operands: Operands::Id,
+        work: |m| ready(read::id(m)?, pause::run),
+    },
+    Verb {
+        name: "resume",
+        about: "let a paused container's processes go on",
+        options: &[],
+        operands: Operands::Id,
+        work: |m| ready(read::id(m)?, resume::run),
+    },
+    Verb {
+        name: "update",
+        about: "change a container's limits",
+        options: &[UPDATE],
+        operands: Operands::Id,
+        work: |m| ready(cli::update::read(m)?, update::run),
+    },
+    Verb {
+        name: "events",
+        about: "print what a container uses, until it stops",
+        options: &[&[
+            opt("stats", None, Switch, "print one record, and end"),
+            opt("interval", None, Text("DURATION"), "how often (default 5s)"),
+        ]],
+        operands: Operands::Id,
+        work: |m| ready(read::events(m)?, events::run),
+    },
+    Verb {
+        name: "run",
+        about: "create, start, wait and delete",
+        options: &[CREATE, RUN, IO],
+        operands: Operands::Id,
+        work: |m| ready_with_code(read::run(m)?, run::run),
+    },
+    Verb {
+        name: "exec",
+        about: "run a further program in a container",
+        options: &[EXEC, IO],
+        operands: Operands::IdWords,
+        work: |m| ready_with_code(read::exec(m)?, exec::run),
+    },
+    Verb {
+        name: "list",
+        about: "list the containers",
+        options: &[FORMAT, &[opt("quiet", Some('q'), Switch, "only their ids")]],
+        operands: Operands::None,
+        work: |m| ready(read::list(m)?, list::run),
+    },
+    Verb {
+        name: "ps",
+        about: "list a container's processes",
+        options: &[FORMAT],
+        operands: Operands::IdWords,
+        work: |m| ready(read::ps(m)?, ps::run),
+    },
+    Verb {
+        name: "spec",
+        about: "write a config.json to begin with",
+        options: &[&[
+            opt("bundle", Some('b'), Path("DIR"), "where (default: the working directory)"),
+            opt("rootless", None, Switch, "for a caller who is not root"),
+        ]],
+        operands: Operands::None,
+        work: |m| ready(spec::read(m)?, spec::run),
+    },
+    Verb {
+        name: "plan",
+        about: "print what create would do, without doing it",
+        options: &[CREATE, IO],
+        operands: Operands::MaybeId,
+        work: |m| ready(read::create(m)?, plan::run),
+    },
+    Verb {
+        name: "features",
+        about: "print what corten can do",
+        options: &[],
+        operands: Operands::None,
+        work: |_| ready((), features::run),
+    },
+    Verb {
+        name: "seccomp",
+        about: "explain a profile: seccomp explain PROFILE|--bundle DIR [SYSCALL...]",
+        options: &[&[
+            opt("bundle", Some('b'), Path("DIR"), "the profile of this bundle's configuration"),
+            opt("dump", None, Switch, "print the program instead"),
+        ]],
+        operands: Operands::Words,
+        work: |m| ready(seccomp::read(m)?, seccomp::run),
+    },
+    Verb {
+        name: "trace",
+        about: "print what --trace has written as a timeline",
+        options: &[],
+        operands: Operands::File,
+        work: |m| ready(read::path(m, "file").unwrap_or_default(), trace::run),
+    },
+];

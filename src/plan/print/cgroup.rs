@@ -1,0 +1,96 @@
+//! The cgroup: its files as they are written, and the device rules in the form of cgroup v1's `devices.list`.
+
+use super::{Text, path_word, word};
+use crate::cgroups::resources::Absent;
+use crate::cgroups::systemd::{self, Unit};
+use crate::cgroups::{Plan, Write, devices, v1, v2};
+
+pub(super) fn print(text: &mut Text, plan: &Plan) {
+    text.section("cgroup");
+    match plan {
+        Plan::V2(plan) => print_v2(text, plan),
+        Plan::V1(plan) => print_v1(text, plan),
+    }
+}
+
+fn print_v2(text: &mut Text, plan: &v2::Plan) {
+    let v2::Plan { mount, path, scope, writes, devices, rootless } = plan;
+    text.line(format_args!("{} in {}", path_word(path), path_word(mount)));
+    text.line_if(*rootless, "rootless");
+    if let Some(scope) = scope {
+        print_scope(text, scope);
+    }
+    writes.iter().for_each(|write| print_write(text, write));
+    match devices {
+        Some(filter) => print_filter(text, filter),
+        None => text.line("devices allow a *:* rwm"),
+    }
+}
+
+fn print_v1(text: &mut Text, plan: &v1::Plan) {
+    let v1::Plan { parts, devices, unified, rootless, denies } = plan;
+    text.line_if(*rootless, "rootless");
+    for v1::Part { controllers, mount, path, writes } in parts {
+        let controllers = controllers.join(",");
+        text.line(format_args!("{} in {} ({controllers})", path_word(path), path_word(mount)));
+        writes.iter().for_each(|write| print_write(text, write));
+    }
+    match devices {
+        Some(writes) => writes.iter().for_each(|write| print_write(text, write)),
+        None => text.line("devices allow a *:* rwm"),
+    }
+    text.line_if(*denies, "devices deny what a user may use without a container");
+    if let Some(unified) = unified {
+        print_v2(text, unified);
+    }
+}
+
+fn print_scope(text: &mut Text, scope: &systemd::Scope) {
+    let systemd::Scope { unit: Unit { name, user }, properties, asked } = scope;
+    let manager = if *user { "the user's systemd" } else { "systemd" };
+    text.line(format_args!("unit {} of {manager}", word(name.as_bytes())));
+    for (name, value) in properties {
+        text.line(format_args!("property {} = {value:?}", word(name.as_bytes())));
+    }
+    for place in asked {
+        text.line(format_args!("property of {place}"));
+    }
+}
+
+fn print_write(text: &mut Text, write: &Write) {
+    let Write { file, value, place, absent, floor } = write;
+    let value = value.to_string();
+    let without = match absent {
+        Absent::Fails => String::new(),
+        Absent::NoLimit => "; skipped if the file does not exist".into(),
+        Absent::NoSwap => "; skipped on a host without swap".into(),
+        Absent::Instead { file, value } => {
+            format!("; or {file} {value} if the file does not exist")
+        }
+    };
+    let floor = floor.map(|file| format!("; not below {file}")).unwrap_or_default();
+    let (file, value) = (word(file.as_bytes()), value.escape_debug());
+    text.line(format_args!("{file} {value} ({place}{without}{floor})"));
+}
+
+fn print_filter(text: &mut Text, filter: &devices::Filter) {
+    let devices::Filter { rules, otherwise } = filter;
+    let verb = |allow: bool| if allow { "allow" } else { "deny" };
+    text.line(format_args!("devices {} a *:* rwm, except", verb(*otherwise)));
+    for devices::Rule { allow, kind, major, minor, access } in rules {
+        let kind = match kind {
+            None => "a",
+            Some(devices::Type::Block) => "b",
+            Some(devices::Type::Char) => "c",
+        };
+        let number = |number: &Option<u32>| number.map_or_else(|| "*".into(), |n| n.to_string());
+        let (major, minor) = (number(major), number(minor));
+        text.line(format_args!("devices {} {kind} {major}:{minor} {}", verb(*allow), letters(*access)));
+    }
+}
+
+/// Returns the letters of an access: bits of `BPF_DEVCG_ACC_*`.
+fn letters(access: u8) -> String {
+    let bits = [(2, 'r'), (4, 'w'), (1, 'm')];
+    bits.into_iter().filter(|(bit, _)| access & bit != 0).map(|(_, letter)| letter).collect()
+}
