@@ -81,6 +81,12 @@ impl Host {
         Ok(Self::parse(&mountinfo, &cgroup))
     }
 
+    /// Returns the controllers of the v1 hierarchy that a directory is in.
+    pub(super) fn controllers(&self, dir: &Path) -> &[String] {
+        let hierarchy = self.v1.iter().find(|hierarchy| dir.starts_with(&hierarchy.mount));
+        hierarchy.map_or(&[], |hierarchy| &hierarchy.controllers)
+    }
+
     /// The facts in the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
     #[must_use]
     pub fn parse(mountinfo: &[u8], cgroup: &[u8]) -> Self {

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{Cgroup, v1};
+use super::Cgroup;
 use crate::error::{Context, Result};
 use crate::state::CgroupRecord;
 use crate::sys;
@@ -127,8 +127,7 @@ impl Watch {
 
 /// The eventfd that v1's cgroup of `file` signals.
 fn event_of(cgroup: &Cgroup, file: &File) -> Result<Option<EventFd>> {
-    let Cgroup::V1(cgroup) = cgroup else { return Ok(None) };
-    let Some(holder) = v1::Cgroup::holder(cgroup, "memory.oom_control")? else { return Ok(None) };
+    let Some(holder) = cgroup.holder("memory.oom_control")? else { return Ok(None) };
     let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
     let event = event.map_err(|e| sys::Error::new("eventfd2()", e))?;
     let words = format!("{} {}", event.as_fd().as_raw_fd(), file.as_raw_fd());

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
 
 use super::host::{CGROUP, Host};
-use super::{Cgroup, v2};
+use super::{Cgroup, Directory};
 use crate::error::{Context, Kind, Result, fail};
 use crate::state::CgroupRecord;
 use crate::sys::{fs, task};
@@ -17,7 +17,7 @@ pub fn beside(record: &CgroupRecord, pid: i32, target: BorrowedFd, proc: Borrowe
     let file = fs::open(proc, Path::new(&format!("{pid}/cgroup")), fs::O_RDONLY, 0)?;
     let text = String::from_utf8_lossy(&fs::read_whole(file, 1 << 20)?).into_owned();
     let open = |record: &CgroupRecord| match Cgroup::open(record)? {
-        Some(Cgroup::V1(cgroup)) if cgroup.dirs.len() != record.v1.len() => Ok(None),
+        Some(cgroup) if cgroup.v1.len() != record.v1.len() => Ok(None),
         opened => Ok::<_, anyhow::Error>(opened),
     };
     if stays(record, &text)
@@ -76,10 +76,10 @@ fn place(record: &CgroupRecord, host: &Host) -> Result<CgroupRecord> {
 
 /// The cgroup of v2 below `above` that the container's process has moved itself to, as systemd does: one that shares out
 /// controllers takes no processes itself. `None` if it is not below.
-pub fn below(above: &Path, pid: i32, proc: BorrowedFd) -> Result<Option<v2::Cgroup>> {
+pub fn below(above: &Path, pid: i32, proc: BorrowedFd) -> Result<Option<Directory>> {
     let host = Host::of_process(pid, proc)?;
     let path = host.v2_mount.zip(host.own).map(|(mount, own)| mount.join(own));
-    path.filter(|path| path.starts_with(above)).map_or(Ok(None), |path| v2::Cgroup::open(&path))
+    path.filter(|path| path.starts_with(above)).map_or(Ok(None), |path| Directory::open(&path))
 }
 
 /// The frozen cgroup that holds a process still, if one does.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::{Host, Manager, Request, plain, systemd};
+use super::request::plain;
+use super::{Host, Manager, Request, systemd};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::state::{self, CgroupRecord};
 use crate::sys::{fs, task};

@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
+use super::directory::{Directory, open_dir, read_file, read_list, vanished};
 use super::resources::{Absent, Write};
-pub use super::tree::Cgroup;
-use super::tree::{open_dir, read_file, read_list, vanished};
-use super::{devices, systemd};
+use super::systemd;
 use crate::error::{Kind, Result, fail};
-use crate::sys::{self, bpf, fs};
+use crate::sys::{self, fs};
 use crate::{host, trace};
 
 /// Controllers that are enabled wherever they are available, though nothing is limited: without them there
@@ -36,9 +35,6 @@ pub struct Plan {
     /// systemd makes it, as this unit.
     pub scope: Option<systemd::Scope>,
     pub writes: Vec<Write>,
-    /// `None` if every device is allowed.
-    pub devices: Option<devices::Filter>,
-    pub rootless: bool,
 }
 
 impl Plan {
@@ -46,15 +42,6 @@ impl Plan {
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         self.mount.join(&self.path)
-    }
-
-    /// Whether the container may run without it.
-    #[must_use]
-    pub fn optional(&self) -> bool {
-        self.rootless
-            && self.scope.is_none()
-            && !self.writes.iter().any(Write::limits)
-            && self.devices.as_ref().is_none_or(devices::Filter::only_allows)
     }
 }
 
@@ -75,10 +62,9 @@ pub(super) fn missing_in(dir: PathBuf, count: usize) -> Vec<PathBuf> {
     first.map_or_else(Vec::new, |first| dirs.split_off(first))
 }
 
-/// Makes the cgroup and sets its limits, but for the devices ([`watch`]). `None` if a rootless container has to do without and can. On error
-/// nothing that was made remains; controllers that were enabled in ancestors stay so, since others may use
-/// them by now.
-pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
+/// Makes the cgroup and sets its limits, but not its device filter. On error nothing that was made remains; controllers that
+/// were enabled in ancestors stay so, since others may use them by now.
+pub(super) fn create(plan: &Plan) -> Result<Directory> {
     let mut made = Vec::new();
     let mut tries = 0;
     let result = loop {
@@ -88,45 +74,31 @@ pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>>
             other => break other,
         }
     };
+    let path = plan.dir();
     let result = result.and_then(|dir| {
-        let fresh = made.last() == Some(&plan.dir());
-        if !fresh {
+        if made.last() != Some(&path) {
             check_unused(dir.as_fd(), plan)?;
         }
-        if !plan.writes.is_empty() {
-            let path = plan.dir();
-            plan.writes.iter().try_for_each(|write| apply(dir.as_fd(), write, &path))?;
-        }
-        Ok(dir)
+        let directory = Directory { dir, path, made: made.clone() };
+        plan.writes.iter().try_for_each(|write| apply(&directory, write))?;
+        Ok(directory)
     });
-    match result {
-        Ok(dir) => Ok(Some(Cgroup { dir, path: plan.dir(), made })),
-        Err(e) => {
-            undo(&mut made);
-            let denied = matches!(sys::errno(&e), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
-            if denied && plan.optional() {
-                warnings.push(format!("the container gets no cgroup: {e:#}, ignoring"));
-                return Ok(None);
-            }
-            Err(e)
-        }
-    }
+    result.inspect_err(|_| undo(&mut made))
 }
 
 /// Sets the limits of the cgroup that systemd has made, where the process waits to go on; into a slice's it is put here,
 /// since systemd puts none there.
-pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
-    let path = plan.dir();
+pub(super) fn limit(plan: &Plan, pid: i32) -> Result<Directory> {
     let dir = make_directories(plan, &mut Vec::new())?;
+    let directory = Directory { dir, path: plan.dir(), made: Vec::new() };
     // Frozen, it could never go on.
-    refuse_state(dir.as_fd(), plan, &[("frozen 1", "is frozen")])?;
-    plan.writes.iter().try_for_each(|write| apply(dir.as_fd(), write, &path))?;
-    let cgroup = Cgroup { dir, path, made: Vec::new() };
+    refuse_state(directory.dir(), plan, &[("frozen 1", "is frozen")])?;
+    plan.writes.iter().try_for_each(|write| apply(&directory, write))?;
     if plan.scope.as_ref().is_some_and(|scope| scope.unit.is_slice()) {
-        write_value(cgroup.dir(), "cgroup.procs", &pid.to_string()).context("linux.cgroupsPath")?;
+        write_value(directory.dir(), "cgroup.procs", &pid.to_string()).context("linux.cgroupsPath")?;
     }
-    if cgroup.pids()?.contains(&pid) {
-        return Ok(cgroup);
+    if directory.pids()?.contains(&pid) {
+        return Ok(directory);
     }
     let message =
         "systemd has put the process into another cgroup (hint: is systemd in another cgroup namespace?)";
@@ -178,7 +150,7 @@ pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<(
     let mount = super::Host::probe(false)?.v2_mount.unwrap_or_default();
     let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
     let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
-    let plan = &Plan { mount, path, writes, devices: None, rootless: false, scope: None };
+    let plan = &Plan { mount, path, writes, scope: None };
     if !enable {
         return available(open_dir(fs::CWD, &plan.mount)?.as_fd(), plan).map(drop);
     }
@@ -318,7 +290,8 @@ fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result
 }
 
 /// Sets one limit.
-pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
+pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
+    let dir = directory.dir();
     if let Some(file) = write.floor {
         check_floor(Some(&read_file(dir, file)?), &write.value, &write.place)?;
     }
@@ -333,7 +306,7 @@ pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
         Absent::Instead { file, value } => write_value(dir, file, value).with_context(|| write.place.clone()),
         Absent::Fails | Absent::NoSwap => {
             let (place, file) = (&write.place, &write.file);
-            Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", path.display())))
+            Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", directory.path.display())))
         }
     }
 }
@@ -355,101 +328,4 @@ fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
 /// Whether any swap is active: the list has a heading and then a line for each.
 pub(super) fn host_swaps() -> bool {
     host::procfs().and_then(|proc| read_list(proc, "swaps")).is_ok_and(|text| text.lines().count() > 1)
-}
-
-/// Attaches the device filter, in the place of those of an earlier user of the cgroup.
-pub fn watch(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -> Result<()> {
-    let place = "linux.resources.devices";
-    // Beside a program of systemd's, if the configuration has asked it for one.
-    let fresh = plan.scope.is_some() || cgroup.made.last() == Some(&cgroup.path);
-    let old = if fresh { Replaced::None } else { Replaced::All };
-    match replace_device_program(cgroup.dir(), plan.devices.as_ref(), old) {
-        Err(e) if e.errno == Errno::EPERM && plan.rootless => match &plan.devices {
-            Some(filter) if !filter.only_allows() => Err(anyhow!(e).context(place)),
-            _ => {
-                warnings.push(format!("{place}: {e}, ignoring"));
-                Ok(())
-            }
-        },
-        result => result.context(place),
-    }
-}
-
-/// The name that tells our programs from others'.
-const PROGRAM: [u8; 16] = *b"corten_devices\0\0";
-
-/// Whose device programs a new one takes the place of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replaced {
-    /// The cgroup is new: there are none but the maker's.
-    None,
-    /// Those of ours. Others', such as systemd's, hold beside it.
-    Ours,
-    /// All, as an earlier user of the cgroup may have left them.
-    All,
-}
-
-/// Puts one program in the place of those that are attached. With at most one of them, as is the rule, no
-/// moment passes in which none or both hold; `None` takes the filter away.
-pub fn replace_device_program(
-    dir: BorrowedFd,
-    filter: Option<&devices::Filter>,
-    replaced: Replaced,
-) -> sys::Result<()> {
-    let old = match replaced {
-        Replaced::None => Vec::new(),
-        Replaced::Ours => attached(dir, |program| program.name == PROGRAM)?,
-        Replaced::All => attached(dir, |_| true)?,
-    };
-    let mut leftover = &old[..];
-    if let Some(filter) = filter {
-        let program = bpf::load_device_program(&filter.compile(), &PROGRAM)?;
-        let place = match &old[..] {
-            [one] => {
-                leftover = &[];
-                Some(one.as_fd())
-            }
-            _ => None,
-        };
-        bpf::attach_device_program(dir, program.as_fd(), place)?;
-    }
-    for program in leftover {
-        bpf::detach_device_program(dir, program.as_fd())?;
-    }
-    Ok(())
-}
-
-/// The device program in force, beside that of a filter.
-pub(super) fn device_rules(dir: BorrowedFd, filter: Option<&devices::Filter>) -> devices::DeviceRules {
-    let (applied, same) = match device_program_is(dir, filter) {
-        Ok((0, same)) => ("none".to_string(), same),
-        Ok((1, true)) => ("a program".to_string(), true),
-        Ok((count, _)) => (format!("{count} programs, not as asked"), false),
-        Err(e) => (e.to_string(), false),
-    };
-    let none = devices::DeviceRules::none(filter);
-    devices::DeviceRules { file: "bpf(PROG_QUERY)", applied, same, ..none }
-}
-
-/// The device programs of a cgroup that are wanted.
-fn attached(dir: BorrowedFd, wanted: impl Fn(bpf::Program) -> bool) -> sys::Result<Vec<OwnedFd>> {
-    let mut programs = Vec::new();
-    for id in bpf::device_programs(dir)? {
-        let program = bpf::program_by_id(id)?;
-        if wanted(bpf::program_info(program.as_fd())?) {
-            programs.push(program);
-        }
-    }
-    Ok(programs)
-}
-
-/// How many device programs are attached, and whether they are what the filter comes to: one program, this one, or none
-/// where every device is allowed.
-fn device_program_is(dir: BorrowedFd, filter: Option<&devices::Filter>) -> sys::Result<(usize, bool)> {
-    let attached = bpf::device_programs(dir)?;
-    let Some(filter) = filter else { return Ok((attached.len(), attached.is_empty())) };
-    let [id] = attached[..] else { return Ok((attached.len(), false)) };
-    let wanted = bpf::load_device_program(&filter.compile(), &PROGRAM)?;
-    let tag = |program: &OwnedFd| bpf::program_info(program.as_fd()).map(|program| program.tag);
-    Ok((1, tag(&bpf::program_by_id(id)?)? == tag(&wanted)?))
 }

@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 
 use super::pause::FREEZE;
 use crate::cgroups;
-use crate::cgroups::Cgroup;
 use crate::cli::{Globals, Kill};
 use crate::error::{Kind, Result, fail};
 use crate::state::{Dir, Record, Status, pidfd};
@@ -28,7 +27,7 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
             signal_one(&record, signal)?;
             match super::cgroup(&record)? {
                 // On v1 what is frozen does not even die.
-                Some(cgroup @ Cgroup::V1(_)) if signal == libc::SIGKILL => {
+                Some(cgroup) if signal == libc::SIGKILL && !cgroup.v1.is_empty() => {
                     cgroup.freeze(false, Instant::now() + FREEZE)
                 }
                 _ => Ok(()),

@@ -82,7 +82,8 @@ pub(super) fn identify(record: &mut Record) -> Result<()> {
 /// Sees to the devices that may be used in the cgroup.
 pub(super) fn watch(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
     let mut warnings = Vec::new();
-    let watched = plan.cgroup.as_ref().map_or(Ok(()), |plan| cgroups::watch(cgroup, plan, &mut warnings));
+    let watched =
+        plan.cgroup.as_ref().map_or(Ok(()), |plan| cgroups::attach_filter(cgroup, plan, &mut warnings));
     warnings.into_iter().for_each(log::warn);
     watched
 }

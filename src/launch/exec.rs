@@ -13,7 +13,7 @@ use super::program::{self, Setting};
 use super::watch::Watch;
 use super::{Process, connect, limits, unexpected, write_pid_file};
 use crate::cgroups::systemd::{self, Unit};
-use crate::cgroups::{self, Cgroup, v1, v2};
+use crate::cgroups::{self, Cgroup};
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::namespaces::{Back, KINDS, SHOWN};
@@ -154,7 +154,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     let proc = request.host.proc.as_fd();
     let watch = Watch::new(request.record.cgroup.clone().filter(|_| request.status == Status::Paused))?;
     let (ours, theirs) = Channel::pair()?;
-    let mut doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?;
+    let mut doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::join_fds)?;
     // Not a child of the container's process, and so not in its class by birth.
     let classes = request.record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?;
     if !entry.between || task::euid() == 0 {
@@ -168,7 +168,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         drop(ours);
         end_with(theirs, |report| {
             die_with_parent()?;
-            v1::enter(doors)?;
+            cgroups::join(doors)?;
             intel_rdt::enter(classes)?;
             let own =
                 [console_socket.as_ref(), entry.root.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
@@ -219,13 +219,14 @@ fn clone_inside<'a>(
     let unit = request.record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref());
     let outside = |unit| Ok((entry.clone(request, None)?.ok_or_else(unexpected)?, unit));
     let Some(cgroup) = request.cgroup else { return outside(None) };
-    let Some(place) = cgroup.birthplace() else { return outside(None) };
+    let Some(place) = cgroup.cgroup_fd() else { return outside(None) };
     let mut lower = None;
     let cloned = match entry.clone(request, Some(place)) {
         Err(e) if request.cgroup_given => return Err(e),
         Err(e) if sys::errno(&e) == Some(Errno::EBUSY) => {
-            let below = lower.insert(Cgroup::V2(cgroup_of_target(request)?.ok_or(e)?));
-            entry.clone(request, below.birthplace())?
+            let below =
+                lower.insert(Cgroup { unified: Some(cgroup_of_target(request)?.ok_or(e)?), v1: Vec::new() });
+            entry.clone(request, below.cgroup_fd())?
         }
         Err(e) if sys::errno(&e) == Some(Errno::EACCES) && unit.is_some() => return outside(unit),
         cloned => cloned?,
@@ -233,17 +234,13 @@ fn clone_inside<'a>(
     if let Some(cloned) = cloned {
         return Ok((cloned, None));
     }
-    doors.extend(lower.as_ref().unwrap_or(cgroup).door()?);
+    doors.extend(lower.as_ref().unwrap_or(cgroup).unified_join_fd()?);
     outside(None)
 }
 
 /// The cgroup below the container's that its own process has moved to.
-fn cgroup_of_target(request: &Request) -> Result<Option<v2::Cgroup>> {
-    let above = match request.cgroup {
-        Some(Cgroup::V2(cgroup)) => Some(cgroup),
-        Some(Cgroup::V1(cgroup)) => cgroup.unified.as_ref(),
-        None => None,
-    };
+fn cgroup_of_target(request: &Request) -> Result<Option<cgroups::Directory>> {
+    let above = request.cgroup.and_then(|cgroup| cgroup.unified.as_ref());
     let (Some(pid), Some(above)) = (request.record.pid, above) else { return Ok(None) };
     let below = cgroups::below(&above.path, pid, request.host.proc.as_fd())?;
     match &below {

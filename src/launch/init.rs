@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::channel::{Channel, Event, Go};
 use super::program::{self, Setting};
-use crate::cgroups::v1;
+use crate::cgroups;
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::namespaces::{self, Joined, Stages};
@@ -87,7 +87,7 @@ pub(super) fn die_with_parent() -> Result<()> {
 pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<Infallible> {
     die_with_parent()?;
     let enters = !container.doors.is_empty();
-    v1::enter(std::mem::take(&mut container.doors))?;
+    cgroups::join(std::mem::take(&mut container.doors))?;
     intel_rdt::enter(std::mem::take(&mut container.classes))?;
     fs::close_all_but(container.descriptors(report))?;
     let namespaces = &container.plan.namespaces;

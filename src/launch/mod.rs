@@ -100,7 +100,7 @@ pub fn create(request: &Request) -> Result<Launched> {
     let pidfd_socket = connect(request.pidfd_socket, "--pidfd-socket")?;
     let mut systemd =
         plan.cgroup.as_ref().and_then(cgroups::Plan::scope).map(Systemd::connect).transpose()?;
-    let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
+    let missing = plan.cgroup.as_ref().map(cgroups::Plan::missing).unwrap_or_default();
 
     let mut record = record(request, missing)?;
     record.under_root = rootfs::mounted(&plan.rootfs)?;
@@ -129,7 +129,7 @@ pub fn create(request: &Request) -> Result<Launched> {
         let (kept, given) = if request.at_once { (notify, None) } else { (None, notify) };
         let child = init::Container {
             plan,
-            doors: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?,
+            doors: cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?,
             classes,
             record: &record.clone(),
             proc: request.host.proc.as_fd(),
@@ -281,12 +281,12 @@ fn spawn(
 /// Clones a process that is born in the cgroup, or enters it by its doors where the kernel does not let it live.
 fn clone_inside(mut kinds: i32, cgroup: Option<&Cgroup>, child: &mut init::Container) -> Result<Forked> {
     if let Some(cgroup) = cgroup
-        && let Some(place) = cgroup.birthplace()
+        && let Some(place) = cgroup.cgroup_fd()
     {
         if let Some(cloned) = task::clone3_into(kinds as u64, place).map_err(explain_clone)? {
             return Ok(cloned);
         }
-        child.doors.extend(cgroup.door()?);
+        child.doors.extend(cgroup.unified_join_fd()?);
         kinds &= !libc::CLONE_NEWCGROUP;
     }
     task::clone3(kinds as u64, None).map_err(explain_clone)

@@ -6,20 +6,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cgroups::devices::{Filter, Rule, Type};
+use crate::cgroups::devices::{DeviceRules, Filter, Rule, Type};
+use crate::cgroups::directory::Directory;
 use crate::cgroups::resources::Write;
-use crate::error::Problems;
+use crate::error::{Problems, Result};
 
 const PLACE: &str = "linux.resources.devices";
+
+/// The file that shows the rules.
+const LIST: &str = "devices.list";
 
 /// The kernel has it for `*` and takes it for that: no device has such a number.
 const ANY: u32 = u32::MAX;
 
-/// The writes in the order of the rules, after the one that sets what holds for all others.
-pub(super) fn lower(filter: &Filter, problems: &mut Problems) -> Vec<Write> {
+/// Returns the writes that give a filter's rules to a cgroup, whatever rules it has had: first the one that sets what holds
+/// for all devices, then the exceptions in their order.
+pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Write> {
     let write = |allow: bool, value: String| {
         Write::new(if allow { "devices.allow" } else { "devices.deny" }, value, PLACE)
     };
+    let Some(filter) = filter else { return vec![write(true, "a".into())] };
     let mut writes = vec![write(filter.otherwise, "a".into())];
     // `a` means every device whatever numbers follow: such a rule is one for each kind.
     let rules = filter.rules.iter().flat_map(|rule| {
@@ -48,9 +54,31 @@ pub(super) fn lower(filter: &Filter, problems: &mut Problems) -> Vec<Write> {
     writes
 }
 
+fn checked(filter: Option<&Filter>) -> Result<Vec<Write>> {
+    let mut problems = Problems::default();
+    let writes = lower(filter, &mut problems);
+    problems.into_result().map(|()| writes)
+}
+
+/// Replaces the rules of a cgroup. v1 cannot exchange all of them at once: only the differences are written if they are
+/// known, and otherwise all rules, one after the other.
+pub(in crate::cgroups) fn replace(directory: &Directory, filter: Option<&Filter>) -> Result<()> {
+    let writes = checked(filter)?;
+    let now = List::parse(&directory.read(LIST)?.unwrap_or_default());
+    let steps = now.steps(&List::of(&writes)).unwrap_or(writes);
+    steps.iter().try_for_each(|write| directory.write(&write.file, &write.value))
+}
+
+/// Compares the rules in force with those of a filter.
+pub(in crate::cgroups) fn compare(directory: &Directory, filter: Option<&Filter>) -> Result<DeviceRules> {
+    let (asked, now) = (List::of(&checked(filter)?), List::parse(&directory.read(LIST)?.unwrap_or_default()));
+    let same = now.looks_like(&asked);
+    Ok(DeviceRules { file: LIST, asked: asked.words(), applied: now.words(), same })
+}
+
 /// What the kernel keeps of the rules, and tells in `devices.list`.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::cgroups) struct List {
+struct List {
     /// Whether what is no exception is allowed. Then the kernel does not tell the exceptions.
     otherwise: bool,
     /// Of kind and number (`c 10:229`) the letters.
@@ -61,14 +89,14 @@ pub(in crate::cgroups) struct List {
 const ALL: &str = "a *:* rwm";
 
 impl List {
-    pub(in crate::cgroups) fn parse(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != ALL);
         let exceptions = lines.filter_map(exception).collect();
         Self { otherwise: text.trim() == ALL, exceptions }
     }
 
     /// What comes of writes, as [`lower`] gives them.
-    pub(super) fn of(writes: &[Write]) -> Self {
+    fn of(writes: &[Write]) -> Self {
         let mut list = Self { otherwise: true, exceptions: BTreeMap::new() };
         for write in writes {
             let allow = write.file == "devices.allow";
@@ -88,11 +116,11 @@ impl List {
     }
 
     /// Whether the kernel says the same of both.
-    pub(in crate::cgroups) fn looks_like(&self, other: &Self) -> bool {
+    fn looks_like(&self, other: &Self) -> bool {
         self.otherwise == other.otherwise && (self.otherwise || self.exceptions == other.exceptions)
     }
 
-    pub(in crate::cgroups) fn words(&self) -> String {
+    fn words(&self) -> String {
         let mut all: Vec<String> =
             self.exceptions.iter().map(|(device, letters)| entry(device, letters)).collect();
         match (self.otherwise, all.is_empty()) {
@@ -105,7 +133,7 @@ impl List {
 
     /// The writes that lead from `self`, as the kernel tells it, to `to`: what is new is allowed before the rest is
     /// denied, and nothing in between is taken away from who uses it. `None` if that is not known.
-    pub(super) fn steps(&self, to: &Self) -> Option<Vec<Write>> {
+    fn steps(&self, to: &Self) -> Option<Vec<Write>> {
         let steps = |file: &str, from: &Self, to: &Self| {
             let mut writes = Vec::new();
             for (device, letters) in &to.exceptions {
@@ -155,7 +183,7 @@ mod tests {
         let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
         let mut problems = Problems::default();
         let filter = devices::plan(&rules, &mut problems).unwrap();
-        let writes = lower(&filter, &mut problems);
+        let writes = lower(Some(&filter), &mut problems);
         if !problems.0.is_empty() {
             return Err(problems.to_string());
         }
@@ -211,7 +239,7 @@ mod tests {
         let list = |rules: &str| {
             let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
             let mut problems = Problems::default();
-            List::of(&lower(&devices::plan(&rules, &mut problems).unwrap(), &mut problems))
+            List::of(&lower(devices::plan(&rules, &mut problems).as_ref(), &mut problems))
         };
         let told = |words: &[&str]| List::parse(&(words.join("\n") + "\n"));
         let defaults = DEFAULTS.map(|word| &word[1..]);

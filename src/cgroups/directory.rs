@@ -1,4 +1,4 @@
-//! A cgroup that exists, and the sub-tree below it: kill, signal, list, freeze, wait, remove.
+//! A cgroup in one hierarchy, and the sub-tree below it: kill, signal, list, freeze, wait, remove.
 //!
 //! The sub-tree may be the container's own work (a delegated cgroup): as deep as it likes, with any names,
 //! changing while we look. So the walk holds one descriptor however deep it is, opens names relative to it
@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::Result;
 use crate::sys::{self, fs, task};
-use crate::trace;
+use crate::{log, trace, wait};
 
 /// How long freezing or thawing may take when it is undone.
 const UNDONE: Duration = Duration::from_secs(1);
@@ -24,9 +24,9 @@ const UNDONE: Duration = Duration::from_secs(1);
 /// No file of a cgroup that is read here comes near this.
 const MAX_FILE: u64 = 64 << 20;
 
-/// A cgroup on the host.
+/// A cgroup in one hierarchy, by its directory.
 #[derive(Debug)]
-pub struct Cgroup {
+pub struct Directory {
     pub(super) dir: OwnedFd,
     /// Its absolute path.
     pub path: PathBuf,
@@ -51,6 +51,11 @@ pub(super) fn vanished(error: &anyhow::Error) -> bool {
     matches!(sys::errno(error), Some(Errno::ENOENT | Errno::ENODEV))
 }
 
+/// Reports whether an error says that we lack the right to change cgroups here.
+pub(super) fn denied(error: &anyhow::Error) -> bool {
+    matches!(sys::errno(error), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
+}
+
 /// The text of one that is a list of any length.
 pub(super) fn read_list(at: BorrowedFd, name: &str) -> Result<String> {
     let fd = fs::open(at, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
@@ -58,7 +63,7 @@ pub(super) fn read_list(at: BorrowedFd, name: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-impl Cgroup {
+impl Directory {
     /// The cgroup at a recorded path; `None` if it is gone.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let dir = match open_dir(fs::CWD, path) {
@@ -103,6 +108,15 @@ impl Cgroup {
         match fs::open(self.dir(), Path::new(file), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
             Err(e) if e.errno == Errno::ENOENT && self.lacks(file) => Ok(None),
             other => self.named(other.map_err(Into::into)).map(Some),
+        }
+    }
+
+    /// Reports whether it has a file of that name. A file that cannot be looked at for another reason is an error: if it
+    /// were taken for absent, a limit would not be set.
+    pub(super) fn has(&self, file: &str) -> sys::Result<bool> {
+        match fs::open(self.dir(), Path::new(file), fs::O_PATH, 0) {
+            Err(e) if fs::absent(self.dir(), Path::new(file), &e) => Ok(false),
+            other => other.map(|_| true),
         }
     }
 
@@ -252,28 +266,41 @@ impl Cgroup {
     /// Removes the cgroup and all below it, once nothing runs in it any more.
     pub fn remove(self, deadline: Instant) -> Result<()> {
         let _phase = trace::phase("remove the cgroup");
-        let mut pause = Duration::ZERO;
-        loop {
+        let mut busy = None;
+        let removed = wait::until(deadline, Duration::ZERO, || {
             match fs::unlinkat(fs::CWD, &self.path, true) {
-                Ok(()) => break,
-                Err(e) if fs::absent(fs::CWD, &self.path, &e) => break,
-                Err(e) if e.errno == Errno::EBUSY && Instant::now() < deadline => {}
+                Ok(()) => return Ok(true),
+                Err(e) if fs::absent(fs::CWD, &self.path, &e) => return Ok(true),
+                Err(e) if e.errno == Errno::EBUSY => busy = Some(e),
                 Err(e) => return Err(anyhow!(e)),
             }
             // Busy because of cgroups below, or of processes on their last steps.
             if self.wait_empty(deadline)? {
                 self.named(remove_below(self.dir()))?;
-                std::thread::sleep(pause);
-                pause = (pause * 2).clamp(Duration::from_micros(200), Duration::from_millis(20));
+            }
+            Ok(false)
+        })?;
+        busy.filter(|_| !removed).map_or(Ok(()), |e| Err(anyhow!(e)))
+    }
+
+    /// Gives the cgroup to its container's user, so that it can make cgroups inside and move its processes among them, but
+    /// not change its own limits: the files for that are those the kernel lists (cgroups(7), "delegation").
+    pub(super) fn delegate(&self, uid: u32, gid: u32) -> Result<()> {
+        let names = delegated(read_list(fs::CWD, "/sys/kernel/cgroup/delegate"));
+        for name in std::iter::once("").chain(names.lines()) {
+            // Not every file exists in every cgroup: some belong to a controller.
+            match fs::chown(self.dir(), Path::new(name), uid, gid) {
+                Err(e) if e.errno != Errno::ENOENT => return self.named(Err(e.into())),
+                _ => {}
             }
         }
         Ok(())
     }
 }
 
-/// Tells that the state before an error could not be brought back.
+/// Warns that the state before an error could not be restored.
 pub(super) fn warn_undone(undone: Result<()>) {
-    undone.unwrap_or_else(super::update::warn);
+    undone.unwrap_or_else(|e| log::warn(format!("undoing: {e:#}, ignoring")));
 }
 
 /// Removes a cgroup if nothing runs in it and none is below it; true if it is gone.
@@ -337,21 +364,6 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
             _ => Ok(()),
         },
     )
-}
-
-/// Gives a cgroup to its container's user, so that it can make cgroups inside and move its processes among
-/// them, but not change its own limits: the files for that are those the kernel lists (cgroups(7),
-/// "delegation").
-pub(super) fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
-    let names = delegated(read_list(fs::CWD, "/sys/kernel/cgroup/delegate"));
-    for name in std::iter::once("").chain(names.lines()) {
-        // Not every file exists in every cgroup: some belong to a controller.
-        match fs::chown(cgroup.dir(), Path::new(name), uid, gid) {
-            Err(e) if e.errno != Errno::ENOENT => return cgroup.named(Err(e.into())),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// The files to give away: what the kernel lists, or what config-linux.md#cgroup-ownership does.
