@@ -29,10 +29,11 @@ use nix::errno::Errno;
 
 pub use features::{Seccomp, document as features_document};
 
-use crate::cgroups::{self, Cgroup};
-use crate::cli::{Command, Globals, SPEC_VERSION};
+use crate::SPEC_VERSION;
+use crate::cgroups::{self, Cgroup, CgroupRecord};
+use crate::cli::{Command, Globals};
 use crate::error::{Context, Kind, Result, fail};
-use crate::state::{CgroupRecord, Dir, Record, Status};
+use crate::state::{Dir, Record, Status};
 use crate::{host, sys};
 
 /// Runs a command. The result is the exit code: that of the payload, where one is waited for.

@@ -5,6 +5,7 @@
 //! [`plan`] is pure; [`look`] compares it with what is there, before anything is made; [`make`] makes what is on record
 //! by then; processes [`enter`] by descriptors, before they do anything else, and pass it on to their children.
 
+mod record;
 mod schemata;
 pub mod stats;
 mod update;
@@ -18,10 +19,11 @@ use oci_spec::runtime::LinuxIntelRdt;
 
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
-use crate::state::{self, ClassRecord};
+use crate::procstat;
 use crate::sys::{self, fs};
 use crate::trace;
 
+pub use record::ClassRecord;
 pub use update::{Update, kept};
 
 const PLACE: &str = "linux.intelRdt";
@@ -329,7 +331,7 @@ fn inhabited(dir: &Path) -> Result<bool> {
         other => other?,
     };
     for pid in tasks.lines().filter_map(|line| line.parse().ok()) {
-        if state::runs(pid)? {
+        if procstat::runs(pid)? {
             return Ok(true);
         }
     }

@@ -17,12 +17,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub use process::{boot_id, ended_before_exec, pidfd, runs, start_time, state_letter};
-pub use record::{CgroupRecord, ClassRecord, Document, Owner, Record, Status, document, owner, spec_state};
+pub use process::pidfd;
+pub use record::{Document, Owner, Record, Status, document, owner, spec_state};
 
+use crate::cgroups::CgroupRecord;
 use crate::error::{Context, Kind, Result, fail, kind};
+use crate::procstat::boot_id;
 use crate::sys::{self, fs};
-use crate::trace;
+use crate::{trace, wait};
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
@@ -330,19 +332,17 @@ impl Dir {
     /// Waits for the lock, which lasts as long as this value. The container may have been deleted meanwhile.
     pub fn lock(&self, patience: Duration) -> Result<()> {
         let _phase = trace::phase("lock");
-        let deadline = Instant::now() + patience;
-        let mut pause = Duration::from_millis(1);
         // flock(2) has no time limit of its own, and a timer's signal would meet other waits.
-        while let Err(e) = fs::try_lock(self.fd.as_fd()) {
-            if e.errno != Errno::EAGAIN {
-                return Err(e.into());
-            }
-            if Instant::now() >= deadline {
-                let text = format!("container {:?} is in use by another corten command", self.id);
-                return Err(fail(Kind::WrongStatus, text));
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
+        let locked =
+            wait::until(Instant::now() + patience, Duration::from_millis(1), || {
+                match fs::try_lock(self.fd.as_fd()) {
+                    Err(e) if e.errno == Errno::EAGAIN => Ok(false),
+                    locked => Ok(locked.map(|()| true)?),
+                }
+            })?;
+        if !locked {
+            let text = format!("container {:?} is in use by another corten command", self.id);
+            return Err(fail(Kind::WrongStatus, text));
         }
         // The lock may be that of a directory which is no longer the container's.
         let name = Path::new(&self.id);

@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::Cgroup;
+use super::parse::{flat, of};
+use super::{Cgroup, CgroupRecord};
 use crate::error::{Context, Result};
-use crate::state::CgroupRecord;
 use crate::sys;
 
 /// How long after a notice a kill may come to be counted.
@@ -139,10 +139,8 @@ fn event_of(cgroup: &Cgroup, file: &File) -> Result<Option<EventFd>> {
     }
 }
 
-/// The number behind a name at the beginning of a line.
 fn count(text: &str, name: &str) -> u64 {
-    let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    number.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+    of(&flat(text), name)
 }
 
 #[cfg(test)]

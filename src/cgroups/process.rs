@@ -4,10 +4,9 @@
 use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
 
-use super::host::{CGROUP, Host};
-use super::{Cgroup, Directory};
+use super::hierarchies::{CGROUP, Host};
+use super::{Cgroup, CgroupRecord, Directory};
 use crate::error::{Context, Kind, Result, fail};
-use crate::state::CgroupRecord;
 use crate::sys::{fs, task};
 
 /// The cgroups for one more process beside the container's process, which is `pid` and `target`: those on record, or,
@@ -100,7 +99,7 @@ pub fn freezing(pid: i32, proc: BorrowedFd) -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroups::host::Hierarchy;
+    use crate::cgroups::hierarchies::Hierarchy;
 
     fn record(path: &str, v1: &[&str]) -> CgroupRecord {
         CgroupRecord {

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::request::plain;
-use super::{Host, Manager, Request, systemd};
+use super::{CgroupRecord, Host, Manager, Request, systemd};
 use crate::error::{Kind, Problems, Result, fail};
-use crate::state::{self, CgroupRecord};
+use crate::procstat;
 use crate::sys::{fs, task};
 
 /// A process of the host that is in a cgroup such as the container `id` gets with `path` as its `linux.cgroupsPath`.
@@ -24,7 +24,7 @@ pub fn someone_in(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Opt
     for name in fs::list_dir(proc.as_fd())? {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         match shown(pid) {
-            Ok(text) if inside(&text, &wanted) && state::runs(pid)? => return Ok(Some(pid)),
+            Ok(text) if inside(&text, &wanted) && procstat::runs(pid)? => return Ok(Some(pid)),
             Err(e) if !matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => return Err(e.into()),
             _ => {}
         }

@@ -2,11 +2,11 @@
 //! nanoseconds, and zeros where a controller is missing. What v1's controllers count is told by [`v1::stats`], on a
 //! hybrid host beside what v2's do.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 
+use super::parse::{flat, list, number, of};
 use super::v1;
+use super::v1::stats::throttling;
 use crate::error::Result;
 
 /// The statistics, from what `read` gives for a file's name (`None`: there is no such file) and the sizes of huge
@@ -44,25 +44,12 @@ pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) ->
     }))
 }
 
-pub(super) fn number(text: &str) -> u64 {
-    text.trim().parse().unwrap_or(0)
-}
-
 /// A number, or `max`.
 fn limit(text: &str) -> u64 {
     match text.trim() {
         "" => 0,
         text => text.parse().unwrap_or(u64::MAX),
     }
-}
-
-/// `name value` on every line.
-pub(super) fn flat(text: &str) -> BTreeMap<&str, u64> {
-    text.lines().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name, number(value))).collect()
-}
-
-pub(super) fn of(values: &BTreeMap<&str, u64>, name: &str) -> u64 {
-    values.get(name).copied().unwrap_or(0)
 }
 
 fn cpu(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
@@ -78,16 +65,6 @@ fn cpu(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
         },
         "throttling": throttling(&stat),
     }))
-}
-
-/// How often and how long the quota has held it back, by the cpu.stat of either kind.
-pub(super) fn throttling(stat: &BTreeMap<&str, u64>) -> Value {
-    let time = of(stat, "throttled_time").max(of(stat, "throttled_usec").saturating_mul(1000));
-    json!({
-        "periods": of(stat, "nr_periods"),
-        "throttledPeriods": of(stat, "nr_throttled"),
-        "throttledTime": time,
-    })
 }
 
 fn cpuset(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
@@ -163,11 +140,6 @@ fn pressure(text: &str) -> Value {
         }
     }
     out
-}
-
-/// The members of `0-3,7`.
-pub(super) fn list(text: &str) -> Vec<u32> {
-    super::values::list(text.trim()).unwrap_or_default().into_iter().collect()
 }
 
 /// The network interfaces in the text of `/proc/PID/net/dev`, as runc names their figures.

@@ -15,8 +15,8 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::dbus::{self, Bus, Call, Value};
 use super::{Host, Request, Write};
+use crate::dbus::{self, Bus, Call, Value};
 use crate::error::{Kind, Problems, Result, fail};
 use crate::sys::{self, socket::Address, task};
 use crate::trace;

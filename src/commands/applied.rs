@@ -12,10 +12,11 @@ use crate::cgroups::{Cgroup, devices, update};
 use crate::cli::Globals;
 use crate::config;
 use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::intel_rdt::ClassRecord;
 use crate::process::capabilities::{self, Held, Sets};
 use crate::process::credentials;
 use crate::process::{self, lsm};
-use crate::state::{ClassRecord, Status, document};
+use crate::state::{Status, document};
 use crate::sys::fs;
 use crate::{host, intel_rdt, namespaces};
 

@@ -74,7 +74,7 @@ pub(super) fn take(dir: Dir, mut record: Record) -> Result<()> {
     // Without a process no hook has run either.
     let poststop =
         if record.delete_reads_config && record.pid.is_some() { poststop(&dir)? } else { Vec::new() };
-    if record.boot_id != state::boot_id()? {
+    if record.boot_id != crate::procstat::boot_id()? {
         // A reboot has taken all of it away, and what lies at its paths now is others'.
         (record.pid, record.cgroup, record.intel_rdt, record.under_root) = (None, None, None, None);
     }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::SPEC_VERSION;
 use crate::cgroups::systemd;
-use crate::cli::SPEC_VERSION;
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
 use crate::{rootfs, seccomp};

@@ -53,7 +53,7 @@ struct Removed {
 #[inline(never)]
 pub(super) fn run(globals: &Globals, args: Gc) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
-    let boot = state::boot_id()?;
+    let boot = crate::procstat::boot_id()?;
     let (mut failures, mut removed, mut told) = (Failures::default(), Vec::new(), Ok(()));
     for entry in state::entries(&root)? {
         let (id, done) = match entry {
@@ -204,7 +204,7 @@ fn leave(record: &mut Record, other: &Record) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::CgroupRecord;
+    use crate::cgroups::CgroupRecord;
 
     fn record(done: bool, boot: &str) -> Box<Record> {
         Box::new(Record { created_done: done, boot_id: boot.into(), ..Record::default() })

@@ -7,7 +7,8 @@ use std::io::Write as _;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::cli::{SPEC_VERSION, Spec};
+use crate::SPEC_VERSION;
+use crate::cli::Spec;
 use crate::error::{Kind, Result, fail};
 use crate::sys;
 

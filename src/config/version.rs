@@ -1,6 +1,6 @@
 //! `ociVersion`: a SemVer 2.0.0 version (config.md#specification-version) of the spec's major version 1.
 
-use crate::cli::SPEC_VERSION;
+use crate::SPEC_VERSION;
 
 /// The release that a version is, or leads to: `1.1.0-rc.1` has the rules of 1.1.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

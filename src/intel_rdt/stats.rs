@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::schemata;
-use crate::state::ClassRecord;
+use super::{ClassRecord, schemata};
 use crate::sys::fs;
 
 /// What a file says, if there is one.

@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Line, PLACE, bandwidth_line, cache_lines, schemata, step, write};
+use super::{ClassRecord, Line, PLACE, bandwidth_line, cache_lines, schemata, step, write};
 use crate::cgroups::update::Change;
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
-use crate::state::ClassRecord;
 use crate::sys::fs;
 
 /// What `update` is to change.

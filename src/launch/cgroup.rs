@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::cgroups::{self, Cgroup, dbus::Bus, systemd};
+use crate::cgroups::{self, Cgroup, CgroupRecord, systemd};
+use crate::dbus::Bus;
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::state::{CgroupRecord, Dir, Record};
+use crate::state::{Dir, Record};
 use crate::{intel_rdt, log};
 
 /// Makes the cgroup, and corrects the record where there is none in the end.

@@ -28,8 +28,8 @@ pub use destroy::{destroy, destroy_cgroup, undo};
 pub use pid_file::write_pid_file;
 use watch::Watch;
 
+use crate::SPEC_VERSION;
 use crate::cgroups::{self, Cgroup};
-use crate::cli::SPEC_VERSION;
 use crate::config::Config;
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
@@ -189,7 +189,7 @@ fn record(request: &Request, missing: Vec<PathBuf>) -> Result<Record> {
         bundle: request.bundle.into(),
         rootfs: plan.rootfs.path.clone(),
         oci_version: spec.version().clone(),
-        boot_id: state::boot_id()?.into(),
+        boot_id: crate::procstat::boot_id()?.into(),
         cgroup,
         callers_keyring: plan.keyring.is_none(),
         keyring: plan.keyring.as_deref().map(keyring_name).unwrap_or_default(),
@@ -396,7 +396,7 @@ fn put_on_record(process: &Process, record: &mut Record) -> Result<()> {
         return Ok(());
     }
     record.pid = Some(process.pid);
-    record.start_time = state::start_time(process.pid)?;
+    record.start_time = crate::procstat::start_time(process.pid)?;
     Ok(())
 }
 
@@ -553,7 +553,7 @@ fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
 /// An error if a process has ended before its program ran. The channel is closed some time before a process that ends
 /// can be waited for, so /proc is asked.
 fn ended_early(pid: i32) -> Result<()> {
-    if state::ended_before_exec(pid)? {
+    if crate::procstat::ended_before_exec(pid)? {
         return Err(anyhow!("the container's process was killed before its program ran"));
     }
     Ok(())

@@ -10,10 +10,10 @@ use anyhow::anyhow;
 
 use super::Process;
 use super::channel::Event;
+use crate::cgroups::CgroupRecord;
 use crate::error::Result;
-use crate::state::CgroupRecord;
 use crate::sys::{signal, task};
-use crate::{cgroups, host, log, state, trace};
+use crate::{cgroups, host, log, procstat, trace};
 
 /// How long the process may be silent before it is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,7 +69,7 @@ impl Watch {
         if self.paused.as_ref().is_some_and(|cgroup| cgroups::frozen(cgroup).unwrap_or(false)) {
             return Ok(());
         }
-        let held = match state::state_letter(pid)? {
+        let held = match procstat::state_letter(pid)? {
             Some('T') => Some("it was stopped by a signal".into()),
             Some('t') => Some("it was stopped by a tracer".into()),
             _ => cgroups::freezing(pid, host::procfs()?)?

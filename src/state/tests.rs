@@ -1,9 +1,9 @@
 use std::io::Write;
 
-use super::process::{Stat, parse_stat};
 use super::record::{derive, user_name};
 use super::*;
 use crate::error::kind;
+use crate::procstat::{Stat, parse_stat, start_time};
 
 #[test]
 fn ids_are_those_of_runc() {

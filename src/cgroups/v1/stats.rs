@@ -1,11 +1,11 @@
 //! What a cgroup has used, from the files of cgroup v1: each part `None` where v1 does not have its controller. Members
 //! whose files this kernel lacks are left out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::cgroups::stats::{flat, list, number, of, throttling};
+use crate::cgroups::parse::{flat, list, number, of};
 use crate::error::Result;
 
 /// A tick of `cpuacct.stat` in nanoseconds: USER_HZ is 100 wherever Linux 5.14 runs.
@@ -28,6 +28,16 @@ pub(in crate::cgroups) fn cpu(read: &impl Fn(&str) -> Result<Option<String>>) ->
         },
         "throttling": throttling(&flat(&held)),
     })))
+}
+
+/// How often and how long the quota has held it back, by the cpu.stat of either kind.
+pub(in crate::cgroups) fn throttling(stat: &BTreeMap<&str, u64>) -> Value {
+    let time = of(stat, "throttled_time").max(of(stat, "throttled_usec").saturating_mul(1000));
+    json!({
+        "periods": of(stat, "nr_periods"),
+        "throttledPeriods": of(stat, "nr_throttled"),
+        "throttledTime": time,
+    })
 }
 
 pub(in crate::cgroups) fn cpuset(read: &impl Fn(&str) -> Result<Option<String>>) -> Result<Option<Value>> {

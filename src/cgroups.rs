@@ -6,14 +6,15 @@
 //! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
 
 mod cgroup;
-pub mod dbus;
 mod device_program;
 pub mod devices;
 mod directory;
-mod host;
+mod hierarchies;
 pub mod oom;
+mod parse;
 mod plan;
 mod process;
+mod record;
 mod request;
 pub mod resources;
 pub mod search;
@@ -30,11 +31,10 @@ pub use cgroup::{
     remove_empty,
 };
 pub use directory::{Directory, remove_parents};
-pub use host::{Host, unescape};
+pub use hierarchies::{Host, unescape};
 pub use plan::{Plan, plan};
 pub use process::{below, beside, freezing};
+pub use record::CgroupRecord;
 pub use request::{Manager, Request};
 pub use resources::Write;
 pub use views::{View, views};
-
-use crate::state::CgroupRecord;

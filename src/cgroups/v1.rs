@@ -20,7 +20,7 @@ pub(super) use create::create;
 use super::devices::Filter;
 use super::request::Place;
 use super::{Host, Write};
-use crate::cgroups::host::Hierarchy;
+use crate::cgroups::hierarchies::Hierarchy;
 use crate::error::{Problems, Result};
 
 /// The cgroup in one hierarchy.

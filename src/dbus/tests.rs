@@ -31,7 +31,7 @@ impl Daemon {
             .spawn();
         let Ok(mut process) = started else {
             let _ = std::fs::remove_dir_all(&dir);
-            drop(writeln!(std::io::stderr(), "skipped: cgroups::dbus::tests::{name}: no dbus-daemon"));
+            drop(writeln!(std::io::stderr(), "skipped: dbus::tests::{name}: no dbus-daemon"));
             return None;
         };
         let mut address = String::new();

@@ -8,7 +8,7 @@
 //! signal that cannot be read is skipped, and the deadline holds even if signals never stop. An answer must have the
 //! serial number of the call, and a bus delivers answers only from the called service. recv(2) closes attached
 //! descriptors. Nothing relies on the word of the bus alone: corten itself writes the limits, and reads in the cgroup
-//! whether the process is there ([`limit`](super::v2::limit)).
+//! whether the process is there ([`limit`](crate::cgroups::limit)).
 
 pub(crate) mod wire;
 
