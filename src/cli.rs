@@ -24,9 +24,6 @@ use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::{log, trace};
 
-/// The newest runtime-spec that corten implements.
-pub const SPEC_VERSION: &str = "1.3.0";
-
 /// Options before the verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Globals {

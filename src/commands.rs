@@ -32,10 +32,11 @@ use nix::errno::Errno;
 pub use features::{Seccomp, document as features_document};
 pub use verbs::VERBS;
 
-use crate::cgroups::{self, Cgroup};
-use crate::cli::{Call, Command, Globals, SPEC_VERSION};
+use crate::SPEC_VERSION;
+use crate::cgroups::{self, Cgroup, CgroupRecord};
+use crate::cli::{Call, Command, Globals};
 use crate::error::{Context, Kind, Result, fail};
-use crate::state::{CgroupRecord, Dir, Record, Status};
+use crate::state::{Dir, Record, Status};
 use crate::{host, sys};
 
 /// Runs a command and returns the exit code.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 use serde_json::Value;
 
-pub use crate::cgroups::dbus::Value as BusValue;
-use crate::cgroups::dbus::{Call, wire};
 use crate::commands;
+pub use crate::dbus::Value as BusValue;
+use crate::dbus::{Call, wire};
 use crate::error::Result;
 use crate::rootfs::no_pivot;
 

@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod dbus;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -15,6 +16,7 @@ pub mod log;
 pub mod namespaces;
 pub mod plan;
 pub mod process;
+pub mod procstat;
 pub mod rootfs;
 pub mod seccomp;
 pub mod startup;
@@ -22,3 +24,7 @@ pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod trace;
+mod wait;
+
+/// The newest runtime-spec that corten implements.
+pub const SPEC_VERSION: &str = "1.3.0";

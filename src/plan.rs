@@ -151,7 +151,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         no_pivot: request.no_pivot,
         cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
         cgroup_mount: request.cgroups.v2_mount.clone(),
-        cgroup_views: cgroups::v1::views(cgroup.as_ref(), request.cgroups),
+        cgroup_views: cgroups::views(cgroup.as_ref(), request.cgroups),
         notify_socket: request.notify_socket.map(Into::into),
         mount_label: lsm::mount_label(
             linux.and_then(|l| l.mount_label().as_deref()),

@@ -74,7 +74,7 @@ pub struct Facts {
     pub cgroup: Option<PathBuf>,
     pub cgroup_mount: Option<PathBuf>,
     /// On a host with v1, what the container sees of each hierarchy.
-    pub cgroup_views: Vec<cgroups::v1::View>,
+    pub cgroup_views: Vec<cgroups::View>,
     /// The container's notification socket on the host. `create` makes it, in the container's state directory.
     pub notify_socket: Option<PathBuf>,
     /// The SELinux label of new file systems.

@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use corten::cgroups::v2::{self, Cgroup, Plan};
-use corten::cgroups::{self, Host, Manager, Request};
+use corten::cgroups::{self, Cgroup, Directory, Host, Manager, Plan, Request};
 use corten::error::{Kind, Problems, kind};
 use corten::sys::{bpf, task};
 use harness::View;
@@ -61,23 +60,22 @@ impl Sandbox {
         let mut problems = Problems::default();
         let plan = cgroups::plan(&request, &self.host, &mut problems, &mut Vec::new()).unwrap();
         assert_eq!(problems.0, []);
-        let Some(cgroups::Plan::V2(plan)) = plan else { panic!("not v2: {plan:?}") };
-        plan
+        plan.unwrap()
     }
 
-    fn create(&self, path: &str, resources: &str) -> anyhow::Result<Cgroup> {
+    fn create(&self, path: &str, resources: &str) -> anyhow::Result<Directory> {
         let mut warnings = Vec::new();
         let plan = self.plan(path, resources);
-        let cgroup = v2::create(&plan, &mut warnings)?.unwrap();
-        v2::watch(&cgroup, &plan, &mut warnings)?;
+        let cgroup = cgroups::create(&plan, &mut warnings)?.unwrap();
+        cgroups::attach_filter(&cgroup, &plan, &mut warnings)?;
         assert_eq!(warnings, [""; 0]);
-        Ok(cgroup)
+        Ok(cgroup.unified.unwrap())
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if let Ok(Some(cgroup)) = Cgroup::open(&self.top()) {
+        if let Ok(Some(cgroup)) = Directory::open(&self.top()) {
             let _ = cgroup.freeze(false, soon());
             let _ = cgroup.kill();
             let _ = cgroup.remove(soon());
@@ -115,7 +113,7 @@ fn made_directories_are_recorded_and_removed() {
         let top = sandbox.top();
         let plan = sandbox.plan("a/leaf", "{}");
         let expected = [top.clone(), top.join("a"), top.join("a/leaf")];
-        assert_eq!(v2::missing(&plan), expected);
+        assert_eq!(plan.missing(), expected);
         let first = sandbox.create("a/leaf", "{}").unwrap();
         assert_eq!(first.made, expected);
         let second = sandbox.create("a/other", "{}").unwrap();
@@ -130,7 +128,7 @@ fn made_directories_are_recorded_and_removed() {
         cgroups::remove_parents(&parents);
         assert!(!top.exists());
         // After a crash all this is repeated, so a missing cgroup is no error.
-        assert!(Cgroup::open(&top.join("a/leaf")).unwrap().is_none());
+        assert!(Directory::open(&top.join("a/leaf")).unwrap().is_none());
     });
 }
 
@@ -228,7 +226,7 @@ fn limits_are_set_while_the_cgroup_is_empty() {
         let busy = sandbox.create("busy", "{}").unwrap();
         let mut child = sleeper(&busy.path);
         let error = sandbox.create("busy/a", r#"{"pids":{"limit":9}}"#).unwrap_err();
-        assert!(error.to_string().contains("cannot share out the pids controller"), "{error}");
+        assert!(error.to_string().contains("cannot enable the pids controller"), "{error}");
         let below = sandbox.create("busy/b", "{}").unwrap();
         assert_eq!(fs::read_to_string(below.path.join("cgroup.type")).unwrap(), "domain\n");
         busy.kill().unwrap();
@@ -294,13 +292,13 @@ fn processes_are_listed_signalled_frozen_and_killed() {
         assert!(!cgroup.frozen().unwrap());
 
         // Below a frozen cgroup nothing thaws, so the wait ends at its deadline.
-        let sub = Cgroup::open(&cgroup.path.join("sub")).unwrap().unwrap();
+        let sub = Directory::open(&cgroup.path.join("sub")).unwrap().unwrap();
         cgroup.freeze(true, soon()).unwrap();
         let error = sub.freeze(false, Instant::now() + Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("did not thaw in time"), "{error}");
 
         // A cgroup with processes is not removed. The error comes at the deadline.
-        let busy = Cgroup::open(&cgroup.path).unwrap().unwrap();
+        let busy = Directory::open(&cgroup.path).unwrap().unwrap();
         let error = busy.remove(Instant::now() + Duration::from_millis(50)).unwrap_err();
         assert!(format!("{error:#}").contains("busy"), "{error:#}");
         cgroup.freeze(false, soon()).unwrap();
@@ -366,10 +364,10 @@ fn device_rules_have_their_effect() {
             node.display().to_string()
         };
         let (zero, message) = (mknod("zero", "1:5"), mknod("kmsg", "1:11"));
-        let allowed = |cgroup: &Cgroup, script: &str| {
+        let allowed = |cgroup: &Directory, script: &str| {
             inside(&cgroup.path, script).stderr(Stdio::null()).status().unwrap().success()
         };
-        let check = |cgroup: &Cgroup, read_message: bool, write_message: bool, programs: usize| {
+        let check = |cgroup: &Directory, read_message: bool, write_message: bool, programs: usize| {
             assert!(allowed(cgroup, &format!("head -c1 {zero}")));
             assert!(allowed(
                 cgroup,
@@ -407,7 +405,8 @@ fn a_delegated_cgroup_belongs_to_the_containers_root() {
     isolated(|sandbox| {
         let cgroup = sandbox.create("a", "{}").unwrap();
         let path = cgroup.path.clone();
-        cgroups::delegate(&cgroups::Cgroup::V2(cgroup), 100_000, 100_001).unwrap();
+        let cgroup = Cgroup { unified: Some(cgroup), v1: Vec::new() };
+        cgroups::delegate(&cgroup, 100_000, 100_001).unwrap();
         for (file, expected) in [
             ("", (100_000, 100_001)),
             ("cgroup.procs", (100_000, 100_001)),
@@ -430,8 +429,8 @@ fn a_user_without_rights_runs_without_a_cgroup() {
         // The file permissions are checked for this thread's own file system user.
         task::setfsuid(65534).unwrap();
         let mut warnings = Vec::new();
-        let none = v2::create(&plan("{}"), &mut warnings);
-        let refused = v2::create(&plan(r#"{"unified":{"cgroup.max.depth":"1"}}"#), &mut warnings);
+        let none = cgroups::create(&plan("{}"), &mut warnings);
+        let refused = cgroups::create(&plan(r#"{"unified":{"cgroup.max.depth":"1"}}"#), &mut warnings);
         task::setfsuid(0).unwrap();
         assert!(none.unwrap().is_none());
         assert_eq!(warnings.len(), 1);

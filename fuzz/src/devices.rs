@@ -7,7 +7,7 @@ mod reading;
 use std::collections::BTreeSet;
 
 use corten::cgroups::devices::{self, Rule, Type};
-use corten::cgroups::{self, Manager, Plan, Write};
+use corten::cgroups::{self, Manager, Write};
 use corten::error::Problems;
 use corten::sys::bpf::Instruction;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
@@ -117,7 +117,9 @@ fn v1(rules: &[LinuxDeviceCgroup]) -> Option<Vec<Write>> {
     let mut problems = Problems::default();
     let plan = cgroups::plan(&request, &host, &mut problems, &mut Vec::new());
     match plan.unwrap_or_else(|e| panic!("{e:#}")) {
-        Some(Plan::V1(plan)) if problems.0.is_empty() => Some(plan.devices.unwrap_or_default()),
+        Some(plan) if problems.0.is_empty() => {
+            Some(plan.v1.into_iter().flat_map(|part| part.device_rules).collect())
+        }
         _ => None,
     }
 }

@@ -195,13 +195,8 @@ fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
         uid: setting.host.uid,
     };
     let plan = cgroups::plan(&request, &setting.cgroups, &mut problems, &mut warnings).ok()??;
-    let writes = match plan {
-        Plan::V2(plan) => plan.writes,
-        Plan::V1(plan) => {
-            let unified = plan.unified.into_iter().flat_map(|plan| plan.writes);
-            plan.parts.into_iter().flat_map(|part| part.writes).chain(unified).collect()
-        }
-    };
+    let unified = plan.unified.into_iter().flat_map(|plan| plan.writes);
+    let writes = plan.v1.into_iter().flat_map(|part| part.writes).chain(unified).collect();
     problems.0.is_empty().then_some(writes)
 }
 

@@ -5,7 +5,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use corten::cgroups::{self, dbus};
+use corten::cgroups;
+use corten::dbus;
 use corten::fuzzing::{self, BusValue};
 use corten::process::credentials::Status;
 use corten::process::users;

@@ -46,7 +46,7 @@ impl Rules {
     fn apply(&self, cgroup: &Cgroup) -> Result<()> {
         let applied = cgroup.replace_devices(self.after.as_ref()).context("devices");
         // v2 exchanges all at once or nothing, v1 goes rule by rule.
-        if applied.is_err() && matches!(cgroup, Cgroup::V1(_)) {
+        if applied.is_err() && !cgroup.v1.is_empty() {
             self.undo(cgroup);
         }
         applied
@@ -213,11 +213,10 @@ fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target
     }
     let missing = || {
         let (place, file) = (&write.place, &write.file);
-        let whose = match cgroup {
-            Cgroup::V2(cgroup) => cgroup.path.display().to_string(),
-            Cgroup::V1(_) => "none of the container's cgroups".into(),
+        let (whose, word) = match &cgroup.unified {
+            Some(unified) if cgroup.v1.is_empty() => (unified.path.display().to_string(), "has no file"),
+            _ => ("none of the container's cgroups".into(), "has a file"),
         };
-        let word = if matches!(cgroup, Cgroup::V2(_)) { "has no file" } else { "has a file" };
         fail(Kind::Unsupported, format!("{place}: {whose} {word} {file}"))
     };
     find(cgroup, write)?.ok_or_else(missing).map(Some)
@@ -322,9 +321,11 @@ fn altered<'a>(cgroup: &Cgroup, before: impl Iterator<Item = &'a Found>) -> Resu
 fn write_back(cgroup: &Cgroup, file: &str, text: &str) -> Result<()> {
     // No bytes would be no write.
     let written = cgroup.write(file, if text.is_empty() { "\n" } else { text });
-    match (written, cgroup) {
+    match (written, &cgroup.unified) {
         // Linux 6.12 takes no list of processors or nodes away where processes are inside: all that there are is the same.
-        (Err(e), Cgroup::V2(v2)) if text.is_empty() && sys::errno(&e) == Some(Errno::ENOSPC) => {
+        (Err(e), Some(v2))
+            if cgroup.v1.is_empty() && text.is_empty() && sys::errno(&e) == Some(Errno::ENOSPC) =>
+        {
             let above = v2.path.parent().unwrap_or(&v2.path).join(format!("{file}.effective"));
             cgroup.write(file, fs::read_text(fs::CWD, &above)?.trim())
         }

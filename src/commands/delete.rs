@@ -73,7 +73,7 @@ fn delete(dir: Dir, force: bool) -> Result<()> {
 fn delete_without_record(dir: Dir, why: &anyhow::Error) -> Result<()> {
     let linux = leftover::kept_linux(&dir)?;
     let path = linux.as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    for cgroup in cgroups::search::named(dir.id(), path)? {
+    for cgroup in cgroups::search::existing(dir.id(), path)? {
         log::warn(format!("the record is lost ({why:#}): removing cgroup {} of config.json", cgroup.shown()));
         launch::destroy_cgroup(&dir, &cgroup)?;
     }

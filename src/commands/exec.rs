@@ -6,7 +6,7 @@ use std::path::{Component, PathBuf};
 use oci_spec::runtime::Process;
 
 use super::create::{caller, inherited};
-use crate::cgroups::{self, Below, Cgroup};
+use crate::cgroups::{self, Cgroup, SubCgroup};
 use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -61,7 +61,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         return Err(fail(Kind::Usage, "a terminal with --detach needs --console-socket"));
     }
     let beside =
-        |cgroup| cgroups::beside(cgroup, record.pid.unwrap_or_default(), target.as_fd(), host.proc.as_fd());
+        |cgroup| cgroups::current(cgroup, record.pid.unwrap_or_default(), target.as_fd(), host.proc.as_fd());
     let cgroup = record.cgroup.as_ref().map(beside).transpose().context("the container's cgroup")?;
     let given = given_cgroup(cgroup.as_ref(), &args.cgroup)?;
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
@@ -85,7 +85,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
 /// Returns the cgroup below the container's that `--cgroup [CONTROLLERS:]PATH` names.
 fn given_cgroup(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>> {
     let [first, ..] = wanted else { return Ok(None) };
-    let below = wanted.iter().map(|text| parse_cgroup(text)).collect::<Result<Vec<Below>>>()?;
+    let below = wanted.iter().map(|text| parse_cgroup(text)).collect::<Result<Vec<SubCgroup>>>()?;
     for (i, one) in below.iter().enumerate() {
         let refuse = |message: String| Err(fail(Kind::Usage, format!("--cgroup {:?}: {message}", wanted[i])));
         if one.controllers.is_empty() && below.len() > 1 {
@@ -99,11 +99,11 @@ fn given_cgroup(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgr
     let option = || if wanted.len() == 1 { format!("--cgroup {first:?}") } else { "--cgroup".into() };
     let above =
         cgroup.ok_or_else(|| fail(Kind::Usage, "the container has no cgroup")).with_context(option)?;
-    above.below(&below).with_context(option).map(Some)
+    above.sub_cgroup(&below).with_context(option).map(Some)
 }
 
 /// Parses one `--cgroup`. A colon without a controller before it means all controllers.
-fn parse_cgroup(text: &str) -> Result<Below> {
+fn parse_cgroup(text: &str) -> Result<SubCgroup> {
     let (controllers, path) = text.split_once(':').unwrap_or(("", text));
     let refuse = |message: &str| Err(fail(Kind::Usage, format!("--cgroup {text:?}: {message}")));
     let names = controllers.split(',').filter(|_| !controllers.is_empty());
@@ -115,7 +115,7 @@ fn parse_cgroup(text: &str) -> Result<Below> {
     if path.components().any(|c| !matches!(c, Component::Normal(_))) {
         return refuse("must be a path below the container's cgroup");
     }
-    Ok(Below { controllers, path })
+    Ok(SubCgroup { controllers, path })
 }
 
 /// Returns the user whose ids are in the container's files. A process document has ids.

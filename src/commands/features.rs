@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::SPEC_VERSION;
 use crate::cgroups::systemd;
-use crate::cli::{Globals, SPEC_VERSION};
+use crate::cli::Globals;
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
 use crate::{namespaces, rootfs, seccomp};

@@ -51,7 +51,7 @@ struct Removed {
 
 pub(super) fn run(globals: &Globals, args: Gc) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
-    let boot = state::boot_id()?;
+    let boot = crate::procstat::boot_id()?;
     let (mut failures, mut removed, mut printed) = (Failures::default(), Vec::new(), Ok(()));
     for entry in state::entries(&root)? {
         let (id, done) = match entry {
@@ -156,7 +156,7 @@ fn remove_shared(record: &mut Record, other: &Record) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::CgroupRecord;
+    use crate::cgroups::CgroupRecord;
 
     fn record(done: bool, boot: &str) -> Found {
         Found::Record(Box::new(Record { created_done: done, boot_id: boot.into(), ..Record::default() }))

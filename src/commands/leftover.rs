@@ -4,8 +4,8 @@ use oci_spec::runtime::Linux;
 
 use super::start::Later;
 use crate::error::{Context, Kind, Result, fail};
-use crate::state::{self, Dir, Record};
-use crate::{cgroups, config, host, launch, log};
+use crate::state::{Dir, Record};
+use crate::{cgroups, config, host, launch, log, procstat};
 
 /// What the directory of a container shows.
 pub(super) enum Found {
@@ -45,7 +45,7 @@ pub(super) fn remove(dir: Dir, mut record: Record) -> Result<()> {
         log::warn(format!("hooks.poststop: {e:#}, ignoring"));
         Vec::new()
     });
-    if record.boot_id != state::boot_id()? {
+    if record.boot_id != procstat::boot_id()? {
         // A reboot has removed all of it, and what lies at its paths now belongs to others.
         (record.pid, record.cgroup, record.intel_rdt, record.under_root) = (None, None, None, None);
     }
@@ -66,7 +66,7 @@ pub(super) fn kept_linux(dir: &Dir) -> Result<Option<Linux>> {
 pub(super) fn check_nothing_runs(dir: &Dir) -> Result<()> {
     let linux = kept_linux(dir)?;
     let path = linux.as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    match cgroups::search::someone_in(host::procfs()?, dir.id(), path).context(LOST)? {
+    match cgroups::search::find_process(host::procfs()?, dir.id(), path).context(LOST)? {
         None => Ok(()),
         Some(pid) => {
             let text = format!("the record is lost, and process {pid} is in its cgroup (hint: end it first)");

@@ -9,7 +9,8 @@ use clap::ArgMatches;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::cli::{Globals, SPEC_VERSION, read};
+use crate::SPEC_VERSION;
+use crate::cli::{Globals, read};
 use crate::error::{Kind, Result, fail};
 use crate::sys;
 

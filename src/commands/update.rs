@@ -290,15 +290,15 @@ fn shown(shares: Option<&intel_rdt::Update>, limits: Option<&Limits>) -> Result<
     else {
         return Ok(out);
     };
-    let _ = match (cgroup, &rules.after) {
-        (Cgroup::V1(_), after) => {
+    let _ = match (cgroup.v1.is_empty(), &rules.after) {
+        (false, after) => {
             let rules = cgroup.devices(after.as_ref())?;
             writeln!(out, "devices: {} -> {}", rules.applied, rules.asked)
         }
-        (Cgroup::V2(_), Some(filter)) => {
+        (true, Some(filter)) => {
             writeln!(out, "devices: a program of {} instructions", filter.compile().len())
         }
-        (Cgroup::V2(_), None) => writeln!(out, "devices: every device allowed"),
+        (true, None) => writeln!(out, "devices: every device allowed"),
     };
     Ok(out)
 }

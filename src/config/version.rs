@@ -1,6 +1,6 @@
 //! `ociVersion`: a SemVer 2.0.0 version (config.md#specification-version) with the major version 1.
 
-use crate::cli::SPEC_VERSION;
+use crate::SPEC_VERSION;
 
 /// The release of a version. A pre-release has the rules of its release: `1.1.0-rc.1` those of 1.1.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -15,17 +15,18 @@ use super::notify;
 use super::process::{Process, with_reason};
 use super::spawn::{Child, Target, spawn};
 use super::watch::Watch;
-use crate::cgroups::{self, Cgroup, dbus::Bus, systemd};
+use crate::cgroups::{self, Cgroup, CgroupRecord, systemd};
 use crate::config::Config;
+use crate::dbus::Bus;
 use crate::error::Result;
 use crate::host::Host;
 use crate::namespaces::netdev::{self, Devices};
 use crate::namespaces::{self, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::env;
-use crate::state::{self, CgroupRecord, Dir, Record, START_SOCKET, Status, spec_state};
+use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
 use crate::sys::{self, socket, task};
-use crate::{hooks, intel_rdt, log, rootfs, trace};
+use crate::{hooks, intel_rdt, log, procstat, rootfs, trace};
 
 /// What `create` and `run` are asked to do.
 pub struct Request<'a> {
@@ -101,7 +102,7 @@ impl Opened {
 /// Makes the container's directory, which claims the id, and a record of what will be made, which outlives a crash.
 fn claim(request: &Request) -> Result<(Dir, Record)> {
     let plan = request.plan;
-    let missing = plan.cgroup.as_ref().map(cgroups::missing).unwrap_or_default();
+    let missing = plan.cgroup.as_ref().map(cgroups::Plan::missing).unwrap_or_default();
     let cgroup = plan.cgroup.as_ref().and_then(|cgroup| cgroup.claim(missing));
     let spec = &request.config.spec;
     let record = Record {
@@ -109,7 +110,7 @@ fn claim(request: &Request) -> Result<(Dir, Record)> {
         bundle: request.bundle.into(),
         rootfs: plan.rootfs.path.clone(),
         oci_version: spec.version().clone(),
-        boot_id: state::boot_id()?.into(),
+        boot_id: procstat::boot_id()?.into(),
         cgroup,
         callers_keyring: plan.keyring.is_none(),
         keyring: plan.keyring.as_deref().map(keyring_name).unwrap_or_default(),
@@ -122,7 +123,7 @@ fn claim(request: &Request) -> Result<(Dir, Record)> {
             || plan.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some()),
         delete_reads_config: !plan.hooks.poststop.is_empty(),
         under_root: rootfs::mounted(&plan.rootfs)?,
-        intel_rdt: plan.intel_rdt.as_ref().map(intel_rdt::look).transpose()?,
+        intel_rdt: plan.intel_rdt.as_ref().map(intel_rdt::claim).transpose()?,
         ..Record::default()
     };
     Ok((state::create_dir(request.root, request.id)?, record))
@@ -167,7 +168,7 @@ impl<'a> Build<'a> {
         let asks = stages == Stages::Intermediate || opened.sources.is_none() || plan.reports_mounts();
         let awaits_filter = cgroup.is_some() && terminal && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
-        let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::doors)?;
+        let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
         let root_only = plan.root_only && stages == Stages::Direct;
         let child = Child {
             caller,
@@ -221,7 +222,7 @@ impl<'a> Build<'a> {
         let class_joins = match (&plan.intel_rdt, &mut record.intel_rdt) {
             (Some(plan), Some(record)) => {
                 intel_rdt::make(plan, record)?;
-                intel_rdt::doors(record)?
+                intel_rdt::join_fds(record)?
             }
             _ => Vec::new(),
         };
@@ -311,7 +312,7 @@ impl<'a> Build<'a> {
     fn record_process(&mut self, process: &Process) -> Result<()> {
         if self.record.start_time.is_none() {
             self.record.pid = Some(process.pid);
-            self.record.start_time = state::start_time(process.pid)?;
+            self.record.start_time = procstat::start_time(process.pid)?;
         }
         Ok(())
     }
@@ -390,7 +391,8 @@ fn identify(record: &mut Record) -> Result<()> {
 
 fn attach_device_filter(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
     let mut warnings = Vec::new();
-    let attached = plan.cgroup.as_ref().map_or(Ok(()), |plan| cgroups::watch(cgroup, plan, &mut warnings));
+    let attached =
+        plan.cgroup.as_ref().map_or(Ok(()), |plan| cgroups::attach_filter(cgroup, plan, &mut warnings));
     warnings.into_iter().for_each(log::warn);
     attached
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use crate::cgroups::{self, Cgroup};
+use crate::cgroups::{self, Cgroup, CgroupRecord};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
-use crate::state::{CgroupRecord, Dir, Record, Status, spec_state};
+use crate::state::{Dir, Record, Status, spec_state};
 use crate::sys::task;
 use crate::{intel_rdt, log, rootfs, state, trace};
 

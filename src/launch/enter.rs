@@ -10,7 +10,7 @@ use super::caller::Caller;
 use super::channel::Channel;
 use super::program::{self, Setting, attach_terminal, become_root, report_ready, session_keyring};
 use crate::cgroups::systemd::Unit;
-use crate::cgroups::{self, Cgroup, v2};
+use crate::cgroups::{self, Cgroup, Directory};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{Back, KINDS, SHOWN, Stages};
 use crate::process::{self, affinity};
@@ -57,7 +57,7 @@ pub(super) struct Entry<'a> {
 /// Where a process goes that cannot be born in the container's cgroup.
 pub(super) enum Elsewhere<'a> {
     /// Into the cgroup below that the container's own process has moved to.
-    Below(Cgroup),
+    SubCgroup(Cgroup),
     /// Into the runtime's own cgroup, and systemd puts it into the unit: a user may not move processes there from a
     /// session, which is in another user's cgroup.
     Unit(&'a Unit),
@@ -143,7 +143,8 @@ impl<'a> Entry<'a> {
         match (sys::errno(&error), unit) {
             _ if self.request.cgroup_given => Err(error),
             (Some(Errno::EBUSY), _) => {
-                Ok(Elsewhere::Below(Cgroup::V2(self.cgroup_of_target()?.ok_or(error)?)))
+                let unified = Some(self.cgroup_of_target()?.ok_or(error)?);
+                Ok(Elsewhere::SubCgroup(Cgroup { unified, v1: Vec::new() }))
             }
             (Some(Errno::EACCES), Some(unit)) => Ok(Elsewhere::Unit(unit)),
             _ => Err(error),
@@ -151,15 +152,11 @@ impl<'a> Entry<'a> {
     }
 
     /// Returns the cgroup below the container's that its own process has moved to.
-    fn cgroup_of_target(&self) -> Result<Option<v2::Cgroup>> {
+    fn cgroup_of_target(&self) -> Result<Option<Directory>> {
         let request = self.request;
-        let above = match request.cgroup {
-            Some(Cgroup::V2(cgroup)) => Some(cgroup),
-            Some(Cgroup::V1(cgroup)) => cgroup.unified.as_ref(),
-            None => None,
-        };
+        let above = request.cgroup.and_then(|cgroup| cgroup.unified.as_ref());
         let (Some(pid), Some(above)) = (request.record.pid, above) else { return Ok(None) };
-        let below = cgroups::below(&above.path, pid, request.caller.proc())?;
+        let below = cgroups::current_below(&above.path, pid, request.caller.proc())?;
         match &below {
             // The container may have chosen it and frozen it. Then the process would never get to its program.
             Some(below) if request.status != Status::Paused && below.frozen()? => {

@@ -37,9 +37,9 @@ pub fn exec(request: &Request) -> Result<Process> {
         hidden: stages == Stages::Direct || task::euid() == 0,
         waits: stages == Stages::Intermediate,
         cgroup: request.cgroup,
-        cgroup_joins: request.cgroup.map_or(Ok(Vec::new()), Cgroup::doors)?,
+        cgroup_joins: request.cgroup.map_or(Ok(Vec::new()), Cgroup::join_fds)?,
         // It is no child of the container's process, and so not born in its class.
-        class_joins: record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?,
+        class_joins: record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::join_fds)?,
         console_socket,
     };
     let (process, unit) = spawn(child, Some(watch))?;

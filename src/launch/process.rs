@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::channel::{Channel, Event, Go, unexpected};
 use super::watch::Watch;
-use crate::cli::SPEC_VERSION;
+use crate::SPEC_VERSION;
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, idmap};
 use crate::process::{self, rlimits};
@@ -16,7 +16,7 @@ use crate::seccomp::{self, Listener};
 use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
 use crate::sys::task::{self, Exit};
 use crate::sys::{self, fs, socket, tty};
-use crate::{cgroups, log, trace};
+use crate::{cgroups, log, procstat, trace};
 
 /// A process in a container, before its program runs.
 pub struct Process {
@@ -238,7 +238,7 @@ pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Erro
 /// Fails if a process ended before its program ran. The channel of a process that ends is closed some time before the
 /// process can be waited for, therefore /proc is read.
 fn check_runs(pid: i32) -> Result<()> {
-    if state::ended_before_exec(pid)? {
+    if procstat::ended_before_exec(pid)? {
         return Err(anyhow!("the container's process was killed before its program ran"));
     }
     Ok(())

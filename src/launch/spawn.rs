@@ -21,7 +21,7 @@ use super::process::Process;
 use super::program::die_with_parent;
 use super::watch::Watch;
 use crate::cgroups::systemd::Unit;
-use crate::cgroups::{Cgroup, v1};
+use crate::cgroups::{self, Cgroup};
 use crate::error::Result;
 use crate::intel_rdt;
 use crate::namespaces::{Back, Stages};
@@ -85,13 +85,13 @@ impl<'a> Child<'a> {
     /// Clones the process into its cgroup. If the kernel does not let it live there, it is born in the runtime's cgroup and
     /// joins its own by descriptor. `unit` is set if only systemd may move it.
     fn clone_in_cgroup(&mut self, unit: &mut Option<&'a Unit>) -> Result<Forked> {
-        let Some((cgroup, fd)) = self.cgroup.and_then(|cgroup| Some((cgroup, cgroup.birthplace()?))) else {
+        let Some((cgroup, fd)) = self.cgroup.and_then(|cgroup| Some((cgroup, cgroup.cgroup_fd()?))) else {
             return self.clone_outside();
         };
         let mut below = None;
         let cloned = match (self.clone_into(Some(fd)), &self.target) {
             (Err(e), Target::Existing(entry)) => match entry.elsewhere(e)? {
-                Elsewhere::Below(cgroup) => self.clone_into(below.insert(cgroup).birthplace())?,
+                Elsewhere::SubCgroup(cgroup) => self.clone_into(below.insert(cgroup).cgroup_fd())?,
                 Elsewhere::Unit(found) => {
                     *unit = Some(found);
                     self.waits = true;
@@ -103,7 +103,7 @@ impl<'a> Child<'a> {
         if let Some(cloned) = cloned {
             return Ok(cloned);
         }
-        self.cgroup_joins.extend(below.as_ref().unwrap_or(cgroup).door()?);
+        self.cgroup_joins.extend(below.as_ref().unwrap_or(cgroup).unified_join_fd()?);
         // A cgroup namespace is rooted in the cgroup of the process that makes it.
         self.kinds &= !libc::CLONE_NEWCGROUP;
         self.clone_outside()
@@ -136,8 +136,8 @@ impl<'a> Child<'a> {
     /// The cloned process, which enters its namespaces and becomes the program.
     fn run(mut self, report: &mut Channel) -> Result<Infallible> {
         die_with_parent()?;
-        v1::enter(std::mem::take(&mut self.cgroup_joins))?;
-        intel_rdt::enter(std::mem::take(&mut self.class_joins))?;
+        cgroups::join(std::mem::take(&mut self.cgroup_joins))?;
+        intel_rdt::join(std::mem::take(&mut self.class_joins))?;
         fs::close_all_but(self.descriptors(report))?;
         if self.waits {
             report.await_go()?;

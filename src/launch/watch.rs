@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
+use crate::cgroups::CgroupRecord;
 use crate::error::Result;
-use crate::state::CgroupRecord;
 use crate::sys::signal::{self, SignalFd};
 use crate::sys::task;
-use crate::{cgroups, host, state};
+use crate::{cgroups, host, procstat};
 
 /// How long the process may be silent before the runtime looks for the reason.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,10 +74,10 @@ impl Watch {
         if self.paused.as_ref().is_some_and(|cgroup| cgroups::frozen(cgroup).unwrap_or(false)) {
             return Ok(());
         }
-        let held = match state::state_letter(pid)? {
+        let held = match procstat::state_letter(pid)? {
             Some('T') => Some("it was stopped by a signal".into()),
             Some('t') => Some("it was stopped by a tracer".into()),
-            _ => cgroups::freezing(pid, host::procfs()?)?
+            _ => cgroups::frozen_cgroup(pid, host::procfs()?)?
                 .map(|dir| format!("the cgroup {} is frozen", dir.display())),
         };
         if held.is_none() && (self.patient.get() || silent < SILENCE) {

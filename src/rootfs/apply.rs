@@ -12,7 +12,7 @@ use super::root::Root;
 use super::sources::{self, Sources, propagate};
 use super::targets::{Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
-use crate::cgroups::v1::View;
+use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs, task};

@@ -1,4 +1,4 @@
-//! The facts in state.json, the status that follows from them, and the documents that show it to others.
+//! The facts in state.json, the status that is derived from them, and the documents that show it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,74 +6,20 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::process::Stat;
-use crate::cgroups::systemd::Unit;
-use crate::cli::SPEC_VERSION;
+use crate::SPEC_VERSION;
+use crate::cgroups::CgroupRecord;
+use crate::intel_rdt::ClassRecord;
 use crate::process::users;
+use crate::procstat::Stat;
 
-/// Where the container's cgroup is, for every later command: engines do not repeat `--systemd-cgroup`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CgroupRecord {
-    pub manager: String,
-    /// The absolute path of its directory in v2's hierarchy; empty where there is none.
-    #[serde(default)]
-    pub path: PathBuf,
-    /// Of those in v1's hierarchies.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub v1: Vec<PathBuf>,
-    /// The inode number of the first of these directories: the kernel gives it to no other cgroup until the next boot, so
-    /// that one which was made later at the same path is known to be another's. Older records have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<u64>,
-    /// Directories above it that were made for it, outermost first.
-    #[serde(default)]
-    pub parents: Vec<PathBuf>,
-    /// What systemd has to be asked to take away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<Unit>,
-}
-
-impl CgroupRecord {
-    /// Its directories, v2's first.
-    pub fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
-        std::iter::once(&self.path).filter(|path| !path.as_os_str().is_empty()).chain(&self.v1)
-    }
-
-    /// The directory that stands for all in messages.
-    #[must_use]
-    pub fn shown(&self) -> std::path::Display<'_> {
-        self.dirs().next().unwrap_or(&self.path).display()
-    }
-
-    /// Whether one of the other's directories is one of these, or is below one.
-    #[must_use]
-    pub fn contains(&self, other: &Self) -> bool {
-        self.dirs().any(|dir| other.dirs().any(|theirs| theirs.starts_with(dir)))
-    }
-}
-
-/// The container's class of processes in resctrl, in absolute paths.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ClassRecord {
-    pub mount: PathBuf,
-    pub group: PathBuf,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub monitor: Option<PathBuf>,
-    /// Those of these directories that were made for the container, outermost first.
-    #[serde(default)]
-    pub made: Vec<PathBuf>,
-}
-
-/// Who made the container.
+/// The user who created the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pub uid: u32,
     pub name: String,
 }
 
-/// Facts only: nothing here changes with what the container does.
+/// The facts about a container. They do not change with what the container does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -81,41 +27,42 @@ pub struct Record {
     /// Absolute, as `rootfs`.
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
-    /// What the bundle declares: some rules differ by version.
+    /// The bundle's version, on which some rules depend.
     pub oci_version: String,
     pub pid: Option<i32>,
     /// In the kernel's ticks after boot.
     pub start_time: Option<u64>,
     pub boot_id: String,
-    /// The mount that was at `rootfs` before, where ours is on top of it in the host's namespace and must go with the
-    /// container.
+    /// The id of the mount that was at `rootfs` before. It is set if the container's root is mounted over it
+    /// in the host's namespace, and must be removed with the container.
     #[serde(default)]
     pub under_root: Option<u64>,
-    /// Ours, once it is there.
+    /// The id of the container's root mount in that case, once it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_mount: Option<u64>,
     pub cgroup: Option<CgroupRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<ClassRecord>,
-    /// Its processes keep their caller's session keyring, those of `exec` too.
+    /// The container's processes, also those of `exec`, keep their caller's session keyring.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub callers_keyring: bool,
     /// The name of the session keyring; empty in the record of an older version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
-    /// The types of namespaces that are not the host's.
+    /// The types of the namespaces that are not the host's.
     pub namespaces: Vec<String>,
     pub owner: Owner,
     /// RFC 3339.
     pub created: String,
-    /// `create` has come to its end.
+    /// `create` has finished.
     pub created_done: bool,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// The kept configuration has poststart hooks or a seccomp listener, or lacks a process: else `start` need not read it.
+    /// The saved configuration has poststart hooks or a seccomp listener, or has no process. Otherwise
+    /// `start` need not read it.
     #[serde(default)]
     pub start_reads_config: bool,
-    /// Likewise for `delete`: there are poststop hooks.
+    /// The saved configuration has poststop hooks. Otherwise `delete` need not read it.
     #[serde(default)]
     pub delete_reads_config: bool,
 }
@@ -151,7 +98,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// The status of a container whose process is `stat`, or has ended. `being_created`: `create` is still at work.
+/// Derives the status of a container from its process, which is `None` if it has ended. `being_created` means
+/// that `create` still runs.
 pub(super) fn derive(record: &Record, stat: Option<&Stat>, being_created: bool) -> Status {
     match stat {
         Some(_) if !record.created_done => Status::Creating,
@@ -162,7 +110,7 @@ pub(super) fn derive(record: &Record, stat: Option<&Stat>, being_created: bool) 
     }
 }
 
-/// What `state` and `list` print, runc's members in runc's order.
+/// The document that `state` and `list` print, with runc's members in runc's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document<'a> {
@@ -194,7 +142,8 @@ pub fn document(record: &Record, status: Status) -> Document<'_> {
     }
 }
 
-/// The state that hooks read on stdin (runtime.md#state). The process id is that in the hook's namespace.
+/// Returns the state that hooks read on stdin (runtime.md#state). `pid` is the process id in the hook's pid
+/// namespace.
 #[must_use]
 pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
     #[derive(Serialize)]
@@ -217,11 +166,11 @@ pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
         bundle: record.bundle.to_string_lossy(),
         annotations: &record.annotations,
     };
-    // Strings and numbers always have a JSON form.
+    // Strings and numbers can always be serialised.
     serde_json::to_string(&state).unwrap_or_default()
 }
 
-/// Who `uid` is, by the host's /etc/passwd; the number if it has no name there.
+/// Returns the name of `uid` in the host's /etc/passwd, or the number if it has no name there.
 #[must_use]
 pub fn owner(uid: u32) -> Owner {
     let name = match uid {

@@ -3,9 +3,9 @@
 //! systemd has to know the limits that it has words for, or it would take them off when it next goes through its units.
 //! The kernel's files are written by us besides, so a value that is rounded here is exact there.
 
-use super::super::dbus::Value;
 use super::super::resources::{Absent, Write};
 use super::super::values;
+use crate::dbus::Value;
 
 /// A unit's property.
 pub type Property = (String, Value);

@@ -1,9 +1,9 @@
 //! Other limits for a unit. systemd writes all that it knows of a controller to the unit's files whenever it has a reason
 //! to, so it has to know them as well; and when it is told one, it may put others back to its own, rounded values.
 
-use super::super::dbus::{Bus, Call, Value};
 use super::super::resources::Write;
 use super::{Property, Unit, connect, list, manager, of_writes, supported};
+use crate::dbus::{Bus, Call, Value};
 use crate::error::{Context, Kind, Result, fail};
 
 /// A property that will have another value.

@@ -1,65 +1,43 @@
-//! Making the container's cgroups in v1's hierarchies, with their limits, before anyone is inside.
+//! The creation of a cgroup in a hierarchy of v1 with its limits, before a process is in it.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
+use super::Part;
 use super::resources::{check_kept, forgettable};
-use super::{Cgroup, Part, Plan, file};
+use crate::cgroups::directory::{Directory, denied, open_dir, read_file, read_list};
 use crate::cgroups::resources::Write;
-use crate::cgroups::tree::{self, open_dir, read_file, read_list};
-use crate::cgroups::v2;
+use crate::cgroups::{Plan, v2};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 use crate::trace;
 
-/// How often a directory may vanish under our hands, because another container was the last in it.
+/// How often a directory may be removed while it is being used here, because another container was the last
+/// one in it.
 const TRIES: u32 = 10;
 
-/// Makes the cgroups. `None` if a rootless container has to do without and can. On error nothing that was made
-/// remains.
-pub(in crate::cgroups) fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
-    let mut made = Vec::new();
-    match create_all(plan, &mut made, warnings) {
-        Ok(cgroup) => Ok(Some(cgroup)),
-        Err(e) => {
-            super::super::remove_parents(&made);
-            if denied(&e) && plan.optional() {
-                warnings.push(format!("the container gets no cgroup: {e:#}, ignoring"));
-                return Ok(None);
-            }
-            Err(e)
-        }
-    }
+/// Creates the cgroup in one hierarchy, and sets its limits. The directories that it creates are added to
+/// `made`. Returns `None` for a hierarchy of a service manager that we may not join.
+pub(in crate::cgroups) fn create(
+    part: &Part,
+    plan: &Plan,
+    made: &mut Vec<PathBuf>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Directory>> {
+    let fresh = match make(part, made) {
+        Err(e) if part.named() && denied(&e) => return Ok(None),
+        made => made?,
+    };
+    let path = part.dir();
+    let directory = Directory { dir: open_dir(fs::CWD, &path)?, path, made: Vec::new() };
+    limit(&directory, part, plan, fresh, made, warnings)?;
+    Ok(Some(directory))
 }
 
-/// Whether that is not ours to change.
-fn denied(error: &anyhow::Error) -> bool {
-    matches!(sys::errno(error), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
-}
-
-fn create_all(plan: &Plan, made: &mut Vec<PathBuf>, warnings: &mut Vec<String>) -> Result<Cgroup> {
-    let unified = plan.unified.as_ref().map(|unified| v2::create(unified, warnings));
-    let unified = unified.transpose()?.flatten();
-    made.extend(unified.iter().flat_map(|cgroup| cgroup.made.iter().cloned()));
-    let mut dirs = Vec::new();
-    for part in &plan.parts {
-        match make(part, made) {
-            Ok(fresh) => {
-                dirs.push(part.dir());
-                limit(part, plan, fresh, made, warnings)?;
-            }
-            Err(e) if part.named() && denied(&e) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(Cgroup { unified, dirs })
-}
-
-/// Makes the directory, and those above it that are missing; tells whether it is new.
+/// Creates the directory and its missing parents. Returns whether it is new.
 fn make(part: &Part, made: &mut Vec<PathBuf>) -> Result<bool> {
     let _phase = trace::phase_of("make the cgroup", || part.dir().display().to_string());
     let dir = part.dir();
@@ -84,33 +62,31 @@ fn make(part: &Part, made: &mut Vec<PathBuf>) -> Result<bool> {
             }
         }
     }
-    Err(anyhow!("those who remove {} do not rest", dir.display()).context(place()))
+    Err(anyhow!("{} was removed {TRIES} times while it was being created", dir.display()).context(place()))
 }
 
 /// Sets the limits and the device rules of a cgroup.
-fn limit(part: &Part, plan: &Plan, fresh: bool, made: &[PathBuf], warnings: &mut Vec<String>) -> Result<()> {
-    let path = part.dir();
-    check_unused(part, &path, fresh)?;
+fn limit(
+    directory: &Directory,
+    part: &Part,
+    plan: &Plan,
+    fresh: bool,
+    made: &[PathBuf],
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    check_unused(directory, part, fresh)?;
     if part.has("cpuset") {
-        inherit(part, made).with_context(|| format!("cpuset of {}", path.display()))?;
+        inherit(part, made).with_context(|| format!("cpuset of {}", directory.path.display()))?;
     }
     share_realtime(part, made)?;
-    if !part.writes.is_empty() {
-        let dir = open_dir(fs::CWD, &path)?;
-        set(dir.as_fd(), &part.writes, &path)?;
-    }
-    if !part.has("devices") {
+    set(directory, &part.writes)?;
+    // A new cgroup has the rules of the one above it, and those allow every device.
+    if plan.devices.is_none() && fresh {
         return Ok(());
     }
-    let all = [Write::new("devices.allow", "a", "linux.resources.devices")];
-    let rules = match &plan.devices {
-        // A new one has what the one above it has.
-        None if fresh => return Ok(()),
-        None => &all[..],
-        Some(rules) => rules,
-    };
-    match set_devices(&path, rules) {
-        Err(e) if plan.rootless && !plan.denies && denied(&e) => {
+    let denies = plan.devices.as_ref().is_some_and(|filter| !filter.only_allows());
+    match set_devices(directory, &part.device_rules) {
+        Err(e) if plan.rootless && !denies && denied(&e) => {
             warnings.push(format!("{e:#}, ignoring"));
             Ok(())
         }
@@ -118,17 +94,18 @@ fn limit(part: &Part, plan: &Plan, fresh: bool, made: &[PathBuf], warnings: &mut
     }
 }
 
-/// A container must not share its cgroup with processes that are there already, nor begin frozen.
-fn check_unused(part: &Part, path: &Path, fresh: bool) -> Result<()> {
+/// Refuses a cgroup that has processes, since a container must not share it, and a frozen one.
+fn check_unused(directory: &Directory, part: &Part, fresh: bool) -> Result<()> {
     let refuse = |word: &str| {
-        Err(fail(Kind::Config, format!("linux.cgroupsPath: the cgroup {} {word}", path.display())))
+        let path = directory.path.display();
+        Err(fail(Kind::Config, format!("linux.cgroupsPath: the cgroup {path} {word}")))
     };
-    if !fresh && tree::Cgroup::open_v1(path)?.is_some_and(|found| found.pids().is_ok_and(|p| !p.is_empty())) {
+    if !fresh && directory.pids().is_ok_and(|pids| !pids.is_empty()) {
         return refuse("has processes in it already");
     }
     // A new cgroup below a frozen one is frozen too.
     if part.has("freezer") && (!fresh || part.path.components().count() > 1) {
-        let state = read_file(fs::CWD, &file(path, "freezer.state").to_string_lossy())?;
+        let state = read_file(directory.dir(), "freezer.state")?;
         if state.trim() != "THAWED" {
             return refuse("is frozen");
         }
@@ -136,8 +113,8 @@ fn check_unused(part: &Part, path: &Path, fresh: bool) -> Result<()> {
     Ok(())
 }
 
-/// Gives processors and memory nodes to the cgroups that have none, from those above: without, nothing can
-/// run in them.
+/// Gives the cgroups without processors or memory nodes those of their parents. Without any, no process can
+/// be in them.
 fn inherit(part: &Part, made: &[PathBuf]) -> Result<()> {
     let _phase = trace::phase("inherit the cpuset");
     let made: BTreeSet<&PathBuf> = made.iter().collect();
@@ -145,9 +122,9 @@ fn inherit(part: &Part, made: &[PathBuf]) -> Result<()> {
         let mut path = part.mount.clone();
         let mut above = String::new();
         for step in &part.path {
-            let parent = file(&path, name);
+            let parent = path.join(name);
             path.push(step);
-            let own = file(&path, name);
+            let own = path.join(name);
             let empty = made.contains(&path) || fs::read_text(fs::CWD, &own)?.trim().is_empty();
             if !empty {
                 above.clear();
@@ -163,25 +140,25 @@ fn inherit(part: &Part, made: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Sets limits. In a cgroup that has had others before, one may be against another until that is changed too:
-/// such a one has a second try.
-fn set(dir: BorrowedFd, writes: &[Write], path: &Path) -> Result<()> {
+/// Sets limits. If the cgroup has had others before, a limit may contradict an old one that is changed later
+/// in the list. Therefore a limit that fails with EINVAL is written again at the end.
+fn set(directory: &Directory, writes: &[Write]) -> Result<()> {
     let mut again = Vec::new();
     for write in writes {
-        match v2::apply(dir, write, path) {
+        match v2::apply(directory, write) {
             Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => again.push(write),
             other => other?,
         }
     }
-    again.into_iter().try_for_each(|write| v2::apply(dir, write, path))?;
+    again.into_iter().try_for_each(|write| v2::apply(directory, write))?;
     for write in writes.iter().filter(|w| forgettable(&w.file) && w.limits()) {
-        check_kept(&read_list(dir, &write.file)?, &write.value, &write.place)?;
+        check_kept(&read_list(directory.dir(), &write.file)?, &write.value, &write.place)?;
     }
     Ok(())
 }
 
-/// Gives realtime to the cgroups above that we have made, as much as the container is to have: a new one has none, and
-/// can give none.
+/// Gives the parents that were created here the realtime budget that the container is to have. A new cgroup
+/// has none, and its children cannot get more than it has.
 fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
     let shared: Vec<&Write> = part.writes.iter().filter(|w| w.file.starts_with("cpu.rt_")).collect();
     let mut above = part.mount.clone();
@@ -190,7 +167,7 @@ fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
         if made.contains(&above) {
             shared.iter().try_for_each(|write| {
                 let _phase = trace::phase_of("write", || format!("{} = {}", write.file, write.value));
-                fs::write_at(fs::CWD, &file(&above, &write.file), write.value.as_bytes())
+                fs::write_at(fs::CWD, &above.join(&write.file), write.value.as_bytes())
                     .with_context(|| write.place.clone())
             })?;
         }
@@ -198,14 +175,14 @@ fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Writes device rules, each file opened once for as many as follow each other.
-fn set_devices(path: &Path, rules: &[Write]) -> Result<()> {
+/// Writes device rules. Consecutive rules for the same file share one open(2).
+fn set_devices(directory: &Directory, rules: &[Write]) -> Result<()> {
     let _phase = trace::phase("device rules");
     for rules in rules.chunk_by(|a, b| a.file == b.file) {
         let _phase = trace::phase_of("write", || format!("{}, rules: {}", rules[0].file, rules.len()));
         let values = rules.iter().map(|rule| rule.value.as_bytes());
         let place = || rules[0].place.clone();
-        fs::write_each(fs::CWD, &file(path, &rules[0].file), values).with_context(place)?;
+        fs::write_each(directory.dir(), Path::new(&rules[0].file), values).with_context(place)?;
     }
     Ok(())
 }

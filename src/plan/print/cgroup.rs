@@ -7,41 +7,24 @@ use crate::cgroups::{Plan, Write, devices, v1, v2};
 
 pub(super) fn print(text: &mut Text, plan: &Plan) {
     text.section("cgroup");
-    match plan {
-        Plan::V2(plan) => print_v2(text, plan),
-        Plan::V1(plan) => print_v1(text, plan),
-    }
-}
-
-fn print_v2(text: &mut Text, plan: &v2::Plan) {
-    let v2::Plan { mount, path, scope, writes, devices, rootless } = plan;
-    text.line(format_args!("{} in {}", path_word(path), path_word(mount)));
+    let Plan { unified, v1, devices, rootless } = plan;
     text.line_if(*rootless, "rootless");
-    if let Some(scope) = scope {
-        print_scope(text, scope);
-    }
-    writes.iter().for_each(|write| print_write(text, write));
-    match devices {
-        Some(filter) => print_filter(text, filter),
-        None => text.line("devices allow a *:* rwm"),
-    }
-}
-
-fn print_v1(text: &mut Text, plan: &v1::Plan) {
-    let v1::Plan { parts, devices, unified, rootless, denies } = plan;
-    text.line_if(*rootless, "rootless");
-    for v1::Part { controllers, mount, path, writes } in parts {
+    for v1::Part { controllers, mount, path, writes, device_rules } in v1 {
         let controllers = controllers.join(",");
         text.line(format_args!("{} in {} ({controllers})", path_word(path), path_word(mount)));
         writes.iter().for_each(|write| print_write(text, write));
+        device_rules.iter().for_each(|write| print_write(text, write));
+    }
+    if let Some(v2::Plan { mount, path, scope, writes }) = unified {
+        text.line(format_args!("{} in {}", path_word(path), path_word(mount)));
+        if let Some(scope) = scope {
+            print_scope(text, scope);
+        }
+        writes.iter().for_each(|write| print_write(text, write));
     }
     match devices {
-        Some(writes) => writes.iter().for_each(|write| print_write(text, write)),
+        Some(filter) => print_filter(text, filter),
         None => text.line("devices allow a *:* rwm"),
-    }
-    text.line_if(*denies, "devices deny what a user may use without a container");
-    if let Some(unified) = unified {
-        print_v2(text, unified);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The root file system: a line for each mount, device node and hidden path.
 
 use super::{Text, flags, id_map, joined, path_word, word};
-use crate::cgroups::v1::View;
+use crate::cgroups::View;
 use crate::rootfs::options::{Options, Propagate};
 use crate::rootfs::{Device, Facts, IdMapping, Kind, Mount, MountNamespace, Plan};
 use crate::sys::mount::{

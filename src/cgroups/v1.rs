@@ -1,52 +1,36 @@
-//! cgroup v1: each controller in a hierarchy of its own, or together with a few others; on a hybrid host with
-//! v2 beside them. The container gets a cgroup of the same name in all.
-//!
-//! Where v2 is, it knows the container's processes: they are born in its cgroup, killed by `cgroup.kill` and
-//! frozen there. Without v2, they are those of the freezer's hierarchy.
+//! cgroup v1: each hierarchy has one controller or a few. On a hybrid host v2 is mounted in addition. The
+//! container gets a cgroup of the same name in all hierarchies.
 
-mod cgroup;
 mod create;
-mod devices;
+pub(super) mod devices;
+pub(super) mod freezer;
 pub(super) mod resources;
 pub(super) mod stats;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
-pub use cgroup::{Cgroup, enter};
 pub(super) use create::create;
 
 use super::devices::Filter;
-use super::{Host, Request, Write, v2};
-use crate::cgroups::host::Hierarchy;
+use super::request::Place;
+use super::{Host, Write};
+use crate::cgroups::hierarchies::Hierarchy;
 use crate::error::{Problems, Result};
-use crate::state::CgroupRecord;
-
-/// The cgroups to make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// One for each hierarchy, the one that knows the processes first.
-    pub parts: Vec<Part>,
-    /// For `devices.allow` and `devices.deny`; `None` if every device is allowed.
-    pub devices: Option<Vec<Write>>,
-    /// On a hybrid host, the cgroup in v2's hierarchy.
-    pub unified: Option<v2::Plan>,
-    pub rootless: bool,
-    /// The device rules take something away that a container's user could have used without a container.
-    pub denies: bool,
-}
 
 /// The cgroup in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     pub controllers: Vec<String>,
-    /// Where the hierarchy is mounted.
+    /// The mount point of the hierarchy.
     pub mount: PathBuf,
     /// The cgroup, below the mount: plain names, without a leading slash.
     pub path: PathBuf,
     pub writes: Vec<Write>,
+    /// What to write to `devices.allow` and `devices.deny`, if this hierarchy has the devices controller.
+    pub device_rules: Vec<Write>,
 }
 
 impl Part {
@@ -60,80 +44,49 @@ impl Part {
         self.controllers.iter().any(|c| c == controller)
     }
 
-    /// Whether it only groups: such a hierarchy belongs to a service manager, and we join it if we may.
+    /// Reports whether the hierarchy has no controllers. Such a hierarchy belongs to a service manager, and
+    /// the container joins it only if that is permitted.
     #[must_use]
     pub fn named(&self) -> bool {
         self.controllers.iter().all(|c| c.starts_with("name="))
     }
 }
 
-impl Plan {
-    /// The container's own directories in v1's hierarchies.
-    pub fn dirs(&self) -> impl Iterator<Item = PathBuf> {
-        self.parts.iter().map(Part::dir)
+/// Returns the writes that resources ask for in v1's hierarchies, and in v2's. Without v1 all are for v2.
+pub(super) fn writes(
+    resources: &LinuxResources,
+    host: &Host,
+    problems: &mut Problems,
+) -> (Vec<Write>, Vec<Write>) {
+    if host.v1.is_empty() {
+        return (Vec::new(), super::resources::plan(resources, problems));
     }
-
-    /// Whether the container may run without them.
-    #[must_use]
-    pub fn optional(&self) -> bool {
-        let limits = self.parts.iter().flat_map(|part| &part.writes).any(Write::limits);
-        self.rootless && !limits && !self.denies && self.unified.as_ref().is_none_or(v2::Plan::optional)
-    }
-
-    /// See [`super::Plan::claim`].
-    pub(super) fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
-        let mut take = |dir: PathBuf| {
-            let found = missing.iter().position(|other| *other == dir)?;
-            Some(missing.remove(found))
-        };
-        let path = self.unified.as_ref().map(v2::Plan::dir).and_then(&mut take).unwrap_or_default();
-        let v1: Vec<PathBuf> = self.dirs().filter_map(take).collect();
-        let nothing = path.as_os_str().is_empty() && v1.is_empty() && missing.is_empty();
-        let manager = "cgroupfs".to_string();
-        (!nothing).then_some(CgroupRecord { manager, path, v1, parents: missing, ..CgroupRecord::default() })
-    }
-
-    /// The directories of the plan that do not exist yet, outermost first in each hierarchy.
-    pub(super) fn missing(&self) -> Vec<PathBuf> {
-        let v1 =
-            self.parts.iter().flat_map(|part| v2::missing_in(part.dir(), part.path.components().count()));
-        self.unified.iter().flat_map(v2::missing).chain(v1).collect()
-    }
-}
-
-/// What resources come to, in v1's hierarchies and in v2's beside them.
-pub(super) fn writes(resources: &LinuxResources, host: &Host, problems: &mut Problems) -> Vec<Write> {
     let (ours, theirs) = split(resources.clone(), host);
-    let mut writes = resources::plan(&ours, problems);
-    writes.extend(super::resources::plan(&theirs, problems));
-    writes
+    (resources::plan(&ours, problems), super::resources::plan(&theirs, problems))
 }
 
-/// Whether only v2 has what a write is for.
+/// Reports whether only v2 has the controller that a write is for.
 pub(super) fn is_v2s(write: &Write) -> Result<bool> {
     let host = Host::probe(false)?;
     Ok(write.controller().is_some_and(|name| host.v2_controllers.iter().any(|other| other == name)))
 }
 
-/// Plans the container's cgroup in all hierarchies.
+/// Plans the container's cgroup in each of v1's hierarchies, with the writes for its controllers.
 pub(super) fn plan(
-    request: &Request,
+    wanted: &Place,
     host: &Host,
-    filter: Option<Filter>,
+    writes: Vec<Write>,
+    filter: Option<&Filter>,
     problems: &mut Problems,
-) -> Option<Plan> {
-    let (ours, theirs) = split(request.resources.cloned().unwrap_or_default(), host);
-    let writes = resources::plan(&ours, problems);
-    let unified = super::resources::plan(&theirs, problems);
-    let below = super::plan_below(request, problems)?;
+) -> Option<Vec<Part>> {
     let mut parts: Vec<Part> = Vec::new();
     for hierarchy in ordered(&host.v1) {
         let own_name = hierarchy.controllers.join(",");
-        let path = below.place(hierarchy.own.as_deref(), &own_name, problems)?;
+        let path = wanted.below(hierarchy.own.as_deref(), &own_name, problems)?;
         let (controllers, mount) = (hierarchy.controllers.clone(), hierarchy.mount.clone());
         let writes = writes.iter().filter(|w| w.controller().is_some_and(|c| hierarchy.has(c)));
         let writes = writes.cloned().collect();
-        parts.push(Part { controllers, mount, path, writes });
+        parts.push(Part { controllers, mount, path, writes, device_rules: Vec::new() });
     }
     for write in writes.iter().filter(|write| write.limits()) {
         let controller = write.controller().unwrap_or_default();
@@ -144,76 +97,14 @@ pub(super) fn plan(
             );
         }
     }
-    let controlled = parts.iter().any(|part| part.has("devices"));
-    if !controlled && host.v2_mount.is_none() && filter.is_some() && !request.rootless {
-        let why = "no cgroup hierarchy with the devices controller is mounted";
-        problems.add("linux.resources.devices", why);
+    if let Some(part) = parts.iter_mut().find(|part| part.has("devices")) {
+        part.device_rules = devices::lower(filter, problems);
     }
-    let denies = filter.as_ref().is_some_and(|filter| !filter.only_allows());
-    let devices = filter.as_ref().filter(|_| controlled).map(|filter| devices::lower(filter, problems));
-    let unified = match &host.v2_mount {
-        None => None,
-        Some(mount) => Some(v2::Plan {
-            mount: mount.clone(),
-            path: below.place(host.own.as_deref(), "v2", problems)?,
-            scope: None,
-            writes: unified,
-            devices: filter.filter(|_| !controlled),
-            rootless: request.rootless,
-        }),
-    };
-    Some(Plan { parts, devices, unified, rootless: request.rootless, denies })
+    Some(parts)
 }
 
-/// What a container sees of a hierarchy, where all are mounted together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// The directory's name: `cpu,cpuacct`.
-    pub name: String,
-    /// Other names for it, of its controllers.
-    pub links: Vec<String>,
-    /// The host's directory to show there.
-    pub dir: PathBuf,
-    /// It need not be there.
-    pub optional: bool,
-    /// The caller's, to show where a rootless container had to do without one of its own.
-    pub otherwise: Option<PathBuf>,
-}
-
-/// What the container sees of the host's hierarchies; nothing on a host without v1. Without a cgroup of its own
-/// it sees its caller's.
-#[must_use]
-pub fn views(plan: Option<&super::Plan>, host: &Host) -> Vec<View> {
-    let name = |mount: &Path| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let plan = match plan {
-        Some(super::Plan::V1(plan)) => Some(plan),
-        _ => None,
-    };
-    let own = |mount: &Path, own: Option<&PathBuf>| own.map_or(mount.into(), |own| mount.join(own));
-    let without = plan.is_some_and(Plan::optional);
-    let mut views: Vec<View> = Vec::new();
-    for hierarchy in &host.v1 {
-        let name = name(&hierarchy.mount);
-        let part = plan.and_then(|plan| plan.parts.iter().find(|part| part.mount == hierarchy.mount));
-        let callers = own(&hierarchy.mount, hierarchy.own.as_ref());
-        let dir = part.map_or_else(|| callers.clone(), Part::dir);
-        let optional = part.is_some_and(Part::named);
-        // A hierarchy without controllers has but one name.
-        let links = hierarchy.controllers.iter().filter(|c| **c != name && !c.starts_with("name="));
-        let otherwise = without.then_some(callers);
-        views.push(View { links: links.cloned().collect(), name, dir, optional, otherwise });
-    }
-    if let Some(mount) = host.v2_mount.as_ref().filter(|_| !views.is_empty()) {
-        let unified = plan.and_then(|plan| plan.unified.as_ref());
-        let callers = own(mount, host.own.as_ref());
-        let dir = unified.map_or_else(|| callers.clone(), v2::Plan::dir);
-        let otherwise = without.then_some(callers);
-        views.push(View { name: name(mount), links: Vec::new(), dir, optional: false, otherwise });
-    }
-    views
-}
-
-/// The freezer's first: without v2 it is how processes are found and held.
+/// Returns the freezer's hierarchy first, since without v2 it is used to find and freeze the processes, and
+/// hierarchies without controllers last.
 fn ordered(hierarchies: &[Hierarchy]) -> impl Iterator<Item = &Hierarchy> {
     let (first, others): (Vec<_>, Vec<_>) = hierarchies.iter().partition(|h| h.has("freezer"));
     let (named, others): (Vec<_>, Vec<_>) =
@@ -221,7 +112,7 @@ fn ordered(hierarchies: &[Hierarchy]) -> impl Iterator<Item = &Hierarchy> {
     first.into_iter().chain(others).chain(named)
 }
 
-/// The resources that v1's controllers give, and those for which only v2's hierarchy has one.
+/// Divides the resources into those for v1's controllers, and those whose controller only v2's hierarchy has.
 fn split(mut ours: LinuxResources, host: &Host) -> (LinuxResources, LinuxResources) {
     let only_v2 = |v1: &str, v2: &str| {
         !host.v1.iter().any(|h| h.has(v1)) && host.v2_controllers.iter().any(|name| name == v2)
@@ -266,7 +157,7 @@ fn split(mut ours: LinuxResources, host: &Host) -> (LinuxResources, LinuxResourc
     (ours, theirs)
 }
 
-/// Time and sets are two controllers.
+/// Divides the members between `cpu` and `cpuset`, which are two controllers.
 fn split_cpu(cpu: LinuxCpu, time_in_v2: bool, sets_in_v2: bool) -> (LinuxCpu, LinuxCpu) {
     let mut sets = LinuxCpu::default();
     sets.set_cpus(cpu.cpus().clone()).set_mems(cpu.mems().clone());
@@ -280,15 +171,12 @@ fn split_cpu(cpu: LinuxCpu, time_in_v2: bool, sets_in_v2: bool) -> (LinuxCpu, Li
     }
 }
 
-/// The name of the file of a cgroup, for a write by path.
-fn file(dir: &Path, name: &str) -> PathBuf {
-    dir.join(name)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::cgroups::{self, Manager};
+    use crate::cgroups::{self, Manager, Request};
 
     fn host() -> Host {
         let hierarchy = |controllers: &str, own: Option<&str>| Hierarchy {
@@ -311,7 +199,7 @@ mod tests {
         }
     }
 
-    fn planned(host: &Host, path: Option<&str>, resources: &str) -> (Option<Plan>, Problems) {
+    fn planned(host: &Host, path: Option<&str>, resources: &str) -> (Option<cgroups::Plan>, Problems) {
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
         let (path, mut problems) = (path.map(Path::new), Problems::default());
         let resources = Some(&resources);
@@ -319,15 +207,11 @@ mod tests {
         let request =
             Request { id: "c", path, resources, annotations: None, manager, rootless: false, uid: 0 };
         let plan = cgroups::plan(&request, host, &mut problems, &mut Vec::new()).unwrap();
-        let plan = plan.map(|plan| match plan {
-            cgroups::Plan::V1(plan) => plan,
-            cgroups::Plan::V2(plan) => panic!("{plan:?}"),
-        });
         (plan, problems)
     }
 
     #[test]
-    fn every_hierarchy_has_its_path() {
+    fn each_hierarchy_gets_the_path() {
         for (path, expected) in [
             (
                 Some("/a/b"),
@@ -346,7 +230,7 @@ mod tests {
             (Some("a"), ["freezer/f/y/a", "cpu,cpuacct/c/a", "memory/a", "devices/a", "name=systemd/s/a"]),
         ] {
             let plan = planned(&host(), path, "{}").0.unwrap();
-            let dirs: Vec<PathBuf> = plan.dirs().collect();
+            let dirs: Vec<PathBuf> = plan.v1.iter().map(Part::dir).collect();
             assert_eq!(dirs, expected.map(|dir| Path::new("/cg").join(dir)), "{path:?}");
         }
         let mut hidden = host();
@@ -363,19 +247,20 @@ mod tests {
         assert_eq!(problems.0, []);
         let plan = plan.unwrap();
         let files = |writes: &[Write]| writes.iter().map(|w| w.file.clone()).collect::<Vec<_>>();
-        let parts: Vec<Vec<String>> = plan.parts.iter().map(|part| files(&part.writes)).collect();
+        let parts: Vec<Vec<String>> = plan.v1.iter().map(|part| files(&part.writes)).collect();
         let empty: [&str; 0] = [];
         assert_eq!(parts[0], empty);
         assert_eq!(parts[1], ["cpu.shares", "cpu.cfs_quota_us"]);
         assert_eq!(parts[2], ["memory.limit_in_bytes"]);
+        // v1's hierarchy filters the devices.
+        assert!(plan.program().is_none() && plan.devices.is_some());
+        assert_eq!(plan.v1.iter().filter(|part| !part.device_rules.is_empty()).count(), 1);
         let unified = plan.unified.unwrap();
         assert_eq!(files(&unified.writes), ["pids.max", "hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"]);
-        // v1's hierarchy sees to the devices.
-        assert!(unified.devices.is_none() && plan.devices.is_some());
     }
 
     #[test]
-    fn v2s_own_words_go_to_v2() {
+    fn keys_of_v2_go_to_v2() {
         let resources = r#"{"unified":{"cgroup.max.depth":"3","hugetlb.2MB.max":"0"}}"#;
         let (plan, problems) = planned(&host(), Some("/a"), resources);
         assert_eq!(problems.0, []);
@@ -388,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_controller_cannot_limit() {
+    fn a_limit_without_its_controller_is_refused() {
         let without = Host { v2_controllers: Vec::new(), ..host() };
         for (resources, place) in [
             (r#"{"cpu":{"cpus":"0"}}"#, "linux.resources.cpu.cpus"),

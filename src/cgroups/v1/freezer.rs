@@ -1,0 +1,90 @@
+//! v1's freezer, without v2 beside it: how processes are held still, killed and waited for.
+
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use nix::errno::Errno;
+
+use crate::cgroups::directory::{Directory, warn_undone};
+use crate::error::Result;
+use crate::sys::fs;
+use crate::wait::{self, FIRST_PAUSE};
+
+/// How long the processes may take to freeze. After that they are killed all the same.
+const FREEZE: Duration = Duration::from_millis(500);
+
+const FILE: &str = "freezer.state";
+
+/// Kills every process. A frozen process cannot fork away from the signal, but it does not die before it is
+/// thawed either. The container may have frozen sub-cgroups of its own.
+pub(in crate::cgroups) fn kill(directory: &Directory) -> Result<()> {
+    for _ in 0..100 {
+        let still = exists(directory) && frozen_until(directory, Instant::now() + FREEZE)?;
+        let sent = directory.signal_all(libc::SIGKILL);
+        directory.thaw_all()?;
+        if sent? == 0 || still {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until no process is left. v1 has no file that reports it.
+pub(in crate::cgroups) fn wait_empty(directory: &Directory, deadline: Instant) -> Result<bool> {
+    wait::until(deadline, FIRST_PAUSE, || Ok(directory.pids()?.is_empty()))
+}
+
+/// Freezes or thaws, and waits until that is done. After an error the former state is restored.
+pub(in crate::cgroups) fn freeze(directory: &Directory, freeze: bool, deadline: Instant) -> Result<()> {
+    if !exists(directory) {
+        return Err(anyhow!("no cgroup hierarchy with the freezer controller is mounted"));
+    }
+    let path = directory.path.display();
+    let (done, back) = if freeze {
+        let late = || anyhow!("{path}: did not freeze in time, thawed again");
+        (frozen_until(directory, deadline).and_then(|frozen| frozen.then_some(()).ok_or_else(late)), "THAWED")
+    } else {
+        (thaw(directory), "FROZEN")
+    };
+    done.inspect_err(|_| warn_undone(set(directory, back)))
+}
+
+fn thaw(directory: &Directory) -> Result<()> {
+    set(directory, "THAWED")?;
+    match state(directory)?.as_deref() {
+        None | Some("THAWED") => Ok(()),
+        Some(_) => {
+            let path = directory.path.display();
+            Err(anyhow!("{path}: did not thaw (hint: a cgroup above it may be frozen)"))
+        }
+    }
+}
+
+/// Reports whether the hierarchy has the freezer controller.
+fn exists(directory: &Directory) -> bool {
+    matches!(state(directory), Ok(Some(_)))
+}
+
+/// Returns the freezer's state, or `None` if there is no freezer or no cgroup any more.
+fn state(directory: &Directory) -> Result<Option<String>> {
+    match fs::read_text(directory.dir(), FILE.as_ref()) {
+        Err(e) if e.errno == Errno::ENODEV || fs::absent(directory.dir(), FILE.as_ref(), &e) => Ok(None),
+        other => Ok(Some(other?.trim().to_string())),
+    }
+}
+
+fn set(directory: &Directory, state: &str) -> Result<()> {
+    match fs::write_at(directory.dir(), FILE.as_ref(), state.as_bytes()) {
+        Err(e) if e.errno == Errno::ENODEV || fs::absent(directory.dir(), FILE.as_ref(), &e) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Freezes, and waits until every process is frozen. Returns false if the deadline passes first.
+fn frozen_until(directory: &Directory, deadline: Instant) -> Result<bool> {
+    wait::until(deadline, FIRST_PAUSE, || {
+        // Each write makes the kernel look again at the processes that it could not freeze before.
+        set(directory, "FROZEN")?;
+        Ok(matches!(state(directory)?.as_deref(), None | Some("FROZEN")))
+    })
+}

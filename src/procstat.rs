@@ -1,0 +1,94 @@
+//! Processes as proc_pid_stat(5) shows them. A process id alone identifies no process, because the kernel
+//! reuses it: it counts only together with the time at which the process started and the boot of the machine.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+
+use crate::error::{Kind, Result, fail};
+use crate::host;
+use crate::sys::fs;
+
+/// The fields of `/proc/PID/stat` that are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: char,
+    pub(crate) flags: u32,
+    pub(crate) threads: u32,
+    pub(crate) start_time: u64,
+}
+
+impl Stat {
+    /// Reports whether the process is a zombie, or is ending (PF_EXITING). A process with other threads is
+    /// not dead, since its program may have ended only the first thread.
+    pub(crate) fn dead(&self) -> bool {
+        (matches!(self.state, 'Z' | 'X' | 'x') || self.flags & 0x4 != 0) && self.threads <= 1
+    }
+
+    /// Reports whether the process was cloned and has not called execve(2) since (PF_FORKNOEXEC in the
+    /// kernel's sched.h).
+    pub(crate) fn before_exec(&self) -> bool {
+        self.flags & 0x40 != 0
+    }
+}
+
+/// Parses `/proc/PID/stat`. The second field is the program's name in parentheses, which may contain any
+/// characters.
+pub(crate) fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // The first here is the file's third.
+    let field = |number: usize| fields.get(number - 3);
+    Some(Stat {
+        state: field(3)?.chars().next()?,
+        flags: field(9)?.parse().ok()?,
+        threads: field(20)?.parse().ok()?,
+        start_time: field(22)?.parse().ok()?,
+    })
+}
+
+pub(crate) fn read_stat(pid: i32) -> Result<Option<Stat>> {
+    // A wrong /proc would show no such process or another one. Then every container would seem stopped, and
+    // would be deleted while its processes run.
+    let proc = host::procfs()?;
+    match fs::read_text(proc, Path::new(&format!("{pid}/stat"))) {
+        Ok(text) => {
+            let stat = parse_stat(&text);
+            stat.map(Some).ok_or_else(|| fail(Kind::Os, format!("/proc/{pid}/stat: not understood")))
+        }
+        Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Returns the id of this boot of the machine. It is read once, since we do not outlive the boot.
+pub fn boot_id() -> Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
+    let text = fs::read_text(host::procfs()?, Path::new("sys/kernel/random/boot_id"))?;
+    Ok(ID.get_or_init(|| text.trim_end().to_string()))
+}
+
+/// Returns when a process started, in the kernel's ticks after boot, or `None` if there is no such process.
+pub fn start_time(pid: i32) -> Result<Option<u64>> {
+    Ok(read_stat(pid)?.map(|stat| stat.start_time))
+}
+
+/// Reports whether there is such a process or thread, and it has not ended.
+pub fn runs(pid: i32) -> Result<bool> {
+    Ok(read_stat(pid)?.is_some_and(|stat| !stat.dead()))
+}
+
+/// Returns the state of a process, a letter of proc_pid_stat(5), or `None` if there is no such process.
+pub fn state_letter(pid: i32) -> Result<Option<char>> {
+    Ok(read_stat(pid)?.map(|stat| stat.state))
+}
+
+/// Reports whether the process has ended without having executed a program. A process that does not exist any
+/// more is taken to have executed one.
+pub fn ended_before_exec(pid: i32) -> Result<bool> {
+    Ok(read_stat(pid)?.is_some_and(|stat| stat.dead() && stat.before_exec()))
+}
