@@ -597,7 +597,8 @@ pub fn with_systemd<F: FnOnce(&Test)>(name: &str, body: F) {
         _ if init.trim() != "systemd" || !v2 => "systemd with cgroup v2 is not running here",
         None => "busybox-static is not installed",
         Some(busybox) => {
-            let dir = std::env::temp_dir().join(format!("corten-test.systemd.{name}.{}", std::process::id()));
+            let dir =
+                std::env::temp_dir().join(format!("corten-test.systemd.{name:.40}.{}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
             let test = Test::new(dir, busybox);
             body(&test);
