@@ -1,5 +1,5 @@
-//! Golden plans: each directory of tests/golden has a config.json and the plan that it comes to on a fixed host, or what
-//! is wrong with it. `UPDATE_GOLDEN=1 cargo test --test golden` writes the plans anew, for a review by `git diff`.
+//! Golden plans: each directory of tests/golden contains a config.json, and its plan on a fixed host or its
+//! problems. `UPDATE_GOLDEN=1 cargo test --test golden` writes the plans again, for a review with `git diff`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ use corten::host::{self, Host};
 use corten::process::{self, capabilities::Held, lsm};
 use corten::{config, plan};
 
-/// A host that does not depend on where the test runs.
+/// Returns a host that does not depend on the machine of the test.
 fn host(rootless: bool) -> Host {
     let all = (1 << 41) - 1;
     Host {

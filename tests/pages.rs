@@ -1,7 +1,8 @@
-//! The man pages and the shells' completions (examples/pages): they know what --help knows, nothing complains of
-//! them, and bash, zsh and fish complete by them. `make install` puts them where those look.
+//! The man pages and the completions of the shells (examples/pages). They contain everything that --help
+//! prints, roff reports no warning, and bash, zsh and fish complete with them. `make install` installs them
+//! where man and the shells look.
 //!
-//! What is expected is read from `corten --help`, not from the tables that the pages are made of.
+//! The expectations are read from `corten --help`, not from the tables that the pages are made of.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +17,7 @@ use std::{env, fs};
 
 const CORTEN: &str = env!("CARGO_BIN_EXE_corten");
 
-/// A directory that goes with the test.
+/// A directory that is removed after the test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -37,7 +38,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The pages, and containers web1 and web2 below `state`.
+/// Writes the pages, and the containers web1 and web2 below `state`.
 fn written(name: &str) -> Scratch {
     let scratch = Scratch::new(name);
     pages::write(&scratch.0, "2026-01-02").unwrap();
@@ -47,7 +48,7 @@ fn written(name: &str) -> Scratch {
     scratch
 }
 
-/// Standard output and error of a program that has to succeed.
+/// Returns standard output and error of a program that must succeed.
 fn output(program: &str, args: &[&str]) -> (String, String) {
     let mut command = Command::new(program);
     let bin = Path::new(CORTEN).parent().unwrap().display();
@@ -59,7 +60,7 @@ fn output(program: &str, args: &[&str]) -> (String, String) {
     (out, err)
 }
 
-/// Whether a program is there. If not, the test says that it is skipped.
+/// Reports whether a program is installed. If not, prints that the test is skipped.
 fn has(program: &str, test: &str) -> bool {
     let found = env::split_paths(&env::var_os("PATH").unwrap()).any(|dir| dir.join(program).exists());
     if !found {
@@ -68,7 +69,7 @@ fn has(program: &str, test: &str) -> bool {
     found
 }
 
-/// The words that a help text tells, in a section such as `Commands:`.
+/// Returns the words of each line in a section of a help text, such as `Commands:`.
 fn section(help: &str, title: &str) -> Vec<Vec<String>> {
     let lines = help.lines().skip_while(|line| *line != title).skip(1).take_while(|line| !line.is_empty());
     lines.map(|line| line.split_whitespace().map(|w| w.trim_end_matches(',').into()).collect()).collect()
@@ -81,7 +82,7 @@ fn verbs() -> Vec<String> {
     found
 }
 
-/// The options of a verb, or of corten itself: `-b` and `--bundle`.
+/// Returns the options of a verb, or of corten itself: `-b` and `--bundle`.
 fn options(verb: &str) -> BTreeSet<String> {
     let args: Vec<_> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
     let mut found = BTreeSet::new();
@@ -92,12 +93,12 @@ fn options(verb: &str) -> BTreeSet<String> {
     found
 }
 
-/// corten itself and its verbs, as `options` takes them.
+/// Returns the empty string for corten itself, and its verbs, as `options` takes them.
 fn commands() -> Vec<String> {
     [String::new()].into_iter().chain(verbs()).collect()
 }
 
-/// The page of a verb, or of corten itself.
+/// Returns the path of the page of a verb, or of corten itself.
 fn page(scratch: &Scratch, verb: &str) -> String {
     scratch.path(&if verb.is_empty() {
         "man/man8/corten.8".into()
@@ -106,10 +107,10 @@ fn page(scratch: &Scratch, verb: &str) -> String {
     })
 }
 
-/// All of --help is on the page, in words that roff has rendered without a warning.
+/// Every option of --help is on the page, and roff renders the page without a warning.
 #[test]
-fn man_pages_tell_all() {
-    if !has("groff", "man_pages_tell_all") {
+fn man_pages_contain_every_option() {
+    if !has("groff", "man_pages_contain_every_option") {
         return;
     }
     let scratch = written("groff");
@@ -130,7 +131,7 @@ fn man_pages_tell_all() {
             }
         }
     }
-    // Words about a verb that is gone, or never was.
+    // No file is about a verb that does not exist.
     for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/man")).unwrap() {
         let name = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string();
         assert!(name == "corten" || verbs().contains(&name), "docs/man/{name}.roff");
@@ -151,8 +152,8 @@ fn man_shows_the_pages() {
 }
 
 #[test]
-fn mandoc_has_nothing_to_say() {
-    if !has("mandoc", "mandoc_has_nothing_to_say") {
+fn mandoc_reports_nothing() {
+    if !has("mandoc", "mandoc_reports_nothing") {
         return;
     }
     let scratch = written("mandoc");
@@ -162,10 +163,11 @@ fn mandoc_has_nothing_to_say() {
     }
 }
 
-/// What a shell offers for the last word of each of these lines.
+/// Returns the words that a shell offers for the last word of each line.
 type Ask = fn(&Scratch, &[String]) -> Vec<BTreeSet<String>>;
 
-/// bash, by what it does on a tab: breaks the line into words, calls the function, looks at COMPREPLY.
+/// Asks bash, by the steps of its completion: break the line into words, call the function, look at
+/// COMPREPLY.
 fn bash(scratch: &Scratch, lines: &[String]) -> Vec<BTreeSet<String>> {
     let script = r#"
         set -u
@@ -173,7 +175,7 @@ fn bash(scratch: &Scratch, lines: &[String]) -> Vec<BTreeSet<String>> {
         [[ $(complete -p corten) == "complete -F _corten corten" ]] || exit 3
         compopt() { return 0; }
         for line in "${@:2}"; do
-            # COMP_WORDBREAKS has the =.
+            # COMP_WORDBREAKS contains the =.
             read -ra COMP_WORDS <<<"${line//=/ = }"
             [[ $line == *[\ ] ]] && COMP_WORDS+=("")
             COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
@@ -186,7 +188,7 @@ fn bash(scratch: &Scratch, lines: &[String]) -> Vec<BTreeSet<String>> {
     answers(&output("bash", &args.collect::<Vec<_>>()))
 }
 
-/// fish, by the command that tells what a tab would offer.
+/// Asks fish, with the command that prints what a tab would offer.
 fn fish(scratch: &Scratch, lines: &[String]) -> Vec<BTreeSet<String>> {
     let file = scratch.path("fish/vendor_completions.d/corten.fish");
     let script = format!("source {file}; for line in $argv; complete --do-complete $line; echo; end");
@@ -194,7 +196,7 @@ fn fish(scratch: &Scratch, lines: &[String]) -> Vec<BTreeSet<String>> {
     answers(&output("fish", &args.collect::<Vec<_>>()))
 }
 
-/// zsh, by a terminal on which the line and a tab are typed.
+/// Asks zsh, by typing the line and a tab on a terminal.
 fn zsh(scratch: &Scratch, lines: &[String]) -> Vec<BTreeSet<String>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zsh-complete");
     let input = scratch.path("lines");
@@ -204,7 +206,8 @@ fn zsh(scratch: &Scratch, lines: &[String]) -> Vec<BTreeSet<String>> {
     answers(&output("timeout", &["120", "sh", "-c", &command]))
 }
 
-/// The words of each answer, which end with an empty line; a tab has an explanation behind it.
+/// Returns the words of each answer. An answer ends with an empty line; an explanation follows a word after a
+/// tab.
 fn answers((out, err): &(String, String)) -> Vec<BTreeSet<String>> {
     assert_eq!(err, "");
     let words = |answer: &[&str]| {
@@ -212,7 +215,7 @@ fn answers((out, err): &(String, String)) -> Vec<BTreeSet<String>> {
     };
     let lines: Vec<_> = out.lines().collect();
     let mut found: Vec<_> = lines.split(|line| line.is_empty()).map(words).collect();
-    // Nothing is behind the last one.
+    // Nothing follows the last answer.
     found.pop();
     found
 }
@@ -221,7 +224,8 @@ fn set(words: &str) -> BTreeSet<String> {
     words.split_whitespace().map(Into::into).collect()
 }
 
-/// Lines, and what has to be offered for their last words: every verb and every option of --help, and nothing else.
+/// Returns lines, and the words that must be offered for their last words: every verb and every option of
+/// --help, and nothing else.
 fn rows(scratch: &Scratch) -> Vec<(String, BTreeSet<String>)> {
     let mut all: BTreeSet<_> = verbs().into_iter().collect();
     all.insert("help".into());
@@ -260,15 +264,15 @@ fn rows(scratch: &Scratch) -> Vec<(String, BTreeSet<String>)> {
 fn completes(name: &str, ask: Ask) {
     let scratch = written(name);
     let rows = rows(&scratch);
-    // fish offers long options for two dashes only.
+    // fish offers long options after two dashes only.
     let twice =
         |line: &String| [line.clone(), format!("{line}{}", if line.ends_with('-') { "-" } else { "" })];
     let lines: Vec<_> = rows.iter().flat_map(|(line, _)| twice(line)).collect();
     let answers = ask(&scratch, &lines);
     assert_eq!(answers.len(), lines.len());
     for ((line, expected), offered) in rows.iter().zip(answers.chunks(2)) {
-        // A path may be offered whole or by its last part, an option's value with the option before it; and zsh offers
-        // options where there is nothing else.
+        // A path may be offered whole or by its last part, and the value of an option with the option. zsh
+        // offers options if there is nothing else.
         let last = |word: &String| word.trim_end_matches('/').rsplit(['/', '=']).next().unwrap().to_string();
         let wanted = |word: &&String| line.ends_with('-') || !word.starts_with("--help") && *word != "-h";
         let offered = offered.iter().flatten().filter(wanted).map(last).collect::<BTreeSet<_>>();
@@ -295,7 +299,7 @@ fn zsh_completes() {
     }
 }
 
-/// Every file below a directory, and whether it may be executed.
+/// Returns every file below a directory, and whether it is executable.
 fn files(dir: &Path) -> BTreeSet<(String, bool)> {
     let mut found = BTreeSet::new();
     let mut left = vec![dir.to_path_buf()];
@@ -313,8 +317,8 @@ fn files(dir: &Path) -> BTreeSet<(String, bool)> {
     found
 }
 
-/// `make install` puts everything below DESTDIR and PREFIX, and nothing elsewhere; `make uninstall` takes it away again
-/// and leaves what is another's.
+/// `make install` writes everything below DESTDIR and PREFIX, and nothing elsewhere. `make uninstall` removes
+/// these files and no others.
 #[test]
 fn make_installs_and_uninstalls() {
     if !has("make", "make_installs_and_uninstalls") {

@@ -1,4 +1,4 @@
-//! Filters in real processes: config-linux.md#seccomp.
+//! Filters in real processes (config-linux.md#seccomp).
 
 #![allow(unsafe_code, clippy::unwrap_used)]
 
@@ -24,9 +24,11 @@ fn plan(json: &str) -> Plan {
     plan.unwrap()
 }
 
-/// Forks a process that loads the filter, then does `act` and exits with what that returns, 255 for a failure.
+/// Forks a process that loads the filter, calls `act` and exits with its result, or with 255 if loading
+/// fails.
 fn under(plan: &Plan, act: impl FnOnce(Option<OwnedFd>) -> i32) -> std::process::ExitStatus {
-    // SAFETY: the child only makes system calls and small allocations; glibc keeps its allocator usable after fork.
+    // SAFETY: the child only makes system calls and small allocations; glibc keeps its allocator usable after
+    // fork.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
     if pid == 0 {
@@ -42,14 +44,14 @@ fn under(plan: &Plan, act: impl FnOnce(Option<OwnedFd>) -> i32) -> std::process:
     std::process::ExitStatus::from_raw(status)
 }
 
-/// The errno of a raw call, 0 if it succeeds.
+/// Returns the errno of a raw call, or 0 if it succeeds.
 fn errno_of(nr: libc::c_long, args: [libc::c_long; 3]) -> i32 {
     // SAFETY: the tests call with arguments that point to nothing.
     let ret = unsafe { libc::syscall(nr, args[0], args[1], args[2], 0, 0, 0) };
     if ret < 0 { Errno::last_raw() } else { 0 }
 }
 
-/// The errno of an i386 call.
+/// Returns the errno of an i386 call, or 0 if it succeeds.
 #[cfg(target_arch = "x86_64")]
 fn errno_of_i386(nr: u32, arg: u32) -> i32 {
     let mut ret = nr;
@@ -88,7 +90,7 @@ fn a_denied_call_gets_its_errno() {
 
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn dockers_profile_in_the_kernel() {
+fn the_kernel_enforces_dockers_profile() {
     let filter = plan(DOCKER);
     let status = under(&filter, |_| {
         let found = [
@@ -154,7 +156,7 @@ fn actions_that_end_or_interrupt_the_process() {
         let status = under(&plan(&json), |_| errno_of(libc::SYS_getppid, [0; 3]));
         assert_eq!(status.signal(), Some(expected), "{action}");
     }
-    // Without a tracer a traced call is not there (seccomp(2)).
+    // Without a tracer, a traced call fails with ENOSYS (seccomp(2)).
     let json = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["getppid"], "action": "SCMP_ACT_TRACE"}, {"names": ["getpgid"], "action": "SCMP_ACT_LOG"}]}"#;
     let status = under(&plan(json), |_| {
@@ -165,9 +167,9 @@ fn actions_that_end_or_interrupt_the_process() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// Every flag that the kernel has can be set, together, with and without a listener.
+/// All flags of the kernel can be set together, with and without a listener.
 #[test]
-fn flags() {
+fn every_flag_of_the_kernel_can_be_set() {
     let supported = seccomp::supported_flags();
     assert!(supported.contains(&"SECCOMP_FILTER_FLAG_LOG"), "{supported:?}");
     let names: Vec<String> = supported
@@ -191,7 +193,7 @@ fn flags() {
     assert!(!sys::seccomp::flag_available(1 << 30));
 }
 
-/// Answers one question of a filter: the call returns `value`. Returns the call's number.
+/// Answers for one call, which then returns `value`. Returns the number of the call.
 fn answer(listener: &OwnedFd, value: i64) -> i32 {
     // SAFETY: both are plain integers, which may be zero.
     let (mut question, mut answer): (libc::seccomp_notif, libc::seccomp_notif_resp) =
@@ -206,8 +208,8 @@ fn answer(listener: &OwnedFd, value: i64) -> i32 {
     question.data.nr
 }
 
-/// config-linux.md#containerprocessstate: one connection, the state and the descriptor in one message. The agent then
-/// answers for the kernel.
+/// config-linux.md#containerprocessstate: the state and the descriptor come in one message on one connection.
+/// The agent then answers instead of the kernel.
 #[test]
 fn the_listener_gets_the_state_and_the_descriptor() {
     let dir = std::env::temp_dir().join(format!("corten-seccomp-{}", std::process::id()));
@@ -245,7 +247,7 @@ fn the_listener_gets_the_state_and_the_descriptor() {
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
-/// The kernel takes what the interpreter takes.
+/// The kernel accepts a program that the interpreter accepts.
 #[test]
 fn a_long_program_loads() {
     let rules: Vec<String> = (0..700)

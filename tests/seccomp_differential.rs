@@ -1,8 +1,10 @@
-//! corten's filters against two others: what the profile says, read rule by rule for each call, and what libseccomp
-//! compiles from it. The engines' profiles and a thousand random ones, on every architecture of the profile, the
-//! system calls of its rules and their neighbours, with arguments about the values that are compared.
+//! Compares corten's filters with the profile itself, read rule by rule for each call, and with the filters
+//! of libseccomp.
 //!
-//! libseccomp is no part of corten: where Debian's libseccomp2 or Python is not installed that test is skipped.
+//! The profiles are those of the engines and a thousand random ones. The calls are those of the rules and
+//! their neighbours, on every architecture of the profile, with arguments near the values that are compared.
+//!
+//! corten does not use libseccomp. If Debian's libseccomp2 or Python is not installed, that test is skipped.
 
 #![allow(clippy::unwrap_used)]
 
@@ -54,7 +56,7 @@ impl Libseccomp {
         serde_json::from_str(&line).ok()
     }
 
-    /// The program of a profile; an error is libseccomp's refusal.
+    /// Returns the program of a profile, or the error with which libseccomp refuses it.
     fn program(&mut self, profile: &Value) -> Result<Vec<sock_filter>, String> {
         match self.ask(profile).unwrap() {
             Value::String(refusal) => Err(refusal),
@@ -73,7 +75,7 @@ impl Drop for Libseccomp {
     }
 }
 
-/// The names and numbers of the generated table.
+/// Returns the names and numbers of the generated table.
 fn table() -> Numbers {
     let column_line = TABLE.lines().find(|line| line.contains("one column an ABI: ")).unwrap();
     let columns: Vec<&str> =
@@ -107,7 +109,7 @@ fn names(numbers: &Numbers) -> BTreeSet<String> {
     numbers.values().flat_map(|calls| calls.keys().cloned()).collect()
 }
 
-/// A cheap generator of numbers, so that a failure can be repeated.
+/// A simple generator of numbers, with which a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -133,8 +135,8 @@ fn actions() -> Vec<Value> {
     all
 }
 
-/// A profile. `one_action`: the rules with arguments of one call all have one action, for libseccomp says nothing about
-/// the order in which others are tried.
+/// Returns a random profile. With `one_action`, all rules with arguments for a call have the same action,
+/// because libseccomp does not define the order in which they are tried.
 fn random_profile(random: &mut Random, names: &[String], archs: &[Vec<&str>], one_action: bool) -> Value {
     let actions = actions();
     let default = random.of(&actions).clone();
@@ -170,13 +172,14 @@ fn random_profile(random: &mut Random, names: &[String], archs: &[Vec<&str>], on
     profile
 }
 
-/// What to call an architecture with: its audit number, its calls.
+/// Returns the audit number of an architecture, and its first call.
 fn arch_of(name: &str) -> (u32, i64) {
     let arch: Arch = serde_json::from_value(json!(name)).unwrap();
     if arch == Arch::ScmpArchX32 { (Arch::ScmpArchX86_64 as u32, 0x4000_0000) } else { (arch as u32, 0) }
 }
 
-/// The numbers to try on an architecture: those of the rules, their neighbours, and some that no rule is about.
+/// Returns the numbers to try on an architecture: those of the rules, their neighbours, and some without a
+/// rule.
 fn numbers_to_try(profile: &LinuxSeccomp, calls: &BTreeMap<String, i64>, base: i64) -> BTreeSet<u32> {
     let named = profile.syscalls().iter().flatten().flat_map(|rule| rule.names());
     let mut all: BTreeSet<i64> = named.filter_map(|name| calls.get(name)).copied().collect();
@@ -192,7 +195,7 @@ fn arguments(random: &mut Random) -> [u64; 6] {
         let delta = random.of(&[0, 0, 0, 1, u64::MAX, 1 << 32, 0xffff_ffff_0000_0000]);
         *arg = random.of(VALUES).wrapping_add(*delta);
     }
-    // socketcall's and ipc's.
+    // The calls of socketcall and ipc.
     if random.below(2) == 0 {
         args[0] = random.below(25) as u64;
     }
@@ -206,7 +209,7 @@ fn return_value(action: LinuxSeccompAction, errno: Option<u32>) -> u32 {
     action.as_u32(errno)
 }
 
-/// The numbers that socketcall and ipc know a call by.
+/// Returns the multiplexer of a call, and its number there.
 fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
     const SOCKETCALL: &str = "socket bind connect listen accept getsockname getpeername socketpair send recv sendto \
         recvfrom shutdown setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg";
@@ -218,7 +221,7 @@ fn multiplexed(name: &str) -> Option<(&'static str, u64)> {
     })
 }
 
-/// The rules that a profile has for each number, in its order, without those that say what the default says.
+/// Returns the rules of a profile for each number, in its order, without those with the default action.
 fn rules_of(profile: &LinuxSeccomp, calls: &BTreeMap<String, i64>) -> BTreeMap<i64, Vec<Rule>> {
     let default = return_value(profile.default_action(), profile.default_errno_ret());
     let mut rules: BTreeMap<i64, Vec<Rule>> = BTreeMap::new();
@@ -251,7 +254,8 @@ fn rules_of(profile: &LinuxSeccomp, calls: &BTreeMap<String, i64>) -> BTreeMap<i
     rules
 }
 
-/// The action of the first rule without arguments, else of the first whose comparisons are all true.
+/// Returns the action of the first rule without arguments, or else of the first rule whose comparisons are
+/// all true.
 fn first_match(rules: &[Rule], args: &[u64; 6], mask: u64) -> Option<u32> {
     use LinuxSeccompOperator::{
         ScmpCmpEq, ScmpCmpGe, ScmpCmpGt, ScmpCmpLe, ScmpCmpLt, ScmpCmpMaskedEq, ScmpCmpNe,
@@ -272,7 +276,7 @@ fn first_match(rules: &[Rule], args: &[u64; 6], mask: u64) -> Option<u32> {
     unconditional.or_else(|| rules.iter().find(|(args, _)| args.iter().all(holds))).map(|(_, action)| *action)
 }
 
-/// What a profile says on one architecture.
+/// A profile on one architecture.
 struct Oracle<'a> {
     calls: &'a BTreeMap<String, i64>,
     rules: BTreeMap<i64, Vec<Rule>>,
@@ -302,7 +306,7 @@ impl<'a> Oracle<'a> {
         }
     }
 
-    /// What comes before all rules: calls newer than the profile.
+    /// Returns the action for calls that are newer than the profile. It comes before all rules.
     fn newer(&self, nr: u32) -> Option<u32> {
         let other_abi = self.audit == Arch::ScmpArchX86_64 as u32 && i64::from(nr & 0x4000_0000) != self.base;
         let newer = !other_abi && self.newest.is_some_and(|newest| i64::from(nr) > newest);
@@ -310,14 +314,14 @@ impl<'a> Oracle<'a> {
     }
 }
 
-/// A call on which a filter and libseccomp's do not agree.
+/// A call that a filter and libseccomp's filter decide differently.
 struct Difference {
-    /// Whether a rule with arguments may have decided.
+    /// A rule with arguments may have decided.
     compared: bool,
     text: String,
 }
 
-/// Holds the filter of a profile against what it says and, if there is one, against libseccomp's.
+/// Compares the filter of a profile with the profile and, if there is one, with libseccomp's filter.
 fn compare(
     random: &mut Random,
     profile: &Value,
@@ -343,7 +347,7 @@ fn compare(
                 && x32
                 && i64::from(nr & 0x4000_0000) != oracle.base
             {
-                continue; // the other ABI's
+                continue; // a number of the other ABI
             }
             let rules = oracle.rules.get(&i64::from(nr)).map_or(&[][..], Vec::as_slice);
             for _ in 0..if rules.is_empty() { 2 } else { 12 } {
@@ -393,12 +397,12 @@ fn corten_decides_as_the_profile_says() {
     println!("{} profiles, {calls} calls", profiles.len());
 }
 
-/// Names that libseccomp takes for another call or for none, on an architecture that has them.
+/// Names that libseccomp takes for another call, or for no call, on an architecture that has the call.
 const MISTAKEN: &[&str] =
     &["map_shadow_stack", "arm_sync_file_range", "sync_file_range2", "sys_debug_setcontext", "switch_endian"];
 
-/// libseccomp differs where it is wrong: with rules that compare arguments of 64 bits in several alternatives, its tree
-/// loses some of them (2.5.4, 2.6.1). There the profile itself, which the other test reads rule by rule, is the judge.
+/// libseccomp differs where it is wrong. If rules compare arguments of 64 bits in several alternatives, its
+/// tree loses some of them (2.5.4, 2.6.1). The other test compares these calls with the profile itself.
 #[test]
 fn corten_decides_as_libseccomp_does() {
     let Some(mut libseccomp) = Libseccomp::start() else {
@@ -410,13 +414,13 @@ fn corten_decides_as_libseccomp_does() {
     let archs: Vec<&String> = numbers.keys().collect();
     let theirs: Numbers =
         serde_json::from_value(libseccomp.ask(&json!({"names": all, "archs": archs})).unwrap()).unwrap();
-    // A call that libseccomp does not know is newer than it.
+    // A call that libseccomp does not know is newer than libseccomp.
     let known = |name: &&String| theirs[X86[0]][*name] != -1 && !MISTAKEN.contains(&name.as_str());
     let known: Vec<String> = all.iter().filter(known).cloned().collect();
     assert!(known.len() > 450);
     let mut random = Random(1);
     let mut archs = vec![vec![], X86.to_vec(), X86.to_vec(), X86.to_vec(), X86[..2].to_vec()];
-    // libseccomp forgets to load the number in the last of several architectures, so there is one foreign one.
+    // libseccomp does not load the number for the last of several architectures, so a foreign one is added.
     archs.extend(["AARCH64", "ARM", "RISCV64", "PPC64LE", "MIPSEL", "MIPSEL64", "MIPSEL64N32"].map(|name| {
         vec![
             *numbers
@@ -437,7 +441,7 @@ fn corten_decides_as_libseccomp_does() {
     profiles.extend((0..1000).map(|_| random_profile(&mut random, &known, &archs, true)));
     let (mut calls, mut refused, mut excused) = (0, 0, 0);
     for (i, profile) in profiles.iter().enumerate() {
-        // libseccomp refuses rules that contradict each other.
+        // libseccomp refuses rules that contradict one another.
         let Ok(reference) = libseccomp.program(profile) else {
             refused += 1;
             continue;

@@ -1,8 +1,8 @@
-//! Profiles that nobody would write: random ones, and the engines' with bytes changed. Whatever they are, the reader and
-//! the compiler end with an error or with a program that the kernel takes.
+//! Compiles random profiles, and the engines' profiles with some bytes changed. For every profile, the reader
+//! and the compiler return an error, or a program that the kernel accepts.
 //!
-//! Five seconds; CORTEN_FUZZ_SECONDS says otherwise, CORTEN_FUZZ_SEED repeats a failure, which prints its profile. What is
-//! asked of a profile is in `fuzz/src/seccomp.rs`, for libFuzzer too.
+//! The test runs for five seconds, or for CORTEN_FUZZ_SECONDS. A failure prints its profile, and
+//! CORTEN_FUZZ_SEED repeats it. The check of a profile is in `fuzz/src/seccomp.rs`, which libFuzzer uses too.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
@@ -47,11 +47,11 @@ fn no_profile_does_harm() {
         seed += 1;
     }
     println!("{} profiles: random {random_ones:?}, mutated {mutated:?}", seed - first);
-    // What never gets as far as the compiler would prove nothing.
+    // Profiles that never reach the compiler would prove nothing.
     assert!(random_ones.compiled > 10 && mutated.compiled > 2, "{random_ones:?} {mutated:?}");
 }
 
-/// The check finds what it is there to find.
+/// The check reports programs that the kernel would refuse.
 #[test]
 fn the_check_refuses_what_the_kernel_refuses() {
     let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };

@@ -1,4 +1,4 @@
-//! fish's completion: a line for each option, on the condition that its verb is on the command line.
+//! The completion of fish: a line for each option, with the condition that its verb is on the command line.
 
 use std::fmt::Write as _;
 
@@ -85,7 +85,7 @@ pub(super) fn script() -> String {
     out
 }
 
-/// `verb option` for all options that take the next word as their value.
+/// Returns `verb option` for all options whose value is the next word.
 fn with_values() -> Vec<String> {
     let all = [("", shown(&[GLOBALS]))]
         .into_iter()

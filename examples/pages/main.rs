@@ -1,8 +1,9 @@
-//! Writes the man pages and the completions of bash, zsh and fish, made of the tables that also `--help` is made of:
-//! `cargo run --example pages -- DIR DATE` (`make man`). They stand below DIR as they do below a prefix's share/.
+//! Writes the man pages and the completions of bash, zsh and fish: `cargo run --example pages -- DIR DATE`
+//! (`make man`). They are made of the same tables as `--help`. The files below DIR have the paths that they
+//! have below share/ of a prefix.
 //!
-//! An example and not a verb, so that the executable that is installed has nothing of it. Words that tables do not have
-//! (what a verb does, examples) are in docs/man, a file for each page.
+//! This is an example instead of a verb, so that the installed executable contains no part of it. Text that
+//! the tables do not have (descriptions, examples) is in docs/man, a file for each page.
 
 mod bash;
 mod fish;
@@ -15,23 +16,23 @@ use std::{env, fs, io};
 use corten::cli::table::{GLOBALS, Operands, Opt, Takes, Verb};
 use corten::commands::VERBS;
 
-/// clap adds it to every command.
+/// The option that clap adds to every command.
 const HELP: Opt = Opt { long: "help", short: Some('h'), takes: Takes::Switch, help: "print this help" };
 
-/// What `help` is for the completions: clap's, not a row of the table.
+/// The row of `help` for the completions. The table has none, because `help` is not a verb there.
 const HELP_VERB: (&str, &str) = ("help", "print the help of a command");
 
-/// What a shell may offer as an option's value.
+/// The kind of values that a shell may offer for an option.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Value {
     Directory,
     File,
     Words(&'static [&'static str]),
-    /// There is one, which only the user knows.
+    /// A value that only the user knows.
     Text,
 }
 
-/// `None`: the option is a switch.
+/// Returns the kind of an option's value, or `None` for a switch.
 fn value(option: &Opt) -> Option<Value> {
     match option.takes {
         Takes::Switch => None,
@@ -42,7 +43,7 @@ fn value(option: &Opt) -> Option<Value> {
     }
 }
 
-/// The name of an option's value.
+/// Returns the name of an option's value.
 fn value_name(option: &Opt) -> Option<&'static str> {
     match option.takes {
         Takes::Switch => None,
@@ -59,7 +60,8 @@ fn repeated(option: &Opt) -> bool {
     matches!(option.takes, Takes::Texts(_) | Takes::Numbers(_))
 }
 
-/// What --help shows: not what is taken and ignored for other runtimes' callers.
+/// Returns the options that --help shows. Options that are ignored are only accepted for callers of other
+/// runtimes.
 fn shown(tables: &[&'static [Opt]]) -> Vec<Opt> {
     let rows = tables.iter().flat_map(|table| table.iter());
     rows.filter(|option| option.help != "ignored").copied().chain([HELP]).collect()
@@ -70,14 +72,14 @@ fn ignored(tables: &[&'static [Opt]]) -> Vec<Opt> {
     rows.filter(|option| option.help == "ignored").copied().collect()
 }
 
-/// What a verb's options are followed by.
+/// The first operand of a verb.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
     Nothing,
     /// An id that no container has yet.
     NewId,
     Id,
-    /// `seccomp`'s own verb.
+    /// The word `explain` of `seccomp`.
     Explain,
     File,
 }
@@ -92,12 +94,12 @@ fn first(verb: &Verb) -> First {
     }
 }
 
-/// Names of signals without SIG, as the kernel's first 31 are called.
+/// Returns the names of the kernel's first 31 signals, without SIG.
 fn signals() -> Vec<&'static str> {
     nix::sys::signal::Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG")).collect()
 }
 
-/// All options of a verb, or of corten itself, in both forms.
+/// Returns all options of a verb, or of corten itself, in both forms.
 fn spelled(options: &[Opt]) -> Vec<String> {
     options.iter().flat_map(spellings).collect()
 }

@@ -1,4 +1,4 @@
-//! The man pages, in the man(7) macros that every roff and mandoc know.
+//! The man pages, with the man(7) macros of every roff and mandoc.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use super::{GLOBALS, Operands, Opt, VERBS, Verb, ignored, repeated, shown, value_name};
 
-/// Where the words of docs/man want the options to be.
+/// The place of the options in a file of docs/man.
 const OPTIONS: &str = "@OPTIONS@\n";
 
 /// corten(8).
@@ -26,10 +26,10 @@ pub(super) fn whole(date: &str) -> io::Result<String> {
     Ok(format!("{head}{synopsis}{}", prose("corten")?.replace(OPTIONS, &options)))
 }
 
-/// A verb's page.
+/// Returns the page of a verb.
 pub(super) fn page(verb: &Verb, date: &str) -> io::Result<String> {
     let words = match prose(verb.name) {
-        // Also a verb that nobody has written about has a page.
+        // A verb without a file has a page too.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             format!(".SH DESCRIPTION\n{}.\n{OPTIONS}", text(verb.about))
         }
@@ -51,14 +51,14 @@ pub(super) fn page(verb: &Verb, date: &str) -> io::Result<String> {
         }
     };
     let options = format!(".SH OPTIONS\n{}", list(verb.options));
-    // Behind a colon is how it is called, which the synopsis tells better.
+    // The text after a colon is a synopsis, which the page has already.
     let about = verb.about.split(':').next().unwrap_or_default();
     let head = head(&format!("corten-{}", verb.name), about, date);
     let rest = ".SH SEE ALSO\n.BR corten (8),\nwhose options go before the command\n";
     Ok(format!("{head}{synopsis}{}{rest}", words.replace(OPTIONS, &options)))
 }
 
-/// What is said of a page's subject in docs/man.
+/// Returns the text of a page in docs/man.
 fn prose(name: &str) -> io::Result<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/man/{name}.roff")))
 }
@@ -92,7 +92,7 @@ fn entry(option: &Opt) -> String {
     format!(".TP\n{short}\\fB{name}\\fR{value}\n{}{again}\n", text(option.help))
 }
 
-/// Words as roff wants them: a dash that can be copied, nothing that looks like a request.
+/// Escapes text for roff: a dash can be copied, and nothing looks like a request.
 fn text(words: &str) -> String {
     let words = words.replace('\\', "\\e").replace('-', "\\-");
     if words.starts_with(['.', '\'']) { format!("\\&{words}") } else { words }

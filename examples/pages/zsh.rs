@@ -1,4 +1,4 @@
-//! zsh's completion: a call of _arguments for corten itself and one for each verb.
+//! The completion of zsh: a call of _arguments for corten itself, and one for each verb.
 
 use std::fmt::Write as _;
 
@@ -34,7 +34,7 @@ pub(super) fn script() -> String {
     out += "    [[ $state == verb ]] || return ret\n    root=${opt_args[--root]}\n    case $words[1] in\n";
     for verb in VERBS {
         let options: String = shown(verb.options).iter().map(spec).collect();
-        // What follows a foreign program's first word is not ours.
+        // Options after the first word belong to another program.
         let stop = if verb.operands == Operands::IdWords { " -A '-*'" } else { "" };
         let _ = writeln!(out, "    {}) _arguments{stop}{options}{} && ret=0 ;;", verb.name, operands(verb));
     }
@@ -57,7 +57,7 @@ fn operands(verb: &Verb) -> String {
     }
 }
 
-/// One option for _arguments: `(-b --bundle)`{-b+,--bundle=}`[help]:DIR:_directories`.
+/// Returns an option for _arguments: `(-b --bundle)`{-b+,--bundle=}`[help]:DIR:_directories`.
 fn spec(option: &Opt) -> String {
     let action = value(option).map(|value| match value {
         Value::Directory => "_directories".into(),
@@ -83,7 +83,7 @@ fn spec(option: &Opt) -> String {
     }
 }
 
-/// A word of the shell's.
+/// Quotes a word for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }

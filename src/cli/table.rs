@@ -65,7 +65,7 @@ pub(crate) const fn opt(long: &'static str, short: Option<char>, takes: Takes, h
 use Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 
 pub const GLOBALS: &[Opt] = &[
-    opt("root", None, Path("DIR"), "where containers' states are kept (default /run/corten)"),
+    opt("root", None, Path("DIR"), "the directory of the containers' states (default /run/corten)"),
     opt("log", None, Path("FILE"), "append log records to FILE"),
     opt("log-format", None, Word("FORMAT", &["text", "json"]), "text or json"),
     opt(
@@ -79,7 +79,7 @@ pub const GLOBALS: &[Opt] = &[
         "trace",
         None,
         Path("FILE"),
-        "write to FILE, or into a directory, where the time goes, for corten trace or Perfetto",
+        "write a timeline to FILE, or into a directory, for corten trace or Perfetto",
     ),
     opt("systemd-cgroup", None, Switch, "the same as --cgroup-manager systemd"),
     opt(

@@ -3,7 +3,7 @@ use crate::commands::VERBS;
 use crate::error::kind;
 
 fn split(line: &str) -> Vec<OsString> {
-    // `''` is an empty word.
+    // `''` stands for an empty word.
     line.split(' ').map(|word| OsString::from(if word == "''" { "" } else { word })).collect()
 }
 
@@ -351,7 +351,7 @@ fn help_is_given() {
 }
 
 #[test]
-fn mistakes_are_told_in_one_line() {
+fn usage_errors_have_one_line() {
     for (line, expected) in [
         ("", "unknown command \"\""),
         ("bogus c1", "unknown command \"bogus\""),
@@ -405,7 +405,7 @@ fn mistakes_are_told_in_one_line() {
 }
 
 #[test]
-fn words_that_are_not_utf_8_are_paths_or_errors() {
+fn only_paths_may_be_other_than_utf_8() {
     let odd = OsString::from_vec(b"/\xff".to_vec());
     let line = |head: &str| [split(head), vec![odd.clone()], split("c1")].concat();
     let verb = VERBS.iter().find(|verb| verb.name == "create").unwrap();
@@ -418,7 +418,7 @@ fn words_that_are_not_utf_8_are_paths_or_errors() {
 }
 
 #[test]
-fn the_log_is_known_before_the_rest() {
+fn the_options_of_the_log_are_found_in_a_wrong_line() {
     let json =
         log::Options { file: Some("/f".into()), format: log::Format::Json, level: log::Level::Warning };
     for (line, expected) in [
@@ -444,9 +444,9 @@ fn the_log_is_known_before_the_rest() {
     }
 }
 
-/// The completions offer them.
+/// The completions offer these words.
 #[test]
-fn words_that_the_tables_offer_are_taken() {
+fn every_word_in_the_tables_is_a_valid_value() {
     let offered = |tables: &[&[table::Opt]]| {
         let rows = tables.iter().flat_map(|table| table.iter());
         let words = |option: &table::Opt| match option.takes {

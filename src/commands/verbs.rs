@@ -33,7 +33,7 @@ const EXEC: &[Opt] = &[
     opt("tty", Some('t'), Switch, "give it a terminal"),
     opt("detach", Some('d'), Switch, "do not wait for the process"),
     opt("env", Some('e'), Texts("NAME=VALUE"), "set an environment variable"),
-    opt("user", Some('u'), Text("USER[:GROUP]"), "whom to run as: ids, or the container's names"),
+    opt("user", Some('u'), Text("USER[:GROUP]"), "the user to run as: ids, or names in the container"),
     opt("additional-gids", Some('g'), Numbers("GID"), "add a supplementary group"),
     opt("cwd", None, Text("DIR"), "working directory"),
     opt("cap", Some('c'), Texts("CAP"), "add a capability (not to the inheritable ones)"),
@@ -77,7 +77,7 @@ const UPDATE: &[Opt] = &[
 pub const VERBS: &[Verb] = &[
     Verb {
         name: "create",
-        about: "make a container, to be started later",
+        about: "create a container, which start runs later",
         options: &[CREATE, IO],
         operands: Operands::Id,
         work: |m| ready(read::create(m)?, create::run),
@@ -96,7 +96,7 @@ pub const VERBS: &[Verb] = &[
             "applied",
             None,
             Switch,
-            "and what the kernel says of it beside what was asked; a difference is an error",
+            "also print what was asked for and what the kernel reports; a difference is an error",
         )]],
         operands: Operands::Id,
         work: |m| {
@@ -115,17 +115,17 @@ pub const VERBS: &[Verb] = &[
         name: "delete",
         about: "remove a stopped container",
         options: &[&[
-            opt("force", Some('f'), Switch, "kill it if it has not stopped; fine if there is none"),
-            opt("all", Some('a'), Switch, "every container, instead of one; prints their ids"),
+            opt("force", Some('f'), Switch, "kill it if it has not stopped; succeed if it does not exist"),
+            opt("all", Some('a'), Switch, "delete every container, and print their ids"),
         ]],
         operands: Operands::MaybeId,
         work: |m| ready(read::delete(m)?, delete::run),
     },
     Verb {
         name: "gc",
-        about: "remove what interrupted commands have left",
+        about: "remove the leftovers of interrupted commands",
         options: &[&[
-            opt("stopped", None, Switch, "and stopped containers, which an engine may still ask for"),
+            opt("stopped", None, Switch, "also remove stopped containers, which an engine may still ask for"),
             opt("dry-run", None, Switch, "only print what would be removed"),
             opt("format", Some('f'), Word("FORMAT", &["text", "json"]), "text or json"),
         ]],
@@ -134,14 +134,14 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "pause",
-        about: "let a container's processes stand still",
+        about: "freeze the processes of a container",
         options: &[],
         operands: Operands::Id,
         work: |m| ready(read::id(m)?, pause::run),
     },
     Verb {
         name: "resume",
-        about: "let a paused container's processes go on",
+        about: "thaw the processes of a paused container",
         options: &[],
         operands: Operands::Id,
         work: |m| ready(read::id(m)?, resume::run),
@@ -155,10 +155,10 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "events",
-        about: "print what a container uses, until it stops",
+        about: "print the resource use of a container, until it stops",
         options: &[&[
-            opt("stats", None, Switch, "print one record, and end"),
-            opt("interval", None, Text("DURATION"), "how often (default 5s)"),
+            opt("stats", None, Switch, "print one record and exit"),
+            opt("interval", None, Text("DURATION"), "the time between two records (default 5s)"),
         ]],
         operands: Operands::Id,
         work: |m| ready(read::events(m)?, events::run),
@@ -172,7 +172,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "exec",
-        about: "run a further program in a container",
+        about: "run another program in a container",
         options: &[EXEC, IO],
         operands: Operands::IdWords,
         work: |m| ready_with_code(read::exec(m)?, exec::run),
@@ -193,7 +193,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "spec",
-        about: "write a config.json to begin with",
+        about: "write a config.json to start from",
         options: &[&[
             opt("bundle", Some('b'), Path("DIR"), "where (default: the working directory)"),
             opt("rootless", None, Switch, "for a caller who is not root"),
@@ -210,14 +210,14 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "features",
-        about: "print what corten can do",
+        about: "print what corten supports",
         options: &[],
         operands: Operands::None,
         work: |_| ready((), features::run),
     },
     Verb {
         name: "seccomp",
-        about: "explain a profile: seccomp explain PROFILE|--bundle DIR [SYSCALL...]",
+        about: "explain a seccomp profile: seccomp explain PROFILE|--bundle DIR [SYSCALL...]",
         options: &[&[
             opt("bundle", Some('b'), Path("DIR"), "the profile of this bundle's configuration"),
             opt("dump", None, Switch, "print the program instead"),
@@ -227,7 +227,7 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "trace",
-        about: "print what --trace has written as a timeline",
+        about: "print a file of --trace as a timeline",
         options: &[],
         operands: Operands::File,
         work: |m| ready(read::path(m, "file").unwrap_or_default(), trace::run),

@@ -5,7 +5,7 @@ use super::*;
 use crate::error::{kind, pointer};
 use oci_spec::runtime::LinuxSchedulerFlag as Flag;
 
-/// A configuration with these members beside the version.
+/// Returns a configuration with a version and these members.
 fn document(version: &str, members: &str) -> String {
     let comma = if members.is_empty() { "" } else { "," };
     format!("{{\"ociVersion\":\"{version}\"{comma}{members}}}")
@@ -67,7 +67,7 @@ fn the_text_is_kept() {
 }
 
 #[test]
-fn an_unknown_capability_is_warned_of_since_1_1() {
+fn an_unknown_capability_is_a_warning_since_1_1() {
     let members = r#""process":{"cwd":"/","user":{"uid":0,"gid":0},"capabilities":{
         "bounding":["CAP_KILL","CAP_NEW","chown"],"ambient":["CAP_NEWER"]}}"#;
     for (version, warned) in [("1.0.2", false), ("1.0.2-dev", false), ("1.1.0", true), ("1.3.0", true)] {
@@ -96,7 +96,7 @@ fn an_unknown_capability_is_warned_of_since_1_1() {
 }
 
 #[test]
-fn scheduler_flags_have_the_specs_names() {
+fn scheduler_flags_have_the_names_of_the_specification() {
     let flags = |name: &str| {
         let process = format!(
             r#""process":{{"cwd":"/","user":{{}},"scheduler":{{"policy":"SCHED_FIFO","flags":["{name}"]}}}}"#
@@ -119,7 +119,7 @@ fn scheduler_flags_have_the_specs_names() {
 }
 
 #[test]
-fn cpu_lists_may_hold_blanks() {
+fn cpu_lists_may_contain_blanks() {
     let initial = |list: &str| {
         let process =
             format!(r#""process":{{"cwd":"/","user":{{}},"execCPUAffinity":{{"initial":"{list}"}}}}"#);
@@ -140,7 +140,7 @@ fn cpu_lists_may_hold_blanks() {
 }
 
 #[test]
-fn what_is_absent_stays_absent() {
+fn absent_members_stay_absent() {
     let pids = |text: &str| {
         let config = good(&format!(r#""linux":{{"resources":{{{text}}}}}"#));
         let resources = config.spec.linux().as_ref().unwrap().resources().clone().unwrap();
@@ -241,7 +241,7 @@ fn errors_name_the_place() {
         (r#""process":{"cwd":"/","user":[0,0]}"#, "process.user", "invalid type: sequence"),
         (r#""mounts":[["/a"]]"#, "mounts[0]", "invalid type: sequence"),
         (r#""linux":{"timeOffsets":{"boottime":[1]}}"#, "linux.timeOffsets.boottime", "sequence"),
-        // After a repair.
+        // Errors after a repair.
         (
             r#""process":{"cwd":"/","user":{"gid":"x"},"capabilities":{"bounding":["CAP_NEW"]}}"#,
             "process.user.gid",
@@ -259,7 +259,7 @@ fn errors_name_the_place() {
     }
 }
 
-/// A document, the place of an object in it, and that object's REQUIRED members.
+/// A document, the place of an object in it, and the required members of that object.
 const REQUIRED: &[(&str, &str, &[&str])] = &[
     (r#"{"root": {"path": "r"}}"#, "root", &["path"]),
     (r#"{"mounts": [{"destination": "/a"}]}"#, "mounts[0]", &["destination"]),
@@ -330,14 +330,14 @@ const REQUIRED: &[(&str, &str, &[&str])] = &[
     (r#"{"linux": {"memoryPolicy": {"mode": "MPOL_LOCAL"}}}"#, "linux.memoryPolicy", &["mode"]),
 ];
 
-/// What the spec calls REQUIRED is not taken for 0 or for none where it is left out.
+/// A member that the specification requires is not read as 0 or as an empty value if it is absent.
 #[test]
 fn required_members_are_required() {
     for (whole, place, members) in REQUIRED {
         let whole = whole.replacen('{', "{\"ociVersion\": \"1.2.0\", ", 1);
         assert!(parse(whole.clone()).is_ok(), "{whole}");
         for member in *members {
-            // Under another name, which is ignored as unknown.
+            // A member with another name is ignored as unknown.
             let (before, after) = whole.rsplit_once(&format!("\"{member}\": ")).unwrap();
             let error = parse(format!("{before}\"x-{member}\": {after}")).expect_err(member);
             let problems = error.downcast_ref::<Problems>().unwrap_or_else(|| panic!("{member}: {error:#}"));
@@ -351,7 +351,7 @@ fn required_members_are_required() {
 }
 
 #[test]
-fn broken_json_is_told_with_line_and_column() {
+fn broken_json_is_reported_with_line_and_column() {
     let deep = |open: &str, close: &str| open.repeat(200_000) + &close.repeat(200_000);
     let nested =
         document("1.2.0", &format!("\"linux\":{}1{}", "{\"linux\":".repeat(200_000), "}".repeat(200_000)));
@@ -371,7 +371,7 @@ fn broken_json_is_told_with_line_and_column() {
         let shown = format!("{error:#}");
         assert!(shown.contains(message) && !shown.contains('\n') && shown.len() < 200, "{shown}");
     }
-    // Below a member that the types do not know, depth costs no stack.
+    // Depth below an unknown member needs no stack.
     parse(nested).unwrap();
     let deep_mounts = document("1.2.0", &format!("\"mounts\":{}", deep("[", "]")));
     assert_eq!(kind(&parse(deep_mounts).unwrap_err()), Kind::Config);
@@ -380,7 +380,7 @@ fn broken_json_is_told_with_line_and_column() {
 }
 
 #[test]
-fn every_beginning_of_a_document_is_an_error_and_no_panic() {
+fn a_truncated_document_is_an_error_and_no_panic() {
     let text = document(
         "1.2.0",
         r#""process":{"cwd":"/ä\u00e4","user":{"uid":1}},"mounts":[{"destination":"/\"a","options":["ro"]}]"#,
@@ -388,7 +388,7 @@ fn every_beginning_of_a_document_is_an_error_and_no_panic() {
     assert!(parse(text.clone()).is_ok());
     for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
         assert!(parse(text[..end].to_string()).is_err(), "{end}");
-        // Wrong from there on.
+        // The text is wrong from this byte on.
         assert!(parse(format!("{}\u{1}{}", &text[..end], &text[end..])).is_err(), "{end}");
     }
     for (line, column) in [(0, 0), (1, 0), (1, 5_000), (9, 9)] {

@@ -239,3 +239,30 @@ fn print_seccomp(text: &mut Text, plan: &seccomp::Plan) {
         text.line(format_args!("execve fails with errno {errno}"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_the_configuration_is_one_word_on_one_line() {
+        for (text, expected) in [
+            ("/a-b_c.d:e=f", "/a-b_c.d:e=f"),
+            ("", r#""""#),
+            ("a b", r#""a b""#),
+            ("a\n  devices allow a *:* rwm", r#""a\n  devices allow a *:* rwm""#),
+            ("\u{1b}[2J", r#""\x1b[2J""#),
+            (r#"a"b\"#, r#""a\"b\\""#),
+        ] {
+            assert_eq!(word(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bits_without_a_name_are_shown_as_a_number() {
+        let names = [(1, "one"), (4, "four")];
+        assert_eq!(flags(0, names), "");
+        assert_eq!(flags(5, names), "one four");
+        assert_eq!(flags(0x14, names), "four 0x10");
+    }
+}

@@ -50,7 +50,7 @@ fn check(filter: &[sock_filter], rows: &[(u32, u32, &[u64], u32)]) {
 }
 
 #[test]
-fn dockers_profile() {
+fn dockers_profile_decides_these_calls() {
     let filter = filter_of(DOCKER, Arch::ScmpArchX86_64);
     check(
         &filter,
@@ -58,7 +58,7 @@ fn dockers_profile() {
             (X86_64, 0, &[], ALLOW),
             (X86_64, 59, &[], ALLOW),
             (X86_64, 165, &[], EPERM),
-            // clone: no new namespaces; clone3, whose flags lie in memory: not there.
+            // clone must create no namespaces. The flags of clone3 are in memory, so it gets ENOSYS.
             (X86_64, 56, &[0x11], ALLOW),
             (X86_64, 56, &[0x1000_0000], EPERM),
             (X86_64, 56, &[1 << 40 | 0x11], ALLOW),
@@ -91,7 +91,7 @@ fn dockers_profile() {
 }
 
 #[test]
-fn podmans_profile() {
+fn podmans_profile_decides_these_calls() {
     let filter = filter_of(PODMAN, Arch::ScmpArchX86_64);
     let unknown = plan_of(PODMAN, Arch::ScmpArchX86_64).0.unwrap().unknown;
     assert_eq!(unknown, [""; 0]);
@@ -114,7 +114,7 @@ fn podmans_profile() {
 }
 
 #[test]
-fn containerds_profile() {
+fn containerds_profile_decides_these_calls() {
     let filter = filter_of(CONTAINERD, Arch::ScmpArchX86_64);
     assert_eq!(plan_of(CONTAINERD, Arch::ScmpArchX86_64).0.unwrap().unknown, [""; 0]);
     check(
@@ -137,9 +137,9 @@ fn containerds_profile() {
 }
 
 #[test]
-fn rules_of_one_call() {
+fn the_first_rule_without_arguments_decides() {
     let errno = |n: u32| 0x5_0000 | n;
-    // The default's action is no rule; the first rule without arguments decides, wherever it stands.
+    // A rule with the default action is dropped. The first rule without arguments decides, wherever it is.
     let filter = filter_of(
         r#"{"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_NATIVE"], "syscalls": [
             {"names": ["read", "write"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
@@ -176,9 +176,9 @@ fn rules_of_one_call() {
     );
 }
 
-/// Only the default's ENOSYS or an action that is not errno keeps calls newer than the profile from ENOSYS.
+/// Calls that are newer than the profile get ENOSYS, unless the default is ENOSYS or not an errno.
 #[test]
-fn newer_calls() {
+fn newer_calls_get_enosys() {
     for (default, expected) in [
         (r#""SCMP_ACT_ERRNO""#, ENOSYS),
         (r#""SCMP_ACT_ERRNO", "defaultErrnoRet": 38"#, ENOSYS),
@@ -193,10 +193,10 @@ fn newer_calls() {
         let filter = filter_of(&json, Arch::ScmpArchX86_64);
         check(&filter, &[(X86_64, 166, &[], expected), (X86_64, 165, &[], 0x7ffc_0000)]);
     }
-    // Nothing is newer than nothing.
+    // Without a named call, no call is newer.
     let filter = filter_of(r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#, Arch::ScmpArchX86_64);
     check(&filter, &[(X86_64, 0, &[], EPERM), (X86_64, 9999, &[], EPERM)]);
-    // s390's number 0 is that of every call that the kernel does not know.
+    // Number 0 of s390 stands for every call that the kernel does not know.
     let json = r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}"#;
     let filter = filter_of(json, Arch::ScmpArchS390x);
     check(
@@ -206,7 +206,7 @@ fn newer_calls() {
 }
 
 #[test]
-fn everything_wrong_is_found_at_its_place() {
+fn every_problem_is_reported_with_its_place() {
     let rule = |members: &str| {
         format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{{"names": ["read"], {members}}}]}}"#)
     };
@@ -263,7 +263,7 @@ fn everything_wrong_is_found_at_its_place() {
 }
 
 #[test]
-fn a_program_that_the_kernel_would_not_take() {
+fn a_program_with_too_many_instructions_is_refused() {
     let rule = |i| {
         format!(
             r#"{{"names": ["read"], "action": "SCMP_ACT_LOG",
@@ -280,7 +280,7 @@ fn a_program_that_the_kernel_would_not_take() {
 }
 
 #[test]
-fn flags_and_listener() {
+fn flags_and_the_listener_are_planned() {
     use crate::sys::seccomp::{LOG, NEW_LISTENER, TSYNC, TSYNC_ESRCH, WAIT_KILLABLE_RECV};
     let flags = r#""flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC",
         "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]"#;
@@ -318,7 +318,7 @@ fn flags_and_listener() {
     }
 }
 
-/// Whether a comparison holds, as compile's documentation has it.
+/// Reports whether a comparison is true, by the documentation of the compiler.
 fn holds(arg: &compile::Comparison, args: &[u64; 6], mask: u64) -> bool {
     let (left, right) = (args[usize::from(arg.index)] & mask, arg.value & mask);
     match arg.operator {
@@ -332,9 +332,10 @@ fn holds(arg: &compile::Comparison, args: &[u64; 6], mask: u64) -> bool {
     }
 }
 
-/// `explain` tells what the program does: of every call and its neighbours, on every architecture of the profile.
+/// `explain` agrees with the program about every call and its neighbours, on every architecture of the
+/// profile.
 #[test]
-fn explain_is_what_the_program_does() {
+fn explain_agrees_with_the_program() {
     let several = r#"{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 5, "architectures":
         ["SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_S390X", "SCMP_ARCH_S390", "SCMP_ARCH_MIPS64N32"], "syscalls": [
         {"names": ["read", "shmget", "clone"], "action": "SCMP_ACT_LOG"},
@@ -369,7 +370,7 @@ fn explain_is_what_the_program_does() {
 }
 
 #[test]
-fn explanations_and_programs_in_words() {
+fn explanations_and_dumps_have_these_words() {
     let explained = |json: &str, names: &[&str]| {
         let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
