@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 use serde_json::Value;
 
+use crate::cgroups::Write;
 pub use crate::cgroups::dbus::Value as BusValue;
 use crate::cgroups::dbus::{Call, wire};
 use crate::commands;
@@ -36,9 +37,9 @@ pub fn complete(wanted: Value, asked: &Value) -> Value {
     commands::update::complete(wanted, asked)
 }
 
-/// What is configured after that, if `effective` has come to these files and values.
+/// What is configured after that, if `effective` has come to these writes.
 #[must_use]
-pub fn kept(asked: Value, effective: Value, written: &[(&str, &str)]) -> Value {
+pub fn kept(asked: Value, effective: Value, written: &[Write]) -> Value {
     commands::update::kept_resources(asked, effective, written)
 }
 

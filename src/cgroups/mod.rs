@@ -6,6 +6,7 @@
 //! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
 
 mod backend;
+pub mod compare;
 pub mod dbus;
 pub mod devices;
 mod host;
@@ -19,7 +20,7 @@ mod tree;
 pub mod update;
 pub mod v1;
 pub mod v2;
-pub mod values;
+pub mod value;
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -37,6 +38,7 @@ pub use host::{Host, unescape};
 pub use process::{below, beside, freezing};
 pub use resources::Write;
 pub use tree::remove_parents;
+pub use value::Value;
 
 /// Who makes cgroups on this host: `--cgroup-manager`, `--systemd-cgroup`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

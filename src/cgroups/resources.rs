@@ -10,13 +10,14 @@ use oci_spec::runtime::{
     LinuxThrottleDevice, LinuxWeightDevice,
 };
 
+use super::value::Value;
 use crate::error::Problems;
 
 /// One value for one file of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     pub file: String,
-    pub value: String,
+    pub value: Value,
     /// The place in config.json that asks for it.
     pub place: String,
     pub absent: Absent,
@@ -34,13 +35,13 @@ pub enum Absent {
     /// Nothing if the host has no swap, since then no one can swap more than this.
     NoSwap,
     /// The limit is set in another way.
-    Instead { file: &'static str, value: String },
+    Instead { file: &'static str, value: Value },
 }
 
 impl Write {
-    pub(super) fn new(file: impl Into<String>, value: impl ToString, place: impl Into<String>) -> Self {
-        let (file, place) = (file.into(), place.into());
-        Self { file, value: value.to_string(), place, absent: Absent::Fails, floor: None }
+    pub(crate) fn new(file: impl Into<String>, value: impl Into<Value>, place: impl Into<String>) -> Self {
+        let (file, value, place) = (file.into(), value.into(), place.into());
+        Self { file, value, place, absent: Absent::Fails, floor: None }
     }
 
     pub(super) fn absent(self, absent: Absent) -> Self {
@@ -284,7 +285,7 @@ fn plan_io(io: &LinuxBlockIo, writes: &mut Vec<Write>, problems: &mut Problems) 
     let weight_place = format!("{place}.weight");
     if let Some(weight) = checked_weight(io.weight(), &weight_place, problems) {
         // The file exists where the BFQ scheduler is built in or loaded, and then it is the one that counts.
-        let instead = Absent::Instead { file: "io.weight", value: io_weight(weight).to_string() };
+        let instead = Absent::Instead { file: "io.weight", value: io_weight(weight).into() };
         writes.push(Write::new(bfq, weight, weight_place).absent(instead));
     }
     let leaf = |weight: Option<u16>| weight.is_some_and(|n| n != 0);
@@ -297,7 +298,7 @@ fn plan_io(io: &LinuxBlockIo, writes: &mut Vec<Write>, problems: &mut Problems) 
         let place = format!("{place}.weight");
         let weight = checked_weight(entry.weight(), &place, problems);
         if let (Some(device), Some(weight)) = (device, weight) {
-            let value = format!("{device} {}", io_weight(weight));
+            let value = format!("{device} {}", io_weight(weight)).into();
             let instead = Absent::Instead { file: "io.weight", value };
             writes.push(Write::new(bfq, format!("{device} {weight}"), place).absent(instead));
         }
@@ -408,8 +409,7 @@ fn plan_unified(resources: &LinuxResources, writes: &mut Vec<Write>, problems: &
 pub(super) mod tests {
     use super::*;
 
-    /// The writes as `file=value`, a `?` behind those that ask for no limit, and the problems as `place:
-    /// message`.
+    /// Returns the writes as `file=value`, with a `?` after those that ask for no limit, and the problems as `place: message`.
     pub(in crate::cgroups) fn shown(
         json: &str,
         plan: fn(&LinuxResources, &mut Problems) -> Vec<Write>,
@@ -436,7 +436,7 @@ pub(super) mod tests {
     fn resources_become_writes() {
         for (json, expected) in [
             ("{}", &[][..]),
-            // What engines send for "no limit".
+            // What engines send for no limit.
             (
                 r#"{"memory":{"disableOOMKiller":false,"limit":0,"swappiness":18446744073709551615},
                     "cpu":{"shares":0,"quota":0,"cpus":""},"blockIO":{"weight":0},"network":{},

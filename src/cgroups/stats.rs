@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::v1;
+use crate::cpu_list;
 use crate::error::Result;
 
 /// The statistics, from what `read` gives for a file's name (`None`: there is no such file) and the sizes of huge
@@ -166,8 +167,9 @@ fn pressure(text: &str) -> Value {
 }
 
 /// The members of `0-3,7`.
-pub(super) fn list(text: &str) -> Vec<u32> {
-    super::values::list(text.trim()).unwrap_or_default().into_iter().collect()
+pub(super) fn list(text: &str) -> Vec<usize> {
+    let list = cpu_list::parse(text.trim(), cpu_list::LARGEST).ok().flatten();
+    list.map(|list| list.members()).unwrap_or_default()
 }
 
 /// The network interfaces in the text of `/proc/PID/net/dev`, as runc names their figures.

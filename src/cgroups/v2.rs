@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use super::resources::{Absent, Write};
 pub use super::tree::Cgroup;
 use super::tree::{open_dir, read_file, read_list, vanished};
-use super::{devices, systemd};
+use super::{Value, devices, systemd};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, bpf, fs};
 use crate::{host, trace};
@@ -320,9 +320,9 @@ fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result
 /// Sets one limit.
 pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
     if let Some(file) = write.floor {
-        check_floor(Some(&read_file(dir, file)?), &write.value, &write.place)?;
+        check_floor(Some(&read_file(dir, file)?), write)?;
     }
-    let result = write_value(dir, &write.file, &write.value);
+    let result = write_value(dir, &write.file, &write.value.to_string());
     let Err(e) = result else { return Ok(()) };
     if !fs::absent(dir, Path::new(&write.file), &e) {
         return Err(anyhow!(e).context(write.place.clone()));
@@ -330,7 +330,9 @@ pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
     match &write.absent {
         Absent::NoLimit => Ok(()),
         Absent::NoSwap if !host_swaps() => Ok(()),
-        Absent::Instead { file, value } => write_value(dir, file, value).with_context(|| write.place.clone()),
+        Absent::Instead { file, value } => {
+            write_value(dir, file, &value.to_string()).with_context(|| write.place.clone())
+        }
         Absent::Fails | Absent::NoSwap => {
             let (place, file) = (&write.place, &write.file);
             Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", path.display())))
@@ -339,12 +341,15 @@ pub(super) fn apply(dir: BorrowedFd, write: &Write, path: &Path) -> Result<()> {
 }
 
 /// Refuses a limit below what `used`, the text of a file, says to be in use.
-pub(super) fn check_floor(used: Option<&str>, value: &str, place: &str) -> Result<()> {
+pub(super) fn check_floor(used: Option<&str>, write: &Write) -> Result<()> {
     let used: u64 = used.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    if value.parse().is_ok_and(|limit: u64| limit < used) {
-        return Err(fail(Kind::Config, format!("{place}: {value} is below the usage, {used}")));
+    match write.value {
+        Value::Number(limit @ 0..) if limit < used.into() => {
+            let place = &write.place;
+            Err(fail(Kind::Config, format!("{place}: {limit} is below the usage, {used}")))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {

@@ -8,7 +8,6 @@ use std::path::Path;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
-use crate::cgroups::values::part;
 use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
@@ -76,10 +75,10 @@ struct Limits {
 }
 
 impl Limits {
-    /// Files and what they say now; among them those that are changed instead of others, which the host does not have.
-    fn written(&self) -> Vec<(&str, &str)> {
-        let writes = self.writes.iter().map(|write| (write.file.as_str(), write.value.as_str()));
-        writes.chain(self.update.changes.iter().map(|c| (c.file.as_str(), c.after.as_str()))).collect()
+    /// Returns all writes, also those to files that are used instead of others.
+    fn written(&self) -> Vec<Write> {
+        let changes = self.update.changes.iter().map(|change| &change.write);
+        self.writes.iter().chain(changes).cloned().collect()
     }
 }
 
@@ -95,7 +94,7 @@ fn limits(record: &Record, effective: &Value, before: &LinuxResources, dry_run: 
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Problems::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
-    let update = cgroups::update::plan(&cgroup, unit, writes.clone(), devices, !dry_run)?;
+    let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, !dry_run)?;
     Ok(Limits { cgroup, writes, update })
 }
 
@@ -195,7 +194,7 @@ pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
 /// The resources to keep: `asked` with what `effective` says, which has come to what is `written`
 /// to files. Keys of v2's own that were asked for
 /// before have the last word when they are read again, and so must say the same.
-pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[(&str, &str)]) -> Value {
+pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[Write]) -> Value {
     let former = asked["unified"].clone();
     let said = effective["unified"].clone();
     let mut kept = merged(asked, effective);
@@ -204,35 +203,18 @@ pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[(&str, &
         let lines =
             |value: &Value| value.as_str().into_iter().flat_map(str::lines).map(String::from).collect();
         let (mut old, new): (Vec<String>, Vec<String>) = (lines(&former[file]), lines(&said[file]));
-        for (_, written) in written.iter().filter(|(other, _)| other == file) {
-            old.iter_mut().for_each(|line| *line = newer(file, line, written));
+        for write in written.iter().filter(|write| write.file == *file) {
+            let then = |line: &str| cgroups::Value::from(line).then(file, &write.value).to_string();
+            old.iter_mut().for_each(|line| *line = then(line));
         }
-        old.retain(|line| !new.iter().any(|other| part(file, line) == part(file, other)));
+        let replaced = |line: &str| {
+            let line = line.into();
+            new.iter().any(|other| cgroups::Value::from(other.as_str()).replaces(file, &line))
+        };
+        old.retain(|line| !replaced(line));
         *value = [old, new].concat().join("\n").into();
     }
     kept
-}
-
-/// What a file was asked to say, with what is written to it now: all of it, or a device's line, or some of its figures.
-fn newer(file: &str, before: &str, written: &str) -> String {
-    if part(file, before) == part(file, written) {
-        return written.into();
-    }
-    let figures = |text| {
-        let (device, figures) = str::trim(text).split_once(' ')?;
-        let figures = figures.split_whitespace().map(|word| word.split_once('='));
-        Some((device, figures.collect::<Option<Vec<_>>>()?))
-    };
-    match (figures(before), figures(written)) {
-        (Some((device, old)), Some((other, new))) if device == other => {
-            let now = |name: &str| new.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
-            old.into_iter().fold(device.to_string(), |line, (name, value)| {
-                let value = now(name).unwrap_or(value);
-                format!("{line} {name}={value}")
-            })
-        }
-        _ => before.into(),
-    }
 }
 
 /// What names an entry of a list.
@@ -276,15 +258,15 @@ fn merged(asked: Value, wanted: Value) -> Value {
 
 fn shown(shares: Option<&intel_rdt::Update>, limits: Option<&Limits>) -> Result<String> {
     let mut out = String::new();
-    for change in limits.iter().flat_map(|limits| &limits.update.told).flat_map(|told| &told.changes) {
+    for change in limits.iter().flat_map(|limits| &limits.update.unit).flat_map(|unit| &unit.changes) {
         let [before, after] = [&change.before, &change.after].map(systemd::shown);
         let _ = writeln!(out, "systemd {}: {before} -> {after}", change.name);
     }
     let changes = limits.iter().flat_map(|limits| &limits.update.changes);
     for change in shares.iter().flat_map(|update| &update.changes).chain(changes) {
-        let before = change.before.as_deref().unwrap_or("?");
-        // A String takes all that is written to it.
-        let _ = writeln!(out, "{}: {} -> {}", change.file, before, change.after);
+        let before = change.present.as_ref().map_or_else(|| "?".into(), ToString::to_string);
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}: {before} -> {}", change.write.file, change.write.value);
     }
     let Some((cgroup, rules)) =
         limits.and_then(|limits| Some((&limits.cgroup, limits.update.devices.as_ref()?)))
@@ -375,7 +357,8 @@ mod tests {
             ),
         ] {
             let asked = json!({"unified": asked});
-            let kept = kept_resources(asked, read(wanted), &[("pids.max", "1"), (file, written)]);
+            let writes = [Write::new("pids.max", 1, ""), Write::new(file, written, "")];
+            let kept = kept_resources(asked, read(wanted), &writes);
             assert_eq!(kept["unified"], expected, "{file} {written}");
         }
     }

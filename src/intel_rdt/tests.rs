@@ -291,8 +291,8 @@ fn updates_are_of_a_class_of_ones_own() {
     }
     let both = [("l3CacheSchema", "L3:0=3".to_string()), ("memBwSchema", "MB:0=15".into())];
     let update = Update::plan(Some(&own), &both).unwrap();
-    let changes: Vec<_> = update.changes.iter().map(|c| (c.before.as_deref(), c.after.as_str())).collect();
-    assert_eq!(changes, [(Some("L3:0=07f0;1=001f"), "L3:0=3")]);
+    let changes: Vec<_> = update.changes.iter().map(|c| (c.present.clone(), c.write.value.clone())).collect();
+    assert_eq!(changes, [(Some("L3:0=07f0;1=001f".into()), "L3:0=3".into())]);
     // Only the beginning of a plain file is written over.
     tree.file("gold/schemata", "");
     update.apply().unwrap();

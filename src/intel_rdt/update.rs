@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Line, PLACE, bandwidth_line, cache_lines, schemata, step, write};
-use crate::cgroups::update::Change;
+use crate::cgroups::compare::Compared;
+use crate::cgroups::{self, Write};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
 use crate::state::ClassRecord;
@@ -13,7 +14,7 @@ use crate::sys::fs;
 #[derive(Debug)]
 pub struct Update<'a> {
     record: &'a ClassRecord,
-    pub changes: Vec<Change>,
+    pub changes: Vec<Compared>,
 }
 
 impl<'a> Update<'a> {
@@ -44,31 +45,28 @@ impl<'a> Update<'a> {
             };
             let none: [&str; 0] = [];
             if !schemata::holds(&text, &none, &present, step) {
-                changes.push(Change {
-                    file: "schemata".into(),
-                    before: Some(before.into()),
-                    after: text,
-                    place,
-                });
+                let (write, present) = (Write::new("schemata", text, place), Some(before.into()));
+                changes.push(Compared { write, present });
             }
         }
         Ok(Self { record, changes })
     }
 
     pub fn apply(&self) -> Result<()> {
-        self.write(|change| Some(&change.after))
+        self.write(|change| Some(&change.write.value))
     }
 
     /// Brings the former shares back, after an error that tells more than what goes wrong here.
     pub fn undo(&self) {
-        if let Err(e) = self.write(|change| change.before.as_ref()) {
+        if let Err(e) = self.write(|change| change.present.as_ref()) {
             log::warn(format!("undoing: {e:#}, ignoring"));
         }
     }
 
-    fn write<'b>(&'b self, which: impl Fn(&'b Change) -> Option<&'b String>) -> Result<()> {
-        let line =
-            |change: &'b Change| Some(Line { place: change.place.clone(), text: which(change)?.clone() });
+    fn write<'b>(&'b self, which: impl Fn(&'b Compared) -> Option<&'b cgroups::Value>) -> Result<()> {
+        let line = |change: &'b Compared| {
+            Some(Line { place: change.write.place.clone(), text: which(change)?.to_string() })
+        };
         let lines: Vec<Line> = self.changes.iter().filter_map(line).collect();
         if lines.is_empty() { Ok(()) } else { write(&self.record.mount, &self.record.group, &lines) }
     }

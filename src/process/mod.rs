@@ -13,7 +13,6 @@ pub mod env;
 pub mod exec;
 pub mod io_priority;
 pub mod landlock;
-pub mod list;
 pub mod lsm;
 pub mod memory_policy;
 pub mod personality;

@@ -162,7 +162,7 @@ impl Cgroup {
         let writes = device_writes(filter)?;
         let now = List::parse(&holder.read("devices.list")?.unwrap_or_default());
         let steps = now.steps(&List::of(&writes)).unwrap_or(writes);
-        steps.iter().try_for_each(|write| holder.write(&write.file, &write.value))
+        steps.iter().try_for_each(|write| holder.write(&write.file, &write.value.to_string()))
     }
 
     /// The device rules that are in force, beside those of a filter.

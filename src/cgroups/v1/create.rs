@@ -175,7 +175,7 @@ fn set(dir: BorrowedFd, writes: &[Write], path: &Path) -> Result<()> {
     }
     again.into_iter().try_for_each(|write| v2::apply(dir, write, path))?;
     for write in writes.iter().filter(|w| forgettable(&w.file) && w.limits()) {
-        check_kept(&read_list(dir, &write.file)?, &write.value, &write.place)?;
+        check_kept(&read_list(dir, &write.file)?, write)?;
     }
     Ok(())
 }
@@ -190,7 +190,7 @@ fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
         if made.contains(&above) {
             shared.iter().try_for_each(|write| {
                 let _phase = trace::phase_of("write", || format!("{} = {}", write.file, write.value));
-                fs::write_at(fs::CWD, &file(&above, &write.file), write.value.as_bytes())
+                fs::write_at(fs::CWD, &file(&above, &write.file), write.value.to_string().as_bytes())
                     .with_context(|| write.place.clone())
             })?;
         }
@@ -203,7 +203,8 @@ fn set_devices(path: &Path, rules: &[Write]) -> Result<()> {
     let _phase = trace::phase("device rules");
     for rules in rules.chunk_by(|a, b| a.file == b.file) {
         let _phase = trace::phase_of("write", || format!("{}, rules: {}", rules[0].file, rules.len()));
-        let values = rules.iter().map(|rule| rule.value.as_bytes());
+        let values: Vec<String> = rules.iter().map(|rule| rule.value.to_string()).collect();
+        let values = values.iter().map(String::as_bytes);
         let place = || rules[0].place.clone();
         fs::write_each(fs::CWD, &file(path, &rules[0].file), values).with_context(place)?;
     }

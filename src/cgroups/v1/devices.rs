@@ -72,7 +72,7 @@ impl List {
         let mut list = Self { otherwise: true, exceptions: BTreeMap::new() };
         for write in writes {
             let allow = write.file == "devices.allow";
-            let Some((device, letters)) = exception(&write.value) else {
+            let Some((device, letters)) = exception(&write.value.to_string()) else {
                 list = Self { otherwise: allow, exceptions: BTreeMap::new() };
                 continue;
             };

@@ -6,6 +6,7 @@ use oci_spec::runtime::{
     LinuxThrottleDevice,
 };
 
+use crate::cgroups::Value;
 use crate::cgroups::resources::{
     Absent, Write, checked_weight, device, page_size, plan_pids, plan_rdma, some_weight,
 };
@@ -48,12 +49,15 @@ pub(in crate::cgroups) fn forgettable(file: &str) -> bool {
 }
 
 /// Refuses a limit that is forgotten: the file says `now` what it is.
-pub(in crate::cgroups) fn check_kept(now: &str, asked: &str, place: &str) -> Result<()> {
+pub(in crate::cgroups) fn check_kept(now: &str, write: &Write) -> Result<()> {
     let now: u64 = now.trim().parse().unwrap_or(u64::MAX);
-    if asked.parse().is_ok_and(|asked: u64| now > asked) {
-        return Err(fail(Kind::Unsupported, format!("{place}: this kernel does not limit it any more")));
+    match write.value {
+        Value::Number(asked @ 0..) if i128::from(now) > asked => {
+            let place = &write.place;
+            Err(fail(Kind::Unsupported, format!("{place}: this kernel does not limit it any more")))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A size or a time: 0 is unset, -1 no limit.
@@ -173,17 +177,17 @@ fn plan_cpu(cpu: &LinuxCpu, writes: &mut Vec<Write>, problems: &mut Problems) {
 fn plan_io(io: &LinuxBlockIo, writes: &mut Vec<Write>, problems: &mut Problems) {
     let place = "linux.resources.blockIO";
     // BFQ's file exists where that scheduler is built in or loaded; the others were those of CFQ.
-    let weight = |bfq: &str, file, value: String, place| {
-        Write::new(bfq, &value, place).absent(Absent::Instead { file, value })
+    let weight = |bfq: &str, file, value: Value, place| {
+        Write::new(bfq, value.clone(), place).absent(Absent::Instead { file, value })
     };
     for (bfq, file, name, value) in [
         (Some("blkio.bfq.weight"), "blkio.weight", "weight", io.weight()),
         (None, "blkio.leaf_weight", "leafWeight", io.leaf_weight()),
     ] {
         let place = format!("{place}.{name}");
-        let value = checked_weight(value, &place, problems).map(|n| n.to_string());
+        let value = checked_weight(value, &place, problems).map(u64::from);
         writes.extend(value.map(|value| match bfq {
-            Some(bfq) => weight(bfq, file, value, place),
+            Some(bfq) => weight(bfq, file, value.into(), place),
             None => Write::new(file, value, place),
         }));
     }
@@ -193,7 +197,7 @@ fn plan_io(io: &LinuxBlockIo, writes: &mut Vec<Write>, problems: &mut Problems) 
         let Some(device) = device(entry.major(), entry.minor(), &place, problems) else { continue };
         let own = checked_weight(entry.weight(), &format!("{place}.weight"), problems);
         writes.extend(own.map(|n| {
-            let value = format!("{device} {n}");
+            let value = format!("{device} {n}").into();
             weight("blkio.bfq.weight_device", "blkio.weight_device", value, format!("{place}.weight"))
         }));
         let leaf = checked_weight(entry.leaf_weight(), &format!("{place}.leafWeight"), problems);
@@ -270,7 +274,7 @@ mod tests {
     fn resources_become_writes() {
         for (json, expected) in [
             ("{}", &[][..]),
-            // What engines send for "no limit".
+            // What engines send for no limit.
             (
                 r#"{"memory":{"disableOOMKiller":false,"limit":0,"swappiness":18446744073709551615,"kernel":0},
                     "cpu":{"shares":0,"quota":0,"cpus":"","realtimeRuntime":0,"realtimePeriod":0},
