@@ -10,6 +10,7 @@ pub mod compare;
 pub mod dbus;
 pub mod devices;
 mod host;
+mod lower;
 pub mod oom;
 mod process;
 pub mod resources;

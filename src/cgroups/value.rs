@@ -64,6 +64,15 @@ pub(super) fn number(text: &str) -> Option<i128> {
 }
 
 impl Value {
+    /// Makes a line. A figure that stands alone has an empty name.
+    pub(super) fn line<'a, T: ToString>(
+        key: impl Into<String>,
+        figures: impl IntoIterator<Item = (&'a str, T)>,
+    ) -> Self {
+        let figures = figures.into_iter().map(|(name, figure)| (name.into(), figure.to_string()));
+        Self::Line { key: key.into(), figures: figures.collect() }
+    }
+
     /// Parses the text of a file, or text that is to be written there.
     #[must_use]
     pub fn parse(file: &str, text: &str) -> Self {

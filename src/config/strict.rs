@@ -38,6 +38,11 @@ pub(super) fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::
     Ok(value)
 }
 
+/// Converts a plain value to `T`.
+pub(super) fn from_value<'de, T: Deserialize<'de>>(value: &'de serde_json::Value) -> serde_json::Result<T> {
+    T::deserialize(strict(value))
+}
+
 /// A deserializer, visitor, seed or access. `object`: what is read now must not be an array, and must have these members.
 struct Strict<T> {
     inner: T,

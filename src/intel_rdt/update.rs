@@ -19,7 +19,7 @@ pub struct Update<'a> {
 
 impl<'a> Update<'a> {
     /// `schemas` are the members of the configuration that are to be others.
-    pub fn plan(record: Option<&'a ClassRecord>, schemas: &[(&'static str, String)]) -> Result<Self> {
+    pub fn prepare(record: Option<&'a ClassRecord>, schemas: &[(&'static str, String)]) -> Result<Self> {
         let options = "--l3-cache-schema, --mem-bw-schema";
         let refuse = |why: String| Err(fail(Kind::Unsupported, format!("{options}: {why}")));
         let Some(record) = record else { return refuse(format!("the container has no {PLACE}")) };

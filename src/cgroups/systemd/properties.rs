@@ -4,7 +4,7 @@
 //! unit's files. The runtime writes the files too, therefore a value that is rounded here is exact there.
 
 use super::super::dbus::Value;
-use super::super::resources::{Absent, Write};
+use super::super::resources::{Absent, LIMITS, Write};
 use super::super::value as file;
 
 /// The name and the value of a unit's property.
@@ -13,20 +13,16 @@ pub type Property = (String, Value);
 /// The prefix of annotations that set a property of the container's unit.
 pub const ANNOTATION: &str = "org.systemd.property.";
 
-/// Files, and the properties that systemd writes to them.
-const PROPERTIES: &[(&str, &str)] = &[
-    ("memory.max", "MemoryMax"),
-    ("memory.high", "MemoryHigh"),
-    ("memory.low", "MemoryLow"),
-    ("memory.min", "MemoryMin"),
-    ("memory.swap.max", "MemorySwapMax"),
-    ("pids.max", "TasksMax"),
-    ("cpu.weight", "CPUWeight"),
-    ("cpu.max", "CPUQuotaPerSecUSec"),
-    ("cpuset.cpus", "AllowedCPUs"),
-    ("cpuset.mems", "AllowedMemoryNodes"),
-    ("io.weight", "IOWeight"),
-];
+/// The properties for files that only `linux.resources.unified` sets. [`LIMITS`] has the others.
+const UNIFIED: [(&str, &str); 2] = [("memory.high", "MemoryHigh"), ("memory.min", "MemoryMin")];
+
+/// Returns the property that systemd writes to a file.
+fn property_of(file: &str) -> Option<&'static str> {
+    let limits =
+        LIMITS.iter().filter(|limit| limit.v2.file() == Some(file)).filter_map(|limit| limit.property);
+    let unified = UNIFIED.iter().filter(|(known, _)| *known == file).map(|(_, name)| *name);
+    limits.chain(unified).next()
+}
 
 /// systemd's number for no limit.
 const INFINITY: u64 = u64::MAX;
@@ -62,9 +58,9 @@ fn of_write(write: &Write) -> Vec<(&'static str, Value)> {
         Absent::Instead { file, value } => (*file, value),
         _ => (write.file.as_str(), &write.value),
     };
-    let Some((_, name)) = PROPERTIES.iter().find(|(known, _)| *known == file) else { return Vec::new() };
+    let Some(name) = property_of(file) else { return Vec::new() };
     match value.parsed(file) {
-        file::Value::Number(n) => u64::try_from(n).map(|n| vec![(*name, Value::U64(n))]).unwrap_or_default(),
+        file::Value::Number(n) => u64::try_from(n).map(|n| vec![(name, Value::U64(n))]).unwrap_or_default(),
         file::Value::Max => vec![(name, Value::U64(INFINITY))],
         file::Value::List(list) => vec![(name, Value::bytes(&list.bytes()))],
         file::Value::Quota { quota, period } => {
@@ -276,11 +272,7 @@ fn string(kind: Option<&str>, text: String) -> Option<Value> {
 }
 
 fn scalar(word: &str, kind: Option<&str>) -> Option<Value> {
-    if let Some(value) = match word {
-        "true" => Some(true),
-        "false" => Some(false),
-        _ => None,
-    } {
+    if let Ok(value) = word.parse() {
         return matches!(kind, None | Some("b")).then_some(Value::Bool(value));
     }
     let number = integer(word);
