@@ -1,7 +1,8 @@
-//! A write, compared with what the kernel says of the same file.
+//! A write, compared with what its file contains now.
 //!
-//! The kernel's text has other forms than what was written: sizes are rounded down to pages, lists of processors are
-//! sorted, a file has one line for each device where a write is for one of them, and a quota comes with a period.
+//! The kernel's text has other forms than what was written: sizes are rounded down to pages, lists of
+//! processors are sorted, a file has one line for each device where a write is for one of them, and a quota
+//! comes with a period.
 
 use super::resources::Write;
 use super::value::{Value, is_weight, number, unset_figure};
@@ -10,8 +11,8 @@ use super::value::{Value, is_weight, number, unset_figure};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compared {
     pub write: Write,
-    /// The part of the file that the write replaces, in a form that can be written again. `None` if the file does not
-    /// exist or cannot be read.
+    /// The part of the file that the write replaces, in a form that can be written again. `None` if the file
+    /// does not exist or cannot be read.
     pub present: Option<Value>,
 }
 
@@ -37,19 +38,15 @@ pub fn present(file: &str, written: &Value, text: &str) -> Value {
         line.unwrap_or_default().split_whitespace().skip(1)
     };
     let text = match written.parsed(file) {
-        Value::Line { key, figures } => {
-            let figure = |name: &str| match name {
-                "" => line(&key).next().or(unset_figure(file)).unwrap_or_default(),
-                name => {
-                    let mut pairs = line(&key).filter_map(|word| word.split_once('='));
-                    pairs.find(|(other, _)| *other == name).map_or("max", |(_, figure)| figure)
-                }
-            };
-            let figures = figures.into_iter().map(|(name, _)| {
-                let figure = figure(&name).into();
-                (name, figure)
-            });
-            let figures = figures.collect();
+        Value::Line { key, mut figures } => {
+            for (name, figure) in &mut figures {
+                let mut words = line(&key);
+                let found = match name.as_str() {
+                    "" => words.next().or(unset_figure(file)),
+                    name => words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')).or(Some("max")),
+                };
+                *figure = found.unwrap_or_default().into();
+            }
             return Value::Line { key, figures };
         }
         // "default 100", or the number alone.

@@ -1,5 +1,5 @@
-//! The writes that a row of the table of resources asks for: those of a number, and the functions that rows name where one
-//! number is not one value of one file.
+//! The writes that a row of the table of resources asks for: those of a number, and the functions that rows
+//! name where one number is not one value of one file.
 
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
@@ -89,8 +89,8 @@ impl Plan<'_> {
         self.writes.extend(match asked {
             Asked::Nothing => None,
             Asked::NoLimit => Some(Write::new(file, no_limit, place(limit)).absent(Absent::NoLimit)),
-            Asked::Zero => Some(Write::new(file, 0, place(limit)).absent(Absent::NoLimit)),
-            Asked::Limit(n) => Some(Write::new(file, convert(n), place(limit))),
+            Asked::Zero => Some(Write::new(file, Value::Number(0), place(limit)).absent(Absent::NoLimit)),
+            Asked::Limit(n) => Some(Write::new(file, Value::Number(convert(n)), place(limit))),
         });
     }
 
@@ -101,12 +101,13 @@ impl Plan<'_> {
         }
     }
 
-    /// Adds the limit of swap to `file`. The member is the sum of memory and swap. v1 limits that sum, v2 swap alone.
+    /// Adds the limit of swap to `file`. The member is the sum of memory and swap. v1 limits that sum, v2
+    /// swap alone.
     fn swap(&mut self, file: &str) {
         let Some(memory) = self.resources.memory() else { return };
         let place = "linux.resources.memory.swap";
         let v2 = self.version == Version::V2;
-        let limit = |n: i64| Write::new(file, n, place).absent(Absent::NoSwap);
+        let limit = |n: i64| Write::new(file, Value::Number(n.into()), place).absent(Absent::NoSwap);
         match (memory.swap().unwrap_or(0), memory.limit().unwrap_or(0)) {
             // In v1 memory without a limit has a sum without one. It would go on to limit memory otherwise.
             (0, -1) | (-1, _) => {
@@ -138,8 +139,8 @@ impl Plan<'_> {
         }
     }
 
-    /// Adds a weight of block IO. The file of the BFQ scheduler exists where it is built in or loaded, and then it is the one
-    /// that counts.
+    /// Adds a weight of block IO. The file of the BFQ scheduler exists where it is built in or loaded, and
+    /// then it is the one that counts.
     fn io_weight(&mut self, limit: &Limit, weight: i128, place: String, value: impl Fn(i128) -> Value) {
         let file = self.file(limit);
         let (bfq, converted) = match (self.version, file) {
@@ -152,9 +153,9 @@ impl Plan<'_> {
     }
 }
 
-/// Converts v1's shares (2 to 262144, 1024 by default) to v2's weight (1 to 10000, 100 by default), by the curve
-/// through these three points that runc and crun use since 2025. The older straight line turned the default
-/// into 39.
+/// Converts v1's shares (2 to 262144, 1024 by default) to v2's weight (1 to 10000, 100 by default), by the
+/// curve through these three points that runc and crun use since 2025. The older straight line turned the
+/// default into 39.
 pub(super) fn weight_of_shares(shares: i128) -> i128 {
     match shares {
         ..=2 => 1,
@@ -205,7 +206,7 @@ pub(super) fn quota_and_period(plan: &mut Plan, limit: &Limit) {
 /// Adds v1's period.
 pub(super) fn period(plan: &mut Plan, limit: &Limit) {
     let Asked::Limit(period) = plan.asked(limit) else { return };
-    let write = Write::new(plan.file(limit), period, place(limit));
+    let write = Write::new(plan.file(limit), Value::Number(period), place(limit));
     // A period alone limits nothing.
     let quota = plan.resources.cpu().as_ref().and_then(LinuxCpu::quota).unwrap_or(0);
     plan.writes.push(if quota > 0 { write } else { write.absent(Absent::NoLimit) });
@@ -296,8 +297,8 @@ pub(super) fn huge_pages(plan: &mut Plan, limit: &Limit) {
             continue;
         }
         let place = format!("{place}.limit");
-        // Pages that are reserved but not touched yet count in rsvd alone. Without a limit there, a container would only
-        // notice by SIGBUS.
+        // Pages that are reserved but not touched yet count in rsvd alone. Without a limit there, a container
+        // would only notice by SIGBUS.
         for size in [size.clone(), format!("{size}.rsvd")] {
             let file = plan.file(limit).replace("SIZE", &size);
             match entry.limit() {
@@ -306,7 +307,7 @@ pub(super) fn huge_pages(plan: &mut Plan, limit: &Limit) {
                     plan.problems.add(&place, format!("{n} is neither a size nor -1"));
                     break;
                 }
-                n => plan.writes.push(Write::new(file, n, &place)),
+                n => plan.writes.push(Write::new(file, Value::Number(n.into()), &place)),
             }
         }
     }
@@ -353,7 +354,9 @@ pub(super) fn unified(plan: &mut Plan, limit: &Limit) {
     entries.sort();
     for (key, value) in entries {
         let place = format!("{}[{key:?}]", place(limit));
-        if key.contains(['/', '\0']) || key.starts_with('.') || !key.contains('.') {
+        if plan.version == Version::V1 {
+            plan.problems.add(place, "is for cgroup v2, and this host has v1 for it");
+        } else if key.contains(['/', '\0']) || key.starts_with('.') || !key.contains('.') {
             plan.problems.add(place, "is not the name of a cgroup file");
         } else if VERBS.contains(&key.as_str()) {
             plan.problems.add(place, "is not a resource");
@@ -365,14 +368,5 @@ pub(super) fn unified(plan: &mut Plan, limit: &Limit) {
             let lines = value.lines().map(str::trim).filter(|line| !line.is_empty());
             plan.writes.extend(lines.map(|line| Write::new(key, line, &place)));
         }
-    }
-}
-
-pub(super) fn refuse_unified(plan: &mut Plan, limit: &Limit) {
-    let mut keys: Vec<&String> = plan.resources.unified().iter().flatten().map(|(key, _)| key).collect();
-    keys.sort();
-    for key in keys {
-        let why = "is for cgroup v2, and this host has v1 for it";
-        plan.problems.add(format!("{}[{key:?}]", place(limit)), why);
     }
 }

@@ -1,16 +1,17 @@
-//! The table of resources (config-linux.md#control-groups): each member of `linux.resources`, its bounds, its file in cgroup
-//! v2 and v1, the property of systemd for the v2 file, and its option of `update`.
+//! The table of resources (config-linux.md#control-groups): each member of `linux.resources`, its bounds, its
+//! file in cgroup v2 and v1, the property of systemd for the v2 file, and its option of `update`.
 //!
-//! The runtime-spec's words are those of cgroup v1, therefore some values are converted for v2, with the formulas of runc that
-//! other tools know. A value that means "no limit" (absent, mostly 0, -1) is not an error if its controller is missing. What a
-//! version cannot do is refused by name: runc drops it silently, and its user believes in a limit that does not exist.
+//! The runtime-spec's words are those of cgroup v1, therefore some values are converted for v2, with the
+//! formulas of runc that other tools know. A value that means "no limit" (absent, mostly 0, -1) is not an
+//! error if its controller is missing. What a version cannot do is refused by name: runc drops it silently,
+//! and its user believes in a limit that does not exist.
 //!
-//! **To add a limit**, add a row. A number with a file of its own needs nothing else: the plan, `update` and its `--help`,
-//! `state --applied` and systemd all read this table. If the number means something else in a file, name the function that
-//! converts it ([`Target::Converted`]). If the member is not one number for one file, name a function of `lower.rs` that
-//! makes the writes ([`Target::By`]). The order of the rows is the order of the writes. If `update` has to set two files in
-//! an order that depends on their values, add the pair to `BOUNDED` in `update.rs`. Then add a case to the tests here and in
-//! `v1/resources.rs`.
+//! **To add a limit**, add a row. A number with a file of its own needs nothing else: the plan, `update` and
+//! its `--help`, `state --applied` and systemd all read this table. If the number means something else in a
+//! file, name the function that converts it ([`Target::Converted`]). If the member is not one number for one
+//! file, name a function of `lower.rs` that makes the writes ([`Target::By`]). The order of the rows is the
+//! order of the writes. If `update` has to set two files in an order that depends on their values, add the
+//! pair to `BOUNDED` in `update.rs`. Then add a case to the tests here and in `v1/resources.rs`.
 
 use oci_spec::runtime::LinuxResources;
 
@@ -59,7 +60,8 @@ impl Write {
         self.absent != Absent::NoLimit
     }
 
-    /// Returns the controller that owns the file: the word before the first dot. The core's `cgroup.*` have none.
+    /// Returns the controller that owns the file: the word before the first dot. The core's `cgroup.*` have
+    /// none.
     #[must_use]
     pub fn controller(&self) -> Option<&str> {
         let (name, _) = self.file.split_once('.')?;
@@ -152,8 +154,8 @@ impl Bounds {
             (Self::Size, ..0) => neither("a size"),
             (Self::Time, ..0) => neither("a time"),
             (Self::Tasks, ..0) => neither("a number of tasks"),
-            // The first process is born inside and has to fit. For every other process 1 means the same as 0: the kernel
-            // refuses a fork that would exceed the limit.
+            // The first process is born inside and has to fit. For every other process 1 means the same as 0:
+            // the kernel refuses a fork that would exceed the limit.
             (Self::Tasks, 0) => Ok(Asked::Limit(1)),
             (Self::Switch, _) if n != 1 => Err(format!("{n} is neither 0 nor 1")),
             (Self::Between(min, max), _) if !(min..=max).contains(&n) => {
@@ -166,11 +168,10 @@ impl Bounds {
     /// Returns whether a JSON value means the same as an absent member.
     #[must_use]
     pub fn unset(self, value: &serde_json::Value) -> bool {
-        match self {
-            Self::Size | Self::Time | Self::Positive | Self::Between(1.., _) => value.as_u64() == Some(0),
-            Self::Between(..) => value.as_u64() == Some(UNSET),
-            Self::List => value.as_str().is_some_and(|list| list.trim().is_empty()),
-            Self::Tasks | Self::OrZero | Self::Switch | Self::Structure => false,
+        match value.as_u64() {
+            Some(0) => self.check(0) == Ok(Asked::Nothing),
+            Some(UNSET) => matches!(self, Self::Between(0, _)),
+            _ => self == Self::List && value.as_str().is_some_and(|list| list.trim().is_empty()),
         }
     }
 }
@@ -275,7 +276,7 @@ pub const LIMITS: &[Limit] = &[
             get: |r| r.network().as_ref()?.priorities().as_ref().map(|entries| entries.len() as i128),
             v2: NO_SUCH, v1: By("net_prio.ifpriomap", lower::priorities), property: None, option: None },
     // Last: a key of v2's own overrides what was derived from v1's words.
-    structure("unified", By("", lower::unified), By("", lower::refuse_unified)),
+    structure("unified", By("", lower::unified), By("", lower::unified)),
 ];
 
 /// The weights of cgroup v1 and of BFQ.
@@ -304,7 +305,8 @@ pub(super) mod tests {
     use super::*;
     use crate::cgroups::lower::weight_of_shares;
 
-    /// Returns the writes as `file=value`, with a `?` after those that ask for no limit, and the problems as `place: message`.
+    /// Returns the writes as `file=value`, with a `?` after those that ask for no limit, and the problems as
+    /// `place: message`.
     pub(in crate::cgroups) fn shown(
         json: &str,
         plan: fn(&LinuxResources, &mut Problems) -> Vec<Write>,

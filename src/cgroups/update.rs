@@ -1,5 +1,5 @@
-//! Changing the limits of a cgroup that is in use: only what differs is written, in an order that the kernel accepts, and
-//! either all of it or nothing.
+//! Changing the limits of a cgroup that is in use: only what differs is written, in an order that the kernel
+//! accepts, and either all of it or nothing.
 
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
@@ -47,8 +47,8 @@ impl Rules {
     }
 }
 
-/// Pairs of files where the value of the first must never exceed what the value of the second allows. Memory that is
-/// swapped out needs room in the swap limit. A burst must not exceed the quota.
+/// Pairs of files where the value of the first must never exceed what the value of the second allows. Memory
+/// that is swapped out needs room in the swap limit. A burst must not exceed the quota.
 const BOUNDED: [(&str, &str); 5] = [
     ("memory.max", "memory.swap.max"),
     ("cpu.max.burst", "cpu.max"),
@@ -101,31 +101,38 @@ fn effective(writes: Vec<Write>) -> Vec<Write> {
     kept
 }
 
-/// Compares the writes with the cgroup's files. Leaves out a write whose file does not exist if it limits nothing.
+/// Compares the writes with the cgroup's files. Leaves out a write whose file does not exist if it limits
+/// nothing.
 pub fn compare(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Compared>> {
+    compare_or(cgroup, writes, |write| Ok(Compared { write, present: None }))
+}
+
+/// Compares the writes, and calls `missing` for one that limits something and whose file does not exist.
+fn compare_or(
+    cgroup: &Cgroup,
+    writes: Vec<Write>,
+    missing: impl Fn(Write) -> Result<Compared>,
+) -> Result<Vec<Compared>> {
     let mut all = Vec::new();
     for write in effective(writes) {
         match find(cgroup, &write)? {
             Some(compared) => all.push(compared),
             None if is_needless(&write) => {}
-            None => all.push(Compared { write, present: None }),
+            None => all.push(missing(write)?),
         }
     }
     Ok(all)
 }
 
-/// Returns the writes that change something, in the order in which to make them. With `enable`, controllers that they need
-/// are enabled on the way to the cgroup; nothing else is changed.
+/// Returns the writes that change something, in the order in which to make them. With `enable`, controllers
+/// that they need are enabled on the way to the cgroup; nothing else is changed.
 fn differing(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Compared>> {
-    let mut changes: Vec<Compared> = Vec::new();
-    for write in effective(writes) {
-        let Some(compared) = find_or_enable(cgroup, write, enable)?.filter(|found| !found.same()) else {
-            continue;
-        };
-        if let Some(floor) = compared.write.floor {
-            v2::check_floor(cgroup.read(floor)?.as_deref(), &compared.write)?;
+    let mut changes = compare_or(cgroup, writes, |write| enabled(cgroup, write, enable))?;
+    changes.retain(|change| !change.same());
+    for Compared { write, .. } in &changes {
+        if let Some(floor) = write.floor {
+            v2::check_floor(cgroup.read(floor)?.as_deref(), write)?;
         }
-        changes.push(compared);
     }
     order(&mut changes);
     Ok(changes)
@@ -161,17 +168,13 @@ fn is_needless(write: &Write) -> bool {
     }
 }
 
-/// Compares a write with its file, and enables the controller that provides the file. Without `enable` it only finds out
-/// whether there is such a controller. Returns `None` if nothing has to be written.
-fn find_or_enable(cgroup: &Cgroup, write: Write, enable: bool) -> Result<Option<Compared>> {
-    let found = find(cgroup, &write)?;
-    if found.is_some() || is_needless(&write) {
-        return Ok(found);
-    }
+/// Compares a write with its file, after the controller that provides the file was enabled. Without `enable`,
+/// it only finds out whether there is such a controller.
+fn enabled(cgroup: &Cgroup, write: Write, enable: bool) -> Result<Compared> {
     if write.controller().is_some() {
         cgroup.enable(&write, enable)?;
         if !enable {
-            return Ok(Some(Compared { write, present: None }));
+            return Ok(Compared { write, present: None });
         }
     }
     let missing = || {
@@ -182,11 +185,12 @@ fn find_or_enable(cgroup: &Cgroup, write: Write, enable: bool) -> Result<Option<
         };
         fail(Kind::Unsupported, format!("{place}: {why}"))
     };
-    find(cgroup, &write)?.ok_or_else(missing).map(Some)
+    find(cgroup, &write)?.ok_or_else(missing)
 }
 
-/// Finds out what has to change in a cgroup for the writes in `wanted`. If systemd keeps the cgroup, `unit` is its unit and
-/// the writes that the cgroup was asked for before. Changes nothing itself, except that [`differing`] may enable controllers.
+/// Finds out what has to change in a cgroup for the writes in `wanted`. If systemd keeps the cgroup, `unit`
+/// is its unit and the writes that the cgroup was asked for before. Changes nothing itself, except that
+/// [`differing`] may enable controllers.
 pub fn prepare(
     cgroup: &Cgroup,
     unit: Option<(&Unit, Vec<Write>)>,
@@ -218,8 +222,8 @@ pub fn apply(cgroup: &Cgroup, update: &mut Update) -> Result<()> {
     result
 }
 
-/// Changes the properties of the unit. This comes first, because systemd rounds values and writes to files that no change
-/// is for. Those files are restored here, and [`write_all`] then writes the exact values.
+/// Changes the properties of the unit. This comes first, because systemd rounds values and writes to files
+/// that no change is for. Those files are restored here, and [`write_all`] then writes the exact values.
 fn update_unit(
     cgroup: &Cgroup,
     unit: &mut systemd::Update,
@@ -238,8 +242,8 @@ fn update_unit(
     altered.iter().try_for_each(|change| write_back(cgroup, &change.write.file, &change.write.value))
 }
 
-/// Makes the changes, and adds each to `done`. A change that fails with EINVAL is tried again after the others, which it may
-/// depend on: the kernel compares v1's period and quota with those of the parent cgroup.
+/// Makes the changes, and adds each to `done`. A change that fails with EINVAL is tried again after the
+/// others, which it may depend on: the kernel compares v1's period and quota with those of the parent cgroup.
 fn write_all<'a>(cgroup: &Cgroup, changes: &'a [Compared], done: &mut Vec<&'a Compared>) -> Result<()> {
     let mut write = |change: &'a Compared| {
         let Write { file, value, place, .. } = &change.write;
@@ -286,8 +290,8 @@ fn write_back(cgroup: &Cgroup, file: &str, value: &Value) -> Result<()> {
     // A write of no bytes has no effect.
     let written = cgroup.write(file, if text.is_empty() { "\n" } else { &text });
     match (written, cgroup) {
-        // Since Linux 6.12 the list of CPUs or nodes cannot be emptied while processes are inside. The list of all that
-        // the parent has means the same.
+        // Since Linux 6.12 the list of CPUs or nodes cannot be emptied while processes are inside. The list
+        // of all that the parent has means the same.
         (Err(e), Cgroup::V2(v2)) if text.is_empty() && sys::errno(&e) == Some(Errno::ENOSPC) => {
             let parents = v2.path.parent().unwrap_or(&v2.path).join(format!("{file}.effective"));
             cgroup.write(file, fs::read_text(fs::CWD, &parents)?.trim())

@@ -1,6 +1,6 @@
-//! The values of a cgroup's files. The runtime keeps them typed until they are written, so that no text is parsed that
-//! was formatted before. Text of a user (`linux.resources.unified`) or of the kernel stays as it is, and is parsed by
-//! [`Value::parse`] only where its meaning matters.
+//! The values of a cgroup's files. The runtime keeps them typed until they are written, so that no text is
+//! parsed that was formatted before. Text of a user (`linux.resources.unified`) or of the kernel stays as it
+//! is, and is parsed by [`Value::parse`] only where its meaning matters.
 
 use std::fmt;
 
@@ -17,8 +17,8 @@ pub enum Value {
         quota: Option<u64>,
         period: Option<u64>,
     },
-    /// One line of a file with a line for each device: `8:0 rbps=600 wbps=max`, or with one figure that has no name,
-    /// `8:0 200`.
+    /// One line of a file with a line for each device: `8:0 rbps=600 wbps=max`, or with one figure that has
+    /// no name, `8:0 200`.
     Line {
         key: String,
         figures: Vec<(String, String)>,
@@ -37,8 +37,8 @@ pub(super) fn is_weight(file: &str) -> bool {
     matches!(file, "io.weight" | "io.bfq.weight")
 }
 
-/// Returns what a line without a figure of its own would contain, in a file whose lines are a device and one figure without
-/// a name.
+/// Returns what a line without a figure of its own would contain, in a file whose lines are a device and one
+/// figure without a name.
 pub(super) fn unset_figure(file: &str) -> Option<&'static str> {
     match file {
         "io.weight" | "io.bfq.weight" | "blkio.bfq.weight_device" => Some("default"),
@@ -113,8 +113,8 @@ impl Value {
         }
     }
 
-    /// Returns what the file contains when `later` is written after this value: all of it, or of a device's line only the
-    /// figures that it names. A line for another device changes nothing.
+    /// Returns what the file contains when `later` is written after this value: all of it, or of a device's
+    /// line only the figures that it names. A line for another device changes nothing.
     #[must_use]
     pub fn then(self, file: &str, later: &Self) -> Self {
         match (self.parsed(file), later.parsed(file)) {
@@ -187,18 +187,6 @@ impl fmt::Debug for Value {
         fmt::Debug::fmt(&self.to_string(), f)
     }
 }
-
-macro_rules! from_numbers {
-    ($($type:ty)*) => {$(
-        impl From<$type> for Value {
-            fn from(n: $type) -> Self {
-                Self::Number(n.into())
-            }
-        }
-    )*};
-}
-
-from_numbers! { u8 u16 u32 u64 i32 i64 i128 }
 
 impl From<String> for Value {
     fn from(text: String) -> Self {

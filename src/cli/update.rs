@@ -1,4 +1,5 @@
-//! The options of `update`. Those for single limits come from the table of limits, and make up a `linux.resources` document.
+//! The options of `update`. Those for single limits come from the table of limits, and make up a
+//! `linux.resources` document.
 
 use clap::ArgMatches;
 use serde_json::{Map, Value, json};

@@ -1,5 +1,5 @@
-//! `update`: changes the limits of a container that has not stopped. Only what differs is written, and either all of it or
-//! nothing. The kept config.json then contains the new limits.
+//! `update`: changes the limits of a container that has not stopped. Only what differs is written, and either
+//! all of it or nothing. The kept config.json then contains the new limits.
 
 use std::fmt::Write as _;
 use std::os::fd::AsFd;
@@ -50,7 +50,7 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
         if let Some(limits) = &limits {
-            linux["resources"] = kept_resources(asked, effective, &limits.written());
+            linux["resources"] = kept_resources(asked, effective, &limits.written);
         }
         linux.get_mut("intelRdt").into_iter().for_each(|rdt| intel_rdt::kept(rdt, &args.schemas));
     }
@@ -72,20 +72,14 @@ pub(crate) fn asked(kept: &Value) -> Value {
 /// A change of limits.
 struct Limits {
     cgroup: Cgroup,
-    /// All that is requested. `update` has those that change something.
-    writes: Vec<Write>,
     update: cgroups::update::Update,
+    /// All that the files then contain: the requested writes, also those to files that are used instead of
+    /// others.
+    written: Vec<Write>,
 }
 
-impl Limits {
-    /// Returns all writes, also those to files that are used instead of others.
-    fn written(&self) -> Vec<Write> {
-        let changes = self.update.changes.iter().map(|change| &change.write);
-        self.writes.iter().chain(changes).cloned().collect()
-    }
-}
-
-/// Finds out what to change for the `wanted` resources in the container's cgroup, which has those of `before`.
+/// Finds out what to change for the `wanted` resources in the container's cgroup, which has those of
+/// `before`.
 fn limits(
     record: &Record,
     wanted: &LinuxResources,
@@ -110,7 +104,9 @@ fn limits(
     let before = devices::plan(rules, &mut Problems::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
     let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, !dry_run)?;
-    Ok(Limits { cgroup, writes, update })
+    let changes = update.changes.iter().map(|change| change.write.clone());
+    let written = writes.into_iter().chain(changes).collect();
+    Ok(Limits { cgroup, update, written })
 }
 
 /// Returns the user's document. As in runc and crun, a file replaces the options for single limits.
@@ -129,8 +125,8 @@ fn document(args: &Update) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| fail(Kind::Config, format!("{}: is not UTF-8", place())))
 }
 
-/// Members that have a meaning only together: the section, the members of which one is given, and those that are then completed
-/// with their former values.
+/// Members that have a meaning only together: the section, the members of which one is given, and those that
+/// are then completed with their former values.
 const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
     ("memory", &["limit", "swap"], &["limit", "swap", "checkBeforeUpdate"]),
     ("cpu", &["quota", "period", "burst"], &["quota", "period", "burst"]),
@@ -170,8 +166,9 @@ pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     wanted
 }
 
-/// Returns the resources to keep: `asked`, changed by `effective`. The writes for `effective` are `written`. Keys of `unified`
-/// override all other members when the configuration is read again. Therefore those of `asked` are updated too.
+/// Returns the resources to keep: `asked`, changed by `effective`. The writes for `effective` are `written`.
+/// Keys of `unified` override all other members when the configuration is read again. Therefore those of
+/// `asked` are updated too.
 pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[Write]) -> Value {
     let (former, latter) = (asked["unified"].clone(), effective["unified"].clone());
     let mut kept = merged(asked, effective);
@@ -194,8 +191,8 @@ pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[Write]) 
 /// The members that identify an entry of a list.
 const KEYS: [&str; 4] = ["pageSize", "major", "minor", "name"];
 
-/// Merges `wanted` into `asked`, also entries of a list that have the same identity. The list of devices is replaced, because
-/// the order of its rules matters.
+/// Merges `wanted` into `asked`, also entries of a list that have the same identity. The list of devices is
+/// replaced, because the order of its rules matters.
 fn merged(asked: Value, wanted: Value) -> Value {
     match (asked, wanted) {
         (Value::Object(mut old), Value::Object(new)) => {
@@ -331,7 +328,7 @@ mod tests {
             ),
         ] {
             let asked = json!({"unified": asked});
-            let writes = [Write::new("pids.max", 1, ""), Write::new(file, written, "")];
+            let writes = [Write::new("pids.max", "1", ""), Write::new(file, written, "")];
             let kept = kept_resources(asked, read(wanted), &writes);
             assert_eq!(kept["unified"], expected, "{file} {written}");
         }

@@ -1,7 +1,8 @@
 //! The properties of a unit: those for limits, and those of `org.systemd.property.*` annotations.
 //!
-//! systemd has to know each limit that it has a property for. Otherwise it would remove the limit when it next writes to the
-//! unit's files. The runtime writes the files too, therefore a value that is rounded here is exact there.
+//! systemd has to know each limit that it has a property for. Otherwise it would remove the limit when it
+//! next writes to the unit's files. The runtime writes the files too, therefore a value that is rounded here
+//! is exact there.
 
 use super::super::dbus::Value;
 use super::super::resources::{Absent, LIMITS, Write};
@@ -32,8 +33,8 @@ pub(super) fn idle() -> Property {
     ("CPUWeight".into(), Value::U64(0))
 }
 
-/// Returns the properties for those of `writes` that systemd has one for. Of two writes for the same property, the later
-/// one counts.
+/// Returns the properties for those of `writes` that systemd has one for. Of two writes for the same
+/// property, the later one counts.
 #[must_use]
 pub fn of_writes(writes: &[Write]) -> Vec<Property> {
     let mut properties: Vec<Property> = Vec::new();
@@ -42,7 +43,8 @@ pub fn of_writes(writes: &[Write]) -> Vec<Property> {
         properties.push((name, value));
     };
     writes.iter().flat_map(of_write).for_each(|(name, value)| add((name.into(), value)));
-    // systemd has one property for the weight and for idle. The kernel accepts no weight while a cgroup is idle.
+    // systemd has one property for the weight and for idle. The kernel accepts no weight while a cgroup is
+    // idle.
     match writes.iter().rfind(|write| write.file == "cpu.idle").map(|write| write.value.parsed("cpu.idle")) {
         Some(file::Value::Number(1)) => add(idle()),
         Some(_) if !writes.iter().any(|write| write.file == "cpu.weight") => {
@@ -72,8 +74,9 @@ fn of_write(write: &Write) -> Vec<(&'static str, Value)> {
     }
 }
 
-/// Returns the quota in microseconds of each second, or `None` for a period of 0. systemd keeps whole percents. They are
-/// rounded up, because the value that systemd may write one day must not be below the requested one.
+/// Returns the quota in microseconds of each second, or `None` for a period of 0. systemd keeps whole
+/// percents. They are rounded up, because the value that systemd may write one day must not be below the
+/// requested one.
 fn per_second(quota: Option<u64>, period: u64) -> Option<u64> {
     const PERCENT: u128 = 10_000;
     let Some(quota) = quota else { return Some(INFINITY) };
@@ -81,8 +84,8 @@ fn per_second(quota: Option<u64>, period: u64) -> Option<u64> {
     Some(u64::try_from(exact.div_ceil(PERCENT) * PERCENT).unwrap_or(INFINITY))
 }
 
-/// Returns the property that an annotation sets. `name` is what follows the prefix. As in runc, a time in seconds
-/// (`TimeoutStopSec`) becomes the property in microseconds that systemd has.
+/// Returns the property that an annotation sets. `name` is what follows the prefix. As in runc, a time in
+/// seconds (`TimeoutStopSec`) becomes the property in microseconds that systemd has.
 pub(super) fn of_annotation(name: &str, text: &str) -> Result<Property, String> {
     /// These decide which cgroup the container's process is in.
     const OURS: [&str; 5] = ["PIDs", "PIDFDs", "Slice", "Delegate", "Scope"];
@@ -126,8 +129,8 @@ fn microseconds(seconds: &Value) -> Option<u64> {
     whole.checked_mul(1_000_000)
 }
 
-/// A parser for the part of GVariant's text format that unit properties need: strings, booleans, numbers with or without a
-/// type, arrays and tuples.
+/// A parser for the part of GVariant's text format that unit properties need: strings, booleans, numbers with
+/// or without a type, arrays and tuples.
 struct Text<'a> {
     rest: &'a str,
 }
@@ -208,7 +211,8 @@ impl<'a> Text<'a> {
         same.then_some(Value::Array(signature, values))
     }
 
-    /// Parses values up to the closing bracket. In an array, a number without a type has the type of the first one.
+    /// Parses values up to the closing bracket. In an array, a number without a type has the type of the
+    /// first one.
     fn list(&mut self, close: char, kind: Option<&str>, depth: u32) -> Option<Vec<Value>> {
         let mut values: Vec<Value> = Vec::new();
         while !self.take(close) {
@@ -358,7 +362,7 @@ mod tests {
             let expected: Vec<Property> = expected.into_iter().map(|(k, v)| (k.into(), v)).collect();
             assert_eq!(of_writes(&[write(file, value)]), expected, "{file} {value}");
         }
-        let instead = Absent::Instead { file: "io.weight", value: 4950.into() };
+        let instead = Absent::Instead { file: "io.weight", value: "4950".into() };
         let bfq = Write { absent: instead, ..write("io.bfq.weight", "500") };
         assert_eq!(of_writes(&[bfq]), [("IOWeight".into(), n(4950))]);
         let weight = |writes: &[(&str, &str)]| {

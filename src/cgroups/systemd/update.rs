@@ -1,6 +1,6 @@
-//! Changing the limits of a unit. systemd writes all that it knows of a controller to the unit's files whenever it has a
-//! reason to. Therefore it has to know the limits. When it learns one of them, it may also write its own, rounded values of
-//! others.
+//! Changing the limits of a unit. systemd writes all that it knows of a controller to the unit's files
+//! whenever it has a reason to. Therefore it has to know the limits. When it learns one of them, it may also
+//! write its own, rounded values of others.
 
 use super::super::dbus::{Bus, Call, Value};
 use super::super::resources::Write;

@@ -7,7 +7,8 @@ use crate::cgroups::resources::{Write, plan_for};
 use crate::cgroups::value::Value;
 use crate::error::{Kind, Problems, Result, fail};
 
-/// Returns all writes that the resources ask for, in an order that the kernel accepts for a cgroup without limits.
+/// Returns all writes that the resources ask for, in an order that the kernel accepts for a cgroup without
+/// limits.
 pub(in crate::cgroups) fn plan(resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
     plan_for(Version::V1, resources, problems)
 }
