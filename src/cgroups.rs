@@ -6,10 +6,12 @@
 //! [`Cgroup`] again, to kill, freeze, list, wait and remove.
 
 mod cgroup;
+pub mod compare;
 mod device_program;
 pub mod devices;
 mod directory;
 mod hierarchies;
+mod lower;
 pub mod oom;
 mod parse;
 mod plan;
@@ -23,7 +25,7 @@ pub mod systemd;
 pub mod update;
 pub mod v1;
 pub mod v2;
-pub mod values;
+pub mod value;
 mod views;
 
 pub use cgroup::{
@@ -37,4 +39,5 @@ pub use process::{current, current_below, frozen_cgroup};
 pub use record::CgroupRecord;
 pub use request::{Manager, Request};
 pub use resources::Write;
+pub use value::Value;
 pub use views::{View, views};

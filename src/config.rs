@@ -144,12 +144,24 @@ pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<Strin
 /// Reads the text of a `linux.resources` document, which may contain any part of it. Returns it as a plain
 /// value, which tells an absent member from 0, and as the specification's type.
 pub fn parse_resources(text: &str) -> Result<(Value, LinuxResources)> {
-    let document = "resources";
-    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, &e))?;
+    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax("resources", &e))?;
     repair::resources(&mut value);
-    let mended = serde_json::to_string(&value).context("JSON")?;
-    let typed = strict::from_str(&mended).map_err(|e| misplaced(document, &mended, &e))?;
+    let typed = typed(&value)?;
     Ok((value, typed))
+}
+
+/// Converts a `linux.resources` document to the specification's type.
+pub fn typed_resources(mut value: Value) -> Result<LinuxResources> {
+    repair::resources(&mut value);
+    typed(&value)
+}
+
+fn typed(resources: &Value) -> Result<LinuxResources> {
+    strict::from_value(resources).or_else(|_| {
+        // The place of an error can be found in a text only.
+        let text = resources.to_string();
+        strict::from_str(&text).map_err(|e| misplaced("resources", &text, &e))
+    })
 }
 
 /// Converts a document again, by way of a JSON value that `mend` repairs. This is slower than reading the

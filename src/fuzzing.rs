@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 use serde_json::Value;
 
+use crate::cgroups::Write;
 use crate::commands;
 pub use crate::dbus::Value as BusValue;
 use crate::dbus::{Call, wire};
@@ -38,7 +39,7 @@ pub fn complete(wanted: Value, asked: &Value) -> Value {
 
 /// Returns the configuration after that update, which wrote these values to these files.
 #[must_use]
-pub fn kept(asked: Value, effective: Value, written: &[(&str, &str)]) -> Value {
+pub fn kept(asked: Value, effective: Value, written: &[Write]) -> Value {
     commands::update::kept_resources(asked, effective, written)
 }
 

@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod cpu_list;
 pub mod dbus;
 pub mod error;
 #[doc(hidden)]

@@ -137,7 +137,7 @@ impl Kernel {
     fn told(writes: &[Write]) -> Self {
         let mut kernel = Self { allow: true, exceptions: Vec::new() };
         for write in writes {
-            kernel.write(write.file == "devices.allow", &write.value);
+            kernel.write(write.file == "devices.allow", &write.value.to_string());
         }
         kernel
     }

@@ -204,10 +204,11 @@ fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
 fn said(writes: &[Write]) -> BTreeMap<(String, String), String> {
     let mut said = BTreeMap::new();
     for write in writes {
-        let mut words = write.value.split_whitespace().peekable();
-        // A list of processors is one word in any form.
-        let several = !write.file.starts_with("cpuset.") && write.value.split_whitespace().count() > 1;
-        let named = write.file == "net_prio.ifpriomap" || write.value.contains('=');
+        let text = write.value.to_string();
+        let mut words = text.split_whitespace().peekable();
+        // A list of processors is one word, whatever it looks like.
+        let several = !write.file.starts_with("cpuset.") && text.split_whitespace().count() > 1;
+        let named = write.file == "net_prio.ifpriomap" || text.contains('=');
         let device = words.next_if(|word| several && (word.contains(':') || (named && !word.contains('='))));
         let device = device.unwrap_or_default();
         let mut rest = Vec::new();
@@ -266,8 +267,7 @@ pub fn update(data: &[u8]) {
     let sets = parsed(&effective).unwrap_or_else(|e| panic!("what is set is not read: {e:#}"));
     for setting in &settings()[..3] {
         let (Some(was), Some(sets)) = (writes(&was, setting), writes(&sets, setting)) else { continue };
-        let written: Vec<(&str, &str)> = sets.iter().map(|write| (&*write.file, &*write.value)).collect();
-        let merged = fuzzing::kept(asked.clone(), effective.clone(), &written);
+        let merged = fuzzing::kept(asked.clone(), effective.clone(), &sets);
         let will_be = parsed(&merged).unwrap_or_else(|e| panic!("what is kept is not read: {e:#}"));
         let Some(will_be) = writes(&will_be, setting) else {
             panic!("what is kept could not be created: {merged}");

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::cpu_list;
+
 pub(super) fn number(text: &str) -> u64 {
     text.trim().parse().unwrap_or(0)
 }
@@ -16,6 +18,7 @@ pub(super) fn of(values: &BTreeMap<&str, u64>, name: &str) -> u64 {
 }
 
 /// Returns the members of a list such as `0-3,7`.
-pub(super) fn list(text: &str) -> Vec<u32> {
-    super::values::list(text.trim()).unwrap_or_default().into_iter().collect()
+pub(super) fn list(text: &str) -> Vec<usize> {
+    let list = cpu_list::parse(text.trim(), cpu_list::LARGEST).ok().flatten();
+    list.map(|list| list.members()).unwrap_or_default()
 }

@@ -1,22 +1,29 @@
-//! `linux.resources` → the files of cgroup v2 and what to write there.
+//! The table of resources (config-linux.md#control-groups): each member of `linux.resources`, its bounds, its
+//! file in cgroup v2 and v1, the property of systemd for the v2 file, and its option of `update`.
 //!
-//! The runtime-spec's words are those of cgroup v1, so some values are converted, with the formulas of runc
-//! that other tools know. A value that means "no limit" (absent, mostly 0, -1) is not an error where its
-//! controller is missing. What v2 cannot do is refused by name: runc drops it silently, and its user believes
-//! in a limit that is not there.
+//! The runtime-spec's words are those of cgroup v1, therefore some values are converted for v2, with the
+//! formulas of runc that other tools know. A value that means "no limit" (absent, mostly 0, -1) is not an
+//! error if its controller is missing. What a version cannot do is refused by name: runc drops it silently,
+//! and its user believes in a limit that does not exist.
+//!
+//! **To add a limit**, add a row. A number with a file of its own needs nothing else: the plan, `update` and
+//! its `--help`, `state --applied` and systemd all read this table. If the number means something else in a
+//! file, name the function that converts it ([`Target::Converted`]). If the member is not one number for one
+//! file, name a function of `lower.rs` that makes the writes ([`Target::By`]). The order of the rows is the
+//! order of the writes. If `update` has to set two files in an order that depends on their values, add the
+//! pair to `BOUNDED` in `update.rs`. Then add a case to the tests here and in `v1/resources.rs`.
 
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxResources,
-    LinuxThrottleDevice, LinuxWeightDevice,
-};
+use oci_spec::runtime::LinuxResources;
 
+use super::lower::{self, Asked, Plan, Version};
+use super::value::Value;
 use crate::error::Problems;
 
 /// One value for one file of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     pub file: String,
-    pub value: String,
+    pub value: Value,
     /// The place in config.json that asks for it.
     pub place: String,
     pub absent: Absent,
@@ -29,31 +36,32 @@ pub struct Write {
 pub enum Absent {
     /// The limit cannot be set.
     Fails,
-    /// Nothing: no limit was asked for.
+    /// Nothing is lost, because no limit was asked for.
     NoLimit,
-    /// Nothing if the host has no swap, since then no one can swap more than this.
+    /// Nothing is lost if the host has no swap.
     NoSwap,
-    /// The limit is set in another way.
-    Instead { file: &'static str, value: String },
+    /// The limit is set by another file.
+    Instead { file: &'static str, value: Value },
 }
 
 impl Write {
-    pub(super) fn new(file: impl Into<String>, value: impl ToString, place: impl Into<String>) -> Self {
-        let (file, place) = (file.into(), place.into());
-        Self { file, value: value.to_string(), place, absent: Absent::Fails, floor: None }
+    pub(crate) fn new(file: impl Into<String>, value: impl Into<Value>, place: impl Into<String>) -> Self {
+        let (file, value, place) = (file.into(), value.into(), place.into());
+        Self { file, value, place, absent: Absent::Fails, floor: None }
     }
 
     pub(super) fn absent(self, absent: Absent) -> Self {
         Self { absent, ..self }
     }
 
-    /// Whether this asks for a limit, rather than for none.
+    /// Returns whether this asks for a limit, instead of none.
     #[must_use]
     pub fn limits(&self) -> bool {
         self.absent != Absent::NoLimit
     }
 
-    /// The controller that owns the file: the word before the first dot; the core's `cgroup.*` have none.
+    /// Returns the controller that owns the file: the word before the first dot. The core's `cgroup.*` have
+    /// none.
     #[must_use]
     pub fn controller(&self) -> Option<&str> {
         let (name, _) = self.file.split_once('.')?;
@@ -61,355 +69,244 @@ impl Write {
     }
 }
 
-/// All writes that the resources ask for, in an order that the kernel takes.
-pub fn plan(resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
-    let mut writes = Vec::new();
-    if let Some(memory) = resources.memory() {
-        plan_memory(memory, &mut writes, problems);
-    }
-    if let Some(cpu) = resources.cpu() {
-        plan_cpu(cpu, &mut writes, problems);
-    }
-    if let Some(pids) = resources.pids() {
-        plan_pids(pids.limit(), &mut writes, problems);
-    }
-    if let Some(io) = resources.block_io() {
-        plan_io(io, &mut writes, problems);
-    }
-    for (i, limit) in resources.hugepage_limits().iter().flatten().enumerate() {
-        plan_hugepages(limit, &format!("linux.resources.hugepageLimits[{i}]"), &mut writes, problems);
-    }
-    plan_rdma(resources, &mut writes, problems);
-    if let Some(network) = resources.network() {
-        refuse_network(network, problems);
-    }
-    // Last: a key of v2's own overrides what was derived from v1's words.
-    plan_unified(resources, &mut writes, problems);
-    writes
+/// A member of `linux.resources`.
+#[derive(Clone, Copy)]
+pub struct Limit {
+    /// `memory.limit`.
+    pub member: &'static str,
+    pub bounds: Bounds,
+    /// Returns the member, if it is a number.
+    pub(super) get: fn(&LinuxResources) -> Option<i128>,
+    pub(super) v2: Target,
+    pub(super) v1: Target,
+    /// systemd's property for the file of cgroup v2.
+    pub(super) property: Option<&'static str>,
+    pub option: Option<Flag>,
 }
 
-/// A size for v2: 0 is unset, -1 no limit.
-fn size(value: Option<i64>, file: &str, place: &str, problems: &mut Problems) -> Option<Write> {
-    match value? {
-        0 => None,
-        -1 => Some(Write::new(file, "max", place).absent(Absent::NoLimit)),
-        n if n < 0 => {
-            problems.add(place, format!("{n} is neither a size nor -1"));
-            None
-        }
-        n => Some(Write::new(file, n, place)),
-    }
+/// The option of `update` for a limit.
+#[derive(Clone, Copy)]
+pub struct Flag {
+    pub name: &'static str,
+    /// The name of the value in the help.
+    pub value: &'static str,
+    pub help: &'static str,
 }
 
-fn refuse(asked: bool, place: &str, problems: &mut Problems) {
-    if asked {
-        problems.add(place, "cgroup v2 has no such control");
-    }
+/// Where a member goes in one version of cgroups.
+#[derive(Clone, Copy)]
+pub(super) enum Target {
+    /// The file, which takes the number as it is.
+    File(&'static str),
+    /// The file, and the function that converts the number.
+    Converted(&'static str, fn(i128) -> i128),
+    /// The file, and the function that makes the writes.
+    By(&'static str, fn(&mut Plan, &Limit)),
+    /// The file, which another row's function writes.
+    Elsewhere(&'static str),
+    /// The kernel cannot do it. The text is the message.
+    Refused(&'static str),
 }
 
-#[allow(deprecated)] // kernel and kernelTCP: read only to refuse them
-fn plan_memory(memory: &LinuxMemory, writes: &mut Vec<Write>, problems: &mut Problems) {
-    let place = "linux.resources.memory";
-    let limit = size(memory.limit(), "memory.max", &format!("{place}.limit"), problems);
-    let low = size(memory.reservation(), "memory.low", &format!("{place}.reservation"), problems);
-    let swap = plan_swap(memory, &format!("{place}.swap"), problems);
-    let floor = memory.check_before_update().unwrap_or(false).then_some("memory.current");
-    // The kernel takes memory.max below what is in use and then kills for it.
-    let limit = limit.map(|write| Write { floor, ..write });
-    writes.extend([swap, limit, low].into_iter().flatten());
-
-    let unlimited = |n: i64| n == 0 || n == -1;
-    refuse(memory.kernel().is_some_and(|n| !unlimited(n)), &format!("{place}.kernel"), problems);
-    refuse(memory.kernel_tcp().is_some_and(|n| !unlimited(n)), &format!("{place}.kernelTCP"), problems);
-    // Docker passes an unset -1 on as a huge unsigned number.
-    let swappiness = memory.swappiness().is_some_and(|n| n != u64::MAX);
-    refuse(swappiness, &format!("{place}.swappiness"), problems);
-    refuse(memory.disable_oom_killer() == Some(true), &format!("{place}.disableOOMKiller"), problems);
-    // v2 always is hierarchical.
-    refuse(memory.use_hierarchy() == Some(false), &format!("{place}.useHierarchy"), problems);
-}
-
-/// v1 limits memory and swap together, v2 swap alone.
-fn plan_swap(memory: &LinuxMemory, place: &str, problems: &mut Problems) -> Option<Write> {
-    let file = "memory.swap.max";
-    let limit = memory.limit().unwrap_or(0);
-    match (memory.swap().unwrap_or(0), limit) {
-        // On v1 unlimited memory takes the limit off the sum too.
-        (0, -1) | (-1, _) => Some(Write::new(file, "max", place).absent(Absent::NoLimit)),
-        (0, _) => None,
-        (swap, _) if swap < 0 => {
-            problems.add(place, format!("{swap} is neither a size nor -1"));
-            None
-        }
-        // Nothing to subtract: it can only mean swap.
-        (swap, -1) => Some(Write::new(file, swap, place).absent(Absent::NoSwap)),
-        (_, limit) if limit <= 0 => {
-            problems.add(place, "is the sum of memory and swap, and needs memory.limit");
-            None
-        }
-        (swap, limit) if swap < limit => {
-            problems.add(
-                place,
-                format!("is the sum of memory and swap, and cannot be below memory.limit, {limit}"),
-            );
-            None
-        }
-        (swap, limit) => Some(Write::new(file, swap - limit, place).absent(Absent::NoSwap)),
-    }
-}
-
-/// v1's shares (2 to 262144, 1024 by default) as v2's weight (1 to 10000, 100 by default), by the curve
-/// through these three points that runc and crun use since 2025; the older straight line turned the default
-/// into 39.
-#[must_use]
-pub fn weight_of_shares(shares: u64) -> u64 {
-    match shares {
-        0..=2 => 1,
-        262_144.. => 10_000,
-        shares => {
-            let l = (shares as f64).log2();
-            let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
-            10f64.powf(exponent).ceil() as u64
-        }
-    }
-}
-
-fn plan_cpu(cpu: &LinuxCpu, writes: &mut Vec<Write>, problems: &mut Problems) {
-    let place = |name: &str| format!("linux.resources.cpu.{name}");
-    // Before idle: an idle group's weight cannot be set.
-    if let Some(shares) = cpu.shares().filter(|&n| n != 0) {
-        writes.push(Write::new("cpu.weight", weight_of_shares(shares), place("shares")));
-    }
-    match cpu.idle() {
-        None => {}
-        Some(0) => writes.push(Write::new("cpu.idle", 0, place("idle")).absent(Absent::NoLimit)),
-        Some(1) => writes.push(Write::new("cpu.idle", 1, place("idle"))),
-        Some(n) => problems.add(place("idle"), format!("{n} is neither 0 nor 1")),
-    }
-    plan_cpu_bandwidth(cpu, writes, problems);
-    for (file, name, list) in [("cpuset.cpus", "cpus", cpu.cpus()), ("cpuset.mems", "mems", cpu.mems())] {
-        let list = list.as_deref().map_or("", str::trim);
-        if list.contains(['\n', '\0']) {
-            problems.add(place(name), format!("{list:?} is not a list"));
-        } else if !list.is_empty() {
-            writes.push(Write::new(file, list, place(name)));
-        }
-    }
-    // v2 schedules realtime tasks for the whole system only.
-    let runtime = cpu.realtime_runtime().is_some_and(|n| n != 0 && n != -1);
-    refuse(runtime, &place("realtimeRuntime"), problems);
-    refuse(cpu.realtime_period().is_some_and(|n| n != 0), &place("realtimePeriod"), problems);
-}
-
-fn plan_cpu_bandwidth(cpu: &LinuxCpu, writes: &mut Vec<Write>, problems: &mut Problems) {
-    /// The kernel's own, which a write of the quota alone would leave as it is.
-    const PERIOD: u64 = 100_000;
-    let quota = cpu.quota().unwrap_or(0);
-    let period = cpu.period().filter(|&n| n != 0);
-    let place = if quota == 0 { "linux.resources.cpu.period" } else { "linux.resources.cpu.quota" };
-    let burst = "linux.resources.cpu.burst";
-    match quota {
-        0 if period.is_none() => {}
-        0 | -1 => {
-            let value = format!("max {}", period.unwrap_or(PERIOD));
-            writes.push(Write::new("cpu.max", value, place).absent(Absent::NoLimit));
-        }
-        n if n < 0 => problems.add(place, format!("{n} is neither a time nor -1")),
-        n => {
-            // The kernel says EINVAL for it.
-            if cpu.burst().is_some_and(|b| b > n as u64) {
-                problems.add(burst, format!("is above cpu.quota, {n}"));
+impl Target {
+    pub(super) fn file(self) -> Option<&'static str> {
+        match self {
+            Self::File(file) | Self::Converted(file, _) | Self::By(file, _) | Self::Elsewhere(file) => {
+                Some(file)
             }
-            writes.push(Write::new("cpu.max", format!("{n} {}", period.unwrap_or(PERIOD)), place));
+            Self::Refused(_) => None,
         }
     }
+}
+
+/// The numbers that a member may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Bytes. 0 is unset, -1 is no limit.
+    Size,
+    /// Microseconds. 0 is unset, -1 is no limit.
+    Time,
+    /// Tasks. 0 leaves room for the container's first process alone, -1 is no limit.
+    Tasks,
+    /// Any number. 0 is unset.
+    Positive,
+    /// Any number. 0 limits nothing.
+    OrZero,
+    /// 1, or 0 for the kernel's default.
+    Switch,
+    /// From the first number to the second. 0 is unset if it is not among them.
+    Between(i128, i128),
+    /// A list of CPUs or memory nodes. A blank one is unset.
+    List,
+    /// A structure, which the function of its row checks.
+    Structure,
+}
+
+impl Bounds {
+    /// Returns what a number asks for.
+    pub(super) fn check(self, n: i128) -> Result<Asked, String> {
+        let neither = |unit: &str| Err(format!("{n} is neither {unit} nor -1"));
+        match (self, n) {
+            (Self::Size | Self::Time | Self::Positive, 0) => Ok(Asked::Nothing),
+            (Self::Between(1.., _), 0) => Ok(Asked::Nothing),
+            (Self::OrZero | Self::Switch, 0) => Ok(Asked::Zero),
+            (Self::Size | Self::Time | Self::Tasks, -1) => Ok(Asked::NoLimit),
+            (Self::Size, ..0) => neither("a size"),
+            (Self::Time, ..0) => neither("a time"),
+            (Self::Tasks, ..0) => neither("a number of tasks"),
+            // The first process is born inside and has to fit. For every other process 1 means the same as 0:
+            // the kernel refuses a fork that would exceed the limit.
+            (Self::Tasks, 0) => Ok(Asked::Limit(1)),
+            (Self::Switch, _) if n != 1 => Err(format!("{n} is neither 0 nor 1")),
+            (Self::Between(min, max), _) if !(min..=max).contains(&n) => {
+                Err(format!("{n} is not between {min} and {max}"))
+            }
+            _ => Ok(Asked::Limit(n)),
+        }
+    }
+
+    /// Returns whether a JSON value means the same as an absent member.
+    #[must_use]
+    pub fn unset(self, value: &serde_json::Value) -> bool {
+        match value.as_u64() {
+            Some(0) => self.check(0) == Ok(Asked::Nothing),
+            Some(UNSET) => matches!(self, Self::Between(0, _)),
+            _ => self == Self::List && value.as_str().is_some_and(|list| list.trim().is_empty()),
+        }
+    }
+}
+
+/// Docker passes an unset -1 on as this number.
+const UNSET: u64 = u64::MAX;
+
+pub(super) const NO_SUCH_CONTROL: &str = "cgroup v2 has no such control";
+const NO_SUCH: Target = Target::Refused(NO_SUCH_CONTROL);
+const HIERARCHICAL: Target = Target::Refused("the kernel's memory cgroups always are hierarchical");
+
+const fn flag(name: &'static str, value: &'static str, help: &'static str) -> Option<Flag> {
+    Some(Flag { name, value, help })
+}
+
+/// A structure without an option.
+const fn structure(member: &'static str, v2: Target, v1: Target) -> Limit {
+    Limit { member, bounds: Bounds::Structure, get: |_| None, v2, v1, property: None, option: None }
+}
+
+use Bounds::{Between, List, OrZero, Positive, Size, Switch, Tasks, Time};
+use Target::{By, Converted, Elsewhere, File};
+
+#[rustfmt::skip]
+#[allow(deprecated)] // kernel and kernelTCP: some kernels still have them
+pub const LIMITS: &[Limit] = &[
+    Limit { member: "memory.limit", bounds: Size, get: |r| r.memory().as_ref()?.limit().map(Into::into),
+            v2: By("memory.max", lower::memory_and_swap), v1: File("memory.limit_in_bytes"), property: Some("MemoryMax"),
+            option: flag("memory", "SIZE", "memory.limit, such as 512M; -1 for none") },
+    Limit { member: "memory.swap", bounds: Size, get: |r| r.memory().as_ref()?.swap().map(Into::into),
+            v2: Elsewhere("memory.swap.max"), v1: By("memory.memsw.limit_in_bytes", lower::swap), property: Some("MemorySwapMax"),
+            option: flag("memory-swap", "SIZE", "memory.swap: memory and swap together") },
+    Limit { member: "memory.reservation", bounds: Size, get: |r| r.memory().as_ref()?.reservation().map(Into::into),
+            v2: File("memory.low"), v1: File("memory.soft_limit_in_bytes"), property: Some("MemoryLow"),
+            option: flag("memory-reservation", "SIZE", "memory.reservation") },
+    Limit { member: "memory.kernel", bounds: Size, get: |r| r.memory().as_ref()?.kernel().map(Into::into),
+            v2: NO_SUCH, v1: File("memory.kmem.limit_in_bytes"), property: None,
+            option: flag("kernel-memory", "SIZE", "memory.kernel") },
+    Limit { member: "memory.kernelTCP", bounds: Size, get: |r| r.memory().as_ref()?.kernel_tcp().map(Into::into),
+            v2: NO_SUCH, v1: File("memory.kmem.tcp.limit_in_bytes"), property: None,
+            option: flag("kernel-memory-tcp", "SIZE", "memory.kernelTCP") },
+    Limit { member: "memory.swappiness", bounds: Between(0, 100),
+            get: |r| r.memory().as_ref()?.swappiness().filter(|n| *n != UNSET).map(Into::into),
+            v2: NO_SUCH, v1: File("memory.swappiness"), property: None, option: None },
+    // 0 is written to v1 too: a new cgroup has what its parent has.
+    Limit { member: "memory.disableOOMKiller", bounds: Switch,
+            get: |r| r.memory().as_ref()?.disable_oom_killer().map(Into::into),
+            v2: NO_SUCH, v1: File("memory.oom_control"), property: None, option: None },
+    // Only false asks for something. v2 always is hierarchical, v1 since Linux 5.11.
+    Limit { member: "memory.useHierarchy", bounds: Switch,
+            get: |r| r.memory().as_ref()?.use_hierarchy().map(|on| i128::from(!on)),
+            v2: NO_SUCH, v1: HIERARCHICAL, property: None, option: None },
+    // Before idle: the weight of an idle cgroup cannot be set.
+    Limit { member: "cpu.shares", bounds: Positive, get: |r| r.cpu().as_ref()?.shares().map(Into::into),
+            v2: Converted("cpu.weight", lower::weight_of_shares), v1: File("cpu.shares"), property: Some("CPUWeight"),
+            option: flag("cpu-share", "N", "cpu.shares") },
+    Limit { member: "cpu.idle", bounds: Switch, get: |r| r.cpu().as_ref()?.idle().map(Into::into),
+            v2: File("cpu.idle"), v1: File("cpu.idle"), property: None,
+            option: flag("cpu-idle", "N", "cpu.idle, 0 or 1") },
+    Limit { member: "cpu.period", bounds: Positive, get: |r| r.cpu().as_ref()?.period().map(Into::into),
+            v2: Elsewhere("cpu.max"), v1: By("cpu.cfs_period_us", lower::period), property: None,
+            option: flag("cpu-period", "MICROSECONDS", "cpu.period") },
+    Limit { member: "cpu.quota", bounds: Time, get: |r| r.cpu().as_ref()?.quota().map(Into::into),
+            v2: By("cpu.max", lower::quota_and_period), v1: File("cpu.cfs_quota_us"), property: Some("CPUQuotaPerSecUSec"),
+            option: flag("cpu-quota", "MICROSECONDS", "cpu.quota in a period; -1 for none") },
     // After the quota, which it must not exceed.
-    match cpu.burst() {
-        None => {}
-        Some(0) => writes.push(Write::new("cpu.max.burst", 0, burst).absent(Absent::NoLimit)),
-        Some(n) => writes.push(Write::new("cpu.max.burst", n, burst)),
-    }
+    Limit { member: "cpu.burst", bounds: OrZero, get: |r| r.cpu().as_ref()?.burst().map(Into::into),
+            v2: By("cpu.max.burst", lower::burst), v1: By("cpu.cfs_burst_us", lower::burst), property: None,
+            option: flag("cpu-burst", "MICROSECONDS", "cpu.burst") },
+    // v2 schedules realtime tasks for the whole system only.
+    Limit { member: "cpu.realtimePeriod", bounds: Positive, get: |r| r.cpu().as_ref()?.realtime_period().map(Into::into),
+            v2: NO_SUCH, v1: File("cpu.rt_period_us"), property: None,
+            option: flag("cpu-rt-period", "MICROSECONDS", "cpu.realtimePeriod") },
+    Limit { member: "cpu.realtimeRuntime", bounds: Time, get: |r| r.cpu().as_ref()?.realtime_runtime().map(Into::into),
+            v2: NO_SUCH, v1: File("cpu.rt_runtime_us"), property: None,
+            option: flag("cpu-rt-runtime", "MICROSECONDS", "cpu.realtimeRuntime") },
+    Limit { member: "cpu.cpus", bounds: List, get: |_| None,
+            v2: By("cpuset.cpus", lower::list), v1: By("cpuset.cpus", lower::list), property: Some("AllowedCPUs"),
+            option: flag("cpuset-cpus", "LIST", "cpu.cpus, such as 0-3,7") },
+    Limit { member: "cpu.mems", bounds: List, get: |_| None,
+            v2: By("cpuset.mems", lower::list), v1: By("cpuset.mems", lower::list), property: Some("AllowedMemoryNodes"),
+            option: flag("cpuset-mems", "LIST", "cpu.mems") },
+    Limit { member: "pids.limit", bounds: Tasks, get: |r| r.pids().as_ref().map(|pids| pids.limit().into()),
+            v2: File("pids.max"), v1: File("pids.max"), property: Some("TasksMax"),
+            option: flag("pids-limit", "N", "pids.limit; -1 for none") },
+    Limit { member: "blockIO.weight", bounds: WEIGHT, get: |r| r.block_io().as_ref()?.weight().map(Into::into),
+            v2: By("io.weight", lower::weight), v1: By("blkio.weight", lower::weight), property: Some("IOWeight"),
+            option: flag("blkio-weight", "N", "blockIO.weight, 10 to 1000") },
+    Limit { member: "blockIO.leafWeight", bounds: WEIGHT, get: |r| r.block_io().as_ref()?.leaf_weight().map(Into::into),
+            v2: NO_SUCH, v1: File("blkio.leaf_weight"), property: None, option: None },
+    structure("blockIO.weightDevice", By("io.weight", lower::device_weights), By("blkio.weight_device", lower::device_weights)),
+    structure("blockIO.throttleReadBpsDevice", By("io.max", lower::throttle), By("blkio.throttle.read_bps_device", lower::throttle)),
+    structure("blockIO.throttleWriteBpsDevice", By("io.max", lower::throttle), By("blkio.throttle.write_bps_device", lower::throttle)),
+    structure("blockIO.throttleReadIOPSDevice", By("io.max", lower::throttle), By("blkio.throttle.read_iops_device", lower::throttle)),
+    structure("blockIO.throttleWriteIOPSDevice", By("io.max", lower::throttle), By("blkio.throttle.write_iops_device", lower::throttle)),
+    structure("hugepageLimits", By("hugetlb.SIZE.max", lower::huge_pages), By("hugetlb.SIZE.limit_in_bytes", lower::huge_pages)),
+    structure("rdma", By("rdma.max", lower::rdma), By("rdma.max", lower::rdma)),
+    // v2 has no network controllers: nftables and eBPF match on the cgroup itself.
+    Limit { member: "network.classID", bounds: Positive, get: |r| r.network().as_ref()?.class_id().map(Into::into),
+            v2: NO_SUCH, v1: File("net_cls.classid"), property: None, option: None },
+    Limit { member: "network.priorities", bounds: Positive,
+            get: |r| r.network().as_ref()?.priorities().as_ref().map(|entries| entries.len() as i128),
+            v2: NO_SUCH, v1: By("net_prio.ifpriomap", lower::priorities), property: None, option: None },
+    // Last: a key of v2's own overrides what was derived from v1's words.
+    structure("unified", By("", lower::unified), By("", lower::unified)),
+];
+
+/// The weights of cgroup v1 and of BFQ.
+pub(super) const WEIGHT: Bounds = Between(10, 1000);
+
+/// Returns all writes to cgroup v2 that the resources ask for, in an order that the kernel accepts.
+pub fn plan(resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
+    plan_for(Version::V2, resources, problems)
 }
 
-pub(super) fn plan_pids(limit: i64, writes: &mut Vec<Write>, problems: &mut Problems) {
-    let place = "linux.resources.pids.limit";
-    match limit {
-        -1 => writes.push(Write::new("pids.max", "max", place).absent(Absent::NoLimit)),
-        // The container's first process is born inside and must fit. To every other one it is the same: the
-        // kernel refuses the fork that would exceed the limit.
-        0 => writes.push(Write::new("pids.max", 1, place)),
-        n if n < 0 => problems.add(place, format!("{n} is neither a number of tasks nor -1")),
-        n => writes.push(Write::new("pids.max", n, place)),
+pub(super) fn plan_for(version: Version, resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
+    let mut plan = Plan { version, resources, writes: Vec::new(), problems };
+    LIMITS.iter().for_each(|limit| plan.add(limit));
+    let mut writes = plan.writes;
+    if resources.memory().is_some_and(|memory| memory.check_before_update() == Some(true)) {
+        let used = if version == Version::V2 { "memory.current" } else { "memory.usage_in_bytes" };
+        // The kernel accepts a limit below what is in use, and then kills for it.
+        let limits = writes.iter_mut().filter(|write| write.place == "linux.resources.memory.limit");
+        limits.for_each(|write| write.floor = Some(used));
     }
-}
-
-/// v1's weight (10 to 1000) as io.weight (1 to 10000); BFQ's own has v1's range.
-fn io_weight(weight: u16) -> u64 {
-    1 + (u64::from(weight) - 10) * 9999 / 990
-}
-
-/// A weight that is asked for and can be.
-pub(super) fn checked_weight(weight: Option<u16>, place: &str, problems: &mut Problems) -> Option<u16> {
-    match weight {
-        None | Some(0) => None,
-        Some(n @ 10..=1000) => Some(n),
-        Some(n) => {
-            problems.add(place, format!("{n} is not between 10 and 1000"));
-            None
-        }
-    }
-}
-
-/// An entry of `weightDevice` has one weight at least (config-linux.md#block-io).
-pub(super) fn some_weight(entry: &LinuxWeightDevice, place: &str, problems: &mut Problems) {
-    if entry.weight().is_none() && entry.leaf_weight().is_none() {
-        problems.add(place, "has neither weight nor leafWeight");
-    }
-}
-
-/// A device number as the io files write it.
-pub(super) fn device(major: i64, minor: i64, place: &str, problems: &mut Problems) -> Option<String> {
-    match (u32::try_from(major), u32::try_from(minor)) {
-        (Ok(major), Ok(minor)) => Some(format!("{major}:{minor}")),
-        _ => {
-            problems.add(place, format!("{major}:{minor} is not a device"));
-            None
-        }
-    }
-}
-
-fn plan_io(io: &LinuxBlockIo, writes: &mut Vec<Write>, problems: &mut Problems) {
-    let place = "linux.resources.blockIO";
-    let bfq = "io.bfq.weight";
-    let weight_place = format!("{place}.weight");
-    if let Some(weight) = checked_weight(io.weight(), &weight_place, problems) {
-        // The file exists where the BFQ scheduler is built in or loaded, and then it is the one that counts.
-        let instead = Absent::Instead { file: "io.weight", value: io_weight(weight).to_string() };
-        writes.push(Write::new(bfq, weight, weight_place).absent(instead));
-    }
-    let leaf = |weight: Option<u16>| weight.is_some_and(|n| n != 0);
-    refuse(leaf(io.leaf_weight()), &format!("{place}.leafWeight"), problems);
-    for (i, entry) in io.weight_device().iter().flatten().enumerate() {
-        let place = format!("{place}.weightDevice[{i}]");
-        some_weight(entry, &place, problems);
-        refuse(leaf(entry.leaf_weight()), &format!("{place}.leafWeight"), problems);
-        let device = device(entry.major(), entry.minor(), &place, problems);
-        let place = format!("{place}.weight");
-        let weight = checked_weight(entry.weight(), &place, problems);
-        if let (Some(device), Some(weight)) = (device, weight) {
-            let value = format!("{device} {}", io_weight(weight));
-            let instead = Absent::Instead { file: "io.weight", value };
-            writes.push(Write::new(bfq, format!("{device} {weight}"), place).absent(instead));
-        }
-    }
-    for (name, word, entries) in [
-        ("throttleReadBpsDevice", "rbps", io.throttle_read_bps_device()),
-        ("throttleWriteBpsDevice", "wbps", io.throttle_write_bps_device()),
-        ("throttleReadIOPSDevice", "riops", io.throttle_read_iops_device()),
-        ("throttleWriteIOPSDevice", "wiops", io.throttle_write_iops_device()),
-    ] {
-        for (i, entry) in entries.iter().flatten().enumerate() {
-            writes.extend(plan_throttle(entry, word, &format!("{place}.{name}[{i}]"), problems));
-        }
-    }
-}
-
-fn plan_throttle(
-    entry: &LinuxThrottleDevice,
-    word: &str,
-    place: &str,
-    problems: &mut Problems,
-) -> Option<Write> {
-    let device = device(entry.major(), entry.minor(), place, problems)?;
-    Some(match entry.rate() {
-        // On v1 a rate of 0 takes the limit away; on v2 the kernel refuses 0.
-        0 => Write::new("io.max", format!("{device} {word}=max"), place).absent(Absent::NoLimit),
-        rate => Write::new("io.max", format!("{device} {word}={rate}"), place),
-    })
-}
-
-/// The size of a huge page, which becomes part of a file's name.
-pub(super) fn page_size<'a>(size: &'a str, place: &str, problems: &mut Problems) -> Option<&'a str> {
-    let plain = size.ends_with('B') && size.bytes().all(|b| b.is_ascii_alphanumeric());
-    if !plain {
-        problems.add(format!("{place}.pageSize"), format!("{size:?} is not a size such as 2MB"));
-    }
-    plain.then_some(size)
-}
-
-fn plan_hugepages(limit: &LinuxHugepageLimit, place: &str, writes: &mut Vec<Write>, problems: &mut Problems) {
-    let Some(size) = page_size(limit.page_size(), place, problems) else { return };
-    let place = format!("{place}.limit");
-    // Pages that are reserved but not touched yet count only in rsvd; with just the other limit a container
-    // finds out by SIGBUS.
-    for file in [format!("hugetlb.{size}.max"), format!("hugetlb.{size}.rsvd.max")] {
-        match limit.limit() {
-            -1 => writes.push(Write::new(file, "max", &place).absent(Absent::NoLimit)),
-            n if n < 0 => {
-                problems.add(&place, format!("{n} is neither a size nor -1"));
-                return;
-            }
-            n => writes.push(Write::new(file, n, &place)),
-        }
-    }
-}
-
-pub(super) fn plan_rdma(resources: &LinuxResources, writes: &mut Vec<Write>, problems: &mut Problems) {
-    let mut entries: Vec<_> = resources.rdma().iter().flatten().collect();
-    entries.sort_by_key(|(name, _)| *name);
-    for (name, limits) in entries {
-        let place = format!("linux.resources.rdma[{name:?}]");
-        if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '\0') {
-            problems.add(place, "is not the name of a device");
-            continue;
-        }
-        let words = [("hca_handle", limits.hca_handles()), ("hca_object", limits.hca_objects())];
-        let words: Vec<_> = words.iter().filter_map(|(k, v)| v.map(|v| format!("{k}={v}"))).collect();
-        if words.is_empty() {
-            problems.add(place, "has neither hcaHandles nor hcaObjects");
-            continue;
-        }
-        writes.push(Write::new("rdma.max", format!("{name} {}", words.join(" ")), place));
-    }
-}
-
-/// v2 has no network controllers; nftables and eBPF match on the cgroup itself.
-fn refuse_network(network: &LinuxNetwork, problems: &mut Problems) {
-    let place = "linux.resources.network";
-    refuse(network.class_id().is_some_and(|n| n != 0), &format!("{place}.classID"), problems);
-    let priorities = network.priorities().as_ref().is_some_and(|p| !p.is_empty());
-    refuse(priorities, &format!("{place}.priorities"), problems);
-}
-
-fn plan_unified(resources: &LinuxResources, writes: &mut Vec<Write>, problems: &mut Problems) {
-    /// Files that act instead of limiting: they would kill, freeze or move the container while it is made.
-    const VERBS: [&str; 5] =
-        ["cgroup.freeze", "cgroup.kill", "cgroup.procs", "cgroup.threads", "cgroup.type"];
-    let mut entries: Vec<_> = resources.unified().iter().flatten().collect();
-    entries.sort();
-    for (key, value) in entries {
-        let place = format!("linux.resources.unified[{key:?}]");
-        if key.contains(['/', '\0']) || key.starts_with('.') || !key.contains('.') {
-            problems.add(place, "is not the name of a cgroup file");
-        } else if VERBS.contains(&key.as_str()) {
-            problems.add(place, "is not a resource");
-        } else if value.trim().is_empty() {
-            // An empty write to memory.max is a limit of 0.
-            problems.add(place, "has no value");
-        } else {
-            // A file such as io.max takes one entry a write.
-            let lines = value.lines().map(str::trim).filter(|line| !line.is_empty());
-            writes.extend(lines.map(|line| Write::new(key, line, &place)));
-        }
-    }
+    writes
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::cgroups::lower::weight_of_shares;
 
-    /// The writes as `file=value`, a `?` behind those that ask for no limit, and the problems as `place:
-    /// message`.
+    /// Returns the writes as `file=value`, with a `?` after those that ask for no limit, and the problems as
+    /// `place: message`.
     pub(in crate::cgroups) fn shown(
         json: &str,
         plan: fn(&LinuxResources, &mut Problems) -> Vec<Write>,
@@ -436,7 +333,7 @@ pub(super) mod tests {
     fn resources_become_writes() {
         for (json, expected) in [
             ("{}", &[][..]),
-            // What engines send for "no limit".
+            // What engines send for no limit.
             (
                 r#"{"memory":{"disableOOMKiller":false,"limit":0,"swappiness":18446744073709551615},
                     "cpu":{"shares":0,"quota":0,"cpus":""},"blockIO":{"weight":0},"network":{},
@@ -561,7 +458,7 @@ pub(super) mod tests {
         for (shares, weight) in rows {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
-        assert_eq!(weight_of_shares(u64::MAX), 10_000);
+        assert_eq!(weight_of_shares(u64::MAX.into()), 10_000);
     }
 
     #[test]

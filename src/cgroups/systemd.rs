@@ -8,7 +8,7 @@
 //! systemd's device rules have no order, and systemd does not touch a program that it did not attach.
 
 mod properties;
-mod told;
+mod update;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -23,7 +23,7 @@ use crate::error::{Kind, Problems, Result, fail};
 use crate::sys::{self, socket::Address, task};
 use crate::trace;
 pub use properties::{ANNOTATION, Property, of_writes};
-pub use told::{Told, compare, shown};
+pub use update::{Update, shown};
 
 /// The longest name that systemd gives a unit.
 const NAME_MAX: usize = 255;
@@ -340,7 +340,7 @@ const KNOWS_IDLE: u32 = 252;
 fn supported(bus: &mut Bus, mut properties: Vec<Property>) -> Result<Vec<Property>> {
     if properties.contains(&properties::idle()) {
         let call = manager("", &[]);
-        let version = told::get(bus, call.path, call.interface, "Version")?;
+        let version = update::get(bus, call.path, call.interface, "Version")?;
         if version.text().and_then(number_of_version).is_some_and(|n| n < KNOWS_IDLE) {
             properties.retain(|property| *property != properties::idle());
         }

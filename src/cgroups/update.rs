@@ -1,41 +1,31 @@
-//! Changing the limits of a cgroup that is in use: only what differs, in an order that the kernel takes, and all
-//! of it or nothing.
+//! Changing the limits of a cgroup that is in use: only what differs is written, in an order that the kernel
+//! accepts, and either all of it or nothing.
 
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
+use super::compare::{Compared, present, rises};
 use super::resources::{Absent, Write};
-use super::systemd::{self, Told, Unit};
-use super::values::{Units, part, present, rises, same};
+use super::systemd::{self, Unit};
+use super::value::Value;
 use super::{Cgroup, devices, v1, v2};
 use crate::error::{Kind, Result, fail};
 use crate::log;
 use crate::sys::{self, fs};
 
-/// A file that will say something else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub file: String,
-    /// What brings the former state back; `None` for a file that cannot be read.
-    pub before: Option<String>,
-    pub after: String,
-    /// The place in the document that asks for it.
-    pub place: String,
-}
-
-/// What is to be changed, and how.
+/// What an update changes, and what brings the former state back.
 #[derive(Debug)]
 pub struct Update {
-    /// What the systemd that keeps the cgroup is told of it.
-    pub told: Option<Told>,
-    pub changes: Vec<Change>,
-    /// What the files say that systemd may write to as well.
-    before: Vec<Found>,
-    /// Where the device rules are to be replaced.
+    /// The properties to change, if systemd keeps the cgroup.
+    pub unit: Option<systemd::Update>,
+    pub changes: Vec<Compared>,
+    /// What the files contained before that systemd may write to as well.
+    before: Vec<Compared>,
+    /// The device rules, if they are replaced.
     pub devices: Option<Rules>,
 }
 
-/// The device rules; `None` if every device is allowed.
+/// The device rules. `None` allows every device.
 #[derive(Debug)]
 pub struct Rules {
     pub before: Option<devices::Filter>,
@@ -45,7 +35,7 @@ pub struct Rules {
 impl Rules {
     fn apply(&self, cgroup: &Cgroup) -> Result<()> {
         let applied = cgroup.replace_devices(self.after.as_ref()).context("devices");
-        // v2 exchanges all at once or nothing, v1 goes rule by rule.
+        // v2 replaces its program at once, v1 its rules one by one.
         if applied.is_err() && !cgroup.v1.is_empty() {
             self.undo(cgroup);
         }
@@ -57,15 +47,8 @@ impl Rules {
     }
 }
 
-/// What a file says, or the part of it that is for one device, in the form in which it can be written again.
-#[derive(Debug)]
-struct Found {
-    file: String,
-    text: String,
-}
-
-/// Pairs of files where the first must never be above what the second allows for: memory that is to be swapped
-/// out needs room there first, the burst must not exceed the quota.
+/// Pairs of files where the value of the first must never exceed what the value of the second allows. Memory
+/// that is swapped out needs room in the swap limit. A burst must not exceed the quota.
 const BOUNDED: [(&str, &str); 5] = [
     ("memory.max", "memory.swap.max"),
     ("cpu.max.burst", "cpu.max"),
@@ -74,24 +57,30 @@ const BOUNDED: [(&str, &str); 5] = [
     ("cpu.rt_runtime_us", "cpu.rt_period_us"),
 ];
 
-/// The weight of a group, which it has not while it is idle.
+/// The weight of a cgroup. It cannot be read or written while the cgroup is idle.
 const WEIGHTS: [&str; 2] = ["cpu.weight", "cpu.shares"];
 
-/// Sorts changes so that at no moment one stands against the kernel's rules.
-pub fn order(changes: &mut [Change]) {
-    for (inner, outer) in BOUNDED {
-        let rising = |change: &Change| rises(change.before.as_deref().unwrap_or("max"), &change.after);
-        let first = |changes: &[Change]| changes.iter().find(|c| c.file == outer).is_some_and(rising);
-        put(changes, inner, outer, first(changes));
-    }
-    // The weight of an idle group cannot be set.
-    let wakes = changes.iter().any(|c| c.file == "cpu.idle" && c.after == "0");
-    WEIGHTS.iter().for_each(|weight| put(changes, weight, "cpu.idle", wakes));
+/// Returns whether a write sets `cpu.idle` to `value`.
+fn sets_idle(write: &Write, value: i128) -> bool {
+    write.file == "cpu.idle" && write.value.parsed("cpu.idle") == Value::Number(value)
 }
 
-/// Exchanges two files' changes, if both are there, unless `second` comes first as it is wanted.
-fn put(changes: &mut [Change], first: &str, second: &str, second_first: bool) {
-    let at = |file: &str| changes.iter().position(|c| c.file == file);
+/// Sorts changes so that each one passes the kernel's rules when it is made.
+fn order(changes: &mut [Compared]) {
+    for (inner, outer) in BOUNDED {
+        let rising = |change: &Compared| {
+            rises(outer, change.present.as_ref().unwrap_or(&Value::Max), &change.write.value)
+        };
+        let outer_first = changes.iter().find(|change| change.write.file == outer).is_some_and(rising);
+        swap_unless(changes, inner, outer, outer_first);
+    }
+    let wakes = changes.iter().any(|change| sets_idle(&change.write, 0));
+    WEIGHTS.iter().for_each(|weight| swap_unless(changes, weight, "cpu.idle", wakes));
+}
+
+/// Exchanges the changes of two files, unless they are in the requested order already.
+fn swap_unless(changes: &mut [Compared], first: &str, second: &str, second_first: bool) {
+    let at = |file: &str| changes.iter().position(|change| change.write.file == file);
     if let (Some(a), Some(b)) = (at(first), at(second))
         && (b < a) != second_first
     {
@@ -99,13 +88,12 @@ fn put(changes: &mut [Change], first: &str, second: &str, second_first: bool) {
     }
 }
 
-/// Drops what a later write to the same place overrides, and a weight that the kernel does not take or tell while the
-/// group is idle.
+/// Drops each write that a later one overrides, and the weight of a cgroup that becomes idle.
 fn effective(writes: Vec<Write>) -> Vec<Write> {
-    let idle = writes.iter().any(|w| w.file == "cpu.idle" && w.value == "1");
+    let idle = writes.iter().any(|write| sets_idle(write, 1));
     let mut kept: Vec<Write> = Vec::new();
     for write in writes {
-        kept.retain(|w| w.file != write.file || part(&w.file, &w.value) != part(&write.file, &write.value));
+        kept.retain(|w| w.file != write.file || !write.value.replaces(&w.file, &w.value));
         if !(idle && WEIGHTS.contains(&write.file.as_str())) {
             kept.push(write);
         }
@@ -113,84 +101,66 @@ fn effective(writes: Vec<Write>) -> Vec<Write> {
     kept
 }
 
-/// What a cgroup says where a write is asked for.
-pub struct Applied {
-    pub write: Write,
-    /// `None`: there is no such file, or it cannot be read.
-    pub found: Option<String>,
-    pub same: bool,
+/// Compares the writes with the cgroup's files. Leaves out a write whose file does not exist if it limits
+/// nothing.
+pub fn compare(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Compared>> {
+    compare_or(cgroup, writes, |write| Ok(Compared { write, present: None }))
 }
 
-/// Compares what is asked with what the cgroup says.
-pub fn look(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Applied>> {
-    let units = Units::probe();
+/// Compares the writes, and calls `missing` for one that limits something and whose file does not exist.
+fn compare_or(
+    cgroup: &Cgroup,
+    writes: Vec<Write>,
+    missing: impl Fn(Write) -> Result<Compared>,
+) -> Result<Vec<Compared>> {
     let mut all = Vec::new();
-    for mut write in effective(writes) {
-        let (found, same) = match find(cgroup, &write)? {
-            None if needless(&write) => continue,
-            None => (None, false),
-            Some(Target { file, value, text }) => {
-                let found = text.map(|text| present(&file, &value, &text));
-                let same = found.as_ref().is_some_and(|found| same(&file, &value, found, units));
-                (write.file, write.value) = (file, value);
-                (found, same)
-            }
-        };
-        all.push(Applied { write, found, same });
+    for write in effective(writes) {
+        match find(cgroup, &write)? {
+            Some(compared) => all.push(compared),
+            None if is_needless(&write) => {}
+            None => all.push(missing(write)?),
+        }
     }
     Ok(all)
 }
 
-/// Compares what is asked with what the cgroup has. Nothing is changed by it, but that with `enable` controllers
-/// that are needed, and not enabled yet on the way to the cgroup, are.
-pub fn compare(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Change>> {
-    let mut changes: Vec<Change> = Vec::new();
-    let units = Units::probe();
-    for write in effective(writes) {
-        let Some(Target { file, value, text }) = resolve(cgroup, &write, enable)? else { continue };
-        let before = text.map(|text| present(&file, &value, &text));
-        if before.as_ref().is_some_and(|before| same(&file, &value, before, units)) {
-            continue;
-        }
+/// Returns the writes that change something, in the order in which to make them. With `enable`, controllers
+/// that they need are enabled on the way to the cgroup; nothing else is changed.
+fn differing(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Compared>> {
+    let mut changes = compare_or(cgroup, writes, |write| enabled(cgroup, write, enable))?;
+    changes.retain(|change| !change.same());
+    for Compared { write, .. } in &changes {
         if let Some(floor) = write.floor {
-            v2::check_floor(cgroup.read(floor)?.as_deref(), &value, &write.place)?;
+            v2::check_floor(cgroup.read(floor)?.as_deref(), write)?;
         }
-        changes.push(Change { file, before, after: value, place: write.place });
     }
     order(&mut changes);
     Ok(changes)
 }
 
-/// A file that a write is for.
-struct Target {
-    file: String,
-    value: String,
-    /// What it says; `None` for one that is only written.
-    text: Option<String>,
-}
-
-/// The file, if it is there.
-fn target(cgroup: &Cgroup, file: &str, value: &str) -> Result<Option<Target>> {
-    let text = match cgroup.read(file) {
-        Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => None,
-        other => match other? {
-            None => return Ok(None),
-            text => text,
-        },
+/// Compares a write with its file, or with the one that is used instead. Returns `None` if neither exists.
+fn find(cgroup: &Cgroup, write: &Write) -> Result<Option<Compared>> {
+    let read = |file: &str, value: &Value| -> Result<Option<Compared>> {
+        let text = match cgroup.read(file) {
+            // The file can only be written.
+            Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => None,
+            other => match other? {
+                None => return Ok(None),
+                text => text,
+            },
+        };
+        let present = text.map(|text| present(file, value, &text));
+        let write = Write { file: file.into(), value: value.clone(), ..write.clone() };
+        Ok(Some(Compared { write, present }))
     };
-    Ok(Some(Target { file: file.into(), value: value.into(), text }))
-}
-
-/// The file that a write is for in this cgroup.
-fn find(cgroup: &Cgroup, write: &Write) -> Result<Option<Target>> {
-    match (target(cgroup, &write.file, &write.value)?, &write.absent) {
-        (None, Absent::Instead { file, value }) => target(cgroup, file, value),
+    match (read(&write.file, &write.value)?, &write.absent) {
+        (None, Absent::Instead { file, value }) => read(file, value),
         (found, _) => Ok(found),
     }
 }
 
-/// Whether nothing is lost where the file of a write does not exist.
-fn needless(write: &Write) -> bool {
+/// Returns whether nothing is lost if the file of a write does not exist.
+fn is_needless(write: &Write) -> bool {
     match write.absent {
         Absent::NoLimit => true,
         Absent::NoSwap => !v2::host_swaps(),
@@ -198,86 +168,88 @@ fn needless(write: &Write) -> bool {
     }
 }
 
-/// The file to write. `None`: there is nothing to do.
-fn resolve(cgroup: &Cgroup, write: &Write, enable: bool) -> Result<Option<Target>> {
-    let found = find(cgroup, write)?;
-    if found.is_some() || needless(write) {
-        return Ok(found);
-    }
+/// Compares a write with its file, after the controller that provides the file was enabled. Without `enable`,
+/// it only finds out whether there is such a controller.
+fn enabled(cgroup: &Cgroup, write: Write, enable: bool) -> Result<Compared> {
     if write.controller().is_some() {
-        cgroup.enable(write, enable)?;
+        cgroup.enable(&write, enable)?;
         if !enable {
-            let (file, value) = (write.file.clone(), write.value.clone());
-            return Ok(Some(Target { file, value, text: None }));
+            return Ok(Compared { write, present: None });
         }
     }
     let missing = || {
         let (place, file) = (&write.place, &write.file);
-        let (whose, word) = match &cgroup.unified {
-            Some(unified) if cgroup.v1.is_empty() => (unified.path.display().to_string(), "has no file"),
-            _ => ("none of the container's cgroups".into(), "has a file"),
+        let why = match &cgroup.unified {
+            Some(unified) if cgroup.v1.is_empty() => format!("{} has no file {file}", unified.path.display()),
+            _ => format!("none of the container's cgroups has a file {file}"),
         };
-        fail(Kind::Unsupported, format!("{place}: {whose} {word} {file}"))
+        fail(Kind::Unsupported, format!("{place}: {why}"))
     };
-    find(cgroup, write)?.ok_or_else(missing).map(Some)
+    find(cgroup, &write)?.ok_or_else(missing)
 }
 
-/// Decides what to change for `wanted` in a cgroup that may be kept by a unit's systemd, and then was asked to be as the
-/// writes beside it. Nothing is changed yet but as [`compare`] says.
-pub fn plan(
+/// Finds out what has to change in a cgroup for the writes in `wanted`. If systemd keeps the cgroup, `unit`
+/// is its unit and the writes that the cgroup was asked for before. Changes nothing itself, except that
+/// [`differing`] may enable controllers.
+pub fn prepare(
     cgroup: &Cgroup,
     unit: Option<(&Unit, Vec<Write>)>,
     wanted: Vec<Write>,
     devices: Option<Rules>,
     enable: bool,
 ) -> Result<Update> {
-    let changes = compare(cgroup, wanted.clone(), enable)?;
-    let mut update = Update { told: None, changes, before: Vec::new(), devices };
+    let changes = differing(cgroup, wanted.clone(), enable)?;
+    let mut update = Update { unit: None, changes, before: Vec::new(), devices };
     if let Some((unit, former)) = unit {
-        let found = |applied: Applied| Some(Found { file: applied.write.file, text: applied.found? });
-        update.told = systemd::compare(unit, &wanted)?;
-        let looked = [look(cgroup, former)?, look(cgroup, wanted)?];
-        update.before = looked.into_iter().flatten().filter_map(found).collect();
+        update.unit = systemd::Update::prepare(unit, &wanted)?;
+        update.before = [compare(cgroup, former)?, compare(cgroup, wanted)?].concat();
     }
     Ok(update)
 }
 
-/// Makes the changes: all of them, or when one fails, none.
+/// Makes all changes. If one fails, the former state is restored.
 pub fn apply(cgroup: &Cgroup, update: &mut Update) -> Result<()> {
     let mut done = Vec::new();
-    let told = match &mut update.told {
-        Some(told) => tell(cgroup, told, &update.changes, &update.before),
+    let unit = match &mut update.unit {
+        Some(unit) => update_unit(cgroup, unit, &update.changes, &update.before),
         None => Ok(()),
     };
-    let written = told.and_then(|()| write_all(cgroup, &update.changes, &mut done));
+    let written = unit.and_then(|()| write_all(cgroup, &update.changes, &mut done));
     let result = written.and_then(|()| update.devices.as_ref().map_or(Ok(()), |rules| rules.apply(cgroup)));
     if result.is_err() {
-        take_back(cgroup, update.told.as_mut(), done, &update.before);
+        restore(cgroup, update.unit.as_mut(), done, &update.before);
     }
     result
 }
 
-/// Tells systemd. First, for it rounds, and writes to other files too: those are then put back, and what is ours to
-/// write is written exactly.
-fn tell(cgroup: &Cgroup, told: &mut Told, changes: &[Change], before: &[Found]) -> Result<()> {
-    told.tell()?;
-    let of_us = |found: &Found| {
-        let same = |c: &Change| c.file == found.file && part(&c.file, &c.after) == part(&c.file, &found.text);
-        // The kernel forgets the weight of an idle group, and takes none.
-        let idle = |c: &Change| c.file == "cpu.idle" && c.after == "1" && found.file == "cpu.weight";
-        changes.iter().any(|c| same(c) || idle(c))
+/// Changes the properties of the unit. This comes first, because systemd rounds values and writes to files
+/// that no change is for. Those files are restored here, and [`write_all`] then writes the exact values.
+fn update_unit(
+    cgroup: &Cgroup,
+    unit: &mut systemd::Update,
+    changes: &[Compared],
+    before: &[Compared],
+) -> Result<()> {
+    unit.apply()?;
+    let is_changed = |found: &Compared| {
+        let file = &found.write.file;
+        let same = |write: &Write| write.file == *file && write.value.replaces(file, &found.write.value);
+        // The kernel forgets the weight of an idle cgroup, and accepts none.
+        let idle = |write: &Write| file == "cpu.weight" && sets_idle(write, 1);
+        changes.iter().any(|change| same(&change.write) || idle(&change.write))
     };
-    let altered = altered(cgroup, before.iter().filter(|found| !of_us(found)))?;
-    altered.iter().try_for_each(|change| write_back(cgroup, &change.file, &change.after))
+    let altered = altered(cgroup, before.iter().filter(|found| !is_changed(found)))?;
+    altered.iter().try_for_each(|change| write_back(cgroup, &change.write.file, &change.write.value))
 }
 
-/// Makes the changes, and keeps those made. One may stand against another that is yet to come, as v1's period against
-/// the quota, which the kernel compares with those of the cgroup above: such a one has a second try.
-fn write_all<'a>(cgroup: &Cgroup, changes: &'a [Change], done: &mut Vec<&'a Change>) -> Result<()> {
-    let mut write = |change: &'a Change| {
-        cgroup.write(&change.file, &change.after).with_context(|| change.place.clone())?;
+/// Makes the changes, and adds each to `done`. A change that fails with EINVAL is tried again after the
+/// others, which it may depend on: the kernel compares v1's period and quota with those of the parent cgroup.
+fn write_all<'a>(cgroup: &Cgroup, changes: &'a [Compared], done: &mut Vec<&'a Compared>) -> Result<()> {
+    let mut write = |change: &'a Compared| {
+        let Write { file, value, place, .. } = &change.write;
+        cgroup.write(file, &value.to_string()).with_context(|| place.clone())?;
         done.push(change);
-        check_kept(cgroup, change)
+        check_kept(cgroup, &change.write)
     };
     let mut again = Vec::new();
     for change in changes {
@@ -289,67 +261,67 @@ fn write_all<'a>(cgroup: &Cgroup, changes: &'a [Change], done: &mut Vec<&'a Chan
     again.into_iter().try_for_each(write)
 }
 
-/// Newer kernels take a limit for kernel memory and forget it.
-fn check_kept(cgroup: &Cgroup, change: &Change) -> Result<()> {
-    if v1::resources::forgettable(&change.file) && change.after != "-1" {
-        let now = cgroup.read(&change.file)?.unwrap_or_default();
-        v1::resources::check_kept(&now, &change.after, &change.place)?;
+/// Fails if the kernel has accepted a limit for kernel memory without keeping it, as newer kernels do.
+fn check_kept(cgroup: &Cgroup, write: &Write) -> Result<()> {
+    if v1::resources::forgettable(&write.file) {
+        v1::resources::check_kept(&cgroup.read(&write.file)?.unwrap_or_default(), write)?;
     }
     Ok(())
 }
 
-/// What brings back the files that no longer say what was found.
-fn altered<'a>(cgroup: &Cgroup, before: impl Iterator<Item = &'a Found>) -> Result<Vec<Change>> {
-    let mut changes: Vec<Change> = Vec::new();
-    for Found { file, text } in before {
-        let now = cgroup.read(file)?.map(|now| present(file, text, &now));
-        let known = changes.iter().any(|c| c.file == *file && c.after == *text);
-        if !known && now.as_ref() != Some(text) {
-            changes.push(Change {
-                file: file.clone(),
-                before: now,
-                after: text.clone(),
-                place: String::new(),
-            });
+/// Returns the changes that restore the files which no longer contain what they did `before`.
+fn altered<'a>(cgroup: &Cgroup, before: impl Iterator<Item = &'a Compared>) -> Result<Vec<Compared>> {
+    let mut changes: Vec<Compared> = Vec::new();
+    for Compared { write: Write { file, value, .. }, present: former } in before {
+        let Some(former) = former else { continue };
+        let now = cgroup.read(file)?.map(|text| present(file, value, &text));
+        let known = changes.iter().any(|change| change.write.file == *file && change.write.value == *former);
+        if !known && now.as_ref() != Some(former) {
+            changes.push(Compared { write: Write::new(file, former.clone(), ""), present: now });
         }
     }
     order(&mut changes);
     Ok(changes)
 }
 
-/// Writes what a file has said.
-fn write_back(cgroup: &Cgroup, file: &str, text: &str) -> Result<()> {
-    // No bytes would be no write.
-    let written = cgroup.write(file, if text.is_empty() { "\n" } else { text });
+/// Writes what a file contained before.
+fn write_back(cgroup: &Cgroup, file: &str, value: &Value) -> Result<()> {
+    let text = value.to_string();
+    // A write of no bytes has no effect.
+    let written = cgroup.write(file, if text.is_empty() { "\n" } else { &text });
     match (written, &cgroup.unified) {
-        // Linux 6.12 takes no list of processors or nodes away where processes are inside: all that there are is the same.
+        // Since Linux 6.12 the list of CPUs or nodes cannot be emptied while processes are inside. The list
+        // of all that the parent has means the same.
         (Err(e), Some(v2))
             if cgroup.v1.is_empty() && text.is_empty() && sys::errno(&e) == Some(Errno::ENOSPC) =>
         {
-            let above = v2.path.parent().unwrap_or(&v2.path).join(format!("{file}.effective"));
-            cgroup.write(file, fs::read_text(fs::CWD, &above)?.trim())
+            let parents = v2.path.parent().unwrap_or(&v2.path).join(format!("{file}.effective"));
+            cgroup.write(file, fs::read_text(fs::CWD, &parents)?.trim())
         }
         (result, _) => result,
     }
 }
 
-/// Takes back all that [`apply`] has made.
+/// Undoes all that [`apply`] has changed.
 pub fn undo(cgroup: &Cgroup, update: &mut Update) {
-    take_back(cgroup, update.told.as_mut(), &update.changes, &update.before);
+    restore(cgroup, update.unit.as_mut(), &update.changes, &update.before);
     update.devices.iter().for_each(|rules| rules.undo(cgroup));
 }
 
-/// Takes back what systemd was told, and changes that were made in this order.
-fn take_back<'a>(
+/// Restores the properties of the unit, and the files of changes that were made in this order.
+fn restore<'a>(
     cgroup: &Cgroup,
-    told: Option<&mut Told>,
-    changes: impl IntoIterator<Item = &'a Change, IntoIter: DoubleEndedIterator>,
-    before: &[Found],
+    unit: Option<&mut systemd::Update>,
+    changes: impl IntoIterator<Item = &'a Compared, IntoIter: DoubleEndedIterator>,
+    before: &[Compared],
 ) {
-    let by_systemd = told.map(|told| told.take_back().unwrap_or_else(warn)).is_some();
-    let undo = |change: &Change| match &change.before {
-        Some(before) => write_back(cgroup, &change.file, before),
-        None => Err(anyhow!("{}: {:?} cannot be taken back", change.file, change.after)),
+    let by_systemd = unit.map(|unit| unit.undo().unwrap_or_else(warn)).is_some();
+    let undo = |Compared { write, present }: &Compared| match present {
+        Some(before) => write_back(cgroup, &write.file, before),
+        None => {
+            let text = write.value.to_string();
+            Err(anyhow!("{}: {text:?} cannot be taken back", write.file))
+        }
     };
     let mut again = Vec::new();
     for change in changes.into_iter().rev() {
@@ -360,9 +332,9 @@ fn take_back<'a>(
     }
     again.into_iter().for_each(|change| undo(change).unwrap_or_else(warn));
     if by_systemd {
-        let restore = |change: &Change| write_back(cgroup, &change.file, &change.after);
-        let restored = altered(cgroup, before.iter());
-        restored.map_or_else(warn, |changes| changes.iter().for_each(|c| restore(c).unwrap_or_else(warn)));
+        let write = |change: &Compared| write_back(cgroup, &change.write.file, &change.write.value);
+        let altered = altered(cgroup, before.iter());
+        altered.map_or_else(warn, |changes| changes.iter().for_each(|c| write(c).unwrap_or_else(warn)));
     }
 }
 
@@ -374,15 +346,14 @@ pub(super) fn warn(error: anyhow::Error) {
 mod tests {
     use super::*;
 
-    fn change(file: &str, before: &str, after: &str) -> Change {
-        let before = Some(before.to_string());
-        Change { file: file.into(), before, after: after.into(), place: String::new() }
+    fn change(file: &str, before: &str, after: &str) -> Compared {
+        Compared { write: Write::new(file, after, ""), present: Some(before.into()) }
     }
 
     #[test]
-    fn changes_come_in_an_order_that_passes() {
+    fn changes_are_made_in_an_order_that_the_kernel_accepts() {
         for (changes, expected) in [
-            // Room to swap into comes before the need for it, and goes after.
+            // The swap limit is raised before the memory limit, and lowered after it.
             (
                 &[("memory.swap.max", "5", "9"), ("memory.max", "5", "9")][..],
                 &["memory.swap.max", "memory.max"][..],
@@ -403,7 +374,7 @@ mod tests {
                 &[("cpu.max", "50 100", "max 100"), ("cpu.max.burst", "0", "80")],
                 &["cpu.max", "cpu.max.burst"],
             ),
-            // An idle group has no weight to set.
+            // The weight of an idle cgroup cannot be set.
             (&[("cpu.weight", "1", "5"), ("cpu.idle", "0", "1")], &["cpu.weight", "cpu.idle"]),
             (&[("cpu.weight", "1", "5"), ("cpu.idle", "1", "0")], &["cpu.idle", "cpu.weight"]),
             (&[("cpu.shares", "3", "5"), ("cpu.idle", "1", "0")], &["cpu.idle", "cpu.shares"]),
@@ -421,15 +392,15 @@ mod tests {
             ),
             (&[("pids.max", "1", "5"), ("memory.max", "1", "5")], &["pids.max", "memory.max"]),
         ] {
-            let mut sorted: Vec<Change> = changes.iter().map(|(f, b, a)| change(f, b, a)).collect();
+            let mut sorted: Vec<Compared> = changes.iter().map(|(f, b, a)| change(f, b, a)).collect();
             order(&mut sorted);
-            let files: Vec<&str> = sorted.iter().map(|c| c.file.as_str()).collect();
+            let files: Vec<&str> = sorted.iter().map(|c| c.write.file.as_str()).collect();
             assert_eq!(files, expected, "{changes:?}");
         }
     }
 
     #[test]
-    fn the_last_of_several_words_counts() {
+    fn the_last_of_several_writes_counts() {
         for (json, expected) in [
             (r#"{"memory":{"limit":5},"unified":{"memory.max":"9"}}"#, &["memory.max=9"][..]),
             (r#"{"cpu":{"shares":512,"idle":1}}"#, &["cpu.idle=1"]),

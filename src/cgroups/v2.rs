@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::directory::{Directory, open_dir, read_file, read_list, vanished};
 use super::resources::{Absent, Write};
-use super::systemd;
+use super::{Value, systemd};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 use crate::{host, trace};
@@ -296,9 +296,9 @@ fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result
 pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
     let dir = directory.dir();
     if let Some(file) = write.floor {
-        check_floor(Some(&read_file(dir, file)?), &write.value, &write.place)?;
+        check_floor(Some(&read_file(dir, file)?), write)?;
     }
-    let result = write_value(dir, &write.file, &write.value);
+    let result = write_value(dir, &write.file, &write.value.to_string());
     let Err(e) = result else { return Ok(()) };
     if !fs::absent(dir, Path::new(&write.file), &e) {
         return Err(anyhow!(e).context(write.place.clone()));
@@ -306,7 +306,9 @@ pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
     match &write.absent {
         Absent::NoLimit => Ok(()),
         Absent::NoSwap if !host_swaps() => Ok(()),
-        Absent::Instead { file, value } => write_value(dir, file, value).with_context(|| write.place.clone()),
+        Absent::Instead { file, value } => {
+            write_value(dir, file, &value.to_string()).with_context(|| write.place.clone())
+        }
         Absent::Fails | Absent::NoSwap => {
             let (place, file) = (&write.place, &write.file);
             Err(fail(Kind::Unsupported, format!("{place}: {} has no file {file}", directory.path.display())))
@@ -315,12 +317,15 @@ pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
 }
 
 /// Refuses a limit below the usage, which `used`, the text of a file, shows.
-pub(super) fn check_floor(used: Option<&str>, value: &str, place: &str) -> Result<()> {
+pub(super) fn check_floor(used: Option<&str>, write: &Write) -> Result<()> {
     let used: u64 = used.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    if value.parse().is_ok_and(|limit: u64| limit < used) {
-        return Err(fail(Kind::Config, format!("{place}: {value} is below the usage, {used}")));
+    match write.value {
+        Value::Number(limit @ 0..) if limit < used.into() => {
+            let place = &write.place;
+            Err(fail(Kind::Config, format!("{place}: {limit} is below the usage, {used}")))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {

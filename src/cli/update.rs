@@ -1,49 +1,60 @@
-//! The options of `update` for single limits, as the `linux.resources` document that they stand for.
+//! The options of `update`. Those for single limits come from the table of limits, and make up a
+//! `linux.resources` document.
 
 use clap::ArgMatches;
 use serde_json::{Map, Value, json};
 
+use super::table::{Opt, Takes, opt};
 use super::{Update, read};
+use crate::cgroups::resources::{Bounds, LIMITS, Limit};
+use crate::cgroups::value::power_of_unit;
 use crate::error::{Kind, Result, fail};
 
-/// How an option's value is read.
-#[derive(Clone, Copy)]
-enum Form {
-    /// A size with a suffix, or -1.
-    Size,
-    Signed,
-    Unsigned,
-    Text,
+pub(crate) const OPTIONS: &[Opt] = &[
+    opt(
+        "resources",
+        Some('r'),
+        Takes::Path("FILE"),
+        "read linux.resources (JSON) from FILE, or - for standard input",
+    ),
+    opt("dry-run", None, Takes::Switch, "print what would be written, and write nothing"),
+    opt("l3-cache-schema", None, Takes::Text("SCHEMA"), "intelRdt.l3CacheSchema"),
+    opt("mem-bw-schema", None, Takes::Text("SCHEMA"), "intelRdt.memBwSchema"),
+];
+
+/// The options for the limits that have one.
+pub(crate) const LIMIT_OPTIONS: &[Opt] = &limit_options::<{ count(LIMITS) }>();
+
+const fn count(limits: &[Limit]) -> usize {
+    match limits {
+        [] => 0,
+        [first, rest @ ..] => first.option.is_some() as usize + count(rest),
+    }
 }
 
-/// The option, the section and member that it sets, and how it is read.
-const LIMITS: [(&str, &str, &str, Form); 16] = [
-    ("memory", "memory", "limit", Form::Size),
-    ("memory-reservation", "memory", "reservation", Form::Size),
-    ("memory-swap", "memory", "swap", Form::Size),
-    ("kernel-memory", "memory", "kernel", Form::Size),
-    ("kernel-memory-tcp", "memory", "kernelTCP", Form::Size),
-    ("cpu-share", "cpu", "shares", Form::Unsigned),
-    ("cpu-quota", "cpu", "quota", Form::Signed),
-    ("cpu-period", "cpu", "period", Form::Unsigned),
-    ("cpu-burst", "cpu", "burst", Form::Unsigned),
-    ("cpu-idle", "cpu", "idle", Form::Signed),
-    ("cpu-rt-period", "cpu", "realtimePeriod", Form::Unsigned),
-    ("cpu-rt-runtime", "cpu", "realtimeRuntime", Form::Signed),
-    ("cpuset-cpus", "cpu", "cpus", Form::Text),
-    ("cpuset-mems", "cpu", "mems", Form::Text),
-    ("blkio-weight", "blockIO", "weight", Form::Unsigned),
-    ("pids-limit", "pids", "limit", Form::Signed),
-];
+const fn limit_options<const COUNT: usize>() -> [Opt; COUNT] {
+    let mut options = [OPTIONS[0]; COUNT];
+    let (mut row, mut filled) = (0, 0);
+    while row < LIMITS.len() {
+        if let Some(option) = LIMITS[row].option {
+            options[filled] = opt(option.name, None, Takes::Text(option.value), option.help);
+            filled += 1;
+        }
+        row += 1;
+    }
+    options
+}
 
 pub(crate) fn read(m: &ArgMatches) -> Result<Update> {
     let mut document = Map::new();
-    for (option, section, member, form) in LIMITS {
-        let Some(text) = read::one::<String>(m, option) else { continue };
-        let invalid = || fail(Kind::Usage, format!("invalid value {text:?} for --{option}"));
-        let value = convert(&text, form).ok_or_else(invalid)?;
-        let section = document.entry(section).or_insert_with(|| json!({}));
-        section[member] = value;
+    for limit in LIMITS {
+        let (Some(option), Some((section, member))) = (limit.option, limit.member.split_once('.')) else {
+            continue;
+        };
+        let Some(text) = read::one::<String>(m, option.name) else { continue };
+        let invalid = || fail(Kind::Usage, format!("invalid value {text:?} for --{}", option.name));
+        let value = convert(&text, limit.bounds).ok_or_else(invalid)?;
+        document.entry(section).or_insert_with(|| json!({}))[member] = value;
     }
     let schemas = [("l3-cache-schema", "l3CacheSchema"), ("mem-bw-schema", "memBwSchema")];
     let schemas = schemas.into_iter().filter_map(|(option, member)| Some((member, read::one(m, option)?)));
@@ -56,29 +67,22 @@ pub(crate) fn read(m: &ArgMatches) -> Result<Update> {
     })
 }
 
-fn convert(text: &str, form: Form) -> Option<Value> {
-    match form {
-        Form::Size if text == "-1" => Some(json!(-1)),
-        Form::Size => size(text).map(Value::from),
-        Form::Signed => text.parse::<i64>().ok().map(Value::from),
-        Form::Unsigned => text.parse::<u64>().ok().map(Value::from),
-        Form::Text => Some(text.into()),
+fn convert(text: &str, bounds: Bounds) -> Option<Value> {
+    match bounds {
+        Bounds::Size if text == "-1" => Some(json!(-1)),
+        Bounds::Size => size(text).map(Value::from),
+        Bounds::Time | Bounds::Tasks | Bounds::Switch => text.parse::<i64>().ok().map(Value::from),
+        Bounds::Positive | Bounds::OrZero | Bounds::Between(..) => text.parse::<u64>().ok().map(Value::from),
+        Bounds::List | Bounds::Structure => Some(text.into()),
     }
 }
 
-/// A number of bytes as runc takes it: `1048576`, `512M`, `1.5 GiB`, always by 1024.
+/// Parses a number of bytes as runc does: `1048576`, `512M`, `1.5 GiB`. Every unit is a power of 1024.
 fn size(text: &str) -> Option<i64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let suffix = text[digits.len()..].to_ascii_lowercase();
-    let power = match suffix.strip_suffix("ib").or(suffix.strip_suffix('b')).unwrap_or(&suffix) {
-        "" if suffix != "ib" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
-        _ => return None,
-    };
+    let letter = suffix.strip_suffix("ib").or(suffix.strip_suffix('b')).unwrap_or(&suffix);
+    let power = power_of_unit(letter).filter(|_| suffix != "ib")?;
     let digits = digits.strip_suffix(' ').unwrap_or(digits);
     if !digits.starts_with(|c: char| c.is_ascii_digit()) {
         return None;

@@ -88,10 +88,12 @@ fn cgroup_rows(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> 
     // `create` has reported the problems.
     let mut problems = Problems::default();
     let writes = resources.map_or_else(Vec::new, |r| cgroup.plan(r, &mut problems));
-    for applied in update::look(cgroup, writes)? {
-        let (asked, found) = (json!(applied.write.value), json!(applied.found));
-        let (place, file) = (applied.write.place, applied.write.file);
-        rows.push(Row { place, file, asked, applied: found, ok: applied.same });
+    for compared in update::compare(cgroup, writes)? {
+        let ok = compared.same();
+        let asked = json!(compared.write.value.to_string());
+        let applied = json!(compared.present.map(|present| present.to_string()));
+        let (place, file) = (compared.write.place, compared.write.file);
+        rows.push(Row { place, file, asked, applied, ok });
     }
     let rules = resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
     let filter = devices::plan(rules, &mut problems);

@@ -1,5 +1,5 @@
-//! `update`: other limits for a container that has not stopped. What differs is written, all of it or nothing, and
-//! the kept configuration then asks for it too.
+//! `update`: changes the limits of a container that has not stopped. Only what differs is written, and either
+//! all of it or nothing. The kept config.json then contains the new limits.
 
 use std::fmt::Write as _;
 use std::os::fd::AsFd;
@@ -8,7 +8,7 @@ use std::path::Path;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
-use crate::cgroups::values::part;
+use crate::cgroups::resources::LIMITS;
 use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
@@ -28,14 +28,16 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     }
     let text = dir.load_config()?;
     let mut kept: Value = serde_json::from_str(&text).context("the kept config.json")?;
-    let shares = || intel_rdt::Update::plan(record.intel_rdt.as_ref(), &args.schemas);
+    let shares = || intel_rdt::Update::prepare(record.intel_rdt.as_ref(), &args.schemas);
     let shares = if args.schemas.is_empty() { None } else { Some(shares()?) };
     let asked = asked(&kept);
     let only_shares = shares.is_some() && wanted == json!({});
     let effective = complete(wanted, &asked);
-    let (_, before) = config::parse_resources(&asked.to_string())?;
-    let mut limits =
-        if only_shares { None } else { Some(limits(&record, &effective, &before, args.dry_run)?) };
+    let limits = || -> Result<Limits> {
+        let before = config::typed_resources(asked.clone())?;
+        limits(&record, &config::typed_resources(effective.clone())?, &before, args.dry_run)
+    };
+    let mut limits = if only_shares { None } else { Some(limits()?) };
     if args.dry_run {
         return super::print(&shown(shares.as_ref(), limits.as_ref())?);
     }
@@ -47,7 +49,7 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     if let Some(top) = kept.as_object_mut() {
         let linux = top.entry("linux").or_insert_with(|| json!({}));
         if let Some(limits) = &limits {
-            linux["resources"] = kept_resources(asked, effective, &limits.written());
+            linux["resources"] = kept_resources(asked, effective, &limits.written);
         }
         linux.get_mut("intelRdt").into_iter().for_each(|rdt| intel_rdt::kept(rdt, &args.schemas));
     }
@@ -61,7 +63,7 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     saved
 }
 
-/// The resources in a configuration, in which null is the same as absent.
+/// Returns the resources of a configuration, in which null is the same as absent.
 pub(crate) fn asked(kept: &Value) -> Value {
     kept.pointer("/linux/resources").filter(|given| !given.is_null()).cloned().unwrap_or_else(|| json!({}))
 }
@@ -69,36 +71,44 @@ pub(crate) fn asked(kept: &Value) -> Value {
 /// A change of limits.
 struct Limits {
     cgroup: Cgroup,
-    /// What is to be, and what of it is to change.
-    writes: Vec<Write>,
     update: cgroups::update::Update,
+    /// All that the files then contain: the requested writes, also those to files that are used instead of
+    /// others.
+    written: Vec<Write>,
 }
 
-impl Limits {
-    /// Files and what they say now; among them those that are changed instead of others, which the host does not have.
-    fn written(&self) -> Vec<(&str, &str)> {
-        let writes = self.writes.iter().map(|write| (write.file.as_str(), write.value.as_str()));
-        writes.chain(self.update.changes.iter().map(|c| (c.file.as_str(), c.after.as_str()))).collect()
-    }
-}
-
-/// The cgroup to limit, which was asked to be as `before`, and what is to change in it.
-fn limits(record: &Record, effective: &Value, before: &LinuxResources, dry_run: bool) -> Result<Limits> {
-    let (_, typed) = config::parse_resources(&effective.to_string())?;
+/// Finds out what to change for the `wanted` resources in the container's cgroup, which has those of
+/// `before`.
+fn limits(
+    record: &Record,
+    wanted: &LinuxResources,
+    before: &LinuxResources,
+    dry_run: bool,
+) -> Result<Limits> {
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(record)?.ok_or_else(without)?;
-    let (writes, devices) = plan(&cgroup, &typed)?;
-    // What was wrong was refused when it was asked for.
+    let mut problems = Problems::default();
+    let mut writes = cgroup.plan(wanted, &mut problems);
+    let devices = wanted.devices().as_deref().map(|rules| devices::plan(rules, &mut problems));
+    // The user's document begins at the resources.
+    let places = writes.iter_mut().map(|w| &mut w.place).chain(problems.0.iter_mut().map(|p| &mut p.place));
+    for place in places {
+        *place = place.trim_start_matches("linux.resources.").to_string();
+    }
+    problems.into_result()?;
+    // Problems of the former resources were reported when they were requested.
     let former = || cgroup.plan(before, &mut Problems::default());
     let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref()).map(|unit| (unit, former()));
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Problems::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
-    let update = cgroups::update::plan(&cgroup, unit, writes.clone(), devices, !dry_run)?;
-    Ok(Limits { cgroup, writes, update })
+    let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, !dry_run)?;
+    let changes = update.changes.iter().map(|change| change.write.clone());
+    let written = writes.into_iter().chain(changes).collect();
+    Ok(Limits { cgroup, update, written })
 }
 
-/// The document that says what is wanted. As in runc and crun, a file speaks alone.
+/// Returns the user's document. As in runc and crun, a file replaces the options for single limits.
 fn document(args: &Update) -> Result<String> {
     let Some(path) = &args.resources else { return Ok(args.document.to_string()) };
     if args.document.as_object().is_some_and(|limits| !limits.is_empty()) {
@@ -114,70 +124,34 @@ fn document(args: &Update) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| fail(Kind::Config, format!("{}: is not UTF-8", place())))
 }
 
-type Planned = (Vec<Write>, Option<Option<devices::Filter>>);
-
-/// The writes and the device filter. Places are told as in the document, which begins at the resources.
-fn plan(cgroup: &Cgroup, resources: &LinuxResources) -> Result<Planned> {
-    let mut problems = Problems::default();
-    let mut writes = cgroup.plan(resources, &mut problems);
-    let devices = resources.devices().as_deref().map(|rules| devices::plan(rules, &mut problems));
-    let places = writes.iter_mut().map(|w| &mut w.place).chain(problems.0.iter_mut().map(|p| &mut p.place));
-    for place in places {
-        *place = place.trim_start_matches("linux.resources.").to_string();
-    }
-    problems.into_result().map(|()| (writes, devices))
-}
-
-/// Members for which 0 means that nothing is said.
-const UNSET_BY_ZERO: [(&str, &str); 13] = [
-    ("memory", "limit"),
-    ("memory", "reservation"),
-    ("memory", "swap"),
-    ("memory", "kernel"),
-    ("memory", "kernelTCP"),
-    ("cpu", "shares"),
-    ("cpu", "quota"),
-    ("cpu", "period"),
-    ("cpu", "realtimeRuntime"),
-    ("cpu", "realtimePeriod"),
-    ("blockIO", "weight"),
-    ("blockIO", "leafWeight"),
-    ("network", "classID"),
-];
-
-/// Members for which an empty list means the same, or the huge number that Docker makes of -1.
-const UNSET_BY_NONE: [(&str, &str); 3] = [("cpu", "cpus"), ("cpu", "mems"), ("memory", "swappiness")];
-
-/// Members that only together have a meaning: where one is given, the others are as they were.
+/// Members that have a meaning only together: the section, the members of which one is given, and those that
+/// are then completed with their former values.
 const TOGETHER: [(&str, &[&str], &[&str]); 3] = [
     ("memory", &["limit", "swap"], &["limit", "swap", "checkBeforeUpdate"]),
     ("cpu", &["quota", "period", "burst"], &["quota", "period", "burst"]),
-    // The kernel forgets the weight of a group while it is idle.
+    // The kernel forgets the weight of an idle cgroup.
     ("cpu", &["idle"], &["shares"]),
 ];
 
-/// The document, with what it leaves to the present configuration `asked`.
+/// Returns the document, completed with members of the present configuration `asked`.
 pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
-    let zero = |value: &Value| *value == json!(0);
-    let none = |value: &Value| {
-        value.as_u64() == Some(u64::MAX) || value.as_str().is_some_and(|list| list.trim().is_empty())
-    };
-    let zeros = UNSET_BY_ZERO.into_iter().filter(|(section, member)| zero(&wanted[section][member]));
-    let nones = UNSET_BY_NONE.into_iter().filter(|(section, member)| none(&wanted[section][member]));
-    for (section, member) in zeros.chain(nones).collect::<Vec<_>>() {
-        if let Some(section) = wanted[section].as_object_mut() {
+    for limit in LIMITS {
+        let Some((section, member)) = limit.member.split_once('.') else { continue };
+        if limit.bounds.unset(&wanted[section][member])
+            && let Some(section) = wanted[section].as_object_mut()
+        {
             section.remove(member);
         }
     }
     if let Some(memory) = wanted.get_mut("memory").and_then(Value::as_object_mut)
         && memory.get("limit") == Some(&json!(-1))
     {
-        // As runc has it: memory without a limit leaves no sense to one of the sum.
+        // As in runc: without a limit of memory, a limit of the sum with swap has no meaning.
         memory.entry("swap").or_insert(json!(-1));
     }
     for (section, given, filled) in TOGETHER {
         let Some(members) = wanted.get_mut(section).and_then(Value::as_object_mut) else { continue };
-        // An idle group cannot be given a weight.
+        // The weight of an idle cgroup cannot be set.
         let idle = given == ["idle"] && members.get("idle") != Some(&json!(0));
         if idle || !given.iter().any(|name| members.contains_key(*name)) {
             continue;
@@ -191,54 +165,33 @@ pub(crate) fn complete(mut wanted: Value, asked: &Value) -> Value {
     wanted
 }
 
-/// The resources to keep: `asked` with what `effective` says, which has come to what is `written`
-/// to files. Keys of v2's own that were asked for
-/// before have the last word when they are read again, and so must say the same.
-pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[(&str, &str)]) -> Value {
-    let former = asked["unified"].clone();
-    let said = effective["unified"].clone();
+/// Returns the resources to keep: `asked`, changed by `effective`. The writes for `effective` are `written`.
+/// Keys of `unified` override all other members when the configuration is read again. Therefore those of
+/// `asked` are updated too.
+pub(crate) fn kept_resources(asked: Value, effective: Value, written: &[Write]) -> Value {
+    let (former, latter) = (asked["unified"].clone(), effective["unified"].clone());
     let mut kept = merged(asked, effective);
     let keys = kept.get_mut("unified").and_then(Value::as_object_mut).into_iter().flatten();
     for (file, value) in keys.filter(|(_, value)| value.is_string()) {
-        let lines =
-            |value: &Value| value.as_str().into_iter().flat_map(str::lines).map(String::from).collect();
-        let (mut old, new): (Vec<String>, Vec<String>) = (lines(&former[file]), lines(&said[file]));
-        for (_, written) in written.iter().filter(|(other, _)| other == file) {
-            old.iter_mut().for_each(|line| *line = newer(file, line, written));
+        let lines = |value: &Value| -> Vec<cgroups::Value> {
+            value.as_str().into_iter().flat_map(str::lines).map(Into::into).collect()
+        };
+        let (mut old, new) = (lines(&former[file]), lines(&latter[file]));
+        for write in written.iter().filter(|write| write.file == *file) {
+            old = old.into_iter().map(|line| line.then(file, &write.value)).collect();
         }
-        old.retain(|line| !new.iter().any(|other| part(file, line) == part(file, other)));
-        *value = [old, new].concat().join("\n").into();
+        old.retain(|line| !new.iter().any(|other| other.replaces(file, line)));
+        let lines: Vec<String> = old.iter().chain(&new).map(ToString::to_string).collect();
+        *value = lines.join("\n").into();
     }
     kept
 }
 
-/// What a file was asked to say, with what is written to it now: all of it, or a device's line, or some of its figures.
-fn newer(file: &str, before: &str, written: &str) -> String {
-    if part(file, before) == part(file, written) {
-        return written.into();
-    }
-    let figures = |text| {
-        let (device, figures) = str::trim(text).split_once(' ')?;
-        let figures = figures.split_whitespace().map(|word| word.split_once('='));
-        Some((device, figures.collect::<Option<Vec<_>>>()?))
-    };
-    match (figures(before), figures(written)) {
-        (Some((device, old)), Some((other, new))) if device == other => {
-            let now = |name: &str| new.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
-            old.into_iter().fold(device.to_string(), |line, (name, value)| {
-                let value = now(name).unwrap_or(value);
-                format!("{line} {name}={value}")
-            })
-        }
-        _ => before.into(),
-    }
-}
-
-/// What names an entry of a list.
+/// The members that identify an entry of a list.
 const KEYS: [&str; 4] = ["pageSize", "major", "minor", "name"];
 
-/// `asked` with what `wanted` says of it, also of an entry of a list that has the same name; the rules for devices are one
-/// whole, in their order.
+/// Merges `wanted` into `asked`, also entries of a list that have the same identity. The list of devices is
+/// replaced, because the order of its rules matters.
 fn merged(asked: Value, wanted: Value) -> Value {
     match (asked, wanted) {
         (Value::Object(mut old), Value::Object(new)) => {
@@ -249,20 +202,19 @@ fn merged(asked: Value, wanted: Value) -> Value {
             Value::Object(old)
         }
         (Value::Array(mut old), Value::Array(new)) => {
-            let name = |entry: &Value| KEYS.map(|key| entry.get(key).cloned());
-            if new.iter().any(|entry| name(entry).iter().all(Option::is_none)) {
+            let identity = |entry: &Value| KEYS.map(|key| entry.get(key).cloned());
+            if new.iter().any(|entry| identity(entry).iter().all(Option::is_none)) {
                 return Value::Array(new);
             }
             for mut entry in new {
-                let (same, others) = old.into_iter().partition(|other| name(other) == name(&entry));
+                let (same, others) = old.into_iter().partition(|other| identity(other) == identity(&entry));
                 old = others;
                 let before = Vec::into_iter(same).reduce(merged);
                 if let (Some(Value::Object(before)), Value::Object(entry)) = (&before, &mut entry) {
-                    // For weights 0 means here too that nothing is said.
+                    // A weight of 0 is unset here too.
                     entry.retain(|name, value| {
-                        !(["weight", "leafWeight"].contains(&name.as_str())
-                            && *value == json!(0)
-                            && before.contains_key(name))
+                        let weight = ["weight", "leafWeight"].contains(&name.as_str());
+                        !(weight && *value == json!(0) && before.contains_key(name))
                     });
                 }
                 old.push(before.map_or(entry.clone(), |before| merged(before, entry)));
@@ -273,17 +225,18 @@ fn merged(asked: Value, wanted: Value) -> Value {
     }
 }
 
+/// Returns the text that `--dry-run` prints.
 fn shown(shares: Option<&intel_rdt::Update>, limits: Option<&Limits>) -> Result<String> {
     let mut out = String::new();
-    for change in limits.iter().flat_map(|limits| &limits.update.told).flat_map(|told| &told.changes) {
+    for change in limits.iter().flat_map(|limits| &limits.update.unit).flat_map(|unit| &unit.changes) {
         let [before, after] = [&change.before, &change.after].map(systemd::shown);
         let _ = writeln!(out, "systemd {}: {before} -> {after}", change.name);
     }
     let changes = limits.iter().flat_map(|limits| &limits.update.changes);
     for change in shares.iter().flat_map(|update| &update.changes).chain(changes) {
-        let before = change.before.as_deref().unwrap_or("?");
-        // A String takes all that is written to it.
-        let _ = writeln!(out, "{}: {} -> {}", change.file, before, change.after);
+        let before = change.present.as_ref().map_or_else(|| "?".into(), ToString::to_string);
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}: {before} -> {}", change.write.file, change.write.value);
     }
     let Some((cgroup, rules)) =
         limits.and_then(|limits| Some((&limits.cgroup, limits.update.devices.as_ref()?)))
@@ -312,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_absent() {
+    fn null_resources_are_absent() {
         for kept in ["{}", r#"{"linux":null}"#, r#"{"linux":{}}"#, r#"{"linux":{"resources":null}}"#] {
             assert_eq!(asked(&read(kept)), read("{}"), "{kept}");
         }
@@ -320,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_zero_and_minus_one_are_three_things() {
+    fn absent_zero_and_minus_one_differ() {
         let asked =
             r#"{"memory":{"limit":100,"swap":300},"cpu":{"quota":50,"period":200,"shares":512,"burst":5}}"#;
         for (wanted, expected) in [
@@ -344,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_later_word_for_a_figure_is_kept() {
+    fn unified_keys_are_kept_as_they_were_last_written() {
         let both = json!("8:1 rbps=1\n8:0 wbps=3 rbps=1");
         for (asked, wanted, file, written, expected) in [
             (
@@ -374,13 +327,14 @@ mod tests {
             ),
         ] {
             let asked = json!({"unified": asked});
-            let kept = kept_resources(asked, read(wanted), &[("pids.max", "1"), (file, written)]);
+            let writes = [Write::new("pids.max", "1", ""), Write::new(file, written, "")];
+            let kept = kept_resources(asked, read(wanted), &writes);
             assert_eq!(kept["unified"], expected, "{file} {written}");
         }
     }
 
     #[test]
-    fn what_is_asked_is_kept_together() {
+    fn new_resources_are_merged_into_the_kept_ones() {
         for (asked, wanted, expected) in [
             (
                 r#"{"memory":{"limit":1}}"#,
@@ -413,7 +367,7 @@ mod tests {
                 r#"{"hugepageLimits":[{"pageSize":"2MB","limit":3}]}"#,
             ),
             (r#"{"x":["a","b"]}"#, r#"{"x":["c","d"]}"#, r#"{"x":["c","d"]}"#),
-            // What is not said of a device stays.
+            // The other members of a device stay.
             (
                 r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":200,"leafWeight":100}]}}"#,
                 r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":50}]}}"#,

@@ -46,34 +46,6 @@ const EXEC: &[Opt] = &[
 
 const FORMAT: &[Opt] = &[opt("format", Some('f'), Word("FORMAT", &["table", "json"]), "table or json")];
 
-const UPDATE: &[Opt] = &[
-    opt(
-        "resources",
-        Some('r'),
-        Path("FILE"),
-        "read linux.resources (JSON) from FILE, or - for standard input",
-    ),
-    opt("dry-run", None, Switch, "print what would be written, and write nothing"),
-    opt("memory", None, Text("SIZE"), "memory.limit, such as 512M; -1 for none"),
-    opt("memory-reservation", None, Text("SIZE"), "memory.reservation"),
-    opt("memory-swap", None, Text("SIZE"), "memory.swap: memory and swap together"),
-    opt("kernel-memory", None, Text("SIZE"), "memory.kernel"),
-    opt("kernel-memory-tcp", None, Text("SIZE"), "memory.kernelTCP"),
-    opt("cpu-share", None, Text("N"), "cpu.shares"),
-    opt("cpu-quota", None, Text("MICROSECONDS"), "cpu.quota in a period; -1 for none"),
-    opt("cpu-period", None, Text("MICROSECONDS"), "cpu.period"),
-    opt("cpu-burst", None, Text("MICROSECONDS"), "cpu.burst"),
-    opt("cpu-idle", None, Text("N"), "cpu.idle, 0 or 1"),
-    opt("cpu-rt-period", None, Text("MICROSECONDS"), "cpu.realtimePeriod"),
-    opt("cpu-rt-runtime", None, Text("MICROSECONDS"), "cpu.realtimeRuntime"),
-    opt("cpuset-cpus", None, Text("LIST"), "cpu.cpus, such as 0-3,7"),
-    opt("cpuset-mems", None, Text("LIST"), "cpu.mems"),
-    opt("blkio-weight", None, Text("N"), "blockIO.weight, 10 to 1000"),
-    opt("pids-limit", None, Text("N"), "pids.limit; -1 for none"),
-    opt("l3-cache-schema", None, Text("SCHEMA"), "intelRdt.l3CacheSchema"),
-    opt("mem-bw-schema", None, Text("SCHEMA"), "intelRdt.memBwSchema"),
-];
-
 pub const VERBS: &[Verb] = &[
     Verb {
         name: "create",
@@ -149,7 +121,7 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "update",
         about: "change a container's limits",
-        options: &[UPDATE],
+        options: &[cli::update::OPTIONS, cli::update::LIMIT_OPTIONS],
         operands: Operands::Id,
         work: |m| ready(cli::update::read(m)?, update::run),
     },

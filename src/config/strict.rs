@@ -40,6 +40,11 @@ pub(super) fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::
     Ok(value)
 }
 
+/// Converts a plain value to `T`.
+pub(super) fn from_value<'de, T: Deserialize<'de>>(value: &'de serde_json::Value) -> serde_json::Result<T> {
+    T::deserialize(strict(value))
+}
+
 /// A wrapped deserializer, visitor, seed or access. With `object`, the next value must be an object with
 /// these members.
 struct Strict<T> {

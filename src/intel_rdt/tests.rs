@@ -286,14 +286,14 @@ fn only_the_containers_own_class_is_updated() {
         (Some(own.clone()), l3("L3CODE:0=1"), "--l3-cache-schema: this machine has no L3CODE to share"),
         (Some(own.clone()), vec![("memBwSchema", "L3:0=1".into())], "--mem-bw-schema: must begin"),
     ] {
-        let error = Update::plan(record.as_ref(), &schemas).unwrap_err().to_string();
+        let error = Update::prepare(record.as_ref(), &schemas).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
     let both = [("l3CacheSchema", "L3:0=3".to_string()), ("memBwSchema", "MB:0=15".into())];
-    let update = Update::plan(Some(&own), &both).unwrap();
-    let changes: Vec<_> = update.changes.iter().map(|c| (c.before.as_deref(), c.after.as_str())).collect();
-    assert_eq!(changes, [(Some("L3:0=07f0;1=001f"), "L3:0=3")]);
-    // The write replaces only the beginning of a plain file.
+    let update = Update::prepare(Some(&own), &both).unwrap();
+    let changes: Vec<_> = update.changes.iter().map(|c| (c.present.clone(), c.write.value.clone())).collect();
+    assert_eq!(changes, [(Some("L3:0=07f0;1=001f".into()), "L3:0=3".into())]);
+    // Only the beginning of a plain file is written over.
     tree.file("gold/schemata", "");
     update.apply().unwrap();
     assert_eq!(tree.text("gold/schemata"), "L3:0=3\n");

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::{ClassRecord, Line, PLACE, bandwidth_line, cache_lines, schemata, step, write};
-use crate::cgroups::update::Change;
+use crate::cgroups::compare::Compared;
+use crate::cgroups::{self, Write};
 use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
 use crate::sys::fs;
@@ -13,12 +14,12 @@ use crate::sys::fs;
 #[derive(Debug)]
 pub struct Update<'a> {
     record: &'a ClassRecord,
-    pub changes: Vec<Change>,
+    pub changes: Vec<Compared>,
 }
 
 impl<'a> Update<'a> {
-    /// Plans the changes. `schemas` are members of the configuration with their new values.
-    pub fn plan(record: Option<&'a ClassRecord>, schemas: &[(&'static str, String)]) -> Result<Self> {
+    /// `schemas` are the members of the configuration that are to be others.
+    pub fn prepare(record: Option<&'a ClassRecord>, schemas: &[(&'static str, String)]) -> Result<Self> {
         let options = "--l3-cache-schema, --mem-bw-schema";
         let refuse = |why: String| Err(fail(Kind::Unsupported, format!("{options}: {why}")));
         let Some(record) = record else { return refuse(format!("the container has no {PLACE}")) };
@@ -46,31 +47,28 @@ impl<'a> Update<'a> {
             };
             let none: [&str; 0] = [];
             if !schemata::holds(&text, &none, &present, step) {
-                changes.push(Change {
-                    file: "schemata".into(),
-                    before: Some(before.into()),
-                    after: text,
-                    place,
-                });
+                let (write, present) = (Write::new("schemata", text, place), Some(before.into()));
+                changes.push(Compared { write, present });
             }
         }
         Ok(Self { record, changes })
     }
 
     pub fn apply(&self) -> Result<()> {
-        self.write(|change| Some(&change.after))
+        self.write(|change| Some(&change.write.value))
     }
 
     /// Restores the former shares after another error. Its own errors are only warnings.
     pub fn undo(&self) {
-        if let Err(e) = self.write(|change| change.before.as_ref()) {
+        if let Err(e) = self.write(|change| change.present.as_ref()) {
             log::warn(format!("undoing: {e:#}, ignoring"));
         }
     }
 
-    fn write<'b>(&'b self, which: impl Fn(&'b Change) -> Option<&'b String>) -> Result<()> {
-        let line =
-            |change: &'b Change| Some(Line { place: change.place.clone(), text: which(change)?.clone() });
+    fn write<'b>(&'b self, which: impl Fn(&'b Compared) -> Option<&'b cgroups::Value>) -> Result<()> {
+        let line = |change: &'b Compared| {
+            Some(Line { place: change.write.place.clone(), text: which(change)?.to_string() })
+        };
         let lines: Vec<Line> = self.changes.iter().filter_map(line).collect();
         if lines.is_empty() { Ok(()) } else { write(&self.record.mount, &self.record.group, &lines) }
     }

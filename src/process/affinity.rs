@@ -5,12 +5,9 @@
 
 use oci_spec::runtime::ExecCPUAffinity;
 
-use super::list::{self, List};
+use crate::cpu_list::{self, LARGEST, List};
 use crate::error::{Context, Problems, Result};
 use crate::sys;
-
-/// The limit for the number of a CPU, above that of any kernel.
-const CPUS: usize = 8192;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Affinity {
@@ -22,7 +19,7 @@ pub struct Affinity {
 pub fn plan(spec: Option<&ExecCPUAffinity>, place: &str, problems: &mut Problems) -> Affinity {
     let Some(spec) = spec else { return Affinity::default() };
     let mut cpus = |name: &str, text: &Option<String>| {
-        let parsed = list::parse(text.as_deref().unwrap_or_default(), CPUS);
+        let parsed = cpu_list::parse(text.as_deref().unwrap_or_default(), LARGEST);
         parsed.unwrap_or_else(|message| {
             problems.add(format_args!("{place}.{name}"), message);
             None

@@ -5,7 +5,7 @@
 
 use oci_spec::runtime::{LinuxMemoryPolicy, MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode};
 
-use super::list::{self, List};
+use crate::cpu_list::{self, List};
 use crate::error::{Context, Problems, Result};
 use crate::sys;
 
@@ -23,7 +23,7 @@ pub struct MemoryPolicy {
 pub fn plan(spec: Option<&LinuxMemoryPolicy>, problems: &mut Problems) -> Option<MemoryPolicy> {
     let spec = spec?;
     let mode = spec.mode();
-    let nodes = list::parse(spec.nodes().as_deref().unwrap_or_default(), NODES);
+    let nodes = cpu_list::parse(spec.nodes().as_deref().unwrap_or_default(), NODES);
     let nodes = nodes.unwrap_or_else(|message| {
         problems.add("linux.memoryPolicy.nodes", message);
         None

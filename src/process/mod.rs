@@ -12,7 +12,6 @@ pub mod credentials;
 pub mod env;
 pub mod io_priority;
 pub mod landlock;
-pub mod list;
 pub mod lookup;
 pub mod lsm;
 pub mod memory_policy;

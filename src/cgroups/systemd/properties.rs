@@ -1,38 +1,40 @@
-//! What is asked of systemd for a unit: limits in its words, and `org.systemd.property.*` annotations.
+//! The properties of a unit: those for limits, and those of `org.systemd.property.*` annotations.
 //!
-//! systemd has to know the limits that it has words for, or it would take them off when it next goes through its units.
-//! The kernel's files are written by us besides, so a value that is rounded here is exact there.
+//! systemd has to know each limit that it has a property for. Otherwise it would remove the limit when it
+//! next writes to the unit's files. The runtime writes the files too, therefore a value that is rounded here
+//! is exact there.
 
-use super::super::resources::{Absent, Write};
-use super::super::values;
+use super::super::resources::{Absent, LIMITS, Write};
+use super::super::value as file;
 use crate::dbus::Value;
 
-/// A unit's property.
+/// The name and the value of a unit's property.
 pub type Property = (String, Value);
 
-/// Begins the annotations that name a property of the container's unit.
+/// The prefix of annotations that set a property of the container's unit.
 pub const ANNOTATION: &str = "org.systemd.property.";
 
-/// Files with one size or number and the properties that systemd writes to them.
-const NUMBERS: &[(&str, &str)] = &[
-    ("memory.max", "MemoryMax"),
-    ("memory.high", "MemoryHigh"),
-    ("memory.low", "MemoryLow"),
-    ("memory.min", "MemoryMin"),
-    ("memory.swap.max", "MemorySwapMax"),
-    ("pids.max", "TasksMax"),
-    ("cpu.weight", "CPUWeight"),
-];
+/// The properties for files that only `linux.resources.unified` sets. [`LIMITS`] has the others.
+const UNIFIED: [(&str, &str); 2] = [("memory.high", "MemoryHigh"), ("memory.min", "MemoryMin")];
 
-/// systemd's word for no limit.
+/// Returns the property that systemd writes to a file.
+fn property_of(file: &str) -> Option<&'static str> {
+    let limits =
+        LIMITS.iter().filter(|limit| limit.v2.file() == Some(file)).filter_map(|limit| limit.property);
+    let unified = UNIFIED.iter().filter(|(known, _)| *known == file).map(|(_, name)| *name);
+    limits.chain(unified).next()
+}
+
+/// systemd's number for no limit.
 const INFINITY: u64 = u64::MAX;
 
-/// The word for a group that only gets what nobody else wants: a weight of none.
+/// Returns the property of an idle cgroup: a weight of 0.
 pub(super) fn idle() -> Property {
     ("CPUWeight".into(), Value::U64(0))
 }
 
-/// The properties for those of `writes` that systemd has a word for. Of two for the same, the later holds.
+/// Returns the properties for those of `writes` that systemd has one for. Of two writes for the same
+/// property, the later one counts.
 #[must_use]
 pub fn of_writes(writes: &[Write]) -> Vec<Property> {
     let mut properties: Vec<Property> = Vec::new();
@@ -41,9 +43,10 @@ pub fn of_writes(writes: &[Write]) -> Vec<Property> {
         properties.push((name, value));
     };
     writes.iter().flat_map(of_write).for_each(|(name, value)| add((name.into(), value)));
-    // To systemd it is one thing with the weight, which the kernel does not take while a group is idle.
-    match writes.iter().rfind(|write| write.file == "cpu.idle").map(|write| write.value.as_str()) {
-        Some("1") => add(idle()),
+    // systemd has one property for the weight and for idle. The kernel accepts no weight while a cgroup is
+    // idle.
+    match writes.iter().rfind(|write| write.file == "cpu.idle").map(|write| write.value.parsed("cpu.idle")) {
+        Some(file::Value::Number(1)) => add(idle()),
         Some(_) if !writes.iter().any(|write| write.file == "cpu.weight") => {
             add(("CPUWeight".into(), Value::U64(INFINITY)));
         }
@@ -53,74 +56,38 @@ pub fn of_writes(writes: &[Write]) -> Vec<Property> {
 }
 
 fn of_write(write: &Write) -> Vec<(&'static str, Value)> {
-    let numbers = NUMBERS.iter().find(|(file, _)| *file == write.file);
-    if let Some((_, name)) = numbers {
-        return number(&write.value).map(|n| vec![(*name, Value::U64(n))]).unwrap_or_default();
-    }
-    let one = |name, value: Option<Value>| value.map(|value| vec![(name, value)]).unwrap_or_default();
-    match (write.file.as_str(), &write.absent) {
-        ("cpu.max", _) => quota(&write.value).unwrap_or_default(),
-        ("cpuset.cpus", _) => one("AllowedCPUs", bits(&write.value)),
-        ("cpuset.mems", _) => one("AllowedMemoryNodes", bits(&write.value)),
-        ("io.weight", _) => one("IOWeight", weight(&write.value)),
-        ("io.bfq.weight", Absent::Instead { file: "io.weight", value }) => one("IOWeight", weight(value)),
-        _ => Vec::new(),
-    }
-}
-
-/// A number as the kernel reads it: `max`, or digits with a unit.
-fn number(text: &str) -> Option<u64> {
-    match text.trim() {
-        "max" => Some(INFINITY),
-        digits => values::number(digits),
-    }
-}
-
-/// `io.weight` without a device, which systemd writes as the default.
-fn weight(text: &str) -> Option<Value> {
-    text.trim_start_matches("default ").trim().parse().ok().map(Value::U64)
-}
-
-/// `cpu.max`: quota and period in microseconds.
-fn quota(text: &str) -> Option<Vec<(&'static str, Value)>> {
-    /// systemd keeps whole percents of a second.
-    const PERCENT: u64 = 10_000;
-    let mut words = text.split_whitespace();
-    let quota = words.next()?;
-    let period: u64 = words.next().map_or(Some(100_000), |word| word.parse().ok())?;
-    let per_second = match quota {
-        "max" => INFINITY,
-        // Rounded up: what systemd may write one day should not be less than what was asked for.
-        quota => {
-            let n = u128::from(quota.parse::<u64>().ok()?) * 1_000_000;
-            let n = n.checked_div(period.into())?.div_ceil(PERCENT.into()) * u128::from(PERCENT);
-            u64::try_from(n).unwrap_or(INFINITY)
-        }
+    let (file, value) = match &write.absent {
+        Absent::Instead { file, value } => (*file, value),
+        _ => (write.file.as_str(), &write.value),
     };
-    Some(vec![("CPUQuotaPerSecUSec", Value::U64(per_second)), ("CPUQuotaPeriodUSec", Value::U64(period))])
-}
-
-/// A list such as `0-2,7` as bits, the lowest first. What is no list the kernel will refuse.
-fn bits(list: &str) -> Option<Value> {
-    /// No kernel has more CPUs or nodes.
-    const MAX: usize = 8192;
-    let mut bytes = Vec::new();
-    for range in list.trim().split(',') {
-        let (first, last) = range.trim().split_once('-').unwrap_or((range.trim(), range.trim()));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        if first > last || last >= MAX {
-            return None;
+    let Some(name) = property_of(file) else { return Vec::new() };
+    match value.parsed(file) {
+        file::Value::Number(n) => u64::try_from(n).map(|n| vec![(name, Value::U64(n))]).unwrap_or_default(),
+        file::Value::Max => vec![(name, Value::U64(INFINITY))],
+        file::Value::List(list) => vec![(name, Value::bytes(&list.bytes()))],
+        file::Value::Quota { quota, period } => {
+            let period = period.unwrap_or(100_000);
+            let Some(per_second) = per_second(quota, period) else { return Vec::new() };
+            vec![(name, Value::U64(per_second)), ("CPUQuotaPeriodUSec", Value::U64(period))]
         }
-        bytes.resize(bytes.len().max(last / 8 + 1), 0);
-        (first..=last).for_each(|bit| bytes[bit / 8] |= 1 << (bit % 8));
+        file::Value::Line { .. } | file::Value::Text(_) => Vec::new(),
     }
-    Some(Value::bytes(&bytes))
 }
 
-/// The property that an annotation asks for; `name` is what follows the prefix. As runc does, a time in seconds
-/// (`TimeoutStopSec`) is passed on as systemd wants it, in microseconds.
+/// Returns the quota in microseconds of each second, or `None` for a period of 0. systemd keeps whole
+/// percents. They are rounded up, because the value that systemd may write one day must not be below the
+/// requested one.
+fn per_second(quota: Option<u64>, period: u64) -> Option<u64> {
+    const PERCENT: u128 = 10_000;
+    let Some(quota) = quota else { return Some(INFINITY) };
+    let exact = (u128::from(quota) * 1_000_000).checked_div(period.into())?;
+    Some(u64::try_from(exact.div_ceil(PERCENT) * PERCENT).unwrap_or(INFINITY))
+}
+
+/// Returns the property that an annotation sets. `name` is what follows the prefix. As in runc, a time in
+/// seconds (`TimeoutStopSec`) becomes the property in microseconds that systemd has.
 pub(super) fn of_annotation(name: &str, text: &str) -> Result<Property, String> {
-    /// On these rests where the container's process is.
+    /// These decide which cgroup the container's process is in.
     const OURS: [&str; 5] = ["PIDs", "PIDFDs", "Slice", "Delegate", "Scope"];
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err("is not the name of a property".into());
@@ -162,8 +129,8 @@ fn microseconds(seconds: &Value) -> Option<u64> {
     whole.checked_mul(1_000_000)
 }
 
-/// The text format of GVariant, as far as unit properties need it: strings, booleans, numbers with or without a type,
-/// arrays and tuples.
+/// A parser for the part of GVariant's text format that unit properties need: strings, booleans, numbers with
+/// or without a type, arrays and tuples.
 struct Text<'a> {
     rest: &'a str,
 }
@@ -180,7 +147,7 @@ impl<'a> Text<'a> {
         self.rest = self.rest.trim_start();
     }
 
-    /// Takes a token off, if it is there.
+    /// Skips a token. Returns whether it was there.
     fn take(&mut self, token: char) -> bool {
         self.skip_blanks();
         let rest = self.rest.strip_prefix(token);
@@ -196,7 +163,7 @@ impl<'a> Text<'a> {
         word
     }
 
-    /// A value; its type, where something before it has told it.
+    /// Parses a value. `kind` is its type, if something before it has set one.
     fn value(&mut self, kind: Option<&str>, depth: u32) -> Option<Value> {
         self.skip_blanks();
         match self.rest.chars().next()? {
@@ -244,7 +211,8 @@ impl<'a> Text<'a> {
         same.then_some(Value::Array(signature, values))
     }
 
-    /// Values up to the closing bracket. The first one's type is that of all others which do not say theirs.
+    /// Parses values up to the closing bracket. In an array, a number without a type has the type of the
+    /// first one.
     fn list(&mut self, close: char, kind: Option<&str>, depth: u32) -> Option<Vec<Value>> {
         let mut values: Vec<Value> = Vec::new();
         while !self.take(close) {
@@ -282,7 +250,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Words that tell the type of the value behind them.
+/// Words that set the type of the value after them.
 const KEYWORDS: &[(&str, &str)] = &[
     ("boolean", "b"),
     ("byte", "y"),
@@ -308,11 +276,7 @@ fn string(kind: Option<&str>, text: String) -> Option<Value> {
 }
 
 fn scalar(word: &str, kind: Option<&str>) -> Option<Value> {
-    if let Some(value) = match word {
-        "true" => Some(true),
-        "false" => Some(false),
-        _ => None,
-    } {
+    if let Ok(value) = word.parse() {
         return matches!(kind, None | Some("b")).then_some(Value::Bool(value));
     }
     let number = integer(word);
@@ -349,8 +313,7 @@ mod tests {
     use super::*;
 
     fn write(file: &str, value: &str) -> Write {
-        let place = String::from("x");
-        Write { file: file.into(), value: value.into(), place, absent: Absent::Fails, floor: None }
+        Write::new(file, value, "x")
     }
 
     #[test]

@@ -152,7 +152,7 @@ fn set(directory: &Directory, writes: &[Write]) -> Result<()> {
     }
     again.into_iter().try_for_each(|write| v2::apply(directory, write))?;
     for write in writes.iter().filter(|w| forgettable(&w.file) && w.limits()) {
-        check_kept(&read_list(directory.dir(), &write.file)?, &write.value, &write.place)?;
+        check_kept(&read_list(directory.dir(), &write.file)?, write)?;
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
         if made.contains(&above) {
             shared.iter().try_for_each(|write| {
                 let _phase = trace::phase_of("write", || format!("{} = {}", write.file, write.value));
-                fs::write_at(fs::CWD, &above.join(&write.file), write.value.as_bytes())
+                fs::write_at(fs::CWD, &above.join(&write.file), write.value.to_string().as_bytes())
                     .with_context(|| write.place.clone())
             })?;
         }
@@ -180,7 +180,8 @@ fn set_devices(directory: &Directory, rules: &[Write]) -> Result<()> {
     let _phase = trace::phase("device rules");
     for rules in rules.chunk_by(|a, b| a.file == b.file) {
         let _phase = trace::phase_of("write", || format!("{}, rules: {}", rules[0].file, rules.len()));
-        let values = rules.iter().map(|rule| rule.value.as_bytes());
+        let values: Vec<String> = rules.iter().map(|rule| rule.value.to_string()).collect();
+        let values = values.iter().map(String::as_bytes);
         let place = || rules[0].place.clone();
         fs::write_each(directory.dir(), Path::new(&rules[0].file), values).with_context(place)?;
     }

@@ -67,7 +67,7 @@ pub(in crate::cgroups) fn replace(directory: &Directory, filter: Option<&Filter>
     let writes = checked(filter)?;
     let now = List::parse(&directory.read(LIST)?.unwrap_or_default());
     let steps = now.steps(&List::of(&writes)).unwrap_or(writes);
-    steps.iter().try_for_each(|write| directory.write(&write.file, &write.value))
+    steps.iter().try_for_each(|write| directory.write(&write.file, &write.value.to_string()))
 }
 
 /// Compares the rules in force with those of a filter.
@@ -101,7 +101,7 @@ impl List {
         let mut list = Self { otherwise: true, exceptions: BTreeMap::new() };
         for write in writes {
             let allow = write.file == "devices.allow";
-            let Some((device, letters)) = exception(&write.value) else {
+            let Some((device, letters)) = exception(&write.value.to_string()) else {
                 list = Self { otherwise: allow, exceptions: BTreeMap::new() };
                 continue;
             };

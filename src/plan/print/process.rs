@@ -7,7 +7,6 @@ use crate::process::capabilities::{self, Sets};
 use crate::process::credentials::User;
 use crate::process::io_priority::IoPriority;
 use crate::process::landlock::Rules;
-use crate::process::list::List;
 use crate::process::lsm::Labels;
 use crate::process::memory_policy::MemoryPolicy;
 use crate::process::personality::Personality;
@@ -65,7 +64,7 @@ pub(super) fn print(text: &mut Text, plan: &Plan) {
     let Affinity { initial, last } = affinity;
     for (name, list) in [("initial", initial), ("final", last)] {
         if let Some(list) = list {
-            text.line(format_args!("{name} CPUs {}", members(list)));
+            text.line(format_args!("{name} CPUs {}", list));
         }
     }
     let Labels { apparmor, selinux } = labels;
@@ -88,14 +87,6 @@ pub(super) fn print(text: &mut Text, plan: &Plan) {
 /// Returns the name at an index, or the number if it has none.
 fn named(number: u32, names: &[&str]) -> String {
     names.get(number as usize).map_or_else(|| number.to_string(), ToString::to_string)
-}
-
-fn members(list: &List) -> String {
-    let bits = (0..).zip(list.words()).flat_map(|(i, word)| {
-        let set = move |bit: &u64| word >> bit & 1 == 1;
-        (0..64).filter(set).map(move |bit| i * 64 + bit)
-    });
-    joined(bits, ",")
 }
 
 fn print_user(text: &mut Text, user: &User) {
@@ -185,7 +176,7 @@ fn print_memory_policy(text: &mut Text, policy: &MemoryPolicy) {
     let MemoryPolicy { mode, nodes } = policy;
     let bits = FLAGS.iter().fold(0, |bits, (bit, _)| bits | bit);
     let (number, set) = (u64::from(*mode) & !bits, u64::from(*mode) & bits);
-    let nodes = nodes.as_ref().map(|list| format!(" nodes {}", members(list))).unwrap_or_default();
+    let nodes = nodes.as_ref().map(|list| format!(" nodes {}", list)).unwrap_or_default();
     text.line(format_args!("memory policy {} {}{nodes}", named(number as u32, &MODES), flags(set, FLAGS)));
 }
 

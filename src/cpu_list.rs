@@ -1,8 +1,13 @@
-//! Lists of CPUs and memory nodes as the kernel writes them: `0-3,5`.
+//! Lists of CPUs and memory nodes in the kernel's notation: `0-3,5` ("List format" in cpuset(7)).
 //!
 //! As in runc, blanks around an element and empty elements are allowed, and an empty text means no list.
 
-/// A set of small numbers that is never empty. Bit n % 64 of word n / 64 stands for n.
+use std::fmt;
+
+/// The largest number of CPUs or memory nodes that a kernel can be built for.
+pub const LARGEST: usize = 8192;
+
+/// A set of small numbers: bit n of word n / 64 is n. Never empty, unless it was made of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List(Vec<u64>);
 
@@ -10,6 +15,41 @@ impl List {
     #[must_use]
     pub fn words(&self) -> &[u64] {
         &self.0
+    }
+
+    /// Reads a bit mask, the lowest numbers first.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let word = |chunk: &[u8]| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        Self(bytes.chunks(8).map(word).collect())
+    }
+
+    /// Returns the bit mask, the lowest numbers first and without zeros at its end.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        bytes
+    }
+
+    /// Returns the numbers in ascending order.
+    #[must_use]
+    pub fn members(&self) -> Vec<usize> {
+        (0..self.0.len() * 64).filter(|n| self.0[n / 64] >> (n % 64) & 1 == 1).collect()
+    }
+}
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members = self.members();
+        for (i, run) in members.chunk_by(|a, b| a + 1 == *b).enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            match run {
+                [first, .., last] => write!(f, "{comma}{first}-{last}")?,
+                _ => write!(f, "{comma}{}", run[0])?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -71,5 +111,19 @@ mod tests {
         ] {
             assert_eq!(parse(text, 128), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn lists_become_masks_and_text() {
+        for (bytes, text) in [
+            (&[][..], ""),
+            (&[0b1000_0111, 1], "0-2,7-8"),
+            (&[0, 2], "9"),
+            (&[0, 0, 0, 0, 0, 0, 0, 0b1000_0000, 1], "63-64"),
+        ] {
+            let list = List::of_bytes(bytes);
+            assert_eq!((list.to_string().as_str(), list.bytes().as_slice()), (text, bytes));
+        }
+        assert_eq!(List::of_bytes(&[1, 0, 0]).bytes(), [1]);
     }
 }
