@@ -155,8 +155,8 @@ fn against(said: &'static [u8], direct: bool) -> String {
 fn a_peer_with_another_protocol_is_an_error() {
     for (said, direct, word) in [
         (&b""[..], false, "authentication: "),
-        (b"REJECTED EXTERNAL\r\n!", false, "says \"REJECTED EXTERNAL\""),
-        (b"DATA\r\nERROR no\r\n!", false, "says \"ERROR no\""),
+        (b"REJECTED EXTERNAL\r\n!", false, "answered \"REJECTED EXTERNAL\""),
+        (b"DATA\r\nERROR no\r\n!", false, "answered \"ERROR no\""),
         (b"DATA\r\nOK 1\r\n", true, "Ping"),
         (b"DATA\r\nOK 1\r\nxxxxxxxxxxxxxxxxxxxxxxxxxx!", true, "malformed D-Bus message: neither byte order"),
         (b"DATA\r\nOK 1\r\nl\x02\0\x01\xff\xff\xff\xff\x01\0\0\0\0\0\0\0!", true, "too long"),
