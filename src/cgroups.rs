@@ -1,9 +1,9 @@
-//! Control groups: which one a container gets, with which limits, and what is done with it later.
+//! Control groups: which cgroup a container gets, with which limits, and what is done with it later.
 //!
-//! [`Host::probe`] finds the cgroup v2 hierarchy wherever it is mounted, [`plan`] turns the spec's words into
-//! writes and a device filter without touching anything, [`create`] makes the directories, sets the limits
-//! while the cgroup is empty and gives the descriptor that the container's first process is born into.
-//! [`Cgroup`] is what later commands open again: kill, freeze, list, wait, remove.
+//! [`Host::probe`] finds the mounted hierarchies. [`plan`] turns the configuration into paths, writes and a
+//! device filter, without touching anything. [`create`] makes the directories and sets the limits while the
+//! cgroup is empty. The container's first process is then cloned into it. Later commands open the same
+//! [`Cgroup`] again, to kill, freeze, list, wait and remove.
 
 mod cgroup;
 mod device_program;
@@ -27,13 +27,13 @@ pub mod values;
 mod views;
 
 pub use cgroup::{
-    Below, Cgroup, attach_filter, create, delegate, frozen, id, is_anothers, join, limit, populated,
+    Cgroup, SubCgroup, attach_filter, create, delegate, frozen, id, is_anothers, join, limit, populated,
     remove_empty,
 };
 pub use directory::{Directory, remove_parents};
 pub use hierarchies::{Host, unescape};
 pub use plan::{Plan, plan};
-pub use process::{below, beside, freezing};
+pub use process::{current, current_below, frozen_cgroup};
 pub use record::CgroupRecord;
 pub use request::{Manager, Request};
 pub use resources::Write;

@@ -1,14 +1,15 @@
-//! A small D-Bus client, for systemd: it connects, calls methods one at a time and hears of jobs that have ended.
+//! A small D-Bus client for systemd. It connects, calls one method at a time, and receives the signals about
+//! finished jobs.
 //!
-//! It blocks, with a deadline on every wait and an error that says what was waited for. The other end is a bus daemon
-//! or systemd itself, at its private socket, where there are no names and no Hello. Of what comes unasked only
-//! systemd's `JobRemoved` is kept.
+//! It blocks. Every wait has a deadline, and an error that names what was waited for. The peer is a bus
+//! daemon, or systemd itself at its private socket, which has neither names nor Hello. Among the signals,
+//! only systemd's `JobRemoved` is kept.
 //!
-//! The peer may be hostile. On the system's bus every user of the host can send us signals, of any form and number: a
-//! signal that cannot be read is skipped, and the deadline holds even if signals never stop. An answer must have the
-//! serial number of the call, and a bus delivers answers only from the called service. recv(2) closes attached
-//! descriptors. Nothing relies on the word of the bus alone: corten itself writes the limits, and reads in the cgroup
-//! whether the process is there ([`limit`](crate::cgroups::limit)).
+//! The peer may be hostile. On the system's bus every user of the host can send us signals, of any form and
+//! number: a signal that cannot be read is skipped, and the deadline holds even if signals never stop. An
+//! answer must have the serial number of the call, and a bus delivers answers only from the called service.
+//! recv(2) closes attached descriptors. Nothing relies on the word of the bus alone: corten itself writes the
+//! limits, and reads in the cgroup whether the process is there ([`limit`](crate::cgroups::limit)).
 
 pub(crate) mod wire;
 
@@ -29,19 +30,19 @@ use crate::sys::socket::Address;
 use crate::sys::{self, fs, socket};
 use wire::Message;
 
-/// How long an answer may take, as long as other clients of D-Bus wait by default.
+/// How long an answer may take, which is the default of other D-Bus clients.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// As much is kept of what was heard of others' jobs while an answer was waited for.
+/// How many signals about finished jobs are kept while an answer is awaited.
 const MAX_JOBS: usize = 256;
 
-/// The longest path of a job and its result. systemd's have some fifty bytes.
+/// The longest path of a job with its result, in bytes. systemd's have about fifty.
 const JOB_MAX: usize = 512;
 
 /// The longest text of an error reply that is reported, in characters.
 const TEXT_MAX: usize = 1000;
 
-/// A method's error reply: its name, for whoever branches on it, and its text.
+/// A method's error reply: its name, on which callers branch, and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError {
     pub name: String,
@@ -57,13 +58,13 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
-/// The name of the error reply in an error's chain.
+/// Returns the name of the error reply in an error's chain.
 #[must_use]
 pub fn error_name(error: &anyhow::Error) -> Option<&str> {
     error.downcast_ref::<CallError>().map(|e| e.name.as_str())
 }
 
-/// An end of a job of systemd's.
+/// A signal about a finished job of systemd's.
 #[derive(Debug)]
 struct Removed {
     sender: Option<String>,
@@ -76,9 +77,9 @@ struct Removed {
 pub struct Bus {
     socket: OwnedFd,
     serial: u32,
-    /// What was read beyond the last message.
+    /// The bytes that were read after the last message.
     buffer: Vec<u8>,
-    /// systemd is the other end, with no bus between.
+    /// The peer is systemd itself instead of a bus.
     direct: bool,
     removed: VecDeque<Removed>,
     patience: Duration,
@@ -92,7 +93,8 @@ pub struct Answer {
 }
 
 impl Bus {
-    /// Connects to the first of `places` where anybody listens; one that is `direct` is systemd's own.
+    /// Connects to the first of `places` that accepts a connection. At a `direct` place systemd itself
+    /// listens.
     pub fn connect(places: &[(Address, bool)]) -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         let mut first = None;
@@ -116,18 +118,19 @@ impl Bus {
         Self { socket, serial: 0, buffer, direct, removed, patience: PATIENCE }
     }
 
-    /// Whether there is no bus between us and systemd.
+    /// Reports whether the peer is systemd itself instead of a bus.
     #[must_use]
     pub fn direct(&self) -> bool {
         self.direct
     }
 
-    /// Says who we are: nothing but what the kernel tells the other end of our credentials. An id of our own would be
-    /// wrong in a user namespace.
+    /// Authenticates by the credentials that the kernel shows to the peer. An id that we sent ourselves would
+    /// be wrong in a user namespace.
     fn authenticate(&mut self, deadline: Instant) -> Result<()> {
         let hello = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n";
-        socket::write_before(self.socket.as_fd(), hello, deadline).map_err(|e| late(e, "authentication"))?;
-        // The first answer asks for the identity, which is the empty one sent already.
+        socket::write_before(self.socket.as_fd(), hello, deadline)
+            .map_err(|e| timed_out(e, "authentication"))?;
+        // The first answer asks for the identity, which is empty and already sent.
         let asked = self.line(deadline)?;
         if asked.trim_end() != "DATA" {
             return Err(refused(&asked));
@@ -148,7 +151,7 @@ impl Bus {
         Ok(())
     }
 
-    /// A line of the authentication.
+    /// Returns the next line of the authentication.
     fn line(&mut self, deadline: Instant) -> Result<String> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
@@ -157,15 +160,16 @@ impl Bus {
                 return Ok(line);
             }
             if self.buffer.len() > 4096 {
-                return Err(anyhow!("authentication: the other end does not speak D-Bus"));
+                return Err(anyhow!("authentication: the peer does not speak D-Bus"));
             }
-            self.fill(deadline, "authentication")?;
+            self.read_more(deadline, "authentication")?;
         }
     }
 
-    fn fill(&mut self, deadline: Instant, what: &str) -> Result<()> {
+    fn read_more(&mut self, deadline: Instant, what: &str) -> Result<()> {
         let mut bytes = [0; 4096];
-        let n = socket::read_before(self.socket.as_fd(), &mut bytes, deadline).map_err(|e| late(e, what))?;
+        let n =
+            socket::read_before(self.socket.as_fd(), &mut bytes, deadline).map_err(|e| timed_out(e, what))?;
         if n == 0 {
             return Err(anyhow!("{what}: the connection was closed"));
         }
@@ -177,7 +181,7 @@ impl Bus {
     fn receive(&mut self, deadline: Instant, what: &str) -> Result<Message> {
         loop {
             let Some(head) = self.buffer.first_chunk() else {
-                self.fill(deadline, what)?;
+                self.read_more(deadline, what)?;
                 continue;
             };
             let (length, is_answer) = (wire::length(head)?, wire::is_answer(head));
@@ -185,9 +189,9 @@ impl Bus {
                 return Err(wire::malformed("it is too long"));
             }
             if length > wire::MAX {
-                self.pass_over(length, deadline, what)?;
+                self.skip(length, deadline, what)?;
             } else if self.buffer.len() < length {
-                self.fill(deadline, what)?;
+                self.read_more(deadline, what)?;
             } else {
                 let message = Message::parse(&self.buffer[..length]);
                 self.buffer.drain(..length);
@@ -199,12 +203,12 @@ impl Bus {
     }
 
     /// Discards a message of this length.
-    fn pass_over(&mut self, length: usize, deadline: Instant, what: &str) -> Result<()> {
+    fn skip(&mut self, length: usize, deadline: Instant, what: &str) -> Result<()> {
         let mut left = length;
         while left > self.buffer.len() {
             left -= self.buffer.len();
             self.buffer.clear();
-            self.fill(deadline, what)?;
+            self.read_more(deadline, what)?;
         }
         self.buffer.drain(..left);
         Ok(())
@@ -224,12 +228,12 @@ impl Bus {
                     _ => {}
                 }
             }
-            self.keep(message);
+            self.note_job(message);
         }
     }
 
-    /// Calls a method whose answer nobody needs.
-    pub fn tell(&mut self, call: &Call) -> Result<()> {
+    /// Calls a method without waiting for its answer.
+    pub fn call_without_reply(&mut self, call: &Call) -> Result<()> {
         self.send(call, false, Instant::now() + self.patience).map(drop)
     }
 
@@ -237,12 +241,12 @@ impl Bus {
         self.serial += 1;
         let destination = call.destination.filter(|_| !self.direct);
         let bytes = Call { destination, ..*call }.encode(self.serial, answered);
-        socket::write_before(self.socket.as_fd(), &bytes, deadline).map_err(|e| late(e, call.member))?;
+        socket::write_before(self.socket.as_fd(), &bytes, deadline).map_err(|e| timed_out(e, call.member))?;
         Ok(self.serial)
     }
 
-    /// Keeps what a message says of a job's end.
-    fn keep(&mut self, message: Message) {
+    /// Keeps a message if it is systemd's signal about a finished job.
+    fn note_job(&mut self, message: Message) {
         let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
         let wanted = message.kind == wire::SIGNAL
             && is(&message.member, "JobRemoved")
@@ -253,27 +257,29 @@ impl Bus {
         };
         if wanted && job.len() + result.len() <= JOB_MAX {
             let (job, result) = (job.clone(), result.clone());
-            // The oldest is dropped: systemd's signal for our job comes shortly before its answer, or after it.
+            // The oldest is dropped: systemd's signal for our job comes shortly before its answer, or after
+            // it.
             self.removed.truncate(MAX_JOBS - 1);
             self.removed.push_front(Removed { sender: message.sender, job, result });
         }
     }
 
-    /// Waits for the end of the job that `answer` to a call has begun, and gives its result: `done`, if all is well.
+    /// Waits for the end of the job in the `answer` to a call. Returns its result, which is `done` for
+    /// success.
     pub fn await_job(&mut self, answer: &Answer, what: &str) -> Result<String> {
         let deadline = Instant::now() + self.patience;
         let [Value::Path(job)] = &answer.body[..] else {
             return Err(anyhow!("{what}: the answer is not a job"));
         };
         loop {
-            // Only from whom the job is: on a bus anybody may send us a signal.
+            // The sender must be the one that answered, since on a bus every client can send us a signal.
             let ended = self.removed.iter().find(|r| r.job == *job && r.sender == answer.sender);
             if let Some(removed) = ended {
                 return Ok(removed.result.clone());
             }
             self.removed.clear();
             let message = self.receive(deadline, what)?;
-            self.keep(message);
+            self.note_job(message);
         }
     }
 }
@@ -281,12 +287,12 @@ impl Bus {
 fn refused(line: &str) -> anyhow::Error {
     fail(
         Kind::Os,
-        format!("authentication: the other end says {:?}", line.chars().take(100).collect::<String>()),
+        format!("authentication: the peer answered {:?}", line.chars().take(100).collect::<String>()),
     )
 }
 
-/// An error of a wait that names what was waited for.
-fn late(error: sys::Error, what: &str) -> anyhow::Error {
+/// Returns the error of a wait, with the name of what was waited for.
+fn timed_out(error: sys::Error, what: &str) -> anyhow::Error {
     let text = match error.errno {
         Errno::ETIMEDOUT => format!("{what}: no answer within {} seconds", PATIENCE.as_secs()),
         _ => what.to_string(),
@@ -300,14 +306,14 @@ fn call_error(message: Message) -> anyhow::Error {
     CallError { name: short(&message.error.unwrap_or_default()), message: text }.into()
 }
 
-/// Process ids that we send must mean the same there: elsewhere systemd would take a stranger's process for ours. A
-/// process of our own pid namespace has one id in /proc, its own.
+/// Refuses a peer in another pid namespace: there the process ids that we send are those of other processes.
+/// A process of our own pid namespace has a single id in /proc.
 fn check_pid_namespace(socket: &OwnedFd) -> Result<()> {
     let pid = socket::peer_pid(socket.as_fd())?;
     let file = PathBuf::from(format!("{pid}/status"));
     let levels = match fs::read_text(host::procfs()?, &file) {
         _ if pid == 0 => 0,
-        // Hidden from us, or gone by now.
+        // The process is hidden from us or has ended.
         Err(_) => 1,
         Ok(text) => levels(&text),
     };
@@ -316,18 +322,19 @@ fn check_pid_namespace(socket: &OwnedFd) -> Result<()> {
     }
     Err(fail(
         Kind::Unsupported,
-        "the other end is in another pid namespace, where our process ids mean others",
+        "the peer is in another pid namespace, where our process ids belong to other processes",
     ))
 }
 
-/// In how many pid namespaces from ours on a process has an id, by its `/proc/PID/status`.
+/// Returns in how many pid namespaces, ours and those below, a process has an id, from its
+/// `/proc/PID/status`.
 fn levels(status: &str) -> usize {
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     ids.map_or(1, |ids| ids.split_whitespace().count())
 }
 
-/// The Unix sockets in a list of addresses such as `unix:path=/run/bus,guid=1;unix:abstract=x` (D-Bus specification,
-/// "Server Addresses").
+/// Returns the Unix sockets in a list of addresses such as `unix:path=/run/bus,guid=1;unix:abstract=x` (D-Bus
+/// specification, "Server Addresses").
 #[must_use]
 pub fn addresses(list: &str) -> Vec<Address> {
     let one = |address: &str| {

@@ -1,9 +1,10 @@
-//! Shares of the processor's caches and of memory bandwidth: Intel's Resource Director Technology and its like, which
-//! the kernel shows as the file system resctrl (config-linux.md#intelrdt).
+//! Shares of the processor's caches and of memory bandwidth, by Intel's Resource Director Technology and the
+//! like, which the kernel shows as the file system resctrl (config-linux.md#intelrdt).
 //!
-//! A directory of it is a class of processes with its `schemata`; one in a class's `mon_groups` counts for some of them.
-//! [`plan`] is pure; [`look`] compares it with what is there, before anything is made; [`make`] makes what is on record
-//! by then; processes [`enter`] by descriptors, before they do anything else, and pass it on to their children.
+//! A directory of resctrl is a class of processes with its `schemata`. A directory in a class's `mon_groups`
+//! counts for some of these processes. [`plan`] is pure. [`claim`] compares the plan with the existing
+//! classes and returns the record of what is to be created, which [`make`] creates. A process is moved into
+//! the class by descriptors ([`join`]) before it does anything else, and its children inherit the class.
 
 mod record;
 mod schemata;
@@ -28,23 +29,24 @@ pub use update::{Update, kept};
 
 const PLACE: &str = "linux.intelRdt";
 
-/// What resctrl has beside the classes.
+/// The directories of resctrl that are not classes.
 const RESERVED: [&str; 3] = ["info", "mon_data", "mon_groups"];
 
 /// The class that the container is to be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Where resctrl is mounted.
+    /// The mount point of resctrl.
     pub mount: PathBuf,
-    /// The class's directory; the mount itself for the default class.
+    /// The class's directory, which is the mount point for the default class.
     pub group: PathBuf,
-    /// The configuration names the class: others may share it. Without, the container has one of its own.
+    /// The configuration names the class, so that other containers may share it.
     pub named: bool,
-    /// What `schemata` is to say. Each list is one write: the kernel takes no domain twice in one.
+    /// The lines for `schemata`. Each list is one write, since the kernel does not accept a domain twice in
+    /// one write.
     pub writes: Vec<Vec<Line>>,
-    /// The group that counts for the container alone.
+    /// The monitoring group of the container alone.
     pub monitor: Option<PathBuf>,
-    /// Members of old configurations, and the events of which they need one to be counted.
+    /// Members of old configurations, with events of which the machine must count at least one.
     pub events: Vec<(&'static str, &'static [&'static str])>,
 }
 
@@ -61,7 +63,7 @@ impl AsRef<str> for Line {
     }
 }
 
-/// Decides on the container's class; `mount` is where resctrl is, if it is mounted.
+/// Decides the container's class. `mount` is the mount point of resctrl, if it is mounted.
 pub fn plan(
     asked: &LinuxIntelRdt,
     id: &str,
@@ -99,7 +101,7 @@ pub fn plan(
     (problems.0.len() == before).then_some(plan)
 }
 
-/// What configurations before 1.3 want counted. They named events; the kernel counts all that it can.
+/// Returns the events that configurations before 1.3 name. The kernel always counts all events that it can.
 fn old_events(asked: &LinuxIntelRdt) -> Vec<(&'static str, &'static [&'static str])> {
     #[allow(deprecated)]
     let old = [
@@ -110,7 +112,7 @@ fn old_events(asked: &LinuxIntelRdt) -> Vec<(&'static str, &'static [&'static st
     old.map(|(_, place, events)| (place, events)).collect()
 }
 
-/// A member that says something; the empty string is Go's way to say nothing.
+/// Returns a member that is set. Go writes an unset member as an empty string.
 fn given(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
@@ -126,12 +128,12 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The lines of `l3CacheSchema`. One for the bandwidth is not its to say, and goes.
+/// Returns the lines of `l3CacheSchema`. Lines for the bandwidth do not belong there and are dropped.
 fn cache_lines(place: &str, text: &str, problems: &mut Problems, warnings: &mut Vec<String>) -> Vec<Line> {
     let mut lines = Vec::new();
     for text in text.lines().filter(|line| !line.is_empty()) {
         if text.trim_start().starts_with("MB:") {
-            warnings.push(format!("{place}: {text:?} is for memBwSchema to say, ignoring"));
+            warnings.push(format!("{place}: {text:?} belongs in memBwSchema, ignoring"));
         } else {
             lines.extend(line(place.into(), text, problems));
         }
@@ -166,7 +168,7 @@ impl Plan {
         self.writes.iter().flatten().cloned().collect()
     }
 
-    /// Each line, and whether the class says so.
+    /// Returns each line, the class's line for the same resource, and whether the class has the value.
     pub fn applied(&self) -> Result<Vec<(Line, Option<String>, bool)>> {
         let lines = self.lines();
         if lines.is_empty() {
@@ -174,15 +176,15 @@ impl Plan {
         }
         let (present, step) = (fs::read_text(fs::CWD, &self.group.join("schemata"))?, step(&self.mount));
         let row = |(i, line): (usize, &Line)| {
-            let found = schemata::name(&line.text).and_then(|name| schemata::of(&present, name));
+            let found = schemata::name(&line.text).and_then(|name| schemata::line_of(&present, name));
             let holds = schemata::holds(&line.text, &lines[i + 1..], &present, step);
             (line.clone(), found.map(Into::into), holds)
         };
         Ok(lines.iter().enumerate().map(row).collect())
     }
 
-    /// A class that is there already must be as it is wanted: it is not ours to change. The clause names `l3CacheSchema`
-    /// and `memBwSchema`; a line of `schemata` would change it for others just so.
+    /// Refuses an existing class with other values, since it must not be changed. The clause names only
+    /// `l3CacheSchema` and `memBwSchema`, but a line of `schemata` would change the class for others too.
     fn compare(&self) -> Result<()> {
         match self.applied()?.into_iter().find(|(.., holds)| !holds) {
             None => Ok(()),
@@ -194,7 +196,7 @@ impl Plan {
         }
     }
 
-    /// Whether the machine counts what is to be counted.
+    /// Checks that the machine counts the events.
     fn check_events(&self) -> Result<()> {
         if self.monitor.is_some() && !is_dir(&self.mount.join("mon_groups")) {
             let text = "linux.intelRdt.enableMonitoring: resctrl has no monitoring on this machine";
@@ -214,13 +216,13 @@ fn is_dir(path: &Path) -> bool {
     fs::open(fs::CWD, path, fs::O_PATH | fs::O_DIRECTORY, 0).is_ok()
 }
 
-/// Bandwidth is given out in multiples of this.
+/// Returns the step of which bandwidths are multiples.
 fn step(mount: &Path) -> u64 {
     stats::number(&mount.join("info/MB/bandwidth_gran")).unwrap_or(1)
 }
 
-/// Compares the plan with what is there. The record says what is about to be made.
-pub fn look(plan: &Plan) -> Result<ClassRecord> {
+/// Compares the plan with the existing classes, and returns the record of what is to be created.
+pub fn claim(plan: &Plan) -> Result<ClassRecord> {
     plan.check_events()?;
     let shown = plan.group.display();
     let mut made = Vec::new();
@@ -251,7 +253,8 @@ pub fn look(plan: &Plan) -> Result<ClassRecord> {
     })
 }
 
-/// Makes what is on record, and corrects the record where another was faster.
+/// Creates the recorded directories. A directory that another container has created by now is removed from
+/// the record.
 pub fn make(plan: &Plan, record: &mut ClassRecord) -> Result<()> {
     let _phase = trace::phase("resctrl class");
     for dir in record.made.clone() {
@@ -276,7 +279,7 @@ pub fn make(plan: &Plan, record: &mut ClassRecord) -> Result<()> {
     Ok(())
 }
 
-/// Writes lines to a class's `schemata` in one go: all of them hold, or none.
+/// Writes lines to a class's `schemata` in one write, so that all of them are applied or none.
 fn write(mount: &Path, group: &Path, lines: &[Line]) -> Result<()> {
     let text: String = lines.iter().map(|line| format!("{}\n", line.text)).collect();
     let written = fs::write_at(fs::CWD, &group.join("schemata"), text.as_bytes());
@@ -284,7 +287,7 @@ fn write(mount: &Path, group: &Path, lines: &[Line]) -> Result<()> {
     written.map_err(|e| explained(mount, e)).with_context(place)
 }
 
-/// An error with what resctrl says of it: EINVAL alone could be anything.
+/// Adds resctrl's own message to an error, since EINVAL alone has many reasons.
 fn explained(mount: &Path, error: sys::Error) -> anyhow::Error {
     match stats::read(&mount.join("info/last_cmd_status")).filter(|said| said != "ok") {
         Some(said) => anyhow!("{error} (resctrl: {said})"),
@@ -292,29 +295,35 @@ fn explained(mount: &Path, error: sys::Error) -> anyhow::Error {
     }
 }
 
-/// By which a process enters the class, and then its monitoring group, which takes only those of the class.
-pub fn doors(record: &ClassRecord) -> Result<Vec<OwnedFd>> {
+/// Opens the files by which a process joins the class, and then its monitoring group, which accepts only
+/// members of the class.
+pub fn join_fds(record: &ClassRecord) -> Result<Vec<OwnedFd>> {
     let dirs = std::iter::once(&record.group).chain(&record.monitor);
     let open = |dir: &PathBuf| fs::open(fs::CWD, &dir.join("tasks"), fs::O_WRONLY, 0);
     dirs.map(open).collect::<sys::Result<_>>().context(PLACE)
 }
 
-/// Moves the calling process, which is 0 to `tasks`: its id would be one of another pid namespace.
-pub fn enter(doors: Vec<OwnedFd>) -> Result<()> {
-    for door in &doors {
-        fs::write_open(door.as_fd(), b"0\n").context("linux.intelRdt: joining the class")?;
+/// Moves the calling process into the groups of [`join_fds`]. It writes 0, since its id may be one of another
+/// pid namespace.
+pub fn join(join_fds: Vec<OwnedFd>) -> Result<()> {
+    for tasks in &join_fds {
+        fs::write_open(tasks.as_fd(), b"0\n").context("linux.intelRdt: joining the class")?;
     }
-    fs::close_together(doors);
+    fs::close_together(join_fds);
     Ok(())
 }
 
-/// Removes what was made for the container. Processes of others in a class would fall back to the default one, and so the
-/// class is left to them. Every class is looked into: also one that is called as the container is can be named by others.
+/// Removes the directories that were created for the container. A class with other processes is left, because
+/// its removal would move them to the default class. Other containers can share every class by its name, also
+/// one that is named by a container's id.
 pub fn remove(record: &ClassRecord) -> Result<()> {
     for dir in record.made.iter().rev() {
-        if *dir == record.group && inhabited(dir)? {
-            let hint = "(hint: rmdir it after them)";
-            log::warn(format!("{PLACE}: others are in the class {} still {hint}, ignoring", dir.display()));
+        if *dir == record.group && has_processes(dir)? {
+            let hint = "(hint: rmdir it when they have ended)";
+            log::warn(format!(
+                "{PLACE}: other processes are still in the class {} {hint}, ignoring",
+                dir.display()
+            ));
             continue;
         }
         match fs::unlinkat(fs::CWD, dir, true) {
@@ -325,7 +334,7 @@ pub fn remove(record: &ClassRecord) -> Result<()> {
     Ok(())
 }
 
-fn inhabited(dir: &Path) -> Result<bool> {
+fn has_processes(dir: &Path) -> Result<bool> {
     let tasks = match fs::read_text(fs::CWD, &dir.join("tasks")) {
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => return Ok(false),
         other => other?,

@@ -1,9 +1,10 @@
-//! What corten remembers of a container, and what the kernel says of it.
+//! What corten records of a container, and the status that the kernel shows.
 //!
-//! `<root>/<id>/` holds `config.json`, a verbatim copy (later edits of the bundle must have no effect,
-//! runtime.md#lifecycle), and `state.json`: facts only. The status is never stored: it is derived from the process.
-//! Making the directory is the lock against a second container of that id; whoever changes a container holds
-//! flock(2) on it. Files are replaced by rename, so a reader sees the old or the new one.
+//! `<root>/<id>/` contains `config.json`, a verbatim copy, since later edits of the bundle must have no
+//! effect (runtime.md#lifecycle), and `state.json`, which has only facts. The status is never stored: it is
+//! derived from the process. mkdir(2) of the directory prevents a second container of that id. A command that
+//! changes a container holds flock(2) on the directory. Files are replaced by rename(2), so that a reader
+//! sees the old or the new one.
 
 mod process;
 mod record;
@@ -28,35 +29,35 @@ use crate::{trace, wait};
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
-/// Where `start` knocks.
+/// The socket to which `start` connects.
 pub const START_SOCKET: &str = "start.sock";
 /// The container's notification socket. This single file is bound into the container.
 pub const NOTIFY_SOCKET: &str = "notify.sock";
-/// Everything that is ever put into a container's directory.
+/// The names of all files that corten creates in a container's directory.
 const OURS: [&str; 6] = [CONFIG, "config.json.new", STATE, "state.json.new", START_SOCKET, NOTIFY_SOCKET];
 const MAX_FILE: u64 = 64 << 20;
 
-/// How often the directory that `create` makes may be removed from under its hands, because it has no lock yet.
+/// How often `create` tries again because the directory was removed before it had a lock.
 const TRIES: u32 = 10;
 
-/// Begins the name of a directory that is being removed. The colon keeps it from being an id.
+/// The prefix of a directory that is being removed. No id contains a colon.
 const DELETED: &str = ".deleted:";
 
-/// Ids as runc takes them: letters, digits, `_`, `+`, `-`, `.`; not a path.
+/// Checks an id. As in runc, it consists of letters, digits, `_`, `+`, `-` and `.`, and is not a path.
 pub fn check_id(id: &str) -> Result<()> {
     if id.is_empty() {
         return Err(fail(Kind::Usage, "container id cannot be empty"));
     }
     let known = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
     if id.len() > 1024 || id == "." || id == ".." || !id.bytes().all(known) {
-        // A log line need not repeat a megabyte.
+        // A megabyte in a log line would not help.
         let shown: String = id.chars().take(64).collect();
         return Err(fail(Kind::Usage, format!("invalid container ID format: {shown:?}")));
     }
     Ok(())
 }
 
-/// Where the states are: `--root`, else what [`choose_root`] says.
+/// Returns the directory of all states: `--root`, or else that of [`choose_root`].
 pub fn root(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         return std::path::absolute(path).with_context(|| format!("--root {path:?}"));
@@ -66,8 +67,9 @@ pub fn root(given: Option<&Path>) -> Result<PathBuf> {
     choose_root(xdg.as_deref(), user.as_deref(), sys::task::euid(), crate::host::in_user_namespace)
 }
 
-/// `$XDG_RUNTIME_DIR/corten` for those who are not the host's root, `/run/corten` for root. Rootless Podman runs us as
-/// root of its user namespace: that one goes by XDG_RUNTIME_DIR too, unless it says that it is root, as runc has it.
+/// Returns `/run/corten` for the host's root, and `$XDG_RUNTIME_DIR/corten` for other users. Rootless Podman
+/// runs corten as root of its user namespace. As in runc, XDG_RUNTIME_DIR is used there too, unless USER is
+/// "root".
 fn choose_root(
     xdg: Option<&OsStr>,
     user: Option<&OsStr>,
@@ -79,7 +81,7 @@ fn choose_root(
             Ok(Path::new(dir).join("corten"))
         }
         None if euid != 0 => {
-            Err(fail(Kind::Usage, "XDG_RUNTIME_DIR is not set (hint: --root tells where to keep the state)"))
+            Err(fail(Kind::Usage, "XDG_RUNTIME_DIR is not set (hint: --root DIR keeps the state in DIR)"))
         }
         _ => Ok(PathBuf::from("/run/corten")),
     }
@@ -95,11 +97,12 @@ pub struct Dir {
     locked: Cell<bool>,
 }
 
-/// Device and number.
+/// A device number and an inode number.
 type Inode = (u64, u64);
 
-/// Returns the inode of a directory, or an error if it belongs to another user. That user has written the record, which
-/// can name any file of ours, and any program as a hook. Therefore root, too, acts only on its own containers.
+/// Returns the inode of a directory, or an error if it belongs to another user. That user has written the
+/// record, which can name any file of ours, and any program as a hook. Therefore root, too, acts only on its
+/// own containers.
 fn own_inode(dir: &OwnedFd) -> Result<Inode> {
     let stat = fs::fstat(dir.as_fd())?;
     check_owner(&stat)?;
@@ -122,11 +125,12 @@ fn open_dir(parent: &OwnedFd, name: &Path) -> sys::Result<OwnedFd> {
     fs::open(parent.as_fd(), name, fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW, 0)
 }
 
-/// Makes a container's directory and locks it. Of two callers with the same id, one fails.
+/// Creates a container's directory and locks it. Of two callers with the same id, one fails.
 pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
     let _phase = trace::phase("make the state directory");
     check_id(id)?;
-    // A `gc` or `delete --force` may come between: it takes the empty directory for the rest of a `create`.
+    // `gc` or `delete --force` may remove the directory in between: it is empty, like the leftover of a
+    // killed `create`.
     for _ in 1..TRIES {
         match claim(root, id) {
             Err(e) if kind(&e) == Kind::NotFound => {}
@@ -136,7 +140,8 @@ pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
     claim(root, id)
 }
 
-/// Makes and locks the directory. That it is gone, or another's by the time that it is locked, is [`not_found`].
+/// Creates and locks the directory. Returns [`not_found`] if it does not exist any more, or is another one,
+/// once it is locked.
 fn claim(root: &Path, id: &str) -> Result<Dir> {
     let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
         Err(e) if e.errno == Errno::ENOENT => {
@@ -155,7 +160,7 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
         }
         other => other?,
     }
-    // Only if it is empty: it may be another's by now.
+    // rmdir(2) removes it only if it is empty. It may be another container's by now.
     let undo = |parent: &OwnedFd| drop(fs::unlinkat(parent.as_fd(), Path::new(id), true));
     let opened = open_dir(&parent, Path::new(id)).map_err(|e| match e.errno {
         Errno::ENOENT => not_found(id),
@@ -172,7 +177,8 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
 pub fn open(root: &Path, id: &str) -> Result<Dir> {
     let _phase = trace::phase("open the state directory");
     check_id(id)?;
-    // Absent if it is so twice: one wrong answer is not believed, nor does a `create` in between make another error.
+    // It is absent if it is so twice. One wrong answer of the kernel is not believed, and a `create` in
+    // between causes no other error.
     let twice = |open: &dyn Fn() -> sys::Result<OwnedFd>| {
         let absent = |e: &sys::Error| matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR);
         let again = open().or_else(|e| if absent(&e) { open() } else { Err(e) });
@@ -184,7 +190,7 @@ pub fn open(root: &Path, id: &str) -> Result<Dir> {
     Ok(Dir { root: parent, id: id.to_string(), fd, inode, locked: Cell::new(false) })
 }
 
-/// The directory of all states; `None` if there is none.
+/// Opens the directory of all states. Returns `None` if it does not exist.
 pub fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
     match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
         Err(e) if fs::absent(fs::CWD, root, &e) => Ok(None),
@@ -192,9 +198,10 @@ pub fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The record of a container whose `create` has finished, and its status, for which `buffer` is used; `None` where the
-/// whole of [`open`] has to tell. For many containers this costs half as much.
-pub fn look(
+/// Returns the record and the status of a container whose `create` has finished. `buffer` is used to read the
+/// record. Returns `None` for all other containers, which need [`open`]. For many containers this costs half
+/// as much as [`open`].
+pub fn read_status(
     root: &OwnedFd,
     id: &str,
     buffer: &mut Vec<u8>,
@@ -214,7 +221,7 @@ pub fn look(
     Ok(Some((record, status)))
 }
 
-/// The status, from the process and, where it runs, from `frozen`.
+/// Derives the status from the process and, if it runs, from `frozen`.
 fn status(
     record: &Record,
     in_use: impl FnOnce() -> bool,
@@ -230,15 +237,15 @@ fn status(
     }
 }
 
-/// What is in the directory of all states.
+/// An entry of the directory of all states.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
     Container(String),
-    /// What a `delete` that is at its last step, or was killed there, has left of the container of that id.
+    /// The directory of a container of that id whose `delete` is at its last step, or was killed there.
     Deleted(String),
 }
 
-/// All of them, sorted.
+/// Returns all entries, sorted.
 pub fn entries(root: &Path) -> Result<Vec<Entry>> {
     open_root(root)?.map_or(Ok(Vec::new()), |parent| entries_in(&parent))
 }
@@ -257,20 +264,21 @@ fn entries_in(parent: &OwnedFd) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The ids of all containers, sorted. Removes what a `delete` that was killed has left of its container.
+/// Returns the ids of all containers, sorted. Removes the leftovers of a `delete` that was killed.
 pub fn ids(root: &OwnedFd) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for entry in entries_in(root)? {
         match entry {
             Entry::Container(id) => ids.push(id),
-            // Its own `delete` may still be at it: what is gone already is no error, and the next `list` is there too.
+            // Its own `delete` may be removing it too. An error is ignored, since the next `list` tries
+            // again.
             Entry::Deleted(id) => _ = purge(root, &deleted_name(&id)),
         }
     }
     Ok(ids)
 }
 
-/// Whether there is an [`Entry::Deleted`] that no `delete` is at work on.
+/// Reports whether there is an [`Entry::Deleted`] that no `delete` is removing.
 pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
     let parent = fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
     let dir = match open_dir(&parent, &deleted_name(id)) {
@@ -278,11 +286,11 @@ pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
         other => other?,
     };
     own_inode(&dir)?;
-    // Its lock is free also once a `delete` has just removed it.
+    // The lock is also free if a `delete` has just removed the directory.
     Ok(fs::try_lock(dir.as_fd()).is_ok() && fs::fstat(dir.as_fd())?.st_nlink > 0)
 }
 
-/// Removes what a `delete` that was killed at its last step has left of a container that is gone.
+/// Removes the leftovers of a `delete` that was killed at its last step.
 pub fn purge_deleted(root: &Path, id: &str) -> Result<()> {
     let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
         Err(e) if fs::absent(fs::CWD, root, &e) => return Ok(()),
@@ -295,7 +303,7 @@ fn deleted_name(id: &str) -> PathBuf {
     PathBuf::from(format!("{DELETED}{id}"))
 }
 
-/// Removes a directory of ours and the plain entries in it, never a tree.
+/// Removes a directory of ours and the files in it, but no sub-directories.
 fn purge(parent: &OwnedFd, name: &Path) -> Result<()> {
     let gone = |result: sys::Result<()>| match result {
         Err(e) if e.errno == Errno::ENOENT => Ok(()),
@@ -307,7 +315,7 @@ fn purge(parent: &OwnedFd, name: &Path) -> Result<()> {
     };
     own_inode(&dir)?;
     let entries = match fs::list_dir(dir.as_fd()) {
-        // Another `delete` has removed it meanwhile. If not, the removal below fails.
+        // Another `delete` has removed it by now. If not, the removal below fails.
         Err(e) if e.errno == Errno::ENOENT => Vec::new(),
         entries => entries?,
     };
@@ -323,16 +331,16 @@ impl Dir {
         &self.id
     }
 
-    /// The directory, for files that others keep in it (sockets, fifos). [`Dir::remove`] unlinks them.
+    /// Returns the directory, for the files that other modules keep in it. [`Dir::remove`] removes them.
     #[must_use]
     pub fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
-    /// Waits for the lock, which lasts as long as this value. The container may have been deleted meanwhile.
+    /// Waits for the lock, which lasts as long as this value. Fails if the container is deleted before.
     pub fn lock(&self, patience: Duration) -> Result<()> {
         let _phase = trace::phase("lock");
-        // flock(2) has no time limit of its own, and a timer's signal would meet other waits.
+        // flock(2) has no timeout, and the signal of a timer could interrupt other calls.
         let locked =
             wait::until(Instant::now() + patience, Duration::from_millis(1), || {
                 match fs::try_lock(self.fd.as_fd()) {
@@ -344,7 +352,7 @@ impl Dir {
             let text = format!("container {:?} is in use by another corten command", self.id);
             return Err(fail(Kind::WrongStatus, text));
         }
-        // The lock may be that of a directory which is no longer the container's.
+        // The locked directory may have been removed or replaced by now.
         let name = Path::new(&self.id);
         match fs::stat_at(self.root.as_fd(), name) {
             Ok(stat) if (stat.st_dev, stat.st_ino) == self.inode => {
@@ -356,22 +364,22 @@ impl Dir {
         }
     }
 
-    /// Gives the lock away: others may change the container.
+    /// Releases the lock, so that other commands may change the container.
     pub fn unlock(&self) -> Result<()> {
         self.locked.set(false);
         Ok(fs::unlock(self.fd.as_fd())?)
     }
 
-    /// Whether somebody else holds the lock.
+    /// Reports whether another command holds the lock.
     fn in_use(&self) -> bool {
         if self.locked.get() {
             return false;
         }
-        // Tried on a descriptor of its own, whose closing ends the lock.
+        // The lock is tried on a new descriptor. Closing it releases the lock.
         open_dir(&self.fd, Path::new(".")).is_ok_and(|own| fs::try_lock(own.as_fd()).is_err())
     }
 
-    /// Replaces a file: whoever reads it sees the old or the new one.
+    /// Replaces a file. A reader sees the old or the new one.
     fn replace(&self, name: &str, bytes: &[u8]) -> sys::Result<()> {
         let part = PathBuf::from(format!("{name}.new"));
         self.write(&part, bytes)?;
@@ -401,18 +409,19 @@ impl Dir {
         fs::read_whole(file, MAX_FILE).with_context(|| name.to_string()).map(Some)
     }
 
-    /// Keeps the bundle's configuration as it was read. It comes after the record: a configuration without one is the rest
-    /// of a container whose record is lost. Nobody reads it before the container's process is on record.
+    /// Saves the bundle's configuration as it was read. It must be saved after the record: a configuration
+    /// without a record means that the record is lost. No command reads it before the container's process is
+    /// recorded.
     pub fn save_config(&self, text: &str) -> Result<()> {
         self.write(Path::new(CONFIG), text.as_bytes()).context("keeping config.json")
     }
 
-    /// Exchanges the kept configuration for a changed one.
+    /// Replaces the saved configuration.
     pub fn replace_config(&self, text: &str) -> Result<()> {
         self.replace(CONFIG, text.as_bytes()).context("keeping config.json")
     }
 
-    /// The configuration that the container was made with, and `update` has changed.
+    /// Returns the configuration with which the container was created, as changed by `update`.
     pub fn load_config(&self) -> Result<String> {
         let bytes = self.read(CONFIG)?.ok_or_else(|| self.unfinished())?;
         String::from_utf8(bytes).context(CONFIG)
@@ -423,7 +432,7 @@ impl Dir {
         self.replace(STATE, &bytes).context("keeping the state")
     }
 
-    /// The record; `None` if `create` has not written one yet, or was killed before.
+    /// Returns the record, or `None` if `create` has not written one yet, or was killed before.
     pub fn find_record(&self) -> Result<Option<Record>> {
         let Some(bytes) = self.read(STATE)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
@@ -431,15 +440,15 @@ impl Dir {
             .map(Some)
     }
 
-    /// Whether it is a directory as [`create_dir`] makes them, and nothing is in it that we have not put there. Whoever
-    /// gives us a wrong root must not lose what is in it.
+    /// Reports whether the directory is as [`create_dir`] creates it, and contains only our files. A user who
+    /// gives a wrong `--root` must not lose other files.
     pub fn is_ours(&self) -> Result<bool> {
         let ours = |name: &PathBuf| OURS.iter().any(|ours| name.as_os_str() == *ours);
         let private = fs::fstat(self.fd.as_fd())?.st_mode & 0o077 == 0;
         Ok(private && fs::list_dir(self.fd.as_fd())?.iter().all(ours))
     }
 
-    /// There was a record, and it is gone: `create` writes it first.
+    /// Reports whether the record is lost: the configuration exists, before which `create` writes the record.
     pub fn lost_record(&self) -> Result<bool> {
         match fs::stat_at(self.fd.as_fd(), Path::new(CONFIG)) {
             Err(e) if fs::absent(self.fd.as_fd(), Path::new(CONFIG), &e) => Ok(false),
@@ -447,7 +456,8 @@ impl Dir {
         }
     }
 
-    /// Returns the records of the user's other containers of this root. One that is damaged or not yet written is skipped.
+    /// Returns the records of the user's other containers of this root. One that is damaged or not yet
+    /// written is skipped.
     pub fn others(&self) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         for name in fs::list_dir(self.root.as_fd())? {
@@ -471,10 +481,12 @@ impl Dir {
         Ok(records)
     }
 
-    /// Returns a container that has the same cgroup on record, or one below it; if `below`, only such a one. A container that
-    /// has stopped does not count if it has the same cgroup and was created before `created`, since `create` takes no
-    /// cgroup with processes, and what is in it now is the later container's; nor if nothing is in its own below
-    /// (`populated`).
+    /// Returns a container that has the same cgroup on record or a sub-cgroup of it; if `below`, only one
+    /// with a sub-cgroup.
+    ///
+    /// A stopped container with the same cgroup does not count if it was created before `created`: since
+    /// `create` refuses a cgroup with processes, those in it now belong to the later container. A stopped
+    /// container with a sub-cgroup does not count if that has no processes (`populated`).
     pub fn shares_cgroup(
         &self,
         cgroup: &CgroupRecord,
@@ -486,7 +498,7 @@ impl Dir {
         let shares = |theirs: &CgroupRecord| cgroup.contains(theirs) && !(below && theirs.contains(cgroup));
         let mut others = self.others()?;
         others.retain(|other| other.boot_id == boot && other.cgroup.as_ref().is_some_and(shares));
-        // One with the same is told rather than one below.
+        // A container with the same cgroup is returned rather than one with a sub-cgroup.
         let same = |other: &Record| other.cgroup.as_ref().is_some_and(|theirs| theirs.contains(cgroup));
         others.sort_by_key(same);
         while let Some(other) = others.pop() {
@@ -502,7 +514,7 @@ impl Dir {
         Ok(None)
     }
 
-    /// The record, which must be there.
+    /// Returns the record. Fails if there is none.
     pub fn load(&self) -> Result<Record> {
         self.find_record()?.ok_or_else(|| self.unfinished())
     }
@@ -513,19 +525,20 @@ impl Dir {
         fail(Kind::WrongStatus, format!("container {:?} {hint}", self.id))
     }
 
-    /// The status, from the process and, where it runs, from `frozen`.
+    /// Derives the status from the process and, if it runs, from `frozen`.
     pub fn status(&self, record: &Record, frozen: impl FnOnce(&CgroupRecord) -> bool) -> Result<Status> {
         status(record, || self.in_use(), frozen)
     }
 
-    /// Removes the container's directory. The id is free at once; being killed in between leaves nothing that hinders.
+    /// Removes the container's directory. The id is free at once. If the command is killed in between, the
+    /// leftover is in nobody's way.
     pub fn remove(self) -> Result<()> {
         let _phase = trace::phase("remove the state directory");
         let id = Path::new(&self.id);
         let trash = deleted_name(&self.id);
         match fs::rename(self.root.as_fd(), id, &trash) {
             Err(e) if matches!(e.errno, Errno::ENOTEMPTY | Errno::EEXIST) => {
-                // A `delete` was killed just here.
+                // A former `delete` was killed after its rename(2).
                 purge(&self.root, &trash)?;
                 fs::rename(self.root.as_fd(), id, &trash)?;
             }
@@ -536,7 +549,7 @@ impl Dir {
             .context("removing the container's state")
     }
 
-    /// Removes the directory with the files that usually are in it, without looking.
+    /// Removes the directory with the files that it usually contains, without listing it.
     fn purge_known(&self, trash: &Path) -> sys::Result<()> {
         for name in [CONFIG, STATE] {
             fs::unlinkat(self.fd.as_fd(), Path::new(name), false)?;

@@ -10,8 +10,8 @@ pub(crate) const FIRST_PAUSE: Duration = Duration::from_micros(200);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Calls `done` until it returns true. Returns false if the deadline passes first. The first pause is `pause` long, and
-/// each other twice as long as the one before it.
+/// Calls `done` until it returns true. Returns false if the deadline passes first. The first pause is `pause`
+/// long, and each other twice as long as the one before it.
 pub(crate) fn until(
     deadline: Instant,
     mut pause: Duration,

@@ -224,7 +224,7 @@ fn limits_are_set_before_anyone_is_inside() {
     let busy = sandbox.create("busy", "{}").unwrap();
     let mut child = sleeper(&busy.path);
     let error = sandbox.create("busy/a", r#"{"pids":{"limit":9}}"#).unwrap_err();
-    assert!(error.to_string().contains("cannot share out the pids controller"), "{error}");
+    assert!(error.to_string().contains("cannot enable the pids controller"), "{error}");
     let below = sandbox.create("busy/b", "{}").unwrap();
     assert_eq!(fs::read_to_string(below.path.join("cgroup.type")).unwrap(), "domain\n");
     busy.kill().unwrap();

@@ -1,8 +1,9 @@
 //! A container's cgroup on the host: what launching and later commands do with it.
 //!
-//! The container has one directory in v2's hierarchy, or one of the same name in each of v1's hierarchies, or both. If it
-//! has one in v2's, that one knows the processes: they are cloned into it, frozen and killed there. Without v2 it is the
-//! one in the freezer's hierarchy. Every other question goes to the directory that has the file in question.
+//! The container has one directory in v2's hierarchy, or one of the same name in each of v1's hierarchies, or
+//! both. If it has one in v2's, that one knows the processes: they are cloned into it, frozen and killed
+//! there. Without v2 it is the one in the freezer's hierarchy. Every other question goes to the directory
+//! that has the file in question.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -74,13 +75,14 @@ pub struct Cgroup {
 
 /// A sub-cgroup of the container's: for the named controllers, or for all if none is named.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Below {
+pub struct SubCgroup {
     pub controllers: Vec<String>,
     pub path: PathBuf,
 }
 
-/// Creates the cgroup and sets its limits, except for v2's device filter ([`attach_filter`]). Returns `None` if a
-/// rootless container is refused a cgroup and can run without one. After an error nothing that was created remains.
+/// Creates the cgroup and sets its limits, except for v2's device filter ([`attach_filter`]). Returns `None`
+/// if a rootless container is refused a cgroup and can run without one. After an error nothing that was
+/// created remains.
 pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
     let _phase = trace::phase("cgroup");
     let mut made = Vec::new();
@@ -144,15 +146,16 @@ pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
     Ok(Cgroup { unified: Some(v2::limit(unified, pid)?), v1: Vec::new() })
 }
 
-/// Gives the cgroup to the container's root user, except for the files that set its own limits. v1's controllers are not
-/// safe in the hands of a user.
+/// Gives the cgroup to the container's root user, except for the files that set its own limits. v1's
+/// controllers are not safe in the hands of a user.
 pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
     let _phase = trace::phase("delegate the cgroup");
     cgroup.unified.as_ref().map_or(Ok(()), |directory| directory.delegate(uid, gid))
 }
 
 impl Cgroup {
-    /// Opens the recorded cgroup. Returns `None` if it no longer exists, also if another was created at the same path.
+    /// Opens the recorded cgroup. Returns `None` if it no longer exists, also if another was created at the
+    /// same path.
     pub fn open(record: &CgroupRecord) -> Result<Option<Self>> {
         let _phase = trace::phase("open the cgroup");
         let unified = match record.path.as_os_str().is_empty() {
@@ -167,9 +170,9 @@ impl Cgroup {
         Ok(exists.then_some(Self { unified, v1 }))
     }
 
-    /// Returns the sub-cgroups at `wanted` for the controllers named there, and this cgroup for all others. Fails if a
-    /// sub-cgroup does not exist.
-    pub fn below(&self, wanted: &[Below]) -> Result<Self> {
+    /// Returns the sub-cgroups at `wanted` for the controllers named there, and this cgroup for all others.
+    /// Fails if a sub-cgroup does not exist.
+    pub fn sub_cgroup(&self, wanted: &[SubCgroup]) -> Result<Self> {
         let mut named = wanted.iter().flat_map(|below| &below.controllers);
         if self.v1.is_empty() && named.clone().next().is_some() {
             return Err(fail(Kind::Usage, "controllers cannot be named on cgroup v2"));
@@ -184,13 +187,13 @@ impl Cgroup {
         }
         let mut v1 = Vec::new();
         for directory in &self.v1 {
-            let below = path_below(&directory.path, host.controllers(&directory.path), wanted)?;
+            let below = sub_path(&directory.path, host.controllers(&directory.path), wanted)?;
             v1.push(Directory::open_v1(&below)?.ok_or_else(|| no_such(&below))?);
         }
         let unified = match &self.unified {
             None => None,
             Some(above) => {
-                let below = path_below(&above.path, &host.v2_controllers, wanted)?;
+                let below = sub_path(&above.path, &host.v2_controllers, wanted)?;
                 Some(Directory::open(&below)?.ok_or_else(|| no_such(&below))?)
             }
         };
@@ -214,12 +217,14 @@ impl Cgroup {
         self.unified.as_ref().map(Directory::dir)
     }
 
-    /// Opens the files by which a process that was cloned into [`Cgroup::cgroup_fd`] joins v1's hierarchies ([`join`]).
+    /// Opens the files by which a process that was cloned into [`Cgroup::cgroup_fd`] joins v1's hierarchies
+    /// ([`join`]).
     pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
         Ok(self.v1.iter().map(|directory| open_procs(directory.dir())).collect::<sys::Result<_>>()?)
     }
 
-    /// Opens the file by which a process that was cloned outside joins v2's hierarchy. No path is resolved for it.
+    /// Opens the file by which a process that was cloned outside joins v2's hierarchy. No path is resolved
+    /// for it.
     pub fn unified_join_fd(&self) -> Result<Option<OwnedFd>> {
         Ok(self.cgroup_fd().map(open_procs).transpose()?)
     }
@@ -239,7 +244,8 @@ impl Cgroup {
         }
     }
 
-    /// Returns the directory that has a file of that name. A host with v2 alone has no other directory to look in.
+    /// Returns the directory that has a file of that name. A host with v2 alone has no other directory to
+    /// look in.
     pub(super) fn holder(&self, file: &str) -> Result<Option<&Directory>> {
         if self.v1.is_empty() {
             return Ok(self.unified.as_ref());
@@ -321,8 +327,8 @@ impl Cgroup {
         self.leader().map_or(Ok(Vec::new()), Directory::pids)
     }
 
-    /// Kills every process in it and below it, also processes that are forked at the same time. Does not wait for their
-    /// end.
+    /// Kills every process in it and below it, also processes that are forked at the same time. Does not wait
+    /// for their end.
     pub fn kill(&self) -> Result<()> {
         match (&self.unified, self.v1.first()) {
             (Some(unified), freezer) => {
@@ -403,8 +409,8 @@ fn no_such(dir: &Path) -> anyhow::Error {
 }
 
 /// Returns the path to use instead of `dir`, which is in the hierarchy with these controllers.
-fn path_below(dir: &Path, controllers: &[String], wanted: &[Below]) -> Result<PathBuf> {
-    let meant = |below: &&Below| {
+fn sub_path(dir: &Path, controllers: &[String], wanted: &[SubCgroup]) -> Result<PathBuf> {
+    let meant = |below: &&SubCgroup| {
         below.controllers.is_empty() || below.controllers.iter().any(|name| controllers.contains(name))
     };
     let mut paths: Vec<&PathBuf> = wanted.iter().filter(meant).map(|below| &below.path).collect();

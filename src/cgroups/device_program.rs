@@ -1,26 +1,27 @@
-//! The eBPF program by which cgroup v2 filters devices: attached, replaced, and compared with what was asked for.
+//! The eBPF program by which cgroup v2 filters devices: attached, replaced, and compared with what was asked
+//! for.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::devices::{DeviceRules, Filter};
 use crate::sys::{self, bpf};
 
-/// The name that tells our programs from others'.
+/// The name by which our programs are recognised.
 const PROGRAM: [u8; 16] = *b"corten_devices\0\0";
 
-/// Whose device programs a new one takes the place of.
+/// Which attached programs a new one replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replaced {
-    /// The cgroup is new: there are none but the maker's.
+    /// None: the cgroup is new, and a program in it is systemd's.
     None,
-    /// Those of ours. Others', such as systemd's, hold beside it.
+    /// Our own. Programs of others, such as systemd, stay in force.
     Ours,
-    /// All, as an earlier user of the cgroup may have left them.
+    /// All, since an earlier user of the cgroup may have left some.
     All,
 }
 
-/// Puts one program in the place of those that are attached. With at most one of them, as is the rule, no
-/// moment passes in which none or both hold; `None` takes the filter away.
+/// Replaces the attached programs with one for `filter`; `None` only detaches them. A single program, which
+/// is the usual case, is exchanged atomically: there is no moment at which neither or both are in force.
 pub(super) fn replace(dir: BorrowedFd, filter: Option<&Filter>, replaced: Replaced) -> sys::Result<()> {
     let old = match replaced {
         Replaced::None => Vec::new(),
@@ -45,7 +46,7 @@ pub(super) fn replace(dir: BorrowedFd, filter: Option<&Filter>, replaced: Replac
     Ok(())
 }
 
-/// The device program in force, beside that of a filter.
+/// Compares the attached programs with the program for a filter.
 pub(super) fn compare(dir: BorrowedFd, filter: Option<&Filter>) -> DeviceRules {
     let (applied, same) = match device_program_is(dir, filter) {
         Ok((0, same)) => ("none".to_string(), same),
@@ -57,7 +58,7 @@ pub(super) fn compare(dir: BorrowedFd, filter: Option<&Filter>) -> DeviceRules {
     DeviceRules { file: "bpf(PROG_QUERY)", applied, same, ..none }
 }
 
-/// The device programs of a cgroup that are wanted.
+/// Returns the attached programs that `wanted` accepts.
 fn attached(dir: BorrowedFd, wanted: impl Fn(bpf::Program) -> bool) -> sys::Result<Vec<OwnedFd>> {
     let mut programs = Vec::new();
     for id in bpf::device_programs(dir)? {
@@ -69,8 +70,8 @@ fn attached(dir: BorrowedFd, wanted: impl Fn(bpf::Program) -> bool) -> sys::Resu
     Ok(programs)
 }
 
-/// How many device programs are attached, and whether they are what the filter comes to: one program, this one, or none
-/// where every device is allowed.
+/// Returns how many programs are attached, and whether they are as the filter asks: exactly its program, or
+/// none if every device is allowed.
 fn device_program_is(dir: BorrowedFd, filter: Option<&Filter>) -> sys::Result<(usize, bool)> {
     let attached = bpf::device_programs(dir)?;
     let Some(filter) = filter else { return Ok((attached.len(), attached.is_empty())) };

@@ -1,14 +1,13 @@
-//! `linux.resources.devices` → one eBPF program of the kind that cgroup v2 asks at every open and mknod of a
-//! device.
+//! `linux.resources.devices` → one eBPF program, which cgroup v2 runs at every open and mknod of a device.
 //!
-//! The last rule that names a device and an access decides, each of read, write and mknod for itself; what no
-//! rule names is denied. So the program looks at the rules from the last to the first, and keeps the accesses
-//! that are still undecided in a register: a rule that denies any of them ends it, one that allows takes its
-//! own away, and when none is left the answer is yes.
+//! The last rule that matches a device and an access decides, for each of read, write and mknod separately.
+//! An access without a matching rule is denied. Therefore the program tests the rules from the last to the
+//! first, and keeps the undecided accesses in a register. A rule that denies one of them ends the program. A
+//! rule that allows removes its own accesses from the register. When none is left, the access is allowed.
 //!
-//! A cgroup without rules still gets the default list, as runc does it: in the runtime-spec an absent list
-//! says nothing, and "everything" would hand the host's disks to any container that may mknod. "Everything"
-//! has to be written: `{"allow": true, "access": "rwm"}`, and needs no program.
+//! A cgroup without rules gets the default list, as in runc: the runtime-spec does not define an absent list,
+//! and to allow everything would give the host's disks to any container that may use mknod. To allow
+//! everything, the configuration has to contain `{"allow": true, "access": "rwm"}`, which needs no program.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -21,7 +20,7 @@ const READ: u8 = 2;
 const WRITE: u8 = 4;
 const ALL: u8 = MKNOD | READ | WRITE;
 
-/// More rules than any container has, and few enough to be simplified pair by pair.
+/// The largest number of rules: more than any container has, and few enough to be compared pair by pair.
 const MAX_RULES: usize = 4096;
 
 /// `BPF_DEVCG_DEV_*`.
@@ -31,7 +30,7 @@ pub enum Type {
     Char = 2,
 }
 
-/// A rule of the list; `None` stands for any.
+/// A rule of the list; `None` matches everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub allow: bool,
@@ -41,17 +40,17 @@ pub struct Rule {
     pub access: u8,
 }
 
-/// Which devices may be used: the rules in the order of the list, and what holds where none of them applies.
+/// Which devices may be used: the rules in the order of the list, and the decision if none of them matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     pub rules: Vec<Rule>,
     pub otherwise: bool,
 }
 
-/// Rules that are in force, beside those that were asked for.
+/// The rules that are in force, and those that were asked for.
 #[derive(Debug)]
 pub struct DeviceRules {
-    /// Where the kernel tells.
+    /// The file or the call that shows the rules in force.
     pub file: &'static str,
     pub asked: String,
     pub applied: String,
@@ -59,7 +58,7 @@ pub struct DeviceRules {
 }
 
 impl DeviceRules {
-    /// Where nothing watches over devices.
+    /// Returns the comparison for a host that does not filter devices.
     pub(super) fn none(filter: Option<&Filter>) -> Self {
         let asked = if filter.is_some() { "a program" } else { "none" };
         Self { file: "devices.list", asked: asked.into(), applied: "none".into(), same: filter.is_none() }
@@ -70,10 +69,10 @@ const fn allowed(kind: Type, major: Option<u32>, minor: Option<u32>, access: u8)
     Rule { allow: true, kind: Some(kind), major, minor, access }
 }
 
-/// What every container may use, whatever its rules say: they come last. The devices are config-linux.md's
-/// default devices and its pseudo-terminals; mknod alone gives no access, and image builders need it. Not
-/// here: runc's `/dev/net/tun`, which an engine can ask for, and the host's console (5:1), since a
-/// container's own is a pty.
+/// The rules after those of the configuration, which therefore hold for every container. The devices are
+/// config-linux.md's default devices and its pseudo-terminals. mknod alone gives no access, and image
+/// builders need it. runc's `/dev/net/tun` is not among them, since an engine can ask for it. Neither is the
+/// host's console (5:1), since a container's console is a pty.
 const DEFAULTS: [Rule; 10] = [
     allowed(Type::Char, None, None, MKNOD),
     allowed(Type::Block, None, None, MKNOD),
@@ -87,7 +86,7 @@ const DEFAULTS: [Rule; 10] = [
     allowed(Type::Char, Some(136), None, ALL),  // pts/*
 ];
 
-/// The filter that `linux.resources.devices` asks for; `None` if everything is allowed.
+/// Returns the filter that `linux.resources.devices` asks for, or `None` if everything is allowed.
 pub fn plan(rules: &[LinuxDeviceCgroup], problems: &mut Problems) -> Option<Filter> {
     if rules.len() > MAX_RULES {
         problems.add("linux.resources.devices", format!("has more than {MAX_RULES} rules"));
@@ -108,7 +107,7 @@ fn convert(rule: &LinuxDeviceCgroup, place: &str, problems: &mut Problems) -> Op
         LinuxDeviceType::A => None,
         LinuxDeviceType::B => Some(Type::Block),
         LinuxDeviceType::C => Some(Type::Char),
-        // runc refuses them too: a fifo is no device, and `u` is a word for mknod(1), not of this list.
+        // runc refuses them too: a fifo is not a device, and `u` is a type for mknod(1) only.
         other @ (LinuxDeviceType::U | LinuxDeviceType::P) => {
             problems.add(format!("{place}.type"), format!("{:?} is not one of a, b, c", other.as_str()));
             None
@@ -117,7 +116,8 @@ fn convert(rule: &LinuxDeviceCgroup, place: &str, problems: &mut Problems) -> Op
     let major = number(rule.major(), &format!("{place}.major"), problems);
     let minor = number(rule.minor(), &format!("{place}.minor"), problems);
     let access = match rule.access().as_deref().unwrap_or("") {
-        // To deny without saying what is to deny all; to allow without saying what would be a guess.
+        // A rule that denies without an access denies all. For a rule that allows, the access would be a
+        // guess.
         "" if !rule.allow() => ALL,
         "" => {
             problems.add(format!("{place}.access"), "is missing: a rule that allows must say what");
@@ -131,7 +131,7 @@ fn convert(rule: &LinuxDeviceCgroup, place: &str, problems: &mut Problems) -> Op
     (problems.0.len() == before).then_some(Rule { allow: rule.allow(), kind, major, minor, access })
 }
 
-/// A device number; absent and -1 stand for any.
+/// Converts a device number. An absent number and -1 match every device.
 fn number(value: Option<i64>, place: &str, problems: &mut Problems) -> Option<u32> {
     match value {
         None | Some(-1) => None,
@@ -154,7 +154,7 @@ fn access(text: &str) -> Option<u8> {
     })
 }
 
-/// Whether all that `b` can mean is also meant by `a`.
+/// Reports whether `a` matches everything that `b` matches.
 fn covers<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
     a.is_none() || a == b
 }
@@ -164,7 +164,7 @@ fn overlaps<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
 }
 
 impl Rule {
-    /// Whether `self` applies wherever `other` does.
+    /// Reports whether `self` matches wherever `other` does.
     fn covers(&self, other: &Self) -> bool {
         covers(self.kind, other.kind)
             && covers(self.major, other.major)
@@ -172,7 +172,7 @@ impl Rule {
             && self.access & other.access == other.access
     }
 
-    /// Whether there is an access to which both apply.
+    /// Reports whether both match some access.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         overlaps(self.kind, other.kind)
             && overlaps(self.major, other.major)
@@ -181,25 +181,24 @@ impl Rule {
     }
 }
 
-/// Drops the rules that decide nothing. Engines begin with "deny all", and list the default devices again:
-/// what is left of Docker's twenty-odd rules is half as many, and a rule for all devices makes those before
-/// it vanish.
+/// Drops the rules that decide nothing. Engines begin with "deny all" and repeat the default devices, so that
+/// half of Docker's rules remain. A rule for all devices drops all rules before it.
 fn simplify(rules: Vec<Rule>) -> Filter {
-    // A rule has no say where a later one covers it.
-    let mut heard: Vec<Rule> = Vec::new();
+    // A rule that a later one covers decides nothing.
+    let mut kept: Vec<Rule> = Vec::new();
     for rule in rules.into_iter().rev() {
-        if !heard.iter().any(|later| later.covers(&rule)) {
-            heard.push(rule);
+        if !kept.iter().any(|later| later.covers(&rule)) {
+            kept.push(rule);
         }
     }
-    heard.reverse();
-    let everything = heard.first().filter(|r| r.kind.is_none() && r.major.is_none() && r.minor.is_none());
+    kept.reverse();
+    let everything = kept.first().filter(|r| r.kind.is_none() && r.major.is_none() && r.minor.is_none());
     let otherwise = everything.filter(|r| r.access == ALL).map(|r| r.allow);
     let skipped = usize::from(otherwise.is_some());
     let otherwise = otherwise.unwrap_or(false);
-    // Nor where it only repeats what holds anyway.
+    // Nor does a rule that only repeats the decision without it.
     let mut rules: Vec<Rule> = Vec::new();
-    for rule in heard.into_iter().skip(skipped) {
+    for rule in kept.into_iter().skip(skipped) {
         if rule.allow != otherwise || rules.iter().any(|r| r.allow != otherwise && r.overlaps(&rule)) {
             rules.push(rule);
         }
@@ -208,20 +207,20 @@ fn simplify(rules: Vec<Rule>) -> Filter {
 }
 
 impl Filter {
-    /// Whether this is a plain list of what is allowed. Where a program cannot be loaded (bpf(2) wants
-    /// CAP_BPF on the host) a rootless container runs without such a list, as under runc and crun: its user
-    /// can open no device through the container that is closed outside it. A rule that takes something away
-    /// again is a wish of the user's own, which must not be lost.
+    /// Reports whether the filter is a plain list of allowed devices. If a program cannot be loaded (bpf(2)
+    /// needs CAP_BPF on the host), a rootless container runs without such a list, as in runc and crun: in the
+    /// container the user can open only the devices that are open to the user outside. A rule that denies a
+    /// part of them is the user's own wish, and must not be lost.
     #[must_use]
     pub fn only_allows(&self) -> bool {
         !self.otherwise && self.rules.iter().all(|r| r.allow)
     }
 
-    /// The program. It uses no helper and has no loop, so that the verifier has nothing to object to.
+    /// Returns the program. It calls no helper and has no loop, so that the verifier accepts it.
     #[must_use]
     pub fn compile(&self) -> Vec<Instruction> {
         let mut code = vec![
-            // struct bpf_cgroup_dev_ctx { u32 access << 16 | type, major, minor } is what r1 points at.
+            // r1 points at struct bpf_cgroup_dev_ctx { u32 access << 16 | type, major, minor }.
             load_word(TYPE, CONTEXT, 0),
             load_word(MAJOR, CONTEXT, 4),
             load_word(MINOR, CONTEXT, 8),
@@ -229,7 +228,7 @@ impl Filter {
             and(TYPE, 0xffff),
             shift_right(LEFT, 16),
         ];
-        // A check for no access at all, as access(2) with F_OK makes, asks for nothing that could be denied.
+        // access(2) with F_OK checks for no access at all, of which nothing can be denied.
         code.push(jump_if_not_equal(LEFT, 0, 2));
         code.extend(answer(true));
         let mut rules: Vec<Rule> = self.rules.iter().rev().copied().collect();
@@ -245,23 +244,24 @@ impl Filter {
     }
 }
 
-/// Rules that allow everything of their devices: their order does not matter, so they share the tests of a type and of a
-/// major number, and the answer. The verifier's work, which is most of the time that loading takes, is half as much.
+/// Compiles consecutive rules that allow every access to their devices. Their order does not matter, so that
+/// they share the tests of a type and of a major number, and the answer. That halves the work of the
+/// verifier, which takes most of the time of loading.
 fn allow_any(rules: &[Rule], code: &mut Vec<Instruction>) {
     let mut rules = rules.to_vec();
     rules.sort_by_key(|rule| (rule.kind.map(|kind| kind as u32), rule.major, rule.minor));
-    // Where a test that a device passes goes on to the answer, which is behind them all.
+    // The tests that jump to the answer, which follows them all, if the device matches.
     let mut passes = Vec::new();
     for kind in rules.chunk_by(|a, b| a.kind == b.kind) {
-        let other = kind[0].kind.map(|kind| hole(code, TYPE, kind as u32));
+        let other = kind[0].kind.map(|kind| pending_jump(code, TYPE, kind as u32));
         for major in kind.chunk_by(|a, b| a.major == b.major) {
-            // Whoever has all minor numbers comes first, and has one test less.
+            // A rule for all minor numbers is the first, and needs no test of the minor number.
             let (register, values) = match (major[0].major, major[0].minor) {
                 (Some(number), None) => (MAJOR, vec![number]),
                 (None, None) => (MINOR, Vec::new()),
                 _ => (MINOR, major.iter().filter_map(|rule| rule.minor).collect()),
             };
-            let other = major[0].major.filter(|_| register == MINOR).map(|n| hole(code, MAJOR, n));
+            let other = major[0].major.filter(|_| register == MINOR).map(|n| pending_jump(code, MAJOR, n));
             for value in &values {
                 passes.push(code.len());
                 code.push(jump_if_equal(register, *value as i32, 0));
@@ -270,32 +270,33 @@ fn allow_any(rules: &[Rule], code: &mut Vec<Instruction>) {
                 passes.push(code.len());
                 code.push(jump(0));
             }
-            fill(code, other);
+            set_target(code, other);
         }
-        fill(code, other);
+        set_target(code, other);
     }
     code.push(jump(2));
     for pass in passes {
-        fill(code, Some(pass));
+        set_target(code, Some(pass));
     }
     code.extend(answer(true));
 }
 
-/// A jump to a place that is not known yet, for a device that has another number; [`fill`] has it lead here.
-fn hole(code: &mut Vec<Instruction>, register: u8, value: u32) -> usize {
+/// Appends a jump for devices with another number, whose target is not known yet. Returns its index for
+/// [`set_target`].
+fn pending_jump(code: &mut Vec<Instruction>, register: u8, value: u32) -> usize {
     code.push(jump_if_not_equal(register, value as i32, 0));
     code.len() - 1
 }
 
-fn fill(code: &mut [Instruction], hole: Option<usize>) {
+fn set_target(code: &mut [Instruction], pending: Option<usize>) {
     let here = code.len();
-    if let Some(hole) = hole {
-        code[hole].offset = (here - hole - 1) as i16;
+    if let Some(jump) = pending {
+        code[jump].offset = (here - jump - 1) as i16;
     }
 }
 
 impl Rule {
-    /// The accesses as letters.
+    /// Returns the accesses as letters.
     pub(super) fn access_words(&self) -> String {
         let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
         letters.into_iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect()
@@ -305,7 +306,8 @@ impl Rule {
         self.allow && self.access == ALL
     }
 
-    /// Takes in a rule that differs in the type alone: together they are for devices of any.
+    /// Joins a rule that differs only in the type: together they are for both types. Returns false if it
+    /// differs otherwise.
     fn joins(&mut self, other: &Self) -> bool {
         let any = Self { kind: None, ..*self };
         let joined = self.kind != other.kind && any == (Self { kind: None, ..*other });
@@ -319,8 +321,8 @@ impl Rule {
         let action = self.action();
         let wanted = [(TYPE, self.kind.map(|k| k as u32)), (MAJOR, self.major), (MINOR, self.minor)];
         let mut tests: Vec<_> = wanted.iter().filter_map(|(r, value)| value.map(|v| (*r, v))).collect();
-        // Each failed test jumps over the tests after it and over the action. (A rule has at most 3 + 4
-        // instructions.)
+        // A test that fails jumps over the remaining tests and over the action. A rule has at most 3 + 4
+        // instructions.
         while !tests.is_empty() {
             let (register, value) = tests.remove(0);
             let rest = (tests.len() + action.len()) as i16;
@@ -329,14 +331,14 @@ impl Rule {
         code.extend(action);
     }
 
-    /// What to do when the device is the rule's.
+    /// Returns the instructions for a device that the rule matches.
     fn action(&self) -> Vec<Instruction> {
         let access = i32::from(self.access);
         let mut code = match (self.allow, self.access == ALL) {
             (_, true) => Vec::new(),
-            // Take what this rule allows from what is left, and go on unless that was all.
+            // Remove the allowed accesses from the undecided ones, and go on unless none is left.
             (true, false) => vec![and(LEFT, !access), jump_if_not_equal(LEFT, 0, 2)],
-            // Go on unless this rule denies something of what is left.
+            // Go on unless the rule denies an undecided access.
             (false, false) => {
                 vec![move_register(SCRATCH, LEFT), and(SCRATCH, access), jump_if_equal(SCRATCH, 0, 2)]
             }
@@ -346,11 +348,11 @@ impl Rule {
     }
 }
 
-/// The registers: r1 is the kernel's, the others ours.
+/// The registers. The kernel sets r1; the others are ours.
 const ANSWER: u8 = 0;
 const CONTEXT: u8 = 1;
 const TYPE: u8 = 2;
-/// The accesses that no rule has decided yet.
+/// The undecided accesses.
 const LEFT: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
@@ -402,7 +404,7 @@ fn jump_if_not_equal(register: u8, value: i32, over: i16) -> Instruction {
     instruction(opcode::JUMP_NOT_EQUAL, register, 0, over, value)
 }
 
-/// The end of the program: 1 lets the access pass, 0 is EPERM.
+/// Returns the end of the program: 1 allows the access, 0 denies it with EPERM.
 fn answer(allow: bool) -> [Instruction; 2] {
     [instruction(opcode::MOVE, ANSWER, 0, 0, i32::from(allow)), instruction(opcode::EXIT, 0, 0, 0, 0)]
 }

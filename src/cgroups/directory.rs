@@ -1,8 +1,8 @@
 //! A cgroup in one hierarchy, and the sub-tree below it: kill, signal, list, freeze, wait, remove.
 //!
-//! The sub-tree may be the container's own work (a delegated cgroup): as deep as it likes, with any names,
-//! changing while we look. So the walk holds one descriptor however deep it is, opens names relative to it
-//! without following links, and takes a vanished directory for an empty one.
+//! The container may have made the sub-tree itself, if the cgroup is delegated: with any names, of any depth,
+//! and changing at every moment. Therefore the walk holds one descriptor whatever the depth, opens names
+//! relative to it without following links, and treats a directory that has vanished as empty.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,35 +18,35 @@ use crate::error::Result;
 use crate::sys::{self, fs, task};
 use crate::{log, trace, wait};
 
-/// How long freezing or thawing may take when it is undone.
-const UNDONE: Duration = Duration::from_secs(1);
+/// How long it may take to freeze or thaw a cgroup back after an error.
+const UNDO: Duration = Duration::from_secs(1);
 
-/// No file of a cgroup that is read here comes near this.
+/// The longest file that is read, far above the length of every cgroup file.
 const MAX_FILE: u64 = 64 << 20;
 
 /// A cgroup in one hierarchy, by its directory.
 #[derive(Debug)]
 pub struct Directory {
     pub(super) dir: OwnedFd,
-    /// Its absolute path.
+    /// The absolute path of the directory.
     pub path: PathBuf,
     /// The directories that [`super::v2::create`] made for it, outermost first.
     pub made: Vec<PathBuf>,
 }
 
-/// Opens a directory to read it and to open others in it.
+/// Opens a directory, to read it and to open names in it.
 pub(super) fn open_dir(at: BorrowedFd, path: &Path) -> sys::Result<OwnedFd> {
     fs::open(at, path, fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW, 0)
 }
 
-/// The text of a file of the kernel's that is one record.
+/// Reads a file of the kernel's that is one record.
 pub(super) fn read_file(at: BorrowedFd, name: &str) -> Result<String> {
     let fd = fs::open(at, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
     let bytes = fs::read_whole(fd, MAX_FILE).with_context(|| name.to_string())?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether a cgroup was removed between our finding it and using it.
+/// Reports whether an error says that a cgroup was removed while we used it.
 pub(super) fn vanished(error: &anyhow::Error) -> bool {
     matches!(sys::errno(error), Some(Errno::ENOENT | Errno::ENODEV))
 }
@@ -56,7 +56,7 @@ pub(super) fn denied(error: &anyhow::Error) -> bool {
     matches!(sys::errno(error), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }
 
-/// The text of one that is a list of any length.
+/// Reads a file of the kernel's that is a list of any length.
 pub(super) fn read_list(at: BorrowedFd, name: &str) -> Result<String> {
     let fd = fs::open(at, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0)?;
     let bytes = fs::read_limited(fd, MAX_FILE).with_context(|| name.to_string())?;
@@ -64,7 +64,7 @@ pub(super) fn read_list(at: BorrowedFd, name: &str) -> Result<String> {
 }
 
 impl Directory {
-    /// The cgroup at a recorded path; `None` if it is gone.
+    /// Opens a cgroup of v2. Returns `None` if it does not exist.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let dir = match open_dir(fs::CWD, path) {
             Err(e) if fs::absent(fs::CWD, path, &e) => return Ok(None),
@@ -76,8 +76,8 @@ impl Directory {
         Ok(Some(Self { dir, path: path.into(), made: Vec::new() }))
     }
 
-    /// The cgroup at a path in a hierarchy of v1; `None` if it is gone. What is asked of it below is what both
-    /// kinds have; it has no events to wait for.
+    /// Opens a cgroup in a hierarchy of v1. Returns `None` if it does not exist. It has no `cgroup.events`,
+    /// so that [`Directory::freeze`], [`Directory::populated`] and the like are only for v2.
     pub(super) fn open_v1(path: &Path) -> Result<Option<Self>> {
         match open_dir(fs::CWD, path) {
             Err(e) if fs::absent(fs::CWD, path, &e) => Ok(None),
@@ -85,7 +85,7 @@ impl Directory {
         }
     }
 
-    /// The descriptor for `CLONE_INTO_CGROUP`.
+    /// Returns the descriptor of the directory.
     #[must_use]
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
@@ -95,7 +95,7 @@ impl Directory {
         result.with_context(|| self.path.display().to_string())
     }
 
-    /// The text of one of its files; `None` if there is no such file.
+    /// Reads one of its files. Returns `None` if there is no such file.
     pub fn read(&self, file: &str) -> Result<Option<String>> {
         match read_list(self.dir(), file) {
             Err(e) if sys::errno(&e) == Some(Errno::ENOENT) && self.lacks(file) => Ok(None),
@@ -103,7 +103,7 @@ impl Directory {
         }
     }
 
-    /// One of its files, open for reading; `None` if there is no such file.
+    /// Opens one of its files for reading. Returns `None` if there is no such file.
     pub fn open_file(&self, file: &str) -> Result<Option<OwnedFd>> {
         match fs::open(self.dir(), Path::new(file), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
             Err(e) if e.errno == Errno::ENOENT && self.lacks(file) => Ok(None),
@@ -111,8 +111,8 @@ impl Directory {
         }
     }
 
-    /// Reports whether it has a file of that name. A file that cannot be looked at for another reason is an error: if it
-    /// were taken for absent, a limit would not be set.
+    /// Reports whether it has a file of that name. A file that cannot be looked at for another reason is an
+    /// error: if it were taken for absent, a limit would not be set.
     pub(super) fn has(&self, file: &str) -> sys::Result<bool> {
         match fs::open(self.dir(), Path::new(file), fs::O_PATH, 0) {
             Err(e) if fs::absent(self.dir(), Path::new(file), &e) => Ok(false),
@@ -130,13 +130,13 @@ impl Directory {
         Ok(fs::write_at(self.dir(), Path::new(file), value.as_bytes())?)
     }
 
-    /// The ids of all processes inside, also in cgroups below, as our own pid namespace knows them.
+    /// Returns the ids of all processes in it and below it, as our own pid namespace knows them.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
         let read = |dir: BorrowedFd| {
             let text = match read_list(dir, "cgroup.procs") {
-                // A threaded cgroup tells none of its processes, but the one above it that it belongs to
-                // does. A removed one has none.
+                // A threaded cgroup does not list its processes, but its thread root above does (cgroups(7)).
+                // A removed cgroup has none.
                 Err(e)
                     if matches!(sys::errno(&e), Some(Errno::EOPNOTSUPP | Errno::ENODEV | Errno::ENOENT)) =>
                 {
@@ -144,7 +144,7 @@ impl Directory {
                 }
                 other => other?,
             };
-            // 0 stands for a process outside our pid namespace.
+            // A process outside our pid namespace is listed as 0.
             pids.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 0));
             Ok(())
         };
@@ -152,13 +152,14 @@ impl Directory {
         Ok(pids)
     }
 
-    /// Kills everything inside, also what is being forked meanwhile. It does not wait for the end.
+    /// Kills every process in it and below it, also processes that are forked at the same time. Does not wait
+    /// for their end.
     pub fn kill(&self) -> Result<()> {
         let _phase = trace::phase("kill all in the cgroup");
         match fs::write_at(self.dir(), Path::new("cgroup.kill"), b"1") {
             // A threaded cgroup refuses it.
             Err(e) if matches!(e.errno, Errno::ENOENT | Errno::EOPNOTSUPP) => {
-                // Whoever forks between our look and the signal is met in the next round.
+                // A process that is forked between the list and the signal is killed in the next round.
                 for _ in 0..100 {
                     if self.signal_all(libc::SIGKILL)? == 0 {
                         break;
@@ -170,7 +171,7 @@ impl Directory {
         }
     }
 
-    /// Lets everything inside go on that v1's freezer holds, also in cgroups below that are frozen on their own.
+    /// Thaws every process that v1's freezer holds, also in sub-cgroups that are frozen on their own.
     pub(super) fn thaw_all(&self) -> Result<()> {
         let thaw = |dir: BorrowedFd| match fs::write_at(dir, Path::new("freezer.state"), b"THAWED") {
             Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(()),
@@ -179,11 +180,11 @@ impl Directory {
         self.named(walk(self.dir(), thaw, |_, _| Ok(())))
     }
 
-    /// Sends a signal to every process inside; tells how many got it.
+    /// Sends a signal to every process in it and below it. Returns how many were reached.
     pub fn signal_all(&self, signal: i32) -> Result<usize> {
-        // A pid may pass to a stranger between the list and the signal. With the process held by a pidfd, its
-        // pid cannot pass on unnoticed: what a second list still names is either the one held, or the one
-        // held is dead.
+        // The kernel may give a pid to another process between the list and the signal. A pid that a second
+        // list still contains belongs to the process that the pidfd holds, or that process is dead and gets
+        // no signal.
         let held: Vec<(i32, OwnedFd)> = self
             .pids()?
             .into_iter()
@@ -204,17 +205,18 @@ impl Directory {
         Ok(sent)
     }
 
-    /// Whether a process that is not a zombie is inside or below.
+    /// Reports whether a process that is not a zombie is in it or below it.
     pub fn populated(&self) -> Result<bool> {
         self.named(self.event("populated 1"))
     }
 
-    /// Whether everything inside stands still.
+    /// Reports whether everything in it and below it is frozen.
     pub fn frozen(&self) -> Result<bool> {
         self.named(self.event("frozen 1"))
     }
 
-    /// Of a cgroup that has gone meanwhile, as systemd takes away an empty scope, nothing is so.
+    /// Reports whether `cgroup.events` contains a line. A cgroup that no longer exists has none: systemd
+    /// removes an empty scope at any moment.
     fn event(&self, line: &str) -> Result<bool> {
         match read_file(self.dir(), "cgroup.events") {
             Err(e) if vanished(&e) && self.lacks("cgroup.events") => Ok(false),
@@ -222,7 +224,7 @@ impl Directory {
         }
     }
 
-    /// Freezes or thaws, and waits until it is so. After an error it is as it was before.
+    /// Freezes or thaws it, and waits until that is done. After an error it is in its former state again.
     pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
         let write = |value: &[u8]| fs::write_at(self.dir(), Path::new("cgroup.freeze"), value);
         self.named(write(if freeze { b"1" } else { b"0" }).map_err(Into::into))?;
@@ -237,8 +239,8 @@ impl Directory {
         };
         done.inspect_err(|_| {
             let back = write(if freeze { b"0" } else { b"1" }).map_err(Into::into);
-            // The kernel takes a moment to freeze, in which the container would be said to run.
-            warn_undone(back.and_then(|()| self.await_freezer(!freeze, Instant::now() + UNDONE).map(drop)));
+            // The kernel takes a moment to freeze, and until then the container would be reported as running.
+            warn_undone(back.and_then(|()| self.await_freezer(!freeze, Instant::now() + UNDO).map(drop)));
         })
     }
 
@@ -246,8 +248,8 @@ impl Directory {
         if !freeze {
             return wait_for(self.dir(), "frozen 0", deadline);
         }
-        // A cgroup with processes of its own says that it is frozen when they are, though those below
-        // may still run: the kernel counts the two apart.
+        // A cgroup with processes of its own reports that it is frozen as soon as these are, although
+        // processes below it may still run: the kernel counts the two separately.
         let mut frozen = true;
         let wait = |dir: BorrowedFd| {
             frozen = frozen && wait_for(dir, "frozen 1", deadline)?;
@@ -257,13 +259,13 @@ impl Directory {
         Ok(frozen)
     }
 
-    /// Waits until nothing runs inside; false if the deadline passes first.
+    /// Waits until no process is in it or below it. Returns false if the deadline passes first.
     pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
         let _phase = trace::phase("until the cgroup is empty");
         self.named(wait_for(self.dir(), "populated 0", deadline))
     }
 
-    /// Removes the cgroup and all below it, once nothing runs in it any more.
+    /// Removes it and its sub-cgroups, once no process is in them any more.
     pub fn remove(self, deadline: Instant) -> Result<()> {
         let _phase = trace::phase("remove the cgroup");
         let mut busy = None;
@@ -274,7 +276,7 @@ impl Directory {
                 Err(e) if e.errno == Errno::EBUSY => busy = Some(e),
                 Err(e) => return Err(anyhow!(e)),
             }
-            // Busy because of cgroups below, or of processes on their last steps.
+            // It is busy because of sub-cgroups, or because of processes that are ending.
             if self.wait_empty(deadline)? {
                 self.named(remove_below(self.dir()))?;
             }
@@ -283,12 +285,13 @@ impl Directory {
         busy.filter(|_| !removed).map_or(Ok(()), |e| Err(anyhow!(e)))
     }
 
-    /// Gives the cgroup to its container's user, so that it can make cgroups inside and move its processes among them, but
-    /// not change its own limits: the files for that are those the kernel lists (cgroups(7), "delegation").
+    /// Gives the cgroup to its container's user, who can then create sub-cgroups and move processes among
+    /// them. The user cannot change the cgroup's own limits, since only the files that the kernel lists are
+    /// given (cgroups(7), "delegation").
     pub(super) fn delegate(&self, uid: u32, gid: u32) -> Result<()> {
         let names = delegated(read_list(fs::CWD, "/sys/kernel/cgroup/delegate"));
         for name in std::iter::once("").chain(names.lines()) {
-            // Not every file exists in every cgroup: some belong to a controller.
+            // Some of the files belong to a controller that this cgroup does not have.
             match fs::chown(self.dir(), Path::new(name), uid, gid) {
                 Err(e) if e.errno != Errno::ENOENT => return self.named(Err(e.into())),
                 _ => {}
@@ -303,11 +306,12 @@ pub(super) fn warn_undone(undone: Result<()>) {
     undone.unwrap_or_else(|e| log::warn(format!("undoing: {e:#}, ignoring")));
 }
 
-/// Removes a cgroup if nothing runs in it and none is below it; true if it is gone.
+/// Removes a cgroup if it has no process and no sub-cgroup. Returns whether it no longer exists.
 #[must_use]
 pub(super) fn remove_empty(path: &Path) -> bool {
-    // In some versions since Linux 7.0 rmdir(2) waits, and cannot be interrupted, for those that end. The first one of a pid
-    // namespace ends only when those that were put there from outside are reaped, perhaps by who waits for us.
+    // In some versions since Linux 7.0 rmdir(2) waits for ending processes and cannot be interrupted. The
+    // first process of a pid namespace ends only when the processes that were put there from outside are
+    // reaped. The process that reaps them may be waiting for us.
     let events = fs::read_text(fs::CWD, &path.join("cgroup.events"));
     if events.is_ok_and(|text| text.lines().any(|line| line == "populated 1")) {
         return false;
@@ -318,14 +322,16 @@ pub(super) fn remove_empty(path: &Path) -> bool {
     }
 }
 
-/// Removes those of `parents` (outermost first) that nobody else uses by now.
+/// Removes those of `parents`, outermost first, that no other container uses by now.
 pub fn remove_parents(parents: &[PathBuf]) {
-    // One in use by others by now is theirs to remove, as are those above it, but not those of other hierarchies.
+    // A parent that is in use is removed by the container that uses it. The list can have the parents of
+    // several hierarchies.
     parents.iter().rev().for_each(|parent| _ = remove_empty(parent));
 }
 
-/// Waits for a line of `cgroup.events`, whose changes the kernel tells by POLLPRI; false if the deadline
-/// passes first. A cgroup that is gone is as empty and as quiet as any wait could want it.
+/// Waits until `cgroup.events` contains a line. The kernel reports each change of that file by POLLPRI.
+/// Returns false if the deadline passes first, and true if the cgroup does not exist any more: then it is
+/// empty, and nothing in it runs.
 fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
     let name = "cgroup.events";
     let events = match fs::open(dir, Path::new(name), fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
@@ -334,7 +340,7 @@ fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
     };
     let mut text = [0u8; 256];
     loop {
-        // Reading is what arms the next notice, so a change after it is not lost.
+        // The read arms the next POLLPRI, so that a change after it is not lost.
         let n = match events.read_at(&mut text, 0) {
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(true),
             other => other.context(name)?,
@@ -354,7 +360,7 @@ fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
     }
 }
 
-/// Removes all cgroups below. One that is busy is left to the next try.
+/// Removes all sub-cgroups. A sub-cgroup that is busy is left to the next attempt.
 fn remove_below(dir: BorrowedFd) -> Result<()> {
     walk(
         dir,
@@ -366,27 +372,28 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
     )
 }
 
-/// The files to give away: what the kernel lists, or what config-linux.md#cgroup-ownership does.
+/// Returns the files to give to the user: those that the kernel lists, or else those of
+/// config-linux.md#cgroup-ownership.
 fn delegated(listed: Result<String>) -> String {
     listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into())
 }
 
-/// Goes through the cgroup and all below it: `enter` on the way down, and for those below `leave`, with the
-/// directory above and the name, on the way up.
+/// Visits the cgroup and all sub-cgroups. `enter` is called on the way down. `leave` is called for
+/// sub-cgroups on the way up, with the parent directory and the name.
 fn walk(
     root: BorrowedFd,
     mut enter: impl FnMut(BorrowedFd) -> Result<()>,
     mut leave: impl FnMut(BorrowedFd, &Path) -> Result<()>,
 ) -> Result<()> {
     enter(root)?;
-    // The name of each directory on the way to where we are (the root has none), and what remains to be seen
-    // in it.
+    // For each directory from the root to the present one: its name (the root has none), and the names in it
+    // that are not visited yet.
     let mut way = vec![(PathBuf::new(), children(root)?)];
     let mut here = fs::dup(root)?;
     while let Some((_, rest)) = way.last_mut() {
         if let Some(name) = rest.pop() {
             let below = match open_dir(here.as_fd(), &name) {
-                // A file, or a directory that is gone by now.
+                // A file, or a directory that was removed.
                 Err(e) if matches!(e.errno, Errno::ENOTDIR | Errno::ENOENT | Errno::ENODEV) => continue,
                 other => other?,
             };
@@ -398,7 +405,8 @@ fn walk(
             if way.is_empty() {
                 break;
             }
-            // cgroups cannot be moved, so this leads back to where we came from.
+            // A cgroup cannot be moved to another parent, so that this is the directory that was visited
+            // before.
             here = open_dir(here.as_fd(), Path::new(".."))?;
             leave(here.as_fd(), &name)?;
         }
@@ -406,8 +414,8 @@ fn walk(
     Ok(())
 }
 
-/// Names that may be directories. Most cgroups have none below, as their link count tells: it saves a
-/// listing.
+/// Returns the names that may be directories. The link count shows that most cgroups have no sub-cgroup,
+/// which saves a listing.
 fn children(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
     if fs::fstat(dir)?.st_nlink <= 2 {
         return Ok(Vec::new());
@@ -423,7 +431,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_without_a_list_has_the_specs() {
+    fn without_the_kernels_list_the_files_of_the_specification_are_delegated() {
         let missing = || read_list(fs::CWD, "/no/such/list");
         assert_eq!(delegated(missing()), "cgroup.procs\ncgroup.subtree_control\ncgroup.threads");
         assert_eq!(

@@ -1,9 +1,9 @@
-//! Where this host's cgroup hierarchies are, and where in them we are; and where resctrl is, which mountinfo tells too.
+//! Where the cgroup hierarchies are mounted, and our own cgroup in each. resctrl is located too, since
+//! mountinfo has it as well.
 //!
-//! v2 is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified beside v1's, of which each has one or more
-//! controllers; or only a part of it is: a container's mount shows the sub-tree named in mountinfo's root
-//! field. Paths in /proc/self/cgroup begin at the cgroup namespace's root, not at the mount, and so does that
-//! field.
+//! Usually v2 is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified on a host with v1's hierarchies. In
+//! a container, the mount may show only a sub-tree, which is named in mountinfo's root field. That field and
+//! the paths in /proc/self/cgroup begin at the root of the cgroup namespace.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,19 +16,19 @@ use crate::error::Result;
 use crate::sys::{self, fs};
 use crate::{host, trace};
 
-/// Where v2 is mounted if it is the host's only one, or v1's if they are there.
+/// Where v2 is mounted if it is the host's only hierarchy, or else the directory of v1's mount points.
 pub(super) const CGROUP: &str = "/sys/fs/cgroup";
 
-/// What planning needs to know of the host.
+/// The host's hierarchies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// The mount point of cgroup v2.
     pub v2_mount: Option<PathBuf>,
     /// Our own cgroup below that mount, without a leading slash; `None` if the mount does not show it.
     pub own: Option<PathBuf>,
-    /// The mounted hierarchies of cgroup v1; none where v2 is the host's way, at /sys/fs/cgroup itself.
+    /// The mounted hierarchies of cgroup v1. They are ignored if v2 is mounted at /sys/fs/cgroup itself.
     pub v1: Vec<Hierarchy>,
-    /// The controllers that v2 has beside v1's.
+    /// On a host with v1, the controllers that v2 has.
     pub v2_controllers: Vec<String>,
     /// The mount point of resctrl.
     pub resctrl: Option<PathBuf>,
@@ -37,7 +37,8 @@ pub struct Host {
 /// A hierarchy of cgroup v1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// `cpu`, `cpuacct`; or one name, `name=systemd`, of a hierarchy without controllers.
+    /// Such as `cpu` and `cpuacct`. A hierarchy without controllers has one name instead, such as
+    /// `name=systemd`.
     pub controllers: Vec<String>,
     pub mount: PathBuf,
     /// Our own cgroup below the mount, as [`Host::own`].
@@ -52,7 +53,7 @@ impl Hierarchy {
 }
 
 impl Host {
-    /// `resctrl`: where that is is wanted too.
+    /// Probes the host. If `resctrl` is true, also locates the resctrl mount.
     pub fn probe(resctrl: bool) -> Result<Self> {
         let _phase = trace::phase("probe the cgroups");
         let proc = host::procfs()?;
@@ -87,17 +88,17 @@ impl Host {
         hierarchy.map_or(&[], |hierarchy| &hierarchy.controllers)
     }
 
-    /// The facts in the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+    /// Parses the text of `/proc/self/mountinfo` and `/proc/self/cgroup`.
     #[must_use]
     pub fn parse(mountinfo: &[u8], cgroup: &[u8]) -> Self {
         let mounts: Vec<Mount> = mountinfo.split(|&b| b == b'\n').filter_map(Mount::parse).collect();
         let visible = mounts.iter().enumerate().filter(|(i, mount)| {
-            // A mount made later at this place or above it hides this one.
+            // A later mount at this path or above it hides this one.
             (mount.cgroup || mount.resctrl)
                 && !mounts[i + 1..].iter().any(|later| mount.point.starts_with(&later.point))
         });
         let visible: Vec<&Mount> = visible.map(|(_, mount)| mount).collect();
-        // There is one instance of it; a part that is mounted somewhere is of no use.
+        // There is one instance of resctrl. A bind mount of a part of it does not help.
         let resctrl = visible.iter().filter(|mount| mount.resctrl && mount.root == Path::new("/"));
         let resctrl = resctrl.min_by_key(|mount| mount.point.as_os_str().len());
         let mut host = Self { resctrl: resctrl.map(|mount| mount.point.clone()), ..Self::default() };
@@ -106,7 +107,7 @@ impl Host {
             let (Some(number), Some(names), Some(own)) = (fields.next(), fields.next(), fields.next()) else {
                 continue;
             };
-            // Outside our cgroup namespace the path begins with "..", which leads nowhere below a mount.
+            // A path outside our cgroup namespace begins with "..", and is not below any mount.
             let own = Some(bytes_to_path(own)).filter(|p| !p.components().any(|c| c == Component::ParentDir));
             if number == b"0" {
                 if let Some((mount, own)) = best(&visible, own.as_deref(), |mount| mount.v2()) {
@@ -128,19 +129,19 @@ impl Host {
     }
 }
 
-/// Our own cgroup where v2 is the only hierarchy, without a leading slash.
+/// Returns our own cgroup without a leading slash, if v2 is the only hierarchy.
 fn only_v2(cgroup: &[u8]) -> Option<PathBuf> {
     let path = cgroup.strip_prefix(b"0::/")?.strip_suffix(b"\n")?;
     let path = (!path.contains(&b'\n')).then(|| bytes_to_path(path))?;
     path.components().all(|c| c != Component::ParentDir).then_some(path)
 }
 
-/// Whether v2's very root is at its usual place. Then mountinfo, which grows with every container on the host, need not be
-/// read.
+/// Reports whether v2's root is mounted at its usual path. Then mountinfo need not be read, which grows with
+/// every container on the host.
 fn root_is_mounted() -> bool {
     let root = || {
         let dir = fs::open(fs::CWD, Path::new(CGROUP), fs::O_PATH | fs::O_DIRECTORY, 0)?;
-        // The root directory of a kernfs is its first inode, in whatever namespace one looks at it.
+        // The root directory of a kernfs has the inode number 1 in every namespace.
         Ok(fs::filesystem_magic(dir.as_fd())? == libc::CGROUP2_SUPER_MAGIC
             && fs::fstat(dir.as_fd())?.st_ino == 1)
     };
@@ -148,8 +149,8 @@ fn root_is_mounted() -> bool {
     root.unwrap_or(false)
 }
 
-/// Of the mounts of a hierarchy, with our own cgroup in it: one that shows that, else any; of several the
-/// nearest to the root.
+/// Returns the mount of a hierarchy to use, with our own cgroup below it: a mount that shows our cgroup if
+/// there is one, and among several the one with the shortest path.
 fn best(
     mounts: &[&Mount],
     own: Option<&Path>,
@@ -167,7 +168,7 @@ fn best(
 struct Mount {
     root: PathBuf,
     point: PathBuf,
-    /// It is of a cgroup file system, v1 or v2.
+    /// The file system is cgroup v1 or v2.
     cgroup: bool,
     resctrl: bool,
     /// The options of a v1 hierarchy, its controllers among them; empty for v2.
@@ -175,7 +176,8 @@ struct Mount {
 }
 
 impl Mount {
-    /// A line such as `41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw` (proc_pid_mountinfo(5)).
+    /// Parses a line such as `41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw`
+    /// (proc_pid_mountinfo(5)).
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|&b| b == b' ');
         let root = unescape(fields.nth(3)?);
@@ -199,7 +201,7 @@ impl Mount {
     }
 }
 
-/// Undoes the kernel's octal escapes of blanks and backslashes.
+/// Decodes the kernel's octal escapes of blanks and backslashes.
 pub fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -228,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn v2_alone_is_told_by_its_one_line() {
+    fn v2_alone_has_one_line() {
         let rows = [
             ("0::/\n", Some("")),
             ("0::/user.slice/a b\n", Some("user.slice/a b")),
@@ -280,9 +282,9 @@ mod tests {
             ("5 1 0:26 /docker/1 /cg rw - cgroup2 cgroup rw\n".into(), "0::/docker/12\n", "/cg", None),
             // A mount from outside our cgroup namespace.
             ("5 1 0:26 /../.. /cg rw - cgroup2 cgroup rw\n".into(), "0::/\n", "/cg", None),
-            // The kernel has no such root; what is below it would not be below the mount.
+            // The kernel shows no such root, and a path below it would not be below the mount.
             ("5 1 0:26  /cg rw - cgroup2 cgroup rw\n".into(), "0::/a\n", "/cg", None),
-            // Nor do we see ourselves when our cgroup is outside it.
+            // Our cgroup is outside the cgroup namespace.
             ("5 1 0:26 / /cg rw - cgroup2 cgroup rw\n".into(), "0::/../b\n", "/cg", None),
             // Of two, the one that shows us, else the shorter.
             (
@@ -353,7 +355,7 @@ mod tests {
         for (mountinfo, expected, v2) in [
             (tree.to_string(), &all[..], None),
             (format!("{tree}{unified}"), &all, Some("/sys/fs/cgroup/unified")),
-            // With v2 at the usual place it is the host's way, whatever else is mounted.
+            // With v2 at /sys/fs/cgroup, v1 is ignored.
             (format!("{tree}{unified}{bound}"), &[], Some("/sys/fs/cgroup")),
             (format!("{bound}{aside}"), &[], Some("/sys/fs/cgroup")),
         ] {

@@ -1,8 +1,9 @@
-//! Processes killed for want of memory: how many, and when to look.
+//! Processes that the kernel has killed because memory ran out: how many, and how to wait for the next.
 //!
-//! v2's memory.events is changed by each kill, and poll(2) tells. v1 counts the kills in memory.oom_control and gives
-//! notice by an eventfd (the kernel's cgroup-v1/memory, "OOM Control"), but before it has killed anyone, or if it is
-//! told not to kill: so the count is looked at again for a while.
+//! Each kill changes v2's memory.events, which poll(2) reports. v1 counts the kills in memory.oom_control and
+//! signals an eventfd (the kernel's cgroup-v1/memory, "OOM Control"). It does so before it has killed a
+//! process, and also if it is configured not to kill. Therefore the count is read again for a while after a
+//! signal.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -18,13 +19,15 @@ use super::{Cgroup, CgroupRecord};
 use crate::error::{Context, Result};
 use crate::sys;
 
-/// How long after a notice a kill may come to be counted.
+/// How long after a signal a kill may be counted.
 const SETTLED: Duration = Duration::from_secs(1);
-/// How often to look meanwhile, and where the kernel gives no notice at all.
-const SOON: Duration = Duration::from_millis(10);
-const UNTOLD: Duration = Duration::from_millis(200);
+/// How often the count is read until then.
+const RECHECK: Duration = Duration::from_millis(10);
+/// How often the count is read if the kernel signals nothing.
+const WITHOUT_NOTICE: Duration = Duration::from_millis(200);
 
-/// Whether the kernel has killed for want of memory in a cgroup on record. One that cannot be asked says no.
+/// Reports whether the kernel has killed a process in a recorded cgroup because memory ran out. Returns false
+/// if the cgroup cannot be read.
 #[must_use]
 pub fn has_killed(record: &CgroupRecord) -> bool {
     let Ok(Some(cgroup)) = Cgroup::open(record) else { return false };
@@ -32,25 +35,25 @@ pub fn has_killed(record: &CgroupRecord) -> bool {
     kills("memory.events").or_else(|| kills("memory.oom_control")).is_some_and(|kills| kills > 0)
 }
 
-/// The memory of a cgroup, under watch.
+/// The kills in a cgroup, counted from now on.
 pub struct Watch {
     file: File,
     kills: u64,
     notice: Notice,
 }
 
-/// How the kernel tells that there may be news.
+/// How the kernel signals a possible kill.
 enum Notice {
-    /// By the file itself.
+    /// By POLLPRI on the file itself.
     Change,
-    /// By an eventfd. After a notice a kill may come until this moment.
+    /// By an eventfd. After a signal, a kill may be counted until this moment.
     Event(EventFd, Option<Instant>),
-    /// It does not: we may not ask for it, or this kernel has no such thing.
+    /// Not at all: we lack the right to register, or this kernel has no such event.
     Never,
 }
 
 impl Watch {
-    /// `None` without a memory controller.
+    /// Opens the count. Returns `None` if the cgroup has no memory controller.
     pub fn open(cgroup: &Cgroup) -> Result<Option<Self>> {
         let (file, notice) = match cgroup.open_file("memory.events")? {
             Some(file) => (File::from(file), Notice::Change),
@@ -68,7 +71,7 @@ impl Watch {
         Ok(Some(watch))
     }
 
-    /// What to wait for, if the kernel gives notice.
+    /// Returns the descriptor and the event to wait for, if the kernel signals kills.
     #[must_use]
     pub fn notice(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.notice {
@@ -78,20 +81,21 @@ impl Watch {
         }
     }
 
-    /// After how long to look without one.
+    /// Returns after how long the count has to be read without a signal.
     #[must_use]
-    pub fn patience(&self) -> Option<Duration> {
+    pub fn recheck_after(&self) -> Option<Duration> {
         match &self.notice {
-            Notice::Event(_, Some(_)) => Some(SOON),
-            Notice::Never => Some(UNTOLD),
+            Notice::Event(_, Some(_)) => Some(RECHECK),
+            Notice::Never => Some(WITHOUT_NOTICE),
             Notice::Change | Notice::Event(_, None) => None,
         }
     }
 
-    /// How many processes were killed since it was last asked; one if all have to wait, since the killer is disabled.
-    pub fn news(&mut self) -> Result<u64> {
+    /// Returns how many processes were killed since the last call. Returns 1 if the killer is disabled and
+    /// all processes wait for memory.
+    pub fn new_kills(&mut self) -> Result<u64> {
         let noticed = match &self.notice {
-            // Not ready, mostly.
+            // Usually it is not readable.
             Notice::Event(event, _) => event.read().is_ok(),
             Notice::Change | Notice::Never => false,
         };
@@ -100,7 +104,8 @@ impl Watch {
         let new = kills.saturating_sub(std::mem::replace(&mut self.kills, kills));
         let Notice::Event(_, until) = &mut self.notice else { return Ok(new) };
         if new > 0 || until.is_some_and(|until| until < Instant::now()) {
-            // What ran out may be the memory of a cgroup above, which has killed elsewhere.
+            // The memory that ran out may be that of a parent, and the killed process may be in another
+            // cgroup.
             *until = None;
         }
         if noticed && new == 0 {
@@ -125,7 +130,7 @@ impl Watch {
     }
 }
 
-/// The eventfd that v1's cgroup of `file` signals.
+/// Registers an eventfd that v1's memory controller signals.
 fn event_of(cgroup: &Cgroup, file: &File) -> Result<Option<EventFd>> {
     let Some(holder) = cgroup.holder("memory.oom_control")? else { return Ok(None) };
     let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
@@ -133,7 +138,8 @@ fn event_of(cgroup: &Cgroup, file: &File) -> Result<Option<EventFd>> {
     let words = format!("{} {}", event.as_fd().as_raw_fd(), file.as_raw_fd());
     match holder.write("cgroup.event_control", &words).map_err(|e| (sys::errno(&e), e)) {
         Ok(()) => Ok(Some(event)),
-        // A kernel without it, or with another's rights; one with PREEMPT_RT has it and refuses.
+        // A kernel without the file, or one that denies it to us. A kernel with PREEMPT_RT has the file and
+        // returns EOPNOTSUPP.
         Err((Some(Errno::ENOENT | Errno::EACCES | Errno::EPERM | Errno::EOPNOTSUPP), _)) => Ok(None),
         Err((_, e)) => Err(e),
     }

@@ -6,7 +6,7 @@ pub(super) fn number(text: &str) -> u64 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// `name value` on every line.
+/// Parses lines of `name value`.
 pub(super) fn flat(text: &str) -> BTreeMap<&str, u64> {
     text.lines().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name, number(value))).collect()
 }
@@ -15,7 +15,7 @@ pub(super) fn of(values: &BTreeMap<&str, u64>, name: &str) -> u64 {
     values.get(name).copied().unwrap_or(0)
 }
 
-/// The members of `0-3,7`.
+/// Returns the members of a list such as `0-3,7`.
 pub(super) fn list(text: &str) -> Vec<u32> {
     super::values::list(text.trim()).unwrap_or_default().into_iter().collect()
 }

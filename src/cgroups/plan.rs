@@ -1,5 +1,5 @@
-//! Which cgroup a container gets, with which limits. This is decided from the configuration, the command line and the
-//! host's hierarchies, without touching anything.
+//! Which cgroup a container gets, with which limits. This is decided from the configuration, the command line
+//! and the host's hierarchies, without touching anything.
 
 use std::path::PathBuf;
 
@@ -29,8 +29,8 @@ impl Plan {
         self.unified.iter().map(v2::Plan::dir).chain(self.v1.iter().map(v1::Part::dir)).collect()
     }
 
-    /// Returns the directories of the plan that do not exist yet, outermost first in each hierarchy. They are recorded
-    /// before they are created, so that the record of them outlives a crash.
+    /// Returns the directories of the plan that do not exist yet, outermost first in each hierarchy. They are
+    /// recorded before they are created, so that the record of them outlives a crash.
     #[must_use]
     pub fn missing(&self) -> Vec<PathBuf> {
         let _phase = trace::phase("look for the cgroup");
@@ -38,8 +38,9 @@ impl Plan {
         self.unified.iter().flat_map(v2::missing).chain(v1).collect()
     }
 
-    /// Returns the record of what is about to be created: of the container's own directories and of their parents, those
-    /// that are `missing`. A directory that exists belongs to another container until it has been found to be unused.
+    /// Returns the record of what is about to be created: of the container's own directories and of their
+    /// parents, those that are `missing`. A directory that exists belongs to another container until it has
+    /// been found to be unused.
     #[must_use]
     pub fn claim(&self, mut missing: Vec<PathBuf>) -> Option<CgroupRecord> {
         let mut take = |dir: PathBuf| {
@@ -54,15 +55,15 @@ impl Plan {
         (!nothing).then_some(CgroupRecord { manager, path, v1, id: None, parents: missing, unit })
     }
 
-    /// Returns the unit that systemd is to create. Its cgroup is created around the container's process, which has to wait
-    /// for it.
+    /// Returns the unit that systemd is to create. Its cgroup is created around the container's process,
+    /// which has to wait for it.
     #[must_use]
     pub fn scope(&self) -> Option<&systemd::Scope> {
         self.unified.as_ref()?.scope.as_ref()
     }
 
-    /// Reports whether the container may run without a cgroup: rootless, without the right to create cgroups, and with
-    /// nothing to limit.
+    /// Reports whether the container may run without a cgroup: rootless, without the right to create cgroups,
+    /// and with nothing to limit.
     #[must_use]
     pub fn optional(&self) -> bool {
         let denies = self.devices.as_ref().is_some_and(|filter| !filter.only_allows());
@@ -77,7 +78,8 @@ impl Plan {
         self.rootless && self.scope().is_none() && !limits && !denies
     }
 
-    /// Returns the filter for v2's device program. Where v1's devices controller is mounted, its rules do that work.
+    /// Returns the filter for v2's device program. Where v1's devices controller is mounted, its rules do
+    /// that work.
     pub(super) fn program(&self) -> Option<&devices::Filter> {
         let controlled = self.v1.iter().any(|part| part.has("devices"));
         self.devices.as_ref().filter(|_| !controlled)

@@ -1,5 +1,5 @@
-//! Which cgroups a container's process is in, as the kernel says: where one more process belongs, and what holds a process
-//! still.
+//! The cgroups that a container's process is in now, according to the kernel: where `exec` puts one more
+//! process, and which frozen cgroup holds a process.
 
 use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
@@ -9,10 +9,10 @@ use super::{Cgroup, CgroupRecord, Directory};
 use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, task};
 
-/// The cgroups for one more process beside the container's process, which is `pid` and `target`: those on record, or,
-/// where an administrator has moved that one out of them, those that it is in. Never the caller's, which have none of the
-/// container's limits. `proc` is the host's procfs.
-pub fn beside(record: &CgroupRecord, pid: i32, target: BorrowedFd, proc: BorrowedFd) -> Result<Cgroup> {
+/// Returns the cgroups for one more process of the container, whose first process is `pid` and `target`. They
+/// are those on record, or those that the first process is in, if an administrator has moved it. They are
+/// never the caller's, which do not have the container's limits. `proc` is the host's procfs.
+pub fn current(record: &CgroupRecord, pid: i32, target: BorrowedFd, proc: BorrowedFd) -> Result<Cgroup> {
     let file = fs::open(proc, Path::new(&format!("{pid}/cgroup")), fs::O_RDONLY, 0)?;
     let text = String::from_utf8_lossy(&fs::read_whole(file, 1 << 20)?).into_owned();
     let open = |record: &CgroupRecord| match Cgroup::open(record)? {
@@ -24,14 +24,15 @@ pub fn beside(record: &CgroupRecord, pid: i32, target: BorrowedFd, proc: Borrowe
     {
         return Ok(cgroup);
     }
-    let place = place(record, &Host::of_process(pid, proc)?)?;
-    // Alive still, and so it was its line that was read.
+    let moved = located(record, &Host::of_process(pid, proc)?)?;
+    // The process still lives. Therefore the lines that were read are its own.
     task::pidfd_send_signal(target, 0)?;
-    open(&place)?.ok_or_else(|| fail(Kind::Os, format!("{}: the cgroup is gone", place.shown())))
+    open(&moved)?
+        .ok_or_else(|| fail(Kind::Os, format!("{}: the cgroup does not exist any more", moved.shown())))
 }
 
-/// Whether the text of `/proc/PID/cgroup` shows at once that the process is in the cgroups on record, or below: where the
-/// hierarchies are mounted as usual.
+/// Reports whether the text of `/proc/PID/cgroup` alone shows that the process is in the recorded cgroups or
+/// below them. It does so only if the hierarchies have their usual mount points.
 fn stays(record: &CgroupRecord, text: &str) -> bool {
     let is_in = |dir: &Path, v1: bool| {
         let Ok(below) = dir.strip_prefix(CGROUP) else { return false };
@@ -51,8 +52,9 @@ fn stays(record: &CgroupRecord, text: &str) -> bool {
         && record.v1.iter().all(|dir| is_in(dir, true))
 }
 
-/// The cgroups on record, but where the process is in another one, that. `host` has the process's cgroups.
-fn place(record: &CgroupRecord, host: &Host) -> Result<CgroupRecord> {
+/// Returns the recorded cgroups, and in each hierarchy where the process is in another one, that one. `host`
+/// has the process's cgroups.
+fn located(record: &CgroupRecord, host: &Host) -> Result<CgroupRecord> {
     let own = |dir: &PathBuf, mount: Option<&Path>, own: Option<&PathBuf>| match (mount, own) {
         (Some(mount), Some(own)) if mount.join(own).starts_with(dir) => Ok(dir.clone()),
         (Some(mount), Some(own)) => Ok(mount.join(own)),
@@ -69,20 +71,21 @@ fn place(record: &CgroupRecord, host: &Host) -> Result<CgroupRecord> {
         let hierarchy = host.v1.iter().find(|hierarchy| dir.starts_with(&hierarchy.mount));
         own(dir, hierarchy.map(|h| h.mount.as_path()), hierarchy.and_then(|h| h.own.as_ref()))
     });
-    // The inode number on record is that of the cgroups on record.
+    // The recorded inode number belongs to the recorded cgroups only.
     Ok(CgroupRecord { path, v1: v1.collect::<Result<_>>()?, id: None, ..record.clone() })
 }
 
-/// The cgroup of v2 below `above` that the container's process has moved itself to, as systemd does: one that shares out
-/// controllers takes no processes itself. `None` if it is not below.
-pub fn below(above: &Path, pid: i32, proc: BorrowedFd) -> Result<Option<Directory>> {
+/// Returns the cgroup of v2 below `above` that the process is in, or `None` if it is not below. systemd in a
+/// container moves itself into a sub-cgroup, because a cgroup that enables controllers for its children
+/// cannot have processes.
+pub fn current_below(above: &Path, pid: i32, proc: BorrowedFd) -> Result<Option<Directory>> {
     let host = Host::of_process(pid, proc)?;
     let path = host.v2_mount.zip(host.own).map(|(mount, own)| mount.join(own));
     path.filter(|path| path.starts_with(above)).map_or(Ok(None), |path| Directory::open(&path))
 }
 
-/// The frozen cgroup that holds a process still, if one does.
-pub fn freezing(pid: i32, proc: BorrowedFd) -> Result<Option<PathBuf>> {
+/// Returns the cgroup of a process if it is frozen.
+pub fn frozen_cgroup(pid: i32, proc: BorrowedFd) -> Result<Option<PathBuf>> {
     let host = Host::of_process(pid, proc)?;
     let v2 = host.v2_mount.zip(host.own).map(|(mount, own)| (mount.join(own), "cgroup.events"));
     let freezers = host.v1.into_iter().filter(|hierarchy| hierarchy.has("freezer"));
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_place_is_seen_at_once() {
+    fn usual_mount_points_are_recognised() {
         let cpu = "/sys/fs/cgroup/cpu,cpuacct/a/c";
         let hybrid = "3:cpu,cpuacct:/a/c\n1:name=systemd:/a/c\n0::/a/c\n";
         for (path, v1, text, expected) in [
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn one_more_process_follows_the_first() {
+    fn a_process_that_was_moved_is_followed() {
         let host = |v2: Option<&str>, cpu: Option<&str>| Host {
             v2_mount: Some("/cg/unified".into()),
             own: v2.map(PathBuf::from),
@@ -154,7 +157,7 @@ mod tests {
             (host(Some("a/c"), None), &[cpu], None),
             (host(Some("a/c"), Some("a/c")), &["/cg/memory/a/c"], None),
         ] {
-            let found = place(&record(v2, v1), &host).ok().map(|place| (place.path, place.v1));
+            let found = located(&record(v2, v1), &host).ok().map(|place| (place.path, place.v1));
             let expected =
                 expected.map(|(path, v1)| (PathBuf::from(path), v1.into_iter().map(Into::into).collect()));
             assert_eq!(found, expected, "{host:?} {v1:?}");

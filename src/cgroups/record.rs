@@ -6,42 +6,43 @@ use serde::{Deserialize, Serialize};
 
 use super::systemd::Unit;
 
-/// Where the container's cgroup is, for every later command: engines do not repeat `--systemd-cgroup`.
+/// Where the container's cgroup is. Later commands need it, since engines do not repeat `--systemd-cgroup`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CgroupRecord {
     pub manager: String,
-    /// The absolute path of its directory in v2's hierarchy; empty where there is none.
+    /// The absolute path of its directory in v2's hierarchy; empty if it has none there.
     #[serde(default)]
     pub path: PathBuf,
-    /// Of those in v1's hierarchies.
+    /// The absolute paths of its directories in v1's hierarchies, the freezer's first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub v1: Vec<PathBuf>,
-    /// The inode number of the first of these directories: the kernel gives it to no other cgroup until the next boot, so
-    /// that one which was made later at the same path is known to be another's. Older records have none.
+    /// The inode number of the first of these directories. The kernel does not use it again until the next
+    /// boot, so that a cgroup which was created later at the same path is recognised as another one. Older
+    /// records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
-    /// Directories above it that were made for it, outermost first.
+    /// The parents that were created for it, outermost first.
     #[serde(default)]
     pub parents: Vec<PathBuf>,
-    /// What systemd has to be asked to take away.
+    /// The unit that systemd has to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
 }
 
 impl CgroupRecord {
-    /// Its directories, v2's first.
+    /// Returns its directories, v2's first.
     pub fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.path).filter(|path| !path.as_os_str().is_empty()).chain(&self.v1)
     }
 
-    /// The directory that stands for all in messages.
+    /// Returns the directory to name in messages.
     #[must_use]
     pub fn shown(&self) -> std::path::Display<'_> {
         self.dirs().next().unwrap_or(&self.path).display()
     }
 
-    /// Whether one of the other's directories is one of these, or is below one.
+    /// Reports whether one of the other's directories is one of these, or is below one.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         self.dirs().any(|dir| other.dirs().any(|theirs| theirs.starts_with(dir)))

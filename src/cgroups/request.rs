@@ -1,4 +1,5 @@
-//! What the bundle and the command line say about the container's cgroup, and the path in each hierarchy that follows.
+//! What the bundle and the command line say about the container's cgroup, and the path in each hierarchy that
+//! follows.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -8,19 +9,19 @@ use oci_spec::runtime::LinuxResources;
 
 use crate::error::Problems;
 
-/// Who makes cgroups on this host: `--cgroup-manager`, `--systemd-cgroup`.
+/// What creates the cgroup: `--cgroup-manager`, `--systemd-cgroup`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Manager {
-    /// We do, by mkdir.
+    /// corten, by mkdir(2).
     #[default]
     Cgroupfs,
-    /// systemd does, asked over D-Bus.
+    /// systemd, called over D-Bus.
     Systemd,
-    /// No one: the container stays in its caller's cgroup.
+    /// Nothing: the container stays in its caller's cgroup.
     Disabled,
 }
 
-/// What the bundle and the command line say about the container's cgroup.
+/// The parts of the bundle and of the command line that matter here.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub id: &'a str,
@@ -28,7 +29,7 @@ pub struct Request<'a> {
     pub path: Option<&'a Path>,
     /// `linux.resources`.
     pub resources: Option<&'a LinuxResources>,
-    /// `annotations`: systemd's properties are among them.
+    /// `annotations`, among them properties for systemd.
     pub annotations: Option<&'a HashMap<String, String>>,
     pub manager: Manager,
     pub rootless: bool,
@@ -48,10 +49,11 @@ pub(super) struct Place {
 impl Request<'_> {
     /// Returns the path of the cgroup. Errors go to `problems`.
     ///
-    /// An absolute path begins at the mount (config-linux.md#cgroups-path). A relative path begins at the parent of our own
-    /// cgroup, as in runc: our own cgroup has processes, and therefore cannot enable controllers for its children. A
-    /// rootless container without a path is created at the same place, since its user may have a delegated cgroup there.
-    /// The container of root without a path gets a directory at the top, of one level, so that no shared parent is left.
+    /// An absolute path begins at the mount (config-linux.md#cgroups-path). A relative path begins at the
+    /// parent of our own cgroup, as in runc: our own cgroup has processes, and therefore cannot enable
+    /// controllers for its children. A rootless container without a path is created at the same place, since
+    /// its user may have a delegated cgroup there. The container of root without a path gets a directory at
+    /// the top, of one level, so that no shared parent is left.
     pub(super) fn place(&self, problems: &mut Problems) -> Option<Place> {
         let path = match self.path {
             Some(path) => plain(path).map_err(|message| problems.add(PATH, message)).ok()?,
@@ -62,7 +64,8 @@ impl Request<'_> {
 }
 
 impl Place {
-    /// Returns the path below the mount of a hierarchy, in which our own cgroup is `own`. The hierarchies of v1 have names.
+    /// Returns the path below the mount of a hierarchy, in which our own cgroup is `own`. The hierarchies of
+    /// v1 have names.
     pub(super) fn below(
         &self,
         own: Option<&Path>,
@@ -83,7 +86,7 @@ impl Place {
     }
 }
 
-/// A path as plain names only. Nothing is normalised away silently but `.` and repeated slashes.
+/// Returns a path as plain names. Only `.` and repeated slashes are dropped; anything else is an error.
 pub(super) fn plain(path: &Path) -> Result<PathBuf, &'static str> {
     if path.as_os_str().is_empty() {
         return Err("is empty");

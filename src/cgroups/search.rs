@@ -1,7 +1,7 @@
-//! Whether anything runs in the cgroup of a container whose record is lost. Where the cgroup was made, and by whom, is
-//! not known any more: the manager is not in the configuration, and a relative path begins at the cgroup of a caller
-//! that is gone. So a process in any cgroup that has such names in its path counts; it may be a stranger's, but what is
-//! not found is certainly not there.
+//! The search for the cgroup of a container whose record is lost. It is not known any more where the cgroup
+//! was created and by which manager: the manager is not in the configuration, and a relative path begins at
+//! the cgroup of a caller that has ended. Therefore a process counts in every cgroup whose path contains the
+//! names. It may belong to something else; but if none is found, the container certainly has no process.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use crate::error::{Kind, Problems, Result, fail};
 use crate::procstat;
 use crate::sys::{fs, task};
 
-/// A process of the host that is in a cgroup such as the container `id` gets with `path` as its `linux.cgroupsPath`.
-/// `proc` is the host's procfs.
-pub fn someone_in(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Option<i32>> {
-    // Where others' processes are hidden from us, none that is seen means nothing.
+/// Returns a process in a cgroup that is named as that of the container `id` with the `linux.cgroupsPath`
+/// `path`. `proc` is the host's procfs.
+pub fn find_process(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Option<i32>> {
+    // If /proc hides the processes of other users, finding none proves nothing.
     let shown = |pid: i32| fs::read_text(proc, Path::new(&format!("{pid}/cgroup")));
     shown(1).map_err(|e| fail(Kind::Unsupported, format!("not every process is shown to us: {e}")))?;
     let wanted = names(id, path);
     for name in fs::list_dir(proc.as_fd())? {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         match shown(pid) {
-            Ok(text) if inside(&text, &wanted) && procstat::runs(pid)? => return Ok(Some(pid)),
+            Ok(text) if is_inside(&text, &wanted) && procstat::runs(pid)? => return Ok(Some(pid)),
             Err(e) if !matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => return Err(e.into()),
             _ => {}
         }
@@ -32,9 +32,9 @@ pub fn someone_in(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Opt
     Ok(None)
 }
 
-/// Returns the cgroups that exist of those that `create` makes for the container `id` with `path` as its
-/// `linux.cgroupsPath`, one for each manager. A path that begins at the caller's cgroup is left out.
-pub fn named(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
+/// Returns the cgroups that `create` would create for the container `id` with the `linux.cgroupsPath` `path`,
+/// one for each manager, if they exist. A path that begins at the caller's cgroup is left out.
+pub fn existing(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
     let host = Host::probe(false)?;
     let uid = task::euid();
     let rootless = uid != 0 || crate::host::in_user_namespace()?;
@@ -44,7 +44,7 @@ pub fn named(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
     for manager in managers.into_iter().filter(|manager| certain || *manager == Manager::Systemd) {
         let request = Request { id, path, resources: None, annotations: None, manager, rootless, uid };
         let mut problems = Problems::default();
-        // What one manager can make nothing of is not its own.
+        // A path that is invalid for a manager was not created by it.
         let Ok(Some(plan)) = super::plan(&request, &host, &mut problems, &mut Vec::new()) else { continue };
         let Some(mut claim) = plan.claim(plan.dirs()) else { continue };
         claim.parents.clear();
@@ -55,7 +55,8 @@ pub fn named(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
     Ok(found)
 }
 
-/// The cgroup's path as each manager would have it: our own, and systemd, below whose slice a unit has one name.
+/// Returns the names at the end of the cgroup's path: those of our own manager, and the one name of systemd's
+/// unit.
 fn names(id: &str, path: Option<&Path>) -> Vec<PathBuf> {
     let manager = Manager::Systemd;
     let request = Request { id, path, resources: None, annotations: None, manager, rootless: false, uid: 0 };
@@ -64,8 +65,8 @@ fn names(id: &str, path: Option<&Path>) -> Vec<PathBuf> {
     own.into_iter().chain(unit).collect()
 }
 
-/// Whether one of the lines of /proc/PID/cgroup has all the names of one of `wanted`, one after the other.
-fn inside(text: &str, wanted: &[PathBuf]) -> bool {
+/// Reports whether a line of /proc/PID/cgroup contains the names of one of `wanted` in a row.
+fn is_inside(text: &str, wanted: &[PathBuf]) -> bool {
     let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let parts: Vec<Vec<&str>> = paths.map(|path| path.split('/').collect()).collect();
     wanted.iter().any(|names| {
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cgroup_is_found_wherever_it_lies() {
+    fn a_cgroup_is_found_below_any_parent() {
         for (id, path, text, expected) in [
             ("web1", None, "0::/corten-web1\n", true),
             ("web1", None, "0::/user.slice/corten-web1/below\n", true),
@@ -97,7 +98,7 @@ mod tests {
             ("web1", None, "0::/\n", false),
             ("web1", None, "", false),
         ] {
-            assert_eq!(inside(text, &names(id, path.map(Path::new))), expected, "{path:?} {text}");
+            assert_eq!(is_inside(text, &names(id, path.map(Path::new))), expected, "{path:?} {text}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What a cgroup has used, in the form of runc's `events` that go-runc reads: numbers without a sign, times in
-//! nanoseconds, and zeros where a controller is missing. What v1's controllers count is told by [`v1::stats`], on a
-//! hybrid host beside what v2's do.
+//! The statistics of a cgroup in the form of runc's `events`, which go-runc reads: numbers without a sign,
+//! times in nanoseconds, and zeros where a controller is missing. [`v1::stats`] has those of v1's
+//! controllers. On a hybrid host the document has figures of both.
 
 use serde_json::{Map, Value, json};
 
@@ -9,8 +9,8 @@ use super::v1;
 use super::v1::stats::throttling;
 use crate::error::Result;
 
-/// The statistics, from what `read` gives for a file's name (`None`: there is no such file) and the sizes of huge
-/// pages that the kernel has, as in `2MB`.
+/// Returns the statistics. `read` returns the text of a file, or `None` if there is no such file. `sizes` are
+/// the kernel's sizes of huge pages, such as `2MB`.
 pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) -> Result<Value> {
     let text = |file: &str| read(file).map(Option::unwrap_or_default);
     let pressure = |file: &str| text(file).map(|text| pressure(&text));
@@ -36,7 +36,7 @@ pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) ->
         "cpu": cpu,
         "cpuset": cpuset,
         "memory": memory,
-        // As in runc, 0 is no limit.
+        // As in runc, 0 means that there is no limit.
         "pids": {"current": total, "limit": if limit == u64::MAX { 0 } else { limit }},
         "blkio": blkio,
         "hugetlb": hugetlb,
@@ -44,7 +44,7 @@ pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) ->
     }))
 }
 
-/// A number, or `max`.
+/// Parses a number or `max`.
 fn limit(text: &str) -> u64 {
     match text.trim() {
         "" => 0,
@@ -83,7 +83,7 @@ fn memory(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
     Ok(json!({
         "cache": of(&stat, "file"),
         "usage": {"limit": max, "usage": usage, "max": most, "failcnt": of(&flat(&events), "max")},
-        // cgroup v1 counted memory and swap together, and its readers still do.
+        // cgroup v1 counts memory and swap together, and readers of this document still expect that.
         "swap": {
             "limit": max.saturating_add(swap_max),
             "usage": usage.saturating_add(swap),
@@ -96,7 +96,7 @@ fn memory(text: &impl Fn(&str) -> Result<String>) -> Result<Value> {
     }))
 }
 
-/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` on every line.
+/// Parses lines such as `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
 fn blkio(stat: &str) -> Value {
     let (mut bytes, mut operations) = (Vec::new(), Vec::new());
     for line in stat.lines() {
@@ -126,7 +126,8 @@ fn blkio(stat: &str) -> Value {
     out
 }
 
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and a line for `full`. Null where the kernel keeps none.
+/// Parses `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and a line for `full`. Returns null if the kernel
+/// keeps no pressure.
 fn pressure(text: &str) -> Value {
     let mut out = Value::Null;
     for line in text.lines() {
@@ -142,10 +143,10 @@ fn pressure(text: &str) -> Value {
     out
 }
 
-/// The network interfaces in the text of `/proc/PID/net/dev`, as runc names their figures.
+/// Returns the network interfaces in the text of `/proc/PID/net/dev`, with runc's names for their figures.
 #[must_use]
 pub fn interfaces(text: &str) -> Value {
-    /// The columns of that file: eight for what is received, then eight for what is sent.
+    /// The columns of that file. It has eight for received packets, then eight for sent ones.
     const FIGURES: [(usize, &str); 8] = [
         (0, "RxBytes"),
         (1, "RxPackets"),
@@ -177,7 +178,7 @@ pub(super) mod tests {
         stats(read, &["2MB".into(), "1GB".into()]).unwrap()
     }
 
-    /// Whether every number is one that Go's uint64 or, for averages, float64 takes.
+    /// Reports whether every number fits Go's uint64 or, for averages, float64.
     pub(in crate::cgroups) fn unsigned(value: &Value) -> bool {
         match value {
             Value::Number(n) => n.as_u64().is_some() || n.as_f64().is_some_and(|f| f >= 0.0),
@@ -232,7 +233,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_zero() {
+    fn missing_files_count_as_zero() {
         let value = of_files(&[]);
         assert_eq!(value["memory"]["usage"], json!({"limit": 0, "usage": 0, "max": 0, "failcnt": 0}));
         assert_eq!(value["cpu"]["usage"]["percpu"], json!([]));
@@ -241,7 +242,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn interfaces_are_those_of_the_file() {
+    fn interfaces_are_read() {
         let text = "Inter-|   Receive  |  Transmit\n face |bytes    packets errs|bytes\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
         let expected = json!([{
             "Name": "lo", "RxBytes": 1, "RxPackets": 2, "RxErrors": 3, "RxDropped": 4,

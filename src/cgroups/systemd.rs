@@ -1,9 +1,11 @@
-//! cgroup v2 through systemd: it makes the cgroup, as a transient unit, and must be asked to take it away.
+//! cgroup v2 through systemd, which creates the cgroup as a transient unit and has to stop the unit in the
+//! end.
 //!
-//! [`plan`] decides the unit and its properties without touching anything. A scope is made around a process that exists,
-//! so the container's first process is cloned before its cgroup and waits; [`start`] has systemd put it inside, and what
-//! systemd has no words for is written to the scope's files ([`super::v2::limit`]) before the process goes on. The
-//! device filter is ours alone: systemd's rules know no order, and it leaves a program that it did not attach alone.
+//! [`plan`] decides the unit and its properties without touching anything. systemd creates a scope only
+//! around a process that exists. Therefore the container's first process is cloned before its cgroup exists,
+//! and waits. [`start`] makes systemd put it into the unit. The limits without a systemd property are written
+//! to the unit's files ([`super::limit`]) before the process goes on. corten attaches its own device filter:
+//! systemd's device rules have no order, and systemd does not touch a program that it did not attach.
 
 mod properties;
 mod told;
@@ -26,25 +28,25 @@ pub use told::{Told, compare, shown};
 /// The longest name that systemd gives a unit.
 const NAME_MAX: usize = 255;
 
-/// A unit, and who keeps it: what later commands need to know.
+/// A unit and the systemd that manages it, for later commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
     pub name: String,
-    /// It is the user's own systemd that keeps it.
+    /// The user's own systemd manages it.
     pub user: bool,
 }
 
-/// A unit to make.
+/// A unit to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     pub unit: Unit,
     pub properties: Vec<Property>,
-    /// The places of those that annotations ask for: systemd does not say which of them it does not like.
+    /// The places of the annotations among them, since systemd does not report which property it refuses.
     pub asked: Vec<String>,
 }
 
 impl Unit {
-    /// Whether it is a slice, which systemd makes without a process.
+    /// Reports whether it is a slice, which systemd creates without a process.
     pub(super) fn is_slice(&self) -> bool {
         is_slice(&self.name)
     }
@@ -54,7 +56,7 @@ fn is_slice(name: &str) -> bool {
     Path::new(name).extension() == Some(OsStr::new("slice"))
 }
 
-/// Decides the unit, and its cgroup's path below the mount. What is wrong is noted in `problems`.
+/// Decides the unit, and its cgroup's path below the mount. Errors go to `problems`.
 pub(super) fn plan(
     request: &Request,
     host: &Host,
@@ -63,7 +65,7 @@ pub(super) fn plan(
 ) -> Option<(Scope, PathBuf)> {
     let noted = problems.0.len();
     let (asked, wanted) =
-        properties_of_annotations(request.annotations, problems).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        annotated_properties(request.annotations, problems).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
     let place = "linux.cgroupsPath";
     let mut note = |message: String| problems.add(place, message);
     let (slice, name) = unit_of_path(request).map_err(&mut note).ok()?;
@@ -78,19 +80,20 @@ pub(super) fn plan(
     let path = base.join(expand_slice(&slice));
     let unit = Unit { name, user: request.rootless };
     let path = if unit.is_slice() { base.join(expand_slice(&unit.name)) } else { path.join(&unit.name) };
-    let mut properties = basics(&unit, &slice, request.id);
+    let mut properties = common_properties(&unit, &slice, request.id);
     properties.extend(wanted);
     properties.extend(of_writes(writes));
     Some((Scope { unit, properties, asked }, path))
 }
 
-/// The slice and the name in `slice:prefix:name`, as runc and its callers have it.
+/// Returns the slice and the unit's name for a path of the form `slice:prefix:name`, as runc and its callers
+/// use it.
 pub(super) fn unit_of_path(request: &Request) -> Result<(String, String), String> {
     let default = if request.rootless { "user.slice" } else { "system.slice" };
     let escaped;
     let (slice, prefix, name) = match request.path {
         None => {
-            // Of an id's characters the one that no unit's name has.
+            // The only character of an id that a unit's name cannot have.
             escaped = request.id.replace('+', "\\x2b");
             (default, "corten", escaped.as_str())
         }
@@ -126,7 +129,7 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// systemd.slice(5): dashes divide a slice's name into those of the slices above it.
+/// Checks the name of a slice. Dashes divide it into the names of its parents (systemd.slice(5)).
 fn check_slice(name: &str) -> Result<(), String> {
     let stem = name.strip_suffix(".slice").unwrap_or_default();
     if stem != "-" && (stem.is_empty() || stem.split('-').any(str::is_empty)) {
@@ -135,15 +138,16 @@ fn check_slice(name: &str) -> Result<(), String> {
     check_name(name)
 }
 
-/// The path of a slice below its manager: `a-b.slice` is `a.slice/a-b.slice`, and `-.slice` is the manager's own.
+/// Returns the path of a slice below its manager's cgroup: `a.slice/a-b.slice` for `a-b.slice`, and nothing
+/// for the root slice, `-.slice`.
 fn expand_slice(name: &str) -> PathBuf {
     let stem = name.strip_suffix(".slice").unwrap_or(name);
     let ends = stem.match_indices('-').map(|(end, _)| end).chain([stem.len()]);
     ends.filter(|_| stem != "-").map(|end| format!("{}.slice", &stem[..end])).collect()
 }
 
-/// The cgroup of the user's systemd. The user is `uid`, but for root of a user namespace, who is someone else outside:
-/// then our own cgroup tells.
+/// Returns the cgroup of the user's systemd. Inside a user namespace, `uid` 0 is not the outside user, so
+/// that the user is taken from our own cgroup path.
 fn user_manager(host: &Host, uid: u32) -> Result<PathBuf, String> {
     let own = host.own.as_deref().unwrap_or(Path::new(""));
     let names: Vec<&str> = own.components().filter_map(|c| c.as_os_str().to_str()).collect();
@@ -157,11 +161,11 @@ fn user_manager(host: &Host, uid: u32) -> Result<PathBuf, String> {
     }
     let by_session = || names.iter().find_map(|name| number(name, "user-", ".slice"));
     let uid = if uid == 0 { by_session() } else { Some(uid) };
-    let uid = uid.ok_or("our own cgroup does not tell which user's systemd to ask")?;
+    let uid = uid.ok_or("our own cgroup does not show which user's systemd to use")?;
     Ok(PathBuf::from(format!("user.slice/user-{uid}.slice/user@{uid}.service")))
 }
 
-fn properties_of_annotations(
+fn annotated_properties(
     annotations: Option<&HashMap<String, String>>,
     problems: &mut Problems,
 ) -> Vec<(String, Property)> {
@@ -180,41 +184,48 @@ fn properties_of_annotations(
     properties
 }
 
-/// What every unit of ours has.
-fn basics(unit: &Unit, slice: &str, id: &str) -> Vec<Property> {
+/// Returns the properties of every unit.
+fn common_properties(unit: &Unit, slice: &str, id: &str) -> Vec<Property> {
     let on = |name: &str| (name.to_string(), Value::Bool(true));
     let mut properties = vec![
         ("Description".into(), Value::str(format!("corten container {id}"))),
-        // Else it would be stopped before the shutdown's turn of whoever looks after the container.
+        // With them, a shutdown would stop the container before the service that manages it.
         ("DefaultDependencies".into(), Value::Bool(false)),
     ];
     if !unit.is_slice() {
         properties.push(("Slice".into(), Value::str(slice)));
-        // systemd keeps its hands off what is inside, and shares out every controller that it has.
+        // systemd leaves the sub-tree alone and enables every controller for it.
         properties.push(on("Delegate"));
     }
     properties.extend(["CPUAccounting", "IOAccounting", "MemoryAccounting", "TasksAccounting"].map(on));
     properties
 }
 
-/// Connects to the systemd that keeps `unit`.
+/// Connects to the systemd that manages `unit`.
 pub fn connect(unit: &Unit) -> Result<Bus> {
     let _phase = trace::phase("connect to systemd");
-    let mut bus = Bus::connect(&places(unit.user, |name| std::env::var(name).ok(), task::euid()))?;
+    let mut bus = Bus::connect(&addresses(unit.user, |name| std::env::var(name).ok(), task::euid()))?;
     if !bus.direct() {
-        // It sends this to all, or to whoever wants it where a bus is between.
+        // systemd sends this signal to its direct connections. On a bus, only those that have subscribed
+        // receive it.
         let rule = "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
                     interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
         let name = "org.freedesktop.DBus";
         let path = "/org/freedesktop/DBus";
         let body = [Value::str(rule)];
-        bus.tell(&Call { destination: Some(name), path, interface: name, member: "AddMatch", body: &body })?;
+        bus.call_without_reply(&Call {
+            destination: Some(name),
+            path,
+            interface: name,
+            member: "AddMatch",
+            body: &body,
+        })?;
     }
     Ok(bus)
 }
 
-/// Where systemd can be met, and whether it is itself there.
-fn places(user: bool, env: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<(Address, bool)> {
+/// Returns the sockets by which systemd is reached, and whether systemd itself listens there, without a bus.
+fn addresses(user: bool, env: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<(Address, bool)> {
     let given = |name: &str| env(name).filter(|value| !value.is_empty());
     let path = |dir: &str, name: &str| Address::Path(Path::new(dir).join(name));
     if !user {
@@ -244,7 +255,7 @@ fn list(properties: impl IntoIterator<Item = Property>) -> Value {
     Value::Array("(sv)".into(), pairs.collect())
 }
 
-/// Has systemd make the unit, with the process inside where it is a scope.
+/// Makes systemd create the unit. A scope contains the process `pid` from the beginning.
 pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     let _phase = trace::phase("systemd starts the unit");
     let unit = &scope.unit;
@@ -257,7 +268,7 @@ pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     let call = manager("StartTransientUnit", &body);
     let exists = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.UnitExists");
     let answer = match bus.call(&call) {
-        // One that has failed stays until it is told to go.
+        // A failed unit stays loaded until it is reset.
         Err(e) if exists(&e) => {
             bus.call(&manager("ResetFailedUnit", &[Value::str(&unit.name)])).and_then(|_| bus.call(&call))
         }
@@ -271,10 +282,11 @@ pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     finish(bus, &answer, unit, "start")
 }
 
-/// Whether an error of [`start`] is systemd's word that it has made nothing. A unit of that name is another's then.
+/// Reports whether systemd has refused, by this error of [`start`], to create the unit. A unit of that name
+/// is then not the container's.
 #[must_use]
 pub fn refused(error: &anyhow::Error) -> bool {
-    // The bus says this where systemd did not answer.
+    // The bus returns NoReply if systemd did not answer. Then the unit may exist.
     dbus::error_name(error).is_some_and(|name| !name.starts_with("org.freedesktop.DBus.Error.NoReply"))
 }
 
@@ -289,12 +301,12 @@ fn finish(bus: &mut Bus, answer: &dbus::Answer, unit: &Unit, verb: &str) -> Resu
     Err(fail(Kind::Os, format!("systemd's job to {verb} {name}: {result} (hint: {hint} -u {name})")))
 }
 
-/// Has systemd take the unit away; that it is gone already is no error. What runs in it must have ended.
+/// Makes systemd stop the unit, whose processes must have ended. A unit that does not exist is no error.
 pub fn stop(unit: &Unit) -> Result<()> {
     let _phase = trace::phase("systemd stops the unit");
     let gone = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.NoSuchUnit");
     let mut bus = match connect(unit) {
-        // A user who has logged out has no systemd any more, and so no units.
+        // A user who has logged out has no systemd any more, and therefore no units.
         Err(e) if matches!(sys::errno(&e), Some(Errno::ENOENT | Errno::ECONNREFUSED)) => return Ok(()),
         other => other?,
     };
@@ -311,7 +323,7 @@ pub fn stop(unit: &Unit) -> Result<()> {
     }
 }
 
-/// Has systemd put one more process into the unit.
+/// Makes systemd put one more process into the unit.
 pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
     let _phase = trace::phase("systemd attaches");
     let pids = Value::Array("u".into(), vec![Value::U32(pid as u32)]);
@@ -320,10 +332,11 @@ pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
     attached.map(drop).map_err(|e| e.context(unit.name.clone()))
 }
 
-/// The first version of systemd that knows idle groups, and undoes them where it was not told.
+/// The first version of systemd with a property for idle groups. It resets cpu.idle if the property is not
+/// set.
 const KNOWS_IDLE: u32 = 252;
 
-/// Leaves out what this systemd has no word for.
+/// Leaves out the properties that this version of systemd does not have.
 fn supported(bus: &mut Bus, mut properties: Vec<Property>) -> Result<Vec<Property>> {
     if properties.contains(&properties::idle()) {
         let call = manager("", &[]);
@@ -335,7 +348,7 @@ fn supported(bus: &mut Bus, mut properties: Vec<Property>) -> Result<Vec<Propert
     Ok(properties)
 }
 
-/// The number in `257.9-1~deb13u1` or `v252`.
+/// Returns the number at the beginning of a version such as `257.9-1~deb13u1` or `v252`.
 fn number_of_version(version: &str) -> Option<u32> {
     let digits = version.trim_start_matches('v');
     digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

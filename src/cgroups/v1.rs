@@ -1,8 +1,5 @@
-//! cgroup v1: each controller in a hierarchy of its own, or together with a few others; on a hybrid host with
-//! v2 beside them. The container gets a cgroup of the same name in all.
-//!
-//! Where v2 is, it knows the container's processes: they are born in its cgroup, killed by `cgroup.kill` and
-//! frozen there. Without v2, they are those of the freezer's hierarchy.
+//! cgroup v1: each hierarchy has one controller or a few. On a hybrid host v2 is mounted in addition. The
+//! container gets a cgroup of the same name in all hierarchies.
 
 mod create;
 pub(super) mod devices;
@@ -27,7 +24,7 @@ use crate::error::{Problems, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     pub controllers: Vec<String>,
-    /// Where the hierarchy is mounted.
+    /// The mount point of the hierarchy.
     pub mount: PathBuf,
     /// The cgroup, below the mount: plain names, without a leading slash.
     pub path: PathBuf,
@@ -47,7 +44,8 @@ impl Part {
         self.controllers.iter().any(|c| c == controller)
     }
 
-    /// Whether it only groups: such a hierarchy belongs to a service manager, and we join it if we may.
+    /// Reports whether the hierarchy has no controllers. Such a hierarchy belongs to a service manager, and
+    /// the container joins it only if that is permitted.
     #[must_use]
     pub fn named(&self) -> bool {
         self.controllers.iter().all(|c| c.starts_with("name="))
@@ -67,7 +65,7 @@ pub(super) fn writes(
     (resources::plan(&ours, problems), super::resources::plan(&theirs, problems))
 }
 
-/// Whether only v2 has what a write is for.
+/// Reports whether only v2 has the controller that a write is for.
 pub(super) fn is_v2s(write: &Write) -> Result<bool> {
     let host = Host::probe(false)?;
     Ok(write.controller().is_some_and(|name| host.v2_controllers.iter().any(|other| other == name)))
@@ -105,7 +103,8 @@ pub(super) fn plan(
     Some(parts)
 }
 
-/// The freezer's first: without v2 it is how processes are found and held.
+/// Returns the freezer's hierarchy first, since without v2 it is used to find and freeze the processes, and
+/// hierarchies without controllers last.
 fn ordered(hierarchies: &[Hierarchy]) -> impl Iterator<Item = &Hierarchy> {
     let (first, others): (Vec<_>, Vec<_>) = hierarchies.iter().partition(|h| h.has("freezer"));
     let (named, others): (Vec<_>, Vec<_>) =
@@ -113,7 +112,7 @@ fn ordered(hierarchies: &[Hierarchy]) -> impl Iterator<Item = &Hierarchy> {
     first.into_iter().chain(others).chain(named)
 }
 
-/// The resources that v1's controllers give, and those for which only v2's hierarchy has one.
+/// Divides the resources into those for v1's controllers, and those whose controller only v2's hierarchy has.
 fn split(mut ours: LinuxResources, host: &Host) -> (LinuxResources, LinuxResources) {
     let only_v2 = |v1: &str, v2: &str| {
         !host.v1.iter().any(|h| h.has(v1)) && host.v2_controllers.iter().any(|name| name == v2)
@@ -158,7 +157,7 @@ fn split(mut ours: LinuxResources, host: &Host) -> (LinuxResources, LinuxResourc
     (ours, theirs)
 }
 
-/// Time and sets are two controllers.
+/// Divides the members between `cpu` and `cpuset`, which are two controllers.
 fn split_cpu(cpu: LinuxCpu, time_in_v2: bool, sets_in_v2: bool) -> (LinuxCpu, LinuxCpu) {
     let mut sets = LinuxCpu::default();
     sets.set_cpus(cpu.cpus().clone()).set_mems(cpu.mems().clone());
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_hierarchy_has_its_path() {
+    fn each_hierarchy_gets_the_path() {
         for (path, expected) in [
             (
                 Some("/a/b"),
@@ -253,7 +252,7 @@ mod tests {
         assert_eq!(parts[0], empty);
         assert_eq!(parts[1], ["cpu.shares", "cpu.cfs_quota_us"]);
         assert_eq!(parts[2], ["memory.limit_in_bytes"]);
-        // v1's hierarchy sees to the devices.
+        // v1's hierarchy filters the devices.
         assert!(plan.program().is_none() && plan.devices.is_some());
         assert_eq!(plan.v1.iter().filter(|part| !part.device_rules.is_empty()).count(), 1);
         let unified = plan.unified.unwrap();
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn v2s_own_words_go_to_v2() {
+    fn keys_of_v2_go_to_v2() {
         let resources = r#"{"unified":{"cgroup.max.depth":"3","hugetlb.2MB.max":"0"}}"#;
         let (plan, problems) = planned(&host(), Some("/a"), resources);
         assert_eq!(problems.0, []);
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_controller_cannot_limit() {
+    fn a_limit_without_its_controller_is_refused() {
         let without = Host { v2_controllers: Vec::new(), ..host() };
         for (resources, place) in [
             (r#"{"cpu":{"cpus":"0"}}"#, "linux.resources.cpu.cpus"),

@@ -1,9 +1,10 @@
-//! cgroup v2 by its files: making a cgroup with its limits, before anyone is inside.
+//! The creation of a cgroup of v2 with its limits, before a process is in it.
 //!
-//! Kernel rules that shape this: a controller must be enabled in every ancestor's `cgroup.subtree_control`,
-//! from the top down; a cgroup with processes of its own cannot enable one (but for the root); a cgroup that
-//! is being removed answers ENODEV. What a container may do in its own sub-tree does not matter here: only
-//! directories above it are opened, from the mount down, one name at a time and without following links.
+//! These rules of the kernel shape it (cgroups(7)). A controller must be enabled in every ancestor's
+//! `cgroup.subtree_control`, from the top down. A cgroup with processes of its own cannot enable one, except
+//! for the root. The files of a removed cgroup return ENODEV. A container cannot interfere by what it does in
+//! its own sub-tree, since only the directories above it are opened: from the mount down, one name at a time,
+//! without following links.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,43 +19,43 @@ use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 use crate::{host, trace};
 
-/// Controllers that are enabled wherever they are available, though nothing is limited: without them there
-/// are no figures, and `docker stats` and its like read them from our cgroup themselves.
+/// Controllers that are enabled wherever they are available, even if nothing is limited. Without them there
+/// are no statistics, which `docker stats` and the like read from our cgroup themselves.
 const ACCOUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
-/// How often a directory may vanish under our hands, because another container was the last in it.
+/// How often a directory may be removed while it is being used here, because another container was the last
+/// one in it.
 const TRIES: u32 = 10;
 
-/// The cgroup to make.
+/// The cgroup to create in v2's hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Where cgroup v2 is mounted.
+    /// The mount point of cgroup v2.
     pub mount: PathBuf,
     /// The cgroup, below the mount: plain names, without a leading slash.
     pub path: PathBuf,
-    /// systemd makes it, as this unit.
+    /// The unit, if systemd creates the cgroup.
     pub scope: Option<systemd::Scope>,
     pub writes: Vec<Write>,
 }
 
 impl Plan {
-    /// The cgroup's directory.
+    /// Returns the cgroup's directory.
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         self.mount.join(&self.path)
     }
 }
 
-/// The directories of the plan that do not exist yet, outermost first: what [`create`] is about to make, for
-/// a record of it that outlives a crash.
+/// Returns the directories of the plan that do not exist yet, outermost first.
 #[must_use]
 pub fn missing(plan: &Plan) -> Vec<PathBuf> {
-    // Slices come and go as systemd sees fit.
+    // systemd creates and removes the slices above as it needs them.
     let ours = if plan.scope.is_some() { 1 } else { plan.path.components().count() };
     missing_in(plan.dir(), ours)
 }
 
-/// Those of a directory and the `count - 1` above it.
+/// Returns those of a directory and its `count - 1` nearest parents that do not exist, outermost first.
 pub(super) fn missing_in(dir: PathBuf, count: usize) -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = dir.ancestors().take(count).map(Into::into).collect();
     dirs.reverse();
@@ -62,8 +63,8 @@ pub(super) fn missing_in(dir: PathBuf, count: usize) -> Vec<PathBuf> {
     first.map_or_else(Vec::new, |first| dirs.split_off(first))
 }
 
-/// Makes the cgroup and sets its limits, but not its device filter. On error nothing that was made remains; controllers that
-/// were enabled in ancestors stay so, since others may use them by now.
+/// Creates the cgroup and sets its limits, but not its device filter. After an error nothing that was created
+/// remains. Controllers that were enabled in ancestors stay enabled, since other cgroups may use them by now.
 pub(super) fn create(plan: &Plan) -> Result<Directory> {
     let mut made = Vec::new();
     let mut tries = 0;
@@ -86,12 +87,12 @@ pub(super) fn create(plan: &Plan) -> Result<Directory> {
     result.inspect_err(|_| undo(&mut made))
 }
 
-/// Sets the limits of the cgroup that systemd has made, where the process waits to go on; into a slice's it is put here,
-/// since systemd puts none there.
+/// Sets the limits of the cgroup that systemd has created, in which the process waits. systemd puts no
+/// process into a slice, so that it is moved there here.
 pub(super) fn limit(plan: &Plan, pid: i32) -> Result<Directory> {
     let dir = make_directories(plan, &mut Vec::new())?;
     let directory = Directory { dir, path: plan.dir(), made: Vec::new() };
-    // Frozen, it could never go on.
+    // In a frozen cgroup the process could never go on.
     refuse_state(directory.dir(), plan, &[("frozen 1", "is frozen")])?;
     plan.writes.iter().try_for_each(|write| apply(&directory, write))?;
     if plan.scope.as_ref().is_some_and(|scope| scope.unit.is_slice()) {
@@ -105,7 +106,7 @@ pub(super) fn limit(plan: &Plan, pid: i32) -> Result<Directory> {
     Err(fail(Kind::Unsupported, format!("linux.cgroupsPath {}: {message}", plan.dir().display())))
 }
 
-/// Removes what was made, innermost first. Best effort: this happens on the way out of an error, which tells
+/// Removes the created directories, innermost first. It is best effort, since the error that leads here says
 /// more.
 fn undo(made: &mut Vec<PathBuf>) {
     while let Some(dir) = made.pop() {
@@ -113,7 +114,7 @@ fn undo(made: &mut Vec<PathBuf>) {
     }
 }
 
-/// Walks from the mount to the cgroup, makes what is missing, enables controllers on the way.
+/// Walks from the mount to the cgroup, creates the missing directories, and enables controllers on the way.
 fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
     let mut dir = open_dir(fs::CWD, &plan.mount)?;
     if fs::filesystem_magic(dir.as_fd())? != libc::CGROUP2_SUPER_MAGIC {
@@ -127,13 +128,14 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
         let parent = path.clone();
         path.push(name);
         let place = || format!("linux.cgroupsPath {}", path.display());
-        // What systemd is to make is there by now.
+        // A cgroup of systemd's exists by now.
         let is_new = plan.scope.is_none() && make(dir.as_fd(), name).with_context(place)?;
         if is_new {
             made.push(path.clone());
         }
-        // The first new one is frozen if what it is in is (the root never is). This must fail before controllers are
-        // enabled there: they stay, and then no process can be in that cgroup any more.
+        // A new cgroup inherits the frozen state of its parent. (The root cgroup cannot be frozen.) This must
+        // fail before controllers are enabled in the parent: they stay enabled, and then no process can be in
+        // the parent any more.
         if is_new && !fresh && depth > 0 {
             refuse_state(dir.as_fd(), plan, &[("frozen 1", "is frozen")])?;
         }
@@ -144,8 +146,8 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
     Ok(dir)
 }
 
-/// Enables what a write needs on the way to a cgroup that exists; without `enable`, only finds out whether it is
-/// available at all.
+/// Enables the controller that a write needs, on the way to a cgroup that exists. Without `enable` it only
+/// checks that the controller is available.
 pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<()> {
     let mount = super::Host::probe(false)?.v2_mount.unwrap_or_default();
     let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
@@ -156,12 +158,12 @@ pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<(
     }
     let mut made = Vec::new();
     let walked = make_directories(plan, &mut made);
-    // It was deleted meanwhile: not ours to make anew.
+    // A directory that was created here had been deleted by another command, and must not exist again.
     undo(&mut made);
     walked.map(drop)
 }
 
-/// Makes a directory; false if it is there already.
+/// Creates a directory. Returns false if it exists already.
 fn make(dir: BorrowedFd, name: &Path) -> sys::Result<bool> {
     let _phase = trace::phase_of("make the cgroup", || name.display());
     match fs::mkdirat(dir, name, 0o755) {
@@ -171,10 +173,10 @@ fn make(dir: BorrowedFd, name: &Path) -> sys::Result<bool> {
     }
 }
 
-/// A controller, and the place that needs it; `None` if it is only wanted for its figures.
+/// A controller, and the place in config.json that needs it; `None` if it is wanted only for its statistics.
 type Wanted<'a> = (&'a str, Option<&'a str>);
 
-/// The controllers to enable. One that is needed and not there is the user's error.
+/// Returns the controllers to enable. It is an error of the user if a needed controller is not available.
 fn available<'a>(mount: BorrowedFd, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
     let mut wanted: Vec<Wanted> = Vec::new();
     for write in plan.writes.iter().filter(|w| w.limits()) {
@@ -202,8 +204,8 @@ fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
     fail(Kind::Unsupported, message)
 }
 
-/// Enables in `dir`'s children what is not enabled yet. What only figures want, and cannot have, is no
-/// longer wanted below.
+/// Enables the controllers for `dir`'s children that are not enabled yet. A controller that is wanted only
+/// for its statistics and cannot be enabled is dropped from `wanted`.
 fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
@@ -214,11 +216,11 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
     if missing.is_empty() {
         return Ok(());
     }
-    // The kernel refuses to share out a controller of memory or IO here, but would take cpu and pids: then
-    // this cgroup becomes "domain threaded", and none below it can hold a container any more.
+    // The kernel refuses to enable memory and io here, but would enable cpu and pids: then this cgroup
+    // becomes "domain threaded", and no cgroup below it can hold a container any more.
     if !fresh && has_own_processes(dir)? {
         if let Some((name, Some(place))) = missing.iter().find(|w| w.1.is_some()) {
-            let why = format!("has processes of its own, and so cannot share out the {name} controller");
+            let why = format!("has processes of its own, and therefore cannot enable the {name} controller");
             return Err(fail(Kind::Unsupported, format!("{place}: {} {why}", path.display())));
         }
         wanted.retain(|w| !missing.contains(w));
@@ -227,7 +229,7 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
     if write_controllers(dir, &missing).is_ok() {
         return Ok(());
     }
-    // Together they failed. What is needed must pass; of the others each may.
+    // Enabling all of them at once has failed. Each needed controller must be enabled; the others may fail.
     missing.sort_by_key(|w| w.1.is_none());
     for controller in missing {
         match (write_controllers(dir, &[controller]), controller) {
@@ -239,8 +241,8 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
     Ok(())
 }
 
-/// Whether a cgroup has processes directly inside, and is not the root, to which no such rule applies (it
-/// alone has no `cgroup.type`).
+/// Reports whether a cgroup other than the root has processes of its own. The rule about them does not apply
+/// to the root, which alone has no `cgroup.type`.
 fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
     let procs = read_list(dir, "cgroup.procs");
     if procs.is_ok_and(|text| text.is_empty()) {
@@ -253,7 +255,7 @@ fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
     }
 }
 
-/// Why a controller that is needed could not be enabled.
+/// Returns the error about a needed controller that could not be enabled.
 fn not_enabled(dir: BorrowedFd, path: &Path, name: &str, place: &str, error: sys::Error) -> anyhow::Error {
     let offered = read_file(dir, "cgroup.controllers");
     if offered.is_ok_and(|text| !text.split_whitespace().any(|word| word == name)) {
@@ -268,13 +270,14 @@ fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()>
     fs::write_at(dir, Path::new("cgroup.subtree_control"), words.join(" ").as_bytes())
 }
 
-/// A container must not share its cgroup with processes that are there already, nor be born frozen: it could
-/// never answer (runtime.md#create lets us refuse). A new cgroup below a frozen one is frozen too.
+/// Refuses a cgroup that has processes, since a container must not share it, and a frozen one, in which the
+/// container's process could never report (runtime.md#create allows to refuse). A new cgroup below a frozen
+/// one is frozen too.
 fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
     refuse_state(dir, plan, &[("populated 1", "has processes in it already"), ("frozen 1", "is frozen")])
 }
 
-/// Refuses a cgroup of which `cgroup.events` says one of these lines.
+/// Refuses a cgroup whose `cgroup.events` contains one of these lines.
 fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result<()> {
     let events = read_file(dir, "cgroup.events")?;
     for (state, word) in states {
@@ -311,7 +314,7 @@ pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
     }
 }
 
-/// Refuses a limit below what `used`, the text of a file, says to be in use.
+/// Refuses a limit below the usage, which `used`, the text of a file, shows.
 pub(super) fn check_floor(used: Option<&str>, value: &str, place: &str) -> Result<()> {
     let used: u64 = used.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     if value.parse().is_ok_and(|limit: u64| limit < used) {
@@ -325,7 +328,7 @@ fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {
     fs::write_at(dir, Path::new(file), value.as_bytes())
 }
 
-/// Whether any swap is active: the list has a heading and then a line for each.
+/// Reports whether the host has active swap. /proc/swaps has a heading, and then a line for each swap area.
 pub(super) fn host_swaps() -> bool {
     host::procfs().and_then(|proc| read_list(proc, "swaps")).is_ok_and(|text| text.lines().count() > 1)
 }

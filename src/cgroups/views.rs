@@ -4,23 +4,23 @@ use std::path::{Path, PathBuf};
 
 use super::{Host, Plan, v1, v2};
 
-/// What a container sees of a hierarchy, where all are mounted together.
+/// What a container sees of one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// The directory's name: `cpu,cpuacct`.
     pub name: String,
-    /// Other names for it, of its controllers.
+    /// Symbolic links to it, one for each of its controllers that the name is not.
     pub links: Vec<String>,
     /// The host's directory to show there.
     pub dir: PathBuf,
-    /// It need not be there.
+    /// The directory may be missing.
     pub optional: bool,
-    /// The caller's, to show where a rootless container had to do without one of its own.
+    /// The caller's directory, which is shown if a rootless container runs without a cgroup of its own.
     pub otherwise: Option<PathBuf>,
 }
 
-/// What the container sees of the host's hierarchies; nothing on a host without v1. Without a cgroup of its own
-/// it sees its caller's.
+/// Returns what the container sees of the host's hierarchies, which is nothing on a host without v1. A
+/// container without a cgroup of its own sees its caller's.
 #[must_use]
 pub fn views(plan: Option<&Plan>, host: &Host) -> Vec<View> {
     let name = |mount: &Path| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -33,7 +33,7 @@ pub fn views(plan: Option<&Plan>, host: &Host) -> Vec<View> {
         let callers = own(&hierarchy.mount, hierarchy.own.as_ref());
         let dir = part.map_or_else(|| callers.clone(), v1::Part::dir);
         let optional = part.is_some_and(v1::Part::named);
-        // A hierarchy without controllers has but one name.
+        // A hierarchy without controllers has only one name.
         let links = hierarchy.controllers.iter().filter(|c| **c != name && !c.starts_with("name="));
         let otherwise = without.then_some(callers);
         views.push(View { links: links.cloned().collect(), name, dir, optional, otherwise });

@@ -1,5 +1,6 @@
-//! `state --applied`: what was asked beside what the kernel says now, so that a user can see that nothing was dropped.
-//! A difference is an error, whoever made it: also a program that has given up rights since.
+//! `state --applied`: compares the configuration with what the kernel shows now, so that a user can see that
+//! nothing was dropped. A difference is an error whatever its cause, also if the program itself has given up
+//! rights since.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,12 +21,12 @@ use crate::state::{Status, document};
 use crate::sys::fs;
 use crate::{host, intel_rdt, namespaces};
 
-/// One thing that was asked for.
+/// One setting of the configuration.
 #[derive(Serialize)]
 struct Row {
-    /// Where in config.json.
+    /// The place in config.json.
     place: String,
-    /// Where the kernel tells it.
+    /// The file in which the kernel shows it.
     file: String,
     asked: Value,
     applied: Value,
@@ -46,20 +47,20 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let spec = config::parse(dir.load_config()?)?.spec;
     let mut rows = Vec::new();
     if let Some(cgroup) = super::cgroup(&record)? {
-        limits(&cgroup, &spec, &mut rows)?;
+        cgroup_rows(&cgroup, &spec, &mut rows)?;
     }
     if let Some(class) = &record.intel_rdt {
         let pid = record.pid.filter(|_| status != Status::Stopped);
-        shares(class, &record.id, pid, &spec, &mut rows)?;
+        class_rows(class, &record.id, pid, &spec, &mut rows)?;
     }
     if let Some(pid) = record.pid.filter(|_| !matches!(status, Status::Stopped | Status::Creating)) {
         let process = Process::read(pid)?;
-        kinds(&process, &spec, &mut rows)?;
-        // Before `start` the process is still the runtime's, with the runtime's rights.
+        namespace_rows(&process, &spec, &mut rows)?;
+        // Before `start` the process still has the runtime's rights.
         let starts = matches!(status, Status::Running | Status::Paused);
         if let Some(plan) = planned(&spec).filter(|_| starts) {
-            credentials(&process, &plan, &mut rows);
-            attributes(&process, &plan, &spec, &mut rows)?;
+            credential_rows(&process, &plan, &mut rows);
+            attribute_rows(&process, &plan, &spec, &mut rows)?;
         }
     }
     let mut state = serde_json::to_value(document(&record, status)).context("JSON")?;
@@ -72,7 +73,7 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     Err(fail(Kind::Os, format!("not applied as asked: {}", different.join(", "))))
 }
 
-/// The process as it was asked for, whatever the runtime was able to give.
+/// Plans the process as the configuration asks for it, even if the runtime could not apply all of it.
 fn planned(spec: &Spec) -> Option<process::Plan> {
     let host = process::Host {
         capabilities: Held::IN_USER_NAMESPACE,
@@ -82,10 +83,10 @@ fn planned(spec: &Spec) -> Option<process::Plan> {
     process::plan(spec.process().as_ref()?, linux, None, host, "process", &mut problems, &mut warnings)
 }
 
-/// The cgroup's files and its device rules.
-fn limits(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+/// Adds rows for the cgroup's files and its device rules.
+fn cgroup_rows(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    // What was wrong was refused when the container was made.
+    // `create` has reported the problems.
     let mut problems = Problems::default();
     let writes = resources.map_or_else(Vec::new, |r| cgroup.plan(r, &mut problems));
     for applied in update::look(cgroup, writes)? {
@@ -106,8 +107,14 @@ fn limits(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// The class of processes: its lines, and whether the container's own process is in it.
-fn shares(class: &ClassRecord, id: &str, pid: Option<i32>, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+/// Adds rows for the lines of the resctrl class, and for the membership of the container's first process.
+fn class_rows(
+    class: &ClassRecord,
+    id: &str,
+    pid: Option<i32>,
+    spec: &Spec,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
     let (mut problems, mut warnings) = (Problems::default(), Vec::new());
     let asked = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
     let plan = |asked| intel_rdt::plan(asked, id, Some(&class.mount), &mut problems, &mut warnings);
@@ -127,7 +134,7 @@ fn shares(class: &ClassRecord, id: &str, pid: Option<i32>, spec: &Spec, rows: &m
     Ok(())
 }
 
-/// What /proc says of the container's process.
+/// The container's first process as /proc shows it.
 struct Process {
     pid: i32,
     text: String,
@@ -151,7 +158,7 @@ impl Process {
         field(&self.text, name)
     }
 
-    /// The container's id for one of the host's.
+    /// Returns the id in the container's user namespace for an id of the host.
     fn inside(&self, map: &str, id: u32) -> Value {
         let row = |line: &str| {
             let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok());
@@ -166,8 +173,9 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// Each namespace: one of its own, the one that was named, or the runtime's.
-fn kinds(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+/// Adds a row for each type of namespace, which is the container's own, one that was joined, or the
+/// runtime's.
+fn namespace_rows(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     let plan = namespaces::plan(spec, &mut Problems::default());
     for kind in &namespaces::KINDS {
         let of =
@@ -177,7 +185,7 @@ fn kinds(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
         let (place, asked, ok) = match plan.join.iter().find(|join| join.flag == kind.flag) {
             Some(join) => {
                 let named = fs::open(fs::CWD, &join.path, fs::O_RDONLY, 0).map(|fd| fs::fstat(fd.as_fd()));
-                // The path may be gone: the namespace lives on in the container.
+                // The path may not exist any more, although the namespace does.
                 let Ok(Ok(named)) = named else { continue };
                 let asked = format!("{}:[{}]", kind.file, named.st_ino);
                 let ok = theirs == Path::new(&asked);
@@ -193,8 +201,8 @@ fn kinds(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// User, groups and capabilities.
-fn credentials(process: &Process, plan: &process::Plan, rows: &mut Vec<Row>) {
+/// Adds rows for the user, the groups and the capabilities.
+fn credential_rows(process: &Process, plan: &process::Plan, rows: &mut Vec<Row>) {
     let file = format!("/proc/{}/status", process.pid);
     let mut row = |place: &str, field: &str, asked: Value, applied: Value| {
         rows.push(Row::new(format!("process.{place}"), format!("{file} {field}"), asked, applied));
@@ -228,8 +236,8 @@ fn credentials(process: &Process, plan: &process::Plan, rows: &mut Vec<Row>) {
     }
 }
 
-/// The sets that the kernel makes of those before execve(2), for a program without capabilities of its own
-/// (capabilities(7), "Transformation of capabilities during execve()").
+/// Returns the capability sets after execve(2) of a program without file capabilities (capabilities(7),
+/// "Transformation of capabilities during execve()").
 fn after_execve(sets: &Sets, root: bool, no_new_privs: bool) -> Sets {
     let gained = sets.bounding | sets.inheritable;
     let permitted = match (root, no_new_privs) {
@@ -240,8 +248,8 @@ fn after_execve(sets: &Sets, root: bool, no_new_privs: bool) -> Sets {
     Sets { permitted, effective: permitted, ..*sets }
 }
 
-/// The rest of what the process has.
-fn attributes(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+/// Adds rows for the other attributes of the process.
+fn attribute_rows(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     let file = |name: &str| format!("/proc/{}/{name}", process.pid);
     let number = |name: &str| process.field(name).and_then(|text| text.parse::<u64>().ok());
     rows.push(Row::new(
@@ -251,7 +259,7 @@ fn attributes(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut V
         json!(number("NoNewPrivs") == Some(1)),
     ));
     let profile = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
-    // Whoever runs under a filter passes it on.
+    // A filter of the runtime is inherited.
     let own = fs::read_text(process.proc.as_fd(), Path::new("self/status"))?;
     let mode = if profile { "2" } else { field(&own, "Seccomp").unwrap_or("0") };
     rows.push(Row::new(
@@ -260,7 +268,7 @@ fn attributes(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut V
         json!(mode.parse::<u64>().ok()),
         json!(number("Seccomp")),
     ));
-    // prlimit(2) tells another user's limits only with CAP_SYS_RESOURCE.
+    // prlimit(2) returns another user's limits only with CAP_SYS_RESOURCE.
     let limits = process.file("limits")?;
     for limit in &plan.rlimits {
         let show = |(soft, hard): (u64, u64)| json!({"soft": soft, "hard": hard});
@@ -278,7 +286,7 @@ fn attributes(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut V
         ("process.selinuxLabel", "attr/current", &plan.labels.selinux),
     ] {
         let Some(label) = label else { continue };
-        // Without the module there is nothing to read.
+        // Without the module the file does not exist.
         let found = process.file(name).ok();
         // AppArmor adds its mode: "docker-default (enforce)".
         let found = found.as_deref().map(|text| text.trim_end_matches(['\0', '\n']));
@@ -296,8 +304,8 @@ fn attributes(process: &Process, plan: &process::Plan, spec: &Spec, rows: &mut V
     Ok(())
 }
 
-/// The soft and the hard limit in the text of `/proc/PID/limits`: a heading, then a line for each resource in the order
-/// of their numbers, with a name of 25 columns.
+/// Returns the soft and the hard limit in the text of `/proc/PID/limits`. It has a heading and then a line
+/// for each resource, in the order of their numbers, with a name of 25 columns.
 fn rlimit(text: &str, resource: u32) -> Option<(u64, u64)> {
     let line = text.lines().nth(resource as usize + 1)?;
     let mut words = line.get(25..)?.split_whitespace();

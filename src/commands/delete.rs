@@ -86,7 +86,7 @@ pub(super) fn take(dir: Dir, mut record: Record) -> Result<()> {
 fn lost(dir: Dir, why: &anyhow::Error) -> Result<()> {
     let linux = gc::kept_linux(&dir)?;
     let path = linux.as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    for cgroup in cgroups::search::named(dir.id(), path)? {
+    for cgroup in cgroups::search::existing(dir.id(), path)? {
         log::warn(format!("the record is lost ({why:#}): removing cgroup {} of config.json", cgroup.shown()));
         launch::destroy_cgroup(&dir, &cgroup)?;
     }

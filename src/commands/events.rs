@@ -1,4 +1,5 @@
-//! `events`: what a container uses, once or again and again, and when the kernel kills in it for want of memory.
+//! `events`: the statistics of a container, once or repeatedly, and an event when the kernel kills a process
+//! in it because memory ran out.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -23,20 +24,20 @@ pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
     let process = state::pidfd(&record)?.ok_or_else(stopped)?;
     let without = || fail(Kind::Unsupported, "the container has no cgroup that counts what it uses");
     let cgroup = super::cgroup(&record)?.ok_or_else(without)?;
-    let stats = || tell("stats", &record, Some(figures(&cgroup, &record)?));
+    let stats = || print_event("stats", &record, Some(figures(&cgroup, &record)?));
     if args.stats {
         return stats();
     }
     let mut memory = Watch::open(&cgroup)?;
     let mut next = Instant::now() + args.interval;
     loop {
-        let soon = memory.as_ref().and_then(Watch::patience).map(|time| Instant::now() + time);
+        let soon = memory.as_ref().and_then(Watch::recheck_after).map(|time| Instant::now() + time);
         let until = soon.map_or(next, |soon| soon.min(next));
         let ended = wait(process.as_fd(), memory.as_ref().and_then(Watch::notice), until)?;
         if let Some(memory) = &mut memory {
-            // Before the end is told of: it may be the end's cause.
-            for _ in 0..memory.news()? {
-                tell("oom", &record, None)?;
+            // Before the end of the container, since the kill may be its cause.
+            for _ in 0..memory.new_kills()? {
+                print_event("oom", &record, None)?;
             }
         }
         if ended {
@@ -49,8 +50,8 @@ pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
     }
 }
 
-/// One line of JSON.
-fn tell(kind: &str, record: &Record, data: Option<Value>) -> Result<()> {
+/// Prints an event as one line of JSON.
+fn print_event(kind: &str, record: &Record, data: Option<Value>) -> Result<()> {
     let mut event = json!({"type": kind, "id": record.id});
     if let Some(data) = data {
         event["data"] = data;
@@ -60,7 +61,7 @@ fn tell(kind: &str, record: &Record, data: Option<Value>) -> Result<()> {
 
 fn figures(cgroup: &Cgroup, record: &Record) -> Result<Value> {
     let read = |file: &str| match cgroup.read(file) {
-        // Removed meanwhile; pressure that the kernel was told not to count.
+        // The cgroup was removed, or the kernel is configured not to count pressure.
         Err(e) if matches!(sys::errno(&e), Some(Errno::ENODEV | Errno::EOPNOTSUPP)) => Ok(None),
         other => other,
     };
@@ -70,17 +71,17 @@ fn figures(cgroup: &Cgroup, record: &Record) -> Result<Value> {
     Ok(figures)
 }
 
-/// The container's interfaces, if it does not share the host's.
+/// Returns the statistics of the container's network interfaces, unless it shares the host's.
 fn interfaces(record: &Record) -> Value {
     let Some(pid) = record.pid.filter(|_| record.namespaces.iter().any(|name| name == "network")) else {
         return Value::Null;
     };
-    // It may end at any moment, and then has none.
+    // The process may end at any moment. Then there are none.
     let text = host::procfs().and_then(|proc| Ok(fs::read_text(proc, Path::new(&format!("{pid}/net/dev")))?));
     text.map_or(Value::Null, |text| stats::interfaces(&text))
 }
 
-/// The sizes of huge pages, as cgroup files name them.
+/// Returns the sizes of huge pages as they are in the names of cgroup files.
 fn huge_page_sizes() -> Vec<String> {
     let names = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
     let mut sizes: Vec<u64> = names
@@ -100,7 +101,8 @@ fn size_name(kilobytes: u64) -> String {
     }
 }
 
-/// Waits for the process's end, a notice, or a time; true if the process has ended.
+/// Waits for the end of the process, for the signal of a kill, or until a time. Returns whether the process
+/// has ended.
 fn wait(process: BorrowedFd, notice: Option<(BorrowedFd, PollFlags)>, until: Instant) -> Result<bool> {
     let mut fds = vec![PollFd::new(process, PollFlags::POLLIN)];
     fds.extend(notice.map(|(fd, flags)| PollFd::new(fd, flags)));
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_the_names_of_files() {
+    fn sizes_are_named_as_in_files() {
         for (kilobytes, expected) in [(64, "64KB"), (2048, "2MB"), (1 << 20, "1GB"), (32 << 10, "32MB")] {
             assert_eq!(size_name(kilobytes), expected);
         }

@@ -6,7 +6,7 @@ use std::path::{Component, PathBuf};
 use oci_spec::runtime::Process;
 
 use super::create::{absolute, inherited};
-use crate::cgroups::{self, Below, Cgroup};
+use crate::cgroups::{self, Cgroup, SubCgroup};
 use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
 use crate::error::{Context, Kind, Problems, Result, fail};
@@ -61,7 +61,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         return Err(fail(Kind::Usage, "a terminal with --detach needs --console-socket"));
     }
     let beside =
-        |cgroup| cgroups::beside(cgroup, record.pid.unwrap_or_default(), target.as_fd(), host.proc.as_fd());
+        |cgroup| cgroups::current(cgroup, record.pid.unwrap_or_default(), target.as_fd(), host.proc.as_fd());
     let cgroup = record.cgroup.as_ref().map(beside).transpose().context("the container's cgroup")?;
     let below = cgroup_below(cgroup.as_ref(), &args.cgroup)?;
     let absolute = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
@@ -89,7 +89,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
 /// `--cgroup [CONTROLLERS:]PATH`: a cgroup below the container's.
 fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgroup>> {
     let [first, ..] = wanted else { return Ok(None) };
-    let below = wanted.iter().map(|text| below(text)).collect::<Result<Vec<Below>>>()?;
+    let below = wanted.iter().map(|text| below(text)).collect::<Result<Vec<SubCgroup>>>()?;
     for (i, one) in below.iter().enumerate() {
         let refuse = |message: String| Err(fail(Kind::Usage, format!("--cgroup {:?}: {message}", wanted[i])));
         if one.controllers.is_empty() && below.len() > 1 {
@@ -102,11 +102,11 @@ fn cgroup_below(cgroup: Option<&Cgroup>, wanted: &[String]) -> Result<Option<Cgr
     }
     let place = || if wanted.len() == 1 { format!("--cgroup {first:?}") } else { "--cgroup".into() };
     let above = cgroup.ok_or_else(|| fail(Kind::Usage, "the container has no cgroup")).with_context(place)?;
-    above.below(&below).with_context(place).map(Some)
+    above.sub_cgroup(&below).with_context(place).map(Some)
 }
 
 /// One `--cgroup`. A colon without a controller before it stands for all.
-fn below(text: &str) -> Result<Below> {
+fn below(text: &str) -> Result<SubCgroup> {
     let (controllers, path) = text.split_once(':').unwrap_or(("", text));
     let refuse = |message: &str| Err(fail(Kind::Usage, format!("--cgroup {text:?}: {message}")));
     let names = controllers.split(',').filter(|_| !controllers.is_empty());
@@ -118,7 +118,7 @@ fn below(text: &str) -> Result<Below> {
     if path.components().any(|c| !matches!(c, Component::Normal(_))) {
         return refuse("must be a path below the container's cgroup");
     }
-    Ok(Below { controllers, path })
+    Ok(SubCgroup { controllers, path })
 }
 
 /// The user whom the container's files must explain. A process document has ids.

@@ -172,7 +172,7 @@ pub(super) fn kept_linux(dir: &Dir) -> Result<Option<Linux>> {
 pub(super) fn nothing_runs(dir: &Dir) -> Result<()> {
     let linux = kept_linux(dir)?;
     let path = linux.as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    match cgroups::search::someone_in(host::procfs()?, dir.id(), path).context(LOST)? {
+    match cgroups::search::find_process(host::procfs()?, dir.id(), path).context(LOST)? {
         None => Ok(()),
         Some(pid) => {
             let text = format!("the record is lost, and process {pid} is in its cgroup (hint: end it first)");

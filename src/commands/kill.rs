@@ -1,4 +1,4 @@
-//! `kill`: a signal to the container's process, through a descriptor of it, or to all in its cgroup.
+//! `kill`: sends a signal to the container's first process, by a pidfd, or to every process in its cgroup.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     let signal = signal(&args.signal)?;
     let (dir, record) = super::open(globals, &args.id)?;
     if args.all {
-        // containerd sends it after the container's own process has ended, to what that has left behind.
+        // containerd uses it after the container's first process has ended, for processes that are left.
         return signal_all(&dir, &record, signal);
     }
     match super::status(&dir, &record)? {
@@ -26,7 +26,7 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
         Status::Paused => {
             signal_one(&record, signal)?;
             match super::cgroup(&record)? {
-                // On v1 what is frozen does not even die.
+                // On v1 a frozen process does not die before it is thawed.
                 Some(cgroup) if signal == libc::SIGKILL && !cgroup.v1.is_empty() => {
                     cgroup.freeze(false, Instant::now() + FREEZE)
                 }
@@ -37,7 +37,7 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     }
 }
 
-/// containerd takes these words for "it has ended already".
+/// Returns the error that containerd recognises as "the process has ended already".
 fn not_running() -> anyhow::Error {
     fail(Kind::WrongStatus, "container not running")
 }
@@ -54,19 +54,19 @@ fn signal_one(record: &Record, signal: i32) -> Result<()> {
 fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
     let _phase = trace::phase("signal all");
     let cgroup = super::cgroup(record)?;
-    // Another container may have begun in the cgroup of one that has stopped.
+    // If the container has stopped, another one may use its cgroup by now.
     if let (Some(found), Some(shared)) = (&cgroup, &record.cgroup)
         && pidfd(record)?.is_none()
         && found.populated()?
         && let Some(other) = dir.shares_cgroup(shared, &record.created, false, cgroups::populated)?
     {
-        let text = format!("--all: container {:?} has the cgroup too, and this one has stopped", other.id);
+        let text = format!("--all: container {:?} uses the same cgroup, and this one has stopped", other.id);
         return Err(fail(Kind::WrongStatus, text));
     }
     match &record.cgroup {
         Some(_) if signal == libc::SIGKILL => cgroup.map_or(Ok(()), |cgroup| cgroup.kill()),
         Some(_) => cgroup.map_or(Ok(()), |cgroup| cgroup.signal_all(signal).map(drop)),
-        // The end of a pid namespace's first process is the end of all in it.
+        // When the first process of a pid namespace ends, the kernel kills all others in it.
         None if signal == libc::SIGKILL && record.namespaces.iter().any(|n| n == "pid") => {
             signal_one(record, signal)
         }
@@ -74,7 +74,7 @@ fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
     }
 }
 
-/// A signal's number from what users and engines write: a number, or a name with or without SIG.
+/// Returns the number of a signal, which is given as a number, or as a name with or without SIG.
 fn signal(text: &str) -> Result<i32> {
     let unknown = || fail(Kind::Usage, format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {

@@ -1,4 +1,5 @@
-//! `list`: all containers of this root. One that is being created or deleted meanwhile is left out, not an error.
+//! `list`: all containers of this root. A container that is being created or deleted at the same time is left
+//! out.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,7 +17,7 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     if args.quiet {
         return super::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
-    let found = parent.map_or_else(Vec::new, |parent| look(&root, &parent, ids));
+    let found = parent.map_or_else(Vec::new, |parent| read_all(&root, &parent, ids));
     let documents: Vec<_> = found.iter().map(|(record, status)| document(record, *status)).collect();
     match args.format {
         Format::Json => super::print(&(serde_json::to_string(&documents).context("JSON")? + "\n")),
@@ -32,26 +33,26 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     }
 }
 
-/// What can be told of each.
-fn look(root: &Path, parent: &OwnedFd, ids: Vec<String>) -> Vec<(Record, Status)> {
+/// Returns the record and the status of each container.
+fn read_all(root: &Path, parent: &OwnedFd, ids: Vec<String>) -> Vec<(Record, Status)> {
     let (mut found, mut buffer) = (Vec::with_capacity(ids.len()), Vec::new());
     for id in ids {
-        let seen = match state::look(parent, &id, &mut buffer, super::frozen) {
-            Ok(None) => state::open(root, &id).and_then(|dir| look_closer(&dir)),
+        let seen = match state::read_status(parent, &id, &mut buffer, super::frozen) {
+            Ok(None) => state::open(root, &id).and_then(|dir| read_one(&dir)),
             seen => seen,
         };
         match seen {
             Ok(Some(container)) => found.push(container),
             Ok(None) => {}
             Err(e) if kind(&e) == Kind::NotFound => {}
-            // The others are worth showing.
+            // The other containers are shown all the same.
             Err(e) => log::warn(format!("list: container {id:?}: {e:#}, ignoring")),
         }
     }
     found
 }
 
-fn look_closer(dir: &state::Dir) -> Result<Option<(Record, Status)>> {
+fn read_one(dir: &state::Dir) -> Result<Option<(Record, Status)>> {
     let Some(record) = dir.find_record()? else { return Ok(None) };
     let status = super::status(dir, &record)?;
     Ok(Some((record, status)))

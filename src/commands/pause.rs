@@ -1,4 +1,4 @@
-//! `pause`: everything in the container's cgroup stands still until `resume`.
+//! `pause`: freezes every process in the container's cgroup until `resume`.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use crate::cli::Globals;
 use crate::error::{Kind, Result, fail};
 use crate::state::Status;
 
-/// How long the kernel may take to stop all of a container, or to let it go on. A process in the middle of a
-/// system call that cannot be interrupted stops at its end.
+/// How long the kernel may take to freeze or thaw a container. A process in a system call that cannot be
+/// interrupted is frozen when the call ends.
 pub(super) const FREEZE: Duration = Duration::from_secs(10);
 
 #[inline(never)]
@@ -17,7 +17,8 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     freezable(globals, id, "pause", may, |cgroup| cgroup.freeze(true, Instant::now() + FREEZE))
 }
 
-/// Does `act` to the cgroup of a container whose status allows it, while no other command changes the container.
+/// Calls `act` with the cgroup of a container if `may` allows its status. No other command changes the
+/// container meanwhile.
 pub(super) fn freezable(
     globals: &Globals,
     id: &str,

@@ -1,4 +1,5 @@
-//! `ps`: the container's processes, by its cgroup. The table is the host's ps(1), cut down to them, as runc's is.
+//! `ps`: the processes in the container's cgroup. As in runc, the table is the output of the host's ps(1),
+//! reduced to them.
 
 use std::process::{Command, Stdio};
 
@@ -20,7 +21,7 @@ pub(super) fn run(globals: &Globals, args: &Ps) -> Result<()> {
     }
 }
 
-/// What ps(1) says of the whole host.
+/// Returns the output of ps(1) for the whole host.
 fn host_ps(options: &[String]) -> Result<String> {
     let every = ["-ef".to_string()];
     let options = if options.is_empty() { &every[..] } else { options };
@@ -33,7 +34,7 @@ fn host_ps(options: &[String]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The lines of ps's output that show one of these processes, and the heading.
+/// Returns the heading and the lines of ps's output for these processes.
 fn filter(output: &str, pids: &[i32]) -> Result<String> {
     let mut lines = output.lines();
     let heading = lines.next().unwrap_or_default();

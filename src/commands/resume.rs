@@ -1,4 +1,4 @@
-//! `resume`: a paused container goes on.
+//! `resume`: thaws a paused container.
 
 use std::time::Instant;
 

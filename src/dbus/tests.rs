@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 
-/// A bus daemon of the test's own.
+/// A bus daemon for one test.
 struct Daemon {
     process: Child,
     address: String,
@@ -12,7 +12,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// None where no dbus-daemon is installed, with a word about it.
+    /// Starts the daemon. Returns `None` and says so if no dbus-daemon is installed.
     fn start(name: &str) -> Option<Self> {
         let dir = std::env::temp_dir().join(format!("corten-dbus-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
@@ -83,12 +83,14 @@ fn a_real_bus_answers() {
     bus.call(&to_daemon("ListNames", &[])).unwrap();
 }
 
-/// Someone else's signal is not the end of our job; systemd's is, also if it comes before it is waited for.
+/// Only systemd's signal ends our job, also if it arrives before the wait. A signal of another sender does
+/// not.
 #[test]
-fn jobs_end_by_the_signal_of_their_owner() {
+fn only_the_signal_of_systemd_ends_a_job() {
     let Some(daemon) = Daemon::start("jobs_end_by_the_signal_of_their_owner") else { return };
     let (mut us, mut other) = (daemon.connect(), daemon.connect());
-    us.tell(&to_daemon("AddMatch", &[Value::str("type='signal',member='JobRemoved'")])).unwrap();
+    us.call_without_reply(&to_daemon("AddMatch", &[Value::str("type='signal',member='JobRemoved'")]))
+        .unwrap();
     us.call(&to_daemon("ListNames", &[])).unwrap();
     let job = |n: u32| Value::Path(format!("/org/freedesktop/systemd1/job/{n}"));
     let mut removed = |number: u32, result: &str| {
@@ -116,12 +118,12 @@ fn jobs_end_by_the_signal_of_their_owner() {
     removed(9, "done");
     removed(9, "done");
     let forged = us.receive(Instant::now() + PATIENCE, "x").unwrap();
-    us.keep(forged);
+    us.note_job(forged);
     us.removed[0].sender = Some(":1.99".into());
     assert_eq!(us.await_job(&answer(9, ":1.1"), "x").unwrap(), "done");
 }
 
-/// What a peer says to us, and the error that comes of it.
+/// Returns the error after a peer has sent these bytes.
 fn against(said: &'static [u8], direct: bool) -> String {
     let name = format!("corten-peer-{}-{:x}", std::process::id(), said.as_ptr() as usize);
     let path = std::env::temp_dir().join(name);
@@ -131,12 +133,12 @@ fn against(said: &'static [u8], direct: bool) -> String {
         let _ = stream.write_all(said);
         let mut all = Vec::new();
         if said.ends_with(b"!") {
-            // Until the client hangs up.
+            // Until the client closes the connection.
             let _ = stream.read_to_end(&mut all);
         }
         let mut some = [0; 512];
         while said.ends_with(b"OK 1\r\n") && !all.windows(4).any(|word| word == b"Ping") {
-            // Until it has been called.
+            // Until the call has arrived.
             let read = stream.read(&mut some).unwrap();
             all.extend_from_slice(&some[..read]);
         }
@@ -150,11 +152,11 @@ fn against(said: &'static [u8], direct: bool) -> String {
 }
 
 #[test]
-fn peers_that_speak_otherwise_are_errors() {
+fn a_peer_with_another_protocol_is_an_error() {
     for (said, direct, word) in [
         (&b""[..], false, "authentication: "),
-        (b"REJECTED EXTERNAL\r\n!", false, "says \"REJECTED EXTERNAL\""),
-        (b"DATA\r\nERROR no\r\n!", false, "says \"ERROR no\""),
+        (b"REJECTED EXTERNAL\r\n!", false, "answered \"REJECTED EXTERNAL\""),
+        (b"DATA\r\nERROR no\r\n!", false, "answered \"ERROR no\""),
         (b"DATA\r\nOK 1\r\n", true, "Ping"),
         (b"DATA\r\nOK 1\r\nxxxxxxxxxxxxxxxxxxxxxxxxxx!", true, "malformed D-Bus message: neither byte order"),
         (b"DATA\r\nOK 1\r\nl\x02\0\x01\xff\xff\xff\xff\x01\0\0\0\0\0\0\0!", true, "too long"),
@@ -168,7 +170,7 @@ fn peers_that_speak_otherwise_are_errors() {
 }
 
 #[test]
-fn waits_end_and_say_for_what() {
+fn waits_end_and_name_their_purpose() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let mut bus = Bus::new(ours.into(), true);
@@ -179,7 +181,7 @@ fn waits_end_and_say_for_what() {
     assert!(text.starts_with("the job of x.scope: no answer within"), "{text}");
 }
 
-/// A client whose other end is `peer`'s, in a thread of its own.
+/// Returns a client whose peer is run by `peer` in another thread.
 fn client_of<T: Send + 'static>(
     peer: impl FnOnce(UnixStream) -> T + Send + 'static,
 ) -> (Bus, std::thread::JoinHandle<T>) {
@@ -190,7 +192,7 @@ fn client_of<T: Send + 'static>(
     (bus, std::thread::spawn(move || peer(theirs)))
 }
 
-/// A message as a peer would send it, of a kind, as an answer to a serial number or none.
+/// Returns a message of a peer, which answers the call with the serial number `reply_to`, if there is one.
 fn message(kind: u8, reply_to: Option<u32>, body: &[Value]) -> Vec<u8> {
     let interface = "org.freedesktop.systemd1.Manager";
     let call =
@@ -198,7 +200,7 @@ fn message(kind: u8, reply_to: Option<u32>, body: &[Value]) -> Vec<u8> {
     let mut bytes = call.encode(7, true);
     bytes[1] = kind;
     if let Some(serial) = reply_to {
-        // Between the fields of the header, which end at a multiple of eight bytes, and the body.
+        // Between the header, which ends at a multiple of eight bytes, and the body.
         let fields = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
         let end = (wire::FIXED + fields).next_multiple_of(8);
         let field = [&[5, 1, b'u', 0][..], &serial.to_le_bytes()].concat();
@@ -217,9 +219,9 @@ fn ping(bus: &mut Bus) -> Result<Answer> {
     bus.call(&to_daemon("Ping", &[]))
 }
 
-/// Anybody on a bus may send signals for ever. The deadline holds, and what is kept of them does not grow.
+/// Every client of a bus can send signals for ever. The deadline holds, and the kept signals do not grow.
 #[test]
-fn a_peer_that_never_stops_is_left_at_the_deadline() {
+fn endless_signals_do_not_extend_the_deadline() {
     for job in ["/org/freedesktop/systemd1/job/1".to_string(), "/x".repeat(20_000)] {
         let (mut bus, peer) = client_of(move |mut stream| {
             let signal = removed(&job);
@@ -237,14 +239,14 @@ fn a_peer_that_never_stops_is_left_at_the_deadline() {
         assert!(bus.removed.len() <= MAX_JOBS && kept <= MAX_JOBS * JOB_MAX, "{kept}");
         assert!(bus.buffer.len() <= 2 * wire::MAX);
         drop(bus);
-        // The check's check: it was still sending.
+        // This checks the test itself: the peer was still sending.
         assert!(peer.join().unwrap() > MAX_JOBS);
     }
 }
 
-/// A signal that is too long, nests too deep or is no message inside is another's mischief. An answer is not.
+/// A malformed signal may come from any client and is skipped. A malformed answer is an error.
 #[test]
-fn what_is_no_answer_and_cannot_be_read_is_passed_over() {
+fn malformed_signals_are_skipped() {
     let deep = (0..20).fold(Value::Byte(1), |value, _| value.variant());
     let bad_text = || {
         let mut bytes = message(wire::SIGNAL, None, &[Value::str("text")]);
@@ -282,7 +284,7 @@ fn what_is_no_answer_and_cannot_be_read_is_passed_over() {
 }
 
 #[test]
-fn only_an_answer_with_the_calls_serial_number_is_one() {
+fn an_answer_must_have_the_serial_number_of_the_call() {
     let say = |text: &str| [Value::str(text)];
     let mut all = Vec::new();
     for (kind, reply_to) in [
@@ -297,7 +299,7 @@ fn only_an_answer_with_the_calls_serial_number_is_one() {
         all.extend(message(kind, reply_to, &say("wrong")));
     }
     all.extend(message(wire::METHOD_RETURN, Some(1), &say("right")));
-    // Said before it is asked for, the second is there when the second call comes.
+    // The second answer is sent early, and has arrived when the second call is made.
     all.extend(message(wire::METHOD_RETURN, Some(1), &say("again")));
     let (mut bus, peer) = client_of(move |mut stream| {
         stream.write_all(&all).unwrap();
@@ -308,7 +310,7 @@ fn only_an_answer_with_the_calls_serial_number_is_one() {
     drop(peer.join().unwrap());
 }
 
-/// Descriptors that a peer sends along are not kept: it could fill the table, or have something held open.
+/// Attached descriptors are closed. A peer could otherwise fill the table, or keep a file open in corten.
 #[test]
 fn descriptors_of_a_peer_are_dropped() {
     let (mut kept, given) = UnixStream::pair().unwrap();
@@ -318,7 +320,7 @@ fn descriptors_of_a_peer_are_dropped() {
         stream
     });
     kept.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    // The check's check: as long as it is under way, it is open.
+    // This checks the test itself: the descriptor is open as long as it is on its way.
     let stream = peer.join().unwrap();
     assert!(kept.read(&mut [0]).is_err());
     ping(&mut bus).unwrap();
@@ -326,7 +328,7 @@ fn descriptors_of_a_peer_are_dropped() {
     drop(stream);
 }
 
-/// However many signals of jobs others have sent before, systemd's own is not lost.
+/// systemd's signal is not lost, however many signals about jobs other clients have sent before.
 #[test]
 fn a_flood_of_others_jobs_does_not_hide_ours() {
     let own = "/org/freedesktop/systemd1/job/7";

@@ -1,22 +1,23 @@
-//! D-Bus messages as bytes: what the D-Bus specification calls marshalling, with the types that systemd's interface
-//! needs.
+//! D-Bus messages as bytes (marshalling, in the words of the D-Bus specification), with the types that
+//! systemd's interface needs.
 //!
-//! What is read comes from a peer: lengths are checked against what is there before anything is allocated, values nest
-//! only so deep, and each takes at least a byte of the message, so that none can grow beyond its own size.
+//! A message may come from a hostile peer. Lengths are checked against the received bytes before memory is
+//! allocated. Values nest to a limited depth. Each value takes at least one byte of the message, so that
+//! their number is limited.
 
 use anyhow::anyhow;
 
 use crate::error::Result;
 
-/// The fixed part of a header: byte order, type, flags, version, length of the body, serial number, length of the
-/// header's fields.
+/// The fixed part of a header: byte order, type, flags, version, length of the body, serial number, length of
+/// the header's fields.
 pub(crate) const FIXED: usize = 16;
 
-/// The longest message that is read. Answers of systemd's are some hundred bytes long. In memory, the values of a
-/// message may take a hundred times its length.
+/// The longest message that is read, in bytes. systemd's answers have a few hundred. In memory, the values of
+/// a message may take a hundred times its length.
 pub(super) const MAX: usize = 1 << 16;
 
-/// The longest message that is one (D-Bus specification, "Message Format").
+/// The longest message that is valid, in bytes (D-Bus specification, "Message Format").
 const LIMIT: usize = 1 << 27;
 
 /// How deep values may nest; the specification allows twice 32.
@@ -27,7 +28,7 @@ pub(super) const METHOD_RETURN: u8 = 2;
 pub(super) const ERROR: u8 = 3;
 pub(super) const SIGNAL: u8 = 4;
 
-/// Flags of a message: nobody waits for its answer.
+/// The flag of a message whose sender does not wait for an answer.
 const NO_REPLY_EXPECTED: u8 = 1;
 
 /// A value with its type.
@@ -41,16 +42,16 @@ pub enum Value {
     U32(u32),
     I64(i64),
     U64(u64),
-    /// The bits of a double, so that values can be compared.
+    /// The bits of a double, which unlike doubles are comparable.
     Double(u64),
     Str(String),
     Path(String),
     Signature(String),
     Variant(Box<Value>),
-    /// The signature of the elements, for an array may have none, and the elements.
+    /// The signature of the elements, which an empty array needs too, and the elements.
     Array(String, Vec<Value>),
     Struct(Vec<Value>),
-    /// An element of a dictionary, which is an array of these.
+    /// An entry of a dictionary, which is an array of entries.
     Entry(Box<(Value, Value)>),
 }
 
@@ -71,7 +72,7 @@ impl Value {
         Self::Variant(Box::new(self))
     }
 
-    /// Text of any of the three types that are text.
+    /// Returns the text of a value of one of the three textual types.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match self {
@@ -80,7 +81,7 @@ impl Value {
         }
     }
 
-    /// The type, as D-Bus writes it.
+    /// Returns the signature of its type.
     #[must_use]
     pub fn signature(&self) -> String {
         signature(std::slice::from_ref(self))
@@ -120,7 +121,7 @@ impl Value {
         }
     }
 
-    /// Appends the value at its alignment, which counts from the beginning of `out`.
+    /// Appends the value at its alignment, which is relative to the beginning of `out`.
     fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::Byte(n) => out.push(*n),
@@ -144,7 +145,8 @@ impl Value {
             Self::Array(element, values) => {
                 write_number(out, &[0; 4]);
                 let length_at = out.len() - 4;
-                // The gap before the first element does not count, and is there for none too.
+                // The length excludes the padding before the first element. An empty array has the padding
+                // too.
                 pad(out, alignment(element.as_bytes().first().copied().unwrap_or(b'y')));
                 let start = out.len();
                 values.iter().for_each(|value| value.write(out));
@@ -185,7 +187,7 @@ fn signature(values: &[Value]) -> String {
     text
 }
 
-/// The alignment of a type, by the first byte of its signature.
+/// Returns the alignment of a type, from the first byte of its signature.
 fn alignment(kind: u8) -> usize {
     match kind {
         b'y' | b'g' | b'v' => 1,
@@ -198,7 +200,7 @@ fn alignment(kind: u8) -> usize {
 /// A method to call.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// None where systemd itself is the other end.
+    /// `None` if the peer is systemd itself.
     pub destination: Option<&'a str>,
     pub path: &'a str,
     pub interface: &'a str,
@@ -207,7 +209,7 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The message. Its receiver finds all lengths in it; they are checked by whoever is on the other side.
+    /// Returns the message. The receiver checks the lengths in it.
     pub(crate) fn encode(&self, serial: u32, answered: bool) -> Vec<u8> {
         let mut body = Vec::new();
         self.body.iter().for_each(|value| value.write(&mut body));
@@ -249,7 +251,7 @@ pub(super) fn malformed(what: &str) -> anyhow::Error {
     anyhow!("a malformed D-Bus message: {what}")
 }
 
-/// The length of the whole message that begins with `head`.
+/// Returns the length of the whole message that begins with `head`.
 pub(crate) fn length(head: &[u8; FIXED]) -> Result<usize> {
     let mut reader = Reader::new(head)?;
     reader.at = 4;
@@ -262,14 +264,14 @@ pub(crate) fn length(head: &[u8; FIXED]) -> Result<usize> {
     Ok((FIXED + fields).next_multiple_of(8) + body)
 }
 
-/// Reports whether the message that begins with `head` answers a call. A bus delivers answers only from the called
-/// service, and other messages from every client.
+/// Reports whether the message that begins with `head` answers a call. A bus delivers answers only from the
+/// called service, and other messages from every client.
 pub(super) fn is_answer(head: &[u8; FIXED]) -> bool {
     matches!(head[1], METHOD_RETURN | ERROR)
 }
 
 impl Message {
-    /// A whole message, of [`length`].
+    /// Parses a whole message of [`length`] bytes.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes)?;
         let mut message = Self { kind: bytes.get(1).copied().unwrap_or(0), ..Self::default() };
@@ -302,7 +304,7 @@ impl Message {
     }
 }
 
-/// Reads values from a message, which its peer may have written in either byte order.
+/// Reads values from a message, which may have either byte order.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -353,7 +355,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(bytes.to_vec()).map_err(|_| malformed("text that is not UTF-8"))
     }
 
-    /// The value of the first type in `types`, which is taken off there.
+    /// Returns the value of the first type in `types`, and removes the type there.
     fn value(&mut self, types: &mut &[u8], depth: u32) -> Result<Value> {
         if depth > DEPTH {
             return Err(malformed("it nests too deep"));
@@ -366,7 +368,7 @@ impl<'a> Reader<'a> {
             b'n' => Value::I16(i16::from_le_bytes(self.number()?)),
             b'q' => Value::U16(u16::from_le_bytes(self.number()?)),
             b'i' => Value::I32(i32::from_le_bytes(self.number()?)),
-            // A descriptor is an index to those that come along; none is wanted.
+            // A descriptor is an index into the attached ones, which are not used.
             b'u' | b'h' => Value::U32(self.u32()?),
             b'x' => Value::I64(i64::from_le_bytes(self.number()?)),
             b't' => Value::U64(u64::from_le_bytes(self.number()?)),

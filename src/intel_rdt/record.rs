@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The container's class of processes in resctrl, in absolute paths.
+/// The container's class in resctrl, in absolute paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClassRecord {
@@ -12,7 +12,7 @@ pub struct ClassRecord {
     pub group: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<PathBuf>,
-    /// Those of these directories that were made for the container, outermost first.
+    /// Those of these directories that were created for the container, outermost first.
     #[serde(default)]
     pub made: Vec<PathBuf>,
 }

@@ -1,8 +1,8 @@
-//! The lines of resctrl's `schemata`: `L3:0=7f0;1=1f`, a resource and its share by domain. The kernel pads with blanks
-//! and zeros, takes a line that names some of the domains only, and rounds bandwidths up: what was written is not to
-//! be found again letter by letter.
+//! The lines of resctrl's `schemata`, such as `L3:0=7f0;1=1f`: a resource and its share in each domain. The
+//! kernel pads with blanks and zeros, accepts a line with only some of the domains, and rounds bandwidths up.
+//! Therefore the text that was written cannot be compared with the file letter by letter.
 
-/// A line, taken apart.
+/// A parsed line.
 struct Line<'a> {
     name: &'a str,
     values: Vec<(&'a str, &'a str)>,
@@ -25,34 +25,34 @@ impl<'a> Line<'a> {
     }
 }
 
-/// A number without what means nothing.
+/// Returns a number without leading zeros and `0x`.
 fn significant(number: &str) -> &str {
     let number = number.trim();
     let digits = number.strip_prefix("0x").unwrap_or(number).trim_start_matches('0');
     if digits.is_empty() { &number[number.len().saturating_sub(1)..] } else { digits }
 }
 
-/// The resource that a line is about, if it is one.
+/// Returns the resource of a line, or `None` if the line is malformed.
 #[must_use]
 pub(super) fn name(line: &str) -> Option<&str> {
     Line::parse(line).map(|line| line.name)
 }
 
-/// What a text of many lines says of a resource.
+/// Returns the line for a resource.
 #[must_use]
-pub(super) fn of<'a>(text: &'a str, resource: &str) -> Option<&'a str> {
+pub(super) fn line_of<'a>(text: &'a str, resource: &str) -> Option<&'a str> {
     text.lines().find(|line| name(line) == Some(resource)).map(str::trim)
 }
 
-/// Whether `present` gives what the line asks for, but for what a `later` line asks for otherwise. Bandwidth may be
-/// rounded up to a multiple of `step`.
+/// Reports whether `present` has the values of the line, except for those that a `later` line overrides. A
+/// bandwidth may be rounded up to a multiple of `step`.
 #[must_use]
 pub(super) fn holds<S: AsRef<str>>(asked: &str, later: &[S], present: &str, step: u64) -> bool {
     let Some(asked) = Line::parse(asked) else { return false };
     let later: Vec<Line> = later.iter().filter_map(|line| Line::parse(line.as_ref())).collect();
     let overridden =
         |domain: &str| later.iter().any(|line| line.name == asked.name && line.value(domain).is_some());
-    let present = of(present, asked.name).and_then(Line::parse);
+    let present = line_of(present, asked.name).and_then(Line::parse);
     asked.values.iter().filter(|(domain, _)| !overridden(domain)).all(|(domain, value)| {
         let found = present.as_ref().and_then(|line| line.value(domain));
         found.is_some_and(|found| same(asked.name, value, found, step))
@@ -65,7 +65,8 @@ fn same(resource: &str, asked: &str, found: &str, step: u64) -> bool {
     asked.eq_ignore_ascii_case(found) || (resource == "MB" && up())
 }
 
-/// `text` with what `line` says otherwise, as the kernel keeps the domains that a line does not name.
+/// Returns `text` with the values of `line`. As in the kernel, the domains that are not in `line` keep their
+/// values.
 #[must_use]
 pub(super) fn merged(text: &str, line: &str) -> String {
     let Some(new) = Line::parse(line) else { return text.to_string() };
@@ -122,9 +123,9 @@ mod tests {
         assert!(!holds("MB:0=15", &none, PRESENT, 0));
     }
 
-    /// config-linux.md#intelrdt: `schemata` comes last, and its word stands.
+    /// config-linux.md#intelrdt: `schemata` is applied last.
     #[test]
-    fn a_later_line_has_the_last_word() {
+    fn a_later_line_overrides_an_earlier_one() {
         for (asked, later, expected) in [
             ("L3:0=1;1=0", &["L3:0=7f0"][..], true),
             ("L3:0=1;1=1", &["L3:0=7f0"], false),
@@ -147,8 +148,8 @@ mod tests {
         ] {
             assert_eq!(name(line), expected, "{line}");
         }
-        assert_eq!(of(PRESENT, "MB"), Some("MB:0= 20;1=100"));
-        assert_eq!(of(PRESENT, "L4"), None);
+        assert_eq!(line_of(PRESENT, "MB"), Some("MB:0= 20;1=100"));
+        assert_eq!(line_of(PRESENT, "L4"), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What a class has and what it uses, in the form of runc's `events`. What the machine does not have is left out.
+//! The settings and the usage of a class, in the form of runc's `events`. Members that the machine lacks are
+//! left out.
 
 use std::path::Path;
 
@@ -7,17 +8,18 @@ use serde_json::{Map, Value, json};
 use super::{ClassRecord, schemata};
 use crate::sys::fs;
 
-/// What a file says, if there is one.
+/// Returns the trimmed text of a file, or `None` if it cannot be read.
 pub(super) fn read(path: &Path) -> Option<String> {
     fs::read_text(fs::CWD, path).ok().map(|text| text.trim().to_string())
 }
 
-/// A number; what cannot be counted now is a word.
+/// Returns the number in a file. A figure that cannot be counted now is shown as a word, such as
+/// `Unavailable`.
 pub(super) fn number(path: &Path) -> Option<u64> {
     read(path)?.parse().ok()
 }
 
-/// The member `intel_rdt`.
+/// Returns the member `intel_rdt`.
 #[must_use]
 pub fn stats(record: &ClassRecord) -> Value {
     let mut all = Map::new();
@@ -34,7 +36,7 @@ pub fn stats(record: &ClassRecord) -> Value {
     for (suffix, dir) in [("_root", &record.mount), ("", &record.group)] {
         let Some(text) = read(&dir.join("schemata")) else { continue };
         for (member, resource) in [("l3_cache_schema", "L3"), ("mem_bw_schema", "MB")] {
-            if let Some(line) = schemata::of(&text, resource) {
+            if let Some(line) = schemata::line_of(&text, resource) {
                 all.insert(format!("{member}{suffix}"), json!(line));
             }
         }
@@ -63,7 +65,7 @@ fn put(all: &mut Map<String, Value>, member: &str, value: Map<String, Value>) {
     }
 }
 
-/// The L3 caches that are counted for, in their order.
+/// Returns the directories of the monitored L3 caches, sorted.
 fn domains(data: &Path) -> Vec<String> {
     let names = std::fs::read_dir(data).into_iter().flatten().flatten();
     let mut names: Vec<String> = names

@@ -1,6 +1,6 @@
-//! What is decided, as rows; and what is done, on plain directories where resctrl would be. A directory that is made
-//! there has no files in it, and so these tests are of classes that are there, and of what is undone. Nobody here has
-//! the hardware: what the kernel makes of `schemata` is not seen by any test.
+//! The plan is tested by rows, and its execution on plain directories instead of resctrl. A directory that is
+//! created there has no files, so that these tests cover existing classes and the removal. Without the
+//! hardware no test shows what the kernel does with `schemata`.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ fn planned(asked: &Value, id: &str, mount: Option<&Path>) -> (Option<Plan>, Stri
     (plan, problems.to_string(), warnings)
 }
 
-/// config-linux.md#intelrdt: the name of the class, and where the monitoring group is.
+/// config-linux.md#intelrdt: the name of the class, and the path of the monitoring group.
 #[test]
 fn classes_have_names() {
     for (asked, group, named, monitor) in [
@@ -35,8 +35,8 @@ fn classes_have_names() {
     }
 }
 
-/// config-linux.md#intelrdt: `l3CacheSchema` and `memBwSchema` in one write, without the former's lines for the
-/// bandwidth; `schemata` in a later one.
+/// config-linux.md#intelrdt: `l3CacheSchema` and `memBwSchema` in one write, without the former's lines for
+/// the bandwidth; `schemata` in a later one.
 #[test]
 fn schemas_become_writes() {
     let (l3, mb) = ("L3:0=7f0;1=1f", "MB:0=20;1=70");
@@ -61,7 +61,7 @@ fn schemas_become_writes() {
 }
 
 #[test]
-fn what_is_wrong_is_told_by_its_place() {
+fn errors_name_their_place() {
     for (asked, id, expected) in [
         (json!({"closID": "."}), "c1", "linux.intelRdt.closID: the class \".\" is not the name"),
         (json!({"closID": ".."}), "c1", "linux.intelRdt.closID: the class \"..\" is not the name"),
@@ -105,7 +105,7 @@ fn what_is_wrong_is_told_by_its_place() {
     assert!(problems.contains("; linux.intelRdt.closID: "), "all at once: {problems}");
 }
 
-/// A tree with the class `gold`, and the default one.
+/// A directory with the class `gold` and the default class.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -141,9 +141,9 @@ impl Drop for Tree {
     }
 }
 
-/// config-linux.md#intelrdt: a class that is there is compared with what is asked, and never written to.
+/// config-linux.md#intelrdt: an existing class is compared with the configuration, and never written to.
 #[test]
-fn a_class_that_is_there_must_fit() {
+fn an_existing_class_must_have_the_values() {
     let tree = Tree::new("fits");
     for (asked, expected) in [
         (json!({"closID": "gold"}), ""),
@@ -157,39 +157,39 @@ fn a_class_that_is_there_must_fit() {
         (json!({"closID": "iron"}), "linux.intelRdt.closID: the class"),
         (json!({"closID": "gold", "enableMbm": true}), "linux.intelRdt.enableMBM: this machine does not"),
     ] {
-        match look(&tree.plan(&asked)) {
+        match claim(&tree.plan(&asked)) {
             Ok(record) => assert_eq!((record.made.len(), expected), (0, ""), "{asked}"),
             Err(e) => assert!(!expected.is_empty() && e.to_string().starts_with(expected), "{asked}: {e}"),
         }
     }
     std::fs::create_dir_all(tree.0.join("c1")).unwrap();
-    let error = look(&tree.plan(&json!({}))).unwrap_err().to_string();
+    let error = claim(&tree.plan(&json!({}))).unwrap_err().to_string();
     assert!(error.contains("c1 exists already"), "{error}");
     std::fs::create_dir_all(tree.0.join("gold/mon_groups/c1")).unwrap();
     let error =
-        look(&tree.plan(&json!({"closID": "gold", "enableMonitoring": true}))).unwrap_err().to_string();
+        claim(&tree.plan(&json!({"closID": "gold", "enableMonitoring": true}))).unwrap_err().to_string();
     assert!(error.starts_with("linux.intelRdt.enableMonitoring: "), "{error}");
     std::fs::remove_dir_all(tree.0.join("mon_groups")).unwrap();
-    let error = look(&tree.plan(&json!({"closID": "/", "enableMonitoring": true}))).unwrap_err().to_string();
+    let error = claim(&tree.plan(&json!({"closID": "/", "enableMonitoring": true}))).unwrap_err().to_string();
     assert!(error.contains("no monitoring"), "{error}");
 }
 
-/// What is on record is what was made: one that another has made meanwhile is not the container's to remove.
+/// A class that another container has created in the meantime is not on record, and is not removed.
 #[test]
-fn only_what_was_made_is_removed() {
+fn only_directories_that_were_created_are_removed() {
     let tree = Tree::new("made");
     let gone = |dir: &str| !tree.0.join(dir).exists();
 
-    // The directory is made, and without the kernel there is no file in it to write to.
+    // The directory is created. Without the kernel it has no file to write to.
     let plan = tree.plan(&json!({"closID": "iron", "l3CacheSchema": "L3:0=1"}));
-    let mut record = look(&plan).unwrap();
+    let mut record = claim(&plan).unwrap();
     assert_eq!(record.made, [tree.0.join("iron")]);
     let error = format!("{:#}", make(&plan, &mut record).unwrap_err());
     assert!(error.starts_with("linux.intelRdt.l3CacheSchema: "), "{error}");
     assert!(!gone("iron"));
     remove(&record).unwrap();
     assert!(gone("iron"));
-    // Again, after an interruption.
+    // The removal is repeated after an interruption.
     remove(&record).unwrap();
 
     for (asked, error) in [
@@ -202,7 +202,7 @@ fn only_what_was_made_is_removed() {
         (json!({"closID": "gold", "enableMonitoring": true}), "linux.intelRdt.enableMonitoring: mkdirat("),
     ] {
         let plan = tree.plan(&asked);
-        let mut record = look(&plan).unwrap();
+        let mut record = claim(&plan).unwrap();
         let faster = record.made[0].clone();
         std::fs::create_dir(&faster).unwrap();
         std::fs::write(faster.join("schemata"), "L3:0=1\n").unwrap();
@@ -217,8 +217,8 @@ fn only_what_was_made_is_removed() {
     }
 }
 
-/// A class with processes of others is left to them, also if its name is the container's id, which others can name too.
-/// Its own monitoring group goes all the same.
+/// A class with other processes is left, also if it is named by the container's id. The container's
+/// monitoring group is removed all the same.
 #[test]
 fn a_class_with_others_in_it_is_left() {
     let tree = Tree::new("others");
@@ -237,7 +237,7 @@ fn others_keep(tree: &Tree, class: &str) {
         monitor: Some(monitor.clone()),
         made: vec![iron.clone(), monitor.clone()],
     };
-    // The files of a plain directory stand in its way, as those of resctrl do not.
+    // A plain directory with files cannot be removed, unlike one of resctrl.
     let tasks = |text: &str| tree.file(&format!("{class}/tasks"), text);
     tasks(&format!("0\n{}\n", std::process::id()));
     remove(&record).unwrap();
@@ -246,30 +246,30 @@ fn others_keep(tree: &Tree, class: &str) {
     assert_eq!(sys::errno(&remove(&record).unwrap_err()), Some(Errno::ENOTEMPTY), "it was tried");
 }
 
-/// The class comes first: the kernel takes nobody into a monitoring group who is not in its class.
+/// The class is joined first: the kernel refuses a monitoring group to a process that is not in its class.
 #[test]
-fn processes_enter_by_tasks() {
+fn processes_join_by_tasks() {
     let tree = Tree::new("enter");
     std::fs::create_dir(tree.0.join("gold/mon_groups/c1")).unwrap();
     tree.file("gold/mon_groups/c1/tasks", "");
     let gold = tree.0.join("gold");
     let monitor = Some(gold.join("mon_groups/c1"));
     let record = ClassRecord { mount: tree.0.clone(), group: gold, monitor, made: Vec::new() };
-    let opened = doors(&record).unwrap();
+    let opened = join_fds(&record).unwrap();
     let first = fs::readlinkat(fs::CWD, &fs::proc_fd(opened[0].as_fd())).unwrap();
     assert!(first.ends_with("gold/tasks"), "{first:?}");
-    enter(opened).unwrap();
+    join(opened).unwrap();
     assert_eq!(
         (tree.text("gold/tasks"), tree.text("gold/mon_groups/c1/tasks")),
         ("0\n".into(), "0\n".into())
     );
     std::fs::remove_file(tree.0.join("gold/tasks")).unwrap();
-    assert!(format!("{:#}", doors(&record).unwrap_err()).starts_with("linux.intelRdt: open"));
+    assert!(format!("{:#}", join_fds(&record).unwrap_err()).starts_with("linux.intelRdt: open"));
 }
 
-/// `update` changes a class of the container's own, and what differs only.
+/// `update` writes only the differences, and only to a class that was created for the container.
 #[test]
-fn updates_are_of_a_class_of_ones_own() {
+fn only_the_containers_own_class_is_updated() {
     let tree = Tree::new("update");
     let gold = tree.0.join("gold");
     let made = vec![gold.clone()];
@@ -280,7 +280,7 @@ fn updates_are_of_a_class_of_ones_own() {
         (
             Some(ClassRecord { made: Vec::new(), ..own.clone() }),
             l3("L3:0=1"),
-            "was not made for this container",
+            "was not created for this container",
         ),
         (Some(own.clone()), l3("L3"), "--l3-cache-schema: \"L3\" is not of the form"),
         (Some(own.clone()), l3("L3CODE:0=1"), "--l3-cache-schema: this machine has no L3CODE to share"),
@@ -293,7 +293,7 @@ fn updates_are_of_a_class_of_ones_own() {
     let update = Update::plan(Some(&own), &both).unwrap();
     let changes: Vec<_> = update.changes.iter().map(|c| (c.before.as_deref(), c.after.as_str())).collect();
     assert_eq!(changes, [(Some("L3:0=07f0;1=001f"), "L3:0=3")]);
-    // Only the beginning of a plain file is written over.
+    // The write replaces only the beginning of a plain file.
     tree.file("gold/schemata", "");
     update.apply().unwrap();
     assert_eq!(tree.text("gold/schemata"), "L3:0=3\n");
@@ -302,7 +302,7 @@ fn updates_are_of_a_class_of_ones_own() {
 }
 
 #[test]
-fn the_kept_configuration_follows() {
+fn the_saved_configuration_is_updated() {
     let new = |l3: &str, mb: &str| [("l3CacheSchema", l3.to_string()), ("memBwSchema", mb.to_string())];
     for (before, schemas, expected) in [
         (
@@ -327,7 +327,7 @@ fn the_kept_configuration_follows() {
     }
 }
 
-/// The members of runc's `events`; what is not there, or cannot be counted now, is left out.
+/// The members are those of runc's `events`. Figures that do not exist or cannot be counted now are left out.
 #[test]
 fn statistics_are_those_of_runc() {
     let tree = Tree::new("stats");

@@ -1,4 +1,5 @@
-//! Other shares for a container that runs: only what differs, and only for a class that was made for it.
+//! New shares for a container that runs. Only the differences are written, and only to a class that was
+//! created for it.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::error::{Context, Kind, Problems, Result, fail};
 use crate::log;
 use crate::sys::fs;
 
-/// What `update` is to change.
+/// The changes that `update` is to make.
 #[derive(Debug)]
 pub struct Update<'a> {
     record: &'a ClassRecord,
@@ -16,14 +17,16 @@ pub struct Update<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// `schemas` are the members of the configuration that are to be others.
+    /// Plans the changes. `schemas` are members of the configuration with their new values.
     pub fn plan(record: Option<&'a ClassRecord>, schemas: &[(&'static str, String)]) -> Result<Self> {
         let options = "--l3-cache-schema, --mem-bw-schema";
         let refuse = |why: String| Err(fail(Kind::Unsupported, format!("{options}: {why}")));
         let Some(record) = record else { return refuse(format!("the container has no {PLACE}")) };
         if !record.made.contains(&record.group) {
             let class = record.group.display();
-            return refuse(format!("the class {class} was not made for this container, and is others' too"));
+            return refuse(format!(
+                "the class {class} was not created for this container, and may be shared"
+            ));
         }
         let (mut problems, mut warnings, mut lines) = (Problems::default(), Vec::new(), Vec::new());
         for (member, text) in schemas {
@@ -38,7 +41,7 @@ impl<'a> Update<'a> {
         let (mut changes, step) = (Vec::new(), step(&record.mount));
         for Line { place, text } in lines {
             let name = schemata::name(&text).unwrap_or_default();
-            let Some(before) = schemata::of(&present, name) else {
+            let Some(before) = schemata::line_of(&present, name) else {
                 return Err(fail(Kind::Unsupported, format!("{place}: this machine has no {name} to share")));
             };
             let none: [&str; 0] = [];
@@ -58,7 +61,7 @@ impl<'a> Update<'a> {
         self.write(|change| Some(&change.after))
     }
 
-    /// Brings the former shares back, after an error that tells more than what goes wrong here.
+    /// Restores the former shares after another error. Its own errors are only warnings.
     pub fn undo(&self) {
         if let Err(e) = self.write(|change| change.before.as_ref()) {
             log::warn(format!("undoing: {e:#}, ignoring"));
@@ -73,7 +76,8 @@ impl<'a> Update<'a> {
     }
 }
 
-/// The kept configuration's `linux.intelRdt` with the new members. `schemata`, which has the last word, says so too.
+/// Changes the saved configuration's `linux.intelRdt` to the new values, also in `schemata`, which would
+/// override them.
 pub fn kept(rdt: &mut Value, schemas: &[(&'static str, String)]) {
     for (member, text) in schemas {
         for line in text.lines().filter(|line| *member != "l3CacheSchema" || !line.starts_with("MB:")) {

@@ -34,7 +34,7 @@ pub(super) fn make_class(plan: &Plan, record: &mut Record) -> Result<Vec<OwnedFd
     match (&plan.intel_rdt, &mut record.intel_rdt) {
         (Some(plan), Some(record)) => {
             intel_rdt::make(plan, record)?;
-            intel_rdt::doors(record)
+            intel_rdt::join_fds(record)
         }
         _ => Ok(Vec::new()),
     }

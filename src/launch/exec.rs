@@ -156,7 +156,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
     let (ours, theirs) = Channel::pair()?;
     let mut doors = request.cgroup.map_or(Ok(Vec::new()), Cgroup::join_fds)?;
     // Not a child of the container's process, and so not in its class by birth.
-    let classes = request.record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::doors)?;
+    let classes = request.record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::join_fds)?;
     if !entry.between || task::euid() == 0 {
         // The container's processes are about to see ours: they must not be able to look into it. As a user we could
         // not set its limits then: it hides before it enters.
@@ -169,7 +169,7 @@ fn spawn(request: &Request, entry: Entry, console_socket: Option<OwnedFd>) -> Re
         end_with(theirs, |report| {
             die_with_parent()?;
             cgroups::join(doors)?;
-            intel_rdt::enter(classes)?;
+            intel_rdt::join(classes)?;
             let own =
                 [console_socket.as_ref(), entry.root.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
             let needed = [report.fd(), proc, request.target].map(|fd| fd.as_raw_fd());
@@ -242,7 +242,7 @@ fn clone_inside<'a>(
 fn cgroup_of_target(request: &Request) -> Result<Option<cgroups::Directory>> {
     let above = request.cgroup.and_then(|cgroup| cgroup.unified.as_ref());
     let (Some(pid), Some(above)) = (request.record.pid, above) else { return Ok(None) };
-    let below = cgroups::below(&above.path, pid, request.host.proc.as_fd())?;
+    let below = cgroups::current_below(&above.path, pid, request.host.proc.as_fd())?;
     match &below {
         // The container may have chosen it, and frozen it: the process would never come to its program.
         Some(below) if request.status != Status::Paused && below.frozen()? => {

@@ -88,7 +88,7 @@ pub(super) fn first(mut container: Container, report: &mut Channel) -> Result<In
     die_with_parent()?;
     let enters = !container.doors.is_empty();
     cgroups::join(std::mem::take(&mut container.doors))?;
-    intel_rdt::enter(std::mem::take(&mut container.classes))?;
+    intel_rdt::join(std::mem::take(&mut container.classes))?;
     fs::close_all_but(container.descriptors(report))?;
     let namespaces = &container.plan.namespaces;
     match container.stages {

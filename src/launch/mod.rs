@@ -104,7 +104,7 @@ pub fn create(request: &Request) -> Result<Launched> {
 
     let mut record = record(request, missing)?;
     record.under_root = rootfs::mounted(&plan.rootfs)?;
-    record.intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::look).transpose()?;
+    record.intel_rdt = plan.intel_rdt.as_ref().map(intel_rdt::claim).transpose()?;
     let dir = state::create_dir(request.root, request.id)?;
     let result = (|| {
         dir.save(&record)?;

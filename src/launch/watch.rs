@@ -72,7 +72,7 @@ impl Watch {
         let held = match procstat::state_letter(pid)? {
             Some('T') => Some("it was stopped by a signal".into()),
             Some('t') => Some("it was stopped by a tracer".into()),
-            _ => cgroups::freezing(pid, host::procfs()?)?
+            _ => cgroups::frozen_cgroup(pid, host::procfs()?)?
                 .map(|dir| format!("the cgroup {} is frozen", dir.display())),
         };
         if held.is_none() && (self.patient.get() || silent < SILENCE) {

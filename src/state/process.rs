@@ -1,4 +1,4 @@
-//! The container's own process, found again by its record.
+//! The container's first process, found by its record.
 
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::procstat::{Stat, boot_id, read_stat};
 use crate::sys;
 
-/// The container's own process, unless it has ended.
+/// Returns the container's first process, unless it has ended.
 pub(super) fn alive(record: &Record) -> Result<Option<Stat>> {
     let Some(pid) = record.pid else { return Ok(None) };
     let Some(stat) = read_stat(pid)? else { return Ok(None) };
@@ -17,13 +17,14 @@ pub(super) fn alive(record: &Record) -> Result<Option<Stat>> {
     Ok(if same && record.boot_id == boot_id()? { Some(stat) } else { None })
 }
 
-/// A descriptor of the container's process, unless it has ended. What is done through it cannot hit a stranger.
+/// Returns a descriptor of the container's first process, unless it has ended. Unlike its id, the descriptor
+/// never refers to another process.
 pub fn pidfd(record: &Record) -> Result<Option<OwnedFd>> {
     let Some(pid) = record.pid.filter(|pid| *pid > 0) else { return Ok(None) };
     match sys::task::pidfd_open(pid) {
-        // The descriptor was taken first: if the process is the recorded one now, it was then.
+        // The descriptor was opened first. If the id belongs to the recorded process now, it did so then.
         Ok(fd) => Ok(alive(record)?.map(|_| fd)),
-        // EINVAL, and ENOENT on newer kernels: the number is by now that of another process's thread.
+        // EINVAL, or ENOENT on newer kernels: the id belongs to a thread of another process by now.
         Err(e) if matches!(e.errno, Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => Ok(None),
         Err(e) => Err(e.into()),
     }

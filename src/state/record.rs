@@ -1,4 +1,4 @@
-//! The facts in state.json, the status that follows from them, and the documents that show it to others.
+//! The facts in state.json, the status that is derived from them, and the documents that show it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,14 +11,14 @@ use crate::cgroups::CgroupRecord;
 use crate::intel_rdt::ClassRecord;
 use crate::procstat::Stat;
 
-/// Who made the container.
+/// The user who created the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pub uid: u32,
     pub name: String,
 }
 
-/// Facts only: nothing here changes with what the container does.
+/// The facts about a container. They do not change with what the container does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
@@ -26,41 +26,42 @@ pub struct Record {
     /// Absolute, as `rootfs`.
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
-    /// What the bundle declares: some rules differ by version.
+    /// The bundle's version, on which some rules depend.
     pub oci_version: String,
     pub pid: Option<i32>,
     /// In the kernel's ticks after boot.
     pub start_time: Option<u64>,
     pub boot_id: String,
-    /// The mount that was at `rootfs` before, where ours is on top of it in the host's namespace and must go with the
-    /// container.
+    /// The id of the mount that was at `rootfs` before. It is set if the container's root is mounted over it
+    /// in the host's namespace, and must be removed with the container.
     #[serde(default)]
     pub under_root: Option<u64>,
-    /// Ours, once it is there.
+    /// The id of the container's root mount in that case, once it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_mount: Option<u64>,
     pub cgroup: Option<CgroupRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<ClassRecord>,
-    /// Its processes keep their caller's session keyring, those of `exec` too.
+    /// The container's processes, also those of `exec`, keep their caller's session keyring.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub callers_keyring: bool,
     /// The name of the session keyring; empty in the record of an older version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
-    /// The types of namespaces that are not the host's.
+    /// The types of the namespaces that are not the host's.
     pub namespaces: Vec<String>,
     pub owner: Owner,
     /// RFC 3339.
     pub created: String,
-    /// `create` has come to its end.
+    /// `create` has finished.
     pub created_done: bool,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// The kept configuration has poststart hooks or a seccomp listener, or lacks a process: else `start` need not read it.
+    /// The saved configuration has poststart hooks or a seccomp listener, or has no process. Otherwise
+    /// `start` need not read it.
     #[serde(default)]
     pub start_reads_config: bool,
-    /// Likewise for `delete`: there are poststop hooks.
+    /// The saved configuration has poststop hooks. Otherwise `delete` need not read it.
     #[serde(default)]
     pub delete_reads_config: bool,
 }
@@ -96,7 +97,8 @@ impl fmt::Display for Status {
     }
 }
 
-/// The status of a container whose process is `stat`, or has ended. `being_created`: `create` is still at work.
+/// Derives the status of a container from its process, which is `None` if it has ended. `being_created` means
+/// that `create` still runs.
 pub(super) fn derive(record: &Record, stat: Option<&Stat>, being_created: bool) -> Status {
     match stat {
         Some(_) if !record.created_done => Status::Creating,
@@ -107,7 +109,7 @@ pub(super) fn derive(record: &Record, stat: Option<&Stat>, being_created: bool) 
     }
 }
 
-/// What `state` and `list` print, runc's members in runc's order.
+/// The document that `state` and `list` print, with runc's members in runc's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document<'a> {
@@ -139,7 +141,8 @@ pub fn document(record: &Record, status: Status) -> Document<'_> {
     }
 }
 
-/// The state that hooks read on stdin (runtime.md#state). The process id is that in the hook's namespace.
+/// Returns the state that hooks read on stdin (runtime.md#state). `pid` is the process id in the hook's pid
+/// namespace.
 #[must_use]
 pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
     #[derive(Serialize)]
@@ -162,11 +165,11 @@ pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
         bundle: record.bundle.to_string_lossy(),
         annotations: &record.annotations,
     };
-    // Strings and numbers always have a JSON form.
+    // Strings and numbers can always be serialised.
     serde_json::to_string(&state).unwrap_or_default()
 }
 
-/// Who `uid` is, by the host's /etc/passwd; the number if it has no name there.
+/// Returns the name of `uid` in the host's /etc/passwd, or the number if it has no name there.
 #[must_use]
 pub fn owner(uid: u32) -> Owner {
     let name = match uid {

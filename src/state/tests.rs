@@ -55,7 +55,7 @@ fn the_root_is_the_users_own() {
 }
 
 #[test]
-fn stat_lines_are_read_past_any_name() {
+fn stat_lines_are_parsed_whatever_the_name_contains() {
     let tail = "S 1 7 7 0 -1 4194368 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2";
     let expected = Stat { state: 'S', flags: 4_194_368, threads: 3, start_time: 987_654 };
     for name in ["sh", "a b", ")", "x) R 1 (", ""] {
@@ -67,7 +67,7 @@ fn stat_lines_are_read_past_any_name() {
 }
 
 #[test]
-fn the_status_follows_from_the_process() {
+fn the_status_is_derived_from_the_process() {
     const NOT_EXECED: u32 = 0x40;
     let stat = |flags| Some(Stat { state: 'S', flags, threads: 1, start_time: 5 });
     // create has ended, has a pid, process, being created
@@ -144,7 +144,7 @@ fn documents_have_the_members_that_others_read() {
     }
 }
 
-/// A directory of this test's own.
+/// A directory for one test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -200,7 +200,7 @@ fn a_container_is_made_found_and_removed() {
 }
 
 #[test]
-fn a_lock_on_a_deleted_container_is_none() {
+fn locking_a_deleted_container_fails() {
     let scratch = Scratch::new("lock");
     let first = create_dir(&scratch.0, "a").unwrap();
     let second = open(&scratch.0, "a").unwrap();
@@ -211,12 +211,12 @@ fn a_lock_on_a_deleted_container_is_none() {
 }
 
 #[test]
-fn what_a_killed_delete_left_goes_away() {
+fn the_leftovers_of_a_killed_delete_are_removed() {
     let scratch = Scratch::new("trash");
     let trash = scratch.0.join(".deleted:a:1");
     std::fs::create_dir(&trash).unwrap();
     std::fs::write(trash.join("state.json"), "{}").unwrap();
-    // Nobody makes directories there; one would not be followed.
+    // corten creates no directories there, and would not remove one.
     let strange = scratch.0.join(".deleted:b:1");
     std::fs::create_dir_all(strange.join("tree")).unwrap();
     assert!(listed(&scratch.0).unwrap().is_empty());
@@ -225,7 +225,7 @@ fn what_a_killed_delete_left_goes_away() {
 }
 
 #[test]
-fn processes_are_known_by_more_than_their_id() {
+fn a_process_id_alone_identifies_no_process() {
     let scratch = Scratch::new("status");
     let dir = create_dir(&scratch.0, "a").unwrap();
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
@@ -258,14 +258,15 @@ fn processes_are_known_by_more_than_their_id() {
     assert_eq!(status(&good), Status::Stopped);
 }
 
-/// A process that clone(2) made and that has not called execve(2) is the init of a container that waits for `start`.
+/// A process that clone(2) made and that has not called execve(2) is the init of a container that waits for
+/// `start`.
 #[test]
-fn a_copy_that_has_not_execed_is_created() {
+fn a_clone_before_execve_is_created() {
     use sys::task::{Exit, Forked, clone3, exit_now, pidfd_send_signal, wait};
     let scratch = Scratch::new("created");
     let dir = create_dir(&scratch.0, "a").unwrap();
     match clone3(0, None).unwrap() {
-        // Other tests' threads are not copied: nothing that locks may be called here.
+        // The threads of other tests are not cloned. A lock that one of them holds would never be released.
         Forked::Child => {
             nix::unistd::pause();
             exit_now(0)
@@ -281,7 +282,8 @@ fn a_copy_that_has_not_execed_is_created() {
     }
 }
 
-/// Whoever may make directories in the root of the states, as in /tmp, could name any cgroup in one, or a fifo as its record.
+/// A user who can create directories in the root of the states, as in /tmp, could name any cgroup in a
+/// record, or make the record a fifo.
 #[test]
 fn records_in_another_users_directory_are_not_read() {
     use std::os::unix::fs::chown;

@@ -104,7 +104,8 @@ fn a_class_that_is_there_is_joined() {
         let executed: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
         assert_eq!(place(executed), "/gold");
         assert_eq!(record(t)["intelRdt"], json!({"mount": STAND_IN, "group": class("gold"), "made": []}));
-        t.corten(&["update", "--l3-cache-schema", "L3:0=f", "c1"]).fails("was not made for this container");
+        t.corten(&["update", "--l3-cache-schema", "L3:0=f", "c1"])
+            .fails("was not created for this container");
 
         let applied: Value = serde_json::from_str(&t.corten(&["state", "--applied", "c1"]).ok()).unwrap();
         let row = json!({"place": "linux.intelRdt", "file": class("gold").join("tasks"), "asked": pid, "applied": pid, "ok": true});

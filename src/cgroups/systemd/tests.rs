@@ -112,7 +112,7 @@ fn properties_come_from_annotations_and_limits() {
     assert_eq!(values("TimeoutStopUSec"), [&Value::U64(2_000_000)]);
     assert_eq!(values("Slice"), [&Value::str("a.slice")]);
     assert_eq!(values("Delegate"), [&Value::Bool(true)]);
-    // The later one holds: nobody loosens a limit by an annotation.
+    // The later property is used, so that an annotation cannot raise a limit.
     assert_eq!(values("MemoryMax"), [&Value::U64(1), &Value::U64(4096)]);
 
     let bad = HashMap::from([annotation("PIDs", "[uint32 1]"), annotation("KillSignal", "SIGTERM")]);
@@ -125,7 +125,7 @@ fn properties_come_from_annotations_and_limits() {
 }
 
 #[test]
-fn systemd_is_met_where_the_environment_says() {
+fn the_environment_says_where_systemd_listens() {
     let path = |path: &str, direct| (Address::Path(path.into()), direct);
     for (user, env, expected) in [
         (false, vec![], vec![path("/run/dbus/system_bus_socket", false), path("/run/systemd/private", true)]),
@@ -148,6 +148,6 @@ fn systemd_is_met_where_the_environment_says() {
     ] {
         let env =
             |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_string());
-        assert_eq!(places(user, env, 1000), expected);
+        assert_eq!(addresses(user, env, 1000), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! Making the container's cgroups in v1's hierarchies, with their limits, before anyone is inside.
+//! The creation of a cgroup in a hierarchy of v1 with its limits, before a process is in it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,12 @@ use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 use crate::trace;
 
-/// How often a directory may vanish under our hands, because another container was the last in it.
+/// How often a directory may be removed while it is being used here, because another container was the last
+/// one in it.
 const TRIES: u32 = 10;
 
-/// Creates the cgroup in one hierarchy, and sets its limits. The directories that it creates are added to `made`. Returns
-/// `None` for a hierarchy of a service manager that we may not join.
+/// Creates the cgroup in one hierarchy, and sets its limits. The directories that it creates are added to
+/// `made`. Returns `None` for a hierarchy of a service manager that we may not join.
 pub(in crate::cgroups) fn create(
     part: &Part,
     plan: &Plan,
@@ -36,7 +37,7 @@ pub(in crate::cgroups) fn create(
     Ok(Some(directory))
 }
 
-/// Makes the directory, and those above it that are missing; tells whether it is new.
+/// Creates the directory and its missing parents. Returns whether it is new.
 fn make(part: &Part, made: &mut Vec<PathBuf>) -> Result<bool> {
     let _phase = trace::phase_of("make the cgroup", || part.dir().display().to_string());
     let dir = part.dir();
@@ -61,7 +62,7 @@ fn make(part: &Part, made: &mut Vec<PathBuf>) -> Result<bool> {
             }
         }
     }
-    Err(anyhow!("those who remove {} do not rest", dir.display()).context(place()))
+    Err(anyhow!("{} was removed {TRIES} times while it was being created", dir.display()).context(place()))
 }
 
 /// Sets the limits and the device rules of a cgroup.
@@ -93,7 +94,7 @@ fn limit(
     }
 }
 
-/// A container must not share its cgroup with processes that are there already, nor begin frozen.
+/// Refuses a cgroup that has processes, since a container must not share it, and a frozen one.
 fn check_unused(directory: &Directory, part: &Part, fresh: bool) -> Result<()> {
     let refuse = |word: &str| {
         let path = directory.path.display();
@@ -112,8 +113,8 @@ fn check_unused(directory: &Directory, part: &Part, fresh: bool) -> Result<()> {
     Ok(())
 }
 
-/// Gives processors and memory nodes to the cgroups that have none, from those above: without, nothing can
-/// run in them.
+/// Gives the cgroups without processors or memory nodes those of their parents. Without any, no process can
+/// be in them.
 fn inherit(part: &Part, made: &[PathBuf]) -> Result<()> {
     let _phase = trace::phase("inherit the cpuset");
     let made: BTreeSet<&PathBuf> = made.iter().collect();
@@ -139,8 +140,8 @@ fn inherit(part: &Part, made: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Sets limits. In a cgroup that has had others before, one may be against another until that is changed too:
-/// such a one has a second try.
+/// Sets limits. If the cgroup has had others before, a limit may contradict an old one that is changed later
+/// in the list. Therefore a limit that fails with EINVAL is written again at the end.
 fn set(directory: &Directory, writes: &[Write]) -> Result<()> {
     let mut again = Vec::new();
     for write in writes {
@@ -156,8 +157,8 @@ fn set(directory: &Directory, writes: &[Write]) -> Result<()> {
     Ok(())
 }
 
-/// Gives realtime to the cgroups above that we have made, as much as the container is to have: a new one has none, and
-/// can give none.
+/// Gives the parents that were created here the realtime budget that the container is to have. A new cgroup
+/// has none, and its children cannot get more than it has.
 fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
     let shared: Vec<&Write> = part.writes.iter().filter(|w| w.file.starts_with("cpu.rt_")).collect();
     let mut above = part.mount.clone();
@@ -174,7 +175,7 @@ fn share_realtime(part: &Part, made: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Writes device rules, each file opened once for as many as follow each other.
+/// Writes device rules. Consecutive rules for the same file share one open(2).
 fn set_devices(directory: &Directory, rules: &[Write]) -> Result<()> {
     let _phase = trace::phase("device rules");
     for rules in rules.chunk_by(|a, b| a.file == b.file) {

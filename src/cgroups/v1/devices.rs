@@ -1,8 +1,8 @@
 //! The device filter → writes to `devices.deny` and `devices.allow`.
 //!
-//! The kernel keeps what holds for all devices and a list of exceptions from that. The opposite of an
-//! exception takes it away, but only one for the same device numbers: with other numbers it has no effect,
-//! and the kernel does not say so.
+//! The kernel keeps a default for all devices and a list of exceptions from it. The opposite rule removes an
+//! exception, but only for exactly the same device numbers. With other numbers it has no effect, and the
+//! kernel does not report that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,18 +16,19 @@ const PLACE: &str = "linux.resources.devices";
 /// The file that shows the rules.
 const LIST: &str = "devices.list";
 
-/// The kernel has it for `*` and takes it for that: no device has such a number.
+/// The number that the kernel uses for `*`. No device has it.
 const ANY: u32 = u32::MAX;
 
-/// Returns the writes that give a filter's rules to a cgroup, whatever rules it has had: first the one that sets what holds
-/// for all devices, then the exceptions in their order.
+/// Returns the writes that give a filter's rules to a cgroup, whatever rules it has had: first the one that
+/// sets what holds for all devices, then the exceptions in their order.
 pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Write> {
     let write = |allow: bool, value: String| {
         Write::new(if allow { "devices.allow" } else { "devices.deny" }, value, PLACE)
     };
     let Some(filter) = filter else { return vec![write(true, "a".into())] };
     let mut writes = vec![write(filter.otherwise, "a".into())];
-    // `a` means every device whatever numbers follow: such a rule is one for each kind.
+    // The kernel reads `a` as every device, whatever numbers follow. Therefore such a rule becomes one for
+    // each type.
     let rules = filter.rules.iter().flat_map(|rule| {
         let kinds = rule.kind.map_or_else(|| vec![Type::Char, Type::Block], |kind| vec![kind]);
         kinds.into_iter().map(move |kind| Rule { kind: Some(kind), ..*rule })
@@ -36,7 +37,7 @@ pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Wri
     for (i, rule) in rules.iter().enumerate() {
         if [rule.major, rule.minor].contains(&Some(ANY)) {
             let rule = words(rule);
-            problems.add(PLACE, format!("the rule for {rule:?}: {ANY} means every device to cgroup v1"));
+            problems.add(PLACE, format!("the rule for {rule:?}: cgroup v1 reads {ANY} as every device"));
             continue;
         }
         let same = |other: &Rule| (other.major, other.minor) == (rule.major, rule.minor);
@@ -45,7 +46,7 @@ pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Wri
             && let Some(other) = rules[..i].iter().find(lost)
         {
             let (rule, other) = (words(rule), words(other));
-            let why = "takes back a part of another rule, which cgroup v1 cannot";
+            let why = "revokes a part of another rule, which cgroup v1 cannot do";
             problems.add(PLACE, format!("the rule for {rule:?} {why}: {other:?}"));
             continue;
         }
@@ -60,8 +61,8 @@ fn checked(filter: Option<&Filter>) -> Result<Vec<Write>> {
     problems.into_result().map(|()| writes)
 }
 
-/// Replaces the rules of a cgroup. v1 cannot exchange all of them at once: only the differences are written if they are
-/// known, and otherwise all rules, one after the other.
+/// Replaces the rules of a cgroup. v1 cannot exchange all of them at once: only the differences are written
+/// if they are known, and otherwise all rules, one after the other.
 pub(in crate::cgroups) fn replace(directory: &Directory, filter: Option<&Filter>) -> Result<()> {
     let writes = checked(filter)?;
     let now = List::parse(&directory.read(LIST)?.unwrap_or_default());
@@ -76,16 +77,16 @@ pub(in crate::cgroups) fn compare(directory: &Directory, filter: Option<&Filter>
     Ok(DeviceRules { file: LIST, asked: asked.words(), applied: now.words(), same })
 }
 
-/// What the kernel keeps of the rules, and tells in `devices.list`.
+/// The rules as the kernel keeps them and shows them in `devices.list`.
 #[derive(Debug, PartialEq, Eq)]
 struct List {
-    /// Whether what is no exception is allowed. Then the kernel does not tell the exceptions.
+    /// Whether a device without an exception is allowed. If so, the kernel does not show the exceptions.
     otherwise: bool,
-    /// Of kind and number (`c 10:229`) the letters.
+    /// The letters for each type and number, such as `c 10:229`.
     exceptions: BTreeMap<String, BTreeSet<char>>,
 }
 
-/// What `devices.list` says of a cgroup where all but the exceptions is allowed.
+/// The text of `devices.list` if every device without an exception is allowed.
 const ALL: &str = "a *:* rwm";
 
 impl List {
@@ -95,7 +96,7 @@ impl List {
         Self { otherwise: text.trim() == ALL, exceptions }
     }
 
-    /// What comes of writes, as [`lower`] gives them.
+    /// Returns the rules after these writes, which are as [`lower`] returns them.
     fn of(writes: &[Write]) -> Self {
         let mut list = Self { otherwise: true, exceptions: BTreeMap::new() };
         for write in writes {
@@ -115,7 +116,7 @@ impl List {
         list
     }
 
-    /// Whether the kernel says the same of both.
+    /// Reports whether the kernel shows both in the same way.
     fn looks_like(&self, other: &Self) -> bool {
         self.otherwise == other.otherwise && (self.otherwise || self.exceptions == other.exceptions)
     }
@@ -131,8 +132,9 @@ impl List {
         }
     }
 
-    /// The writes that lead from `self`, as the kernel tells it, to `to`: what is new is allowed before the rest is
-    /// denied, and nothing in between is taken away from who uses it. `None` if that is not known.
+    /// Returns the writes that lead from `self` to `to`. New devices are allowed before others are denied, so
+    /// that no device that both allow is lost in between. Returns `None` if the kernel does not show the
+    /// exceptions.
     fn steps(&self, to: &Self) -> Option<Vec<Write>> {
         let steps = |file: &str, from: &Self, to: &Self| {
             let mut writes = Vec::new();
@@ -152,7 +154,7 @@ impl List {
     }
 }
 
-/// `c 10:229 rw` as the device and the letters.
+/// Divides `c 10:229 rw` into the device and the letters.
 fn exception(line: &str) -> Option<(String, BTreeSet<char>)> {
     let (device, letters) = line.trim().rsplit_once(' ')?;
     Some((device.into(), letters.chars().collect()))
@@ -163,7 +165,7 @@ fn entry(device: &str, letters: &BTreeSet<char>) -> String {
     format!("{device} {letters}")
 }
 
-/// A rule in the kernel's words.
+/// Returns a rule in the kernel's syntax.
 fn words(rule: &Rule) -> String {
     let kind = match rule.kind {
         None => 'a',
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_list_is_foreseen() {
+    fn the_kernels_list_is_predicted() {
         let list = |rules: &str| {
             let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
             let mut problems = Problems::default();
@@ -255,7 +257,7 @@ mod tests {
         assert!(!partly.looks_like(&told(&lines)));
         lines[0] = "c 10:229 r";
         assert!(partly.looks_like(&told(&lines)));
-        // All is allowed: the exceptions are not told.
+        // Where everything is allowed, the exceptions are not shown.
         let but = list(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","access":"w"}]"#);
         assert!(but.looks_like(&told(&["a *:* rwm"])) && !but.looks_like(&told(&defaults)));
         assert_eq!(but.words(), "a *:* rwm but b *:* w");
@@ -273,18 +275,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_would_not_do_is_refused() {
+    fn rules_that_the_kernel_would_ignore_are_refused() {
         for rules in [
             r#"[{"allow":true,"type":"c","major":10,"access":"rw"},
                 {"allow":false,"type":"c","major":10,"minor":5,"access":"rw"}]"#,
             r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","major":8,"access":"rw"},
                 {"allow":true,"type":"b","major":8,"minor":1,"access":"r"}]"#,
         ] {
-            assert!(lowered(rules).unwrap_err().contains("cgroup v1 cannot"), "{rules}");
+            assert!(lowered(rules).unwrap_err().contains("cgroup v1 cannot do"), "{rules}");
         }
         for number in ["major", "minor"] {
             let rules = format!(r#"[{{"allow":true,"type":"c","{number}":4294967295,"access":"r"}}]"#);
-            assert!(lowered(&rules).unwrap_err().contains("means every device"), "{rules}");
+            assert!(lowered(&rules).unwrap_err().contains("as every device"), "{rules}");
         }
     }
 }

@@ -15,8 +15,8 @@ const FREEZE: Duration = Duration::from_millis(500);
 
 const FILE: &str = "freezer.state";
 
-/// Kills every process. A frozen process cannot fork away from the signal, but it does not die before it is thawed
-/// either. The container may have frozen sub-cgroups of its own.
+/// Kills every process. A frozen process cannot fork away from the signal, but it does not die before it is
+/// thawed either. The container may have frozen sub-cgroups of its own.
 pub(in crate::cgroups) fn kill(directory: &Directory) -> Result<()> {
     for _ in 0..100 {
         let still = exists(directory) && frozen_until(directory, Instant::now() + FREEZE)?;

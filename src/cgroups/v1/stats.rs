@@ -1,5 +1,5 @@
-//! What a cgroup has used, from the files of cgroup v1: each part `None` where v1 does not have its controller. Members
-//! whose files this kernel lacks are left out.
+//! The statistics of a cgroup from the files of cgroup v1. A function returns `None` if v1 does not have its
+//! controller. Members whose files this kernel lacks are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::error::Result;
 /// A tick of `cpuacct.stat` in nanoseconds: USER_HZ is 100 wherever Linux 5.14 runs.
 const TICK: u64 = 10_000_000;
 
-/// Usage is cpuacct's, throttling cpu's; they need not be in one hierarchy.
+/// The usage comes from cpuacct and the throttling from cpu, which may be in different hierarchies.
 pub(in crate::cgroups) fn cpu(read: &impl Fn(&str) -> Result<Option<String>>) -> Result<Option<Value>> {
     let Some(total) = read("cpuacct.usage")? else { return Ok(None) };
     let ticks = read("cpuacct.stat")?.unwrap_or_default();
@@ -30,7 +30,7 @@ pub(in crate::cgroups) fn cpu(read: &impl Fn(&str) -> Result<Option<String>>) ->
     })))
 }
 
-/// How often and how long the quota has held it back, by the cpu.stat of either kind.
+/// Returns how often and how long the quota has throttled the cgroup, from the cpu.stat of either version.
 pub(in crate::cgroups) fn throttling(stat: &BTreeMap<&str, u64>) -> Value {
     let time = of(stat, "throttled_time").max(of(stat, "throttled_usec").saturating_mul(1000));
     json!({
@@ -76,7 +76,7 @@ pub(in crate::cgroups) fn memory(read: &impl Fn(&str) -> Result<Option<String>>)
     Ok(Some(out))
 }
 
-/// The four files that every counter of memory has.
+/// Reads the four files that each counter of memory has.
 fn counter(read: &impl Fn(&str) -> Result<Option<String>>, prefix: &str) -> Result<Option<Value>> {
     let Some(usage) = read(&format!("{prefix}.usage_in_bytes"))? else { return Ok(None) };
     let mut out = json!({"usage": number(&usage)});
@@ -88,21 +88,22 @@ fn counter(read: &impl Fn(&str) -> Result<Option<String>>, prefix: &str) -> Resu
     Ok(Some(out))
 }
 
-/// The pages of one size, where v1 counts them.
+/// Returns the statistics of huge pages of one size.
 pub(in crate::cgroups) fn hugetlb(
     read: &impl Fn(&str) -> Result<Option<String>>,
     size: &str,
 ) -> Result<Option<Value>> {
     let mut figures = counter(read, &format!("hugetlb.{size}"))?;
     if let Some(figures) = figures.as_mut().and_then(Value::as_object_mut) {
-        // Readers know no limit here.
+        // runc's document has no limit here.
         figures.remove("limit");
     }
     Ok(figures)
 }
 
-/// Each list, and the files that may have its lines, the fullest first: the throttle counts every request to a disk
-/// that has had a limit set, BFQ those to the disks that it schedules, the rest only in a kernel made for debugging.
+/// Each list, and the files that may have its lines, the most complete first. The throttle counts every
+/// request to a disk that has had a limit. BFQ counts those to the disks that it schedules; for some of its
+/// files the kernel must be built for debugging.
 const LISTS: [(&str, &[&str]); 8] = [
     (
         "ioServiceBytesRecursive",
@@ -129,8 +130,8 @@ pub(in crate::cgroups) fn blkio(read: &impl Fn(&str) -> Result<Option<String>>) 
     Ok((!out.is_empty()).then_some(Value::Object(out)))
 }
 
-/// `8:0 Read 4096` on every line, or `8:0 4096`; a total at the end. A device that one file names is no more looked for
-/// in the next.
+/// Parses lines such as `8:0 Read 4096` or `8:0 4096`, with a total at the end. A device in one file is
+/// skipped in the files after it.
 fn entries(texts: &[String]) -> Value {
     let (mut all, mut named) = (Vec::new(), BTreeSet::new());
     for text in texts {
@@ -223,7 +224,7 @@ mod tests {
         ] {
             assert_eq!(value.pointer(pointer), Some(&expected), "{pointer}");
         }
-        // Not there, and not as if nothing had been used.
+        // They are absent instead of zero.
         for pointer in ["/memory/swap", "/memory/kernel", "/blkio/sectorsRecursive", "/hugetlb/1GB"] {
             assert_eq!(value.pointer(pointer), None, "{pointer}");
         }
