@@ -71,7 +71,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if let Ok(Some(cgroup)) = Directory::open(&self.top()) {
-            let _ = cgroup.freeze(false, soon());
+            let _ = cgroup.set_frozen(false, soon());
             let _ = cgroup.kill();
             let _ = cgroup.remove(soon());
         }
@@ -254,11 +254,11 @@ fn a_cgroup_in_use_or_frozen_is_refused() {
         assert_eq!(kind(&error), Kind::Config);
         assert!(error.to_string().contains(word), "{error}");
     };
-    cgroup.freeze(true, soon()).unwrap();
+    cgroup.set_frozen(true, soon()).unwrap();
     refused("a", "is frozen");
     refused("a/below", "is frozen");
     assert!(!cgroup.path.join("below").exists());
-    cgroup.freeze(false, soon()).unwrap();
+    cgroup.set_frozen(false, soon()).unwrap();
     let mut child = sleeper(&cgroup.path);
     refused("a", "has processes in it");
     assert!(cgroup.path.exists());
@@ -281,28 +281,28 @@ fn processes_are_listed_signalled_frozen_and_killed() {
     assert!(cgroup.populated().unwrap());
     assert!(!cgroup.wait_empty(Instant::now() + Duration::from_millis(20)).unwrap());
 
-    cgroup.freeze(true, soon()).unwrap();
+    cgroup.set_frozen(true, soon()).unwrap();
     assert!(cgroup.frozen().unwrap());
-    cgroup.freeze(false, soon()).unwrap();
+    cgroup.set_frozen(false, soon()).unwrap();
     assert!(!cgroup.frozen().unwrap());
 
     // Below a frozen cgroup nothing thaws: the wait ends at its deadline.
     let sub = Directory::open(&cgroup.path.join("sub")).unwrap().unwrap();
-    cgroup.freeze(true, soon()).unwrap();
-    let error = sub.freeze(false, Instant::now() + Duration::from_millis(50)).unwrap_err();
+    cgroup.set_frozen(true, soon()).unwrap();
+    let error = sub.set_frozen(false, Instant::now() + Duration::from_millis(50)).unwrap_err();
     assert!(error.to_string().contains("did not thaw in time"), "{error}");
 
     // A cgroup with processes is not removed, and says so in time.
     let busy = Directory::open(&cgroup.path).unwrap().unwrap();
     let error = busy.remove(Instant::now() + Duration::from_millis(50)).unwrap_err();
     assert!(format!("{error:#}").contains("busy"), "{error:#}");
-    cgroup.freeze(false, soon()).unwrap();
+    cgroup.set_frozen(false, soon()).unwrap();
 
     assert_eq!(cgroup.signal_all(0).unwrap(), 2);
     assert_eq!(sub.signal_all(libc::SIGTERM).unwrap(), 1);
     children[1].wait().unwrap();
     // Frozen processes die by it too.
-    cgroup.freeze(true, soon()).unwrap();
+    cgroup.set_frozen(true, soon()).unwrap();
     cgroup.kill().unwrap();
     assert!(cgroup.wait_empty(soon()).unwrap());
     children[0].wait().unwrap();

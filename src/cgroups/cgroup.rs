@@ -361,10 +361,10 @@ impl Cgroup {
     }
 
     /// Freezes or thaws it, and waits until that is done. After an error it is in its former state again.
-    pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
+    pub fn set_frozen(&self, freeze: bool, deadline: Instant) -> Result<()> {
         match (&self.unified, self.v1.first()) {
-            (Some(unified), _) => unified.freeze(freeze, deadline),
-            (None, Some(freezer)) => v1::freezer::freeze(freezer, freeze, deadline),
+            (Some(unified), _) => unified.set_frozen(freeze, deadline),
+            (None, Some(freezer)) => v1::freezer::set_frozen(freezer, freeze, deadline),
             (None, None) => Ok(()),
         }
     }

@@ -77,7 +77,7 @@ impl Directory {
     }
 
     /// Opens a cgroup in a hierarchy of v1. Returns `None` if it does not exist. It has no `cgroup.events`,
-    /// so that [`Directory::freeze`], [`Directory::populated`] and the like are only for v2.
+    /// so that [`Directory::set_frozen`], [`Directory::populated`] and the like are only for v2.
     pub(super) fn open_v1(path: &Path) -> Result<Option<Self>> {
         match open_dir(fs::CWD, path) {
             Err(e) if fs::absent(fs::CWD, path, &e) => Ok(None),
@@ -225,7 +225,7 @@ impl Directory {
     }
 
     /// Freezes or thaws it, and waits until that is done. After an error it is in its former state again.
-    pub fn freeze(&self, freeze: bool, deadline: Instant) -> Result<()> {
+    pub fn set_frozen(&self, freeze: bool, deadline: Instant) -> Result<()> {
         let write = |value: &[u8]| fs::write_at(self.dir(), Path::new("cgroup.freeze"), value);
         self.named(write(if freeze { b"1" } else { b"0" }).map_err(Into::into))?;
         let late = if freeze {

@@ -10,5 +10,5 @@ use crate::state::Status;
 #[inline(never)]
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let may = |status: Status| status == Status::Paused;
-    freezable(globals, id, "resume", may, |cgroup| cgroup.freeze(false, Instant::now() + FREEZE))
+    freezable(globals, id, "resume", may, |cgroup| cgroup.set_frozen(false, Instant::now() + FREEZE))
 }

@@ -306,13 +306,13 @@ fn frozen(t: &Test, view: View) {
         assert_eq!(record.path.as_os_str().is_empty(), view == View::V1, "{record:?}");
         let cgroup = Cgroup::open(&record).unwrap().unwrap();
         assert!(moves() && !frozen_at(&record).unwrap());
-        cgroup.freeze(true, soon()).unwrap();
+        cgroup.set_frozen(true, soon()).unwrap();
         assert_eq!(t.status("c1"), "paused");
         assert!(!moves(), "still runs");
         t.corten(&["exec", "c1", "true"]).fails("paused");
-        cgroup.freeze(false, soon()).unwrap();
+        cgroup.set_frozen(false, soon()).unwrap();
         assert!(moves() && t.status("c1") == "running");
-        cgroup.freeze(true, soon()).unwrap();
+        cgroup.set_frozen(true, soon()).unwrap();
         t.corten(end).ok();
         if end[0] == "kill" {
             t.until("c1", "stopped");

@@ -80,8 +80,8 @@ fn limit(
     }
     share_realtime(part, made)?;
     set(directory, &part.writes)?;
-    // A new cgroup has the rules of the one above it, and those allow every device.
-    if plan.devices.is_none() && fresh {
+    // A new cgroup has the rules of its parent.
+    if part.device_rules.is_empty() || (plan.devices.is_none() && fresh) {
         return Ok(());
     }
     let denies = plan.devices.as_ref().is_some_and(|filter| !filter.only_allows());

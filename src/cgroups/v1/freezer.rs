@@ -35,7 +35,7 @@ pub(in crate::cgroups) fn wait_empty(directory: &Directory, deadline: Instant) -
 }
 
 /// Freezes or thaws, and waits until that is done. After an error the former state is restored.
-pub(in crate::cgroups) fn freeze(directory: &Directory, freeze: bool, deadline: Instant) -> Result<()> {
+pub(in crate::cgroups) fn set_frozen(directory: &Directory, freeze: bool, deadline: Instant) -> Result<()> {
     if !exists(directory) {
         return Err(anyhow!("no cgroup hierarchy with the freezer controller is mounted"));
     }
