@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_found() {
+    fn every_difference_from_the_plan_is_reported() {
         let user =
             User { uid: 1, gid: 2, additional_gids: vec![3, 4], keep_groups: false, umask: Some(0o22) };
         let sets = Sets { bounding: 0x1ff_ffff_ffff, effective: 2, permitted: 3, inheritable: 1, ambient: 1 };

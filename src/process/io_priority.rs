@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_and_levels() {
+    fn classes_and_levels_become_the_kernels_numbers() {
         for (json, expected, problem) in [
             (r#"{"class": "IOPRIO_CLASS_RT", "priority": 0}"#, Some((1, 0)), ""),
             (r#"{"class": "IOPRIO_CLASS_BE", "priority": 7}"#, Some((2, 7)), ""),

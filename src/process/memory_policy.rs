@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_nodes_and_flags() {
+    fn invalid_modes_nodes_and_flags_are_errors() {
         for (json, mode, nodes, problem) in [
             (r#"{"mode": "MPOL_DEFAULT"}"#, 0, None, ""),
             (r#"{"mode": "MPOL_PREFERRED"}"#, 1, None, ""),

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_process() {
+    fn a_minimal_process_is_planned() {
         let (plan, problems) = check(
             r#"{"user": {"uid": 1, "gid": 2, "umask": 18, "additionalGids": [3]}, "args": ["a", ""],
                 "env": ["A=1"], "cwd": "/w", "terminal": true, "consoleSize": {"height": 25, "width": 80},
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_found_at_its_place() {
+    fn all_errors_are_reported_with_their_places() {
         for (json, prefix, expected) in [
             (r#"{"user": {}, "cwd": "/"}"#, "process", "process.args: must name a program"),
             (r#"{"user": {}, "cwd": "/", "args": []}"#, "", "args: must name a program"),

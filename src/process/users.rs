@@ -120,7 +120,7 @@ mod tests {
     const GROUP: &[u8] = b"root:x:0:\nwww:x:34:\nlog:x:35:web,root\naudio:x:36:webber,web\nbroken:x:no:web\n";
 
     #[test]
-    fn users_by_number_and_name() {
+    fn users_are_parsed_by_number_and_name() {
         let plain = |uid, gid| Ok(Who { uid, gid, additional_gids: None });
         let named =
             |uid, gid, more: &[u32]| Ok(Who { uid, gid: Some(gid), additional_gids: Some(more.to_vec()) });
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_users() {
+    fn user_names_come_from_passwd() {
         for (uid, expected) in
             [(0, Some("root")), (33, Some("web")), (50, Some("1000")), (5, None), (99, None)]
         {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn homes() {
+    fn home_directories_come_from_passwd() {
         for (uid, expected) in [
             (0, Some("/root")),
             (33, Some("/var/www")),

@@ -19,7 +19,7 @@ pub(super) fn document(trace: &Trace, last: u64) -> String {
         let name = match i {
             0 => "runtime",
             _ if i + 1 == count => "init",
-            _ => "between",
+            _ => "intermediate",
         };
         let ids = format!("\"pid\":{pid},\"tid\":{pid}");
         let _ = writeln!(

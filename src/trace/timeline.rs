@@ -94,13 +94,13 @@ fn print(rows: &[Row], process: impl Fn(i64) -> String) -> String {
     slowest.sort_by(|a, b| rows[*b].own.total_cmp(&rows[*a].own));
     slowest.truncate(MARKED);
     let start = rows.first().map_or(0.0, |row| row.event.ts);
-    let mut out = format!("{:>13} {:>12}  {:<8} phase\n", "since µs", "lasts µs", "process");
+    let mut out = format!("{:>13} {:>12}  {:<12} phase\n", "since µs", "lasts µs", "process");
     for (at, Row { event, depth, .. }) in rows.iter().enumerate() {
         let mark = if slowest.contains(&at) { '*' } else { ' ' };
         let (name, of) = (log::one_line(&event.name), event.args["of"].as_str().map(log::one_line));
         // Writing to a String cannot fail.
         let _ = write!(out, "{mark}{:>12.1} {:>12.1}  ", event.ts - start, event.dur);
-        let _ = write!(out, "{:<8} {:indent$}{name}", process(event.pid), "", indent = 2 * depth);
+        let _ = write!(out, "{:<12} {:indent$}{name}", process(event.pid), "", indent = 2 * depth);
         let _ = writeln!(out, "{}", of.map(|of| format!(" {of}")).unwrap_or_default());
     }
     let _ = writeln!(out, "* took longest by itself, without the phases in it; waits are not counted");

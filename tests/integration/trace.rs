@@ -393,11 +393,11 @@ fn a_timeline_is_printed() {
         let mut mount = event("mount", 1010.0, 20.5, 7);
         mount["args"] = json!({"of": "/a\nb"});
         let list = json!([named, event("all", 1000.0, 100.0, 7), mount, event("wait", 1040.0, 40.0, 7), event("other", 1041.0, 1.0, 8), {"ph": "i"}]);
-        let expected = "     since µs     lasts µs  process  phase
+        let expected = "     since µs     lasts µs  process      phase
 *         0.0        100.0  run\\u{1b}time all
 *        10.0         20.5  run\\u{1b}time   mount /a\\nb
          40.0         40.0  run\\u{1b}time   wait
-*        41.0          1.0  8        other
+*        41.0          1.0  8            other
 * took longest by itself, without the phases in it; waits are not counted
 ";
         assert_eq!(print(&list.to_string()).ok(), expected);
@@ -424,6 +424,6 @@ fn a_timeline_is_printed() {
         t.corten(&["--trace", trace, "run", "--bundle", bundle.path(), "r"]).ok();
         let text = t.corten(&["trace", trace]).ok();
         assert_eq!(text.lines().filter(|line| line.starts_with('*')).count(), 6, "{text}");
-        assert!(text.contains("  init         mount mounts[1] /dev\n"), "{text}");
+        assert!(text.contains("  init             mount mounts[1] /dev\n"), "{text}");
     });
 }
