@@ -430,6 +430,6 @@ fn trace_prints_a_timeline() {
         t.corten(&["--trace", trace, "run", "--bundle", bundle.path(), "r"]).ok();
         let text = t.corten(&["trace", trace]).ok();
         assert_eq!(text.lines().filter(|line| line.starts_with('*')).count(), 6, "{text}");
-        assert!(text.contains("  init         mount mounts[1] /dev\n"), "{text}");
+        assert!(text.contains("  init             mount mounts[1] /dev\n"), "{text}");
     });
 }
