@@ -35,7 +35,7 @@ pub struct Request<'a> {
 }
 
 /// What will be done, roughly in the order in which it is done.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     pub namespaces: namespaces::Plan,
     pub cgroup: Option<cgroups::Plan>,

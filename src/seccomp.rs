@@ -49,19 +49,6 @@ pub struct Plan {
     pub execve: Option<u32>,
 }
 
-impl std::fmt::Debug for Plan {
-    /// Shows the length of the program only. Nobody reads five hundred instructions in a message.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut plan = f.debug_struct("Plan");
-        plan.field("instructions", &self.filter.len()).field("flags", &self.flags);
-        plan.field("listener", &self.listener).field("unknown", &self.unknown);
-        if let Some(errno) = &self.execve {
-            plan.field("execve", errno);
-        }
-        plan.finish()
-    }
-}
-
 /// The agent that gets the filter's descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {

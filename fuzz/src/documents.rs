@@ -99,7 +99,7 @@ fn planned(config: &Config, setting: &Setting) -> String {
                 let read = fuzzing::read_message(&fuzzing::write_message(&told));
                 assert_eq!(read.map_err(|e| format!("{e:#}")), Ok(Some(told)), "told to systemd");
             }
-            format!("{plan:?} {warnings:?}")
+            format!("{}{warnings:?}", plan.print())
         }
         Err(e) => format!("{e:#} {warnings:?}"),
     }
