@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use corten::error::Problems;
+use corten::error::Notes;
 use corten::seccomp::{self, Plan, bpf};
 use criterion::{Criterion, criterion_group, criterion_main};
 use oci_spec::runtime::LinuxSeccomp;
@@ -17,8 +17,8 @@ const DOCKER: &str = include_str!("../tests/golden/seccomp/docker.json");
 const TABLE: &str = include_str!("../src/seccomp/syscalls/table.rs");
 
 fn plan(profile: &LinuxSeccomp) -> Plan {
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    seccomp::compile_profile(profile, &mut problems, &mut warnings).unwrap_or_else(|| panic!("{problems}"))
+    let mut notes = Notes::default();
+    seccomp::compile_profile(profile, &mut notes).unwrap_or_else(|| panic!("{}", notes.problems))
 }
 
 /// Returns 2,000 rules, four for each of 500 names. Neighbouring names mostly have different actions. The

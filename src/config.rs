@@ -20,7 +20,7 @@ use serde_json::Value;
 
 pub use version::Version;
 
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{self, fs};
 use crate::trace;
 
@@ -61,26 +61,26 @@ pub fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
 
 fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
     let value: Value = serde_json::from_str(text).map_err(|e| syntax("profile", &e))?;
-    let mut problems = Problems::default();
+    let mut notes = Notes::default();
     // Engines ship templates. Which rules of a template apply depends on the container's capabilities, the
     // machine and its kernel, and only the engine decides that.
     let template = "is of an engine's template, from which the engine makes a linux.seccomp for each container \
                     (hint: explain a container's bundle with --bundle)";
     if value.get("archMap").is_some() {
-        problems.add("archMap", template);
+        notes.problem("archMap", template);
     }
     for (i, rule) in value.get("syscalls").and_then(Value::as_array).into_iter().flatten().enumerate() {
         for member in ["includes", "excludes"] {
             let conditions = rule.get(member).and_then(Value::as_object);
-            if problems.0.is_empty() && conditions.is_some_and(|conditions| !conditions.is_empty()) {
-                problems.add(format_args!("syscalls[{i}].{member}"), template);
+            if notes.problems.0.is_empty() && conditions.is_some_and(|conditions| !conditions.is_empty()) {
+                notes.problem(format_args!("syscalls[{i}].{member}"), template);
             }
         }
     }
     if value.get("ociVersion").is_some() {
-        problems.add("ociVersion", "this is a whole configuration (hint: --bundle DIR)");
+        notes.problem("ociVersion", "this is a whole configuration (hint: --bundle DIR)");
     }
-    problems.into_result()?;
+    notes.into_result()?;
     strict::from_str(text).map_err(|e| misplaced("profile", text, &e))
 }
 
@@ -107,11 +107,11 @@ pub fn read(path: &Path) -> Result<String> {
 /// Reads the text of a configuration.
 pub fn parse(text: String) -> Result<Config> {
     let _phase = trace::phase("parse config.json");
-    let mut warnings = Vec::new();
+    let mut notes = Notes::default();
     let fast = strict::from_str(&text);
     let spec: Spec = match fast {
         Ok(spec) if !repair::doubtful(&spec, &text) => spec,
-        fast => repaired("config.json", &text, fast, &mut warnings, |value, found| {
+        fast => repaired("config.json", &text, fast, &mut notes, |value, found| {
             // The version decides whether an unknown capability is an error. A wrong version is reported
             // below.
             let declared = value.get("ociVersion").and_then(Value::as_str).unwrap_or_default();
@@ -119,26 +119,25 @@ pub fn parse(text: String) -> Result<Config> {
             repair::spec(value, version, found);
         })?,
     };
-    let mut problems = Problems::default();
-    let version = Version::parse(spec.version()).and_then(|version| version.check(&mut warnings));
+    let version = Version::parse(spec.version()).and_then(|version| version.check(&mut notes));
     let version = version.unwrap_or_else(|message| {
-        problems.add("ociVersion", message);
+        notes.problem("ociVersion", message);
         Version::NEWEST
     });
-    problems.into_result()?;
+    let warnings = notes.into_result()?;
     Ok(Config { text, spec, version, warnings })
 }
 
 /// Reads the text of a process document.
 pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<String>)> {
-    let mut warnings = Vec::new();
+    let mut notes = Notes::default();
     let process = match strict::from_str(text) {
         Ok(process) => process,
-        fast => repaired("process", text, fast, &mut warnings, |value, found| {
+        fast => repaired("process", text, fast, &mut notes, |value, found| {
             repair::process(value, "", version, found);
         })?,
     };
-    Ok((process, warnings))
+    Ok((process, notes.warnings))
 }
 
 /// Reads the text of a `linux.resources` document, which may contain any part of it. Returns it as a plain
@@ -170,14 +169,13 @@ fn repaired<T: DeserializeOwned>(
     document: &str,
     text: &str,
     fast: serde_json::Result<T>,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
     mend: impl FnOnce(&mut Value, &mut repair::Found),
 ) -> Result<T> {
     let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, &e))?;
     let mut found = repair::Found::default();
     mend(&mut value, &mut found);
-    found.problems.into_result()?;
-    warnings.append(&mut found.warnings);
+    notes.warnings.append(&mut found.notes.into_result()?);
     match fast {
         // The repair changed nothing, so the error would be the same.
         Err(e) if !found.changed => Err(misplaced(document, text, &e)),
@@ -203,9 +201,9 @@ fn misplaced(document: &str, text: &str, error: &serde_json::Error) -> anyhow::E
     if place.is_empty() {
         return syntax(document, error);
     }
-    let mut problems = Problems::default();
-    problems.add(place, message);
-    anyhow::Error::new(problems)
+    let mut notes = Notes::default();
+    notes.problem(place, message);
+    anyhow::Error::new(notes.problems)
 }
 
 #[cfg(test)]

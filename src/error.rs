@@ -87,15 +87,27 @@ pub struct Problem {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
-impl Problems {
-    /// Adds an error at `place`.
-    pub fn add(&mut self, place: impl fmt::Display, message: impl fmt::Display) {
-        self.0.push(Problem { place: place.to_string(), message: message.to_string() });
+/// The findings of a check: errors in a document, and warnings about ignored parts of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    pub problems: Problems,
+    pub warnings: Vec<String>,
+}
+
+impl Notes {
+    /// Adds an error. `place` is written as in [`Problem`].
+    pub fn problem(&mut self, place: impl fmt::Display, message: impl fmt::Display) {
+        self.problems.0.push(Problem { place: place.to_string(), message: message.to_string() });
     }
 
-    /// Returns `Ok` if there is no error.
-    pub fn into_result(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(anyhow::Error::new(self)) }
+    /// Adds a warning.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
+    /// Returns the warnings, or an error with all problems if there are any.
+    pub fn into_result(self) -> Result<Vec<String>> {
+        if self.problems.0.is_empty() { Ok(self.warnings) } else { Err(anyhow::Error::new(self.problems)) }
     }
 }
 
@@ -150,10 +162,10 @@ mod tests {
         let error = fail(Kind::NotFound, "container \"x\" does not exist").context("start x");
         assert_eq!(kind(&error), Kind::NotFound);
         assert_eq!(format!("{error:#}"), "start x: container \"x\" does not exist");
-        let mut problems = Problems::default();
-        problems.add("process.cwd", "must be absolute");
-        problems.add("hostname", "needs a uts namespace");
-        let error = problems.into_result().unwrap_err();
+        let mut notes = Notes::default();
+        notes.problem("process.cwd", "must be absolute");
+        notes.problem("hostname", "needs a uts namespace");
+        let error = notes.into_result().unwrap_err();
         assert_eq!(kind(&error), Kind::Config);
         assert_eq!(error.to_string(), "process.cwd: must be absolute; hostname: needs a uts namespace");
     }

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Hook as Spec, Hooks};
 
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::process::{env, strings};
 use crate::sys::task::{Exit, Forked};
 use crate::sys::{self, fs, process, signal, task, tty};
@@ -51,11 +51,11 @@ pub struct Plan {
     pub poststop: Vec<Hook>,
 }
 
-pub fn plan(hooks: Option<&Hooks>, problems: &mut Problems) -> Plan {
+pub fn plan(hooks: Option<&Hooks>, notes: &mut Notes) -> Plan {
     let Some(hooks) = hooks else { return Plan::default() };
     let mut list = |name: &str, specs: &Option<Vec<Spec>>| {
         let specs = specs.as_deref().unwrap_or_default();
-        specs.iter().enumerate().map(|(i, spec)| hook(spec, format!("hooks.{name}[{i}]"), problems)).collect()
+        specs.iter().enumerate().map(|(i, spec)| hook(spec, format!("hooks.{name}[{i}]"), notes)).collect()
     };
     let mut start_container: Vec<Hook> = list("startContainer", hooks.start_container());
     start_container.iter_mut().for_each(|hook| {
@@ -73,23 +73,23 @@ pub fn plan(hooks: Option<&Hooks>, problems: &mut Problems) -> Plan {
     }
 }
 
-fn hook(spec: &Spec, place: String, problems: &mut Problems) -> Hook {
+fn hook(spec: &Spec, place: String, notes: &mut Notes) -> Hook {
     if !spec.path().is_absolute() {
-        problems.add(format_args!("{place}.path"), format_args!("{:?} is not absolute", spec.path()));
+        notes.problem(format_args!("{place}.path"), format_args!("{:?} is not absolute", spec.path()));
     }
     let path = CString::new(spec.path().as_os_str().as_bytes()).unwrap_or_else(|_| {
-        problems.add(format_args!("{place}.path"), "contains a NUL");
+        notes.problem(format_args!("{place}.path"), "contains a NUL");
         CString::default()
     });
-    let mut argv = strings(spec.args().as_deref().unwrap_or_default(), &format!("{place}.args"), problems);
+    let mut argv = strings(spec.args().as_deref().unwrap_or_default(), &format!("{place}.args"), notes);
     if argv.is_empty() {
         argv.push(path.clone());
     }
-    let env = spec.env().as_ref().map(|env| strings(env, &format!("{place}.env"), problems));
+    let env = spec.env().as_ref().map(|env| strings(env, &format!("{place}.env"), notes));
     let timeout = spec.timeout().and_then(|seconds| {
         let positive = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
         if positive.is_none() {
-            problems.add(format_args!("{place}.timeout"), format_args!("{seconds} is not above zero"));
+            notes.problem(format_args!("{place}.timeout"), format_args!("{seconds} is not above zero"));
         }
         positive.map(Duration::from_secs)
     });
@@ -217,8 +217,8 @@ mod tests {
 
     fn check(json: &str) -> (Plan, String) {
         let hooks: Hooks = serde_json::from_str(json).unwrap();
-        let mut problems = Problems::default();
-        (plan(Some(&hooks), &mut problems), problems.to_string())
+        let mut notes = Notes::default();
+        (plan(Some(&hooks), &mut notes), notes.problems.to_string())
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
             ];
             assert_eq!((list(plan), problems.as_str()), (expected.to_vec(), ""));
         }
-        assert_eq!(plan(None, &mut Problems::default()), Plan::default());
+        assert_eq!(plan(None, &mut Notes::default()), Plan::default());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use anyhow::anyhow;
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxIntelRdt;
 
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::log;
 use crate::procstat;
 use crate::sys::{self, fs};
@@ -64,41 +64,35 @@ impl AsRef<str> for Line {
 }
 
 /// Decides the container's class. `mount` is the mount point of resctrl, if it is mounted.
-pub fn plan(
-    asked: &LinuxIntelRdt,
-    id: &str,
-    mount: Option<&Path>,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Option<Plan> {
-    let before = problems.0.len();
+pub fn plan(asked: &LinuxIntelRdt, id: &str, mount: Option<&Path>, notes: &mut Notes) -> Option<Plan> {
+    let before = notes.problems.0.len();
     let mount = mount.unwrap_or_else(|| {
         let hint = "(hint: mount -t resctrl resctrl /sys/fs/resctrl; only some processors have it)";
-        problems.add(PLACE, format!("no resctrl file system is mounted {hint}"));
+        notes.problem(PLACE, format!("no resctrl file system is mounted {hint}"));
         Path::new("")
     });
     let named = given(asked.clos_id());
     let name = named.unwrap_or(id);
     if let Err(message) = check_name(name) {
         let place = if named.is_some() { "linux.intelRdt.closID" } else { PLACE };
-        problems.add(place, format!("the class {name:?} {message}"));
+        notes.problem(place, format!("the class {name:?} {message}"));
     }
     let group = if name == "/" { mount.to_path_buf() } else { mount.join(name) };
     let mut first = Vec::new();
     if let Some(text) = given(asked.l3_cache_schema()) {
-        first.extend(cache_lines("linux.intelRdt.l3CacheSchema", text, problems, warnings));
+        first.extend(cache_lines("linux.intelRdt.l3CacheSchema", text, notes));
     }
     if let Some(text) = given(asked.mem_bw_schema()) {
-        first.extend(bandwidth_line("linux.intelRdt.memBwSchema", text, problems));
+        first.extend(bandwidth_line("linux.intelRdt.memBwSchema", text, notes));
     }
     let texts = asked.schemata().iter().flatten().enumerate();
-    let last = texts.filter_map(|(i, text)| line(format!("linux.intelRdt.schemata[{i}]"), text, problems));
+    let last = texts.filter_map(|(i, text)| line(format!("linux.intelRdt.schemata[{i}]"), text, notes));
     let writes = [first, last.collect()].into_iter().filter(|lines: &Vec<Line>| !lines.is_empty()).collect();
     let events = old_events(asked);
     let monitors = *asked.enable_monitoring() == Some(true) || !events.is_empty();
     let monitor = monitors.then(|| group.join("mon_groups").join(id));
     let plan = Plan { mount: mount.into(), group, named: named.is_some(), writes, monitor, events };
-    (problems.0.len() == before).then_some(plan)
+    (notes.problems.0.len() == before).then_some(plan)
 }
 
 /// Returns the events that configurations before 1.3 name. The kernel always counts all events that it can.
@@ -129,35 +123,35 @@ fn check_name(name: &str) -> Result<(), &'static str> {
 }
 
 /// Returns the lines of `l3CacheSchema`. Lines for the bandwidth do not belong there and are dropped.
-fn cache_lines(place: &str, text: &str, problems: &mut Problems, warnings: &mut Vec<String>) -> Vec<Line> {
+fn cache_lines(place: &str, text: &str, notes: &mut Notes) -> Vec<Line> {
     let mut lines = Vec::new();
     for text in text.lines().filter(|line| !line.is_empty()) {
         if text.trim_start().starts_with("MB:") {
-            warnings.push(format!("{place}: {text:?} belongs in memBwSchema, ignoring"));
+            notes.warn(format!("{place}: {text:?} belongs in memBwSchema, ignoring"));
         } else {
-            lines.extend(line(place.into(), text, problems));
+            lines.extend(line(place.into(), text, notes));
         }
     }
-    if lines.is_empty() && !problems.0.iter().any(|problem| problem.place == place) {
-        problems.add(place, "has no line for a cache");
+    if lines.is_empty() && !notes.problems.0.iter().any(|problem| problem.place == place) {
+        notes.problem(place, "has no line for a cache");
     }
     lines
 }
 
-fn bandwidth_line(place: &str, text: &str, problems: &mut Problems) -> Option<Line> {
+fn bandwidth_line(place: &str, text: &str, notes: &mut Notes) -> Option<Line> {
     if !text.starts_with("MB:") {
-        problems.add(place, "must begin with \"MB:\"");
+        notes.problem(place, "must begin with \"MB:\"");
         return None;
     }
-    line(place.into(), text, problems)
+    line(place.into(), text, notes)
 }
 
-fn line(place: String, text: &str, problems: &mut Problems) -> Option<Line> {
+fn line(place: String, text: &str, notes: &mut Notes) -> Option<Line> {
     let wrong = if text.contains('\n') { Some("has a line break") } else { None };
     let wrong =
         wrong.or(schemata::name(text).is_none().then_some("is not of the form NAME:DOMAIN=VALUE;..."));
     match wrong {
-        Some(wrong) => problems.add(place, format!("{text:?} {wrong}")),
+        Some(wrong) => notes.problem(place, format!("{text:?} {wrong}")),
         None => return Some(Line { place, text: text.into() }),
     }
     None

@@ -268,7 +268,7 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Kind, fail};
+    use crate::error::{Kind, Notes, fail};
     use nix::errno::Errno;
 
     #[test]
@@ -311,10 +311,10 @@ mod tests {
 
     #[test]
     fn records_of_errors_have_members_for_programs() {
-        let mut problems = Problems::default();
-        problems.add("mounts[3].destination", "is empty");
-        problems.add("process.cwd", "must be absolute");
-        let config = problems.into_result().unwrap_err().context("create web1");
+        let mut notes = Notes::default();
+        notes.problem("mounts[3].destination", "is empty");
+        notes.problem("process.cwd", "must be absolute");
+        let config = notes.into_result().unwrap_err().context("create web1");
         let call = anyhow::Error::new(sys::Error::new("mount(\"/a\")", Errno::ENOENT)).context("mounts[1]");
         for (error, warnings, expected) in [
             (

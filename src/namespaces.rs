@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
-use crate::error::Problems;
+use crate::error::Notes;
 
 pub use apply::{
     Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace_of, join, join_all, open,
@@ -144,48 +144,47 @@ impl Plan {
 }
 
 /// Plans the namespaces (config-linux.md#namespaces), the id mappings, the clock offsets and the names.
-pub fn plan(spec: &Spec, problems: &mut Problems) -> Plan {
+pub fn plan(spec: &Spec, notes: &mut Notes) -> Plan {
     let mut plan =
         Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone(), ..Plan::default() };
     if let Some(linux) = spec.linux() {
-        list(linux, &mut plan, problems);
-        user(linux, &mut plan, problems);
-        offsets(linux, &mut plan, problems);
-        plan.devices = netdev::plan(linux, plan.has(libc::CLONE_NEWNET), problems);
+        list(linux, &mut plan, notes);
+        user(linux, &mut plan, notes);
+        offsets(linux, &mut plan, notes);
+        plan.devices = netdev::plan(linux, plan.has(libc::CLONE_NEWNET), notes);
     }
     for (name, value) in [("hostname", &plan.hostname), ("domainname", &plan.domainname)] {
         let Some(value) = value else { continue };
         if !plan.has(libc::CLONE_NEWUTS) {
-            problems.add(name, "needs a uts namespace, or the host's name would change");
+            notes.problem(name, "needs a uts namespace, or the host's name would change");
         }
         // __NEW_UTS_LEN
         if value.len() > 64 || value.contains('\0') {
-            problems.add(name, "is longer than 64 bytes or contains a NUL");
+            notes.problem(name, "is longer than 64 bytes or contains a NUL");
         }
     }
     plan
 }
 
 /// Checks the combinations with a mount namespace, or without one, that are not possible.
-pub fn check_mounts(plan: &Plan, no_pivot: bool, problems: &mut Problems) {
+pub fn check_mounts(plan: &Plan, no_pivot: bool, notes: &mut Notes) {
     let user = plan.has(libc::CLONE_NEWUSER);
     let joined = plan.join.iter().find(|join| join.flag == libc::CLONE_NEWNS);
     match joined {
         // CAP_SYS_ADMIN in the new user namespace gives no right in the one that owns the older mount namespace.
-        Some(join) if plan.creates(libc::CLONE_NEWUSER) => problems.add(
+        Some(join) if plan.creates(libc::CLONE_NEWUSER) => notes.problem(
             format_args!("{}.path", join.place),
             "a mount namespace cannot be joined from a new user namespace, which has no rights in it",
         ),
         // --no-pivot would unmount the mounts of other processes there, and by propagation those of the host.
-        Some(join) if no_pivot => problems.add(
+        Some(join) if no_pivot => notes.problem(
             format_args!("{}.path", join.place),
             "--no-pivot would unmount what is in the mount namespace (hint: leave --no-pivot out)",
         ),
-        None if user && !plan.creates(libc::CLONE_NEWNS) => problems
-            .add("linux.namespaces", "a user namespace needs a mount namespace: it has no rights in the host's"),
+        None if user && !plan.creates(libc::CLONE_NEWNS) => notes.problem("linux.namespaces", "a user namespace needs a mount namespace: it has no rights in the host's"),
         // The host's root stays below the container's. Only pivot_root(2) passes on the lock (MNT_LOCKED) that keeps root of
         // the user namespace from unmounting the mount on top.
-        None if user && no_pivot => problems.add(
+        None if user && no_pivot => notes.problem(
             "linux.namespaces",
             "with a user namespace, --no-pivot leaves the host's root within reach (hint: leave --no-pivot out)",
         ),
@@ -193,24 +192,26 @@ pub fn check_mounts(plan: &Plan, no_pivot: bool, problems: &mut Problems) {
     }
 }
 
-fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
+fn list(linux: &Linux, plan: &mut Plan, notes: &mut Notes) {
     let mut seen = 0;
     for (i, namespace) in linux.namespaces().as_deref().unwrap_or_default().iter().enumerate() {
         let place = format!("linux.namespaces[{i}]");
         let Some(kind) = KINDS.iter().find(|kind| kind.typ == namespace.typ()) else {
-            problems.add(format_args!("{place}.type"), "is not known");
+            notes.problem(format_args!("{place}.type"), "is not known");
             continue;
         };
         if seen & kind.flag != 0 {
-            problems.add(format_args!("{place}.type"), format_args!("{:?} is listed twice", kind.name));
+            notes.problem(format_args!("{place}.type"), format_args!("{:?} is listed twice", kind.name));
         }
         seen |= kind.flag;
         match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
             None => plan.create |= kind.flag,
             Some(path) => {
                 if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
-                    problems
-                        .add(format_args!("{place}.path"), format_args!("{path:?} is not an absolute path"));
+                    notes.problem(
+                        format_args!("{place}.path"),
+                        format_args!("{path:?} is not an absolute path"),
+                    );
                 }
                 plan.join.push(Join { flag: kind.flag, path: path.clone(), place });
             }
@@ -220,36 +221,36 @@ fn list(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
     plan.join.sort_by_key(|join| rank(join.flag));
 }
 
-fn user(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
-    plan.uid_map = idmap::plan(linux.uid_mappings().as_deref(), "linux.uidMappings", problems);
-    plan.gid_map = idmap::plan(linux.gid_mappings().as_deref(), "linux.gidMappings", problems);
+fn user(linux: &Linux, plan: &mut Plan, notes: &mut Notes) {
+    plan.uid_map = idmap::plan(linux.uid_mappings().as_deref(), "linux.uidMappings", notes);
+    plan.gid_map = idmap::plan(linux.gid_mappings().as_deref(), "linux.gidMappings", notes);
     for (place, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
         if map.is_empty() && plan.creates(libc::CLONE_NEWUSER) {
-            problems.add(place, "must not be empty: a new user namespace without mappings has no root");
+            notes.problem(place, "must not be empty: a new user namespace without mappings has no root");
         }
         // For a joined user namespace engines send its mappings as a description.
         if !map.is_empty() && !plan.has(libc::CLONE_NEWUSER) {
-            problems.add(place, "needs a user namespace");
+            notes.problem(place, "needs a user namespace");
         }
     }
 }
 
-fn offsets(linux: &Linux, plan: &mut Plan, problems: &mut Problems) {
+fn offsets(linux: &Linux, plan: &mut Plan, notes: &mut Notes) {
     // Sorted, so that the plan does not depend on the order of a hash map.
     let offsets: BTreeMap<_, _> = linux.time_offsets().iter().flatten().collect();
     for (clock, offset) in offsets {
         let place = format!("linux.timeOffsets.{clock}");
         if clock != "monotonic" && clock != "boottime" {
-            problems.add(&place, "is not a clock that can be offset (hint: monotonic, boottime)");
+            notes.problem(&place, "is not a clock that can be offset (hint: monotonic, boottime)");
         }
         let nanoseconds = offset.nanosecs().unwrap_or(0);
         if nanoseconds > 999_999_999 {
-            problems.add(format_args!("{place}.nanosecs"), format_args!("{nanoseconds} is above 999999999"));
+            notes.problem(format_args!("{place}.nanosecs"), format_args!("{nanoseconds} is above 999999999"));
         }
         plan.offsets.push(Offset { clock: clock.clone(), seconds: offset.secs().unwrap_or(0), nanoseconds });
     }
     if !plan.offsets.is_empty() && !plan.creates(libc::CLONE_NEWTIME) {
-        problems.add("linux.timeOffsets", "needs a new time namespace");
+        notes.problem("linux.timeOffsets", "needs a new time namespace");
     }
 }
 
@@ -259,9 +260,9 @@ mod tests {
 
     fn check(json: &str) -> (Plan, String) {
         let spec: Spec = serde_json::from_str(json).unwrap();
-        let mut problems = Problems::default();
-        let plan = plan(&spec, &mut problems);
-        (plan, problems.to_string())
+        let mut notes = Notes::default();
+        let plan = plan(&spec, &mut notes);
+        (plan, notes.problems.to_string())
     }
 
     #[test]

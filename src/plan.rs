@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{self, Spec};
 
 use crate::cgroups::{self, Manager};
-use crate::error::{Problems, Result};
+use crate::error::{Notes, Result};
 use crate::host::Host;
 use crate::namespaces::idmap;
 use crate::process::sysctl::{self, Sysctl};
@@ -124,12 +124,12 @@ fn cgroup_owner(
     owner.filter(|(uid, _)| host.uid == 0 && *uid != 0)
 }
 
-/// Plans a container.
-pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<String>) -> Result<Plan> {
+/// Plans a container. Also returns warnings.
+pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<String>)> {
     let _phase = trace::phase("plan");
-    let mut problems = Problems::default();
+    let mut notes = Notes::default();
     let linux = spec.linux().as_ref();
-    let namespaces = namespaces::plan(spec, &mut problems);
+    let namespaces = namespaces::plan(spec, &mut notes);
     let cgroup = cgroups::plan(
         &cgroups::Request {
             id: request.id,
@@ -141,8 +141,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
             uid: host.uid,
         },
         request.cgroups,
-        &mut problems,
-        warnings,
+        &mut notes,
     )?;
     let facts = rootfs::Facts {
         mount_namespace: rootfs::MountNamespace::of(&namespaces),
@@ -156,13 +155,12 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         mount_label: lsm::mount_label(
             linux.and_then(|l| l.mount_label().as_deref()),
             host.process.lsm,
-            &mut problems,
-            warnings,
+            &mut notes,
         ),
     };
-    namespaces::check_mounts(&namespaces, request.no_pivot, &mut problems);
-    let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut problems, warnings);
-    let hooks = hooks::plan(spec.hooks().as_ref(), &mut problems);
+    namespaces::check_mounts(&namespaces, request.no_pivot, &mut notes);
+    let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut notes);
+    let hooks = hooks::plan(spec.hooks().as_ref(), &mut notes);
     // If the runtime is in a user namespace, the kernel permits a mount of procfs only while a whole procfs
     // is visible in the mount namespace. Hooks in the runtime's namespaces may enter the container's and
     // expect the host's paths there (NVIDIA's do).
@@ -171,23 +169,22 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         && !host.user_namespace
         && hooked.iter().all(|hooks| hooks.is_empty())
         && rootfs.can_be_root_only();
-    let sysctl = sysctl::plan(linux, &namespaces, &mut problems);
+    let sysctl = sysctl::plan(linux, &namespaces, &mut notes);
     let held = process_host(host, facts.user_namespace);
     let process = spec.process().as_ref().and_then(|process| {
-        process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut problems, warnings)
+        process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut notes)
     });
-    let seccomp = linux
-        .and_then(|l| l.seccomp().as_ref())
-        .and_then(|profile| seccomp::plan(profile, &mut problems, warnings));
+    let seccomp =
+        linux.and_then(|l| l.seccomp().as_ref()).and_then(|profile| seccomp::plan(profile, &mut notes));
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref()).and_then(|asked| {
         let resctrl = request.cgroups.resctrl.as_deref();
-        intel_rdt::plan(asked, request.id, resctrl, &mut problems, warnings)
+        intel_rdt::plan(asked, request.id, resctrl, &mut notes)
     });
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
-        problems.add("annotations", "has an empty key");
+        notes.problem("annotations", "has an empty key");
     }
-    problems.into_result()?;
-    Ok(Plan {
+    let warnings = notes.into_result()?;
+    let plan = Plan {
         cgroup_owner: cgroup_owner(spec, &namespaces, &rootfs, host),
         namespaces,
         cgroup,
@@ -200,7 +197,8 @@ pub fn create(spec: &Spec, request: &Request, host: &Host, warnings: &mut Vec<St
         process,
         seccomp,
         notify_socket: facts.notify_socket.is_some().then(|| rootfs::NOTIFY_SOCKET.into()),
-    })
+    };
+    Ok((plan, warnings))
 }
 
 /// Returns what a process can be given. The first process of a user namespace holds every capability.

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use crate::error::Problems;
+use crate::error::Notes;
 use crate::sys::mount::MS_UNBINDABLE;
 use crate::{cgroups, namespaces};
 
@@ -122,43 +122,37 @@ impl Plan {
 
 /// Plans the root file system (config.md#root, #mounts; config-linux.md#default-devices, #devices,
 /// #rootfs-mount-propagation, #masked-paths, #readonly-paths).
-pub fn plan(
-    spec: &Spec,
-    bundle: &Path,
-    facts: &Facts,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Plan {
+pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, notes: &mut Notes) -> Plan {
     let linux = spec.linux().as_ref();
     let root = spec.root().as_ref();
     let path = root.map(|root| root.path().clone()).unwrap_or_default();
     if path.as_os_str().is_empty() {
-        problems.add("root.path", "must not be empty");
+        notes.problem("root.path", "must not be empty");
     }
     let propagation = linux.and_then(|l| l.rootfs_propagation().as_deref()).filter(|name| !name.is_empty());
     let propagation = propagation.and_then(|name| {
         let known = options::propagation(name);
         if known.is_none() {
-            problems.add("linux.rootfsPropagation", format_args!("{name:?} is not a propagation"));
+            notes.problem("linux.rootfsPropagation", format_args!("{name:?} is not a propagation"));
         }
         known
     });
-    let mounts = mounts::plan(spec, bundle, facts, problems, warnings);
+    let mounts = mounts::plan(spec, bundle, facts, notes);
     for mount in &mounts {
         let unbindable = mount.options.propagation.iter().any(|step| step.flag == MS_UNBINDABLE);
         if unbindable && facts.mount_namespace != MountNamespace::New {
             let text =
                 "unbindable is only possible in a new mount namespace: a finished tree is copied without it";
-            problems.add(format_args!("{}.options", mount.place), text);
+            notes.problem(format_args!("{}.options", mount.place), text);
         }
     }
     let dev_is_bind = mounts.iter().any(|m| names(&m.destination, "/dev") && m.is_bind());
-    let devices = devices::plan(linux, !dev_is_bind, problems);
+    let devices = devices::plan(linux, !dev_is_bind, notes);
     let mut paths = |list: Option<&Vec<String>>, place: &str| -> Vec<PathBuf> {
         let list = list.map(Vec::as_slice).unwrap_or_default().iter().map(PathBuf::from).enumerate();
         list.inspect(|(i, path)| {
             if !path.is_absolute() {
-                problems.add(format_args!("{place}[{i}]"), format_args!("{path:?} is not absolute"));
+                notes.problem(format_args!("{place}[{i}]"), format_args!("{path:?} is not absolute"));
             }
         })
         .map(|(_, path)| path)

@@ -29,7 +29,7 @@ use oci_spec::runtime::{
 pub use explain::explain;
 use seccompiler::SeccompCmpOp;
 
-use crate::error::{Problems, Result};
+use crate::error::{Notes, Result};
 use crate::sys;
 use crate::sys::seccomp::INSTRUCTIONS_MAX;
 use crate::trace;
@@ -113,18 +113,18 @@ fn ends(fate: u32) -> bool {
     )
 }
 
-/// Plans the filter of a container's profile. Returns `None` if the profile has problems, which are then in
+/// Plans the filter of a container's profile. Returns `None` if the profile has notes, which are then in
 /// `problems`.
 ///
 /// A filter that ends the process at execve(2) is a problem too. Every program is started by execve(2), so
 /// `start` would only find a dead process.
-pub fn plan(profile: &LinuxSeccomp, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<Plan> {
+pub fn plan(profile: &LinuxSeccomp, notes: &mut Notes) -> Option<Plan> {
     let _phase = trace::phase("compile the seccomp profile");
-    let mut plan = compile_profile(profile, problems, warnings)?;
+    let mut plan = compile_profile(profile, notes)?;
     let native = abi::Abi::new(abi::NATIVE, abi::NATIVE)?;
     match fate(&plan.filter, native, "execve") {
         Some(fate) if ends(fate) => {
-            problems.add(
+            notes.problem(
                 explain::place(profile, native, "execve"),
                 format_args!("{} for execve, by which every program is started", dump::action(fate)),
             );
@@ -144,28 +144,19 @@ fn fate(filter: &[sock_filter], native: abi::Abi, name: &str) -> Option<u32> {
 }
 
 /// Compiles a profile for this machine, even if no program could be started under it.
-pub fn compile_profile(
-    profile: &LinuxSeccomp,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Option<Plan> {
-    plan_for(profile, abi::NATIVE, problems, warnings)
+pub fn compile_profile(profile: &LinuxSeccomp, notes: &mut Notes) -> Option<Plan> {
+    plan_for(profile, abi::NATIVE, notes)
 }
 
 /// Compiles a profile as [`compile_profile`] does, for a machine of any architecture.
-fn plan_for(
-    profile: &LinuxSeccomp,
-    native: Arch,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Option<Plan> {
-    let before = problems.0.len();
-    let (policy, unknown) = policy(profile, native, problems);
+fn plan_for(profile: &LinuxSeccomp, native: Arch, notes: &mut Notes) -> Option<Plan> {
+    let before = notes.problems.0.len();
+    let (policy, unknown) = policy(profile, native, notes);
     let mut syscalls = profile.syscalls().iter().flatten();
     let notifies = syscalls.any(|s| s.action() == Action::ScmpActNotify);
-    let listener = listener(profile, notifies, problems, warnings);
-    let flags = flags(profile, notifies, warnings);
-    if problems.0.len() != before {
+    let listener = listener(profile, notifies, notes);
+    let flags = flags(profile, notifies, notes);
+    if notes.problems.0.len() != before {
         return None;
     }
     match compile::compile(&policy) {
@@ -174,26 +165,26 @@ fn plan_for(
         }
         Ok(filter) => {
             let len = filter.len();
-            problems.add(
+            notes.problem(
                 "linux.seccomp",
                 format_args!("needs {len} instructions; the kernel takes {INSTRUCTIONS_MAX}"),
             );
             None
         }
         Err(error) => {
-            problems.add("linux.seccomp", error);
+            notes.problem("linux.seccomp", error);
             None
         }
     }
 }
 
 /// Converts a profile into the compiler's form. Returns it with the profile's unknown names.
-fn policy(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> (compile::Policy, Vec<String>) {
-    let default = default_action(profile, problems);
-    let abis = abis(profile, native, problems);
+fn policy(profile: &LinuxSeccomp, native: Arch, notes: &mut Notes) -> (compile::Policy, Vec<String>) {
+    let default = default_action(profile, notes);
+    let abis = abis(profile, native, notes);
     let (mut rules, mut unknown) = (Vec::with_capacity(512), Vec::new());
     for (i, syscall) in profile.syscalls().iter().flatten().enumerate() {
-        add_rules(&mut rules, &mut unknown, syscall, i, problems);
+        add_rules(&mut rules, &mut unknown, syscall, i, notes);
     }
     let newer = newer(profile.default_action(), default);
     (compile::Policy { default, newer, abis, rules }, unknown)
@@ -207,18 +198,18 @@ fn newer(action: Action, default: u32) -> Option<u32> {
     (action == Action::ScmpActErrno && default != enosys).then_some(enosys)
 }
 
-fn default_action(profile: &LinuxSeccomp, problems: &mut Problems) -> u32 {
+fn default_action(profile: &LinuxSeccomp, notes: &mut Notes) -> u32 {
     let action = profile.default_action();
     if action == Action::ScmpActNotify {
         // The process could not even report that its filter is loaded.
-        problems.add("linux.seccomp.defaultAction", "must not be SCMP_ACT_NOTIFY");
+        notes.problem("linux.seccomp.defaultAction", "must not be SCMP_ACT_NOTIFY");
     }
-    return_value(action, profile.default_errno_ret(), "linux.seccomp.defaultErrnoRet", problems)
+    return_value(action, profile.default_errno_ret(), "linux.seccomp.defaultErrnoRet", notes)
 }
 
 /// Returns a filter's return value for an action (linux/seccomp.h). The default errno is EPERM
 /// (config-linux.md#seccomp).
-fn return_value(action: Action, errno: Option<u32>, place: &str, problems: &mut Problems) -> u32 {
+fn return_value(action: Action, errno: Option<u32>, place: &str, notes: &mut Notes) -> u32 {
     // The kernel silently lowers an errno to its MAX_ERRNO.
     let (value, max) = match action {
         Action::ScmpActKill | Action::ScmpActKillThread => (libc::SECCOMP_RET_KILL_THREAD, 0),
@@ -234,11 +225,11 @@ fn return_value(action: Action, errno: Option<u32>, place: &str, problems: &mut 
         None if max == 0 => value,
         None => value | libc::EPERM as u32,
         Some(_) if max == 0 => {
-            problems.add(place, format_args!("{action} takes no errno"));
+            notes.problem(place, format_args!("{action} takes no errno"));
             value
         }
         Some(errno) if errno > max => {
-            problems.add(place, format_args!("{errno} is above {max}"));
+            notes.problem(place, format_args!("{errno} is above {max}"));
             value
         }
         Some(errno) => value | errno,
@@ -247,15 +238,15 @@ fn return_value(action: Action, errno: Option<u32>, place: &str, problems: &mut 
 
 /// Returns the native ABI and the ABIs of the profile. Filters of libseccomp always have the native one too:
 /// without it, the container's program could not even start.
-fn abis(profile: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> Vec<abi::Abi> {
+fn abis(profile: &LinuxSeccomp, native: Arch, notes: &mut Notes) -> Vec<abi::Abi> {
     let listed = profile.architectures().as_deref().unwrap_or_default();
     let mut abis = Vec::with_capacity(listed.len() + 1);
     for (i, arch) in std::iter::once(native).chain(listed.iter().copied()).enumerate() {
         match abi::Abi::new(arch, native) {
             Some(abi) if abis.contains(&abi) => {}
             Some(abi) => abis.push(abi),
-            None if i == 0 => problems.add("linux.seccomp", "corten has no system calls of this machine"),
-            None => problems.add(
+            None if i == 0 => notes.problem("linux.seccomp", "corten has no system calls of this machine"),
+            None => notes.problem(
                 format_args!("linux.seccomp.architectures[{}]", i - 1),
                 format_args!("{arch} is unknown"),
             ),
@@ -271,20 +262,20 @@ fn add_rules(
     unknown: &mut Vec<String>,
     syscall: &LinuxSyscall,
     i: usize,
-    problems: &mut Problems,
+    notes: &mut Notes,
 ) {
     let place = format!("linux.seccomp.syscalls[{i}]");
-    let action = return_value(syscall.action(), syscall.errno_ret(), &format!("{place}.errnoRet"), problems);
+    let action = return_value(syscall.action(), syscall.errno_ret(), &format!("{place}.errnoRet"), notes);
     if syscall.names().is_empty() {
-        problems.add(format_args!("{place}.names"), "must name a system call");
+        notes.problem(format_args!("{place}.names"), "must name a system call");
     }
-    let args = comparisons(syscall, &place, problems);
+    let args = comparisons(syscall, &place, notes);
     // If an argument is compared twice, each comparison is a rule of its own, as in runc.
     let twice = args.iter().enumerate().any(|(j, arg)| args[..j].iter().any(|a| a.index == arg.index));
     let alternatives = args.chunks(if twice { 1 } else { ARGUMENTS });
     for (j, name) in syscall.names().iter().enumerate() {
         if syscall.action() == Action::ScmpActNotify && SENDING.contains(&name.as_str()) {
-            problems.add(
+            notes.problem(
                 format_args!("{place}.names[{j}]"),
                 format_args!("{name} sends the listener, and so must not be SCMP_ACT_NOTIFY"),
             );
@@ -303,7 +294,7 @@ fn add_rules(
 }
 
 /// Converts the comparisons of a rule.
-fn comparisons(syscall: &LinuxSyscall, place: &str, problems: &mut Problems) -> Vec<compile::Comparison> {
+fn comparisons(syscall: &LinuxSyscall, place: &str, notes: &mut Notes) -> Vec<compile::Comparison> {
     let args = syscall.args().as_deref().unwrap_or_default();
     let mut comparisons = Vec::with_capacity(args.len());
     for (i, arg) in args.iter().enumerate() {
@@ -323,7 +314,7 @@ fn comparisons(syscall: &LinuxSyscall, place: &str, problems: &mut Problems) -> 
             Ok(index) if arg.index() < ARGUMENTS => {
                 comparisons.push(compile::Comparison { index, operator, value });
             }
-            _ => problems.add(
+            _ => notes.problem(
                 format_args!("{place}.args[{i}].index"),
                 format_args!("{} is not within 0 to 5", arg.index()),
             ),
@@ -332,34 +323,29 @@ fn comparisons(syscall: &LinuxSyscall, place: &str, problems: &mut Problems) -> 
     comparisons
 }
 
-fn listener(
-    profile: &LinuxSeccomp,
-    notifies: bool,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Option<Listener> {
+fn listener(profile: &LinuxSeccomp, notifies: bool, notes: &mut Notes) -> Option<Listener> {
     let metadata = profile.listener_metadata();
     let Some(path) = profile.listener_path() else {
         if metadata.is_some() {
-            problems.add("linux.seccomp.listenerMetadata", "must not be set without listenerPath");
+            notes.problem("linux.seccomp.listenerMetadata", "must not be set without listenerPath");
         }
         if notifies {
-            problems.add("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs a listener");
+            notes.problem("linux.seccomp.listenerPath", "SCMP_ACT_NOTIFY needs a listener");
         }
         return None;
     };
     if !path.is_absolute() {
-        problems.add("linux.seccomp.listenerPath", format_args!("{path:?} is not absolute"));
+        notes.problem("linux.seccomp.listenerPath", format_args!("{path:?} is not absolute"));
     }
     if !notifies {
-        warnings.push("linux.seccomp.listenerPath: no call has SCMP_ACT_NOTIFY, ignoring".into());
+        notes.warn("linux.seccomp.listenerPath: no call has SCMP_ACT_NOTIFY, ignoring");
         return None;
     }
     Some(Listener { path: path.clone(), metadata: metadata.clone() })
 }
 
 /// Returns the flags of the profile, and those that a listener needs.
-fn flags(profile: &LinuxSeccomp, notifies: bool, warnings: &mut Vec<String>) -> u64 {
+fn flags(profile: &LinuxSeccomp, notifies: bool, notes: &mut Notes) -> u64 {
     use crate::sys::seccomp::{LOG, NEW_LISTENER, SPEC_ALLOW, TSYNC, TSYNC_ESRCH, WAIT_KILLABLE_RECV};
     let mut bits = if notifies { NEW_LISTENER } else { 0 };
     for (i, flag) in profile.flags().as_deref().unwrap_or_default().iter().enumerate() {
@@ -372,7 +358,7 @@ fn flags(profile: &LinuxSeccomp, notifies: bool, warnings: &mut Vec<String>) -> 
             Flag::SeccompFilterFlagTsync => TSYNC,
             Flag::SeccompFilterFlagWaitKillableRecv if notifies => WAIT_KILLABLE_RECV,
             Flag::SeccompFilterFlagWaitKillableRecv => {
-                warnings.push(format!(
+                notes.warn(format!(
                     "linux.seccomp.flags[{i}]: {flag} without a call that has SCMP_ACT_NOTIFY, ignoring"
                 ));
                 0

@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use corten::cgroups::{self, Cgroup, Directory, Host, Manager, Plan, Request};
-use corten::error::{Kind, Problems, kind};
+use corten::error::{Kind, Notes, kind};
 use corten::sys::{bpf, task};
 use harness::View;
 use oci_spec::runtime::LinuxResources;
@@ -57,18 +57,18 @@ impl Sandbox {
             manager: Manager::Cgroupfs,
             rootless: false,
         };
-        let mut problems = Problems::default();
-        let plan = cgroups::plan(&request, &self.host, &mut problems, &mut Vec::new()).unwrap();
-        assert_eq!(problems.0, []);
+        let mut notes = Notes::default();
+        let plan = cgroups::plan(&request, &self.host, &mut notes).unwrap();
+        assert_eq!(notes.problems.0, []);
         plan.unwrap()
     }
 
     fn create(&self, path: &str, resources: &str) -> anyhow::Result<Directory> {
-        let mut warnings = Vec::new();
+        let mut notes = Notes::default();
         let plan = self.plan(path, resources);
-        let cgroup = cgroups::create(&plan, &mut warnings)?.unwrap();
-        cgroups::attach_filter(&cgroup, &plan, &mut warnings)?;
-        assert_eq!(warnings, [""; 0]);
+        let cgroup = cgroups::create(&plan, &mut notes)?.unwrap();
+        cgroups::attach_filter(&cgroup, &plan, &mut notes)?;
+        assert_eq!(notes.warnings, [""; 0]);
         Ok(cgroup.unified.unwrap())
     }
 }
@@ -428,13 +428,13 @@ fn a_user_without_rights_runs_without_a_cgroup() {
         let plan = |resources| Plan { rootless: true, ..sandbox.plan("a", resources) };
         // The file permissions are checked for this thread's own file system user.
         task::setfsuid(65534).unwrap();
-        let mut warnings = Vec::new();
-        let none = cgroups::create(&plan("{}"), &mut warnings);
-        let refused = cgroups::create(&plan(r#"{"unified":{"cgroup.max.depth":"1"}}"#), &mut warnings);
+        let mut notes = Notes::default();
+        let none = cgroups::create(&plan("{}"), &mut notes);
+        let refused = cgroups::create(&plan(r#"{"unified":{"cgroup.max.depth":"1"}}"#), &mut notes);
         task::setfsuid(0).unwrap();
         assert!(none.unwrap().is_none());
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].ends_with("permission denied, ignoring"), "{warnings:?}");
+        assert_eq!(notes.warnings.len(), 1);
+        assert!(notes.warnings[0].ends_with("permission denied, ignoring"), "{:?}", notes.warnings);
         let error = format!("{:#}", refused.unwrap_err());
         assert!(error.starts_with("linux.cgroupsPath /"), "{error}");
         assert!(error.ends_with("permission denied"), "{error}");

@@ -27,7 +27,6 @@ fn host(rootless: bool) -> Host {
 }
 
 fn planned(directory: &Path) -> String {
-    let mut warnings = Vec::new();
     let config = match config::load(directory) {
         Ok(config) => config,
         Err(e) => return format!("{e:#}\n"),
@@ -49,8 +48,8 @@ fn planned(directory: &Path) -> String {
         notify_socket: None,
     };
     let rootless = directory.ends_with("rootless");
-    match plan::create(&config.spec, &request, &host(rootless), &mut warnings) {
-        Ok(plan) => {
+    match plan::create(&config.spec, &request, &host(rootless)) {
+        Ok((plan, warnings)) => {
             let warnings = config.warnings.iter().chain(&warnings);
             let warnings: String = warnings.map(|warning| format!("warning: {warning}\n")).collect();
             format!("{warnings}{}", plan.print())

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use caps::Capability;
-use corten::error::{Problems, Result};
+use corten::error::{Notes, Result};
 use corten::hooks::{self, Hook};
 use corten::process::capabilities::Sets;
 use corten::process::credentials::{self, Groups, Status, User};
@@ -372,9 +372,9 @@ fn scheduler_affinity_personality_and_memory_policy_are_set() {
         io_priority::apply(io_priority::IoPriority { class: 2, level: 6 }).unwrap();
         assert_eq!(sys::process::ioprio_get().unwrap(), (2, 6));
 
-        let mut problems = Problems::default();
+        let mut notes = Notes::default();
         let spec = serde_json::from_str(r#"{"policy": "SCHED_BATCH", "nice": 7}"#).unwrap();
-        let batch = scheduler::plan(Some(&spec), "s", &mut problems, &mut Vec::new()).unwrap();
+        let batch = scheduler::plan(Some(&spec), "s", &mut notes).unwrap();
         scheduler::apply(&batch).unwrap();
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
@@ -385,20 +385,20 @@ fn scheduler_affinity_personality_and_memory_policy_are_set() {
         assert_eq!(std::fs::read_to_string("/proc/self/personality").unwrap().trim(), "00000008");
 
         let spec = serde_json::from_str(r#"{"initial": "0"}"#).unwrap();
-        let cpus = affinity::plan(Some(&spec), "a", &mut problems).initial.unwrap();
+        let cpus = affinity::plan(Some(&spec), "a", &mut notes).initial.unwrap();
         affinity::apply(&cpus).unwrap();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
 
         let spec = serde_json::from_str(r#"{"mode": "MPOL_BIND", "nodes": "0"}"#).unwrap();
-        match memory_policy::apply(&memory_policy::plan(Some(&spec), &mut problems).unwrap()) {
+        match memory_policy::apply(&memory_policy::plan(Some(&spec), &mut notes).unwrap()) {
             Ok(()) => assert!(std::fs::read_to_string("/proc/self/numa_maps").unwrap().contains("bind:0")),
             Err(e) => assert_eq!(
                 format!("{e:#}"),
                 "linux.memoryPolicy: set_mempolicy(0x2): function not implemented"
             ),
         }
-        assert_eq!(problems.to_string(), "");
+        assert_eq!(notes.problems.to_string(), "");
     });
 }
 

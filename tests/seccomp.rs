@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
-use corten::error::Problems;
+use corten::error::Notes;
 use corten::seccomp::{self, Plan, bpf, listener};
 use corten::sys;
 use nix::errno::Errno;
@@ -18,9 +18,9 @@ const DOCKER: &str = include_str!("golden/seccomp/docker.json");
 
 fn plan(json: &str) -> Plan {
     let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    let plan = seccomp::plan(&profile, &mut problems, &mut warnings);
-    assert_eq!((problems.to_string().as_str(), warnings.len()), ("", 0));
+    let mut notes = Notes::default();
+    let plan = seccomp::plan(&profile, &mut notes);
+    assert_eq!((notes.problems.to_string().as_str(), notes.warnings.len()), ("", 0));
     plan.unwrap()
 }
 

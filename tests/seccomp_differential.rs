@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use corten::error::Problems;
+use corten::error::Notes;
 use corten::seccomp::{self, bpf};
 use libc::sock_filter;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
@@ -330,9 +330,8 @@ fn compare(
     differences: &mut Vec<Difference>,
 ) -> usize {
     let typed: LinuxSeccomp = serde_json::from_value(profile.clone()).unwrap();
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    let plan = seccomp::compile_profile(&typed, &mut problems, &mut warnings)
-        .unwrap_or_else(|| panic!("{problems}"));
+    let mut notes = Notes::default();
+    let plan = seccomp::compile_profile(&typed, &mut notes).unwrap_or_else(|| panic!("{}", notes.problems));
     assert!(bpf::valid(&plan.filter));
     let mut archs: BTreeSet<String> =
         typed.architectures().iter().flatten().map(ToString::to_string).collect();

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use corten::cgroups::devices::{self, Rule, Type};
 use corten::cgroups::{self, Manager, Write};
-use corten::error::Problems;
+use corten::error::Notes;
 use corten::sys::bpf::Instruction;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use serde_json::{Value, json};
@@ -64,13 +64,13 @@ fn rules(data: &[u8]) -> Vec<(LinuxDeviceCgroup, Rule)> {
 
 pub fn check(data: &[u8]) {
     let (given, mut wanted): (Vec<_>, Vec<_>) = rules(data).into_iter().unzip();
-    let mut problems = Problems::default();
-    let filter = devices::plan(&given, &mut problems);
-    assert_eq!(problems.to_string(), "");
+    let mut notes = Notes::default();
+    let filter = devices::plan(&given, &mut notes);
+    assert_eq!(notes.problems.to_string(), "");
     let program = filter.as_ref().map(devices::Filter::compile);
     let v1 = v1(&given).map(|writes| Kernel::told(&writes));
     // The default rules come last.
-    wanted.extend(devices::plan(&[], &mut problems).into_iter().flat_map(|filter| filter.rules));
+    wanted.extend(devices::plan(&[], &mut notes).into_iter().flat_map(|filter| filter.rules));
     // The numbers of the rules, and numbers that no rule has.
     let numbers =
         |of: fn(&Rule) -> Option<u32>| wanted.iter().filter_map(of).chain([0, 7, u32::MAX]).collect();
@@ -114,10 +114,10 @@ fn v1(rules: &[LinuxDeviceCgroup]) -> Option<Vec<Write>> {
         rootless: false,
         uid: 0,
     };
-    let mut problems = Problems::default();
-    let plan = cgroups::plan(&request, &host, &mut problems, &mut Vec::new());
+    let mut notes = Notes::default();
+    let plan = cgroups::plan(&request, &host, &mut notes);
     match plan.unwrap_or_else(|e| panic!("{e:#}")) {
-        Some(plan) if problems.0.is_empty() => {
+        Some(plan) if notes.problems.0.is_empty() => {
             Some(plan.v1.into_iter().flat_map(|part| part.device_rules).collect())
         }
         _ => None,

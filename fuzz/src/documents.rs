@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use corten::cgroups::{self, Manager, Plan, Write};
 use corten::config::{self, Config, Version};
-use corten::error::{Problems, Result};
+use corten::error::{Notes, Result};
 use corten::fuzzing::{self, BusValue};
 use corten::host::{self, Host};
 use corten::plan;
@@ -74,9 +74,8 @@ fn settings() -> &'static [Setting] {
     })
 }
 
-/// Returns the plan or its problems, and the warnings, as text.
+/// Returns the plan or its notes, and the warnings, as text.
 fn planned(config: &Config, setting: &Setting) -> String {
-    let mut warnings = Vec::new();
     let request = plan::Request {
         id: "c1",
         bundle: Path::new("/bundle"),
@@ -87,12 +86,13 @@ fn planned(config: &Config, setting: &Setting) -> String {
         cgroups: &setting.cgroups,
         notify_socket: None,
     };
-    let plan = plan::create(&config.spec, &request, &setting.host, &mut warnings);
-    for warning in config.warnings.iter().chain(&warnings) {
+    let plan = plan::create(&config.spec, &request, &setting.host);
+    let warnings = plan.as_ref().map_or(&[][..], |(_, warnings)| warnings);
+    for warning in config.warnings.iter().chain(warnings) {
         assert!(warning.ends_with("ignoring"), "a warning of something else: {warning}");
     }
     match plan {
-        Ok(plan) => {
+        Ok((plan, warnings)) => {
             let scope = plan.cgroup.as_ref().and_then(Plan::scope);
             for (name, value) in scope.iter().flat_map(|scope| &scope.properties) {
                 let told = vec![BusValue::str(name), value.clone().variant()];
@@ -101,7 +101,7 @@ fn planned(config: &Config, setting: &Setting) -> String {
             }
             format!("{}{warnings:?}", plan.print())
         }
-        Err(e) => format!("{e:#} {warnings:?}"),
+        Err(e) => format!("{e:#}"),
     }
 }
 
@@ -144,11 +144,11 @@ pub fn process(data: &[u8]) {
         let given = process.clone();
         fuzzing::inherit(&mut process, own);
         let planned = |process| {
-            let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+            let mut notes = Notes::default();
             let host = settings()[0].host.process;
-            let plan = process::plan(process, None, None, host, "process", &mut problems, &mut warnings);
-            assert_eq!(plan.is_none(), !problems.0.is_empty(), "{problems}");
-            (plan, problems, warnings)
+            let plan = process::plan(process, None, None, host, "process", &mut notes);
+            assert_eq!(plan.is_none(), !notes.problems.0.is_empty(), "{}", notes.problems);
+            (plan, notes)
         };
         let plan = planned(&process);
         assert_eq!(plan, planned(&process), "planned in two ways");
@@ -184,7 +184,7 @@ pub fn state(data: &[u8]) {
 
 /// Returns the writes for resources on a host, or `None` if the resources have problems.
 fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let mut notes = Notes::default();
     let request = cgroups::Request {
         id: "c1",
         path: None,
@@ -194,10 +194,10 @@ fn writes(resources: &LinuxResources, setting: &Setting) -> Option<Vec<Write>> {
         rootless: setting.host.rootless,
         uid: setting.host.uid,
     };
-    let plan = cgroups::plan(&request, &setting.cgroups, &mut problems, &mut warnings).ok()??;
+    let plan = cgroups::plan(&request, &setting.cgroups, &mut notes).ok()??;
     let unified = plan.unified.into_iter().flat_map(|plan| plan.writes);
     let writes = plan.v1.into_iter().flat_map(|part| part.writes).chain(unified).collect();
-    problems.0.is_empty().then_some(writes)
+    notes.problems.0.is_empty().then_some(writes)
 }
 
 /// Returns the contents of the files after the writes: by file, device and number.

@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use corten::error::Problems;
+use corten::error::Notes;
 use corten::seccomp;
 use libc::sock_filter;
 use oci_spec::runtime::LinuxSeccomp;
@@ -190,9 +190,9 @@ pub fn one(text: &[u8], counts: &mut Counts) -> Result<(), String> {
         counts.unreadable += 1;
         return Ok(());
     };
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    let plan = seccomp::compile_profile(&profile, &mut problems, &mut warnings);
-    match (&plan, problems.0.as_slice()) {
+    let mut notes = Notes::default();
+    let plan = seccomp::compile_profile(&profile, &mut notes);
+    match (&plan, notes.problems.0.as_slice()) {
         (Some(plan), []) => {
             counts.compiled += 1;
             verify(&plan.filter)?;
@@ -202,21 +202,21 @@ pub fn one(text: &[u8], counts: &mut Counts) -> Result<(), String> {
         }
         (None, [_, ..]) => {
             counts.refused += 1;
-            let text = problems.to_string();
+            let text = notes.problems.to_string();
             counts.too_long += usize::from(text.contains("; the kernel takes 4096"));
-            if !problems.0.iter().all(|problem| problem.place.starts_with("linux.seccomp")) {
+            if !notes.problems.0.iter().all(|problem| problem.place.starts_with("linux.seccomp")) {
                 return Err(format!("a problem without a place: {text}"));
             }
         }
-        _ => return Err(format!("neither a program nor an error, or both: {problems}")),
+        _ => return Err(format!("neither a program nor an error, or both: {}", notes.problems)),
     }
-    let before = problems.0.len();
-    let planned = seccomp::plan(&profile, &mut problems, &mut warnings);
-    if planned.is_none() == (problems.0.len() == before) {
+    let before = notes.problems.0.len();
+    let planned = seccomp::plan(&profile, &mut notes);
+    if planned.is_none() == (notes.problems.0.len() == before) {
         return Err("planned in silence, or in spite of a problem".into());
     }
-    let explained = seccomp::explain(&profile, &["clone".into()], &mut warnings);
-    let all = seccomp::explain(&profile, &[], &mut warnings);
+    let explained = seccomp::explain(&profile, &["clone".into()]);
+    let all = seccomp::explain(&profile, &[]);
     if (explained.is_ok(), all.is_ok()) != (plan.is_some(), plan.is_some()) {
         return Err("explained other than compiled".into());
     }

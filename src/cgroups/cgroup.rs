@@ -15,7 +15,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::directory::{self, Directory, remove_parents};
 use super::{CgroupRecord, Host, Plan, Write, device_program, devices, v1, v2};
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 use crate::sys::{self, fs};
 use crate::trace;
 
@@ -83,35 +83,35 @@ pub struct SubCgroup {
 /// Creates the cgroup and sets its limits, except for v2's device filter ([`attach_filter`]). Returns `None`
 /// if a rootless container is refused a cgroup and can run without one. After an error nothing that was
 /// created remains.
-pub fn create(plan: &Plan, warnings: &mut Vec<String>) -> Result<Option<Cgroup>> {
+pub fn create(plan: &Plan, notes: &mut Notes) -> Result<Option<Cgroup>> {
     let _phase = trace::phase("cgroup");
     let mut made = Vec::new();
-    let created = create_all(plan, &mut made, warnings);
+    let created = create_all(plan, &mut made, notes);
     if created.is_err() {
         remove_parents(&made);
     }
-    let created = unless_denied(created, plan.optional(), warnings)?;
+    let created = unless_denied(created, plan.optional(), notes)?;
     Ok(created.filter(|cgroup| cgroup.unified.is_some() || !cgroup.v1.is_empty()))
 }
 
-fn create_all(plan: &Plan, made: &mut Vec<PathBuf>, warnings: &mut Vec<String>) -> Result<Cgroup> {
+fn create_all(plan: &Plan, made: &mut Vec<PathBuf>, notes: &mut Notes) -> Result<Cgroup> {
     let unified = match &plan.unified {
-        Some(unified) => unless_denied(v2::create(unified), plan.unified_is_optional(), warnings)?,
+        Some(unified) => unless_denied(v2::create(unified), plan.unified_is_optional(), notes)?,
         None => None,
     };
     made.extend(unified.iter().flat_map(|directory| directory.made.iter().cloned()));
     let mut v1 = Vec::new();
     for part in &plan.v1 {
-        v1.extend(v1::create(part, plan, made, warnings)?);
+        v1.extend(v1::create(part, plan, made, notes)?);
     }
     Ok(Cgroup { unified, v1 })
 }
 
 /// Turns an error about missing rights into a warning if the container can run without the cgroup.
-fn unless_denied<T>(created: Result<T>, optional: bool, warnings: &mut Vec<String>) -> Result<Option<T>> {
+fn unless_denied<T>(created: Result<T>, optional: bool, notes: &mut Notes) -> Result<Option<T>> {
     match created {
         Err(e) if optional && directory::denied(&e) => {
-            warnings.push(format!("the container gets no cgroup: {e:#}, ignoring"));
+            notes.warn(format!("the container gets no cgroup: {e:#}, ignoring"));
             Ok(None)
         }
         created => created.map(Some),
@@ -119,7 +119,7 @@ fn unless_denied<T>(created: Result<T>, optional: bool, warnings: &mut Vec<Strin
 }
 
 /// Attaches v2's device filter. The container's program and the hooks must not run before it.
-pub fn attach_filter(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -> Result<()> {
+pub fn attach_filter(cgroup: &Cgroup, plan: &Plan, notes: &mut Notes) -> Result<()> {
     let _phase = trace::phase("device filter");
     let (Some(directory), Some(unified)) = (&cgroup.unified, &plan.unified) else { return Ok(()) };
     let (place, filter) = ("linux.resources.devices", plan.program());
@@ -130,7 +130,7 @@ pub fn attach_filter(cgroup: &Cgroup, plan: &Plan, warnings: &mut Vec<String>) -
         Err(e) if e.errno == Errno::EPERM && plan.rootless => match filter {
             Some(filter) if !filter.only_allows() => Err(e).context(place),
             _ => {
-                warnings.push(format!("{place}: {e}, ignoring"));
+                notes.warn(format!("{place}: {e}, ignoring"));
                 Ok(())
             }
         },
@@ -230,15 +230,15 @@ impl Cgroup {
     }
 
     /// Returns the writes to this cgroup's files that `resources` ask for. Errors go to `problems`.
-    pub fn plan(&self, resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
+    pub fn plan(&self, resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
         let host = if self.v1.is_empty() { Ok(Host::default()) } else { Host::probe(false) };
         match host {
             Ok(host) => {
-                let (v1, unified) = v1::writes(resources, &host, problems);
+                let (v1, unified) = v1::writes(resources, &host, notes);
                 [v1, unified].concat()
             }
             Err(e) => {
-                problems.add("linux.resources", format!("{e:#}"));
+                notes.problem("linux.resources", format!("{e:#}"));
                 Vec::new()
             }
         }

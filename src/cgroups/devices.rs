@@ -11,7 +11,7 @@
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
-use crate::error::Problems;
+use crate::error::Notes;
 use crate::sys::bpf::Instruction;
 
 /// The kernel's bits for an access (`BPF_DEVCG_ACC_*`).
@@ -87,58 +87,58 @@ const DEFAULTS: [Rule; 10] = [
 ];
 
 /// Returns the filter that `linux.resources.devices` asks for, or `None` if everything is allowed.
-pub fn plan(rules: &[LinuxDeviceCgroup], problems: &mut Problems) -> Option<Filter> {
+pub fn plan(rules: &[LinuxDeviceCgroup], notes: &mut Notes) -> Option<Filter> {
     if rules.len() > MAX_RULES {
-        problems.add("linux.resources.devices", format!("has more than {MAX_RULES} rules"));
+        notes.problem("linux.resources.devices", format!("has more than {MAX_RULES} rules"));
         return None;
     }
     let own = rules.iter().enumerate().filter_map(|(i, rule)| {
         let place = format!("linux.resources.devices[{i}]");
-        convert(rule, &place, problems)
+        convert(rule, &place, notes)
     });
     let filter = simplify(own.chain(DEFAULTS).collect());
     let unrestricted = filter.otherwise && filter.rules.is_empty();
     (!unrestricted).then_some(filter)
 }
 
-fn convert(rule: &LinuxDeviceCgroup, place: &str, problems: &mut Problems) -> Option<Rule> {
-    let before = problems.0.len();
+fn convert(rule: &LinuxDeviceCgroup, place: &str, notes: &mut Notes) -> Option<Rule> {
+    let before = notes.problems.0.len();
     let kind = match rule.typ().unwrap_or_default() {
         LinuxDeviceType::A => None,
         LinuxDeviceType::B => Some(Type::Block),
         LinuxDeviceType::C => Some(Type::Char),
         // runc refuses them too: a fifo is not a device, and `u` is a type for mknod(1) only.
         other @ (LinuxDeviceType::U | LinuxDeviceType::P) => {
-            problems.add(format!("{place}.type"), format!("{:?} is not one of a, b, c", other.as_str()));
+            notes.problem(format!("{place}.type"), format!("{:?} is not one of a, b, c", other.as_str()));
             None
         }
     };
-    let major = number(rule.major(), &format!("{place}.major"), problems);
-    let minor = number(rule.minor(), &format!("{place}.minor"), problems);
+    let major = number(rule.major(), &format!("{place}.major"), notes);
+    let minor = number(rule.minor(), &format!("{place}.minor"), notes);
     let access = match rule.access().as_deref().unwrap_or("") {
         // A rule that denies without an access denies all. For a rule that allows, the access would be a
         // guess.
         "" if !rule.allow() => ALL,
         "" => {
-            problems.add(format!("{place}.access"), "is missing: a rule that allows must say what");
+            notes.problem(format!("{place}.access"), "is missing: a rule that allows must say what");
             0
         }
         text => access(text).unwrap_or_else(|| {
-            problems.add(format!("{place}.access"), format!("{text:?} is not made of r, w, m"));
+            notes.problem(format!("{place}.access"), format!("{text:?} is not made of r, w, m"));
             0
         }),
     };
-    (problems.0.len() == before).then_some(Rule { allow: rule.allow(), kind, major, minor, access })
+    (notes.problems.0.len() == before).then_some(Rule { allow: rule.allow(), kind, major, minor, access })
 }
 
 /// Converts a device number. An absent number and -1 match every device.
-fn number(value: Option<i64>, place: &str, problems: &mut Problems) -> Option<u32> {
+fn number(value: Option<i64>, place: &str, notes: &mut Notes) -> Option<u32> {
     match value {
         None | Some(-1) => None,
         Some(n) => {
             let number = u32::try_from(n).ok();
             if number.is_none() {
-                problems.add(place, format!("{n} is not a device number"));
+                notes.problem(place, format!("{n} is not a device number"));
             }
             number
         }
@@ -480,9 +480,9 @@ mod tests {
             ),
         ];
         for (rules, rows) in cases {
-            let mut problems = Problems::default();
-            let filter = plan(&parse(rules), &mut problems);
-            assert_eq!(problems.0, []);
+            let mut notes = Notes::default();
+            let filter = plan(&parse(rules), &mut notes);
+            assert_eq!(notes.problems.0, []);
             for (row, expected) in *rows {
                 let fields: Vec<&str> = row.split([' ', ':']).collect();
                 let kind = if fields[0] == "b" { Type::Block } else { Type::Char };
@@ -530,13 +530,13 @@ mod tests {
 
     #[test]
     fn the_default_list_is_a_short_program() {
-        assert_eq!(plan(&[], &mut Problems::default()).unwrap().compile().len(), 29);
+        assert_eq!(plan(&[], &mut Notes::default()).unwrap().compile().len(), 29);
     }
 
     #[test]
     fn lists_shrink_to_what_decides() {
-        let mut problems = Problems::default();
-        let defaults = plan(&[], &mut problems).unwrap();
+        let mut notes = Notes::default();
+        let defaults = plan(&[], &mut notes).unwrap();
         assert_eq!(defaults.rules, DEFAULTS);
         assert!(defaults.only_allows());
         // What Docker sends for a plain container: nothing in it goes beyond the defaults but its console.
@@ -550,14 +550,14 @@ mod tests {
                 {"allow":true,"type":"c","major":5,"minor":1,"access":"rwm"},
                 {"allow":false,"type":"c","major":10,"minor":229,"access":"rwm"}]"#,
         );
-        let filter = plan(&docker, &mut problems).unwrap();
+        let filter = plan(&docker, &mut notes).unwrap();
         assert_eq!(filter.rules.len(), DEFAULTS.len() + 1);
         assert_eq!(filter.rules[1..], DEFAULTS);
         assert!(filter.only_allows());
-        assert_eq!(plan(&parse(r#"[{"allow":true,"access":"rwm"}]"#), &mut problems), None);
+        assert_eq!(plan(&parse(r#"[{"allow":true,"access":"rwm"}]"#), &mut notes), None);
         let narrowed = parse(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","access":"w"}]"#);
-        assert!(!plan(&narrowed, &mut problems).unwrap().only_allows());
-        assert_eq!(problems.0, []);
+        assert!(!plan(&narrowed, &mut notes).unwrap().only_allows());
+        assert_eq!(notes.problems.0, []);
     }
 
     #[test]
@@ -570,11 +570,11 @@ mod tests {
             (r#"{"allow":true,"access":"rx"}"#, "[0].access", "not made of"),
             (r#"{"allow":true}"#, "[0].access", "missing"),
         ] {
-            let mut problems = Problems::default();
-            plan(&parse(&format!("[{rule}]")), &mut problems);
-            assert_eq!(problems.0.len(), 1, "{rule}");
-            assert_eq!(problems.0[0].place, format!("linux.resources.devices{place}"));
-            assert!(problems.0[0].message.contains(word), "{}", problems.0[0].message);
+            let mut notes = Notes::default();
+            plan(&parse(&format!("[{rule}]")), &mut notes);
+            assert_eq!(notes.problems.0.len(), 1, "{rule}");
+            assert_eq!(notes.problems.0[0].place, format!("linux.resources.devices{place}"));
+            assert!(notes.problems.0[0].message.contains(word), "{}", notes.problems.0[0].message);
         }
     }
 }

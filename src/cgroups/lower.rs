@@ -5,7 +5,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::resources::{Absent, Bounds, Limit, NO_SUCH_CONTROL, Target, WEIGHT, Write};
 use super::value::Value;
-use crate::error::Problems;
+use crate::error::Notes;
 
 /// The version of cgroups that the files are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +24,12 @@ pub(super) enum Asked {
     Limit(i128),
 }
 
-/// The writes and problems so far.
+/// The writes and notes so far.
 pub(super) struct Plan<'a> {
     pub(super) version: Version,
     pub(super) resources: &'a LinuxResources,
     pub(super) writes: Vec<Write>,
-    pub(super) problems: &'a mut Problems,
+    pub(super) notes: &'a mut Notes,
 }
 
 /// Returns the place of a member in config.json.
@@ -59,7 +59,7 @@ impl Plan<'_> {
             Target::Refused(why) => {
                 let asked = (limit.get)(self.resources).map(|n| limit.bounds.check(n));
                 if matches!(asked, Some(Ok(Asked::Limit(_)) | Err(_))) {
-                    self.problems.add(place(limit), why);
+                    self.notes.problem(place(limit), why);
                 }
             }
         }
@@ -68,7 +68,7 @@ impl Plan<'_> {
     /// Returns what a number asks for. One that is out of bounds is a problem, and asks for nothing.
     fn check(&mut self, number: i128, bounds: Bounds, place: &str) -> Asked {
         bounds.check(number).unwrap_or_else(|message| {
-            self.problems.add(place, message);
+            self.notes.problem(place, message);
             Asked::Nothing
         })
     }
@@ -114,15 +114,15 @@ impl Plan<'_> {
                 self.writes.push(Write::new(file, self.no_limit(), place).absent(Absent::NoLimit));
             }
             (0, _) => {}
-            (swap @ ..0, _) => self.problems.add(place, format!("{swap} is neither a size nor -1")),
+            (swap @ ..0, _) => self.notes.problem(place, format!("{swap} is neither a size nor -1")),
             // Without a limit of memory it can only mean swap.
             (swap, -1) if v2 => self.writes.push(limit(swap)),
             (_, ..=0) => {
-                self.problems.add(place, "is the sum of memory and swap, and needs memory.limit");
+                self.notes.problem(place, "is the sum of memory and swap, and needs memory.limit");
             }
             (swap, memory) if swap < memory => {
                 let why = "is the sum of memory and swap, and cannot be below memory.limit";
-                self.problems.add(place, format!("{why}, {memory}"));
+                self.notes.problem(place, format!("{why}, {memory}"));
             }
             (swap, memory) => self.writes.push(limit(if v2 { swap - memory } else { swap })),
         }
@@ -133,7 +133,7 @@ impl Plan<'_> {
         match (u32::try_from(major), u32::try_from(minor)) {
             (Ok(major), Ok(minor)) => Some(format!("{major}:{minor}")),
             _ => {
-                self.problems.add(place, format!("{major}:{minor} is not a device"));
+                self.notes.problem(place, format!("{major}:{minor} is not a device"));
                 None
             }
         }
@@ -217,7 +217,7 @@ pub(super) fn burst(plan: &mut Plan, limit: &Limit) {
     let quota = cpu.quota().unwrap_or(0);
     // The kernel reports EINVAL for it.
     if quota > 0 && cpu.burst().is_some_and(|burst| burst > quota as u64) {
-        plan.problems.add(place(limit), format!("is above cpu.quota, {quota}"));
+        plan.notes.problem(place(limit), format!("is above cpu.quota, {quota}"));
     }
     plan.number(limit, |n| n);
 }
@@ -228,7 +228,7 @@ pub(super) fn list(plan: &mut Plan, limit: &Limit) {
     let list = if limit.member == "cpu.mems" { cpu.mems() } else { cpu.cpus() };
     let list = list.as_deref().map_or("", str::trim);
     if list.contains(['\n', '\0']) {
-        plan.problems.add(place(limit), format!("{list:?} is not a list"));
+        plan.notes.problem(place(limit), format!("{list:?} is not a list"));
     } else if !list.is_empty() {
         plan.writes.push(Write::new(plan.file(limit), list, place(limit)));
     }
@@ -246,7 +246,7 @@ pub(super) fn device_weights(plan: &mut Plan, limit: &Limit) {
         let place = format!("{}[{i}]", place(limit));
         // An entry has at least one weight (config-linux.md#block-io).
         if entry.weight().is_none() && entry.leaf_weight().is_none() {
-            plan.problems.add(&place, "has neither weight nor leafWeight");
+            plan.notes.problem(&place, "has neither weight nor leafWeight");
         }
         let device = plan.device(entry.major(), entry.minor(), &place);
         let line = |weight| Value::line(device.clone().unwrap_or_default(), [("", weight)]);
@@ -258,7 +258,7 @@ pub(super) fn device_weights(plan: &mut Plan, limit: &Limit) {
         let weight = i128::from(entry.leaf_weight().unwrap_or(0));
         if plan.version == Version::V2 {
             if weight != 0 {
-                plan.problems.add(leaf, NO_SUCH_CONTROL);
+                plan.notes.problem(leaf, NO_SUCH_CONTROL);
             }
         } else if let Asked::Limit(weight) = plan.check(weight, WEIGHT, &leaf) {
             plan.writes.push(Write::new("blkio.leaf_weight_device", line(weight), leaf));
@@ -293,7 +293,7 @@ pub(super) fn huge_pages(plan: &mut Plan, limit: &Limit) {
         let (place, size) = (format!("{}[{i}]", place(limit)), entry.page_size());
         // The size becomes part of the name of a file.
         if !size.ends_with('B') || !size.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            plan.problems.add(format!("{place}.pageSize"), format!("{size:?} is not a size such as 2MB"));
+            plan.notes.problem(format!("{place}.pageSize"), format!("{size:?} is not a size such as 2MB"));
             continue;
         }
         let place = format!("{place}.limit");
@@ -304,7 +304,7 @@ pub(super) fn huge_pages(plan: &mut Plan, limit: &Limit) {
             match entry.limit() {
                 -1 => plan.writes.push(Write::new(file, plan.no_limit(), &place).absent(Absent::NoLimit)),
                 n @ ..0 => {
-                    plan.problems.add(&place, format!("{n} is neither a size nor -1"));
+                    plan.notes.problem(&place, format!("{n} is neither a size nor -1"));
                     break;
                 }
                 n => plan.writes.push(Write::new(file, Value::Number(n.into()), &place)),
@@ -319,13 +319,13 @@ pub(super) fn rdma(plan: &mut Plan, limit: &Limit) {
     for (name, limits) in entries {
         let place = format!("{}[{name:?}]", place(limit));
         if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '\0') {
-            plan.problems.add(place, "is not the name of a device");
+            plan.notes.problem(place, "is not the name of a device");
             continue;
         }
         let figures = [("hca_handle", limits.hca_handles()), ("hca_object", limits.hca_objects())];
         let mut figures = figures.into_iter().filter_map(|(name, n)| Some((name, n?))).peekable();
         if figures.peek().is_none() {
-            plan.problems.add(place, "has neither hcaHandles nor hcaObjects");
+            plan.notes.problem(place, "has neither hcaHandles nor hcaObjects");
             continue;
         }
         plan.writes.push(Write::new(plan.file(limit), Value::line(name, figures), place));
@@ -338,7 +338,7 @@ pub(super) fn priorities(plan: &mut Plan, limit: &Limit) {
         let place = format!("{}[{i}]", place(limit));
         if entry.name().is_empty() || entry.name().contains(char::is_whitespace) {
             let why = format!("{:?} is not an interface's name", entry.name());
-            plan.problems.add(format!("{place}.name"), why);
+            plan.notes.problem(format!("{place}.name"), why);
             continue;
         }
         let value = Value::line(entry.name(), [("", entry.priority())]);
@@ -355,14 +355,14 @@ pub(super) fn unified(plan: &mut Plan, limit: &Limit) {
     for (key, value) in entries {
         let place = format!("{}[{key:?}]", place(limit));
         if plan.version == Version::V1 {
-            plan.problems.add(place, "is for cgroup v2, and this host has v1 for it");
+            plan.notes.problem(place, "is for cgroup v2, and this host has v1 for it");
         } else if key.contains(['/', '\0']) || key.starts_with('.') || !key.contains('.') {
-            plan.problems.add(place, "is not the name of a cgroup file");
+            plan.notes.problem(place, "is not the name of a cgroup file");
         } else if VERBS.contains(&key.as_str()) {
-            plan.problems.add(place, "is not a resource");
+            plan.notes.problem(place, "is not a resource");
         } else if value.trim().is_empty() {
             // An empty write to memory.max is a limit of 0.
-            plan.problems.add(place, "has no value");
+            plan.notes.problem(place, "has no value");
         } else {
             // A file such as io.max takes one entry in each write.
             let lines = value.lines().map(str::trim).filter(|line| !line.is_empty());

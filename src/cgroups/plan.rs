@@ -7,7 +7,7 @@ use oci_spec::runtime::LinuxDeviceCgroup;
 
 use super::request::{Manager, Request};
 use super::{CgroupRecord, Host, Write, devices, resources, systemd, v1, v2};
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 use crate::trace;
 
 /// The cgroup to create.
@@ -89,18 +89,13 @@ impl Plan {
 /// Decides which cgroup the container gets; `None` if none.
 ///
 /// A wrong value is added to `problems`, and the plan is then not to be carried out.
-pub fn plan(
-    request: &Request,
-    host: &Host,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Result<Option<Plan>> {
+pub fn plan(request: &Request, host: &Host, notes: &mut Notes) -> Result<Option<Plan>> {
     let rules = request.resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
-    let devices = devices::plan(rules, problems);
+    let devices = devices::plan(rules, notes);
     if request.manager == Manager::Disabled {
         let lower = if host.v1.is_empty() { resources::plan } else { v1::resources::plan };
-        let writes = request.resources.map_or_else(Vec::new, |r| lower(r, problems));
-        plan_without(&writes, rules, problems, warnings);
+        let writes = request.resources.map_or_else(Vec::new, |r| lower(r, notes));
+        plan_without(&writes, rules, notes);
         return Ok(None);
     }
     let systemd = request.manager == Manager::Systemd;
@@ -108,10 +103,10 @@ pub fn plan(
         let why = "the systemd cgroup manager needs a host with cgroup v2 only";
         return Err(fail(Kind::Unsupported, why));
     }
-    let (v1, writes) = request.resources.map_or_else(Default::default, |r| v1::writes(r, host, problems));
+    let (v1, writes) = request.resources.map_or_else(Default::default, |r| v1::writes(r, host, notes));
     if host.v2_mount.is_none() && host.v1.is_empty() {
         if !systemd && request.rootless && !writes.iter().any(Write::limits) {
-            warnings.push("no cgroup hierarchy is mounted: the container gets no cgroup, ignoring".into());
+            notes.warn("no cgroup hierarchy is mounted: the container gets no cgroup, ignoring");
             return Ok(None);
         }
         return Err(fail(
@@ -119,7 +114,7 @@ pub fn plan(
             "no cgroup hierarchy is mounted (hint: --cgroup-manager=disabled does without)",
         ));
     }
-    Ok(place(request, host, (v1, writes), devices, problems))
+    Ok(place(request, host, (v1, writes), devices, notes))
 }
 
 /// Decides the path in each hierarchy, and which writes go there.
@@ -128,27 +123,27 @@ fn place(
     host: &Host,
     (v1, writes): (Vec<Write>, Vec<Write>),
     devices: Option<devices::Filter>,
-    problems: &mut Problems,
+    notes: &mut Notes,
 ) -> Option<Plan> {
     let rootless = request.rootless;
     if request.manager == Manager::Systemd {
         let mount = host.v2_mount.clone()?;
-        let (scope, path) = systemd::plan(request, host, &writes, problems)?;
+        let (scope, path) = systemd::plan(request, host, &writes, notes)?;
         let unified = v2::Plan { mount, path, scope: Some(scope), writes };
         return Some(Plan { unified: Some(unified), v1: Vec::new(), devices, rootless });
     }
-    let wanted = request.place(problems)?;
-    let v1 = v1::plan(&wanted, host, v1, devices.as_ref(), problems)?;
+    let wanted = request.place(notes)?;
+    let v1 = v1::plan(&wanted, host, v1, devices.as_ref(), notes)?;
     let controlled = host.v2_mount.is_some() || v1.iter().any(|part| part.has("devices"));
     if !controlled && devices.is_some() && !rootless {
         let why = "no cgroup hierarchy with the devices controller is mounted";
-        problems.add("linux.resources.devices", why);
+        notes.problem("linux.resources.devices", why);
     }
     let unified = match &host.v2_mount {
         None => None,
         Some(mount) => {
             let hierarchy = if host.v1.is_empty() { "" } else { "v2" };
-            let path = wanted.below(host.own.as_deref(), hierarchy, problems)?;
+            let path = wanted.below(host.own.as_deref(), hierarchy, notes)?;
             Some(v2::Plan { mount: mount.clone(), path, scope: None, writes })
         }
     };
@@ -156,18 +151,13 @@ fn place(
 }
 
 /// Without a cgroup nothing can be limited, and no device is filtered.
-fn plan_without(
-    writes: &[Write],
-    rules: &[LinuxDeviceCgroup],
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) {
+fn plan_without(writes: &[Write], rules: &[LinuxDeviceCgroup], notes: &mut Notes) {
     for write in writes.iter().filter(|w| w.limits()) {
-        problems.add(&write.place, "cannot be set: cgroups are disabled");
+        notes.problem(&write.place, "cannot be set: cgroups are disabled");
     }
     // Engines send a list with every container, also where they ask for no cgroup.
     if !rules.is_empty() {
-        warnings.push("linux.resources.devices: cgroups are disabled, ignoring".into());
+        notes.warn("linux.resources.devices: cgroups are disabled, ignoring");
     }
 }
 
@@ -190,10 +180,10 @@ mod tests {
         Request { id: "web1", path, resources: None, annotations: None, manager, rootless: false, uid: 0 }
     }
 
-    fn planned(request: &Request, host: &Host) -> (Option<Plan>, Problems, Vec<String>) {
-        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        let plan = plan(request, host, &mut problems, &mut warnings).unwrap();
-        (plan, problems, warnings)
+    fn planned(request: &Request, host: &Host) -> (Option<Plan>, Notes) {
+        let mut notes = Notes::default();
+        let plan = plan(request, host, &mut notes).unwrap();
+        (plan, notes)
     }
 
     #[test]
@@ -211,8 +201,8 @@ mod tests {
             (None, true, own, "user.slice/corten-web1"),
             (Some("/x"), true, own, "x"),
         ] {
-            let (plan, problems, _) = planned(&Request { rootless, ..request(path) }, &host(own));
-            assert_eq!(problems.0, [], "{path:?}");
+            let (plan, notes) = planned(&Request { rootless, ..request(path) }, &host(own));
+            assert_eq!(notes.problems.0, [], "{path:?}");
             let expected = Path::new("/sys/fs/cgroup").join(expected);
             assert_eq!(plan.unwrap().dirs(), [expected], "{path:?}");
         }
@@ -229,11 +219,11 @@ mod tests {
             (Some("/a\0b"), Some("a"), "NUL"),
             (Some("a"), None, "outside"),
         ] {
-            let (plan, problems, _) = planned(&request(path), &host(own));
+            let (plan, notes) = planned(&request(path), &host(own));
             assert_eq!(plan, None, "{path:?}");
-            assert_eq!(problems.0.len(), 1, "{path:?}");
-            assert_eq!(problems.0[0].place, "linux.cgroupsPath");
-            assert!(problems.0[0].message.contains(word), "{path:?}: {}", problems.0[0].message);
+            assert_eq!(notes.problems.0.len(), 1, "{path:?}");
+            assert_eq!(notes.problems.0[0].place, "linux.cgroupsPath");
+            assert!(notes.problems.0[0].message.contains(word), "{path:?}: {}", notes.problems.0[0].message);
         }
     }
 
@@ -244,14 +234,17 @@ mod tests {
                 .unwrap();
         let limited = Request { resources: Some(&resources), ..request(None) };
         let disabled = Request { manager: Manager::Disabled, ..limited };
-        let (plan_, problems, warnings) = planned(&disabled, &host(None));
+        let (plan_, notes) = planned(&disabled, &host(None));
         assert_eq!(plan_, None);
-        assert_eq!(problems.to_string(), "linux.resources.memory.limit: cannot be set: cgroups are disabled");
-        assert_eq!(warnings, ["linux.resources.devices: cgroups are disabled, ignoring"]);
-        assert_eq!(planned(&Request { resources: None, ..disabled }, &host(None)).1, Problems::default());
+        assert_eq!(
+            notes.problems.to_string(),
+            "linux.resources.memory.limit: cannot be set: cgroups are disabled"
+        );
+        assert_eq!(notes.warnings, ["linux.resources.devices: cgroups are disabled, ignoring"]);
+        assert_eq!(planned(&Request { resources: None, ..disabled }, &host(None)).1, Notes::default());
 
         let refused = |request: &Request, host: &Host| {
-            let error = plan(request, host, &mut Problems::default(), &mut Vec::new()).unwrap_err();
+            let error = plan(request, host, &mut Notes::default()).unwrap_err();
             assert_eq!(kind(&error), Kind::Unsupported);
             error.to_string()
         };
@@ -262,8 +255,8 @@ mod tests {
         assert!(plan_.scope().is_some() && !plan_.optional());
         assert!(refused(&request(None), &nowhere).contains("no cgroup hierarchy"));
         assert!(refused(&Request { rootless: true, ..limited }, &nowhere).contains("no cgroup hierarchy"));
-        let (plan_, _, warnings) = planned(&Request { rootless: true, ..request(None) }, &nowhere);
-        assert_eq!((plan_, warnings.len()), (None, 1));
+        let (plan_, notes) = planned(&Request { rootless: true, ..request(None) }, &nowhere);
+        assert_eq!((plan_, notes.warnings.len()), (None, 1));
     }
 
     #[test]
@@ -278,7 +271,7 @@ mod tests {
         ] {
             let parsed: LinuxResources = serde_json::from_str(resources).unwrap();
             let request = Request { resources: Some(&parsed), rootless, ..request(Some("/x")) };
-            let (plan, _, _) = planned(&request, &host(None));
+            let (plan, _) = planned(&request, &host(None));
             assert_eq!(plan.unwrap().optional(), expected, "{resources} {rootless}");
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::error::Problems;
+use crate::error::Notes;
 
 /// What creates the cgroup: `--cgroup-manager`, `--systemd-cgroup`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,9 +54,9 @@ impl Request<'_> {
     /// controllers for its children. A rootless container without a path is created at the same place, since
     /// its user may have a delegated cgroup there. The container of root without a path gets a directory at
     /// the top, of one level, so that no shared parent is left.
-    pub(super) fn place(&self, problems: &mut Problems) -> Option<Place> {
+    pub(super) fn place(&self, notes: &mut Notes) -> Option<Place> {
         let path = match self.path {
-            Some(path) => plain(path).map_err(|message| problems.add(PATH, message)).ok()?,
+            Some(path) => plain(path).map_err(|message| notes.problem(PATH, message)).ok()?,
             None => PathBuf::from(format!("corten-{}", self.id)),
         };
         Some(Place { path, absolute: self.path.map_or(!self.rootless, Path::is_absolute) })
@@ -66,19 +66,14 @@ impl Request<'_> {
 impl Place {
     /// Returns the path below the mount of a hierarchy, in which our own cgroup is `own`. The hierarchies of
     /// v1 have names.
-    pub(super) fn below(
-        &self,
-        own: Option<&Path>,
-        hierarchy: &str,
-        problems: &mut Problems,
-    ) -> Option<PathBuf> {
+    pub(super) fn below(&self, own: Option<&Path>, hierarchy: &str, notes: &mut Notes) -> Option<PathBuf> {
         if self.absolute {
             return Some(self.path.clone());
         }
         let Some(own) = own else {
             let blank = if hierarchy.is_empty() { "" } else { " " };
             let what = format!("mounted{blank}{hierarchy} hierarchy");
-            problems.add(PATH, format!("is relative, but our own cgroup lies outside the {what}"));
+            notes.problem(PATH, format!("is relative, but our own cgroup lies outside the {what}"));
             return None;
         };
         let parent = own.parent().unwrap_or(Path::new(""));

@@ -17,7 +17,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::lower::{self, Asked, Plan, Version};
 use super::value::Value;
-use crate::error::Problems;
+use crate::error::Notes;
 
 /// One value for one file of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -283,12 +283,12 @@ pub const LIMITS: &[Limit] = &[
 pub(super) const WEIGHT: Bounds = Between(10, 1000);
 
 /// Returns all writes to cgroup v2 that the resources ask for, in an order that the kernel accepts.
-pub fn plan(resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
-    plan_for(Version::V2, resources, problems)
+pub fn plan(resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
+    plan_for(Version::V2, resources, notes)
 }
 
-pub(super) fn plan_for(version: Version, resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
-    let mut plan = Plan { version, resources, writes: Vec::new(), problems };
+pub(super) fn plan_for(version: Version, resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
+    let mut plan = Plan { version, resources, writes: Vec::new(), notes };
     LIMITS.iter().for_each(|limit| plan.add(limit));
     let mut writes = plan.writes;
     if resources.memory().is_some_and(|memory| memory.check_before_update() == Some(true)) {
@@ -309,10 +309,10 @@ pub(super) mod tests {
     /// `place: message`.
     pub(in crate::cgroups) fn shown(
         json: &str,
-        plan: fn(&LinuxResources, &mut Problems) -> Vec<Write>,
+        plan: fn(&LinuxResources, &mut Notes) -> Vec<Write>,
     ) -> (Vec<String>, Vec<String>) {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        let mut problems = Problems::default();
+        let mut notes = Notes::default();
         let show = |w: &Write| {
             let instead = match &w.absent {
                 Absent::Instead { file, value } => format!(" or {file}={value}"),
@@ -321,8 +321,8 @@ pub(super) mod tests {
             };
             format!("{}={}{instead}", w.file, w.value)
         };
-        let writes = plan(&resources, &mut problems).iter().map(show).collect();
-        (writes, problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).collect())
+        let writes = plan(&resources, &mut notes).iter().map(show).collect();
+        (writes, notes.problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).collect())
     }
 
     fn planned(json: &str) -> (Vec<String>, Vec<String>) {
@@ -474,7 +474,7 @@ pub(super) mod tests {
     fn a_checked_limit_has_a_floor() {
         let resources: LinuxResources =
             serde_json::from_str(r#"{"memory":{"limit":5,"checkBeforeUpdate":true}}"#).unwrap();
-        let writes = plan(&resources, &mut Problems::default());
+        let writes = plan(&resources, &mut Notes::default());
         assert_eq!(writes[0].floor, Some("memory.current"));
     }
 }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::request::plain;
 use super::{CgroupRecord, Host, Manager, Request, systemd};
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 use crate::procstat;
 use crate::sys::{fs, task};
 
@@ -43,12 +43,12 @@ pub fn existing(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
     let mut found = Vec::new();
     for manager in managers.into_iter().filter(|manager| certain || *manager == Manager::Systemd) {
         let request = Request { id, path, resources: None, annotations: None, manager, rootless, uid };
-        let mut problems = Problems::default();
+        let mut notes = Notes::default();
         // A path that is invalid for a manager was not created by it.
-        let Ok(Some(plan)) = super::plan(&request, &host, &mut problems, &mut Vec::new()) else { continue };
+        let Ok(Some(plan)) = super::plan(&request, &host, &mut notes) else { continue };
         let Some(mut claim) = plan.claim(plan.dirs()) else { continue };
         claim.parents.clear();
-        if problems.0.is_empty() && super::id(&claim)?.is_some() {
+        if notes.problems.0.is_empty() && super::id(&claim)?.is_some() {
             found.push(claim);
         }
     }

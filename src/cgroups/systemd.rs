@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Host, Request, Write};
 use crate::dbus::{self, Bus, Call, Value};
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 use crate::sys::{self, socket::Address, task};
 use crate::trace;
 pub use properties::{ANNOTATION, Property, of_writes};
@@ -61,20 +61,20 @@ pub(super) fn plan(
     request: &Request,
     host: &Host,
     writes: &[Write],
-    problems: &mut Problems,
+    notes: &mut Notes,
 ) -> Option<(Scope, PathBuf)> {
-    let noted = problems.0.len();
+    let noted = notes.problems.0.len();
     let (asked, wanted) =
-        annotated_properties(request.annotations, problems).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        annotated_properties(request.annotations, notes).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
     let place = "linux.cgroupsPath";
-    let mut note = |message: String| problems.add(place, message);
+    let mut note = |message: String| notes.problem(place, message);
     let (slice, name) = unit_of_path(request).map_err(&mut note).ok()?;
     let base = if request.rootless {
         user_manager(host, request.uid).map_err(&mut note).ok()?
     } else {
         PathBuf::new()
     };
-    if problems.0.len() > noted {
+    if notes.problems.0.len() > noted {
         return None;
     }
     let path = base.join(expand_slice(&slice));
@@ -167,7 +167,7 @@ fn user_manager(host: &Host, uid: u32) -> Result<PathBuf, String> {
 
 fn annotated_properties(
     annotations: Option<&HashMap<String, String>>,
-    problems: &mut Problems,
+    notes: &mut Notes,
 ) -> Vec<(String, Property)> {
     let wanted = annotations.into_iter().flatten();
     let mut wanted: Vec<_> =
@@ -178,7 +178,7 @@ fn annotated_properties(
         let place = format!("annotations[\"{ANNOTATION}{name}\"]");
         match properties::of_annotation(name, text) {
             Ok(property) => properties.push((place, property)),
-            Err(message) => problems.add(place, message),
+            Err(message) => notes.problem(place, message),
         }
     }
     properties

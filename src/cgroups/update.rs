@@ -411,7 +411,7 @@ mod tests {
             ),
         ] {
             let resources = serde_json::from_str(json).unwrap();
-            let writes = super::super::resources::plan(&resources, &mut crate::error::Problems::default());
+            let writes = super::super::resources::plan(&resources, &mut crate::error::Notes::default());
             let kept: Vec<String> =
                 effective(writes).iter().map(|w| format!("{}={}", w.file, w.value)).collect();
             assert_eq!(kept, expected, "{json}");

@@ -18,7 +18,7 @@ use super::devices::Filter;
 use super::request::Place;
 use super::{Host, Write};
 use crate::cgroups::hierarchies::Hierarchy;
-use crate::error::{Problems, Result};
+use crate::error::{Notes, Result};
 
 /// The cgroup in one hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,16 +53,12 @@ impl Part {
 }
 
 /// Returns the writes that resources ask for in v1's hierarchies, and in v2's. Without v1 all are for v2.
-pub(super) fn writes(
-    resources: &LinuxResources,
-    host: &Host,
-    problems: &mut Problems,
-) -> (Vec<Write>, Vec<Write>) {
+pub(super) fn writes(resources: &LinuxResources, host: &Host, notes: &mut Notes) -> (Vec<Write>, Vec<Write>) {
     if host.v1.is_empty() {
-        return (Vec::new(), super::resources::plan(resources, problems));
+        return (Vec::new(), super::resources::plan(resources, notes));
     }
     let (ours, theirs) = split(resources.clone(), host);
-    (resources::plan(&ours, problems), super::resources::plan(&theirs, problems))
+    (resources::plan(&ours, notes), super::resources::plan(&theirs, notes))
 }
 
 /// Reports whether only v2 has the controller that a write is for.
@@ -77,12 +73,12 @@ pub(super) fn plan(
     host: &Host,
     writes: Vec<Write>,
     filter: Option<&Filter>,
-    problems: &mut Problems,
+    notes: &mut Notes,
 ) -> Option<Vec<Part>> {
     let mut parts: Vec<Part> = Vec::new();
     for hierarchy in ordered(&host.v1) {
         let own_name = hierarchy.controllers.join(",");
-        let path = wanted.below(hierarchy.own.as_deref(), &own_name, problems)?;
+        let path = wanted.below(hierarchy.own.as_deref(), &own_name, notes)?;
         let (controllers, mount) = (hierarchy.controllers.clone(), hierarchy.mount.clone());
         let writes = writes.iter().filter(|w| w.controller().is_some_and(|c| hierarchy.has(c)));
         let writes = writes.cloned().collect();
@@ -91,14 +87,14 @@ pub(super) fn plan(
     for write in writes.iter().filter(|write| write.limits()) {
         let controller = write.controller().unwrap_or_default();
         if !parts.iter().any(|part| part.has(controller)) {
-            problems.add(
+            notes.problem(
                 &write.place,
                 format!("no cgroup hierarchy with the {controller} controller is mounted"),
             );
         }
     }
     if let Some(part) = parts.iter_mut().find(|part| part.has("devices")) {
-        part.device_rules = devices::lower(filter, problems);
+        part.device_rules = devices::lower(filter, notes);
     }
     Some(parts)
 }
@@ -199,15 +195,15 @@ mod tests {
         }
     }
 
-    fn planned(host: &Host, path: Option<&str>, resources: &str) -> (Option<cgroups::Plan>, Problems) {
+    fn planned(host: &Host, path: Option<&str>, resources: &str) -> (Option<cgroups::Plan>, Notes) {
         let resources: LinuxResources = serde_json::from_str(resources).unwrap();
-        let (path, mut problems) = (path.map(Path::new), Problems::default());
+        let (path, mut notes) = (path.map(Path::new), Notes::default());
         let resources = Some(&resources);
         let manager = Manager::Cgroupfs;
         let request =
             Request { id: "c", path, resources, annotations: None, manager, rootless: false, uid: 0 };
-        let plan = cgroups::plan(&request, host, &mut problems, &mut Vec::new()).unwrap();
-        (plan, problems)
+        let plan = cgroups::plan(&request, host, &mut notes).unwrap();
+        (plan, notes)
     }
 
     #[test]
@@ -235,16 +231,19 @@ mod tests {
         }
         let mut hidden = host();
         hidden.v1[2].own = None;
-        let (plan, problems) = planned(&hidden, Some("a"), "{}");
-        assert!(plan.is_none() && problems.to_string().contains("mounted memory hierarchy"), "{problems}");
+        let (plan, notes) = planned(&hidden, Some("a"), "{}");
+        assert!(
+            plan.is_none() && notes.problems.to_string().contains("mounted memory hierarchy"),
+            "{notes:?}"
+        );
     }
 
     #[test]
     fn each_write_goes_where_its_controller_is() {
         let resources = r#"{"cpu":{"shares":2,"quota":-1},"memory":{"limit":9},"pids":{"limit":3},
             "hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#;
-        let (plan, problems) = planned(&host(), Some("/a"), resources);
-        assert_eq!(problems.0, []);
+        let (plan, notes) = planned(&host(), Some("/a"), resources);
+        assert_eq!(notes.problems.0, []);
         let plan = plan.unwrap();
         let files = |writes: &[Write]| writes.iter().map(|w| w.file.clone()).collect::<Vec<_>>();
         let parts: Vec<Vec<String>> = plan.v1.iter().map(|part| files(&part.writes)).collect();
@@ -262,14 +261,14 @@ mod tests {
     #[test]
     fn keys_of_v2_go_to_v2() {
         let resources = r#"{"unified":{"cgroup.max.depth":"3","hugetlb.2MB.max":"0"}}"#;
-        let (plan, problems) = planned(&host(), Some("/a"), resources);
-        assert_eq!(problems.0, []);
+        let (plan, notes) = planned(&host(), Some("/a"), resources);
+        assert_eq!(notes.problems.0, []);
         let files: Vec<String> = plan.unwrap().unified.unwrap().writes.into_iter().map(|w| w.file).collect();
         assert_eq!(files, ["cgroup.max.depth", "hugetlb.2MB.max"]);
         let resources = r#"{"unified":{"cgroup.max.depth":"3","memory.max":"5"}}"#;
-        let (_, problems) = planned(&host(), Some("/a"), resources);
-        assert_eq!(problems.0.len(), 1, "{problems}");
-        assert_eq!(problems.0[0].place, "linux.resources.unified[\"memory.max\"]");
+        let (_, notes) = planned(&host(), Some("/a"), resources);
+        assert_eq!(notes.problems.0.len(), 1, "{notes:?}");
+        assert_eq!(notes.problems.0[0].place, "linux.resources.unified[\"memory.max\"]");
     }
 
     #[test]
@@ -280,10 +279,10 @@ mod tests {
             (r#"{"pids":{"limit":3}}"#, "linux.resources.pids.limit"),
             (r#"{"blockIO":{"weight":100}}"#, "linux.resources.blockIO.weight"),
         ] {
-            let (_, problems) = planned(&without, Some("/a"), resources);
-            assert_eq!(problems.0.len(), 1, "{problems}");
-            assert_eq!(problems.0[0].place, place);
+            let (_, notes) = planned(&without, Some("/a"), resources);
+            assert_eq!(notes.problems.0.len(), 1, "{notes:?}");
+            assert_eq!(notes.problems.0[0].place, place);
         }
-        assert_eq!(planned(&without, Some("/a"), r#"{"pids":{"limit":-1}}"#).1, Problems::default());
+        assert_eq!(planned(&without, Some("/a"), r#"{"pids":{"limit":-1}}"#).1, Notes::default());
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::cgroups::{Cgroup, devices, update};
 use crate::cli::Globals;
 use crate::config;
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::intel_rdt::ClassRecord;
 use crate::process::capabilities::{self, Held, Sets};
 use crate::process::credentials;
@@ -78,16 +78,16 @@ fn planned(spec: &Spec) -> Option<process::Plan> {
         capabilities: Held::IN_USER_NAMESPACE,
         lsm: lsm::Host { apparmor: true, selinux: true, strict: false },
     };
-    let (linux, mut problems, mut warnings) = (spec.linux().as_ref(), Problems::default(), Vec::new());
-    process::plan(spec.process().as_ref()?, linux, None, host, "process", &mut problems, &mut warnings)
+    let (linux, mut notes) = (spec.linux().as_ref(), Notes::default());
+    process::plan(spec.process().as_ref()?, linux, None, host, "process", &mut notes)
 }
 
 /// Adds rows for the cgroup's files and its device rules.
 fn cgroup_rows(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     // `create` has reported the problems.
-    let mut problems = Problems::default();
-    let writes = resources.map_or_else(Vec::new, |r| cgroup.plan(r, &mut problems));
+    let mut notes = Notes::default();
+    let writes = resources.map_or_else(Vec::new, |r| cgroup.plan(r, &mut notes));
     for compared in update::compare(cgroup, writes)? {
         let ok = compared.same();
         let asked = json!(compared.write.value.to_string());
@@ -96,7 +96,7 @@ fn cgroup_rows(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> 
         rows.push(Row { place, file, asked, applied, ok });
     }
     let rules = resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
-    let filter = devices::plan(rules, &mut problems);
+    let filter = devices::plan(rules, &mut notes);
     let rules = cgroup.devices(filter.as_ref())?;
     rows.push(Row {
         place: "linux.resources.devices".into(),
@@ -116,9 +116,9 @@ fn class_rows(
     spec: &Spec,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let mut notes = Notes::default();
     let asked = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
-    let plan = |asked| intel_rdt::plan(asked, id, Some(&class.mount), &mut problems, &mut warnings);
+    let plan = |asked| intel_rdt::plan(asked, id, Some(&class.mount), &mut notes);
     let file = |dir: &Path, name: &str| dir.join(name).display().to_string();
     for (line, found, ok) in asked.and_then(plan).map_or(Ok(Vec::new()), |plan| plan.applied())? {
         let (asked, applied) = (json!(line.text), json!(found));
@@ -177,7 +177,7 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 /// Adds a row for each type of namespace, which is the container's own, one that was joined, or the
 /// runtime's.
 fn namespace_rows(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
-    let plan = namespaces::plan(spec, &mut Problems::default());
+    let plan = namespaces::plan(spec, &mut Notes::default());
     for kind in &namespaces::KINDS {
         let of =
             |who: &str| fs::readlinkat(process.proc.as_fd(), Path::new(&format!("{who}/ns/{}", kind.file)));

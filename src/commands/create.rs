@@ -63,8 +63,8 @@ impl Prepared {
             cgroups: &cgroups::Host::probe(resctrl)?,
             notify_socket: notify_socket.as_deref(),
         };
-        let plan = plan::create(&config.spec, &request, &host, &mut config.warnings)?;
-        config.warnings.drain(..).for_each(log::warn);
+        let (plan, warnings) = plan::create(&config.spec, &request, &host)?;
+        config.warnings.drain(..).chain(warnings).for_each(log::warn);
         if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
             log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));
         }

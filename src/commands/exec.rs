@@ -9,7 +9,7 @@ use super::create::{caller, inherited};
 use crate::cgroups::{self, Cgroup, SubCgroup};
 use crate::cli::{Exec, Globals, User};
 use crate::config::{self, Version};
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::host::Host;
 use crate::launch::{exec, foreground};
 use crate::process::{self, capabilities, env, lsm};
@@ -39,23 +39,15 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
 
     let labels = lsm::labelled(&wanted).then_some(globals.strict_labels);
     let host = Host::probe(globals.rootless, labels)?;
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
+    let mut notes = Notes::default();
     let linux = kept.spec.linux().as_ref();
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
-    let process = process::plan(
-        &wanted,
-        linux,
-        kept.spec.annotations().as_ref(),
-        held,
-        "process",
-        &mut problems,
-        &mut warnings,
-    );
+    let process =
+        process::plan(&wanted, linux, kept.spec.annotations().as_ref(), held, "process", &mut notes);
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
-    let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut problems, &mut warnings));
-    problems.into_result()?;
-    warnings.into_iter().for_each(log::warn);
-    // Without a plan there are problems, which were reported above.
+    let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut notes));
+    notes.into_result()?.into_iter().for_each(log::warn);
+    // Without a plan there are notes, which were reported above.
     let process = process.ok_or_else(|| fail(Kind::Config, "process"))?;
     if process.terminal && args.detach && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "a terminal with --detach needs --console-socket"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 
 use crate::cli::{Globals, read};
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 use crate::{config, log, seccomp};
 
 /// The arguments of `seccomp explain`.
@@ -53,14 +53,13 @@ pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
         }
         Profile::File(path) => config::load_seccomp(path)?,
     };
-    let mut warnings = Vec::new();
-    let text = if args.dump {
-        let mut problems = Problems::default();
-        let plan = seccomp::compile_profile(&profile, &mut problems, &mut warnings);
-        problems.into_result()?;
-        plan.map(|plan| seccomp::dump::dump(&plan.filter)).unwrap_or_default()
+    let (text, warnings) = if args.dump {
+        let mut notes = Notes::default();
+        let plan = seccomp::compile_profile(&profile, &mut notes);
+        let warnings = notes.into_result()?;
+        (plan.map(|plan| seccomp::dump::dump(&plan.filter)).unwrap_or_default(), warnings)
     } else {
-        seccomp::explain(&profile, &args.syscalls, &mut warnings)?
+        seccomp::explain(&profile, &args.syscalls)?
     };
     warnings.into_iter().for_each(log::warn);
     super::print(&text)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::Globals;
 use crate::config::{self, Config};
-use crate::error::{Kind, Problems, Result, fail, kind};
+use crate::error::{Kind, Notes, Result, fail, kind};
 use crate::hooks::{self, Hook};
 use crate::launch::notify::{self, Notify};
 use crate::process::env;
@@ -102,7 +102,7 @@ impl Later {
     pub(super) fn read(dir: &Dir) -> Result<Self> {
         let _phase = trace::phase("read the kept config.json");
         let Config { spec, version, .. } = config::parse(dir.load_config()?)?;
-        let hooks = hooks::plan(spec.hooks().as_ref(), &mut Problems::default());
+        let hooks = hooks::plan(spec.hooks().as_ref(), &mut Notes::default());
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let listener = profile.and_then(|profile| {
             let path = profile.listener_path().clone()?;

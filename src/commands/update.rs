@@ -12,7 +12,7 @@ use crate::cgroups::resources::LIMITS;
 use crate::cgroups::{self, Cgroup, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::state::{Record, Status};
 use crate::sys::fs;
 use crate::{intel_rdt, log};
@@ -87,20 +87,21 @@ fn limits(
 ) -> Result<Limits> {
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(record)?.ok_or_else(without)?;
-    let mut problems = Problems::default();
-    let mut writes = cgroup.plan(wanted, &mut problems);
-    let devices = wanted.devices().as_deref().map(|rules| devices::plan(rules, &mut problems));
+    let mut notes = Notes::default();
+    let mut writes = cgroup.plan(wanted, &mut notes);
+    let devices = wanted.devices().as_deref().map(|rules| devices::plan(rules, &mut notes));
     // The user's document begins at the resources.
-    let places = writes.iter_mut().map(|w| &mut w.place).chain(problems.0.iter_mut().map(|p| &mut p.place));
+    let places =
+        writes.iter_mut().map(|w| &mut w.place).chain(notes.problems.0.iter_mut().map(|p| &mut p.place));
     for place in places {
         *place = place.trim_start_matches("linux.resources.").to_string();
     }
-    problems.into_result()?;
+    notes.into_result()?;
     // Problems of the former resources were reported when they were requested.
-    let former = || cgroup.plan(before, &mut Problems::default());
+    let former = || cgroup.plan(before, &mut Notes::default());
     let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref()).map(|unit| (unit, former()));
     let rules = before.devices().as_deref().unwrap_or(&[]);
-    let before = devices::plan(rules, &mut Problems::default());
+    let before = devices::plan(rules, &mut Notes::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
     let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, !dry_run)?;
     let changes = update.changes.iter().map(|change| change.write.clone());

@@ -6,14 +6,13 @@ use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Map, Value, json};
 
 use super::version::Version;
-use crate::error::Problems;
+use crate::error::Notes;
 
 /// The outcome of a repair.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) changed: bool,
-    pub(super) problems: Problems,
-    pub(super) warnings: Vec<String>,
+    pub(super) notes: Notes,
 }
 
 /// Reports whether a configuration may have lost a member when it was converted.
@@ -105,9 +104,9 @@ fn unknown_capabilities(process: &mut Map<String, Value>, prefix: &str, version:
             // A value that is not a string stays. Its type is refused later.
             let known = !name.is_string() || serde_json::from_value::<Capability>(name.clone()).is_ok();
             if !known && version.tolerates_capabilities() {
-                found.warnings.push(format!("{place}: unknown capability {name}, ignoring"));
+                found.notes.warn(format!("{place}: unknown capability {name}, ignoring"));
             } else if !known {
-                found.problems.add(place, format!("unknown capability {name}"));
+                found.notes.problem(place, format!("unknown capability {name}"));
             }
             found.changed |= !known;
             known

@@ -2,7 +2,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::*;
-use crate::error::{kind, pointer};
+use crate::error::{Problems, kind, pointer};
 use oci_spec::runtime::LinuxSchedulerFlag as Flag;
 
 /// Returns a configuration with a version and these members.

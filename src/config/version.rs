@@ -1,6 +1,7 @@
 //! `ociVersion`: a SemVer 2.0.0 version (config.md#specification-version) with the major version 1.
 
 use crate::SPEC_VERSION;
+use crate::error::Notes;
 
 /// The release of a version. A pre-release has the rules of its release: `1.1.0-rc.1` those of 1.1.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,14 +25,14 @@ impl Version {
 
     /// Accepts every version 1.x. A later 1.x only adds members, which are ignored like all unknown members.
     /// Members of another major version may have another meaning.
-    pub(super) fn check(self, warnings: &mut Vec<String>) -> Result<Self, String> {
+    pub(super) fn check(self, notes: &mut Notes) -> Result<Self, String> {
         if self.major != 1 {
             let Self { major, minor, patch } = self;
             return Err(format!("version {major}.{minor}.{patch} is not supported, 1.x is"));
         }
         if self.minor > Self::NEWEST.minor {
             let minor = self.minor;
-            warnings.push(format!(
+            notes.warn(format!(
                 "ociVersion: 1.{minor} is newer than {SPEC_VERSION}: what it adds is not known, ignoring"
             ));
         }

@@ -8,9 +8,9 @@ use super::*;
 
 fn planned(asked: &Value, id: &str, mount: Option<&Path>) -> (Option<Plan>, String, Vec<String>) {
     let asked: LinuxIntelRdt = serde_json::from_value(asked.clone()).unwrap();
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    let plan = plan(&asked, id, mount, &mut problems, &mut warnings);
-    (plan, problems.to_string(), warnings)
+    let mut notes = Notes::default();
+    let plan = plan(&asked, id, mount, &mut notes);
+    (plan, notes.problems.to_string(), notes.warnings)
 }
 
 /// config-linux.md#intelrdt: the name of the class, and the path of the monitoring group.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{ClassRecord, Line, PLACE, bandwidth_line, cache_lines, schemata, step, write};
 use crate::cgroups::compare::Compared;
 use crate::cgroups::{self, Write};
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::log;
 use crate::sys::fs;
 
@@ -29,15 +29,14 @@ impl<'a> Update<'a> {
                 "the class {class} was not created for this container, and may be shared"
             ));
         }
-        let (mut problems, mut warnings, mut lines) = (Problems::default(), Vec::new(), Vec::new());
+        let (mut notes, mut lines) = (Notes::default(), Vec::new());
         for (member, text) in schemas {
             match *member {
-                "memBwSchema" => lines.extend(bandwidth_line("--mem-bw-schema", text, &mut problems)),
-                _ => lines.extend(cache_lines("--l3-cache-schema", text, &mut problems, &mut warnings)),
+                "memBwSchema" => lines.extend(bandwidth_line("--mem-bw-schema", text, &mut notes)),
+                _ => lines.extend(cache_lines("--l3-cache-schema", text, &mut notes)),
             }
         }
-        problems.into_result()?;
-        warnings.into_iter().for_each(log::warn);
+        notes.into_result()?.into_iter().for_each(log::warn);
         let present = fs::read_text(fs::CWD, &record.group.join("schemata")).context(PLACE)?;
         let (mut changes, step) = (Vec::new(), step(&record.mount));
         for Line { place, text } in lines {

@@ -18,7 +18,7 @@ use super::watch::Watch;
 use crate::cgroups::{self, Cgroup, CgroupRecord, systemd};
 use crate::config::Config;
 use crate::dbus::Bus;
-use crate::error::Result;
+use crate::error::{Notes, Result};
 use crate::host::Host;
 use crate::namespaces::netdev::{self, Devices};
 use crate::namespaces::{self, Joined, Stages, idmap};
@@ -363,9 +363,9 @@ fn kinds(plan: &Plan, stages: Stages, root_only: bool, joins_cgroup: bool) -> i3
 
 /// Makes the cgroup. Corrects the record if there is none in the end.
 fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
-    let mut warnings = Vec::new();
-    let made = plan.cgroup.as_ref().map(|cgroup| cgroups::create(cgroup, &mut warnings)).transpose();
-    warnings.into_iter().for_each(log::warn);
+    let mut notes = Notes::default();
+    let made = plan.cgroup.as_ref().map(|cgroup| cgroups::create(cgroup, &mut notes)).transpose();
+    notes.warnings.into_iter().for_each(log::warn);
     match &made {
         Ok(Some(Some(cgroup))) => {
             let parents = record.cgroup.take().map(|claim| claim.parents).unwrap_or_default();
@@ -390,10 +390,10 @@ fn identify(record: &mut Record) -> Result<()> {
 }
 
 fn attach_device_filter(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
-    let mut warnings = Vec::new();
+    let mut notes = Notes::default();
     let attached =
-        plan.cgroup.as_ref().map_or(Ok(()), |plan| cgroups::attach_filter(cgroup, plan, &mut warnings));
-    warnings.into_iter().for_each(log::warn);
+        plan.cgroup.as_ref().map_or(Ok(()), |plan| cgroups::attach_filter(cgroup, plan, &mut notes));
+    notes.warnings.into_iter().for_each(log::warn);
     attached
 }
 

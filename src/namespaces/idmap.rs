@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxIdMapping;
 
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{fs, socket, task};
 use crate::trace;
 
@@ -23,33 +23,33 @@ pub struct IdMap {
 const ROWS_MAX: usize = 340;
 
 /// Plans the rows. Reports what the kernel would refuse with only EINVAL.
-pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, problems: &mut Problems) -> Vec<IdMap> {
+pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, notes: &mut Notes) -> Vec<IdMap> {
     let rows: Vec<IdMap> = mappings
         .unwrap_or_default()
         .iter()
         .map(|m| IdMap { container: m.container_id(), host: m.host_id(), size: m.size() })
         .collect();
     if rows.len() > ROWS_MAX {
-        problems.add(place, format_args!("{} rows are more than {ROWS_MAX}", rows.len()));
+        notes.problem(place, format_args!("{} rows are more than {ROWS_MAX}", rows.len()));
     }
     let overlap = |a: u32, b: u32, size_a: u32, size_b: u32| {
         u64::from(a) < u64::from(b) + u64::from(size_b) && u64::from(b) < u64::from(a) + u64::from(size_a)
     };
     for (i, row) in rows.iter().enumerate() {
         if row.size == 0 {
-            problems.add(format_args!("{place}[{i}].size"), "is 0");
+            notes.problem(format_args!("{place}[{i}].size"), "is 0");
         }
         // The last id is the value for "no id".
         for (name, first) in [("containerID", row.container), ("hostID", row.host)] {
             if u64::from(first) + u64::from(row.size) > u64::from(u32::MAX) {
-                problems.add(format_args!("{place}[{i}].{name}"), "with size goes beyond the last id");
+                notes.problem(format_args!("{place}[{i}].{name}"), "with size goes beyond the last id");
             }
         }
         for other in &rows[..i] {
             if overlap(row.container, other.container, row.size, other.size)
                 || overlap(row.host, other.host, row.size, other.size)
             {
-                problems.add(format_args!("{place}[{i}]"), "overlaps an earlier row");
+                notes.problem(format_args!("{place}[{i}]"), "overlaps an earlier row");
                 break;
             }
         }
@@ -170,9 +170,9 @@ mod tests {
             ),
         ] {
             let rows: Vec<LinuxIdMapping> = serde_json::from_str(json).unwrap();
-            let mut problems = Problems::default();
-            plan(Some(&rows), "m", &mut problems);
-            assert_eq!(problems.to_string(), expected);
+            let mut notes = Notes::default();
+            plan(Some(&rows), "m", &mut notes);
+            assert_eq!(notes.problems.to_string(), expected);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use oci_spec::runtime::Linux;
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::log;
 use crate::sys::netlink::{self, Socket, attributes, first, push};
 use crate::sys::{self, fs, task};
@@ -29,7 +29,7 @@ pub struct Device {
 }
 
 /// Plans the interfaces. `private` says whether the container has a network namespace other than the runtime's.
-pub fn plan(linux: &Linux, private: bool, problems: &mut Problems) -> Vec<Device> {
+pub fn plan(linux: &Linux, private: bool, notes: &mut Notes) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     let asked: BTreeMap<_, _> = linux.net_devices().iter().flatten().collect();
     for (name, device) in asked {
@@ -37,18 +37,18 @@ pub fn plan(linux: &Linux, private: bool, problems: &mut Problems) -> Vec<Device
         let renamed = device.name().as_ref().filter(|name| !name.is_empty());
         let target = renamed.unwrap_or(name).clone();
         if let Some(why) = wrong(name, false) {
-            problems.add(&place, why);
+            notes.problem(&place, why);
         } else if let Some(why) = wrong(&target, true) {
-            problems.add(format!("{place}.name"), format!("{target:?} {why}"));
+            notes.problem(format!("{place}.name"), format!("{target:?} {why}"));
         } else if !private {
-            problems.add(&place, "needs a network namespace of the container's own");
+            notes.problem(&place, "needs a network namespace of the container's own");
         }
         devices.push(Device { name: name.clone(), target, place });
     }
     let mut targets = BTreeSet::new();
     for device in &devices {
         if !device.target.contains('%') && !targets.insert(&device.target) {
-            problems.add(format!("{}.name", device.place), format!("{:?} is taken", device.target));
+            notes.problem(format!("{}.name", device.place), format!("{:?} is taken", device.target));
         }
     }
     devices
@@ -275,10 +275,11 @@ mod tests {
             ),
         ] {
             let linux: Linux = serde_json::from_str(&format!(r#"{{"netDevices":{json}}}"#)).unwrap();
-            let mut problems = Problems::default();
-            let devices = plan(&linux, private, &mut problems);
+            let mut notes = Notes::default();
+            let devices = plan(&linux, private, &mut notes);
             let planned: Vec<String> = devices.iter().map(|d| format!("{}>{}", d.name, d.target)).collect();
-            let said = if problems.0.is_empty() { planned.join(" ") } else { problems.to_string() };
+            let said =
+                if notes.problems.0.is_empty() { planned.join(" ") } else { notes.problems.to_string() };
             assert_eq!(said, expected, "{json}");
         }
     }

@@ -6,7 +6,7 @@
 use oci_spec::runtime::ExecCPUAffinity;
 
 use crate::cpu_list::{self, LARGEST, List};
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::sys;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,12 +16,12 @@ pub struct Affinity {
 }
 
 /// Parses the lists of CPUs.
-pub fn plan(spec: Option<&ExecCPUAffinity>, place: &str, problems: &mut Problems) -> Affinity {
+pub fn plan(spec: Option<&ExecCPUAffinity>, place: &str, notes: &mut Notes) -> Affinity {
     let Some(spec) = spec else { return Affinity::default() };
     let mut cpus = |name: &str, text: &Option<String>| {
         let parsed = cpu_list::parse(text.as_deref().unwrap_or_default(), LARGEST);
         parsed.unwrap_or_else(|message| {
-            problems.add(format_args!("{place}.{name}"), message);
+            notes.problem(format_args!("{place}.{name}"), message);
             None
         })
     };
@@ -43,10 +43,10 @@ mod tests {
         let mut spec = ExecCPUAffinity::default();
         spec.set_initial(Some("0, 2-3".into()));
         spec.set_cpu_affinity_final(Some("8192".into()));
-        let mut problems = Problems::default();
-        let affinity = plan(Some(&spec), "process.execCPUAffinity", &mut problems);
+        let mut notes = Notes::default();
+        let affinity = plan(Some(&spec), "process.execCPUAffinity", &mut notes);
         assert_eq!(affinity.initial.unwrap().words(), [0b1101]);
-        assert_eq!(problems.to_string(), "process.execCPUAffinity.final: 8192 is above 8191");
-        assert_eq!(plan(None, "", &mut problems), Affinity::default());
+        assert_eq!(notes.problems.to_string(), "process.execCPUAffinity.final: 8192 is above 8191");
+        assert_eq!(plan(None, "", &mut notes), Affinity::default());
     }
 }

@@ -11,7 +11,7 @@
 use caps::Capability;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
 
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 
 /// The capability sets of the process. Bit n is capability n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,14 +36,7 @@ impl Held {
 }
 
 /// Converts the sets to masks, limits them to `held`, and checks the kernel's rules.
-pub fn plan(
-    spec: Option<&LinuxCapabilities>,
-    uid: u32,
-    held: Held,
-    place: &str,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Sets {
+pub fn plan(spec: Option<&LinuxCapabilities>, uid: u32, held: Held, place: &str, notes: &mut Notes) -> Sets {
     let Some(spec) = spec else { return Sets::default() };
     let asked = Sets {
         bounding: mask(spec.bounding()),
@@ -56,7 +49,7 @@ pub fn plan(
     let mut within = |name: &str, set: u64, other_name: &str, other: u64| {
         if set & !other != 0 {
             let message = format!("{} not in {other_name}", names(set & !other));
-            problems.add(format_args!("{place}.{name}"), message);
+            notes.problem(format_args!("{place}.{name}"), message);
         }
     };
     within("effective", asked.effective, "permitted", asked.permitted);
@@ -74,7 +67,7 @@ pub fn plan(
         | (asked.permitted & !held.permitted)
         | ((asked.inheritable | asked.ambient) & !both);
     if missing != 0 {
-        warnings.push(format!("{place}: the runtime itself lacks {}, ignoring", names(missing)));
+        notes.warn(format!("{place}: the runtime itself lacks {}, ignoring", names(missing)));
     }
     let impossible = sets.ambient & !(sets.permitted & sets.inheritable);
     sets.ambient &= !impossible;
@@ -82,7 +75,7 @@ pub fn plan(
     // such ambient capabilities with every RUN.
     let lost = if uid == 0 { impossible & !sets.bounding } else { impossible };
     if lost != 0 {
-        warnings.push(format!(
+        notes.warn(format!(
             "{place}.ambient: {} not in both permitted and inheritable, ignoring",
             names(lost)
         ));
@@ -150,9 +143,10 @@ mod tests {
 
     fn check_user(uid: u32, json: &str, held: Held, expected: Sets, said: &[&str]) {
         let spec: LinuxCapabilities = serde_json::from_str(json).unwrap();
-        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        let sets = plan(Some(&spec), uid, held, "c", &mut problems, &mut warnings);
-        let told = problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(warnings);
+        let mut notes = Notes::default();
+        let sets = plan(Some(&spec), uid, held, "c", &mut notes);
+        let told =
+            notes.problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(notes.warnings);
         assert_eq!(told.collect::<Vec<_>>(), said, "{json}");
         assert_eq!(sets, expected, "{json}");
     }
@@ -173,8 +167,8 @@ mod tests {
 
     #[test]
     fn an_absent_object_grants_nothing() {
-        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        assert_eq!(plan(None, 0, ALL, "c", &mut problems, &mut warnings), Sets::default());
+        let mut notes = Notes::default();
+        assert_eq!(plan(None, 0, ALL, "c", &mut notes), Sets::default());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::os::fd::BorrowedFd;
 use anyhow::{anyhow, bail};
 
 use super::capabilities::{self, Sets};
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::sys::{credentials as sys, fs, task};
 use crate::trace;
 
@@ -35,10 +35,10 @@ pub struct User {
 pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 /// Returns whether the annotation is present. Its value must be "1".
-pub fn keep_groups(annotations: Option<&HashMap<String, String>>, problems: &mut Problems) -> bool {
+pub fn keep_groups(annotations: Option<&HashMap<String, String>>, notes: &mut Notes) -> bool {
     let value = annotations.and_then(|annotations| annotations.get(KEEP_GROUPS));
     if let Some(value) = value.filter(|value| *value != "1") {
-        problems.add(format_args!("annotations[{KEEP_GROUPS:?}]"), format_args!("{value:?} is not \"1\""));
+        notes.problem(format_args!("annotations[{KEEP_GROUPS:?}]"), format_args!("{value:?} is not \"1\""));
     }
     value.is_some()
 }

@@ -9,16 +9,16 @@ use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::Problems;
+use crate::error::Notes;
 
 use super::users;
 
 /// Checks the entries and returns the last entry of each name.
-pub fn plan(spec: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
+pub fn plan(spec: &[String], place: &str, notes: &mut Notes) -> Vec<CString> {
     let mut seen = HashSet::new();
     let mut env = Vec::with_capacity(spec.len());
     for (i, entry) in spec.iter().enumerate().rev() {
-        let mut wrong = |message| problems.add(format_args!("{place}[{i}]"), message);
+        let mut wrong = |message| notes.problem(format_args!("{place}[{i}]"), message);
         match entry.split_once('=') {
             None => wrong("has no \"=\""),
             Some(("", _)) => wrong("has no name before \"=\""),
@@ -137,10 +137,10 @@ mod tests {
             (&["A=1\0"], &[], "e[0]: contains a NUL"),
         ];
         for (given, expected, problem) in rows {
-            let mut problems = Problems::default();
+            let mut notes = Notes::default();
             let given: Vec<String> = given.iter().map(ToString::to_string).collect();
-            assert_eq!(strings(&plan(&given, "e", &mut problems)), expected, "{given:?}");
-            assert_eq!(problems.to_string(), problem);
+            assert_eq!(strings(&plan(&given, "e", &mut notes)), expected, "{given:?}");
+            assert_eq!(notes.problems.to_string(), problem);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use oci_spec::runtime::{IOPriorityClass, LinuxIOPriority};
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::sys;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct IoPriority {
 }
 
 /// Converts class and level to the kernel's numbers.
-pub fn plan(spec: Option<&LinuxIOPriority>, place: &str, problems: &mut Problems) -> Option<IoPriority> {
+pub fn plan(spec: Option<&LinuxIOPriority>, place: &str, notes: &mut Notes) -> Option<IoPriority> {
     let spec = spec?;
     // linux/ioprio.h
     let class = match spec.class() {
@@ -25,8 +25,10 @@ pub fn plan(spec: Option<&LinuxIOPriority>, place: &str, problems: &mut Problems
     };
     let level = u32::try_from(spec.priority()).ok().filter(|level| *level <= 7);
     if level.is_none() {
-        problems
-            .add(format_args!("{place}.priority"), format_args!("{} is not within 0 to 7", spec.priority()));
+        notes.problem(
+            format_args!("{place}.priority"),
+            format_args!("{} is not within 0 to 7", spec.priority()),
+        );
     }
     Some(IoPriority { class, level: level? })
 }
@@ -50,10 +52,10 @@ mod tests {
             (r#"{"class": "IOPRIO_CLASS_BE", "priority": -1}"#, None, "p.priority: -1 is not within 0 to 7"),
         ] {
             let spec: LinuxIOPriority = serde_json::from_str(json).unwrap();
-            let mut problems = Problems::default();
+            let mut notes = Notes::default();
             let expected = expected.map(|(class, level)| IoPriority { class, level });
-            assert_eq!(plan(Some(&spec), "p", &mut problems), expected, "{json}");
-            assert_eq!(problems.to_string(), problem);
+            assert_eq!(plan(Some(&spec), "p", &mut notes), expected, "{json}");
+            assert_eq!(notes.problems.to_string(), problem);
         }
     }
 }

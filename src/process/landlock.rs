@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{fs, landlock as sys};
 use crate::trace;
 
@@ -44,17 +44,17 @@ fn place() -> String {
 }
 
 /// Parses the annotation.
-pub fn plan(annotations: Option<&HashMap<String, String>>, problems: &mut Problems) -> Option<Rules> {
+pub fn plan(annotations: Option<&HashMap<String, String>>, notes: &mut Notes) -> Option<Rules> {
     let text = annotations?.get(ANNOTATION)?;
-    let rules: Rules = serde_json::from_str(text).map_err(|e| problems.add(place(), e)).ok()?;
+    let rules: Rules = serde_json::from_str(text).map_err(|e| notes.problem(place(), e)).ok()?;
     if rules == Rules::default() {
-        problems.add(place(), "restricts nothing");
+        notes.problem(place(), "restricts nothing");
     }
     for (member, paths) in [("ro", &rules.ro), ("rw", &rules.rw)] {
         for (i, path) in paths.iter().flatten().enumerate() {
             if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
                 let message = format_args!("{path:?} is not an absolute path");
-                problems.add(format_args!("{}.{member}[{i}]", place()), message);
+                notes.problem(format_args!("{}.{member}[{i}]", place()), message);
             }
         }
     }
@@ -128,9 +128,9 @@ mod tests {
 
     fn check(text: &str) -> (Option<Rules>, String) {
         let annotations = HashMap::from([(ANNOTATION.to_string(), text.to_string())]);
-        let mut problems = Problems::default();
-        let rules = plan(Some(&annotations), &mut problems);
-        (rules, problems.to_string())
+        let mut notes = Notes::default();
+        let rules = plan(Some(&annotations), &mut notes);
+        (rules, notes.problems.to_string())
     }
 
     #[test]
@@ -143,8 +143,8 @@ mod tests {
         };
         let good = r#"{"ro": ["/"], "rw": ["/tmp", "/dev"], "tcpBind": [80, 443], "tcpConnect": []}"#;
         assert_eq!(check(good), (Some(rules), String::new()));
-        assert_eq!(plan(None, &mut Problems::default()), None);
-        assert_eq!(plan(Some(&HashMap::new()), &mut Problems::default()), None);
+        assert_eq!(plan(None, &mut Notes::default()), None);
+        assert_eq!(plan(Some(&HashMap::new()), &mut Notes::default()), None);
         let place = r#"annotations["dev.corten.landlock"]"#;
         for (text, expected) in [
             ("", ": EOF while parsing a value at line 1 column 0"),

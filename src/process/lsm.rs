@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use oci_spec::runtime::Process;
 
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{self, credentials::open_self, fs};
 use crate::trace;
 
@@ -82,39 +82,27 @@ pub fn labelled(process: &Process) -> bool {
 
 /// Plans the label of the container's new file systems (config-linux.md#mount-label), for the mount option
 /// `context=`.
-pub fn mount_label(
-    label: Option<&str>,
-    host: Host,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Option<String> {
+pub fn mount_label(label: Option<&str>, host: Host, notes: &mut Notes) -> Option<String> {
     let label = label.filter(|text| !text.is_empty())?;
     // The mount option has the label in quotes, because a comma separates two categories.
     if label.contains(['\0', '\n', '"']) {
-        problems.add("linux.mountLabel", "contains a NUL, line break or quote");
+        notes.problem("linux.mountLabel", "contains a NUL, line break or quote");
         return None;
     }
     if !host.selinux {
-        missing("linux.mountLabel", label, "SELinux", host, problems, warnings);
+        missing("linux.mountLabel", label, "SELinux", host, notes);
         return None;
     }
     Some(label.into())
 }
 
 /// Reports a label for a module that the kernel does not run.
-fn missing(
-    place: &str,
-    label: &str,
-    module: &str,
-    host: Host,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) {
+fn missing(place: &str, label: &str, module: &str, host: Host, notes: &mut Notes) {
     let text = format!("this kernel does not run {module}");
     if host.strict {
-        problems.add(place, format_args!("{label:?}: {text}"));
+        notes.problem(place, format_args!("{label:?}: {text}"));
     } else {
-        warnings.push(format!("{place} {label:?}: {text}, ignoring"));
+        notes.warn(format!("{place} {label:?}: {text}, ignoring"));
     }
 }
 
@@ -124,18 +112,17 @@ pub fn plan(
     selinux: Option<&str>,
     host: Host,
     place: &str,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Labels {
     let mut label = |value: Option<&str>, running: bool, member: &str, module: &str| {
         // Engines write an empty label for no label.
         let value = value.filter(|text| !text.is_empty())?;
         if value.contains(['\0', '\n']) {
-            problems.add(format_args!("{place}{member}"), "contains a NUL or line break");
+            notes.problem(format_args!("{place}{member}"), "contains a NUL or line break");
             return None;
         }
         if !running {
-            missing(&format!("{place}{member}"), value, module, host, problems, warnings);
+            missing(&format!("{place}{member}"), value, module, host, notes);
             return None;
         }
         Some(value.to_string())
@@ -255,9 +242,12 @@ mod tests {
             (true, "process.apparmorProfile: \"p\": this kernel does not run AppArmor", ""),
         ] {
             let host = Host { strict, ..Host::default() };
-            let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-            plan(Some("p"), None, host, "process.", &mut problems, &mut warnings);
-            assert_eq!((problems.to_string().as_str(), warnings.concat().as_str()), (problem, warning));
+            let mut notes = Notes::default();
+            plan(Some("p"), None, host, "process.", &mut notes);
+            assert_eq!(
+                (notes.problems.to_string().as_str(), notes.warnings.concat().as_str()),
+                (problem, warning)
+            );
         }
     }
 
@@ -277,10 +267,10 @@ mod tests {
             (Some("a\"b"), selinux, None, "linux.mountLabel: contains a NUL, line break or quote"),
             (Some("a\nb"), Host::default(), None, "linux.mountLabel: contains a NUL, line break or quote"),
         ] {
-            let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-            let found = mount_label(label, host, &mut problems, &mut warnings);
+            let mut notes = Notes::default();
+            let found = mount_label(label, host, &mut notes);
             assert_eq!(found.as_deref(), kept);
-            assert_eq!(problems.to_string() + &warnings.concat(), said);
+            assert_eq!(notes.problems.to_string() + &notes.warnings.concat(), said);
         }
     }
 
@@ -308,10 +298,10 @@ mod tests {
             ),
             (Some("p\nq"), None, both, (None, None), "process.apparmorProfile: contains a NUL or line break"),
         ] {
-            let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-            let labels = plan(apparmor, selinux, host, "process.", &mut problems, &mut warnings);
+            let mut notes = Notes::default();
+            let labels = plan(apparmor, selinux, host, "process.", &mut notes);
             assert_eq!((labels.apparmor.as_deref(), labels.selinux.as_deref()), kept);
-            assert_eq!(problems.to_string() + &warnings.concat(), said);
+            assert_eq!(notes.problems.to_string() + &notes.warnings.concat(), said);
         }
     }
 }

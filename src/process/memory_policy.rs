@@ -6,7 +6,7 @@
 use oci_spec::runtime::{LinuxMemoryPolicy, MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode};
 
 use crate::cpu_list::{self, List};
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::sys;
 
 /// `MAX_NUMNODES` of the largest kernels.
@@ -20,44 +20,44 @@ pub struct MemoryPolicy {
 }
 
 /// Converts the policy to the kernel's numbers and checks its rules.
-pub fn plan(spec: Option<&LinuxMemoryPolicy>, problems: &mut Problems) -> Option<MemoryPolicy> {
+pub fn plan(spec: Option<&LinuxMemoryPolicy>, notes: &mut Notes) -> Option<MemoryPolicy> {
     let spec = spec?;
     let mode = spec.mode();
     let nodes = cpu_list::parse(spec.nodes().as_deref().unwrap_or_default(), NODES);
     let nodes = nodes.unwrap_or_else(|message| {
-        problems.add("linux.memoryPolicy.nodes", message);
+        notes.problem("linux.memoryPolicy.nodes", message);
         None
     });
     match mode {
         Mode::MpolDefault | Mode::MpolLocal if nodes.is_some() => {
-            problems.add("linux.memoryPolicy.nodes", format_args!("{mode} takes no nodes"));
+            notes.problem("linux.memoryPolicy.nodes", format_args!("{mode} takes no nodes"));
         }
         // Without nodes the policy means the local node.
         Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred => {}
         _ if nodes.is_none() => {
-            problems.add("linux.memoryPolicy.nodes", format_args!("{mode} needs at least one node"));
+            notes.problem("linux.memoryPolicy.nodes", format_args!("{mode} needs at least one node"));
         }
         _ => {}
     }
     let flags = spec.flags().as_deref().unwrap_or_default();
-    check_flags(mode, nodes.is_some(), flags, problems);
+    check_flags(mode, nodes.is_some(), flags, notes);
     let bits = flags.iter().fold(0, |bits, flag| bits | flag_bit(*flag));
     Some(MemoryPolicy { mode: mode_number(mode) | bits, nodes })
 }
 
 /// Reports the flags that the kernel's `sanitize_mpol_flags` and `mpol_new` refuse.
-fn check_flags(mode: Mode, nodes: bool, flags: &[Flag], problems: &mut Problems) {
+fn check_flags(mode: Mode, nodes: bool, flags: &[Flag], notes: &mut Notes) {
     const PLACE: &str = "linux.memoryPolicy.flags";
     let nodemask = [Flag::MpolFStaticNodes, Flag::MpolFRelativeNodes];
     if nodemask.iter().all(|flag| flags.contains(flag)) {
-        problems.add(PLACE, "MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other");
+        notes.problem(PLACE, "MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other");
     }
     if !nodes && nodemask.iter().any(|flag| flags.contains(flag)) {
-        problems.add(PLACE, format_args!("{mode} without nodes takes no flag about nodes"));
+        notes.problem(PLACE, format_args!("{mode} without nodes takes no flag about nodes"));
     }
     let balanced = matches!(mode, Mode::MpolBind | Mode::MpolPreferredMany);
     if flags.contains(&Flag::MpolFNumaBalancing) && !balanced {
-        problems.add(PLACE, "MPOL_F_NUMA_BALANCING needs MPOL_BIND or MPOL_PREFERRED_MANY");
+        notes.problem(PLACE, "MPOL_F_NUMA_BALANCING needs MPOL_BIND or MPOL_PREFERRED_MANY");
     }
 }
 
@@ -123,10 +123,10 @@ mod tests {
             ),
         ] {
             let spec: LinuxMemoryPolicy = serde_json::from_str(json).unwrap();
-            let mut problems = Problems::default();
-            let policy = plan(Some(&spec), &mut problems).unwrap();
+            let mut notes = Notes::default();
+            let policy = plan(Some(&spec), &mut notes).unwrap();
             assert_eq!((policy.mode, policy.nodes.map(|n| n.words()[0])), (mode, nodes), "{json}");
-            assert_eq!(problems.to_string().replace("linux.memoryPolicy.", ""), problem, "{json}");
+            assert_eq!(notes.problems.to_string().replace("linux.memoryPolicy.", ""), problem, "{json}");
         }
     }
 }

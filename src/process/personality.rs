@@ -4,7 +4,7 @@
 
 use oci_spec::runtime::{LinuxPersonality, LinuxPersonalityDomain};
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::sys;
 
 /// The argument of `personality(2)`.
@@ -12,10 +12,10 @@ use crate::sys;
 pub struct Personality(pub u32);
 
 /// Converts the domain to the kernel's number.
-pub fn plan(spec: Option<&LinuxPersonality>, problems: &mut Problems) -> Option<Personality> {
+pub fn plan(spec: Option<&LinuxPersonality>, notes: &mut Notes) -> Option<Personality> {
     let spec = spec?;
     if spec.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
-        problems.add("linux.personality.flags", "no flag is supported");
+        notes.problem("linux.personality.flags", "no flag is supported");
     }
     // linux/personality.h
     Some(Personality(match spec.domain() {
@@ -45,9 +45,9 @@ mod tests {
             ),
         ] {
             let spec: LinuxPersonality = serde_json::from_str(json).unwrap();
-            let mut problems = Problems::default();
-            assert_eq!(plan(Some(&spec), &mut problems), Some(Personality(expected)), "{json}");
-            assert_eq!(problems.to_string(), problem);
+            let mut notes = Notes::default();
+            assert_eq!(plan(Some(&spec), &mut notes), Some(Personality(expected)), "{json}");
+            assert_eq!(notes.problems.to_string(), problem);
         }
     }
 }

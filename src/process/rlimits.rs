@@ -6,7 +6,7 @@
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType as Type};
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::sys::process::{Limit, prlimit};
 use crate::trace;
 
@@ -40,7 +40,7 @@ pub struct Rlimit {
 }
 
 /// Checks the limits.
-pub fn plan(spec: &[PosixRlimit], place: &str, problems: &mut Problems) -> Vec<Rlimit> {
+pub fn plan(spec: &[PosixRlimit], place: &str, notes: &mut Notes) -> Vec<Rlimit> {
     let mut limits: Vec<Rlimit> = Vec::with_capacity(spec.len());
     for (i, given) in spec.iter().enumerate() {
         let place = format!("{place}[{i}]");
@@ -49,10 +49,10 @@ pub fn plan(spec: &[PosixRlimit], place: &str, problems: &mut Problems) -> Vec<R
         };
         let limit = Limit { soft: given.soft(), hard: given.hard() };
         if let Some(first) = limits.iter().find(|l| l.resource == *resource) {
-            problems.add(format_args!("{place}.type"), format_args!("{name} is already in {}", first.place));
+            notes.problem(format_args!("{place}.type"), format_args!("{name} is already in {}", first.place));
         }
         if limit.soft > limit.hard {
-            problems.add(
+            notes.problem(
                 format_args!("{place}.soft"),
                 format_args!("{} is above the hard limit {}", limit.soft, limit.hard),
             );
@@ -115,9 +115,9 @@ mod tests {
             ),
         ] {
             let spec: Vec<PosixRlimit> = serde_json::from_str(json).unwrap();
-            let mut problems = Problems::default();
-            assert_eq!(plan(&spec, "process.rlimits", &mut problems).len(), spec.len());
-            assert_eq!(problems.to_string(), problem, "{json}");
+            let mut notes = Notes::default();
+            assert_eq!(plan(&spec, "process.rlimits", &mut notes).len(), spec.len());
+            assert_eq!(notes.problems.to_string(), problem, "{json}");
         }
     }
 }

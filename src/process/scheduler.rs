@@ -6,7 +6,7 @@
 
 use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy, Scheduler};
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::sys;
 use crate::sys::process::SchedAttr;
 
@@ -16,43 +16,38 @@ const DEADLINE_RUNTIME_MIN: u64 = 1024;
 const DEADLINE_MAX: u64 = i64::MAX as u64;
 
 /// Converts the policy and its parameters to the kernel's numbers and checks its rules.
-pub fn plan(
-    spec: Option<&Scheduler>,
-    place: &str,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Option<SchedAttr> {
+pub fn plan(spec: Option<&Scheduler>, place: &str, notes: &mut Notes) -> Option<SchedAttr> {
     let spec = spec?;
     let policy = *spec.policy();
     let nice = spec.nice().unwrap_or(0);
     if !(-20..=19).contains(&nice) {
-        problems.add(format_args!("{place}.nice"), format_args!("{nice} is not within -20 to 19"));
+        notes.problem(format_args!("{place}.nice"), format_args!("{nice} is not within -20 to 19"));
     } else if nice != 0 && !matches!(policy, Policy::SchedOther | Policy::SchedBatch | Policy::SchedIdle) {
-        warnings.push(format!("{place}.nice: {policy} has no nice value, ignoring"));
+        notes.warn(format!("{place}.nice: {policy} has no nice value, ignoring"));
     }
     let times = [*spec.runtime(), *spec.deadline(), *spec.period()].map(Option::unwrap_or_default);
     let flags = spec.flags().as_deref().unwrap_or_default();
     Some(SchedAttr {
-        policy: policy_number(policy, place, problems),
+        policy: policy_number(policy, place, notes),
         flags: flags.iter().fold(0, |bits, flag| bits | flag_bit(*flag)),
         nice,
-        priority: priority(policy, spec.priority().unwrap_or(0), place, problems),
+        priority: priority(policy, spec.priority().unwrap_or(0), place, notes),
         runtime: times[0],
         deadline: times[1],
-        period: check_times(policy, times, place, problems),
+        period: check_times(policy, times, place, notes),
         ..SchedAttr::default()
     })
 }
 
 /// linux/sched.h
-fn policy_number(policy: Policy, place: &str, problems: &mut Problems) -> u32 {
+fn policy_number(policy: Policy, place: &str, notes: &mut Notes) -> u32 {
     match policy {
         Policy::SchedOther => 0,
         Policy::SchedFifo => 1,
         Policy::SchedRr => 2,
         Policy::SchedBatch => 3,
         Policy::SchedIso => {
-            problems.add(format_args!("{place}.policy"), "no kernel implements SCHED_ISO");
+            notes.problem(format_args!("{place}.policy"), "no kernel implements SCHED_ISO");
             4
         }
         Policy::SchedIdle => 5,
@@ -72,39 +67,39 @@ fn flag_bit(flag: Flag) -> u64 {
     }
 }
 
-fn priority(policy: Policy, priority: i32, place: &str, problems: &mut Problems) -> u32 {
+fn priority(policy: Policy, priority: i32, place: &str, notes: &mut Notes) -> u32 {
     let realtime = matches!(policy, Policy::SchedFifo | Policy::SchedRr);
     if realtime && !(1..=99).contains(&priority) {
-        problems.add(
+        notes.problem(
             format_args!("{place}.priority"),
             format_args!("{priority} is not within 1 to 99, as {policy} needs"),
         );
     } else if !realtime && priority != 0 {
-        problems.add(format_args!("{place}.priority"), "only SCHED_FIFO and SCHED_RR have a priority");
+        notes.problem(format_args!("{place}.priority"), "only SCHED_FIFO and SCHED_RR have a priority");
     }
     u32::try_from(priority).unwrap_or_default()
 }
 
 /// Checks the three times of a deadline. Returns the period, which by default equals the deadline.
-fn check_times(policy: Policy, times: [u64; 3], place: &str, problems: &mut Problems) -> u64 {
+fn check_times(policy: Policy, times: [u64; 3], place: &str, notes: &mut Notes) -> u64 {
     let [runtime, deadline, period] = times;
     if policy != Policy::SchedDeadline {
         for (name, time) in ["runtime", "deadline", "period"].into_iter().zip(times) {
             if time != 0 {
-                problems.add(format_args!("{place}.{name}"), "only SCHED_DEADLINE has one");
+                notes.problem(format_args!("{place}.{name}"), "only SCHED_DEADLINE has one");
             }
         }
         return period;
     }
     let period = if period == 0 { deadline } else { period };
     if runtime < DEADLINE_RUNTIME_MIN {
-        problems.add(
+        notes.problem(
             format_args!("{place}.runtime"),
             format_args!("{runtime} is less than {DEADLINE_RUNTIME_MIN} nanoseconds"),
         );
     }
     if !(runtime <= deadline && deadline <= period && period <= DEADLINE_MAX) {
-        problems.add(place, "SCHED_DEADLINE needs runtime <= deadline <= period < 2^63");
+        notes.problem(place, "SCHED_DEADLINE needs runtime <= deadline <= period < 2^63");
     }
     period
 }
@@ -127,9 +122,10 @@ mod tests {
 
     fn check(json: &str, expected: &[&str]) -> SchedAttr {
         let spec: Scheduler = serde_json::from_str(json).unwrap();
-        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        let attr = plan(Some(&spec), "s", &mut problems, &mut warnings).unwrap();
-        let said = problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(warnings);
+        let mut notes = Notes::default();
+        let attr = plan(Some(&spec), "s", &mut notes).unwrap();
+        let said =
+            notes.problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(notes.warnings);
         assert_eq!(said.collect::<Vec<_>>(), expected, "{json}");
         attr
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Linux;
 
-use crate::error::{Context, Problems, Result};
+use crate::error::{Context, Notes, Result};
 use crate::namespaces;
 use crate::sys::fs;
 use crate::trace;
@@ -48,7 +48,7 @@ const IPC: [&str; 11] = [
 ];
 
 /// Checks the parameters and returns them in the order of their names. The order of a hash would vary.
-pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, problems: &mut Problems) -> Vec<Sysctl> {
+pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, notes: &mut Notes) -> Vec<Sysctl> {
     let mut all: Vec<Sysctl> = Vec::new();
     let asked: BTreeMap<_, _> =
         linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten().collect();
@@ -56,11 +56,11 @@ pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, problems: &mut
         let place = format!("linux.sysctl[{key:?}]");
         let path = path(key);
         if !plain(&path) || key.contains('\0') {
-            problems.add(&place, "is not the name of a parameter");
+            notes.problem(&place, "is not the name of a parameter");
             continue;
         }
         if let Some(other) = all.iter().find(|other| other.path == Path::new(&path)) {
-            problems.add(&place, format_args!("is another name of {}", other.place));
+            notes.problem(&place, format_args!("is another name of {}", other.place));
             continue;
         }
         match namespace(&path) {
@@ -69,9 +69,9 @@ pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, problems: &mut
             }
             Ok(flag) => {
                 let name = namespaces::kind(flag).map_or("", |kind| kind.name);
-                problems.add(&place, format_args!("needs a {name} namespace, or the host's would change"));
+                notes.problem(&place, format_args!("needs a {name} namespace, or the host's would change"));
             }
-            Err(message) => problems.add(&place, message),
+            Err(message) => notes.problem(&place, message),
         }
     }
     all.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -148,11 +148,13 @@ mod tests {
             ("", Err("is not the name of a parameter")),
         ] {
             let linux: Linux = serde_json::from_value(serde_json::json!({"sysctl": {key: "1"}})).unwrap();
-            let mut problems = Problems::default();
-            let plan = plan(Some(&linux), &own, &mut problems);
+            let mut notes = Notes::default();
+            let plan = plan(Some(&linux), &own, &mut notes);
             match expected {
-                Ok(path) => assert_eq!((plan[0].path.to_str(), problems.0.len()), (Some(path), 0), "{key}"),
-                Err(message) => assert_eq!(problems.0[0].message, message, "{key}"),
+                Ok(path) => {
+                    assert_eq!((plan[0].path.to_str(), notes.problems.0.len()), (Some(path), 0), "{key}")
+                }
+                Err(message) => assert_eq!(notes.problems.0[0].message, message, "{key}"),
             }
         }
     }
@@ -164,12 +166,12 @@ mod tests {
         // A hash's order is another one each time.
         for _ in 0..20 {
             let linux: Linux = serde_json::from_str(text).unwrap();
-            let mut problems = Problems::default();
-            let plan = plan(Some(&linux), &own, &mut problems);
-            let places: Vec<&str> = problems.0.iter().map(|problem| problem.place.as_str()).collect();
+            let mut notes = Notes::default();
+            let plan = plan(Some(&linux), &own, &mut notes);
+            let places: Vec<&str> = notes.problems.0.iter().map(|problem| problem.place.as_str()).collect();
             let wrong = ["net/x", "vm.a", "vm.b", "vm.c"].map(|name| format!("linux.sysctl[\"{name}\"]"));
             assert_eq!(places, wrong);
-            assert_eq!(problems.0[0].message, "is another name of linux.sysctl[\"net.x\"]");
+            assert_eq!(notes.problems.0[0].message, "is another name of linux.sysctl[\"net.x\"]");
             let values: Vec<&str> = plan.iter().map(|sysctl| sysctl.value.as_str()).collect();
             assert_eq!(values, ["3", "1"]);
         }

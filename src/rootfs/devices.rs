@@ -12,7 +12,7 @@ use super::Plan;
 use super::resolve::{self, Missing};
 use super::root::{NODE, Root};
 use super::targets::Shut;
-use crate::error::{Context, Kind, Problems, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{self, fs, mount};
 use crate::trace;
 
@@ -44,7 +44,7 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Plans the default devices, if asked to, and the given ones, which replace default ones of the same path.
-pub(super) fn plan(linux: Option<&Linux>, default: bool, problems: &mut Problems) -> Vec<Device> {
+pub(super) fn plan(linux: Option<&Linux>, default: bool, notes: &mut Notes) -> Vec<Device> {
     let mut devices: BTreeMap<PathBuf, Device> = BTreeMap::new();
     if default {
         for (name, major, minor) in DEFAULT {
@@ -56,26 +56,28 @@ pub(super) fn plan(linux: Option<&Linux>, default: bool, problems: &mut Problems
     }
     let given = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     for (i, device) in given.iter().enumerate() {
-        if let Some(device) = planned(device, format!("linux.devices[{i}]"), problems) {
+        if let Some(device) = planned(device, format!("linux.devices[{i}]"), notes) {
             devices.insert(device.path.clone(), device);
         }
     }
     devices.into_values().collect()
 }
 
-fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Option<Device> {
-    let before = problems.0.len();
+fn planned(device: &LinuxDevice, place: String, notes: &mut Notes) -> Option<Device> {
+    let before = notes.problems.0.len();
     let path = device.path();
     if !path.is_absolute() || path.file_name().is_none() || path.as_os_str().as_bytes().contains(&0) {
-        problems
-            .add(format_args!("{place}.path"), format_args!("{path:?} is not the absolute path of a file"));
+        notes.problem(
+            format_args!("{place}.path"),
+            format_args!("{path:?} is not the absolute path of a file"),
+        );
     }
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
         LinuxDeviceType::B => libc::S_IFBLK,
         LinuxDeviceType::P => libc::S_IFIFO,
         LinuxDeviceType::A => {
-            problems.add(format_args!("{place}.type"), "\"a\" is not the type of a device");
+            notes.problem(format_args!("{place}.type"), "\"a\" is not the type of a device");
             0
         }
     };
@@ -83,22 +85,22 @@ fn planned(device: &LinuxDevice, place: String, problems: &mut Problems) -> Opti
     let mut number = |name: &str, value: i64| {
         let value = if kind == libc::S_IFIFO { 0 } else { value };
         u32::try_from(value).unwrap_or_else(|_| {
-            problems.add(format_args!("{place}.{name}"), format_args!("{value} is not a device number"));
+            notes.problem(format_args!("{place}.{name}"), format_args!("{value} is not a device number"));
             0
         })
     };
     let (major, minor) = (number("major", device.major()), number("minor", device.minor()));
     // An absent number is read as 0, and no driver has 0:0.
-    if kind != libc::S_IFIFO && (major, minor) == (0, 0) && problems.0.len() == before {
-        problems.add(format_args!("{place}.major"), "major and minor are required");
+    if kind != libc::S_IFIFO && (major, minor) == (0, 0) && notes.problems.0.len() == before {
+        notes.problem(format_args!("{place}.major"), "major and minor are required");
     }
     let mode = device.file_mode().unwrap_or(0o666);
     if mode & !0o7777 & !libc::S_IFMT != 0 {
-        problems.add(format_args!("{place}.fileMode"), format_args!("{mode:#o} is not a mode"));
+        notes.problem(format_args!("{place}.fileMode"), format_args!("{mode:#o} is not a mode"));
     }
     let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
     let device = Device { place, path: path.clone(), mode: kind | mode & 0o7777, major, minor, uid, gid };
-    (problems.0.len() == before).then_some(device)
+    (notes.problems.0.len() == before).then_some(device)
 }
 
 /// Makes all nodes and links. The umask must be 0. A directory is opened once for consecutive nodes.
@@ -245,8 +247,8 @@ mod tests {
 
     fn check(json: &str) -> (Vec<Device>, String) {
         let linux: Linux = serde_json::from_str(json).unwrap();
-        let mut problems = Problems::default();
-        (plan(Some(&linux), false, &mut problems), problems.to_string())
+        let mut notes = Notes::default();
+        (plan(Some(&linux), false, &mut notes), notes.problems.to_string())
     }
 
     #[test]
@@ -255,7 +257,7 @@ mod tests {
             r#"{"devices": [{"path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 384, "gid": 5}]}"#,
         )
         .unwrap();
-        let devices = plan(Some(&linux), true, &mut Problems::default());
+        let devices = plan(Some(&linux), true, &mut Notes::default());
         let tty: Vec<_> = devices.iter().filter(|d| d.path == Path::new("/dev/tty")).collect();
         assert_eq!((devices.len(), tty.len()), (6, 1));
         assert_eq!((tty[0].mode, tty[0].gid), (libc::S_IFCHR | 0o600, 5));

@@ -7,7 +7,7 @@ use oci_spec::runtime::{self, Spec};
 
 use super::options::{self, Options};
 use super::{Facts, NOTIFY_SOCKET, resolve};
-use crate::error::Problems;
+use crate::error::Notes;
 use crate::namespaces::idmap::{self, IdMap};
 use crate::sys::mount::MOUNT_ATTR_RDONLY;
 
@@ -74,22 +74,16 @@ pub fn names(destination: &Path, path: &str) -> bool {
 /// Options of the notification socket, as with runc. Sending to a socket does not require a writable mount.
 const NOTIFY_OPTIONS: [&str; 4] = ["ro", "nosuid", "nodev", "noexec"];
 
-pub(super) fn plan(
-    spec: &Spec,
-    bundle: &Path,
-    facts: &Facts,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
-) -> Vec<Mount> {
+pub(super) fn plan(spec: &Spec, bundle: &Path, facts: &Facts, notes: &mut Notes) -> Vec<Mount> {
     let given = spec.mounts().as_deref().unwrap_or_default();
     let mut mounts: Vec<Mount> = Vec::with_capacity(given.len() + 1);
     for (i, mount) in given.iter().enumerate() {
         let place = format!("mounts[{i}]");
         let mut options = options::parse(mount.options().as_deref().unwrap_or_default());
         if mount.destination().as_os_str().is_empty() || contains_nul(mount.destination()) {
-            problems.add(format_args!("{place}.destination"), "is empty or contains a NUL");
+            notes.problem(format_args!("{place}.destination"), "is empty or contains a NUL");
         }
-        let mut kind = kind(mount, &place, bundle, spec, &mut options, problems, warnings);
+        let mut kind = kind(mount, &place, bundle, spec, &mut options, notes);
         if kind == Kind::Cgroup && mount.typ().as_deref() == Some("cgroup2") && !facts.cgroup_views.is_empty()
         {
             // On a host with v1, type `cgroup` means its hierarchies, and this one means v2's only.
@@ -131,40 +125,41 @@ fn kind(
     bundle: &Path,
     spec: &Spec,
     options: &mut Options,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Kind {
     let fstype = mount.typ().as_deref().unwrap_or_default();
     let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || options.idmap.is_some();
     if options.copy_up && (options.remount || options.bind.is_some() || fstype != "tmpfs") {
-        problems.add(format_args!("{place}.options"), "\"tmpcopyup\" is for a new tmpfs");
+        notes.problem(format_args!("{place}.options"), "\"tmpcopyup\" is for a new tmpfs");
     }
     if options.remount {
         if mapped {
-            problems.add(place, "id mappings cannot be changed by a remount");
+            notes.problem(place, "id mappings cannot be changed by a remount");
         }
         if options.bind.is_some() {
-            refuse_on_bind(place, options, problems, warnings);
+            refuse_on_bind(place, options, notes);
         }
         return Kind::Remount;
     }
     if let Some(recursive) = options.bind {
-        refuse_on_bind(place, options, problems, warnings);
+        refuse_on_bind(place, options, notes);
         let source = mount.source().clone().unwrap_or_default();
         if source.as_os_str().is_empty() || contains_nul(&source) {
-            problems.add(format_args!("{place}.source"), "is empty or contains a NUL");
+            notes.problem(format_args!("{place}.source"), "is empty or contains a NUL");
         }
-        let idmap = mapped.then(|| id_mapping(mount, place, spec, options, problems));
+        let idmap = mapped.then(|| id_mapping(mount, place, spec, options, notes));
         return Kind::Bind { source: bundle.join(source), recursive, idmap };
     }
     if mapped {
-        problems.add(place, "only a bind mount can have id mappings");
+        notes.problem(place, "only a bind mount can have id mappings");
     }
     match fstype {
         "bind" | "rbind" | "none" | "" => {
             let hint = "(hint: the option bind or rbind makes a bind mount)";
-            problems
-                .add(format_args!("{place}.type"), format_args!("{fstype:?} is not a file system {hint}"));
+            notes.problem(
+                format_args!("{place}.type"),
+                format_args!("{fstype:?} is not a file system {hint}"),
+            );
             Kind::Remount
         }
         "cgroup" | "cgroup2" => Kind::Cgroup,
@@ -176,23 +171,23 @@ fn kind(
 }
 
 /// Reports options that a bind mount cannot have: it has the superblock of its source, which the container must not change.
-fn refuse_on_bind(place: &str, options: &mut Options, problems: &mut Problems, warnings: &mut Vec<String>) {
+fn refuse_on_bind(place: &str, options: &mut Options, notes: &mut Notes) {
     for option in options.data.drain(..) {
         // mount(2) ignores all options with MS_BIND. Those of tmpfs are written by habit, others are mistakes.
         if options::is_for_tmpfs(&option) {
-            warnings.push(format!("{place}.options: {option:?} has no effect on a bind mount, ignoring"));
+            notes.warn(format!("{place}.options: {option:?} has no effect on a bind mount, ignoring"));
             continue;
         }
-        problems.add(
+        notes.problem(
             format_args!("{place}.options"),
             format_args!("{option:?} is not an option of a bind mount"),
         );
     }
     for name in options.superblock.drain(..) {
-        warnings.push(format!("{place}.options: {name:?} has no effect on a bind mount, ignoring"));
+        notes.warn(format!("{place}.options: {name:?} has no effect on a bind mount, ignoring"));
     }
     if options.legacy & libc::MS_I_VERSION != 0 {
-        warnings.push(format!("{place}.options: \"iversion\" has no effect on a bind mount, ignoring"));
+        notes.warn(format!("{place}.options: \"iversion\" has no effect on a bind mount, ignoring"));
     }
     options.legacy = 0;
 }
@@ -203,7 +198,7 @@ fn id_mapping(
     place: &str,
     spec: &Spec,
     options: &Options,
-    problems: &mut Problems,
+    notes: &mut Notes,
 ) -> IdMapping {
     let linux = spec.linux().as_ref();
     let own = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
@@ -216,14 +211,16 @@ fn id_mapping(
         )
     };
     let mapping = IdMapping {
-        uid_map: idmap::plan(uids, &format!("{place}.uidMappings"), problems),
-        gid_map: idmap::plan(gids, &format!("{place}.gidMappings"), problems),
+        uid_map: idmap::plan(uids, &format!("{place}.uidMappings"), notes),
+        gid_map: idmap::plan(gids, &format!("{place}.gidMappings"), notes),
         recursive: options.idmap == Some(true),
     };
     for (name, map) in [("uidMappings", &mapping.uid_map), ("gidMappings", &mapping.gid_map)] {
         if map.is_empty() {
-            problems
-                .add(format_args!("{place}.{name}"), "must not be empty, nor the container's own mappings");
+            notes.problem(
+                format_args!("{place}.{name}"),
+                "must not be empty, nor the container's own mappings",
+            );
         }
     }
     mapping

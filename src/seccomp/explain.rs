@@ -15,7 +15,7 @@ use super::compile::{self, Comparison, Numbered, Policy};
 use super::dump::{action, number};
 use super::syscalls::{self, Row};
 use super::{Plan, plan_for};
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 
 /// An ABI with the rules that matter to it.
 pub(super) struct View<'a> {
@@ -99,7 +99,7 @@ impl<'a> View<'a> {
 
 /// Returns the place in a profile that decides about a call, whatever its arguments are.
 pub(super) fn place(profile: &LinuxSeccomp, abi: Abi, call: &str) -> String {
-    let (policy, _) = super::policy(profile, abi::NATIVE, &mut Problems::default());
+    let (policy, _) = super::policy(profile, abi::NATIVE, &mut Notes::default());
     let view = View::new(&policy, abi);
     let nr = syscalls::find(call).and_then(|row| abi.number(row));
     let clauses = nr.map(|nr| view.clauses(nr)).unwrap_or_default();
@@ -114,26 +114,26 @@ fn short(abi: Abi) -> String {
 }
 
 /// Explains what a profile does to the calls with these names. Without names, explains every call for which
-/// the default action does not decide. Fails for a profile that `create` would refuse, and for an unknown
+/// the default action does not decide. Also returns warnings. Fails for a profile that `create` would refuse, and for an unknown
 /// name.
-pub fn explain(profile: &LinuxSeccomp, names: &[String], warnings: &mut Vec<String>) -> Result<String> {
-    let mut problems = Problems::default();
-    let plan = plan_for(profile, abi::NATIVE, &mut problems, warnings);
-    problems.into_result()?;
+pub fn explain(profile: &LinuxSeccomp, names: &[String]) -> Result<(String, Vec<String>)> {
+    let mut notes = Notes::default();
+    let plan = plan_for(profile, abi::NATIVE, &mut notes);
+    let warnings = notes.into_result()?;
     let plan = plan.ok_or_else(|| fail(Kind::Config, "linux.seccomp"))?;
-    let (policy, _) = super::policy(profile, abi::NATIVE, &mut Problems::default());
+    let (policy, _) = super::policy(profile, abi::NATIVE, &mut Notes::default());
     let views: Vec<View> = policy.abis.iter().map(|abi| View::new(&policy, *abi)).collect();
     let mut text = summary(&plan, &policy, &views);
     if names.is_empty() {
         all(&mut text, &views);
-        return Ok(text);
+        return Ok((text, warnings));
     }
     for name in names {
         let row = syscalls::find(name)
             .ok_or_else(|| fail(Kind::Usage, format!("no architecture has a system call {name:?}")))?;
         one(&mut text, row, &views);
     }
-    Ok(text)
+    Ok((text, warnings))
 }
 
 /// Returns the size of the program, and the rules for all calls.

@@ -21,12 +21,12 @@ const CONTAINERD: &str = include_str!("../../tests/golden/seccomp/containerd.jso
 
 fn plan_of(json: &str, native: Arch) -> (Option<Plan>, String, Vec<String>) {
     let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
-    let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-    let plan = plan_for(&profile, native, &mut problems, &mut warnings);
+    let mut notes = Notes::default();
+    let plan = plan_for(&profile, native, &mut notes);
     if let Some(plan) = &plan {
         assert!(valid(&plan.filter), "{}", dump::dump(&plan.filter));
     }
-    (plan, problems.to_string(), warnings)
+    (plan, notes.problems.to_string(), notes.warnings)
 }
 
 fn filter_of(json: &str, native: Arch) -> Vec<sock_filter> {
@@ -275,8 +275,8 @@ fn a_program_with_too_many_instructions_is_refused() {
         format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}]}}"#, rules.join(","))
     };
     assert!(plan_of(&json(800), Arch::ScmpArchX86_64).0.is_some());
-    let (_, problems, _) = plan_of(&json(900), Arch::ScmpArchX86_64);
-    assert_eq!(problems, "linux.seccomp: needs 4514 instructions; the kernel takes 4096");
+    let (_, notes, _) = plan_of(&json(900), Arch::ScmpArchX86_64);
+    assert_eq!(notes, "linux.seccomp: needs 4514 instructions; the kernel takes 4096");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn explain_agrees_with_the_program() {
     for json in [DOCKER, PODMAN, CONTAINERD, several] {
         let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
         let filter = filter_of(json, Arch::ScmpArchX86_64);
-        let (policy, _) = policy(&profile, Arch::ScmpArchX86_64, &mut Problems::default());
+        let (policy, _) = policy(&profile, Arch::ScmpArchX86_64, &mut Notes::default());
         for abi in &policy.abis {
             let view = explain::View::new(&policy, *abi);
             let mask = if abi.wide() { u64::MAX } else { 0xffff_ffff };
@@ -374,7 +374,7 @@ fn explanations_and_dumps_have_these_words() {
     let explained = |json: &str, names: &[&str]| {
         let profile: LinuxSeccomp = serde_json::from_str(json).unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        explain(&profile, &names, &mut Vec::new()).map_err(|e| e.to_string())
+        explain(&profile, &names).map(|(text, _)| text).map_err(|e| e.to_string())
     };
     let text = explained(DOCKER, &["clone", "socket", "mseal", "waitpid"]).unwrap();
     let (summary, calls) = text.split_once("\n\n").unwrap();

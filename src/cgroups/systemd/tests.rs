@@ -18,9 +18,9 @@ fn request(path: Option<&str>) -> Request<'_> {
 }
 
 fn planned(request: &Request, own: &str) -> Result<(Scope, PathBuf), String> {
-    let mut problems = Problems::default();
-    let plan = plan(request, &host(own), &[], &mut problems);
-    plan.ok_or_else(|| problems.to_string())
+    let mut notes = Notes::default();
+    let plan = plan(request, &host(own), &[], &mut notes);
+    plan.ok_or_else(|| notes.problems.to_string())
 }
 
 #[test]
@@ -102,10 +102,10 @@ fn properties_come_from_annotations_and_limits() {
         ("io.podman.x".to_string(), "junk".to_string()),
     ]);
     let resources = serde_json::from_str(r#"{"memory":{"limit":4096}}"#).unwrap();
-    let mut problems = Problems::default();
-    let writes = super::super::resources::plan(&resources, &mut problems);
+    let mut notes = Notes::default();
+    let writes = super::super::resources::plan(&resources, &mut notes);
     let with = Request { annotations: Some(&good), ..request(Some("a.slice:p:n")) };
-    let (scope, _) = plan(&with, &host(""), &writes, &mut problems).unwrap();
+    let (scope, _) = plan(&with, &host(""), &writes, &mut notes).unwrap();
     let values = |name: &str| -> Vec<&Value> {
         scope.properties.iter().filter(|(known, _)| known == name).map(|(_, value)| value).collect()
     };

@@ -11,7 +11,7 @@ use super::resources::{check_kept, forgettable};
 use crate::cgroups::directory::{Directory, denied, open_dir, read_file, read_list};
 use crate::cgroups::resources::Write;
 use crate::cgroups::{Plan, v2};
-use crate::error::{Kind, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 use crate::sys::{self, fs};
 use crate::trace;
 
@@ -25,7 +25,7 @@ pub(in crate::cgroups) fn create(
     part: &Part,
     plan: &Plan,
     made: &mut Vec<PathBuf>,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Result<Option<Directory>> {
     let fresh = match make(part, made) {
         Err(e) if part.named() && denied(&e) => return Ok(None),
@@ -33,7 +33,7 @@ pub(in crate::cgroups) fn create(
     };
     let path = part.dir();
     let directory = Directory { dir: open_dir(fs::CWD, &path)?, path, made: Vec::new() };
-    limit(&directory, part, plan, fresh, made, warnings)?;
+    limit(&directory, part, plan, fresh, made, notes)?;
     Ok(Some(directory))
 }
 
@@ -72,7 +72,7 @@ fn limit(
     plan: &Plan,
     fresh: bool,
     made: &[PathBuf],
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Result<()> {
     check_unused(directory, part, fresh)?;
     if part.has("cpuset") {
@@ -87,7 +87,7 @@ fn limit(
     let denies = plan.devices.as_ref().is_some_and(|filter| !filter.only_allows());
     match set_devices(directory, &part.device_rules) {
         Err(e) if plan.rootless && !denies && denied(&e) => {
-            warnings.push(format!("{e:#}, ignoring"));
+            notes.warn(format!("{e:#}, ignoring"));
             Ok(())
         }
         other => other,

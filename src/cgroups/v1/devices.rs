@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cgroups::devices::{DeviceRules, Filter, Rule, Type};
 use crate::cgroups::directory::Directory;
 use crate::cgroups::resources::Write;
-use crate::error::{Problems, Result};
+use crate::error::{Notes, Result};
 
 const PLACE: &str = "linux.resources.devices";
 
@@ -21,7 +21,7 @@ const ANY: u32 = u32::MAX;
 
 /// Returns the writes that give a filter's rules to a cgroup, whatever rules it has had: first the one that
 /// sets what holds for all devices, then the exceptions in their order.
-pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Write> {
+pub(super) fn lower(filter: Option<&Filter>, notes: &mut Notes) -> Vec<Write> {
     let write = |allow: bool, value: String| {
         Write::new(if allow { "devices.allow" } else { "devices.deny" }, value, PLACE)
     };
@@ -37,7 +37,7 @@ pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Wri
     for (i, rule) in rules.iter().enumerate() {
         if [rule.major, rule.minor].contains(&Some(ANY)) {
             let rule = words(rule);
-            problems.add(PLACE, format!("the rule for {rule:?}: cgroup v1 reads {ANY} as every device"));
+            notes.problem(PLACE, format!("the rule for {rule:?}: cgroup v1 reads {ANY} as every device"));
             continue;
         }
         let same = |other: &Rule| (other.major, other.minor) == (rule.major, rule.minor);
@@ -47,7 +47,7 @@ pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Wri
         {
             let (rule, other) = (words(rule), words(other));
             let why = "revokes a part of another rule, which cgroup v1 cannot do";
-            problems.add(PLACE, format!("the rule for {rule:?} {why}: {other:?}"));
+            notes.problem(PLACE, format!("the rule for {rule:?} {why}: {other:?}"));
             continue;
         }
         writes.push(write(rule.allow, words(rule)));
@@ -56,9 +56,9 @@ pub(super) fn lower(filter: Option<&Filter>, problems: &mut Problems) -> Vec<Wri
 }
 
 fn checked(filter: Option<&Filter>) -> Result<Vec<Write>> {
-    let mut problems = Problems::default();
-    let writes = lower(filter, &mut problems);
-    problems.into_result().map(|()| writes)
+    let mut notes = Notes::default();
+    let writes = lower(filter, &mut notes);
+    notes.into_result().map(|_| writes)
 }
 
 /// Replaces the rules of a cgroup. v1 cannot exchange all of them at once: only the differences are written
@@ -183,11 +183,11 @@ mod tests {
 
     fn lowered(rules: &str) -> Result<Vec<String>, String> {
         let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
-        let mut problems = Problems::default();
-        let filter = devices::plan(&rules, &mut problems).unwrap();
-        let writes = lower(Some(&filter), &mut problems);
-        if !problems.0.is_empty() {
-            return Err(problems.to_string());
+        let mut notes = Notes::default();
+        let filter = devices::plan(&rules, &mut notes).unwrap();
+        let writes = lower(Some(&filter), &mut notes);
+        if !notes.problems.0.is_empty() {
+            return Err(notes.problems.to_string());
         }
         let sign = |w: &Write| if w.file == "devices.allow" { '+' } else { '-' };
         Ok(writes.iter().map(|w| format!("{}{}", sign(w), w.value)).collect())
@@ -240,8 +240,8 @@ mod tests {
     fn the_kernels_list_is_predicted() {
         let list = |rules: &str| {
             let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(rules).unwrap();
-            let mut problems = Problems::default();
-            List::of(&lower(devices::plan(&rules, &mut problems).as_ref(), &mut problems))
+            let mut notes = Notes::default();
+            List::of(&lower(devices::plan(&rules, &mut notes).as_ref(), &mut notes))
         };
         let told = |words: &[&str]| List::parse(&(words.join("\n") + "\n"));
         let defaults = DEFAULTS.map(|word| &word[1..]);

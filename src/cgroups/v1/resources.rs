@@ -5,12 +5,12 @@ use oci_spec::runtime::LinuxResources;
 use crate::cgroups::lower::Version;
 use crate::cgroups::resources::{Write, plan_for};
 use crate::cgroups::value::Value;
-use crate::error::{Kind, Problems, Result, fail};
+use crate::error::{Kind, Notes, Result, fail};
 
 /// Returns all writes that the resources ask for, in an order that the kernel accepts for a cgroup without
 /// limits.
-pub(in crate::cgroups) fn plan(resources: &LinuxResources, problems: &mut Problems) -> Vec<Write> {
-    plan_for(Version::V1, resources, problems)
+pub(in crate::cgroups) fn plan(resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
+    plan_for(Version::V1, resources, notes)
 }
 
 /// Whether the kernel may take a limit in this file and forget it, as newer ones do that for kernel memory.

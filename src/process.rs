@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, Process};
 
-use crate::error::Problems;
+use crate::error::Notes;
 use crate::sys::process::SchedAttr;
 
 /// The attributes that the container's process will have.
@@ -72,88 +72,85 @@ pub fn plan(
     annotations: Option<&HashMap<String, String>>,
     host: Host,
     prefix: &str,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> Option<Plan> {
     let dotted = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
     let at = |member: &str| format!("{dotted}{member}");
-    let before = problems.0.len();
+    let before = notes.problems.0.len();
     let terminal = process.terminal().unwrap_or(false);
     let plan = Plan {
-        argv: argv(process.args().as_deref().unwrap_or_default(), &at("args"), problems),
-        env: env::plan(process.env().as_deref().unwrap_or_default(), &at("env"), problems),
-        cwd: cwd(process, &at("cwd"), problems),
+        argv: argv(process.args().as_deref().unwrap_or_default(), &at("args"), notes),
+        env: env::plan(process.env().as_deref().unwrap_or_default(), &at("env"), notes),
+        cwd: cwd(process, &at("cwd"), notes),
         terminal,
-        console_size: if terminal { console_size(process, &at("consoleSize"), problems) } else { None },
-        user: user(process, annotations, &at("user"), problems, warnings),
+        console_size: if terminal { console_size(process, &at("consoleSize"), notes) } else { None },
+        user: user(process, annotations, &at("user"), notes),
         capabilities: capabilities::plan(
             process.capabilities().as_ref(),
             process.user().uid(),
             host.capabilities,
             &at("capabilities"),
-            problems,
-            warnings,
+            notes,
         ),
-        rlimits: rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), &at("rlimits"), problems),
+        rlimits: rlimits::plan(process.rlimits().as_deref().unwrap_or_default(), &at("rlimits"), notes),
         no_new_privs: process.no_new_privileges().unwrap_or(false),
-        oom_score_adj: oom_score_adj(process.oom_score_adj(), &at("oomScoreAdj"), problems),
-        scheduler: scheduler::plan(process.scheduler().as_ref(), &at("scheduler"), problems, warnings),
-        io_priority: io_priority::plan(process.io_priority().as_ref(), &at("ioPriority"), problems),
-        affinity: affinity::plan(process.exec_cpu_affinity().as_ref(), &at("execCPUAffinity"), problems),
+        oom_score_adj: oom_score_adj(process.oom_score_adj(), &at("oomScoreAdj"), notes),
+        scheduler: scheduler::plan(process.scheduler().as_ref(), &at("scheduler"), notes),
+        io_priority: io_priority::plan(process.io_priority().as_ref(), &at("ioPriority"), notes),
+        affinity: affinity::plan(process.exec_cpu_affinity().as_ref(), &at("execCPUAffinity"), notes),
         labels: lsm::plan(
             process.apparmor_profile().as_deref(),
             process.selinux_label().as_deref(),
             host.lsm,
             &dotted,
-            problems,
-            warnings,
+            notes,
         ),
-        personality: personality::plan(linux.and_then(|l| l.personality().as_ref()), problems),
-        memory_policy: memory_policy::plan(linux.and_then(|l| l.memory_policy().as_ref()), problems),
-        landlock: landlock::plan(annotations, problems),
+        personality: personality::plan(linux.and_then(|l| l.personality().as_ref()), notes),
+        memory_policy: memory_policy::plan(linux.and_then(|l| l.memory_policy().as_ref()), notes),
+        landlock: landlock::plan(annotations, notes),
     };
-    (problems.0.len() == before).then_some(plan)
+    (notes.problems.0.len() == before).then_some(plan)
 }
 
-fn argv(args: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
+fn argv(args: &[String], place: &str, notes: &mut Notes) -> Vec<CString> {
     match args.first() {
-        None => problems.add(place, "must name a program"),
-        Some(name) if name.is_empty() => problems.add(format_args!("{place}[0]"), "must not be empty"),
+        None => notes.problem(place, "must name a program"),
+        Some(name) if name.is_empty() => notes.problem(format_args!("{place}[0]"), "must not be empty"),
         Some(_) => {}
     }
-    strings(args, place, problems)
+    strings(args, place, notes)
 }
 
 /// Returns texts as C strings. A NUL in a text is an error.
-pub(crate) fn strings(texts: &[String], place: &str, problems: &mut Problems) -> Vec<CString> {
+pub(crate) fn strings(texts: &[String], place: &str, notes: &mut Notes) -> Vec<CString> {
     let mut all = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
         match CString::new(text.as_str()) {
             Ok(text) => all.push(text),
-            Err(_) => problems.add(format_args!("{place}[{i}]"), "contains a NUL"),
+            Err(_) => notes.problem(format_args!("{place}[{i}]"), "contains a NUL"),
         }
     }
     all
 }
 
-fn cwd(process: &Process, place: &str, problems: &mut Problems) -> PathBuf {
+fn cwd(process: &Process, place: &str, notes: &mut Notes) -> PathBuf {
     let cwd = process.cwd();
     if !cwd.is_absolute() {
-        problems.add(place, format_args!("{cwd:?} is not absolute"));
+        notes.problem(place, format_args!("{cwd:?} is not absolute"));
     }
     if cwd.as_os_str().as_bytes().contains(&0) {
-        problems.add(place, "contains a NUL");
+        notes.problem(place, "contains a NUL");
     }
     cwd.clone()
 }
 
-fn console_size(process: &Process, place: &str, problems: &mut Problems) -> Option<(u16, u16)> {
+fn console_size(process: &Process, place: &str, notes: &mut Notes) -> Option<(u16, u16)> {
     let size = process.console_size()?;
     // `struct winsize` has 16 bits for each number.
     let mut bounded = |name: &str, n: u64| {
         let bounded = u16::try_from(n).ok();
         if bounded.is_none() {
-            problems.add(format_args!("{place}.{name}"), format_args!("{n} is above {}", u16::MAX));
+            notes.problem(format_args!("{place}.{name}"), format_args!("{n} is above {}", u16::MAX));
         }
         bounded
     };
@@ -165,14 +162,13 @@ fn user(
     process: &Process,
     annotations: Option<&HashMap<String, String>>,
     place: &str,
-    problems: &mut Problems,
-    warnings: &mut Vec<String>,
+    notes: &mut Notes,
 ) -> credentials::User {
     let user = process.user();
     let gids = user.additional_gids().as_deref().unwrap_or_default();
     let mut check = |place: String, id: u32, what: &str| {
         if id == users::NO_ID {
-            problems.add(place, format_args!("{id} is not a valid {what} id"));
+            notes.problem(place, format_args!("{id} is not a valid {what} id"));
         }
     };
     check(format!("{place}.uid"), user.uid(), "user");
@@ -181,19 +177,19 @@ fn user(
         check(format!("{place}.additionalGids[{i}]"), *gid, "group");
     }
     if gids.len() > users::GROUPS_MAX {
-        problems.add(
+        notes.problem(
             format_args!("{place}.additionalGids"),
             format_args!("{} are more than {}", gids.len(), users::GROUPS_MAX),
         );
     }
     if let Some(mask) = user.umask().filter(|mask| *mask > 0o777) {
-        problems.add(format_args!("{place}.umask"), format_args!("{mask} is above 511 (0777)"));
+        notes.problem(format_args!("{place}.umask"), format_args!("{mask} is above 511 (0777)"));
     }
-    let keep_groups = credentials::keep_groups(annotations, problems);
+    let keep_groups = credentials::keep_groups(annotations, notes);
     if keep_groups && !gids.is_empty() {
         // An engine adds the groups that the image's files have for the user.
         let asked = credentials::KEEP_GROUPS;
-        warnings.push(format!("{place}.additionalGids: the annotation {asked} keeps the caller's, ignoring"));
+        notes.warn(format!("{place}.additionalGids: the annotation {asked} keeps the caller's, ignoring"));
     }
     credentials::User {
         uid: user.uid(),
@@ -204,9 +200,9 @@ fn user(
     }
 }
 
-fn oom_score_adj(score: Option<i32>, place: &str, problems: &mut Problems) -> Option<i32> {
+fn oom_score_adj(score: Option<i32>, place: &str, notes: &mut Notes) -> Option<i32> {
     if let Some(score) = score.filter(|score| !(-1000..=1000).contains(score)) {
-        problems.add(place, format_args!("{score} is not within -1000 to 1000"));
+        notes.problem(place, format_args!("{score} is not within -1000 to 1000"));
     }
     score
 }
@@ -222,10 +218,10 @@ mod tests {
 
     fn check(json: &str, prefix: &str) -> (Option<Plan>, String) {
         let process: Process = serde_json::from_str(json).unwrap();
-        let (mut problems, mut warnings) = (Problems::default(), Vec::new());
-        let plan = plan(&process, None, None, HOST, prefix, &mut problems, &mut warnings);
-        assert_eq!(warnings, [""; 0]);
-        (plan, problems.to_string())
+        let mut notes = Notes::default();
+        let plan = plan(&process, None, None, HOST, prefix, &mut notes);
+        assert_eq!(notes.warnings, [""; 0]);
+        (plan, notes.problems.to_string())
     }
 
     #[test]
