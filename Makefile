@@ -50,11 +50,12 @@ test-vm: build ## run the tests in a VM with systemd, cgroup v2 and AppArmor; KE
 guard: build ## compare bytes, pages and instructions of the release with tests/guard.json; UPDATE=1 writes that file
 	@scripts/install-deps build guard
 	@scripts/guard $(BINARY) $(if $(UPDATE),--update)
-check: ## check formatting, lints, file sizes, uses of unsafe, and the tests of each clause of the specification
+check: ## check formatting, lints, file sizes, uses of unsafe, import circles, and the tests of each clause of the specification
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cd benches/floor && cargo fmt --check && { [ "$$(uname -m)" != x86_64 ] || cargo clippy --quiet -- -D warnings; }
 	@scripts/check-source
+	@scripts/circles
 	@scripts/check-coverage
 deny: ## check licences, versions, sources and known defects of the dependencies; builds cargo-deny first (10 minutes)
 	@scripts/install-deps build

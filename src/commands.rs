@@ -26,6 +26,7 @@ mod verbs;
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -38,6 +39,9 @@ use crate::cli::{Call, Command, Globals};
 use crate::error::{Context, Kind, Result, fail};
 use crate::state::{Dir, Record, Status};
 use crate::{host, sys};
+
+/// The time limit for the lock. A command holds it for a short time only.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a command and returns the exit code.
 pub fn run(command: Command) -> Result<u8> {
@@ -102,7 +106,7 @@ fn open(globals: &Globals, id: &str) -> Result<(ManuallyDrop<Dir>, Record)> {
 /// command may change the record.
 fn open_locked(globals: &Globals, id: &str) -> Result<(Dir, Record)> {
     let dir = crate::state::open(&crate::state::root(globals.root.as_deref())?, id)?;
-    dir.lock(start::PATIENCE)?;
+    dir.lock(PATIENCE)?;
     let record = dir.load()?;
     Ok((dir, record))
 }

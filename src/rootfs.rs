@@ -28,16 +28,13 @@ use crate::{cgroups, namespaces};
 
 pub use apply::mount_all;
 pub use devices::Device;
-pub use mounts::{IdMapping, Kind, Mount, names};
+pub use mounts::{IdMapping, Kind, Mount, NOTIFY_SOCKET, names};
 use options::Propagate;
 pub use pivot::{detach, mounted};
 pub use root::Root;
 pub use root_namespace::mount_root_only;
 pub use sources::{Open, Sources, open_sources};
 pub use terminal::{Terminal, terminal};
-
-/// The path of the notification socket in the container, as with runc.
-pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
 
 /// The mount namespace that the container ends in. Its mounts are always made in a private one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

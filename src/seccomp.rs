@@ -27,6 +27,7 @@ use oci_spec::runtime::{
 };
 
 pub use explain::explain;
+use explain::{Source, View};
 use seccompiler::SeccompCmpOp;
 
 use crate::error::{Notes, Result};
@@ -125,7 +126,7 @@ pub fn plan(profile: &LinuxSeccomp, notes: &mut Notes) -> Option<Plan> {
     match fate(&plan.filter, native, "execve") {
         Some(fate) if ends(fate) => {
             notes.problem(
-                explain::place(profile, native, "execve"),
+                deciding_place(profile, native, "execve"),
                 format_args!("{} for execve, by which every program is started", dump::action(fate)),
             );
             return None;
@@ -136,6 +137,18 @@ pub fn plan(profile: &LinuxSeccomp, notes: &mut Notes) -> Option<Plan> {
         _ => {}
     }
     Some(plan)
+}
+
+/// Returns the place in a profile that decides about a call, whatever its arguments are.
+fn deciding_place(profile: &LinuxSeccomp, abi: abi::Abi, call: &str) -> String {
+    let (policy, _) = policy(profile, abi::NATIVE, &mut Notes::default());
+    let view = View::new(&policy, abi);
+    let nr = syscalls::find(call).and_then(|row| abi.number(row));
+    let clauses = nr.map(|nr| view.clauses(nr)).unwrap_or_default();
+    match clauses.first().map(|clause| &clause.source) {
+        Some(Source::Rule(index)) => format!("linux.seccomp.syscalls[{index}].action"),
+        _ => "linux.seccomp.defaultAction".into(),
+    }
 }
 
 /// Returns the answer of a filter to a call, if the filter does not look at the arguments.

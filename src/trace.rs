@@ -35,10 +35,6 @@ const TEXT: usize = (WORDS - 3) * size_of::<u64>();
 /// processes.
 const RECORDS: usize = 1 << 13;
 
-/// The most processes of a launch: the runtime, an intermediate process (`namespaces::Stages`), the
-/// container's process.
-const PROCESSES: usize = 3;
-
 struct Trace {
     records: &'static [AtomicU64],
     file: File,
@@ -275,8 +271,9 @@ pub fn in_clone() {
 /// ended.
 pub fn cloned(pid: i32) {
     let Some(trace) = TRACE.get() else { return };
-    let count = (0..PROCESSES).take_while(|i| trace.word(0, 1 + i).load(Ordering::Relaxed) != 0).count();
-    if count < PROCESSES {
+    let count =
+        (0..json::PROCESSES).take_while(|i| trace.word(0, 1 + i).load(Ordering::Relaxed) != 0).count();
+    if count < json::PROCESSES {
         trace.close(1..count);
         trace.word(0, 1 + count).store(pid as u64, Ordering::Relaxed);
     }
@@ -285,7 +282,7 @@ pub fn cloned(pid: i32) {
 /// Ends the phases of all clones: they have executed the program or died.
 pub fn gone() {
     if let Some(trace) = TRACE.get() {
-        trace.close(1..PROCESSES);
+        trace.close(1..json::PROCESSES);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
-use super::resources::{Absent, Bounds, Limit, NO_SUCH_CONTROL, Target, WEIGHT, Write};
+use super::resources::{Absent, Bounds, Limit, Target, Write};
 use super::value::Value;
 use crate::error::Notes;
 
@@ -23,6 +23,11 @@ pub(super) enum Asked {
     Zero,
     Limit(i128),
 }
+
+pub(super) const NO_SUCH_CONTROL: &str = "cgroup v2 has no such control";
+
+/// The weights of cgroup v1 and of BFQ.
+pub(super) const WEIGHT: Bounds = Bounds::Between(10, 1000);
 
 /// The writes and notes so far.
 pub(super) struct Plan<'a> {

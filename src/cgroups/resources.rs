@@ -179,8 +179,7 @@ impl Bounds {
 /// Docker passes an unset -1 on as this number.
 const UNSET: u64 = u64::MAX;
 
-pub(super) const NO_SUCH_CONTROL: &str = "cgroup v2 has no such control";
-const NO_SUCH: Target = Target::Refused(NO_SUCH_CONTROL);
+const NO_SUCH: Target = Target::Refused(lower::NO_SUCH_CONTROL);
 const HIERARCHICAL: Target = Target::Refused("the kernel's memory cgroups always are hierarchical");
 
 const fn flag(name: &'static str, value: &'static str, help: &'static str) -> Option<Flag> {
@@ -257,10 +256,10 @@ pub const LIMITS: &[Limit] = &[
     Limit { member: "pids.limit", bounds: Tasks, get: |r| r.pids().as_ref().map(|pids| pids.limit().into()),
             v2: File("pids.max"), v1: File("pids.max"), property: Some("TasksMax"),
             option: flag("pids-limit", "N", "pids.limit; -1 for none") },
-    Limit { member: "blockIO.weight", bounds: WEIGHT, get: |r| r.block_io().as_ref()?.weight().map(Into::into),
+    Limit { member: "blockIO.weight", bounds: lower::WEIGHT, get: |r| r.block_io().as_ref()?.weight().map(Into::into),
             v2: By("io.weight", lower::weight), v1: By("blkio.weight", lower::weight), property: Some("IOWeight"),
             option: flag("blkio-weight", "N", "blockIO.weight, 10 to 1000") },
-    Limit { member: "blockIO.leafWeight", bounds: WEIGHT, get: |r| r.block_io().as_ref()?.leaf_weight().map(Into::into),
+    Limit { member: "blockIO.leafWeight", bounds: lower::WEIGHT, get: |r| r.block_io().as_ref()?.leaf_weight().map(Into::into),
             v2: NO_SUCH, v1: File("blkio.leaf_weight"), property: None, option: None },
     structure("blockIO.weightDevice", By("io.weight", lower::device_weights), By("blkio.weight_device", lower::device_weights)),
     structure("blockIO.throttleReadBpsDevice", By("io.max", lower::throttle), By("blkio.throttle.read_bps_device", lower::throttle)),
@@ -278,9 +277,6 @@ pub const LIMITS: &[Limit] = &[
     // Last: a key of v2's own overrides what was derived from v1's words.
     structure("unified", By("", lower::unified), By("", lower::unified)),
 ];
-
-/// The weights of cgroup v1 and of BFQ.
-pub(super) const WEIGHT: Bounds = Between(10, 1000);
 
 /// Returns all writes to cgroup v2 that the resources ask for, in an order that the kernel accepts.
 pub fn plan(resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {

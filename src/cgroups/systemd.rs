@@ -7,6 +7,7 @@
 //! to the unit's files ([`super::limit`]) before the process goes on. corten attaches its own device filter:
 //! systemd's device rules have no order, and systemd does not touch a program that it did not attach.
 
+mod manager;
 mod properties;
 mod update;
 
@@ -18,10 +19,12 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{Host, Request, Write};
-use crate::dbus::{self, Bus, Call, Value};
+use crate::dbus::{self, Bus, Value};
 use crate::error::{Kind, Notes, Result, fail};
-use crate::sys::{self, socket::Address, task};
+use crate::sys;
 use crate::trace;
+pub use manager::connect;
+use manager::{list, manager, supported};
 pub use properties::{ANNOTATION, Property, of_writes};
 pub use update::{Update, shown};
 
@@ -201,60 +204,6 @@ fn common_properties(unit: &Unit, slice: &str, id: &str) -> Vec<Property> {
     properties
 }
 
-/// Connects to the systemd that manages `unit`.
-pub fn connect(unit: &Unit) -> Result<Bus> {
-    let _phase = trace::phase("connect to systemd");
-    let mut bus = Bus::connect(&addresses(unit.user, |name| std::env::var(name).ok(), task::euid()))?;
-    if !bus.direct() {
-        // systemd sends this signal to its direct connections. On a bus, only those that have subscribed
-        // receive it.
-        let rule = "type='signal',sender='org.freedesktop.systemd1',path='/org/freedesktop/systemd1',\
-                    interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
-        let name = "org.freedesktop.DBus";
-        let path = "/org/freedesktop/DBus";
-        let body = [Value::str(rule)];
-        bus.call_without_reply(&Call {
-            destination: Some(name),
-            path,
-            interface: name,
-            member: "AddMatch",
-            body: &body,
-        })?;
-    }
-    Ok(bus)
-}
-
-/// Returns the sockets by which systemd is reached, and whether systemd itself listens there, without a bus.
-fn addresses(user: bool, env: impl Fn(&str) -> Option<String>, uid: u32) -> Vec<(Address, bool)> {
-    let given = |name: &str| env(name).filter(|value| !value.is_empty());
-    let path = |dir: &str, name: &str| Address::Path(Path::new(dir).join(name));
-    if !user {
-        let bus = given("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or("unix:path=/run/dbus/system_bus_socket".into());
-        let own = (path("/run", "systemd/private"), true);
-        return dbus::addresses(&bus).into_iter().map(|bus| (bus, false)).chain([own]).collect();
-    }
-    let dir = given("XDG_RUNTIME_DIR").unwrap_or(format!("/run/user/{uid}"));
-    let bus = given("DBUS_SESSION_BUS_ADDRESS").map(|list| dbus::addresses(&list)).unwrap_or_default();
-    let buses = bus.into_iter().chain([path(&dir, "bus")]);
-    buses.map(|bus| (bus, false)).chain([(path(&dir, "systemd/private"), true)]).collect()
-}
-
-fn manager<'a>(member: &'a str, body: &'a [Value]) -> Call<'a> {
-    Call {
-        destination: Some("org.freedesktop.systemd1"),
-        path: "/org/freedesktop/systemd1",
-        interface: "org.freedesktop.systemd1.Manager",
-        member,
-        body,
-    }
-}
-
-fn list(properties: impl IntoIterator<Item = Property>) -> Value {
-    let pairs =
-        properties.into_iter().map(|(name, value)| Value::Struct(vec![Value::Str(name), value.variant()]));
-    Value::Array("(sv)".into(), pairs.collect())
-}
-
 /// Makes systemd create the unit. A scope contains the process `pid` from the beginning.
 pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     let _phase = trace::phase("systemd starts the unit");
@@ -330,28 +279,6 @@ pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
     let body = [Value::str(&unit.name), Value::str(""), pids];
     let attached = connect(unit)?.call(&manager("AttachProcessesToUnit", &body));
     attached.map(drop).map_err(|e| e.context(unit.name.clone()))
-}
-
-/// The first version of systemd with a property for idle groups. It resets cpu.idle if the property is not
-/// set.
-const KNOWS_IDLE: u32 = 252;
-
-/// Leaves out the properties that this version of systemd does not have.
-fn supported(bus: &mut Bus, mut properties: Vec<Property>) -> Result<Vec<Property>> {
-    if properties.contains(&properties::idle()) {
-        let call = manager("", &[]);
-        let version = update::get(bus, call.path, call.interface, "Version")?;
-        if version.text().and_then(number_of_version).is_some_and(|n| n < KNOWS_IDLE) {
-            properties.retain(|property| *property != properties::idle());
-        }
-    }
-    Ok(properties)
-}
-
-/// Returns the number at the beginning of a version such as `257.9-1~deb13u1` or `v252`.
-fn number_of_version(version: &str) -> Option<u32> {
-    let digits = version.trim_start_matches('v');
-    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxNamespaceType;
 
 use super::Failures;
+use super::PATIENCE;
 use super::leftover::{self, Found};
-use super::start::PATIENCE;
 use crate::cli::{Delete, Globals};
 use crate::error::{Kind, Result, fail, kind};
 use crate::state::{Dir, Status};

@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 
+use super::PATIENCE;
 use super::create::Prepared;
-use super::start::{PATIENCE, Poststart, finish};
+use super::start::{Poststart, finish};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;

@@ -1,7 +1,6 @@
 //! `start`: lets the program of a created container run, and reports whether it does.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use crate::cli::Globals;
 use crate::config::{self, Config};
@@ -12,9 +11,6 @@ use crate::process::env;
 use crate::seccomp::Listener;
 use crate::state::{self, Dir, Record, Status, spec_state};
 use crate::{launch, log, trace};
-
-/// The time limit for the lock. A command holds it for a short time only.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let manager = env::service(|name| std::env::var(name).ok(), std::process::id).notify_socket;

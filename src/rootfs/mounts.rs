@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{self, Spec};
 
 use super::options::{self, Options};
-use super::{Facts, NOTIFY_SOCKET, resolve};
+use super::{Facts, resolve};
 use crate::error::Notes;
 use crate::namespaces::idmap::{self, IdMap};
 use crate::sys::mount::MOUNT_ATTR_RDONLY;
+
+/// The path of the notification socket in the container, as with runc.
+pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
 
 /// One mount to make.
 #[derive(Clone, Debug, PartialEq, Eq)]

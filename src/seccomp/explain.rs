@@ -29,10 +29,10 @@ pub(super) struct View<'a> {
 pub(super) struct Clause<'a> {
     pub(super) args: &'a [Comparison],
     pub(super) action: u32,
-    source: Source,
+    pub(super) source: Source,
 }
 
-enum Source {
+pub(super) enum Source {
     Rule(usize),
     Default,
     /// The highest number that the profile names.
@@ -94,18 +94,6 @@ impl<'a> View<'a> {
             ways.push((format!("{arch} {by}({call})"), clauses));
         }
         ways
-    }
-}
-
-/// Returns the place in a profile that decides about a call, whatever its arguments are.
-pub(super) fn place(profile: &LinuxSeccomp, abi: Abi, call: &str) -> String {
-    let (policy, _) = super::policy(profile, abi::NATIVE, &mut Notes::default());
-    let view = View::new(&policy, abi);
-    let nr = syscalls::find(call).and_then(|row| abi.number(row));
-    let clauses = nr.map(|nr| view.clauses(nr)).unwrap_or_default();
-    match clauses.first().map(|clause| &clause.source) {
-        Some(Source::Rule(index)) => format!("linux.seccomp.syscalls[{index}].action"),
-        _ => "linux.seccomp.defaultAction".into(),
     }
 }
 

@@ -350,7 +350,7 @@ fn explain_agrees_with_the_program() {
         let filter = filter_of(json, Arch::ScmpArchX86_64);
         let (policy, _) = policy(&profile, Arch::ScmpArchX86_64, &mut Notes::default());
         for abi in &policy.abis {
-            let view = explain::View::new(&policy, *abi);
+            let view = View::new(&policy, *abi);
             let mask = if abi.wide() { u64::MAX } else { 0xffff_ffff };
             let numbers = syscalls::all().iter().filter_map(|row| abi.number(row));
             for nr in numbers.flat_map(|nr| [nr.saturating_sub(1).max(abi.range().0), nr, nr + 1]) {

@@ -4,7 +4,11 @@
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
-use super::{PROCESSES, Trace};
+use super::Trace;
+
+/// The most processes of a launch: the runtime, an intermediate process (`namespaces::Stages`), the
+/// container's process.
+pub(super) const PROCESSES: usize = 3;
 
 /// The beginning of every trace.
 pub(super) const HEAD: &str = "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n";

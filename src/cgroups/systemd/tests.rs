@@ -1,5 +1,7 @@
 use super::super::Manager;
+use super::manager::addresses;
 use super::*;
+use crate::sys::socket::Address;
 
 fn host(own: &str) -> Host {
     Host { v2_mount: Some("/sys/fs/cgroup".into()), own: Some(own.into()), ..Host::default() }

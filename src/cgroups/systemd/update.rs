@@ -3,10 +3,11 @@
 //! write its own, rounded values of others.
 
 use super::super::resources::Write;
-use super::{Property, Unit, connect, list, manager, of_writes, supported};
+use super::manager::{connect, get, list, manager, supported};
+use super::{Property, Unit, of_writes};
 use crate::cpu_list::List;
-use crate::dbus::{Bus, Call, Value};
-use crate::error::{Context, Kind, Result, fail};
+use crate::dbus::{Bus, Value};
+use crate::error::{Context, Result};
 
 /// A property that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,19 +39,6 @@ fn differing(bus: &mut Bus, unit: &Unit, wanted: Vec<Property>) -> Result<Vec<Ch
         }
     }
     Ok(changes)
-}
-
-/// Returns the value of an object's property.
-pub(super) fn get(bus: &mut Bus, path: &str, interface: &str, name: &str) -> Result<Value> {
-    let body = [Value::str(interface), Value::str(name)];
-    let destination = Some("org.freedesktop.systemd1");
-    let call =
-        Call { destination, path, interface: "org.freedesktop.DBus.Properties", member: "Get", body: &body };
-    let answer = bus.call(&call).with_context(|| name.to_string())?;
-    match answer.body.into_iter().next() {
-        Some(Value::Variant(value)) => Ok(*value),
-        _ => Err(fail(Kind::Os, format!("{name}: the answer is not a value"))),
-    }
 }
 
 /// Returns the list of CPUs or memory nodes in a bit mask.

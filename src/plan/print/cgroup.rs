@@ -1,6 +1,6 @@
 //! The cgroup: its files as they are written, and the device rules in the form of cgroup v1's `devices.list`.
 
-use super::{Text, path_word, word};
+use super::text::{Text, path_word, word};
 use crate::cgroups::resources::Absent;
 use crate::cgroups::systemd::{self, Unit};
 use crate::cgroups::{Plan, Write, devices, v1, v2};

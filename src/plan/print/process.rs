@@ -1,6 +1,6 @@
 //! The process: what it runs, and with which rights and limits.
 
-use super::{Text, flags, joined, path_word, word, words};
+use super::text::{Text, flags, joined, path_word, word, words};
 use crate::process::Plan;
 use crate::process::affinity::Affinity;
 use crate::process::capabilities::{self, Sets};

@@ -1,6 +1,6 @@
 //! The root file system: a line for each mount, device node and hidden path.
 
-use super::{Text, flags, id_map, joined, path_word, word};
+use super::text::{Text, flags, id_map, joined, path_word, word};
 use crate::cgroups::View;
 use crate::rootfs::options::{Options, Propagate};
 use crate::rootfs::{Device, Facts, IdMapping, Kind, Mount, MountNamespace, Plan};
