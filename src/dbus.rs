@@ -2,8 +2,9 @@
 //! finished jobs.
 //!
 //! It blocks. Every wait has a deadline, and an error that names what was waited for. The peer is a bus
-//! daemon, or systemd itself at its private socket, which has neither names nor Hello. Among the signals,
-//! only systemd's `JobRemoved` is kept.
+//! daemon, or systemd itself at its private socket, which has neither names nor Hello. A peer in another pid
+//! namespace is refused: our process ids would name other processes there. Among the signals, only systemd's
+//! `JobRemoved` is kept.
 //!
 //! The peer may be hostile. On the system's bus every user of the host can send us signals, of any form and
 //! number: a signal that cannot be read is skipped, and the deadline holds even if signals never stop. An

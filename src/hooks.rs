@@ -1,9 +1,18 @@
 //! Hooks: programs that run at points of the container's lifecycle (config.md#posix-platform-hooks).
 //!
-//! This single-threaded process forks each hook itself, without std::process, because the child that becomes the container
-//! uses the same code. A hook leads a process group of its own, which is killed as a whole after its timeout. Its standard
-//! input is a file in memory that contains the state, and its output goes to another such file. With pipes, a process that
-//! the hook leaves behind with its output open could block the runtime.
+//! This single-threaded process forks each hook itself, without std::process, because the child that becomes
+//! the container uses the same code. A hook leads a process group of its own, which is killed as a whole
+//! after its timeout. Its standard input is a file in memory that contains the state, and its output goes to
+//! another such file. With pipes, a process that the hook leaves behind with its output open could block the
+//! runtime process.
+//!
+//! The program of a startContainer hook belongs to the image. A child of the container process becomes it, by
+//! the code that becomes the container's program, with the same rights, filter and limits. If the profile
+//! asks an agent (SCMP_ACT_NOTIFY), each hook gets a filter of its own, whose descriptor the agent receives
+//! with the hook's process id.
+//!
+//! The program of a createContainer hook belongs to the host. It gets no environment except its own, because
+//! a variable may point to a place where a file of the image lies (CVE-2025-23266).
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};

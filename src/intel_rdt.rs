@@ -2,9 +2,14 @@
 //! like, which the kernel shows as the file system resctrl (config-linux.md#intelrdt).
 //!
 //! A directory of resctrl is a class of processes with its `schemata`. A directory in a class's `mon_groups`
-//! counts for some of these processes. [`plan`] is pure. [`claim`] compares the plan with the existing
-//! classes and returns the record of what is to be created, which [`make`] creates. A process is moved into
-//! the class by descriptors ([`join`]) before it does anything else, and its children inherit the class.
+//! counts for some of these processes. [`plan`] is pure: it names the class and its lines. [`claim`] compares
+//! the plan with an existing class, which is never written to, and returns the record of what is to be
+//! created. [`make`] creates it, and removes from the record what another process has created meanwhile.
+//!
+//! The container process and exec's process write themselves into `tasks` by descriptors that the runtime
+//! process has opened ([`join`]), before they do anything else. Their children inherit the class. `delete`
+//! removes what is on record. A class that others still use is left, with a warning, because its removal
+//! would move them into the default class.
 
 mod record;
 mod schemata;

@@ -1,11 +1,12 @@
 //! Launching: `create` and `exec` carry out a plan in two processes, the runtime's and the container's.
 //!
-//! The container's process is a clone, which has the plan by inheritance. A channel between the two carries events,
-//! descriptors and at most one error.
+//! The container's process is a clone, which has the plan by inheritance. A channel between the two carries
+//! events, descriptors and at most one error.
 //!
-//! * The runtime's side: [`create`](create()) and [`exec`](exec::exec) prepare, `spawn` clones for both, and `process` is
-//!   their handle of the clone until its program runs.
-//! * The container's side: `init` is the container's first process, `enter` a process of `exec`. Both end in `program`.
+//! * The runtime's side: [`create`](create()) and [`exec`](exec::exec) prepare, `spawn` clones for both, and
+//!   `process` is their handle of the clone until its program runs.
+//! * The container's side: `init` is the container's first process, `enter` a process of `exec`. Both end in
+//!   `program`.
 //! * [`destroy`](destroy()) removes what `create` has made.
 
 mod caller;

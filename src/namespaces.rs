@@ -1,9 +1,13 @@
 //! Namespaces: which ones are new, which ones are joined, and by which processes.
 //!
-//! Two processes suffice if one `clone3(2)` can make everything. A joined pid namespace and a time namespace with offsets
-//! hold for children only, so the runtime enters them itself, clones and goes back. With the pid namespace it enters the
-//! network namespace, which would show the host to the processes there ([`SHOWN`]). An intermediate process is needed only if
-//! namespaces must be made below a joined user namespace, or joined before a user namespace is made ([`Stages`]).
+//! Two processes suffice if one `clone3(2)` can make everything. A joined pid namespace and time offsets hold
+//! for children only, so the runtime process enters them itself, clones and returns. With the pid namespace
+//! it enters the joined network namespace, which would show the host to the processes there ([`SHOWN`]).
+//!
+//! An intermediate process is needed when a user namespace is joined, or when a new user namespace is made
+//! beside joined namespaces or time offsets ([`Stages`]). `launch/create.rs` adds the case of a runtime
+//! process that is in a user namespace itself. The intermediate process enters, clones the container process
+//! as its sibling, and ends.
 
 mod apply;
 pub mod idmap;

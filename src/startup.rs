@@ -5,7 +5,8 @@
 //!
 //! 1. `entry.rs`: the first instructions, on x86-64 with musl. A command that puts a process into a container
 //!    executes a sealed copy of itself, before any other work is done.
-//! 2. `main.rs`: C's `main`, which replaces std's start-up code, and a replacement of the C library's `abort`.
+//! 2. `main.rs`: C's `main`, which replaces std's start-up code, and a replacement of the C library's
+//!    `abort`.
 //! 3. [`arena`]: the allocator.
 //! 4. [`seal`]: seals the executable if the first instructions did not, and reports why it cannot be sealed.
 //!

@@ -2,9 +2,16 @@
 //!
 //! `<root>/<id>/` contains `config.json`, a verbatim copy, since later edits of the bundle must have no
 //! effect (runtime.md#lifecycle), and `state.json`, which has only facts. The status is never stored: it is
-//! derived from the process. mkdir(2) of the directory prevents a second container of that id. A command that
-//! changes a container holds flock(2) on the directory. Files are replaced by rename(2), so that a reader
-//! sees the old or the new one.
+//! derived from the process.
+//!
+//! state.json has the id, the bundle, the pid with its start time and the boot id, the cgroup, and the
+//! parents that were made for it. Later commands never signal a pid without comparing its start time and the
+//! boot id, and read no record in a directory of another user. The record also has the name of the session
+//! keyring. It cannot be guessed, because keyctl(2) joins a keyring by name, even one that another user has
+//! made.
+//!
+//! mkdir(2) of the directory prevents a second container of that id. A command that changes a container holds
+//! flock(2) on the directory. Files are replaced by rename(2), so that a reader sees the old or the new one.
 
 mod process;
 mod record;

@@ -1,9 +1,16 @@
 //! `--trace FILE`: the phases of a command, in a file that Perfetto and `corten trace` read.
 //!
-//! A phase lasts as long as the value that [`phase`] returns. Both processes of a launch record their phases
-//! in memory that they share, in records of one size. So the container's process opens, allocates and sends
-//! nothing, and loses the memory at `execve`. The runtime alone writes the file, at the end. Without
-//! `--trace` there is no such memory, and a phase costs one branch.
+//! A phase lasts as long as the value that [`phase`] returns. The processes of a launch record their phases
+//! in memory that is made before the clone and that they share, in records of one size. So the container
+//! process notes its phases without a descriptor, a file or an allocation, and loses the memory at `execve`.
+//! A phase that its process did not end, because it executed or died, ends when the runtime process learns of
+//! that. A command that executes its sealed copy passes its start time in argv[0].
+//!
+//! The runtime process alone opens the file, before anything of the container exists, and writes it at the
+//! end. Without `--trace` there is no such memory, and a phase costs one branch.
+//!
+//! No annotation requests a trace: a stranger may write an annotation, and the file is made with the caller's
+//! rights. An engine's administrator gives the option a directory instead.
 
 mod json;
 mod timeline;

@@ -2,10 +2,24 @@
 //! end.
 //!
 //! [`plan`] decides the unit and its properties without touching anything. systemd creates a scope only
-//! around a process that exists. Therefore the container's first process is cloned before its cgroup exists,
-//! and waits. [`start`] makes systemd put it into the unit. The limits without a systemd property are written
-//! to the unit's files ([`super::limit`]) before the process goes on. corten attaches its own device filter:
-//! systemd's device rules have no order, and systemd does not touch a program that it did not attach.
+//! around a process that exists. Therefore the container process is cloned outside and waits, as it does for
+//! id maps. [`start`] makes systemd move it into the unit. The limits without a systemd property are written
+//! to the unit's files ([`super::limit`]). Only then does the process continue and make its cgroup namespace.
+//!
+//! Every limit that systemd has a property for is also set as a property, or systemd would revert it one day
+//! (`properties.rs`). `update` sets the properties first, because systemd then writes everything that it
+//! knows of that controller, rounded (`update.rs`).
+//!
+//! The device filter is attached by corten alone. systemd's rules have no order and cannot take a rule back,
+//! so they could only be a wider filter in addition to ours. Every device would have to pass both: nothing
+//! would be gained, and a device that an `update` allows would be denied by rules that have not changed yet.
+//! systemd does not replace a program that it did not attach, and `update` replaces only the program with our
+//! name. Rules that an administrator sets for the unit in systemd apply in addition.
+//!
+//! The unit is on record ([`CgroupRecord::unit`](super::CgroupRecord::unit)), so later commands do not need
+//! `--systemd-cgroup`. `delete` kills, stops the unit, and then removes the rest. If a user calls `exec` from
+//! a session whose cgroup is not below the user's systemd, systemd moves the new process into the cgroup
+//! ([`attach`]).
 
 mod manager;
 mod properties;

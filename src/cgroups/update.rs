@@ -1,5 +1,6 @@
 //! Changing the limits of a cgroup that is in use: only what differs is written, in an order that the kernel
-//! accepts, and either all of it or nothing.
+//! accepts, and either all of it or nothing. If a step fails, all steps before it are rolled back, including
+//! the device rules.
 
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;

@@ -1,5 +1,12 @@
 //! cgroup v1: each hierarchy has one controller or a few. On a hybrid host v2 is mounted in addition. The
-//! container gets a cgroup of the same name in all hierarchies.
+//! container gets a cgroup of the same name in all hierarchies. Hosts with v2 alone run nothing of this.
+//!
+//! The limits are planned as files of v1 from the same table as v2's. The process is cloned into v2's cgroup
+//! if there is one, and enters the others by descriptors that the runtime process has opened, before it does
+//! anything else. Its cgroup namespace is made after that.
+//!
+//! Later commands ask for a file by its name, and the first of the container's cgroups that has the file
+//! answers. `events`, `update` and `state --applied` are therefore the same code for both versions.
 
 mod create;
 pub(super) mod devices;

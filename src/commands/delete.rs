@@ -1,4 +1,5 @@
-//! `delete`: removes a stopped container, or with --force any container. With --all it removes all containers of the root.
+//! `delete`: removes a stopped container, or with --force any container. With --all it removes all containers
+//! of the root.
 
 use std::os::fd::AsFd;
 use std::path::Path;

@@ -1,9 +1,10 @@
 //! `gc`: removes containers that no engine can still use, after a crash of an engine or of corten.
 //!
-//! It removes only what certainly is a leftover. A container that `create` has finished belongs to its engine, even after it
-//! has stopped. A container that is locked belongs to the command that holds the lock. A container that `create` has not
-//! finished, and that is not locked, is the leftover of a crash: `destroy` removes what its record names, also processes. Of
-//! a container that was made before the machine was booted, only the record is left.
+//! It removes only what certainly is a leftover. A container that `create` has finished belongs to its
+//! engine, even after it has stopped. A container that is locked belongs to the command that holds the lock.
+//! A container that `create` has not finished, and that is not locked, is the leftover of a crash: `destroy`
+//! removes what its record names, also processes. Of a container that was made before the machine was booted,
+//! only the record is left.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What the caller of `create`, `run` or `exec` gives to the new process, and how the caller learns of the process.
+//! What the caller of `create`, `run` or `exec` gives to the new process, and how the caller learns of the
+//! process.
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,8 +1,12 @@
-//! The channel between the two processes of a launch. It carries events and at most one error. It does not carry the plan,
-//! which the child inherits as a copy of the runtime.
+//! The channel between the two processes of a launch. It carries events, descriptors and at most one error.
+//! It does not carry the plan, which the child inherits as a copy of the runtime process.
 //!
-//! A message is a tag and its bytes, on a socket that keeps message borders. The end of the stream means that the other
-//! process has ended.
+//! A message is a tag and its bytes, on a SEQPACKET socket, which keeps message borders. The end of the
+//! stream means that the other process has ended, or that `execve` has closed the socket. The reader then
+//! asks the kernel whether the program runs or the process has died.
+//!
+//! After `create`, the start socket takes the channel's place. The container process accepts once, on the
+//! descriptor that it inherited. `start` unlinks the socket's name when it has connected.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

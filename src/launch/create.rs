@@ -1,8 +1,20 @@
-//! The runtime's side of `create` and `run`.
+//! The runtime side of `create` and `run`.
 //!
-//! The runtime opens what belongs to the host, claims the container's directory and puts on record what it is about to
-//! make. Then it makes the cgroup, clones the container's process and serves it until it is ready. An error rolls back
-//! everything that was made.
+//! The runtime process opens what belongs to the host, claims the container's directory, and records what it
+//! is about to make. Then it makes the cgroup, clones the container process, and serves it until it is ready.
+//! The record is written before the cgroup, the mounts and the process that it records. After a SIGKILL at
+//! any point, `delete --force` therefore finds everything. An error is rolled back by the same code
+//! ([`destroy`](super::destroy())).
+//!
+//! The process is cloned into its cgroup, with the limits set, so nothing ever runs without them. A new
+//! cgroup namespace thereby has this cgroup as its root. With cgroup v1 or systemd it enters the cgroup after
+//! the clone (`cgroups/v1.rs`, `cgroups/systemd.rs`).
+//!
+//! The kernel needs a tenth of a `create` to verify and translate the device filter of cgroup v2. Therefore
+//! the filter is attached while the container process mounts. The container process waits for it before it
+//! opens the terminal, and before hooks run.
+//!
+//! Rlimits and the oom score are set from outside, where the right to raise them is.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -1,5 +1,12 @@
-//! Removing a container: after an error of `create`, at the end of `run`, and by `delete`. After an interruption at any point
-//! the removal can be repeated, because the record is removed last.
+//! Removing a container: after an error of `create`, at the end of `run`, and by `delete` and `gc`.
+//!
+//! [`destroy`] kills the processes of the cgroup, by `cgroup.kill` with v2, waits with a deadline, removes
+//! the cgroup, then the mounts, and then renames the directory away. Poststop hooks run last. The record
+//! remains as long as anything else remains, so the removal can be repeated after an interruption at any
+//! point.
+//!
+//! A cgroup is recognised by its inode number, which is on record. If two records name one cgroup, it belongs
+//! to the later container. Whatever is not certain to be this container's is left, with a warning.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};

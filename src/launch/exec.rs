@@ -1,4 +1,19 @@
-//! The runtime's side of `exec`: starts one more process in a container.
+//! The runtime side of `exec`: starts one more process in a container.
+//!
+//! If the container has a pid namespace, `exec` enters its mount, network and pid namespaces by the
+//! container's pidfd, clones into the container's cgroup, and returns to its own namespaces. It enters the
+//! network and mount namespaces too, because `/proc/PID/mountinfo` and `/proc/PID/net` require no right: a
+//! process in the container's pid namespace and in the host's other namespaces would show the host to
+//! everyone inside. The new process enters the remaining namespaces itself. With a user namespace, an
+//! intermediate process enters all of them instead (`enter.rs`).
+//!
+//! The new process ends in the same `program::find` and `Program::run` as the container process. A member
+//! that its process document omits is taken from the container's configuration (`commands/exec.rs`). The
+//! process itself looks up a user's name, inside the container: whatever the image's passwd and group make it
+//! open is then subject to the device filter and the limits of the container's cgroup.
+//!
+//! Its cgroup is the one on record if the container process is in it or below. If an administrator has moved
+//! the container process, it is the cgroup of that process. It is never the caller's.
 
 use super::channel::{Event, unexpected};
 use super::enter::Entry;

@@ -1,4 +1,5 @@
-//! The wait for a process in the foreground: forwards signals to it, relays its terminal, and returns its exit status.
+//! The wait for a process in the foreground: forwards signals to it, relays its terminal, and returns its
+//! exit status.
 
 use std::io::{Stdin, Stdout};
 use std::os::fd::{AsFd, BorrowedFd};

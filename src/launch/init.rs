@@ -1,6 +1,17 @@
-//! The container's side of `create`: the process that becomes the container's program. As a copy of the runtime it has the
-//! plan, the open sources and the channel. The kernel and the specification (runtime.md#lifecycle) force the order of the
-//! steps; docs/architecture.md explains it.
+//! The container side of `create`: the process that becomes the container's program. As a copy of the runtime
+//! process it has the plan, the open sources and the channel. The kernel and the specification
+//! (runtime.md#lifecycle) force the order of the steps, which docs/architecture.md shows.
+//!
+//! A new user namespace is cloned together with the pid and time namespaces only ([`AT_CLONE`]). Its root
+//! unshares the other namespaces. If they were cloned too, the mqueue mount would be owned by nobody.
+//!
+//! Prestart and createRuntime hooks find the mounts made and the root not yet changed. createContainer hooks
+//! run in the container's namespaces, before pivot_root. Masks and read-only paths come after them, because
+//! these hooks may write.
+//!
+//! Until Ready, the process has a parent-death signal. After that, the end of the channel tells it that the
+//! runtime process has ended: the runtime process of `create` is right to end as soon as the container is on
+//! record.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -1,14 +1,24 @@
-//! Notifications to a service manager (sd_notify(3)). The container has a socket of its own. The runtime passes on that
-//! the container is ready or stopping, and its status.
+//! Notifications to a service manager (sd_notify(3)): the runtime process passes on that the container is
+//! ready or stopping, and its status.
 //!
-//! The service manager's own socket takes more from its senders: another main process (`MAINPID=`), descriptors to keep
-//! (`FDSTORE=1`), orders to its watchdog. It also drops the container's READY=1, because the sender is in a cgroup that
-//! does not belong to the service. The runtime's messages come from a process of the service. runc and crun do the same.
+//! With NOTIFY_SOCKET, `create` binds a datagram socket in the container's state directory and mounts that
+//! one file in the container. The container process keeps the socket and gives it to `start` by the channel.
+//! `run` and `start` read it and write READY=1, STATUS= and STOPPING=1 to the service manager.
 //!
-//! `run` passes messages on until its container ends. It is the main process of its service itself: it forwards signals,
-//! and its exit status is the program's. `run --detach` and `start` end when the container is ready or has ended. They make
-//! the container's first process the main process. This wait has no time limit of its own, because the service manager has
-//! one (`TimeoutStartSec=`).
+//! The container does not get the service manager's own socket, which takes more from its senders: another
+//! main process (`MAINPID=`), descriptors to keep (`FDSTORE=1`), orders to its watchdog. It also drops the
+//! container's READY=1, because the sender is in a cgroup that does not belong to the service. The runtime
+//! process belongs to the service. runc and crun do the same.
+//!
+//! `run` passes messages on until its container ends. It remains the main process of its service: it forwards
+//! signals, and its exit status is the program's. `run --detach` and `start` end when the container is ready
+//! or has ended, after BARRIER=1. They make the container process the main process, by MAINPID= in the
+//! message of READY=1: with `NotifyAccess=main`, a second message would come from a process that is no longer
+//! the main process. Their wait has no time limit of its own, because the service manager has one
+//! (`TimeoutStartSec=`).
+//!
+//! Several messages become one. After each there is a pause of 50 ms in which the container's senders wait,
+//! so that no container keeps the runtime process or the service manager busy.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The runtime's handle of a process in a container, from its clone until its program runs, and the wait for that.
+//! The runtime's handle of a process in a container, from its clone until its program runs, and the wait for
+//! that.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -1,10 +1,20 @@
-//! The last steps of every process that corten puts into a container. The container's first process and a process of `exec`
-//! share this code, so that their rights cannot differ.
+//! The last steps of every process that corten puts into a container. The container process and a process of
+//! `exec` share this code, so that their rights cannot differ.
 //!
-//! [`find`] runs inside the container at the time of `create`, and finds the program without giving up any right.
-//! [`Program::run`] becomes the user and executes. With no_new_privs the seccomp filter comes last. Without it, seccomp(2)
-//! needs CAP_SYS_ADMIN, and so the filter comes just before the capabilities are given up. Both come after the wait for
-//! `start`, since a profile must not be able to break that wait. Landlock has the same rule and comes before the filter.
+//! [`find`] looks up the program at `create`, inside the container, with its user's rights but without giving
+//! up any right for good. An error is therefore reported before `start`. [`Program::run`] becomes the user
+//! and executes.
+//!
+//! With no_new_privs the seccomp filter comes last. Without it, seccomp(2) needs CAP_SYS_ADMIN, so the filter
+//! comes just before the capabilities are dropped. Both come after the wait for `start`, since a profile must
+//! not be able to break that wait. Landlock has the same rule and comes before the filter.
+//!
+//! All descriptors except the channel and those that the caller passes on are closed before the seccomp
+//! filter is loaded. `execve` would close them only after it has opened the program and its interpreters,
+//! which an image may have as links to /proc/self/fd.
+//!
+//! Errors after the seccomp filter are reported by write(2) alone. The trace reads no clock there if the
+//! filter may forbid it.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};

@@ -1,11 +1,11 @@
-//! The one way to put a process into a container: the container's first process into new namespaces, a process of `exec`
-//! into namespaces that exist.
+//! The one way to put a process into a container: the container's first process into new namespaces, a
+//! process of `exec` into namespaces that exist.
 //!
-//! The order is the same for both. Where others could look into the runtime, it hides first. It enters the namespaces that
-//! hold for children only, or that show the host in the container's pid namespace, clones into the cgroup, and goes back.
-//! The clone dies with the runtime, joins what it could not be born in, closes all descriptors that it does not need, and
-//! waits if something must be done from outside. Then it enters or makes its namespaces, if need be through an
-//! intermediate process ([`Stages`]).
+//! The order is the same for both. Where others could look into the runtime, it hides first. It enters the
+//! namespaces that hold for children only, or that show the host in the container's pid namespace, clones
+//! into the cgroup, and goes back. The clone dies with the runtime, joins what it could not be born in,
+//! closes all descriptors that it does not need, and waits if something must be done from outside. Then it
+//! enters or makes its namespaces, if need be through an intermediate process ([`Stages`]).
 
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};

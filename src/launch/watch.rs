@@ -1,6 +1,16 @@
-//! The wait for a process that has arrived in a container, or in the pid namespace of another container. The processes there
-//! can see it from its first moment on, and some can stop it by a signal or move it into a frozen cgroup. Therefore the wait
-//! has a time limit.
+//! The wait for a process that has arrived in a container, or in the pid namespace of another container. The
+//! processes there can see it from its first moment on, and some can stop it by a signal or move it into a
+//! frozen cgroup. Therefore the wait has a time limit.
+//!
+//! If a process of `exec` is silent for 10 seconds before its program runs, `exec` looks for what holds it.
+//! If it is stopped or frozen, `exec` names the reason and kills it; if nothing is known to hold it, after 60
+//! seconds, unless a seccomp agent decides on its system calls. In a container that was paused before, the
+//! wait continues. SIGHUP, SIGINT, SIGQUIT or SIGTERM ends the wait. A process that the freezer of cgroup v1
+//! holds cannot die before it is thawed: `exec` waits 5 seconds for its end, warns, and leaves it killed.
+//!
+//! `create` and `run` in a joined pid namespace, and `start`, also look for a stop or a freeze every 10
+//! seconds. Without one they continue to wait, because hooks may take long. They also wait while the
+//! container's own cgroup is frozen.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,8 +1,9 @@
-//! `linux.netDevices` (config-linux.md#network-devices): moves network interfaces from the runtime's namespace into the
-//! container's, renames them if asked to, restores their permanent global addresses, and sets them up.
+//! `linux.netDevices` (config-linux.md#network-devices): moves network interfaces from the runtime's
+//! namespace into the container's, renames them if asked to, restores their permanent global addresses, and
+//! sets them up.
 //!
-//! When the container ends, the kernel moves physical interfaces back and removes virtual ones. A `create` that fails moves
-//! them back itself.
+//! When the container ends, the kernel moves physical interfaces back and removes virtual ones. A `create`
+//! that fails moves them back itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

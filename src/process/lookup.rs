@@ -1,9 +1,10 @@
-//! Finding and executing the program. The errors have runc's wording, because engines turn `executable file not found in
-//! $PATH`, `no such file or directory`, `permission denied` and `is a directory` into exit codes.
+//! Finding and executing the program. The errors have runc's wording, because engines turn `executable file
+//! not found in $PATH`, `no such file or directory`, `permission denied` and `is a directory` into exit
+//! codes.
 //!
-//! The rules are those of Go's `exec.LookPath`, which runc uses. A name with a slash is a path. Any other name is looked up in
-//! the PATH of the container's environment; without PATH nothing is found. A program found through an empty or relative
-//! element of PATH is refused.
+//! The rules are those of Go's `exec.LookPath`, which runc uses. A name with a slash is a path. Any other
+//! name is looked up in the PATH of the container's environment; without PATH nothing is found. A program
+//! found through an empty or relative element of PATH is refused.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

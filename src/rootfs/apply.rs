@@ -1,4 +1,6 @@
-//! The loop that makes all mounts, in the container's process.
+//! The loop that makes all mounts, in the container process, in the order in which they are listed, which
+//! mountinfo shows. It copies the sources when it needs each of them (`sources.rs` has the reasons and the
+//! exceptions).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! `tmpcopyup`: a new tmpfs begins with a copy of the directory that it covers (config.md#linux-mount-options).
+//! `tmpcopyup`: a new tmpfs begins with a copy of the directory that it covers
+//! (config.md#linux-mount-options).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Device nodes and the links of /dev (config-linux.md#devices, #default-devices, config.md's /dev symbolic links).
+//! Device nodes and the links of /dev (config-linux.md#devices, #default-devices, config.md's /dev symbolic
+//! links).
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

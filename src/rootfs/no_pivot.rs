@@ -1,8 +1,9 @@
-//! `--no-pivot`: moves the root over the old one. This is for hosts whose root is an initramfs, which pivot_root(2) refuses.
+//! `--no-pivot`: moves the root over the old one. This is for hosts whose root is an initramfs, which
+//! pivot_root(2) refuses.
 //!
-//! The files of the old root stay below and out of reach, but its mounts must not stay. A process that joins the mount
-//! namespace could reach them. And a user namespace inside may mount an unmasked procfs as long as there is one anywhere in
-//! its mount namespace (mount_namespaces(7)).
+//! The files of the old root stay below and out of reach, but its mounts must not stay. A process that joins
+//! the mount namespace could reach them. And a user namespace inside may mount an unmasked procfs as long as
+//! there is one anywhere in its mount namespace (mount_namespaces(7)).
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};

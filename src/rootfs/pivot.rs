@@ -1,4 +1,10 @@
 //! Masked and read-only paths, and the change of the root.
+//!
+//! A container that joins a mount namespace, or has none, is assembled in a private mount namespace like any
+//! other. Its process enters the other one last, with a detached copy of the finished tree ([`Root::leave`]).
+//! Processes there never see a procfs that is not masked yet. No path is resolved that they could have
+//! prepared. An error before that leaves nothing to undo in their namespace. In a joined mount namespace the
+//! tree is attached on "/", and pivot_root follows.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -1,6 +1,7 @@
-//! Opening paths inside the root file system, whose links an image may have prepared. Every path is opened with the root file
-//! system as its root (openat2 RESOLVE_IN_ROOT) and used by descriptor. So no symbolic link leads to the host, and no rename
-//! between a check and a use has an effect (CVE-2021-30465, CVE-2025-31133).
+//! Opening paths inside the root file system, whose links an image may have prepared. Every path is opened
+//! with the root file system as its root (openat2 RESOLVE_IN_ROOT) and used by descriptor. So no symbolic
+//! link leads to the host, and no rename between a check and a use has an effect (CVE-2021-30465,
+//! CVE-2025-31133).
 
 use std::collections::VecDeque;
 use std::ffi::OsString;

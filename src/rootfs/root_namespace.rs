@@ -1,8 +1,13 @@
-//! The root-only mount namespace, which consists of the root file system and nothing else (`OPEN_TREE_NAMESPACE`, Linux 7.0).
+//! The root-only mount namespace, which consists of the root file system and nothing else
+//! (`OPEN_TREE_NAMESPACE`, Linux 7.0).
 //!
-//! The kernel copies none of the host's mounts into it, which would take time for each. No root is changed, and none is
-//! unmounted. To open the sources of bind mounts the process goes back to the host's namespace for a moment, so that mounts
-//! come into being in the order in which they are listed, here too.
+//! The container process enters it and mounts there. The kernel copies none of the host's mounts into it,
+//! which would take time for each. No root is changed, and none is unmounted. For a series of sources of bind
+//! mounts the process returns to the host's mount namespace once, which costs two more setns(2). The mounts
+//! are thereby made in the order in which they are listed, here too.
+//!
+//! If any step fails, the process returns for good and the ordinary path is used instead. Only the ordinary
+//! path reports errors.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;

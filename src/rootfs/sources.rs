@@ -1,12 +1,13 @@
 //! The root file system and the sources of bind mounts, each a detached copy of the host's tree.
 //!
-//! Usually the container's process makes the copy when it attaches it. Its mount namespace has all paths of the host until the
-//! change of the root, so each path is walked once, and mounts come into being in the order in which they are listed. A copy
-//! that stays a peer of the host's mount is made first of all, while the mounts of the new namespace are peers themselves.
+//! Usually the container's process makes the copy when it attaches it. Its mount namespace has all paths of
+//! the host until the change of the root, so each path is walked once, and mounts come into being in the
+//! order in which they are listed. A copy that stays a peer of the host's mount is made first of all, while
+//! the mounts of the new namespace are peers themselves.
 //!
-//! The runtime makes the copy ahead only for an idmapped mount, since only the runtime can. That copy contains the mount
-//! namespaces that are pinned below the source (bind mounts of /proc/PID/ns/mnt). The mounts of a new namespace are without
-//! them, and the kernel attaches them in no newer namespace.
+//! The runtime makes the copy ahead only for an idmapped mount, since only the runtime can. That copy
+//! contains the mount namespaces that are pinned below the source (bind mounts of /proc/PID/ns/mnt). The
+//! mounts of a new namespace are without them, and the kernel attaches them in no newer namespace.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};

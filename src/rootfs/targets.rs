@@ -1,13 +1,13 @@
 //! The targets inside the root file system at which something is attached, masked or made.
 //!
-//! The image may have a link anywhere on the way to a target. A link may lead through the image and into new mounts of corten,
-//! as /var/run does. It must not lead a mount into a volume that is shared back, because the mount would appear on the host,
-//! and stay. It must not lead a device node into any volume, nor anything to the root. A path that config.json names without
-//! a link is used, also inside a shared volume.
+//! The image may have a link anywhere on the way to a target. A link may lead through the image and into new
+//! mounts of corten, as /var/run does. It must not lead a mount into a volume that is shared back, because
+//! the mount would appear on the host, and stay. It must not lead a device node into any volume, nor anything
+//! to the root. A path that config.json names without a link is used, also inside a shared volume.
 //!
-//! The alternative, which was refused, attaches such volumes as private mounts and lets them join the host's peer groups last
-//! (`MOVE_MOUNT_SET_GROUP`). It needs Linux 5.15, a call for each mount below the volume, and loses what the host mounts in
-//! between.
+//! The alternative, which was refused, attaches such volumes as private mounts and lets them join the host's
+//! peer groups last (`MOVE_MOUNT_SET_GROUP`). It needs Linux 5.15, a call for each mount below the volume,
+//! and loses what the host mounts in between.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

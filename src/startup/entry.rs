@@ -2,14 +2,14 @@
 //! into a container executes itself again from a read-only copy of its mount (`startup::seal` has the
 //! reason).
 //!
-//! Done here, the C library's start-up, which relocates thousands of pointers, happens once instead of twice.
-//! Errors are ignored: `startup::seal` later finds that the executable is not sealed, tries the other ways,
-//! and reports the error.
+//! Done here, the start-up code of the C library, which relocates thousands of pointers, and ours run once
+//! instead of twice. Errors are ignored: `startup::seal` later finds that the executable is not sealed, tries
+//! the other ways, and reports the error.
 //!
 //! With `--trace` the new process gets a name (argv[0]) from which `trace` reads the times.
 //!
 //! Nothing is relocated yet. This code therefore calls no other code, and reaches a static only relative to
-//! its own address.
+//! its own address. `scripts/check-entry` checks the instructions of the release for that.
 
 use std::arch::{asm, global_asm};
 use std::ffi::{CStr, c_char, c_int};

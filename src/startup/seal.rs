@@ -1,9 +1,13 @@
 //! Sealing: a container must not be able to write to the runtime's executable. In CVE-2019-5736 a process in
 //! the container opened it through /proc/PID/exe and wrote to it.
 //!
-//! A command that puts a process into a container executes a detached read-only copy of its mount instead of
-//! the file itself. /proc/PID/exe then leads to a read-only mount that nobody else can reach or change. If
-//! mounts may not be copied, the command runs from a sealed copy in memory.
+//! `create`, `run` and `exec` first execute themselves again, from a detached read-only copy of the
+//! executable's mount. /proc/PID/exe then leads to a read-only mount that nobody else can reach or change. If
+//! mounts may not be copied, they run from a sealed memfd. They skip this if the executable can never be
+//! written to already.
+//!
+//! The executable for musl on x86-64 does it in its first instructions (`entry.rs`). On other targets, and if
+//! the entry fails, this module seals, and reports what is wrong.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -1,5 +1,9 @@
 //! The arguments and the environment that this process was executed with. std knows them only if its own
 //! start-up code has run, which corten does without (`startup`).
+//!
+//! The memory that /proc/PID/cmdline and /proc/PID/environ show is cleared in the clone, because the caller's
+//! options and variables are secrets to the container. It is cleared before clone3 and restored in the
+//! runtime process, so that nobody sees it in between (`hide`).
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::OnceLock;

@@ -1,6 +1,7 @@
 //! Changing the limits of a unit. systemd writes all that it knows of a controller to the unit's files
 //! whenever it has a reason to. Therefore it has to know the limits. When it learns one of them, it may also
-//! write its own, rounded values of others.
+//! write its own, rounded values of others. The caller makes the files exact afterwards. If anything fails,
+//! the former values are set again.
 
 use super::super::resources::Write;
 use super::manager::{connect, get, list, manager, supported};

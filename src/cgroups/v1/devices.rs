@@ -3,6 +3,9 @@
 //! The kernel keeps a default for all devices and a list of exceptions from it. The opposite rule removes an
 //! exception, but only for exactly the same device numbers. With other numbers it has no effect, and the
 //! kernel does not report that.
+//!
+//! v1 accepts device rules one by one. `update` computes the kernel's new list and writes the difference. New
+//! rules are written before old ones are removed, because users must not lose a device in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
