@@ -5,8 +5,8 @@
 //!
 //! * The runtime's side: [`create`](create()) and [`exec`](exec::exec) prepare, `spawn` clones for both, and
 //!   `process` is their handle of the clone until its program runs.
-//! * The container's side: `init` is the container's first process, `enter` a process of `exec`. Both end in
-//!   `program`.
+//! * Each process: `init` for the container's first one, `enter` for one of `exec`, with what the runtime does
+//!   for it around the clone. Both end in `program`.
 //! * [`destroy`](destroy()) removes what `create` has made.
 
 mod caller;

@@ -199,10 +199,7 @@ pub fn open(root: &Path, id: &str) -> Result<Dir> {
 
 /// Opens the directory of all states. Returns `None` if it does not exist.
 pub fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
-    match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
-        Err(e) if fs::absent(fs::CWD, root, &e) => Ok(None),
-        other => Ok(other.map(Some)?),
-    }
+    Ok(fs::existing(fs::CWD, root, || fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0))?)
 }
 
 /// Returns the record and the status of a container whose `create` has finished. `buffer` is used to read the
@@ -299,11 +296,7 @@ pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
 
 /// Removes the leftovers of a `delete` that was killed at its last step.
 pub fn purge_deleted(root: &Path, id: &str) -> Result<()> {
-    let parent = match fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0) {
-        Err(e) if fs::absent(fs::CWD, root, &e) => return Ok(()),
-        other => other?,
-    };
-    purge(&parent, &deleted_name(id))
+    open_root(root)?.map_or(Ok(()), |parent| purge(&parent, &deleted_name(id)))
 }
 
 fn deleted_name(id: &str) -> PathBuf {
@@ -316,10 +309,7 @@ fn purge(parent: &OwnedFd, name: &Path) -> Result<()> {
         Err(e) if e.errno == Errno::ENOENT => Ok(()),
         other => other,
     };
-    let dir = match open_dir(parent, name) {
-        Err(e) if fs::absent(parent.as_fd(), name, &e) => return Ok(()),
-        other => other?,
-    };
+    let Some(dir) = fs::existing(parent.as_fd(), name, || open_dir(parent, name))? else { return Ok(()) };
     own_inode(&dir)?;
     let entries = match fs::list_dir(dir.as_fd()) {
         // Another `delete` has removed it by now. If not, the removal below fails.
@@ -409,10 +399,8 @@ impl Dir {
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let _phase = trace::phase_of("read", || name.to_string());
         let path = Path::new(name);
-        let file = match fs::open(self.fd.as_fd(), path, fs::O_RDONLY | fs::O_NOFOLLOW, 0) {
-            Err(e) if fs::absent(self.fd.as_fd(), path, &e) => return Ok(None),
-            other => other?,
-        };
+        let open = || fs::open(self.fd.as_fd(), path, fs::O_RDONLY | fs::O_NOFOLLOW, 0);
+        let Some(file) = fs::existing(self.fd.as_fd(), path, open)? else { return Ok(None) };
         fs::read_whole(file, MAX_FILE).with_context(|| name.to_string()).map(Some)
     }
 
@@ -457,10 +445,8 @@ impl Dir {
 
     /// Reports whether the record is lost: the configuration exists, before which `create` writes the record.
     pub fn lost_record(&self) -> Result<bool> {
-        match fs::stat_at(self.fd.as_fd(), Path::new(CONFIG)) {
-            Err(e) if fs::absent(self.fd.as_fd(), Path::new(CONFIG), &e) => Ok(false),
-            other => Ok(other.map(|_| true)?),
-        }
+        let config = Path::new(CONFIG);
+        Ok(fs::existing(self.fd.as_fd(), config, || fs::stat_at(self.fd.as_fd(), config))?.is_some())
     }
 
     /// Returns the records of the user's other containers of this root. One that is damaged or not yet
@@ -479,10 +465,8 @@ impl Dir {
                 Err(e) if !fs::absent(self.root.as_fd(), &name, &e) => return Err(e.into()),
                 _ => {}
             }
-            let file = match fs::openat2(self.root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS) {
-                Err(e) if fs::absent(self.root.as_fd(), &path, &e) => continue,
-                other => other?,
-            };
+            let open = || fs::openat2(self.root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS);
+            let Some(file) = fs::existing(self.root.as_fd(), &path, open)? else { continue };
             records.extend(serde_json::from_slice::<Record>(&fs::read_whole(file, MAX_FILE)?).ok());
         }
         Ok(records)

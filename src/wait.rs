@@ -11,7 +11,7 @@ pub(crate) const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Calls `done` until it returns true. Returns false if the deadline passes first. The first pause is `pause`
-/// long, and each other twice as long as the one before it.
+/// long. Each other is twice as long as the one before it, from [`FIRST_PAUSE`] to [`LONGEST_PAUSE`].
 pub(crate) fn until(
     deadline: Instant,
     mut pause: Duration,

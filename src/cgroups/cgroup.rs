@@ -16,7 +16,7 @@ use oci_spec::runtime::LinuxResources;
 use super::directory::{self, Directory, remove_parents};
 use super::{CgroupRecord, Host, Plan, Write, device_program, devices, v1, v2};
 use crate::error::{Kind, Notes, Result, fail};
-use crate::sys::{self, fs};
+use crate::sys::fs;
 use crate::trace;
 
 /// Reports whether everything in a recorded cgroup is frozen. A cgroup that no longer exists is not.
@@ -42,10 +42,7 @@ pub fn populated(record: &CgroupRecord) -> Result<bool> {
 /// Returns the current value of [`CgroupRecord::id`], or `None` if the directory does not exist.
 pub fn id(record: &CgroupRecord) -> Result<Option<u64>> {
     let Some(dir) = record.dirs().next() else { return Ok(None) };
-    match fs::stat_at(fs::CWD, dir) {
-        Err(e) if fs::absent(fs::CWD, dir, &e) => Ok(None),
-        stat => Ok(Some(stat?.st_ino)),
-    }
+    Ok(fs::existing(fs::CWD, dir, || fs::stat_at(fs::CWD, dir))?.map(|stat| stat.st_ino))
 }
 
 /// Returns whether the recorded cgroup was removed and another one created at its path.
@@ -146,7 +143,7 @@ pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
     Ok(Cgroup { unified: Some(v2::limit(unified, pid)?), v1: Vec::new() })
 }
 
-/// Gives the cgroup to the container's root user, except for the files that set its own limits. v1's
+/// Gives the cgroup to a user, except for the files that set its own limits. v1's
 /// controllers are not safe in the hands of a user.
 pub fn delegate(cgroup: &Cgroup, uid: u32, gid: u32) -> Result<()> {
     let _phase = trace::phase("delegate the cgroup");
@@ -220,13 +217,13 @@ impl Cgroup {
     /// Opens the files by which a process that was cloned into [`Cgroup::cgroup_fd`] joins v1's hierarchies
     /// ([`join`]).
     pub fn join_fds(&self) -> Result<Vec<OwnedFd>> {
-        Ok(self.v1.iter().map(|directory| open_procs(directory.dir())).collect::<sys::Result<_>>()?)
+        self.v1.iter().map(Directory::open_procs).collect()
     }
 
     /// Opens the file by which a process that was cloned outside joins v2's hierarchy. No path is resolved
     /// for it.
     pub fn unified_join_fd(&self) -> Result<Option<OwnedFd>> {
-        Ok(self.cgroup_fd().map(open_procs).transpose()?)
+        self.unified.as_ref().map(Directory::open_procs).transpose()
     }
 
     /// Returns the writes to this cgroup's files that `resources` ask for. Errors go to `problems`.
@@ -388,10 +385,6 @@ impl Cgroup {
         let results: Vec<Result<()>> = unified.chain(v1).collect();
         results.into_iter().collect()
     }
-}
-
-fn open_procs(dir: BorrowedFd) -> sys::Result<OwnedFd> {
-    fs::open(dir, Path::new("cgroup.procs"), fs::O_WRONLY, 0)
 }
 
 /// Moves the calling process into the cgroups of [`Cgroup::join_fds`].

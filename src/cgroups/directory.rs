@@ -66,10 +66,7 @@ pub(super) fn read_list(at: BorrowedFd, name: &str) -> Result<String> {
 impl Directory {
     /// Opens a cgroup of v2. Returns `None` if it does not exist.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        let dir = match open_dir(fs::CWD, path) {
-            Err(e) if fs::absent(fs::CWD, path, &e) => return Ok(None),
-            other => other?,
-        };
+        let Some(dir) = fs::existing(fs::CWD, path, || open_dir(fs::CWD, path))? else { return Ok(None) };
         if fs::filesystem_magic(dir.as_fd())? != libc::CGROUP2_SUPER_MAGIC {
             return Err(anyhow!("{}: is not in a cgroup v2 file system", path.display()));
         }
@@ -77,12 +74,10 @@ impl Directory {
     }
 
     /// Opens a cgroup in a hierarchy of v1. Returns `None` if it does not exist. It has no `cgroup.events`,
-    /// so that [`Directory::set_frozen`], [`Directory::populated`] and the like are only for v2.
+    /// by which [`Directory::set_frozen`], [`Directory::populated`] and the like work: they are for v2.
     pub(super) fn open_v1(path: &Path) -> Result<Option<Self>> {
-        match open_dir(fs::CWD, path) {
-            Err(e) if fs::absent(fs::CWD, path, &e) => Ok(None),
-            other => Ok(Some(Self { dir: other?, path: path.into(), made: Vec::new() })),
-        }
+        let dir = fs::existing(fs::CWD, path, || open_dir(fs::CWD, path))?;
+        Ok(dir.map(|dir| Self { dir, path: path.into(), made: Vec::new() }))
     }
 
     /// Returns the descriptor of the directory.
@@ -91,8 +86,14 @@ impl Directory {
         self.dir.as_fd()
     }
 
-    fn named<T>(&self, result: Result<T>) -> Result<T> {
+    pub(super) fn named<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| self.path.display().to_string())
+    }
+
+    /// Opens the file by which a process joins it.
+    pub(super) fn open_procs(&self) -> Result<OwnedFd> {
+        let procs = fs::open(self.dir(), Path::new("cgroup.procs"), fs::O_WRONLY, 0);
+        self.named(procs.map_err(Into::into))
     }
 
     /// Reads one of its files. Returns `None` if there is no such file.
@@ -270,17 +271,19 @@ impl Directory {
         let _phase = trace::phase("remove the cgroup");
         let mut busy = None;
         let removed = wait::until(deadline, Duration::ZERO, || {
-            match fs::unlinkat(fs::CWD, &self.path, true) {
-                Ok(()) => return Ok(true),
-                Err(e) if fs::absent(fs::CWD, &self.path, &e) => return Ok(true),
-                Err(e) if e.errno == Errno::EBUSY => busy = Some(e),
-                Err(e) => return Err(anyhow!(e)),
-            }
             // It is busy because of sub-cgroups, or because of processes that are ending.
-            if self.wait_empty(deadline)? {
+            if busy.is_some() && self.wait_empty(deadline)? {
                 self.named(remove_below(self.dir()))?;
             }
-            Ok(false)
+            match fs::unlinkat(fs::CWD, &self.path, true) {
+                Ok(()) => Ok(true),
+                Err(e) if fs::absent(fs::CWD, &self.path, &e) => Ok(true),
+                Err(e) if e.errno == Errno::EBUSY => {
+                    busy = Some(e);
+                    Ok(false)
+                }
+                Err(e) => Err(anyhow!(e)),
+            }
         })?;
         busy.filter(|_| !removed).map_or(Ok(()), |e| Err(anyhow!(e)))
     }

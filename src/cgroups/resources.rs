@@ -6,8 +6,9 @@
 //! error if its controller is missing. What a version cannot do is refused by name: runc drops it silently,
 //! and its user believes in a limit that does not exist.
 //!
-//! **To add a limit**, add a row. A number with a file of its own needs nothing else: the plan, `update` and
-//! its `--help`, `state --applied` and systemd all read this table. If the number means something else in a
+//! **To add a limit**, add a row. A number with a file of its own needs nothing else, unless its controller
+//! is new: then add that to `v1::split`. The plan, `update` and its `--help`, `state --applied` and systemd
+//! all read this table. If the number means something else in a
 //! file, name the function that converts it ([`Target::Converted`]). If the member is not one number for one
 //! file, name a function of `lower.rs` that makes the writes ([`Target::By`]). The order of the rows is the
 //! order of the writes. If `update` has to set two files in an order that depends on their values, add the

@@ -6,12 +6,12 @@ use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
 use super::compare::{Compared, present, rises};
+use super::directory::warn_undone;
 use super::resources::{Absent, Write};
 use super::systemd::{self, Unit};
 use super::value::Value;
 use super::{Cgroup, devices, v1, v2};
 use crate::error::{Kind, Result, fail};
-use crate::log;
 use crate::sys::{self, fs};
 
 /// What an update changes, and what brings the former state back.
@@ -44,7 +44,7 @@ impl Rules {
     }
 
     fn undo(&self, cgroup: &Cgroup) {
-        cgroup.replace_devices(self.before.as_ref()).unwrap_or_else(warn);
+        warn_undone(cgroup.replace_devices(self.before.as_ref()));
     }
 }
 
@@ -105,35 +105,37 @@ fn effective(writes: Vec<Write>) -> Vec<Write> {
 /// Compares the writes with the cgroup's files. Leaves out a write whose file does not exist if it limits
 /// nothing.
 pub fn compare(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Compared>> {
-    compare_or(cgroup, writes, |write| Ok(Compared { write, present: None }))
+    let (mut all, missing) = find_all(cgroup, writes)?;
+    all.extend(missing.into_iter().map(|write| Compared { write, present: None }));
+    Ok(all)
 }
 
-/// Compares the writes, and calls `missing` for one that limits something and whose file does not exist.
-fn compare_or(
-    cgroup: &Cgroup,
-    writes: Vec<Write>,
-    missing: impl Fn(Write) -> Result<Compared>,
-) -> Result<Vec<Compared>> {
-    let mut all = Vec::new();
+/// Compares the writes, and returns those apart that limit something and whose file does not exist.
+fn find_all(cgroup: &Cgroup, writes: Vec<Write>) -> Result<(Vec<Compared>, Vec<Write>)> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
     for write in effective(writes) {
         match find(cgroup, &write)? {
-            Some(compared) => all.push(compared),
+            Some(compared) => found.push(compared),
             None if is_needless(&write) => {}
-            None => all.push(missing(write)?),
+            None => missing.push(write),
         }
     }
-    Ok(all)
+    Ok((found, missing))
 }
 
 /// Returns the writes that change something, in the order in which to make them. With `enable`, controllers
 /// that they need are enabled on the way to the cgroup; nothing else is changed.
 fn differing(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Compared>> {
-    let mut changes = compare_or(cgroup, writes, |write| enabled(cgroup, write, enable))?;
+    let (mut changes, missing) = find_all(cgroup, writes)?;
     changes.retain(|change| !change.same());
     for Compared { write, .. } in &changes {
         if let Some(floor) = write.floor {
             v2::check_floor(cgroup.read(floor)?.as_deref(), write)?;
         }
+    }
+    for write in missing {
+        let enabled = enabled(cgroup, write, enable)?;
+        changes.extend(Some(enabled).filter(|change| !change.same()));
     }
     order(&mut changes);
     Ok(changes)
@@ -316,7 +318,7 @@ fn restore<'a>(
     changes: impl IntoIterator<Item = &'a Compared, IntoIter: DoubleEndedIterator>,
     before: &[Compared],
 ) {
-    let by_systemd = unit.map(|unit| unit.undo().unwrap_or_else(warn)).is_some();
+    let by_systemd = unit.map(|unit| warn_undone(unit.undo())).is_some();
     let undo = |Compared { write, present }: &Compared| match present {
         Some(before) => write_back(cgroup, &write.file, before),
         None => {
@@ -328,19 +330,15 @@ fn restore<'a>(
     for change in changes.into_iter().rev() {
         match undo(change) {
             Err(e) if sys::errno(&e) == Some(Errno::EINVAL) => again.push(change),
-            undone => undone.unwrap_or_else(warn),
+            undone => warn_undone(undone),
         }
     }
-    again.into_iter().for_each(|change| undo(change).unwrap_or_else(warn));
+    again.into_iter().for_each(|change| warn_undone(undo(change)));
     if by_systemd {
         let write = |change: &Compared| write_back(cgroup, &change.write.file, &change.write.value);
         let altered = altered(cgroup, before.iter());
-        altered.map_or_else(warn, |changes| changes.iter().for_each(|c| write(c).unwrap_or_else(warn)));
+        warn_undone(altered.map(|changes| changes.iter().for_each(|change| warn_undone(write(change)))));
     }
-}
-
-pub(super) fn warn(error: anyhow::Error) {
-    log::warn(format!("undoing: {error:#}, ignoring"));
 }
 
 #[cfg(test)]

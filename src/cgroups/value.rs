@@ -1,5 +1,5 @@
-//! The values of a cgroup's files. The runtime keeps them typed until they are written, so that no text is
-//! parsed that was formatted before. Text of a user (`linux.resources.unified`) or of the kernel stays as it
+//! The values of a cgroup's files. The runtime keeps them typed until they are written, so that no limit
+//! is parsed after it was formatted. Text of a user (`linux.resources.unified`) or of the kernel stays as it
 //! is, and is parsed by [`Value::parse`] only where its meaning matters.
 
 use std::fmt;

@@ -1,4 +1,5 @@
-//! The container's side of `exec`: a process that enters the namespaces of a container.
+//! The entry of a process of `exec` into the namespaces of a container: what the runtime opens and enters for
+//! it, and the process itself.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

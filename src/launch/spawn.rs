@@ -10,7 +10,6 @@
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use anyhow::anyhow;
 use nix::errno::Errno;
 
 use super::caller::Caller;
@@ -72,7 +71,7 @@ pub(super) fn spawn<'a>(mut child: Child<'a>, watch: Option<Watch>) -> Result<(P
         drop(ours);
         end_with(theirs, |report| child.run(report))
     }
-    let Forked::Parent { pid, pidfd } = cloned.map_err(explain_clone)? else { return Err(unexpected()) };
+    let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     drop((theirs, cloning));
     trace::cloned(pid);
     let intermediate = child.stages == Stages::Intermediate;
@@ -130,7 +129,7 @@ impl<'a> Child<'a> {
             Ok(Some(Forked::Child)) => std::mem::forget(back),
             _ => back.go(),
         }
-        Ok(cloned?)
+        cloned.map_err(explain_clone)
     }
 
     /// The cloned process, which enters its namespaces and becomes the program.
@@ -200,13 +199,13 @@ fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
     }
 }
 
-/// Adds a hint to the errors of clone3 whose reason is not obvious.
-fn explain_clone(error: anyhow::Error) -> anyhow::Error {
-    let hint = match sys::errno(&error) {
-        Some(Errno::EBUSY) => "the cgroup cannot take processes",
-        Some(Errno::ENOSPC) => "the limit on namespaces, /proc/sys/user, is reached",
-        Some(Errno::EAGAIN) => "the limit on processes is reached",
-        _ => return error,
+/// Adds the reason to the errors of clone3 that do not show it.
+fn explain_clone(error: sys::Error) -> anyhow::Error {
+    let reason = match error.errno {
+        Errno::EBUSY => "the cgroup cannot take processes",
+        Errno::ENOSPC => "the limit on namespaces, /proc/sys/user, is reached",
+        Errno::EAGAIN => "the limit on processes is reached",
+        _ => return error.into(),
     };
-    anyhow!("{error:#} (hint: {hint})")
+    anyhow::Error::new(error).context(reason)
 }

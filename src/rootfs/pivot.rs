@@ -183,10 +183,7 @@ pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
 /// own. `own` is the id of the container's, unless `create` was interrupted. No other mount is detached: the engine may have
 /// unmounted its own and mounted another one since.
 pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
-    let now = match fs::mounted_at(rootfs) {
-        Err(e) if fs::absent(fs::CWD, rootfs, &e) => return Ok(()),
-        now => now?,
-    };
+    let Some(now) = fs::existing(fs::CWD, rootfs, || fs::mounted_at(rootfs))? else { return Ok(()) };
     if now == 0 || now == under {
         return Ok(());
     }

@@ -72,8 +72,21 @@ pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
 /// behind for good.
 #[must_use]
 pub fn absent(dir: BorrowedFd, path: &Path, error: &Error) -> bool {
-    let says = |e: &Error| matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR);
-    says(error) && stat_at(dir, path).is_err_and(|e| says(&e))
+    is_absence(error) && stat_at(dir, path).is_err_and(|e| is_absence(&e))
+}
+
+fn is_absence(error: &Error) -> bool {
+    matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR)
+}
+
+/// Returns the result of `call`, a call on a path, or `None` if nothing exists there ([`absent`]). If something
+/// was made there since the call, the call is repeated once.
+pub fn existing<T>(dir: BorrowedFd, path: &Path, call: impl Fn() -> Result<T>) -> Result<Option<T>> {
+    match call() {
+        Err(e) if absent(dir, path, &e) => Ok(None),
+        Err(e) if is_absence(&e) => call().map(Some),
+        other => other.map(Some),
+    }
 }
 
 /// Returns the inode number of a file, following links.

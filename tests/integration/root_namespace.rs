@@ -18,7 +18,7 @@ fn has_only_the_root(t: &Test, bundle: &Bundle, more: &[&str]) -> bool {
     let trace = fs::read_to_string(&file).unwrap();
     fs::remove_file(&file).unwrap();
     let (only_the_root, copied) =
-        (trace.contains("\"root and mounts, alone\""), trace.contains("\"root and mounts\""));
+        (trace.contains("\"root and mounts, root-only\""), trace.contains("\"root and mounts\""));
     assert!(only_the_root || copied, "{trace}");
     // Root-only was tried and given up, so the trace has both.
     !copied

@@ -114,7 +114,7 @@ fn create_joins_a_pid_namespace_without_a_way_back() {
         let parent = fs::read_to_string(format!("/proc/{second}/status")).unwrap();
         assert!(
             !parent.contains(&format!("PPid:\t{first}\n")),
-            "the process between has left it its own parent"
+            "the intermediate process did not make it the child of its own parent"
         );
 
         let both = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";

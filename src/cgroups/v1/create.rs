@@ -183,7 +183,8 @@ fn set_devices(directory: &Directory, rules: &[Write]) -> Result<()> {
         let values: Vec<String> = rules.iter().map(|rule| rule.value.to_string()).collect();
         let values = values.iter().map(String::as_bytes);
         let place = || rules[0].place.clone();
-        fs::write_each(directory.dir(), Path::new(&rules[0].file), values).with_context(place)?;
+        let written = fs::write_each(directory.dir(), Path::new(&rules[0].file), values);
+        directory.named(written.map_err(Into::into)).with_context(place)?;
     }
     Ok(())
 }

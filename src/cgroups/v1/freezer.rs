@@ -69,14 +69,14 @@ fn exists(directory: &Directory) -> bool {
 fn state(directory: &Directory) -> Result<Option<String>> {
     match fs::read_text(directory.dir(), FILE.as_ref()) {
         Err(e) if e.errno == Errno::ENODEV || fs::absent(directory.dir(), FILE.as_ref(), &e) => Ok(None),
-        other => Ok(Some(other?.trim().to_string())),
+        other => directory.named(other.map_err(Into::into)).map(|text| Some(text.trim().to_string())),
     }
 }
 
 fn set(directory: &Directory, state: &str) -> Result<()> {
     match fs::write_at(directory.dir(), FILE.as_ref(), state.as_bytes()) {
         Err(e) if e.errno == Errno::ENODEV || fs::absent(directory.dir(), FILE.as_ref(), &e) => Ok(()),
-        other => Ok(other?),
+        other => directory.named(other.map_err(Into::into)),
     }
 }
 
