@@ -65,7 +65,7 @@ pub struct Host {
 }
 
 /// Plans the process. `prefix` is the place of the document: `process` in config.json, empty for the document
-/// of an exec. Returns `None` if there are errors, all of which are then in `problems`.
+/// of an exec. Returns `None` if there are errors, all of which are then in `notes`.
 pub fn plan(
     process: &Process,
     linux: Option<&Linux>,

@@ -115,7 +115,7 @@ fn ends(fate: u32) -> bool {
 }
 
 /// Plans the filter of a container's profile. Returns `None` if the profile has notes, which are then in
-/// `problems`.
+/// `notes`.
 ///
 /// A filter that ends the process at execve(2) is a problem too. Every program is started by execve(2), so
 /// `start` would only find a dead process.

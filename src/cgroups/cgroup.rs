@@ -226,7 +226,7 @@ impl Cgroup {
         self.unified.as_ref().map(Directory::open_procs).transpose()
     }
 
-    /// Returns the writes to this cgroup's files that `resources` ask for. Errors go to `problems`.
+    /// Returns the writes to this cgroup's files that `resources` ask for. Errors go to `notes`.
     pub fn plan(&self, resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
         let host = if self.v1.is_empty() { Ok(Host::default()) } else { Host::probe(false) };
         match host {

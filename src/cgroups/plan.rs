@@ -88,7 +88,7 @@ impl Plan {
 
 /// Decides which cgroup the container gets; `None` if none.
 ///
-/// A wrong value is added to `problems`, and the plan is then not to be carried out.
+/// A wrong value is added to `notes`, and the plan is then not to be carried out.
 pub fn plan(request: &Request, host: &Host, notes: &mut Notes) -> Result<Option<Plan>> {
     let rules = request.resources.and_then(|r| r.devices().as_deref()).unwrap_or(&[]);
     let devices = devices::plan(rules, notes);

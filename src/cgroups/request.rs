@@ -47,7 +47,7 @@ pub(super) struct Place {
 }
 
 impl Request<'_> {
-    /// Returns the path of the cgroup. Errors go to `problems`.
+    /// Returns the path of the cgroup. Errors go to `notes`.
     ///
     /// An absolute path begins at the mount (config-linux.md#cgroups-path). A relative path begins at the
     /// parent of our own cgroup, as in runc: our own cgroup has processes, and therefore cannot enable

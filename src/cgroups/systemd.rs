@@ -73,7 +73,7 @@ fn is_slice(name: &str) -> bool {
     Path::new(name).extension() == Some(OsStr::new("slice"))
 }
 
-/// Decides the unit, and its cgroup's path below the mount. Errors go to `problems`.
+/// Decides the unit, and its cgroup's path below the mount. Errors go to `notes`.
 pub(super) fn plan(
     request: &Request,
     host: &Host,
