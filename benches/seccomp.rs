@@ -7,8 +7,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use corten::error::Notes;
-use corten::seccomp::{self, Plan, bpf};
+use corten::testing::error::Notes;
+use corten::testing::seccomp::{self, Plan, bpf};
 use criterion::{Criterion, criterion_group, criterion_main};
 use oci_spec::runtime::LinuxSeccomp;
 use serde_json::json;

@@ -6,38 +6,38 @@
 //! [`Cgroup`] again, to kill, freeze, list, wait and remove.
 
 mod cgroup;
-pub mod compare;
+pub(crate) mod compare;
 mod device_program;
-pub mod devices;
+pub(crate) mod devices;
 mod directory;
 mod hierarchies;
 mod lower;
-pub mod oom;
+pub(crate) mod oom;
 mod parse;
 mod plan;
 mod process;
 mod record;
 mod request;
-pub mod resources;
-pub mod search;
-pub mod stats;
-pub mod systemd;
-pub mod update;
-pub mod v1;
-pub mod v2;
-pub mod value;
+pub(crate) mod resources;
+pub(crate) mod search;
+pub(crate) mod stats;
+pub(crate) mod systemd;
+pub(crate) mod update;
+pub(crate) mod v1;
+pub(crate) mod v2;
+pub(crate) mod value;
 mod views;
 
-pub use cgroup::{
-    Cgroup, SubCgroup, attach_filter, create, delegate, frozen, id, is_anothers, join, limit, populated,
-    remove_empty,
-};
+pub(crate) use cgroup::SubCgroup;
+pub use cgroup::{Cgroup, attach_filter, create, delegate, frozen};
+pub(crate) use cgroup::{id, is_anothers, join, limit, populated, remove_empty};
 pub use directory::{Directory, remove_parents};
 pub use hierarchies::Host;
 pub use plan::{Plan, plan};
-pub use process::{current, current_below, frozen_cgroup};
+pub(crate) use process::{current, current_below, frozen_cgroup};
 pub use record::CgroupRecord;
 pub use request::{Manager, Request};
 pub use resources::Write;
-pub use value::Value;
-pub use views::{View, views};
+pub(crate) use value::Value;
+pub(crate) use views::View;
+pub(crate) use views::views;

@@ -8,7 +8,7 @@
 
 mod normalise;
 pub(crate) mod read;
-pub mod table;
+pub(crate) mod table;
 pub(crate) mod update;
 
 use std::borrow::Borrow;
@@ -26,7 +26,7 @@ use crate::{log, trace};
 
 /// Options before the verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Globals {
+pub(crate) struct Globals {
     pub root: Option<PathBuf>,
     pub log: log::Options,
     pub cgroup_manager: Manager,
@@ -38,7 +38,7 @@ pub struct Globals {
 
 /// The arguments of `create`, which `run` and `plan` have too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Create {
+pub(crate) struct Create {
     pub id: String,
     pub bundle: PathBuf,
     /// The configuration to read instead of the bundle's config.json.
@@ -52,7 +52,7 @@ pub struct Create {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Run {
+pub(crate) struct Run {
     pub create: Create,
     pub detach: bool,
     pub keep: bool,
@@ -61,7 +61,7 @@ pub struct Run {
 
 /// `USER[:GROUP]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum User {
+pub(crate) enum User {
     Ids {
         uid: u32,
         gid: Option<u32>,
@@ -71,7 +71,7 @@ pub enum User {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exec {
+pub(crate) struct Exec {
     pub id: String,
     pub args: Vec<String>,
     pub process: Option<PathBuf>,
@@ -95,21 +95,21 @@ pub struct Exec {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kill {
+pub(crate) struct Kill {
     pub id: String,
     pub signal: String,
     pub all: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Delete {
+pub(crate) struct Delete {
     /// `None` with `--all`.
     pub id: Option<String>,
     pub force: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gc {
+pub(crate) struct Gc {
     /// Also removes stopped containers.
     pub stopped: bool,
     pub dry_run: bool,
@@ -117,20 +117,20 @@ pub struct Gc {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     #[default]
     Table,
     Json,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct List {
+pub(crate) struct List {
     pub format: Format,
     pub quiet: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ps {
+pub(crate) struct Ps {
     pub id: String,
     pub format: Format,
     /// The options for ps(1).
@@ -138,7 +138,7 @@ pub struct Ps {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Update {
+pub(crate) struct Update {
     pub id: String,
     /// A `linux.resources` document to read; `-` is standard input.
     pub resources: Option<PathBuf>,
@@ -150,7 +150,7 @@ pub struct Update {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Events {
+pub(crate) struct Events {
     pub id: String,
     /// Prints only one record.
     pub stats: bool,
@@ -158,14 +158,14 @@ pub struct Events {
 }
 
 /// What a command line asks for.
-pub enum Command {
+pub(crate) enum Command {
     Help(String),
     Version,
     Verb(Call),
 }
 
 /// A verb with its arguments, which have been read and checked.
-pub struct Call {
+pub(crate) struct Call {
     pub globals: Globals,
     /// The verb's name in the table.
     pub verb: &'static str,
@@ -195,7 +195,7 @@ pub(crate) fn ready_with_code<A: 'static>(args: A, run: fn(&Globals, &A) -> Resu
 
 /// The part of a command line that is needed even if the rest of it is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Preview {
+pub(crate) struct Preview {
     pub log: log::Options,
     /// `--trace`.
     pub trace: Option<PathBuf>,
@@ -205,7 +205,7 @@ pub struct Preview {
 
 /// Finds the options of the log and the verb, in any command line.
 #[must_use]
-pub fn preview(args: &[OsString]) -> Preview {
+pub(crate) fn preview(args: &[OsString]) -> Preview {
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
     let value = |name: &str| {
         let find = |a: &OsString| a.as_bytes().strip_prefix(name.as_bytes()).map(<[u8]>::to_vec);
@@ -227,7 +227,7 @@ pub fn preview(args: &[OsString]) -> Preview {
 }
 
 /// Reads a whole command line, the program's name first.
-pub fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [Verb]) -> Result<Command> {
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [Verb]) -> Result<Command> {
     let _phase = trace::phase("read the command line");
     let args: Vec<OsString> = args.into_iter().collect();
     let log = preview(&args).log;

@@ -30,7 +30,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-pub use features::{Seccomp, document as features_document};
 pub use verbs::VERBS;
 
 use crate::SPEC_VERSION;
@@ -44,7 +43,7 @@ use crate::{host, sys};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a command and returns the exit code.
-pub fn run(command: Command) -> Result<u8> {
+pub(crate) fn run(command: Command) -> Result<u8> {
     match command {
         Command::Help(text) => print(&text).map(|()| 0).context("help"),
         Command::Version => print(&version()).map(|()| 0).context("version"),

@@ -44,17 +44,17 @@ pub fn load(bundle: &Path) -> Result<Config> {
 }
 
 /// Reads a configuration from any file.
-pub fn load_file(path: &Path) -> Result<Config> {
+pub(crate) fn load_file(path: &Path) -> Result<Config> {
     parse(read(path)?)
 }
 
 /// Reads the process document of `exec --process`. `version` is the version of the container's configuration.
-pub fn load_process(path: &Path, version: Version) -> Result<(Process, Vec<String>)> {
+pub(crate) fn load_process(path: &Path, version: Version) -> Result<(Process, Vec<String>)> {
     parse_process(&read(path)?, version)
 }
 
 /// Reads a file that contains a `linux.seccomp` and nothing else.
-pub fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
+pub(crate) fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
     let text = read(path)?;
     parse_seccomp(&text).with_context(|| path.display().to_string())
 }
@@ -85,7 +85,7 @@ fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
 }
 
 /// Reads a regular file of at most [`MAX_SIZE`]. Other kinds are refused: reading a fifo might never return.
-pub fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     let _phase = trace::phase_of("read", || path.display());
     let file = fs::open(fs::CWD, path, fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
     if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
@@ -150,7 +150,7 @@ pub fn parse_resources(text: &str) -> Result<(Value, LinuxResources)> {
 }
 
 /// Converts a `linux.resources` document to the specification's type.
-pub fn typed_resources(mut value: Value) -> Result<LinuxResources> {
+pub(crate) fn typed_resources(mut value: Value) -> Result<LinuxResources> {
     repair::resources(&mut value);
     typed(&value)
 }

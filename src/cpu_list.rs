@@ -5,7 +5,7 @@
 use std::fmt;
 
 /// The largest number of CPUs or memory nodes that a kernel can be built for.
-pub const LARGEST: usize = 8192;
+pub(crate) const LARGEST: usize = 8192;
 
 /// A set of small numbers: bit n of word n / 64 is n. Never empty, unless it was made of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl fmt::Display for List {
 }
 
 /// Parses a list of numbers below `limit`.
-pub fn parse(text: &str, limit: usize) -> Result<Option<List>, String> {
+pub(crate) fn parse(text: &str, limit: usize) -> Result<Option<List>, String> {
     if text.is_empty() {
         return Ok(None);
     }

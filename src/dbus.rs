@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-pub use wire::{Call, Value};
+pub(crate) use wire::Call;
+pub use wire::Value;
 
 use crate::error::{Context, Kind, Result, fail};
 use crate::host;
@@ -45,7 +46,7 @@ const TEXT_MAX: usize = 1000;
 
 /// A method's error reply: its name, on which callers branch, and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallError {
+pub(crate) struct CallError {
     pub name: String,
     pub message: String,
 }
@@ -61,7 +62,7 @@ impl std::error::Error for CallError {}
 
 /// Returns the name of the error reply in an error's chain.
 #[must_use]
-pub fn error_name(error: &anyhow::Error) -> Option<&str> {
+pub(crate) fn error_name(error: &anyhow::Error) -> Option<&str> {
     error.downcast_ref::<CallError>().map(|e| e.name.as_str())
 }
 
@@ -75,7 +76,7 @@ struct Removed {
 
 /// A connection.
 #[derive(Debug)]
-pub struct Bus {
+pub(crate) struct Bus {
     socket: OwnedFd,
     serial: u32,
     /// The bytes that were read after the last message.
@@ -88,7 +89,7 @@ pub struct Bus {
 
 /// A method's answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub body: Vec<Value>,
     sender: Option<String>,
 }
@@ -96,7 +97,7 @@ pub struct Answer {
 impl Bus {
     /// Connects to the first of `places` that accepts a connection. At a `direct` place systemd itself
     /// listens.
-    pub fn connect(places: &[(Address, bool)]) -> Result<Self> {
+    pub(crate) fn connect(places: &[(Address, bool)]) -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         let mut first = None;
         for (address, direct) in places {
@@ -121,7 +122,7 @@ impl Bus {
 
     /// Reports whether the peer is systemd itself instead of a bus.
     #[must_use]
-    pub fn direct(&self) -> bool {
+    pub(crate) fn direct(&self) -> bool {
         self.direct
     }
 
@@ -216,7 +217,7 @@ impl Bus {
     }
 
     /// Calls a method and waits for its answer. An error reply is a [`CallError`].
-    pub fn call(&mut self, call: &Call) -> Result<Answer> {
+    pub(crate) fn call(&mut self, call: &Call) -> Result<Answer> {
         let deadline = Instant::now() + self.patience;
         let what = || call.member.to_string();
         let serial = self.send(call, true, deadline)?;
@@ -234,7 +235,7 @@ impl Bus {
     }
 
     /// Calls a method without waiting for its answer.
-    pub fn call_without_reply(&mut self, call: &Call) -> Result<()> {
+    pub(crate) fn call_without_reply(&mut self, call: &Call) -> Result<()> {
         self.send(call, false, Instant::now() + self.patience).map(drop)
     }
 
@@ -267,7 +268,7 @@ impl Bus {
 
     /// Waits for the end of the job in the `answer` to a call. Returns its result, which is `done` for
     /// success.
-    pub fn await_job(&mut self, answer: &Answer, what: &str) -> Result<String> {
+    pub(crate) fn await_job(&mut self, answer: &Answer, what: &str) -> Result<String> {
         let deadline = Instant::now() + self.patience;
         let [Value::Path(job)] = &answer.body[..] else {
             return Err(anyhow!("{what}: the answer is not a job"));

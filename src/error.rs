@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-pub use anyhow::{Context, Result};
+pub(crate) use anyhow::Context;
+pub use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 /// The reason why a command failed, if callers distinguish it from other reasons.
@@ -49,7 +50,7 @@ impl Kind {
 
 /// An error of a kind that a caller branches on.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub kind: Kind,
     pub message: String,
 }
@@ -63,7 +64,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// Returns a `Failure` as an error: `return Err(fail(Kind::NotFound, format!(...)))`.
-pub fn fail(kind: Kind, message: impl Into<String>) -> anyhow::Error {
+pub(crate) fn fail(kind: Kind, message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Failure { kind, message: message.into() })
 }
 
@@ -125,7 +126,7 @@ impl std::error::Error for Problems {}
 
 /// Returns the RFC 6901 pointer of a place: `/mounts/3/destination` for `mounts[3].destination`.
 #[must_use]
-pub fn pointer(place: &str) -> String {
+pub(crate) fn pointer(place: &str) -> String {
     let mut out = String::from("/");
     let mut quoted = false;
     for c in place.chars() {

@@ -60,7 +60,7 @@ pub struct Plan {
     pub poststop: Vec<Hook>,
 }
 
-pub fn plan(hooks: Option<&Hooks>, notes: &mut Notes) -> Plan {
+pub(crate) fn plan(hooks: Option<&Hooks>, notes: &mut Notes) -> Plan {
     let Some(hooks) = hooks else { return Plan::default() };
     let mut list = |name: &str, specs: &Option<Vec<Spec>>| {
         let specs = specs.as_deref().unwrap_or_default();
@@ -127,7 +127,7 @@ pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
 }
 
 /// Runs one hook. Its process calls `execute`, which returns only if that fails.
-pub fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Error) -> Result<()> {
+pub(crate) fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Error) -> Result<()> {
     let place = || format!("{} {}", hook.place, hook.path.to_string_lossy());
     let _phase = trace::phase_of("hook", place);
     let input = fs::memfd_with("state", state).with_context(place)?;

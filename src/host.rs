@@ -62,7 +62,7 @@ fn process(proc: BorrowedFd, labels: Option<bool>) -> Result<process::Host> {
 }
 
 /// Returns whether the kernel can create a mount namespace from one tree (`OPEN_TREE_NAMESPACE`).
-pub fn tree_namespaces() -> Result<bool> {
+pub(crate) fn tree_namespaces() -> Result<bool> {
     Ok(version(&task::kernel_release()?) >= Some(TREE_NAMESPACES))
 }
 
@@ -101,7 +101,7 @@ fn other_namespace() -> anyhow::Error {
 /// The id map does not show it: a namespace whose map is the identity has no more rights on the host than any
 /// other. Nor do the ioctls of ioctl_ns(2): they refuse a parent that is out of reach in the same way as the
 /// parent of the initial one.
-pub fn in_user_namespace() -> Result<bool> {
+pub(crate) fn in_user_namespace() -> Result<bool> {
     /// `PROC_USER_INIT_INO` of the kernel's proc_ns.h. The numbers of namespaces created later begin at
     /// 0xf0000000.
     const INITIAL: u64 = 0xefff_fffd;
@@ -114,7 +114,7 @@ pub fn in_user_namespace() -> Result<bool> {
 
 /// Returns an error if the kernel is too old. Otherwise a later call would fail with an errno that explains
 /// nothing.
-pub fn check_kernel() -> Result<()> {
+pub(crate) fn check_kernel() -> Result<()> {
     let release = task::kernel_release()?;
     match version(&release) {
         Some(found) if found < FLOOR => {
@@ -128,7 +128,7 @@ pub fn check_kernel() -> Result<()> {
 
 /// Returns an error if a call is refused that only later commands need. A seccomp filter around the runtime
 /// may not know the call. Then the container could be created, but not removed.
-pub fn check_calls() -> Result<()> {
+pub(crate) fn check_calls() -> Result<()> {
     let own = task::pidfd_open(nix::unistd::getpid().as_raw())?;
     Ok(task::pidfd_send_signal(own.as_fd(), 0)?)
 }

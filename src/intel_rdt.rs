@@ -13,7 +13,7 @@
 
 mod record;
 mod schemata;
-pub mod stats;
+pub(crate) mod stats;
 mod update;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,8 +29,8 @@ use crate::procstat;
 use crate::sys::{self, fs};
 use crate::trace;
 
-pub use record::ClassRecord;
-pub use update::{Update, kept};
+pub(crate) use record::ClassRecord;
+pub(crate) use update::{Update, kept};
 
 const PLACE: &str = "linux.intelRdt";
 
@@ -69,7 +69,7 @@ impl AsRef<str> for Line {
 }
 
 /// Decides the container's class. `mount` is the mount point of resctrl, if it is mounted.
-pub fn plan(asked: &LinuxIntelRdt, id: &str, mount: Option<&Path>, notes: &mut Notes) -> Option<Plan> {
+pub(crate) fn plan(asked: &LinuxIntelRdt, id: &str, mount: Option<&Path>, notes: &mut Notes) -> Option<Plan> {
     let before = notes.problems.0.len();
     let mount = mount.unwrap_or_else(|| {
         let hint = "(hint: mount -t resctrl resctrl /sys/fs/resctrl; only some processors have it)";
@@ -221,7 +221,7 @@ fn step(mount: &Path) -> u64 {
 }
 
 /// Compares the plan with the existing classes, and returns the record of what is to be created.
-pub fn claim(plan: &Plan) -> Result<ClassRecord> {
+pub(crate) fn claim(plan: &Plan) -> Result<ClassRecord> {
     plan.check_events()?;
     let shown = plan.group.display();
     let mut made = Vec::new();
@@ -254,7 +254,7 @@ pub fn claim(plan: &Plan) -> Result<ClassRecord> {
 
 /// Creates the recorded directories. A directory that another container has created by now is removed from
 /// the record.
-pub fn make(plan: &Plan, record: &mut ClassRecord) -> Result<()> {
+pub(crate) fn make(plan: &Plan, record: &mut ClassRecord) -> Result<()> {
     let _phase = trace::phase("resctrl class");
     for dir in record.made.clone() {
         let is_class = dir == plan.group;
@@ -296,7 +296,7 @@ fn explained(mount: &Path, error: sys::Error) -> anyhow::Error {
 
 /// Opens the files by which a process joins the class, and then its monitoring group, which accepts only
 /// members of the class.
-pub fn join_fds(record: &ClassRecord) -> Result<Vec<OwnedFd>> {
+pub(crate) fn join_fds(record: &ClassRecord) -> Result<Vec<OwnedFd>> {
     let dirs = std::iter::once(&record.group).chain(&record.monitor);
     let open = |dir: &PathBuf| fs::open(fs::CWD, &dir.join("tasks"), fs::O_WRONLY, 0);
     dirs.map(open).collect::<sys::Result<_>>().context(PLACE)
@@ -304,7 +304,7 @@ pub fn join_fds(record: &ClassRecord) -> Result<Vec<OwnedFd>> {
 
 /// Moves the calling process into the groups of [`join_fds`]. It writes 0, since its id may be one of another
 /// pid namespace.
-pub fn join(join_fds: Vec<OwnedFd>) -> Result<()> {
+pub(crate) fn join(join_fds: Vec<OwnedFd>) -> Result<()> {
     for tasks in &join_fds {
         fs::write_open(tasks.as_fd(), b"0\n").context("linux.intelRdt: joining the class")?;
     }
@@ -315,7 +315,7 @@ pub fn join(join_fds: Vec<OwnedFd>) -> Result<()> {
 /// Removes the directories that were created for the container. A class with other processes is left, because
 /// its removal would move them to the default class. Other containers can share every class by its name, also
 /// one that is named by a container's id.
-pub fn remove(record: &ClassRecord) -> Result<()> {
+pub(crate) fn remove(record: &ClassRecord) -> Result<()> {
     for dir in record.made.iter().rev() {
         if *dir == record.group && has_processes(dir)? {
             let hint = "(hint: rmdir it when they have ended)";

@@ -1,31 +1,36 @@
 //! corten: an OCI low-level container runtime. See docs/architecture.md.
 
-pub mod cgroups;
-pub mod cli;
-pub mod commands;
-pub mod config;
-pub mod cpu_list;
-pub mod dbus;
-pub mod error;
-#[doc(hidden)]
-pub mod fuzzing;
-pub mod hooks;
-pub mod host;
-pub mod intel_rdt;
-pub mod launch;
-pub mod log;
-pub mod namespaces;
-pub mod plan;
-pub mod process;
-pub mod procstat;
-pub mod rootfs;
-pub mod seccomp;
-pub mod startup;
-pub mod state;
+mod cgroups;
+mod cli;
+mod commands;
+mod config;
+mod cpu_list;
+mod dbus;
+mod error;
+mod hooks;
+mod host;
+mod intel_rdt;
+mod launch;
+mod log;
+mod namespaces;
+mod plan;
+mod process;
+mod procstat;
+mod rootfs;
+mod seccomp;
+mod startup;
+mod state;
 #[allow(unsafe_code)]
-pub mod sys;
-pub mod trace;
+mod sys;
+#[doc(hidden)]
+pub mod testing;
+mod trace;
 mod wait;
 
+pub use startup::arena::Arena;
+pub use startup::run::run;
+pub use sys::args::keep as keep_arguments;
+pub use sys::task::trap;
+
 /// The newest runtime-spec that corten implements.
-pub const SPEC_VERSION: &str = "1.3.0";
+pub(crate) const SPEC_VERSION: &str = "1.3.0";

@@ -17,7 +17,7 @@ use crate::error::{self, Context, Problems, Result};
 use crate::sys;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     #[default]
     Text,
     Json,
@@ -25,7 +25,7 @@ pub enum Format {
 
 impl Format {
     #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         match word {
             "text" => Some(Self::Text),
             "json" => Some(Self::Json),
@@ -36,7 +36,7 @@ impl Format {
 
 /// The levels of the log. Each includes the levels before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     Error,
     #[default]
     Warning,
@@ -46,7 +46,7 @@ pub enum Level {
 
 impl Level {
     #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         match word {
             "error" | "fatal" | "panic" => Some(Self::Error),
             "warning" | "warn" => Some(Self::Warning),
@@ -68,7 +68,7 @@ impl Level {
 
 /// `--log`, `--log-format`, `--log-level` and `--debug`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     pub file: Option<PathBuf>,
     pub format: Format,
     pub level: Level,
@@ -89,7 +89,7 @@ fn log() -> MutexGuard<'static, Log> {
 }
 
 /// Opens the log. It is called before anything that can fail, so that the log contains every failure.
-pub fn init(options: &Options) -> Result<()> {
+pub(crate) fn init(options: &Options) -> Result<()> {
     let mut log = log();
     log.format = options.format;
     log.level = options.level;
@@ -106,12 +106,12 @@ fn sys_error(call: String, error: &std::io::Error) -> sys::Error {
 }
 
 /// Adds a warning. The command continues.
-pub fn warn(text: impl Into<String>) {
+pub(crate) fn warn(text: impl Into<String>) {
     log().warnings.push(text.into());
 }
 
 /// Writes a record at once if the level is `debug`.
-pub fn debug(text: impl FnOnce() -> String) {
+pub(crate) fn debug(text: impl FnOnce() -> String) {
     let mut log = log();
     if log.level >= Level::Debug {
         let record = Record::new(Level::Debug, one_line(&text()));
@@ -120,7 +120,7 @@ pub fn debug(text: impl FnOnce() -> String) {
 }
 
 /// Writes the warnings of a command that succeeded.
-pub fn flush() {
+pub(crate) fn flush() {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
     if log.level < Level::Warning {
@@ -137,7 +137,7 @@ pub fn flush() {
 }
 
 /// Reports a failure: one record in the log, and on stderr only the message, because engines match on it.
-pub fn error(error: &anyhow::Error) {
+pub(crate) fn error(error: &anyhow::Error) {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
     let mut message = one_line(&format!("{error:#}"));
@@ -225,7 +225,7 @@ impl Log {
 /// Escapes the control characters of a text. Names in messages come from users, and a message must stay on
 /// one line.
 #[must_use]
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
@@ -235,14 +235,14 @@ pub fn one_line(text: &str) -> String {
 
 /// Returns the current time in the format of RFC 3339.
 #[must_use]
-pub fn now() -> String {
+pub(crate) fn now() -> String {
     // A clock that is before 1970 counts as 1970.
     rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// Formats the time since 1970-01-01T00:00:00Z in UTC, with nanoseconds.
 #[must_use]
-pub fn rfc3339(since_epoch: Duration) -> String {
+pub(crate) fn rfc3339(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
     let (year, month, day) = date(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);

@@ -10,8 +10,8 @@
 //! as its sibling, and ends.
 
 mod apply;
-pub mod idmap;
-pub mod netdev;
+pub(crate) mod idmap;
+pub(crate) mod netdev;
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -21,14 +21,14 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use crate::error::Notes;
 
-pub use apply::{
+pub(crate) use apply::{
     Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace_of, join, join_all, open,
     open_offsets, write_offsets,
 };
-pub use idmap::IdMap;
+pub(crate) use idmap::IdMap;
 
 /// A kind of namespace: the kernel's flag, the specification's name, and the file in `/proc/PID/ns`.
-pub struct Kind {
+pub(crate) struct Kind {
     pub flag: i32,
     pub name: &'static str,
     pub file: &'static str,
@@ -37,7 +37,7 @@ pub struct Kind {
 
 /// All kinds, in the order in which namespaces are joined. The user namespace gives the rights over the others. The mount
 /// namespace comes last, since without it the host's paths are gone.
-pub const KINDS: [Kind; 8] = [
+pub(crate) const KINDS: [Kind; 8] = [
     Kind { flag: libc::CLONE_NEWUSER, name: "user", file: "user", typ: LinuxNamespaceType::User },
     Kind { flag: libc::CLONE_NEWCGROUP, name: "cgroup", file: "cgroup", typ: LinuxNamespaceType::Cgroup },
     Kind { flag: libc::CLONE_NEWIPC, name: "ipc", file: "ipc", typ: LinuxNamespaceType::Ipc },
@@ -50,7 +50,7 @@ pub const KINDS: [Kind; 8] = [
 
 /// Returns the names of all kinds, sorted.
 #[must_use]
-pub fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     let mut names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
     names.sort_unstable();
     names
@@ -58,7 +58,7 @@ pub fn names() -> Vec<&'static str> {
 
 /// Returns the kind with this flag.
 #[must_use]
-pub fn kind(flag: i32) -> Option<&'static Kind> {
+pub(crate) fn kind(flag: i32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.flag == flag)
 }
 
@@ -148,7 +148,7 @@ impl Plan {
 }
 
 /// Plans the namespaces (config-linux.md#namespaces), the id mappings, the clock offsets and the names.
-pub fn plan(spec: &Spec, notes: &mut Notes) -> Plan {
+pub(crate) fn plan(spec: &Spec, notes: &mut Notes) -> Plan {
     let mut plan =
         Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone(), ..Plan::default() };
     if let Some(linux) = spec.linux() {
@@ -171,7 +171,7 @@ pub fn plan(spec: &Spec, notes: &mut Notes) -> Plan {
 }
 
 /// Checks the combinations with a mount namespace, or without one, that are not possible.
-pub fn check_mounts(plan: &Plan, no_pivot: bool, notes: &mut Notes) {
+pub(crate) fn check_mounts(plan: &Plan, no_pivot: bool, notes: &mut Notes) {
     let user = plan.has(libc::CLONE_NEWUSER);
     let joined = plan.join.iter().find(|join| join.flag == libc::CLONE_NEWNS);
     match joined {

@@ -202,7 +202,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
 }
 
 /// Returns what a process can be given. The first process of a user namespace holds every capability.
-pub fn process_host(host: &Host, user_namespace: bool) -> process::Host {
+pub(crate) fn process_host(host: &Host, user_namespace: bool) -> process::Host {
     let capabilities =
         if user_namespace { capabilities::Held::IN_USER_NAMESPACE } else { host.process.capabilities };
     process::Host { capabilities, ..host.process }

@@ -6,20 +6,20 @@
 //! rlimits come while the process is still privileged and leads its own process group. Labels, credentials,
 //! lookup and execve follow.
 
-pub mod affinity;
-pub mod capabilities;
-pub mod credentials;
-pub mod env;
-pub mod io_priority;
-pub mod landlock;
-pub mod lookup;
-pub mod lsm;
-pub mod memory_policy;
-pub mod personality;
-pub mod rlimits;
-pub mod scheduler;
-pub mod sysctl;
-pub mod users;
+pub(crate) mod affinity;
+pub(crate) mod capabilities;
+pub(crate) mod credentials;
+pub(crate) mod env;
+pub(crate) mod io_priority;
+pub(crate) mod landlock;
+pub(crate) mod lookup;
+pub(crate) mod lsm;
+pub(crate) mod memory_policy;
+pub(crate) mod personality;
+pub(crate) mod rlimits;
+pub(crate) mod scheduler;
+pub(crate) mod sysctl;
+pub(crate) mod users;
 
 use std::collections::HashMap;
 use std::ffi::CString;

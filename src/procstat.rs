@@ -63,7 +63,7 @@ pub(crate) fn read_stat(pid: i32) -> Result<Option<Stat>> {
 }
 
 /// Returns the id of this boot of the machine. It is read once, since we do not outlive the boot.
-pub fn boot_id() -> Result<&'static str> {
+pub(crate) fn boot_id() -> Result<&'static str> {
     static ID: OnceLock<String> = OnceLock::new();
     if let Some(id) = ID.get() {
         return Ok(id);
@@ -73,22 +73,22 @@ pub fn boot_id() -> Result<&'static str> {
 }
 
 /// Returns when a process started, in the kernel's ticks after boot, or `None` if there is no such process.
-pub fn start_time(pid: i32) -> Result<Option<u64>> {
+pub(crate) fn start_time(pid: i32) -> Result<Option<u64>> {
     Ok(read_stat(pid)?.map(|stat| stat.start_time))
 }
 
 /// Reports whether there is such a process or thread, and it has not ended.
-pub fn runs(pid: i32) -> Result<bool> {
+pub(crate) fn runs(pid: i32) -> Result<bool> {
     Ok(read_stat(pid)?.is_some_and(|stat| !stat.dead()))
 }
 
 /// Returns the state of a process, a letter of proc_pid_stat(5), or `None` if there is no such process.
-pub fn state_letter(pid: i32) -> Result<Option<char>> {
+pub(crate) fn state_letter(pid: i32) -> Result<Option<char>> {
     Ok(read_stat(pid)?.map(|stat| stat.state))
 }
 
 /// Reports whether the process has ended without having executed a program. A process that does not exist any
 /// more is taken to have executed one.
-pub fn ended_before_exec(pid: i32) -> Result<bool> {
+pub(crate) fn ended_before_exec(pid: i32) -> Result<bool> {
     Ok(read_stat(pid)?.is_some_and(|stat| stat.dead() && stat.before_exec()))
 }

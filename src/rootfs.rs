@@ -10,9 +10,9 @@ mod copyup;
 mod devices;
 mod mounts;
 pub(crate) mod no_pivot;
-pub mod options;
+pub(crate) mod options;
 mod pivot;
-pub mod resolve;
+pub(crate) mod resolve;
 mod root;
 mod root_namespace;
 mod sources;
@@ -27,15 +27,16 @@ use crate::error::Notes;
 use crate::sys::mount::MS_UNBINDABLE;
 use crate::{cgroups, namespaces};
 
-pub use apply::mount_all;
-pub use devices::Device;
-pub use mounts::{IdMapping, Kind, Mount, NOTIFY_SOCKET, names};
+pub(crate) use apply::mount_all;
+pub(crate) use devices::Device;
+pub(crate) use mounts::{IdMapping, Kind, Mount};
+pub(crate) use mounts::{NOTIFY_SOCKET, names};
 use options::Propagate;
-pub use pivot::{detach, mounted};
-pub use root::Root;
-pub use root_namespace::mount_root_only;
-pub use sources::{Open, Sources, open_sources};
-pub use terminal::{Terminal, terminal};
+pub(crate) use pivot::{detach, mounted};
+pub(crate) use root::Root;
+pub(crate) use root_namespace::mount_root_only;
+pub(crate) use sources::{Open, Sources, open_sources};
+pub(crate) use terminal::{Terminal, terminal};
 
 /// The mount namespace that the container ends in. Its mounts are always made in a private one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +121,7 @@ impl Plan {
 
 /// Plans the root file system (config.md#root, #mounts; config-linux.md#default-devices, #devices,
 /// #rootfs-mount-propagation, #masked-paths, #readonly-paths).
-pub fn plan(spec: &Spec, bundle: &Path, facts: &Facts, notes: &mut Notes) -> Plan {
+pub(crate) fn plan(spec: &Spec, bundle: &Path, facts: &Facts, notes: &mut Notes) -> Plan {
     let linux = spec.linux().as_ref();
     let root = spec.root().as_ref();
     let path = root.map(|root| root.path().clone()).unwrap_or_default();

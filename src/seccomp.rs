@@ -7,11 +7,11 @@
 //! `listener` sends the descriptor of a filter with SCMP_ACT_NOTIFY to the agent that answers.
 
 mod abi;
-pub mod bpf;
+pub(crate) mod bpf;
 mod compile;
-pub mod dump;
+pub(crate) mod dump;
 mod explain;
-pub mod listener;
+pub(crate) mod listener;
 mod syscalls;
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ pub struct Listener {
 }
 
 /// The specification's actions, operators and flags, for `features`.
-pub const ACTIONS: &[&str] = &[
+pub(crate) const ACTIONS: &[&str] = &[
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
     "SCMP_ACT_KILL",
@@ -69,7 +69,7 @@ pub const ACTIONS: &[&str] = &[
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
-pub const OPERATORS: &[&str] = &[
+pub(crate) const OPERATORS: &[&str] = &[
     "SCMP_CMP_EQ",
     "SCMP_CMP_GE",
     "SCMP_CMP_GT",
@@ -78,7 +78,7 @@ pub const OPERATORS: &[&str] = &[
     "SCMP_CMP_MASKED_EQ",
     "SCMP_CMP_NE",
 ];
-pub const FLAGS: &[&str] = &[
+pub(crate) const FLAGS: &[&str] = &[
     "SECCOMP_FILTER_FLAG_LOG",
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
     "SECCOMP_FILTER_FLAG_TSYNC",
@@ -87,7 +87,7 @@ pub const FLAGS: &[&str] = &[
 
 /// Returns the specification's architectures, for `features`.
 #[must_use]
-pub fn archs() -> Vec<&'static str> {
+pub(crate) fn archs() -> Vec<&'static str> {
     abi::names()
 }
 

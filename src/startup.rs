@@ -8,11 +8,13 @@
 //! 2. `main.rs`: C's `main`, which replaces std's start-up code, and a replacement of the C library's
 //!    `abort`.
 //! 3. [`arena`]: the allocator.
-//! 4. [`seal`]: seals the executable if the first instructions did not, and reports why it cannot be sealed.
+//! 4. [`run`](run::run()): opens the log and runs the command.
+//! 5. [`seal`]: seals the executable if the first instructions did not, and reports why it cannot be sealed.
 //!
 //! `entry.rs` and `main.rs` define symbols that only an executable may have: `src/main.rs` includes them. The
 //! tests of the library have an entry of their own.
 
 #[allow(unsafe_code)]
-pub mod arena;
-pub mod seal;
+pub(crate) mod arena;
+pub(crate) mod run;
+pub(crate) mod seal;

@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub use process::pidfd;
-pub use record::{Document, Owner, Record, Status, document, owner, spec_state};
+pub(crate) use process::pidfd;
+pub(crate) use record::{Document, owner};
+pub use record::{Record, Status, document, spec_state};
 
 use crate::cgroups::CgroupRecord;
 use crate::error::{Context, Kind, Result, fail, kind};
@@ -37,9 +38,9 @@ use crate::{trace, wait};
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
 /// The socket to which `start` connects.
-pub const START_SOCKET: &str = "start.sock";
+pub(crate) const START_SOCKET: &str = "start.sock";
 /// The container's notification socket. This single file is bound into the container.
-pub const NOTIFY_SOCKET: &str = "notify.sock";
+pub(crate) const NOTIFY_SOCKET: &str = "notify.sock";
 /// The names of all files that corten creates in a container's directory.
 const OURS: [&str; 6] = [CONFIG, "config.json.new", STATE, "state.json.new", START_SOCKET, NOTIFY_SOCKET];
 const MAX_FILE: u64 = 64 << 20;
@@ -51,7 +52,7 @@ const TRIES: u32 = 10;
 const DELETED: &str = ".deleted:";
 
 /// Checks an id. As in runc, it consists of letters, digits, `_`, `+`, `-` and `.`, and is not a path.
-pub fn check_id(id: &str) -> Result<()> {
+pub(crate) fn check_id(id: &str) -> Result<()> {
     if id.is_empty() {
         return Err(fail(Kind::Usage, "container id cannot be empty"));
     }
@@ -65,7 +66,7 @@ pub fn check_id(id: &str) -> Result<()> {
 }
 
 /// Returns the directory of all states: `--root`, or else that of [`choose_root`].
-pub fn root(given: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn root(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         return std::path::absolute(path).with_context(|| format!("--root {path:?}"));
     }
@@ -96,7 +97,7 @@ fn choose_root(
 
 /// A container's directory, open.
 #[derive(Debug)]
-pub struct Dir {
+pub(crate) struct Dir {
     root: OwnedFd,
     id: String,
     fd: OwnedFd,
@@ -133,7 +134,7 @@ fn open_dir(parent: &OwnedFd, name: &Path) -> sys::Result<OwnedFd> {
 }
 
 /// Creates a container's directory and locks it. Of two callers with the same id, one fails.
-pub fn create_dir(root: &Path, id: &str) -> Result<Dir> {
+pub(crate) fn create_dir(root: &Path, id: &str) -> Result<Dir> {
     let _phase = trace::phase("make the state directory");
     check_id(id)?;
     // `gc` or `delete --force` may remove the directory in between: it is empty, like the leftover of a
@@ -181,7 +182,7 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
 }
 
 /// Opens a container's directory, without the lock. Fails if it belongs to another user.
-pub fn open(root: &Path, id: &str) -> Result<Dir> {
+pub(crate) fn open(root: &Path, id: &str) -> Result<Dir> {
     let _phase = trace::phase("open the state directory");
     check_id(id)?;
     // It is absent if it is so twice. One wrong answer of the kernel is not believed, and a `create` in
@@ -198,14 +199,14 @@ pub fn open(root: &Path, id: &str) -> Result<Dir> {
 }
 
 /// Opens the directory of all states. Returns `None` if it does not exist.
-pub fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
+pub(crate) fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
     Ok(fs::existing(fs::CWD, root, || fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0))?)
 }
 
 /// Returns the record and the status of a container whose `create` has finished. `buffer` is used to read the
 /// record. Returns `None` for all other containers, which need [`open`]. For many containers this costs half
 /// as much as [`open`].
-pub fn read_status(
+pub(crate) fn read_status(
     root: &OwnedFd,
     id: &str,
     buffer: &mut Vec<u8>,
@@ -243,14 +244,14 @@ fn status(
 
 /// An entry of the directory of all states.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Entry {
+pub(crate) enum Entry {
     Container(String),
     /// The directory of a container of that id whose `delete` is at its last step, or was killed there.
     Deleted(String),
 }
 
 /// Returns all entries, sorted.
-pub fn entries(root: &Path) -> Result<Vec<Entry>> {
+pub(crate) fn entries(root: &Path) -> Result<Vec<Entry>> {
     open_root(root)?.map_or(Ok(Vec::new()), |parent| entries_in(&parent))
 }
 
@@ -269,7 +270,7 @@ fn entries_in(parent: &OwnedFd) -> Result<Vec<Entry>> {
 }
 
 /// Returns the ids of all containers, sorted. Removes the leftovers of a `delete` that was killed.
-pub fn ids(root: &OwnedFd) -> Result<Vec<String>> {
+pub(crate) fn ids(root: &OwnedFd) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for entry in entries_in(root)? {
         match entry {
@@ -283,7 +284,7 @@ pub fn ids(root: &OwnedFd) -> Result<Vec<String>> {
 }
 
 /// Reports whether there is an [`Entry::Deleted`] that no `delete` is removing.
-pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
+pub(crate) fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
     let parent = fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
     let dir = match open_dir(&parent, &deleted_name(id)) {
         Err(e) if e.errno == Errno::ENOENT => return Ok(false),
@@ -295,7 +296,7 @@ pub fn deleted_is_left(root: &Path, id: &str) -> Result<bool> {
 }
 
 /// Removes the leftovers of a `delete` that was killed at its last step.
-pub fn purge_deleted(root: &Path, id: &str) -> Result<()> {
+pub(crate) fn purge_deleted(root: &Path, id: &str) -> Result<()> {
     open_root(root)?.map_or(Ok(()), |parent| purge(&parent, &deleted_name(id)))
 }
 
@@ -324,18 +325,18 @@ fn purge(parent: &OwnedFd, name: &Path) -> Result<()> {
 
 impl Dir {
     #[must_use]
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// Returns the directory, for the files that other modules keep in it. [`Dir::remove`] removes them.
     #[must_use]
-    pub fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
     /// Waits for the lock, which lasts as long as this value. Fails if the container is deleted before.
-    pub fn lock(&self, patience: Duration) -> Result<()> {
+    pub(crate) fn lock(&self, patience: Duration) -> Result<()> {
         let _phase = trace::phase("lock");
         // flock(2) has no timeout, and the signal of a timer could interrupt other calls.
         let locked =
@@ -362,7 +363,7 @@ impl Dir {
     }
 
     /// Releases the lock, so that other commands may change the container.
-    pub fn unlock(&self) -> Result<()> {
+    pub(crate) fn unlock(&self) -> Result<()> {
         self.locked.set(false);
         Ok(fs::unlock(self.fd.as_fd())?)
     }
@@ -407,28 +408,28 @@ impl Dir {
     /// Saves the bundle's configuration as it was read. It must be saved after the record: a configuration
     /// without a record means that the record is lost. No command reads it before the container's process is
     /// recorded.
-    pub fn save_config(&self, text: &str) -> Result<()> {
+    pub(crate) fn save_config(&self, text: &str) -> Result<()> {
         self.write(Path::new(CONFIG), text.as_bytes()).context("keeping config.json")
     }
 
     /// Replaces the saved configuration.
-    pub fn replace_config(&self, text: &str) -> Result<()> {
+    pub(crate) fn replace_config(&self, text: &str) -> Result<()> {
         self.replace(CONFIG, text.as_bytes()).context("keeping config.json")
     }
 
     /// Returns the configuration with which the container was created, as changed by `update`.
-    pub fn load_config(&self) -> Result<String> {
+    pub(crate) fn load_config(&self) -> Result<String> {
         let bytes = self.read(CONFIG)?.ok_or_else(|| self.unfinished())?;
         String::from_utf8(bytes).context(CONFIG)
     }
 
-    pub fn save(&self, record: &Record) -> Result<()> {
+    pub(crate) fn save(&self, record: &Record) -> Result<()> {
         let bytes = serde_json::to_vec(record).context("state.json")?;
         self.replace(STATE, &bytes).context("keeping the state")
     }
 
     /// Returns the record, or `None` if `create` has not written one yet, or was killed before.
-    pub fn find_record(&self) -> Result<Option<Record>> {
+    pub(crate) fn find_record(&self) -> Result<Option<Record>> {
         let Some(bytes) = self.read(STATE)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
             .with_context(|| format!("container {:?}: state.json", self.id))
@@ -437,21 +438,21 @@ impl Dir {
 
     /// Reports whether the directory is as [`create_dir`] creates it, and contains only our files. A user who
     /// gives a wrong `--root` must not lose other files.
-    pub fn is_ours(&self) -> Result<bool> {
+    pub(crate) fn is_ours(&self) -> Result<bool> {
         let ours = |name: &PathBuf| OURS.iter().any(|ours| name.as_os_str() == *ours);
         let private = fs::fstat(self.fd.as_fd())?.st_mode & 0o077 == 0;
         Ok(private && fs::list_dir(self.fd.as_fd())?.iter().all(ours))
     }
 
     /// Reports whether the record is lost: the configuration exists, before which `create` writes the record.
-    pub fn lost_record(&self) -> Result<bool> {
+    pub(crate) fn lost_record(&self) -> Result<bool> {
         let config = Path::new(CONFIG);
         Ok(fs::existing(self.fd.as_fd(), config, || fs::stat_at(self.fd.as_fd(), config))?.is_some())
     }
 
     /// Returns the records of the user's other containers of this root. One that is damaged or not yet
     /// written is skipped.
-    pub fn others(&self) -> Result<Vec<Record>> {
+    pub(crate) fn others(&self) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         for name in fs::list_dir(self.root.as_fd())? {
             let path = name.join(STATE);
@@ -478,7 +479,7 @@ impl Dir {
     /// A stopped container with the same cgroup does not count if it was created before `created`: since
     /// `create` refuses a cgroup with processes, those in it now belong to the later container. A stopped
     /// container with a sub-cgroup does not count if that has no processes (`populated`).
-    pub fn shares_cgroup(
+    pub(crate) fn shares_cgroup(
         &self,
         cgroup: &CgroupRecord,
         created: &str,
@@ -506,7 +507,7 @@ impl Dir {
     }
 
     /// Returns the record. Fails if there is none.
-    pub fn load(&self) -> Result<Record> {
+    pub(crate) fn load(&self) -> Result<Record> {
         self.find_record()?.ok_or_else(|| self.unfinished())
     }
 
@@ -517,13 +518,17 @@ impl Dir {
     }
 
     /// Derives the status from the process and, if it runs, from `frozen`.
-    pub fn status(&self, record: &Record, frozen: impl FnOnce(&CgroupRecord) -> bool) -> Result<Status> {
+    pub(crate) fn status(
+        &self,
+        record: &Record,
+        frozen: impl FnOnce(&CgroupRecord) -> bool,
+    ) -> Result<Status> {
         status(record, || self.in_use(), frozen)
     }
 
     /// Removes the container's directory. The id is free at once. If the command is killed in between, the
     /// leftover is in nobody's way.
-    pub fn remove(self) -> Result<()> {
+    pub(crate) fn remove(self) -> Result<()> {
         let _phase = trace::phase("remove the state directory");
         let id = Path::new(&self.id);
         let trash = deleted_name(&self.id);

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-pub use timeline::timeline;
+pub(crate) use timeline::timeline;
 
 use crate::error::{Kind, Result, fail};
 use crate::log;
@@ -64,17 +64,17 @@ static BLIND: AtomicBool = AtomicBool::new(false);
 
 /// A phase. Dropping it ends the phase.
 #[must_use]
-pub struct Phase(usize);
+pub(crate) struct Phase(usize);
 
 /// Begins a phase.
 #[inline]
-pub fn phase(name: &'static str) -> Phase {
+pub(crate) fn phase(name: &'static str) -> Phase {
     phase_of(name, || "")
 }
 
 /// Begins a phase with a detail, such as a path. `of` is called only if there is a trace.
 #[inline]
-pub fn phase_of<D: Display>(name: &'static str, of: impl FnOnce() -> D) -> Phase {
+pub(crate) fn phase_of<D: Display>(name: &'static str, of: impl FnOnce() -> D) -> Phase {
     TRACE.get().map_or(Phase(0), |trace| Phase(trace.note(now(), name, &of())))
 }
 
@@ -202,7 +202,7 @@ impl Trace {
 /// Begins the trace. `since` is the time at which this process began. A sealed copy reads the time at which
 /// the command began from argv[0]. If the trace cannot be written, a warning says so and the command
 /// continues.
-pub fn begin(path: &Path, since: u64, args: &[OsString]) {
+pub(crate) fn begin(path: &Path, since: u64, args: &[OsString]) {
     let before = args.first().and_then(|name| name.to_str()?.strip_prefix(CARRIED)).map(|times| {
         let (first, sealed) = times.split_once(',').unwrap_or_default();
         let time = |text| u64::from_str_radix(text, 16).unwrap_or(since).min(since);
@@ -257,7 +257,7 @@ fn open(path: &Path) -> Result<File> {
 
 /// Returns the arguments for the sealed copy, with the times that [`begin`] reads.
 #[must_use]
-pub fn carried(args: &'static [CString]) -> Cow<'static, [CString]> {
+pub(crate) fn carried(args: &'static [CString]) -> Cow<'static, [CString]> {
     let Some(trace) = TRACE.get() else { return args.into() };
     let since = trace.word(1, 0).load(Ordering::Relaxed);
     let name = CString::new(format!("{CARRIED}{since:016x},{:016x}", now()));
@@ -265,7 +265,7 @@ pub fn carried(args: &'static [CString]) -> Cow<'static, [CString]> {
 }
 
 /// Begins the phases of a new clone, which calls this.
-pub fn in_clone() {
+pub(crate) fn in_clone() {
     if let Some(trace) = TRACE.get() {
         PROCESS.fetch_add(1, Ordering::Relaxed);
         clock_changed();
@@ -276,7 +276,7 @@ pub fn in_clone() {
 
 /// Records the id of a process that was just cloned. If it replaces an intermediate process, that process has
 /// ended.
-pub fn cloned(pid: i32) {
+pub(crate) fn cloned(pid: i32) {
     let Some(trace) = TRACE.get() else { return };
     let count =
         (0..json::PROCESSES).take_while(|i| trace.word(0, 1 + i).load(Ordering::Relaxed) != 0).count();
@@ -287,14 +287,14 @@ pub fn cloned(pid: i32) {
 }
 
 /// Ends the phases of all clones: they have executed the program or died.
-pub fn gone() {
+pub(crate) fn gone() {
     if let Some(trace) = TRACE.get() {
         trace.close(1..json::PROCESSES);
     }
 }
 
 /// Measures the clock again, because the process may have entered a time namespace.
-pub fn clock_changed() {
+pub(crate) fn clock_changed() {
     if let Some(trace) = TRACE.get() {
         let ahead = trace.drift - drift();
         // A smaller difference is the usual drift between the two clocks.
@@ -314,14 +314,14 @@ fn drift() -> i64 {
 
 /// Stops recording in this process unless the seccomp filter that will be loaded allows it to read the clock.
 /// Without a vDSO that is a system call.
-pub fn blind_unless(allowed: impl FnOnce() -> bool) {
+pub(crate) fn blind_unless(allowed: impl FnOnce() -> bool) {
     if TRACE.get().is_some() && !allowed() {
         BLIND.store(true, Ordering::Relaxed);
     }
 }
 
 /// Writes the trace, also after an error.
-pub fn finish() {
+pub(crate) fn finish() {
     let Some(trace) = TRACE.get() else { return };
     if let Err(e) = (&trace.file).write_all(json::document(trace, now()).as_bytes()) {
         log::warn(format!("{}: {e}, ignoring", trace.place));

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use corten::cgroups::{self, Cgroup, Directory, Host, Manager, Plan, Request};
-use corten::error::{Kind, Notes, kind};
-use corten::sys::{bpf, task};
+use corten::testing::cgroups::{self, Cgroup, Directory, Host, Manager, Plan, Request};
+use corten::testing::error::{Kind, Notes, kind};
+use corten::testing::sys::{bpf, task};
 use harness::View;
 use oci_spec::runtime::LinuxResources;
 

@@ -6,10 +6,10 @@
 use std::fs;
 use std::path::Path;
 
-use corten::cgroups::{self, Manager};
-use corten::host::{self, Host};
-use corten::process::{self, capabilities::Held, lsm};
-use corten::{config, plan};
+use corten::testing::cgroups::{self, Manager};
+use corten::testing::host::{self, Host};
+use corten::testing::process::{self, capabilities::Held, lsm};
+use corten::testing::{config, plan};
 
 /// Returns a host that does not depend on the machine of the test.
 fn host(rootless: bool) -> Host {

@@ -16,18 +16,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use caps::Capability;
-use corten::error::{Notes, Result};
-use corten::hooks::{self, Hook};
-use corten::process::capabilities::Sets;
-use corten::process::credentials::{self, Groups, Status, User};
-use corten::process::rlimits::Rlimit;
-use corten::process::{
+use corten::testing::error::{Notes, Result};
+use corten::testing::hooks::{self, Hook};
+use corten::testing::process::capabilities::Sets;
+use corten::testing::process::credentials::{self, Groups, Status, User};
+use corten::testing::process::rlimits::Rlimit;
+use corten::testing::process::{
     affinity, env, io_priority, lookup, lsm, memory_policy, personality, rlimits, scheduler,
 };
-use corten::sys;
-use corten::sys::process::Limit;
-use corten::sys::task::Forked;
-use corten::sys::{fs, task};
+use corten::testing::sys;
+use corten::testing::sys::process::Limit;
+use corten::testing::sys::task::Forked;
+use corten::testing::sys::{fs, task};
 use harness::View;
 
 /// Runs the body of the calling test isolated, in a fork of the test's process.

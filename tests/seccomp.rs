@@ -8,9 +8,9 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 
-use corten::error::Notes;
-use corten::seccomp::{self, Plan, bpf, listener};
-use corten::sys;
+use corten::testing::error::Notes;
+use corten::testing::seccomp::{self, Plan, bpf, listener};
+use corten::testing::sys;
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxSeccomp;
 

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use corten::error::Notes;
-use corten::seccomp::{self, bpf};
+use corten::testing::error::Notes;
+use corten::testing::seccomp::{self, bpf};
 use libc::sock_filter;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
 use serde_json::{Value, json};

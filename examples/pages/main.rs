@@ -13,8 +13,8 @@ mod zsh;
 use std::path::Path;
 use std::{env, fs, io};
 
-use corten::cli::table::{GLOBALS, Operands, Opt, Takes, Verb};
-use corten::commands::VERBS;
+use corten::testing::cli::table::{GLOBALS, Operands, Opt, Takes, Verb};
+use corten::testing::commands::VERBS;
 
 /// The option that clap adds to every command.
 const HELP: Opt = Opt { long: "help", short: Some('h'), takes: Takes::Switch, help: "print this help" };

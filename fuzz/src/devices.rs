@@ -6,10 +6,10 @@ mod reading;
 
 use std::collections::BTreeSet;
 
-use corten::cgroups::devices::{self, Rule, Type};
-use corten::cgroups::{self, Manager, Write};
-use corten::error::Notes;
-use corten::sys::bpf::Instruction;
+use corten::testing::cgroups::devices::{self, Rule, Type};
+use corten::testing::cgroups::{self, Manager, Write};
+use corten::testing::error::Notes;
+use corten::testing::sys::bpf::Instruction;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use serde_json::{Value, json};
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use corten::cgroups::{self, Manager, Plan, Write};
-use corten::config::{self, Config, Version};
-use corten::error::{Notes, Result};
-use corten::fuzzing::{self, BusValue};
-use corten::host::{self, Host};
-use corten::plan;
-use corten::process::{self, capabilities::Held, lsm};
-use corten::state::{self, Record, Status};
+use corten::testing::cgroups::{self, Manager, Plan, Write};
+use corten::testing::config::{self, Config, Version};
+use corten::testing::error::{Notes, Result};
+use corten::testing::fuzzing::{self, BusValue};
+use corten::testing::host::{self, Host};
+use corten::testing::plan;
+use corten::testing::process::{self, capabilities::Held, lsm};
+use corten::testing::state::{self, Record, Status};
 use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::{Value, json};
 

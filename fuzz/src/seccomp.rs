@@ -3,8 +3,8 @@
 
 use std::sync::OnceLock;
 
-use corten::error::Notes;
-use corten::seccomp;
+use corten::testing::error::Notes;
+use corten::testing::seccomp;
 use libc::sock_filter;
 use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};

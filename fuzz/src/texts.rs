@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use corten::cgroups;
-use corten::dbus;
-use corten::fuzzing::{self, BusValue};
-use corten::process::credentials::Status;
-use corten::process::users;
-use corten::sys::mountinfo::unescape;
+use corten::testing::cgroups;
+use corten::testing::dbus;
+use corten::testing::fuzzing::{self, BusValue};
+use corten::testing::process::credentials::Status;
+use corten::testing::process::users;
+use corten::testing::sys::mountinfo::unescape;
 
 /// The separator between the texts of an input.
 const BORDER: &[u8] = b"\n--\n";

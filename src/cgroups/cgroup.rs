@@ -35,18 +35,18 @@ pub fn frozen(record: &CgroupRecord) -> Result<bool> {
 }
 
 /// Reports whether a process is in a recorded cgroup or below it. A cgroup that no longer exists has none.
-pub fn populated(record: &CgroupRecord) -> Result<bool> {
+pub(crate) fn populated(record: &CgroupRecord) -> Result<bool> {
     Cgroup::open(record)?.map_or(Ok(false), |cgroup| cgroup.populated())
 }
 
 /// Returns the current value of [`CgroupRecord::id`], or `None` if the directory does not exist.
-pub fn id(record: &CgroupRecord) -> Result<Option<u64>> {
+pub(crate) fn id(record: &CgroupRecord) -> Result<Option<u64>> {
     let Some(dir) = record.dirs().next() else { return Ok(None) };
     Ok(fs::existing(fs::CWD, dir, || fs::stat_at(fs::CWD, dir))?.map(|stat| stat.st_ino))
 }
 
 /// Returns whether the recorded cgroup was removed and another one created at its path.
-pub fn is_anothers(record: &CgroupRecord) -> Result<bool> {
+pub(crate) fn is_anothers(record: &CgroupRecord) -> Result<bool> {
     Ok(match record.id {
         Some(ours) => id(record)?.is_some_and(|now| now != ours),
         None => false,
@@ -55,7 +55,7 @@ pub fn is_anothers(record: &CgroupRecord) -> Result<bool> {
 
 /// Removes a recorded cgroup if it has no process and no sub-cgroup. Returns whether it no longer exists.
 #[must_use]
-pub fn remove_empty(record: &CgroupRecord) -> bool {
+pub(crate) fn remove_empty(record: &CgroupRecord) -> bool {
     let _phase = trace::phase("remove the empty cgroup");
     let left = record.dirs().filter(|dir| !directory::remove_empty(dir)).count();
     left == 0
@@ -136,7 +136,7 @@ pub fn attach_filter(cgroup: &Cgroup, plan: &Plan, notes: &mut Notes) -> Result<
 }
 
 /// Sets the limits of the cgroup that systemd has created around the process `pid`.
-pub fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
+pub(crate) fn limit(plan: &Plan, pid: i32) -> Result<Cgroup> {
     let _phase = trace::phase("limit the cgroup");
     let unified = plan.unified.as_ref();
     let unified = unified.ok_or_else(|| fail(Kind::Unsupported, "systemd creates cgroups of v2 only"))?;
@@ -388,7 +388,7 @@ impl Cgroup {
 }
 
 /// Moves the calling process into the cgroups of [`Cgroup::join_fds`].
-pub fn join(join_fds: Vec<OwnedFd>) -> Result<()> {
+pub(crate) fn join(join_fds: Vec<OwnedFd>) -> Result<()> {
     let _phase = trace::phase("enter cgroups");
     for procs in &join_fds {
         fs::write_open(procs.as_fd(), b"0").context("joining the cgroup")?;

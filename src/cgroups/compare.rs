@@ -9,7 +9,7 @@ use super::value::{Value, is_weight, number, unset_figure};
 
 /// A write, and what its file contains now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Compared {
+pub(crate) struct Compared {
     pub write: Write,
     /// The part of the file that the write replaces, in a form that can be written again. `None` if the file
     /// does not exist or cannot be read.
@@ -19,7 +19,7 @@ pub struct Compared {
 impl Compared {
     /// Returns whether the file contains already what the write asks for.
     #[must_use]
-    pub fn same(&self) -> bool {
+    pub(crate) fn same(&self) -> bool {
         let Write { file, value, .. } = &self.write;
         self.present.as_ref().is_some_and(|present| same(file, value, present, page_size()))
     }
@@ -32,7 +32,7 @@ fn page_size() -> i128 {
 
 /// Returns the part of a file's text that a write of `written` replaces.
 #[must_use]
-pub fn present(file: &str, written: &Value, text: &str) -> Value {
+pub(crate) fn present(file: &str, written: &Value, text: &str) -> Value {
     let line = |key: &str| {
         let line = text.lines().find(|line| line.split_whitespace().next() == Some(key));
         line.unwrap_or_default().split_whitespace().skip(1)

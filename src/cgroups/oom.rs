@@ -29,14 +29,14 @@ const WITHOUT_NOTICE: Duration = Duration::from_millis(200);
 /// Reports whether the kernel has killed a process in a recorded cgroup because memory ran out. Returns false
 /// if the cgroup cannot be read.
 #[must_use]
-pub fn has_killed(record: &CgroupRecord) -> bool {
+pub(crate) fn has_killed(record: &CgroupRecord) -> bool {
     let Ok(Some(cgroup)) = Cgroup::open(record) else { return false };
     let kills = |file: &str| cgroup.read(file).ok().flatten().map(|text| count(&text, "oom_kill"));
     kills("memory.events").or_else(|| kills("memory.oom_control")).is_some_and(|kills| kills > 0)
 }
 
 /// The kills in a cgroup, counted from now on.
-pub struct Watch {
+pub(crate) struct Watch {
     file: File,
     kills: u64,
     notice: Notice,
@@ -54,7 +54,7 @@ enum Notice {
 
 impl Watch {
     /// Opens the count. Returns `None` if the cgroup has no memory controller.
-    pub fn open(cgroup: &Cgroup) -> Result<Option<Self>> {
+    pub(crate) fn open(cgroup: &Cgroup) -> Result<Option<Self>> {
         let (file, notice) = match cgroup.open_file("memory.events")? {
             Some(file) => (File::from(file), Notice::Change),
             None => match cgroup.open_file("memory.oom_control")? {
@@ -73,7 +73,7 @@ impl Watch {
 
     /// Returns the descriptor and the event to wait for, if the kernel signals kills.
     #[must_use]
-    pub fn notice(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn notice(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.notice {
             Notice::Change => Some((self.file.as_fd(), PollFlags::POLLPRI)),
             Notice::Event(event, _) => Some((event.as_fd(), PollFlags::POLLIN)),
@@ -83,7 +83,7 @@ impl Watch {
 
     /// Returns after how long the count has to be read without a signal.
     #[must_use]
-    pub fn recheck_after(&self) -> Option<Duration> {
+    pub(crate) fn recheck_after(&self) -> Option<Duration> {
         match &self.notice {
             Notice::Event(_, Some(_)) => Some(RECHECK),
             Notice::Never => Some(WITHOUT_NOTICE),
@@ -93,7 +93,7 @@ impl Watch {
 
     /// Returns how many processes were killed since the last call. Returns 1 if the killer is disabled and
     /// all processes wait for memory.
-    pub fn new_kills(&mut self) -> Result<u64> {
+    pub(crate) fn new_kills(&mut self) -> Result<u64> {
         let noticed = match &self.notice {
             // Usually it is not readable.
             Notice::Event(event, _) => event.read().is_ok(),

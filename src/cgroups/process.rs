@@ -12,7 +12,12 @@ use crate::sys::{fs, task};
 /// Returns the cgroups for one more process of the container, whose first process is `pid` and `target`. They
 /// are those on record, or those that the first process is in, if an administrator has moved it. They are
 /// never the caller's, which do not have the container's limits. `proc` is the host's procfs.
-pub fn current(record: &CgroupRecord, pid: i32, target: BorrowedFd, proc: BorrowedFd) -> Result<Cgroup> {
+pub(crate) fn current(
+    record: &CgroupRecord,
+    pid: i32,
+    target: BorrowedFd,
+    proc: BorrowedFd,
+) -> Result<Cgroup> {
     let file = fs::open(proc, Path::new(&format!("{pid}/cgroup")), fs::O_RDONLY, 0)?;
     let text = String::from_utf8_lossy(&fs::read_whole(file, 1 << 20)?).into_owned();
     let open = |record: &CgroupRecord| match Cgroup::open(record)? {
@@ -78,14 +83,14 @@ fn located(record: &CgroupRecord, host: &Host) -> Result<CgroupRecord> {
 /// Returns the cgroup of v2 below `above` that the process is in, or `None` if it is not below. systemd in a
 /// container moves itself into a sub-cgroup, because a cgroup that enables controllers for its children
 /// cannot have processes.
-pub fn current_below(above: &Path, pid: i32, proc: BorrowedFd) -> Result<Option<Directory>> {
+pub(crate) fn current_below(above: &Path, pid: i32, proc: BorrowedFd) -> Result<Option<Directory>> {
     let host = Host::of_process(pid, proc)?;
     let path = host.v2_mount.zip(host.own).map(|(mount, own)| mount.join(own));
     path.filter(|path| path.starts_with(above)).map_or(Ok(None), |path| Directory::open(&path))
 }
 
 /// Returns the cgroup of a process if it is frozen.
-pub fn frozen_cgroup(pid: i32, proc: BorrowedFd) -> Result<Option<PathBuf>> {
+pub(crate) fn frozen_cgroup(pid: i32, proc: BorrowedFd) -> Result<Option<PathBuf>> {
     let host = Host::of_process(pid, proc)?;
     let v2 = host.v2_mount.zip(host.own).map(|(mount, own)| (mount.join(own), "cgroup.events"));
     let freezers = host.v1.into_iter().filter(|hierarchy| hierarchy.has("freezer"));

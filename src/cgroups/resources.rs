@@ -72,7 +72,7 @@ impl Write {
 
 /// A member of `linux.resources`.
 #[derive(Clone, Copy)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// `memory.limit`.
     pub member: &'static str,
     pub bounds: Bounds,
@@ -87,7 +87,7 @@ pub struct Limit {
 
 /// The option of `update` for a limit.
 #[derive(Clone, Copy)]
-pub struct Flag {
+pub(crate) struct Flag {
     pub name: &'static str,
     /// The name of the value in the help.
     pub value: &'static str,
@@ -122,7 +122,7 @@ impl Target {
 
 /// The numbers that a member may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bounds {
+pub(crate) enum Bounds {
     /// Bytes. 0 is unset, -1 is no limit.
     Size,
     /// Microseconds. 0 is unset, -1 is no limit.
@@ -168,7 +168,7 @@ impl Bounds {
 
     /// Returns whether a JSON value means the same as an absent member.
     #[must_use]
-    pub fn unset(self, value: &serde_json::Value) -> bool {
+    pub(crate) fn unset(self, value: &serde_json::Value) -> bool {
         match value.as_u64() {
             Some(0) => self.check(0) == Ok(Asked::Nothing),
             Some(UNSET) => matches!(self, Self::Between(0, _)),
@@ -197,7 +197,7 @@ use Target::{By, Converted, Elsewhere, File};
 
 #[rustfmt::skip]
 #[allow(deprecated)] // kernel and kernelTCP: some kernels still have them
-pub const LIMITS: &[Limit] = &[
+pub(crate) const LIMITS: &[Limit] = &[
     Limit { member: "memory.limit", bounds: Size, get: |r| r.memory().as_ref()?.limit().map(Into::into),
             v2: By("memory.max", lower::memory_and_swap), v1: File("memory.limit_in_bytes"), property: Some("MemoryMax"),
             option: flag("memory", "SIZE", "memory.limit, such as 512M; -1 for none") },
@@ -280,7 +280,7 @@ pub const LIMITS: &[Limit] = &[
 ];
 
 /// Returns all writes to cgroup v2 that the resources ask for, in an order that the kernel accepts.
-pub fn plan(resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
+pub(crate) fn plan(resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
     plan_for(Version::V2, resources, notes)
 }
 

@@ -16,7 +16,7 @@ use crate::sys::{fs, task};
 
 /// Returns a process in a cgroup that is named as that of the container `id` with the `linux.cgroupsPath`
 /// `path`. `proc` is the host's procfs.
-pub fn find_process(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Option<i32>> {
+pub(crate) fn find_process(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<Option<i32>> {
     // If /proc hides the processes of other users, finding none proves nothing.
     let shown = |pid: i32| fs::read_text(proc, Path::new(&format!("{pid}/cgroup")));
     shown(1).map_err(|e| fail(Kind::Unsupported, format!("not every process is shown to us: {e}")))?;
@@ -34,7 +34,7 @@ pub fn find_process(proc: BorrowedFd, id: &str, path: Option<&Path>) -> Result<O
 
 /// Returns the cgroups that `create` would create for the container `id` with the `linux.cgroupsPath` `path`,
 /// one for each manager, if they exist. A path that begins at the caller's cgroup is left out.
-pub fn existing(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
+pub(crate) fn existing(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
     let host = Host::probe(false)?;
     let uid = task::euid();
     let rootless = uid != 0 || crate::host::in_user_namespace()?;

@@ -11,7 +11,7 @@ use crate::error::Result;
 
 /// Returns the statistics. `read` returns the text of a file, or `None` if there is no such file. `sizes` are
 /// the kernel's sizes of huge pages, such as `2MB`.
-pub fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) -> Result<Value> {
+pub(crate) fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[String]) -> Result<Value> {
     let text = |file: &str| read(file).map(Option::unwrap_or_default);
     let pressure = |file: &str| text(file).map(|text| pressure(&text));
     let (total, limit) = (number(&text("pids.current")?), limit(&text("pids.max")?));
@@ -145,7 +145,7 @@ fn pressure(text: &str) -> Value {
 
 /// Returns the network interfaces in the text of `/proc/PID/net/dev`, with runc's names for their figures.
 #[must_use]
-pub fn interfaces(text: &str) -> Value {
+pub(crate) fn interfaces(text: &str) -> Value {
     /// The columns of that file. It has eight for received packets, then eight for sent ones.
     const FIGURES: [(usize, &str); 8] = [
         (0, "RxBytes"),

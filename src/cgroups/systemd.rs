@@ -37,10 +37,10 @@ use crate::dbus::{self, Bus, Value};
 use crate::error::{Kind, Notes, Result, fail};
 use crate::sys;
 use crate::trace;
-pub use manager::connect;
+pub(crate) use manager::connect;
 use manager::{list, manager, supported};
-pub use properties::{ANNOTATION, Property, of_writes};
-pub use update::{Update, shown};
+pub(crate) use properties::{ANNOTATION, Property, of_writes};
+pub(crate) use update::{Update, shown};
 
 /// The longest name that systemd gives a unit.
 const NAME_MAX: usize = 255;
@@ -219,7 +219,7 @@ fn common_properties(unit: &Unit, slice: &str, id: &str) -> Vec<Property> {
 }
 
 /// Makes systemd create the unit. A scope contains the process `pid` from the beginning.
-pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
+pub(crate) fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
     let _phase = trace::phase("systemd starts the unit");
     let unit = &scope.unit;
     let mut properties = supported(bus, scope.properties.clone())?;
@@ -248,7 +248,7 @@ pub fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
 /// Reports whether systemd has refused, by this error of [`start`], to create the unit. A unit of that name
 /// is then not the container's.
 #[must_use]
-pub fn refused(error: &anyhow::Error) -> bool {
+pub(crate) fn refused(error: &anyhow::Error) -> bool {
     // The bus returns NoReply if systemd did not answer. Then the unit may exist.
     dbus::error_name(error).is_some_and(|name| !name.starts_with("org.freedesktop.DBus.Error.NoReply"))
 }
@@ -265,7 +265,7 @@ fn finish(bus: &mut Bus, answer: &dbus::Answer, unit: &Unit, verb: &str) -> Resu
 }
 
 /// Makes systemd stop the unit, whose processes must have ended. A unit that does not exist is no error.
-pub fn stop(unit: &Unit) -> Result<()> {
+pub(crate) fn stop(unit: &Unit) -> Result<()> {
     let _phase = trace::phase("systemd stops the unit");
     let gone = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.NoSuchUnit");
     let mut bus = match connect(unit) {
@@ -287,7 +287,7 @@ pub fn stop(unit: &Unit) -> Result<()> {
 }
 
 /// Makes systemd put one more process into the unit.
-pub fn attach(unit: &Unit, pid: i32) -> Result<()> {
+pub(crate) fn attach(unit: &Unit, pid: i32) -> Result<()> {
     let _phase = trace::phase("systemd attaches");
     let pids = Value::Array("u".into(), vec![Value::U32(pid as u32)]);
     let body = [Value::str(&unit.name), Value::str(""), pids];

@@ -16,7 +16,7 @@ use crate::sys::{self, fs};
 
 /// What an update changes, and what brings the former state back.
 #[derive(Debug)]
-pub struct Update {
+pub(crate) struct Update {
     /// The properties to change, if systemd keeps the cgroup.
     pub unit: Option<systemd::Update>,
     pub changes: Vec<Compared>,
@@ -28,7 +28,7 @@ pub struct Update {
 
 /// The device rules. `None` allows every device.
 #[derive(Debug)]
-pub struct Rules {
+pub(crate) struct Rules {
     pub before: Option<devices::Filter>,
     pub after: Option<devices::Filter>,
 }
@@ -104,7 +104,7 @@ fn effective(writes: Vec<Write>) -> Vec<Write> {
 
 /// Compares the writes with the cgroup's files. Leaves out a write whose file does not exist if it limits
 /// nothing.
-pub fn compare(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Compared>> {
+pub(crate) fn compare(cgroup: &Cgroup, writes: Vec<Write>) -> Result<Vec<Compared>> {
     let (mut all, missing) = find_all(cgroup, writes)?;
     all.extend(missing.into_iter().map(|write| Compared { write, present: None }));
     Ok(all)
@@ -194,7 +194,7 @@ fn enabled(cgroup: &Cgroup, write: Write, enable: bool) -> Result<Compared> {
 /// Finds out what has to change in a cgroup for the writes in `wanted`. If systemd keeps the cgroup, `unit`
 /// is its unit and the writes that the cgroup was asked for before. Changes nothing itself, except that
 /// [`differing`] may enable controllers.
-pub fn prepare(
+pub(crate) fn prepare(
     cgroup: &Cgroup,
     unit: Option<(&Unit, Vec<Write>)>,
     wanted: Vec<Write>,
@@ -211,7 +211,7 @@ pub fn prepare(
 }
 
 /// Makes all changes. If one fails, the former state is restored.
-pub fn apply(cgroup: &Cgroup, update: &mut Update) -> Result<()> {
+pub(crate) fn apply(cgroup: &Cgroup, update: &mut Update) -> Result<()> {
     let mut done = Vec::new();
     let unit = match &mut update.unit {
         Some(unit) => update_unit(cgroup, unit, &update.changes, &update.before),
@@ -306,7 +306,7 @@ fn write_back(cgroup: &Cgroup, file: &str, value: &Value) -> Result<()> {
 }
 
 /// Undoes all that [`apply`] has changed.
-pub fn undo(cgroup: &Cgroup, update: &mut Update) {
+pub(crate) fn undo(cgroup: &Cgroup, update: &mut Update) {
     restore(cgroup, update.unit.as_mut(), &update.changes, &update.before);
     update.devices.iter().for_each(|rules| rules.undo(cgroup));
 }

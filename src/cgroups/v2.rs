@@ -49,7 +49,7 @@ impl Plan {
 
 /// Returns the directories of the plan that do not exist yet, outermost first.
 #[must_use]
-pub fn missing(plan: &Plan) -> Vec<PathBuf> {
+pub(crate) fn missing(plan: &Plan) -> Vec<PathBuf> {
     // systemd creates and removes the slices above as it needs them.
     let ours = if plan.scope.is_some() { 1 } else { plan.path.components().count() };
     missing_in(plan.dir(), ours)

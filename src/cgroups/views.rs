@@ -22,7 +22,7 @@ pub struct View {
 /// Returns what the container sees of the host's hierarchies, which is nothing on a host without v1. A
 /// container without a cgroup of its own sees its caller's.
 #[must_use]
-pub fn views(plan: Option<&Plan>, host: &Host) -> Vec<View> {
+pub(crate) fn views(plan: Option<&Plan>, host: &Host) -> Vec<View> {
     let name = |mount: &Path| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let own = |mount: &Path, own: Option<&PathBuf>| own.map_or(mount.into(), |own| mount.join(own));
     let without = plan.is_some_and(Plan::optional);

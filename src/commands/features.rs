@@ -11,7 +11,7 @@ use crate::{namespaces, rootfs, seccomp};
 
 /// What the seccomp compiler supports, by the specification's names.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seccomp<'a> {
+pub(crate) struct Seccomp<'a> {
     pub actions: &'a [&'a str],
     pub operators: &'a [&'a str],
     pub archs: &'a [&'a str],
@@ -50,7 +50,7 @@ pub(super) fn run(_: &Globals, (): &()) -> Result<()> {
 /// Returns the document. It is the same on every kernel, except for the supported flags of seccomp.
 /// containerd reads `linux` without a check, `rro` among the mount options, and `idmap`.
 #[must_use]
-pub fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
+pub(crate) fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
     let mut capabilities: Vec<_> = caps::all().into_iter().collect();
     capabilities.sort_unstable_by_key(caps::Capability::index);
     let capabilities: Vec<String> = capabilities.iter().map(ToString::to_string).collect();

@@ -199,7 +199,7 @@ fn alignment(kind: u8) -> usize {
 
 /// A method to call.
 #[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
+pub(crate) struct Call<'a> {
     /// `None` if the peer is systemd itself.
     pub destination: Option<&'a str>,
     pub path: &'a str,

@@ -21,7 +21,7 @@ pub(super) fn number(path: &Path) -> Option<u64> {
 
 /// Returns the member `intel_rdt`.
 #[must_use]
-pub fn stats(record: &ClassRecord) -> Value {
+pub(crate) fn stats(record: &ClassRecord) -> Value {
     let mut all = Map::new();
     let info = record.mount.join("info");
     for (member, resource, words, numbers) in [

@@ -12,14 +12,17 @@ use crate::sys::fs;
 
 /// The changes that `update` is to make.
 #[derive(Debug)]
-pub struct Update<'a> {
+pub(crate) struct Update<'a> {
     record: &'a ClassRecord,
     pub changes: Vec<Compared>,
 }
 
 impl<'a> Update<'a> {
     /// `schemas` are the members of the configuration that are to be others.
-    pub fn prepare(record: Option<&'a ClassRecord>, schemas: &[(&'static str, String)]) -> Result<Self> {
+    pub(crate) fn prepare(
+        record: Option<&'a ClassRecord>,
+        schemas: &[(&'static str, String)],
+    ) -> Result<Self> {
         let options = "--l3-cache-schema, --mem-bw-schema";
         let refuse = |why: String| Err(fail(Kind::Unsupported, format!("{options}: {why}")));
         let Some(record) = record else { return refuse(format!("the container has no {PLACE}")) };
@@ -53,12 +56,12 @@ impl<'a> Update<'a> {
         Ok(Self { record, changes })
     }
 
-    pub fn apply(&self) -> Result<()> {
+    pub(crate) fn apply(&self) -> Result<()> {
         self.write(|change| Some(&change.write.value))
     }
 
     /// Restores the former shares after another error. Its own errors are only warnings.
-    pub fn undo(&self) {
+    pub(crate) fn undo(&self) {
         if let Err(e) = self.write(|change| change.present.as_ref()) {
             log::warn(format!("undoing: {e:#}, ignoring"));
         }
@@ -75,7 +78,7 @@ impl<'a> Update<'a> {
 
 /// Changes the saved configuration's `linux.intelRdt` to the new values, also in `schemata`, which would
 /// override them.
-pub fn kept(rdt: &mut Value, schemas: &[(&'static str, String)]) {
+pub(crate) fn kept(rdt: &mut Value, schemas: &[(&'static str, String)]) {
     for (member, text) in schemas {
         for line in text.lines().filter(|line| *member != "l3CacheSchema" || !line.starts_with("MB:")) {
             let Some(name) = schemata::name(line) else { continue };

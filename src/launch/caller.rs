@@ -12,7 +12,7 @@ use crate::sys::socket;
 use crate::trace;
 
 /// The surroundings of a new process that its configuration does not describe. All paths are absolute.
-pub struct Caller {
+pub(crate) struct Caller {
     pub host: Host,
     pub service: env::Service,
     /// Descriptors that the program inherits in addition to the standard streams.

@@ -41,7 +41,7 @@ use crate::sys::{self, socket, task};
 use crate::{hooks, intel_rdt, log, procstat, rootfs, trace};
 
 /// What `create` and `run` are asked to do.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     pub id: &'a str,
     /// Absolute.
     pub bundle: &'a Path,
@@ -55,7 +55,7 @@ pub struct Request<'a> {
 
 /// How the program is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// By a later `start`.
     ByCommand,
     /// By this process, with [`Process::start`].
@@ -63,7 +63,7 @@ pub enum Start {
 }
 
 /// A container whose process is ready.
-pub struct Launched {
+pub(crate) struct Launched {
     pub dir: Dir,
     pub record: Record,
     pub process: Process,
@@ -72,7 +72,7 @@ pub struct Launched {
 }
 
 /// Creates a container up to the point where `start` begins. On error nothing remains.
-pub fn create(request: &Request) -> Result<Launched> {
+pub(crate) fn create(request: &Request) -> Result<Launched> {
     let opened = Opened::new(request)?;
     let (dir, mut record) = claim(request)?;
     let mut build = Build { request, dir: &dir, record: &mut record };

@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_millis(200);
 
 /// Kills the container's processes and removes everything that was made for it. Then runs the poststop hooks, whose failures
 /// are only warnings (runtime.md#lifecycle).
-pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
+pub(crate) fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
     let _phase = trace::phase("destroy");
     let deadline = Instant::now() + PATIENCE;
     let pidfd = state::pidfd(record)?;
@@ -51,7 +51,7 @@ pub fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()> {
 }
 
 /// Removes the container after an error. A failure of the removal is only a warning, because the first error is the cause.
-pub fn undo(dir: Dir, record: &Record, poststop: &[Hook]) {
+pub(crate) fn undo(dir: Dir, record: &Record, poststop: &[Hook]) {
     if let Err(e) = destroy(dir, record, poststop) {
         log::warn(format!("undoing: {e:#} (hint: delete --force tries again), ignoring"));
     }
@@ -62,7 +62,7 @@ fn not_ended() -> anyhow::Error {
 }
 
 /// Destroys the cgroup of a container whose record is lost. Its configuration names the cgroup.
-pub fn destroy_cgroup(dir: &Dir, cgroup: &CgroupRecord) -> Result<()> {
+pub(crate) fn destroy_cgroup(dir: &Dir, cgroup: &CgroupRecord) -> Result<()> {
     // The time of creation is unknown, therefore every other container counts as later.
     remove_cgroup(dir, cgroup, "", false, Instant::now() + PATIENCE)
 }

@@ -20,7 +20,7 @@ use crate::sys::{self, fs, task};
 use crate::{rootfs, seccomp, trace};
 
 /// What `exec` is asked to do.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     pub record: &'a Record,
     /// The container's status.
     pub status: Status,

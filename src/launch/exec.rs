@@ -17,7 +17,7 @@
 
 use super::channel::{Event, unexpected};
 use super::enter::Entry;
-pub use super::enter::Request;
+pub(crate) use super::enter::Request;
 use super::process::Process;
 use super::spawn::{Child, Target, spawn};
 use super::watch::Watch;
@@ -30,7 +30,7 @@ use crate::sys::task;
 use crate::{intel_rdt, trace};
 
 /// Starts the process, whose program runs when this returns. Until then, one of [`ENDS`](crate::sys::signal::ENDS) ends it.
-pub fn exec(request: &Request) -> Result<Process> {
+pub(crate) fn exec(request: &Request) -> Result<Process> {
     let _phase = trace::phase("exec");
     let caller = request.caller;
     let [console_socket, pidfd_socket] = caller.connect()?;

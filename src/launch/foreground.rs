@@ -18,10 +18,10 @@ use crate::trace;
 const CHUNK: usize = 8192;
 
 /// Blocked signals, which are read from a descriptor. They are blocked before the process is cloned, so that none is lost.
-pub struct Signals(SignalFd);
+pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    pub fn block() -> Result<Self> {
+    pub(crate) fn block() -> Result<Self> {
         signal::block_all()?;
         Ok(Self(signal::signalfd(&[])?))
     }
@@ -29,7 +29,7 @@ impl Signals {
 
 /// Waits for the end of the process and returns its exit status, or 128 + the signal that killed it. Meanwhile `notify` passes
 /// the container's notifications on.
-pub fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) -> Result<u8> {
+pub(crate) fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) -> Result<u8> {
     let _phase = trace::phase("wait for the program's end");
     let mut relay = process.console.as_ref().map(|master| Relay::new(master.as_fd())).transpose()?;
     loop {

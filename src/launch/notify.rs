@@ -49,7 +49,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connects to the service manager. `text` is the value of `NOTIFY_SOCKET`.
-pub fn connect(text: &str) -> Result<OwnedFd> {
+pub(crate) fn connect(text: &str) -> Result<OwnedFd> {
     let address = address(text).ok_or_else(|| {
         let text =
             format!("NOTIFY_SOCKET: {text:?} is neither an absolute path nor the name of an abstract socket");
@@ -118,7 +118,7 @@ fn status(line: &[u8]) -> Option<String> {
 }
 
 /// The connection between a container and the service manager.
-pub struct Notify {
+pub(crate) struct Notify {
     container: OwnedFd,
     manager: OwnedFd,
     main: u32,
@@ -132,7 +132,7 @@ pub struct Notify {
 
 impl Notify {
     #[must_use]
-    pub fn new(container: OwnedFd, manager: OwnedFd, main: u32) -> Self {
+    pub(crate) fn new(container: OwnedFd, manager: OwnedFd, main: u32) -> Self {
         let news = News::default();
         Self { container, manager, main, news, pause: None, sent_ready: false, broken: false }
     }
@@ -190,7 +190,7 @@ impl Notify {
     }
 
     /// Passes messages on until the container is ready or its `process` has ended. `None` is a process that has ended.
-    pub fn until_ready(mut self, process: Option<BorrowedFd>) -> Result<()> {
+    pub(crate) fn until_ready(mut self, process: Option<BorrowedFd>) -> Result<()> {
         let _phase = trace::phase("wait until the container is ready");
         let mut ended = process.is_none();
         self.pass_on(false, ended);

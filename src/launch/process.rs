@@ -20,7 +20,7 @@ use crate::sys::{self, fs, socket, tty};
 use crate::{cgroups, log, procstat, trace};
 
 /// A process in a container, before its program runs.
-pub struct Process {
+pub(crate) struct Process {
     pub pid: i32,
     pub pidfd: OwnedFd,
     /// The master of its terminal, if no console socket receives it.
@@ -143,7 +143,12 @@ impl Process {
     }
 
     /// Lets the program run. Returns an error if it does not.
-    pub fn start(&self, filter: Option<&seccomp::Plan>, record: &Record, status: Status) -> Result<()> {
+    pub(crate) fn start(
+        &self,
+        filter: Option<&seccomp::Plan>,
+        record: &Record,
+        status: Status,
+    ) -> Result<()> {
         let _phase = trace::phase("start");
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, record, status });
@@ -179,7 +184,7 @@ impl Process {
 
 /// Lets the program of a created container run. Returns the container's notification socket, or an error if the program
 /// does not run.
-pub fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<Option<OwnedFd>> {
+pub(crate) fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> Result<Option<OwnedFd>> {
     let _phase = trace::phase("start");
     // Opened before anything begins: afterwards no descriptor may be left for it.
     let process = state::pidfd(record)?;

@@ -13,11 +13,11 @@ use crate::{log, trace};
 
 /// The open files of the namespaces to join, in the order of the plan.
 #[derive(Debug, Default)]
-pub struct Joined(Vec<(Join, OwnedFd)>);
+pub(crate) struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
     /// Returns the numbers of all descriptors in it.
-    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.0.iter().map(|(_, fd)| fd.as_raw_fd())
     }
 }
@@ -28,7 +28,7 @@ impl Joined {
 /// `changes` has the kinds of namespaces that the container changes, each with its place in the configuration. Such a
 /// namespace must not be the host's. Without a mount namespace in the plan the runtime's own is opened as well, because the
 /// container's process returns to it.
-pub fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Joined> {
+pub(crate) fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Joined> {
     let _phase = trace::phase("open namespaces");
     let mut joined = Vec::with_capacity(plan.join.len() + 1);
     for join in &plan.join {
@@ -72,7 +72,7 @@ fn same(a: BorrowedFd, b: BorrowedFd) -> Result<bool> {
 }
 
 /// Joins the namespaces of these kinds.
-pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
+pub(crate) fn join(joined: &Joined, kinds: i32) -> Result<()> {
     for (join, fd) in joined.0.iter().filter(|(join, _)| join.flag & kinds != 0) {
         let _phase = trace::phase_of("join", || join.path.display());
         task::setns(fd.as_fd(), join.flag)
@@ -85,7 +85,7 @@ pub fn join(joined: &Joined, kinds: i32) -> Result<()> {
 /// Joins all namespaces except the mount namespace. One of them is a user namespace. The namespaces that it owns can be joined
 /// only from inside, those of the host only from outside. Therefore each is tried before, and again after if it was not
 /// permitted.
-pub fn join_all(joined: &Joined) -> Result<()> {
+pub(crate) fn join_all(joined: &Joined) -> Result<()> {
     let (mut user, mut later) = (0, 0);
     for (join_, _) in &joined.0 {
         match join_.flag {
@@ -108,11 +108,11 @@ pub fn join_all(joined: &Joined) -> Result<()> {
 /// The namespaces of a process that every process of its pid namespace can read, without any right and whether or not the
 /// process is dumpable, through `/proc/PID/mountinfo` and `/proc/PID/net` (the kernel's fs/proc_namespace.c and
 /// fs/proc/proc_net.c). Therefore a process enters these before it is visible in the container's pid namespace.
-pub const SHOWN: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
+pub(crate) const SHOWN: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
 
 /// Puts further children into the joined pid namespace and into a new time namespace with offsets. With a pid namespace,
 /// enters a joined network namespace first ([`SHOWN`]). Returns the way back.
-pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<Back> {
+pub(crate) fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Result<Back> {
     let early = early(plan);
     let offsets = open_offsets(plan, proc)?;
     let time = if offsets.is_some() { libc::CLONE_NEWTIME } else { 0 };
@@ -139,7 +139,7 @@ pub fn enter_for_children(plan: &Plan, joined: &Joined, proc: BorrowedFd) -> Res
 /// Returns the kinds of joined namespaces that the runtime enters for its child. A mount namespace is never among them,
 /// because the container is assembled outside of it.
 #[must_use]
-pub fn early(plan: &Plan) -> i32 {
+pub(crate) fn early(plan: &Plan) -> i32 {
     let kinds = if plan.joins(libc::CLONE_NEWPID) { libc::CLONE_NEWNET | libc::CLONE_NEWPID } else { 0 };
     plan.join.iter().fold(0, |early, join| early | join.flag & kinds)
 }
@@ -147,14 +147,14 @@ pub fn early(plan: &Plan) -> i32 {
 /// The way back from namespaces that the runtime enters to clone a process there. Meanwhile the runtime resolves no path. It is
 /// not dumpable, and it is never in the container's pid namespace itself.
 #[derive(Default)]
-pub struct Back {
+pub(crate) struct Back {
     here: Option<Here>,
     others: Vec<(i32, OwnedFd)>,
 }
 
 impl Back {
     /// Opens what the runtime needs to go back from namespaces of these kinds.
-    pub fn from(kinds: i32, proc: BorrowedFd) -> Result<Self> {
+    pub(crate) fn from(kinds: i32, proc: BorrowedFd) -> Result<Self> {
         let here = if kinds & libc::CLONE_NEWNS == 0 { None } else { Some(Here::of(proc)?) };
         let others = KINDS.iter().filter(|kind| kind.flag & kinds & !libc::CLONE_NEWNS != 0);
         let open = |kind: &super::Kind| {
@@ -166,7 +166,7 @@ impl Back {
     }
 
     /// Goes back, or ends the runtime.
-    pub fn go(self) {
+    pub(crate) fn go(self) {
         or_end(|| {
             self.here.as_ref().map_or(Ok(()), Here::back)?;
             self.others.iter().try_for_each(|(flag, fd)| Ok(task::setns(fd.as_fd(), *flag)?))
@@ -187,7 +187,11 @@ fn or_end(back: impl Fn() -> Result<()>) {
 }
 
 /// Calls `act` in the mount namespace of another process, with the runtime's rights.
-pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn in_mount_namespace_of<T>(
+    pid: i32,
+    proc: BorrowedFd,
+    act: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let theirs = fs::open(proc, Path::new(&format!("{pid}/ns/mnt")), fs::O_RDONLY, 0)?;
     let here = Here::of(proc)?;
     task::setns(theirs.as_fd(), libc::CLONE_NEWNS)?;
@@ -197,14 +201,14 @@ pub fn in_mount_namespace_of<T>(pid: i32, proc: BorrowedFd, act: impl FnOnce() -
 }
 
 /// The mount namespace, root and working directory of a process that enters another mount namespace, which changes all three.
-pub struct Here {
+pub(crate) struct Here {
     namespace: OwnedFd,
     root: OwnedFd,
     directory: OwnedFd,
 }
 
 impl Here {
-    pub fn of(proc: BorrowedFd) -> Result<Self> {
+    pub(crate) fn of(proc: BorrowedFd) -> Result<Self> {
         let open = |dir: BorrowedFd, path: &str, flags: i32| fs::open(dir, Path::new(path), flags, 0);
         let root = open(fs::CWD, "/", fs::O_PATH)?;
         // The directory can be inaccessible, as a user's FUSE mount is to root. Then "/" replaces it: no relative path is
@@ -213,7 +217,7 @@ impl Here {
         Ok(Self { namespace: open(proc, "self/ns/mnt", fs::O_RDONLY)?, root, directory })
     }
 
-    pub fn back(&self) -> Result<()> {
+    pub(crate) fn back(&self) -> Result<()> {
         task::setns(self.namespace.as_fd(), libc::CLONE_NEWNS)?;
         task::fchdir(self.root.as_fd())?;
         task::chroot_here()?;
@@ -221,14 +225,14 @@ impl Here {
     }
 
     /// Returns all its descriptors.
-    pub fn into_descriptors(self) -> [OwnedFd; 3] {
+    pub(crate) fn into_descriptors(self) -> [OwnedFd; 3] {
         [self.namespace, self.root, self.directory]
     }
 }
 
 /// Opens the file that sets the clocks of a new time namespace, if the plan has offsets. It must be opened while
 /// this process owns it: the files in /proc/PID of a process that is not dumpable belong to root (proc(5)).
-pub fn open_offsets(plan: &Plan, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
+pub(crate) fn open_offsets(plan: &Plan, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
     if plan.offsets.is_empty() {
         return Ok(None);
     }
@@ -237,7 +241,7 @@ pub fn open_offsets(plan: &Plan, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
 }
 
 /// Makes a time namespace for further children and sets its clocks. The clocks can be set only while no process is inside.
-pub fn write_offsets(plan: &Plan, file: BorrowedFd) -> Result<()> {
+pub(crate) fn write_offsets(plan: &Plan, file: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("time offsets");
     task::unshare(libc::CLONE_NEWTIME).context("linux.timeOffsets")?;
     let mut text = String::new();

@@ -23,7 +23,7 @@ pub struct IdMap {
 const ROWS_MAX: usize = 340;
 
 /// Plans the rows. Reports what the kernel would refuse with only EINVAL.
-pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, notes: &mut Notes) -> Vec<IdMap> {
+pub(crate) fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, notes: &mut Notes) -> Vec<IdMap> {
     let rows: Vec<IdMap> = mappings
         .unwrap_or_default()
         .iter()
@@ -59,7 +59,7 @@ pub fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, notes: &mut Notes)
 
 /// Returns the host's id for an id of the container, or `None` if it is not mapped.
 #[must_use]
-pub fn to_host(map: &[IdMap], id: u32) -> Option<u32> {
+pub(crate) fn to_host(map: &[IdMap], id: u32) -> Option<u32> {
     map.iter().find_map(|row| id.checked_sub(row.container).filter(|n| *n < row.size).map(|n| row.host + n))
 }
 
@@ -76,7 +76,7 @@ fn lines(map: &[IdMap]) -> String {
 ///
 /// For a user without rights over the mapped ids the setuid helpers of shadow write them. If only the caller's own ids are
 /// mapped, the kernel permits it after setgroups is denied (CVE-2014-8989).
-pub fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[IdMap]) -> Result<()> {
+pub(crate) fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[IdMap]) -> Result<()> {
     let _phase = trace::phase("id maps");
     let file = |name: &str| Path::new(&pid.to_string()).join(name);
     let direct = fs::write_at(proc, &file("uid_map"), lines(uid_map).as_bytes());
@@ -122,7 +122,7 @@ fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
 }
 
 /// Makes a user namespace with these maps, for idmapped mounts. A process that only waits keeps it alive until it is opened.
-pub fn user_namespace(
+pub(crate) fn user_namespace(
     proc: BorrowedFd,
     uid_map: &[IdMap],
     gid_map: &[IdMap],

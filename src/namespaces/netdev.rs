@@ -30,7 +30,7 @@ pub struct Device {
 }
 
 /// Plans the interfaces. `private` says whether the container has a network namespace other than the runtime's.
-pub fn plan(linux: &Linux, private: bool, notes: &mut Notes) -> Vec<Device> {
+pub(crate) fn plan(linux: &Linux, private: bool, notes: &mut Notes) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     let asked: BTreeMap<_, _> = linux.net_devices().iter().flatten().collect();
     for (name, device) in asked {
@@ -87,7 +87,7 @@ struct Moved<'a> {
 
 /// The interfaces that were moved, and the way back.
 #[derive(Debug)]
-pub struct Devices<'a> {
+pub(crate) struct Devices<'a> {
     outside: Socket,
     inside: Socket,
     own: OwnedFd,
@@ -107,7 +107,7 @@ const IFF_UP: u32 = 1;
 const ADDRESS: usize = 8;
 
 /// Moves the devices into the network namespace of process `pid`. If one cannot be moved, none is.
-pub fn give<'a>(devices: &'a [Device], pid: i32, proc: BorrowedFd) -> Result<Devices<'a>> {
+pub(crate) fn give<'a>(devices: &'a [Device], pid: i32, proc: BorrowedFd) -> Result<Devices<'a>> {
     let _phase = trace::phase("give network devices");
     let open = |path: String| fs::open(proc, Path::new(&path), fs::O_RDONLY, 0);
     let (own, theirs) = (open("self/ns/net".into())?, open(format!("{pid}/ns/net"))?);
@@ -141,7 +141,7 @@ impl<'a> Devices<'a> {
     }
 
     /// Moves all interfaces back into the runtime's namespace, with their former names, addresses and state.
-    pub fn take_back(&mut self) {
+    pub(crate) fn take_back(&mut self) {
         while let Some(moved) = self.moved.pop() {
             let name = &moved.device.name;
             let result = send_to(&self.inside, moved.index, self.own.as_fd(), name)

@@ -36,7 +36,13 @@ impl Held {
 }
 
 /// Converts the sets to masks, limits them to `held`, and checks the kernel's rules.
-pub fn plan(spec: Option<&LinuxCapabilities>, uid: u32, held: Held, place: &str, notes: &mut Notes) -> Sets {
+pub(crate) fn plan(
+    spec: Option<&LinuxCapabilities>,
+    uid: u32,
+    held: Held,
+    place: &str,
+    notes: &mut Notes,
+) -> Sets {
     let Some(spec) = spec else { return Sets::default() };
     let asked = Sets {
         bounding: mask(spec.bounding()),
@@ -99,7 +105,7 @@ pub(super) fn members(mask: u64) -> Vec<Capability> {
 
 /// Returns the names of a mask's capabilities in the kernel's order.
 #[must_use]
-pub fn names(mask: u64) -> String {
+pub(crate) fn names(mask: u64) -> String {
     let names: Vec<String> = members(mask).iter().map(ToString::to_string).collect();
     names.join(", ")
 }
@@ -108,7 +114,7 @@ pub fn names(mask: u64) -> String {
 /// The inheritable set does not change, because a program with file capabilities would pass the inheritable
 /// ones to any user (CVE-2022-29162). Therefore only a capability that is inheritable already becomes
 /// ambient. A user other than root keeps only ambient ones.
-pub fn add(process: &mut Process, names: &[String]) -> Result<()> {
+pub(crate) fn add(process: &mut Process, names: &[String]) -> Result<()> {
     let mut all = process.capabilities().clone().unwrap_or_default();
     for name in names {
         let upper = name.to_ascii_uppercase();

@@ -32,10 +32,10 @@ pub struct User {
 
 /// crun's annotation with which the container's processes keep the supplementary groups of the runtime's
 /// caller. In a user namespace these may be unmapped and could not be set.
-pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+pub(crate) const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 /// Returns whether the annotation is present. Its value must be "1".
-pub fn keep_groups(annotations: Option<&HashMap<String, String>>, notes: &mut Notes) -> bool {
+pub(crate) fn keep_groups(annotations: Option<&HashMap<String, String>>, notes: &mut Notes) -> bool {
     let value = annotations.and_then(|annotations| annotations.get(KEEP_GROUPS));
     if let Some(value) = value.filter(|value| *value != "1") {
         notes.problem(format_args!("annotations[{KEEP_GROUPS:?}]"), format_args!("{value:?} is not \"1\""));

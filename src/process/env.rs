@@ -14,7 +14,7 @@ use crate::error::Notes;
 use super::users;
 
 /// Checks the entries and returns the last entry of each name.
-pub fn plan(spec: &[String], place: &str, notes: &mut Notes) -> Vec<CString> {
+pub(crate) fn plan(spec: &[String], place: &str, notes: &mut Notes) -> Vec<CString> {
     let mut seen = HashSet::new();
     let mut env = Vec::with_capacity(spec.len());
     for (i, entry) in spec.iter().enumerate().rev() {
@@ -35,13 +35,13 @@ pub fn plan(spec: &[String], place: &str, notes: &mut Notes) -> Vec<CString> {
 
 /// Returns the value of a variable.
 #[must_use]
-pub fn get<'a>(env: &'a [CString], name: &str) -> Option<&'a [u8]> {
+pub(crate) fn get<'a>(env: &'a [CString], name: &str) -> Option<&'a [u8]> {
     env.iter().find_map(|entry| entry.to_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// Sets HOME if it is unset or empty: to the user's home directory in the container's passwd file, otherwise
 /// to `/`.
-pub fn fill_home(env: &mut Vec<CString>, passwd: &[u8], uid: u32) {
+pub(crate) fn fill_home(env: &mut Vec<CString>, passwd: &[u8], uid: u32) {
     if get(env, "HOME").is_some_and(|home| !home.is_empty()) {
         return;
     }
@@ -63,7 +63,7 @@ pub fn own() -> Vec<CString> {
 
 /// The sockets that a service manager has passed to the runtime for the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Service {
+pub(crate) struct Service {
     /// The number of sockets. The first one is descriptor 3.
     pub listen_fds: u32,
     /// Their names, separated by colons.
@@ -78,7 +78,7 @@ const LISTEN_FDS_MAX: u32 = 1 << 20;
 /// Reads the variables of the runtime's environment through `own`. `pid` returns the id of the runtime.
 /// Sockets that belong to another process (a parent that did not clear its environment) are ignored.
 #[must_use]
-pub fn service(own: impl Fn(&str) -> Option<String>, pid: impl FnOnce() -> u32) -> Service {
+pub(crate) fn service(own: impl Fn(&str) -> Option<String>, pid: impl FnOnce() -> u32) -> Service {
     let ours = own("LISTEN_PID").and_then(|text| text.parse().ok()).is_some_and(|meant: u32| meant == pid());
     let count = own("LISTEN_FDS").and_then(|text| text.parse().ok()).filter(|n| *n <= LISTEN_FDS_MAX);
     let listen_fds = count.filter(|_| ours).unwrap_or(0);
@@ -92,7 +92,7 @@ pub fn service(own: impl Fn(&str) -> Option<String>, pid: impl FnOnce() -> u32) 
 /// Adds the service manager's variables. `pid` returns the id that the process has for itself. It is usually
 /// 1, but not in an exec or without a pid namespace, where runc's constant 1 makes the program ignore its
 /// sockets. `notify` is the path of the notification socket in the container.
-pub fn add_service(
+pub(crate) fn add_service(
     env: &mut Vec<CString>,
     service: &Service,
     pid: impl FnOnce() -> u32,

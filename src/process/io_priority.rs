@@ -15,7 +15,7 @@ pub struct IoPriority {
 }
 
 /// Converts class and level to the kernel's numbers.
-pub fn plan(spec: Option<&LinuxIOPriority>, place: &str, notes: &mut Notes) -> Option<IoPriority> {
+pub(crate) fn plan(spec: Option<&LinuxIOPriority>, place: &str, notes: &mut Notes) -> Option<IoPriority> {
     let spec = spec?;
     // linux/ioprio.h
     let class = match spec.class() {

@@ -15,7 +15,7 @@ use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{fs, landlock as sys};
 use crate::trace;
 
-pub const ANNOTATION: &str = "dev.corten.landlock";
+pub(crate) const ANNOTATION: &str = "dev.corten.landlock";
 
 /// The rules. A member that is absent restricts nothing; a member that is present denies all access except to
 /// its elements.
@@ -44,7 +44,7 @@ fn place() -> String {
 }
 
 /// Parses the annotation.
-pub fn plan(annotations: Option<&HashMap<String, String>>, notes: &mut Notes) -> Option<Rules> {
+pub(crate) fn plan(annotations: Option<&HashMap<String, String>>, notes: &mut Notes) -> Option<Rules> {
     let text = annotations?.get(ANNOTATION)?;
     let rules: Rules = serde_json::from_str(text).map_err(|e| notes.problem(place(), e)).ok()?;
     if rules == Rules::default() {
@@ -87,7 +87,7 @@ fn denied(rules: &Rules, abi: u32) -> Result<(u64, u64)> {
 }
 
 /// Creates the ruleset. `root` is the container's root directory.
-pub fn build(rules: &Rules, root: BorrowedFd) -> Result<OwnedFd> {
+pub(crate) fn build(rules: &Rules, root: BorrowedFd) -> Result<OwnedFd> {
     let _phase = trace::phase("build the Landlock rules");
     let (fs, net) = denied(rules, sys::abi().with_context(place)?)?;
     let ruleset = sys::create_ruleset(fs, net).with_context(place)?;
@@ -117,7 +117,7 @@ fn allow_path(ruleset: BorrowedFd, root: BorrowedFd, path: &Path, access: u64) -
 }
 
 /// Restricts the calling process, which must have no_new_privs or CAP_SYS_ADMIN.
-pub fn apply(ruleset: BorrowedFd) -> Result<()> {
+pub(crate) fn apply(ruleset: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("restrict by Landlock");
     sys::restrict_self(ruleset).with_context(place)
 }

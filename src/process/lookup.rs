@@ -71,7 +71,7 @@ fn executable(path: &CStr) -> std::result::Result<(), String> {
 }
 
 /// Returns the error for a program whose execution the seccomp filter forbids.
-pub fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
+pub(crate) fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
     let name = argv.first().map_or(c"", CString::as_c_str).to_string_lossy();
     let text = match Errno::from_raw(errno as i32) {
         Errno::UnknownErrno => format!("errno {errno}"),

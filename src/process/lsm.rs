@@ -76,13 +76,13 @@ fn selinux(proc: BorrowedFd) -> Result<bool> {
 
 /// Returns whether a process document contains a label.
 #[must_use]
-pub fn labelled(process: &Process) -> bool {
+pub(crate) fn labelled(process: &Process) -> bool {
     process.apparmor_profile().is_some() || process.selinux_label().is_some()
 }
 
 /// Plans the label of the container's new file systems (config-linux.md#mount-label), for the mount option
 /// `context=`.
-pub fn mount_label(label: Option<&str>, host: Host, notes: &mut Notes) -> Option<String> {
+pub(crate) fn mount_label(label: Option<&str>, host: Host, notes: &mut Notes) -> Option<String> {
     let label = label.filter(|text| !text.is_empty())?;
     // The mount option has the label in quotes, because a comma separates two categories.
     if label.contains(['\0', '\n', '"']) {
@@ -107,7 +107,7 @@ fn missing(place: &str, label: &str, module: &str, host: Host, notes: &mut Notes
 }
 
 /// Plans the labels of a process. `place` is the place of the process document, with a dot at its end.
-pub fn plan(
+pub(crate) fn plan(
     apparmor: Option<&str>,
     selinux: Option<&str>,
     host: Host,
@@ -155,7 +155,7 @@ pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
 
 /// Sets the label of the keys that this process creates from now on. `None` restores the default. Used for
 /// the session keyring.
-pub fn label_keys(label: Option<&str>, proc: BorrowedFd) -> Result<()> {
+pub(crate) fn label_keys(label: Option<&str>, proc: BorrowedFd) -> Result<()> {
     write(proc, "attr/keycreate", label.unwrap_or_default())
         .map_err(|e| refused("process.selinuxLabel", label.unwrap_or_default(), &e))
 }

@@ -12,7 +12,7 @@ use crate::sys;
 pub struct Personality(pub u32);
 
 /// Converts the domain to the kernel's number.
-pub fn plan(spec: Option<&LinuxPersonality>, notes: &mut Notes) -> Option<Personality> {
+pub(crate) fn plan(spec: Option<&LinuxPersonality>, notes: &mut Notes) -> Option<Personality> {
     let spec = spec?;
     if spec.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
         notes.problem("linux.personality.flags", "no flag is supported");

@@ -40,7 +40,7 @@ pub struct Rlimit {
 }
 
 /// Checks the limits.
-pub fn plan(spec: &[PosixRlimit], place: &str, notes: &mut Notes) -> Vec<Rlimit> {
+pub(crate) fn plan(spec: &[PosixRlimit], place: &str, notes: &mut Notes) -> Vec<Rlimit> {
     let mut limits: Vec<Rlimit> = Vec::with_capacity(spec.len());
     for (i, given) in spec.iter().enumerate() {
         let place = format!("{place}[{i}]");

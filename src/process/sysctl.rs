@@ -48,7 +48,7 @@ const IPC: [&str; 11] = [
 ];
 
 /// Checks the parameters and returns them in the order of their names. The order of a hash would vary.
-pub fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, notes: &mut Notes) -> Vec<Sysctl> {
+pub(crate) fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, notes: &mut Notes) -> Vec<Sysctl> {
     let mut all: Vec<Sysctl> = Vec::new();
     let asked: BTreeMap<_, _> =
         linux.and_then(|linux| linux.sysctl().as_ref()).into_iter().flatten().collect();
@@ -115,7 +115,7 @@ fn namespace(path: &str) -> Result<i32, &'static str> {
 }
 
 /// Writes the parameters. `proc` is the root of a procfs. The caller is in the container's namespaces.
-pub fn apply(sysctls: &[Sysctl], proc: BorrowedFd) -> Result<()> {
+pub(crate) fn apply(sysctls: &[Sysctl], proc: BorrowedFd) -> Result<()> {
     for sysctl in sysctls {
         let path = Path::new("sys").join(&sysctl.path);
         let _phase = trace::phase_of("sysctl", || sysctl.path.display());

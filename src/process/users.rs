@@ -9,11 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// The most bytes of a passwd or group file of the container that are read.
-pub const CONTENT_MAX: usize = 1 << 20;
+pub(crate) const CONTENT_MAX: usize = 1 << 20;
 /// `(uid_t)-1`: it means "no change" to the kernel, so no user or group can have it.
 pub const NO_ID: u32 = u32::MAX;
 /// The most supplementary groups that the kernel accepts (`NGROUPS_MAX`).
-pub const GROUPS_MAX: usize = 65_536;
+pub(crate) const GROUPS_MAX: usize = 65_536;
 
 /// The user and the groups that `--user` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub fn home(passwd: &[u8], uid: u32) -> Option<PathBuf> {
 
 /// Returns the name of a user, if passwd has one.
 #[must_use]
-pub fn name(passwd: &[u8], uid: u32) -> Option<String> {
+pub(crate) fn name(passwd: &[u8], uid: u32) -> Option<String> {
     let entry = records(passwd).find(|fields| fields.get(2).and_then(|f| id(f)) == Some(uid))?;
     Some(String::from_utf8_lossy(entry[0]).into_owned())
 }

@@ -22,7 +22,7 @@ use crate::trace;
 
 /// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
 /// still be reached.
-pub fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
+pub(crate) fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
     let _phase = trace::phase("root and mounts");
     sources::open_peers(plan, &mut sources)?;
     // The container's mounts do not propagate to the host, even from shared mounts. Mounts of the host still propagate here.

@@ -12,7 +12,7 @@ use crate::namespaces::idmap::{self, IdMap};
 use crate::sys::mount::MOUNT_ATTR_RDONLY;
 
 /// The path of the notification socket in the container, as with runc.
-pub const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
+pub(crate) const NOTIFY_SOCKET: &str = "/run/notify/notify.sock";
 
 /// One mount to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Mount {
 }
 
 /// Returns whether a destination is this absolute path, in any spelling.
-pub fn names(destination: &Path, path: &str) -> bool {
+pub(crate) fn names(destination: &Path, path: &str) -> bool {
     resolve::words(destination) == Path::new(path)
 }
 

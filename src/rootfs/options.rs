@@ -73,7 +73,7 @@ const TABLE: &[(&str, Meaning)] = &[
 
 /// Returns the names of all options, for `features`.
 #[must_use]
-pub fn names() -> Vec<&'static str> {
+pub(crate) fn names() -> Vec<&'static str> {
     TABLE.iter().map(|(name, _)| *name).collect()
 }
 
@@ -86,7 +86,7 @@ pub struct Propagate {
 
 /// Returns the propagation of `rootfsPropagation`, whose value is one of the propagation options.
 #[must_use]
-pub fn propagation(name: &str) -> Option<Propagate> {
+pub(crate) fn propagation(name: &str) -> Option<Propagate> {
     TABLE.iter().find_map(|(known, meaning)| match meaning {
         Propagation(flag, recursive) if *known == name => {
             Some(Propagate { flag: *flag, recursive: *recursive })
@@ -125,7 +125,7 @@ impl Options {
 
 /// Parses a list of options. Later options override earlier ones.
 #[must_use]
-pub fn parse(list: &[String]) -> Options {
+pub(crate) fn parse(list: &[String]) -> Options {
     let mut options = Options::default();
     for option in list {
         match TABLE.iter().find(|(name, _)| name == option) {
@@ -214,7 +214,7 @@ fn add(options: &mut Options, meaning: Meaning) {
 
 /// Returns the flags of mount(2) for the attributes and superblock flags.
 #[must_use]
-pub fn legacy_flags(options: &Options) -> u64 {
+pub(crate) fn legacy_flags(options: &Options) -> u64 {
     const FLAGS: [(u64, u64); 7] = [
         (MOUNT_ATTR_RDONLY, libc::MS_RDONLY),
         (MOUNT_ATTR_NOSUID, libc::MS_NOSUID),

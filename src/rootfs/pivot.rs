@@ -26,7 +26,7 @@ impl Root<'_> {
     /// Masks paths, makes paths read-only, and changes the root. Afterwards only the container's files can be reached. Returns
     /// the descriptor of the new root, which also is the working directory. `joined` has the mount namespace that the
     /// container ends in, if that is not this one.
-    pub fn enter(mut self, plan: &Plan, joined: &Joined) -> Result<OwnedFd> {
+    pub(crate) fn enter(mut self, plan: &Plan, joined: &Joined) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.close_filled()?;
         self.make_cwd(plan)?;
@@ -172,7 +172,7 @@ fn attach_on_host(plan: &Plan, root: BorrowedFd) -> Result<()> {
 
 /// Returns the id of the mount at the root file system's path, 0 if there is none, if the container is to be attached there
 /// on the host: before that, the one below the container's; after it, the container's.
-pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
+pub(crate) fn mounted(plan: &Plan) -> Result<Option<u64>> {
     if plan.facts.mount_namespace != MountNamespace::Host {
         return Ok(None);
     }
@@ -182,7 +182,7 @@ pub fn mounted(plan: &Plan) -> Result<Option<u64>> {
 /// Detaches the container's root from the host. `under` is the id of the mount that was there before, for example an engine's
 /// own. `own` is the id of the container's, unless `create` was interrupted. No other mount is detached: the engine may have
 /// unmounted its own and mounted another one since.
-pub fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
+pub(crate) fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
     let Some(now) = fs::existing(fs::CWD, rootfs, || fs::mounted_at(rootfs))? else { return Ok(()) };
     if now == 0 || now == under {
         return Ok(());

@@ -14,7 +14,7 @@ use crate::sys::{Error, Result, fs};
 
 /// The kind of file to make for a path that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
+pub(crate) enum Missing {
     Directory,
     File,
 }
@@ -23,12 +23,12 @@ pub enum Missing {
 const LINKS_MAX: usize = 40;
 
 /// Opens an existing path as O_PATH, following links inside the root.
-pub fn open(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
     open_with(root, path, fs::O_PATH)
 }
 
 /// Opens an existing path with other flags.
-pub fn open_with(root: BorrowedFd, path: &Path, flags: i32) -> Result<OwnedFd> {
+pub(crate) fn open_with(root: BorrowedFd, path: &Path, flags: i32) -> Result<OwnedFd> {
     retry(|| fs::openat2(root, path, flags, 0, fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS))
 }
 
@@ -44,20 +44,20 @@ fn retry(open: impl Fn() -> Result<OwnedFd>) -> Result<OwnedFd> {
 }
 
 /// Opens an existing path as O_PATH. Fails with ELOOP if there is a link on the way.
-pub fn open_plain(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_plain(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
     let resolve = fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_SYMLINKS;
     retry(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
 }
 
 /// Opens an existing path as O_PATH, following links inside the mount of the root. Fails with EXDEV if the way leads into another
 /// mount.
-pub fn open_on_mount(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_on_mount(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
     let resolve = fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS | fs::RESOLVE_NO_XDEV;
     retry(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
 }
 
 /// Opens a path as O_PATH. Makes missing directories with mode 0755, and a file as the last component with 0644.
-pub fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
+pub(crate) fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
     let above = |path: &Path| open(root, path);
     match open(root, path) {
         Err(e) if e.errno == Errno::ENOENT => {
@@ -68,7 +68,7 @@ pub fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<Owne
 }
 
 /// Opens a path as [`open_plain`] does, and makes the last component if only that is missing.
-pub fn open_or_make_plain(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
+pub(crate) fn open_or_make_plain(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
     match open_plain(root, path) {
         Err(e) if e.errno == Errno::ENOENT => make_last(path, last, |path| open_plain(root, path)),
         other => other,
@@ -87,7 +87,7 @@ fn make_last(path: &Path, last: Missing, open: impl Fn(&Path) -> Result<OwnedFd>
 
 /// A mount that a path may lead into by its own names, but never by a link.
 #[derive(Clone, Debug)]
-pub struct Closed {
+pub(crate) struct Closed {
     pub mount: u64,
     /// Its own destination without `..`. The image may have made that a link.
     pub destination: PathBuf,
@@ -95,7 +95,7 @@ pub struct Closed {
 
 /// The end of a walk.
 #[derive(Debug)]
-pub enum Walked {
+pub(crate) enum Walked {
     At {
         fd: OwnedFd,
         /// The place inside the root, without links.
@@ -129,7 +129,12 @@ struct Passed {
 ///
 /// The walk is astray after a link, until it enters a closed mount exactly at the mount's own destination. It is also astray
 /// in a closed mount that it enters elsewhere, because a link has led the mount there.
-pub fn walk(root: BorrowedFd, path: &Path, missing: Option<Missing>, closed: &[Closed]) -> Result<Walked> {
+pub(crate) fn walk(
+    root: BorrowedFd,
+    path: &Path,
+    missing: Option<Missing>,
+    closed: &[Closed],
+) -> Result<Walked> {
     let mut todo: VecDeque<OsString> = names(path);
     let mut passed =
         vec![Passed { name: OsString::new(), fd: fs::dup(root)?, closed: entered(root, closed)? }];
@@ -213,7 +218,7 @@ fn entered(found: BorrowedFd, closed: &[Closed]) -> Result<Option<usize>> {
 
 /// Returns a path as it is written, absolute and without `..`.
 #[must_use]
-pub fn words(path: &Path) -> PathBuf {
+pub(crate) fn words(path: &Path) -> PathBuf {
     names(path).iter().fold(PathBuf::from("/"), |mut words, name| {
         if name == ".." {
             words.pop();

@@ -14,7 +14,7 @@ use crate::sys::mount::{
 use crate::sys::{self, fs, task};
 
 /// The container's root directory, attached.
-pub struct Root<'a> {
+pub(crate) struct Root<'a> {
     fd: OwnedFd,
     /// The root of the host's procfs.
     pub(super) proc: BorrowedFd<'a>,
@@ -74,7 +74,7 @@ impl<'a> Root<'a> {
     }
 
     #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 

@@ -23,7 +23,7 @@ use crate::trace;
 /// Does the work of [`mount_all`](super::mount_all) in a root-only mount namespace, which the calling process enters from
 /// the host's. Returns `None` if that fails for any reason: then the process is back where it was. `plan` must be one that
 /// [can do with it](Plan::can_be_root_only).
-pub fn mount_root_only<'a>(plan: &Plan, proc: BorrowedFd<'a>) -> Result<Option<Root<'a>>> {
+pub(crate) fn mount_root_only<'a>(plan: &Plan, proc: BorrowedFd<'a>) -> Result<Option<Root<'a>>> {
     let _phase = trace::phase("root and mounts, root-only");
     let Ok(own) = mount::open_tree_namespace(&plan.path) else { return Ok(None) };
     let host = Here::of(proc)?;

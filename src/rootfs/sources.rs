@@ -24,7 +24,7 @@ use crate::sys::{self, fs};
 use crate::trace;
 
 /// The sources that the runtime has opened, as detached trees. The container's process opens the others.
-pub struct Sources {
+pub(crate) struct Sources {
     pub(super) root: Option<OwnedFd>,
     /// One element for each mount of the plan, in its order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
@@ -32,14 +32,14 @@ pub struct Sources {
 
 /// The sources that the runtime opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Open {
+pub(crate) enum Open {
     All,
     /// Those that the container's process cannot open.
     Idmapped,
 }
 
 /// Opens sources in the runtime.
-pub fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result<Sources> {
+pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result<Sources> {
     let _phase = trace::phase("open sources");
     let root = (which == Open::All).then(|| open_root(plan)).transpose()?;
     let mounts = plan.mounts.iter().map(|mount| {
@@ -101,19 +101,19 @@ pub(super) fn place(mount: &Mount, source: &Path) -> String {
 
 impl Sources {
     /// Returns the detached trees, the root's first, for [`Sources::receive`] in another process.
-    pub fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(crate) fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.root].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)
     }
 
     /// Receives the sources of a plan, all of which another process has opened, one by one.
-    pub fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
+    pub(crate) fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
         let root = Some(next()?);
         let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
         Ok(Self { root, mounts: mounts.collect::<Result<_>>()? })
     }
 
     /// Returns the numbers of all descriptors in it.
-    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.trees().map(|tree| tree.as_raw_fd())
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::sys::{fs, mount, tty};
 
 /// The two ends of a pseudo-terminal.
-pub struct Terminal {
+pub(crate) struct Terminal {
     pub master: OwnedFd,
     pub slave: OwnedFd,
 }
@@ -21,7 +21,7 @@ const DEVPTS_MAGIC: i64 = 0x1cd1;
 /// Opens a new pair in the container whose root directory is `root`. The container may have prepared both names
 /// (CVE-2025-52565). Therefore the multiplexer is opened only after it is known to be one, and the slave is opened through the
 /// master, not by its name. `proc` is the root of a verified procfs.
-pub fn terminal(root: BorrowedFd, proc: BorrowedFd) -> Result<Terminal> {
+pub(crate) fn terminal(root: BorrowedFd, proc: BorrowedFd) -> Result<Terminal> {
     let open = || -> Result<Terminal> {
         let found = resolve::open(root, Path::new(PTMX))?;
         let stat = fs::fstat(found.as_fd())?;
@@ -38,7 +38,7 @@ pub fn terminal(root: BorrowedFd, proc: BorrowedFd) -> Result<Terminal> {
 
 impl Root<'_> {
     /// Opens the container's terminal and mounts it on the container's /dev/console.
-    pub fn console(&self) -> Result<Terminal> {
+    pub(crate) fn console(&self) -> Result<Terminal> {
         let terminal = terminal(self.fd(), self.proc)?;
         let bind = || -> Result<()> {
             let tree = mount::open_tree_clone(terminal.slave.as_fd(), Path::new(""), false)?;

@@ -78,7 +78,7 @@ pub fn run(program: &[sock_filter], call: &Call, big_endian: bool) -> Option<(u3
 /// Returns the answer of a program to a call with any arguments, or `None` if the program looks at the
 /// arguments.
 #[must_use]
-pub fn certain(program: &[sock_filter], arch: u32, nr: u32) -> Option<u32> {
+pub(crate) fn certain(program: &[sock_filter], arch: u32, nr: u32) -> Option<u32> {
     let mut at = 0usize;
     let mut accumulator = 0u32;
     for _ in 0..program.len() {

@@ -113,7 +113,7 @@ pub(super) fn number(n: impl Into<u64>) -> String {
 
 /// Returns the specification's word for a return value of a filter.
 #[must_use]
-pub fn action(value: u32) -> String {
+pub(crate) fn action(value: u32) -> String {
     let data = value & libc::SECCOMP_RET_DATA;
     let name = match value & !libc::SECCOMP_RET_DATA {
         libc::SECCOMP_RET_KILL_THREAD => "KILL_THREAD",

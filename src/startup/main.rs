@@ -10,17 +10,17 @@ use std::ffi::{c_char, c_int};
 #[unsafe(no_mangle)]
 unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     // SAFETY: the C library passes what the kernel gave.
-    unsafe { corten::sys::args::keep(argc, argv) };
-    crate::run().into()
+    unsafe { corten::keep_arguments(argc, argv) };
+    corten::run().into()
 }
 
 /// Replaces the C library's `abort`, in which a panic, a failed allocation and every fatal error of std's
 /// end. musl's `abort` signals the thread id that it remembers, which in a clone is the runtime's
-/// (`corten::sys::task::clone3`): it would hit an unrelated process, or the runtime itself. The replacement
+/// (`sys::task::clone3`): it would hit an unrelated process, or the runtime itself. The replacement
 /// works because the executable is static and musl has its `abort` in a file of its own. glibc asks the
 /// kernel for the id.
 #[cfg(target_env = "musl")]
 #[unsafe(no_mangle)]
 extern "C" fn abort() -> ! {
-    corten::sys::task::trap()
+    corten::trap()
 }

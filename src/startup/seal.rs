@@ -19,7 +19,7 @@ use crate::sys::{self, args, fs, mount, task};
 use crate::trace;
 
 /// Executes the sealed copy, unless this process runs from it already or its file can never be written to.
-pub fn ensure() -> Result<()> {
+pub(crate) fn ensure() -> Result<()> {
     let _phase = trace::phase("seal");
     let own = Path::new("/proc/self/exe");
     // If /proc belongs to another pid namespace, that is the better error.

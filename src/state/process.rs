@@ -19,7 +19,7 @@ pub(super) fn alive(record: &Record) -> Result<Option<Stat>> {
 
 /// Returns a descriptor of the container's first process, unless it has ended. Unlike its id, the descriptor
 /// never refers to another process.
-pub fn pidfd(record: &Record) -> Result<Option<OwnedFd>> {
+pub(crate) fn pidfd(record: &Record) -> Result<Option<OwnedFd>> {
     let Some(pid) = record.pid.filter(|pid| *pid > 0) else { return Ok(None) };
     match sys::task::pidfd_open(pid) {
         // The descriptor was opened first. If the id belongs to the recorded process now, it did so then.

@@ -172,7 +172,7 @@ pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
 
 /// Returns the name of `uid` in the host's /etc/passwd, or the number if it has no name there.
 #[must_use]
-pub fn owner(uid: u32) -> Owner {
+pub(crate) fn owner(uid: u32) -> Owner {
     let name = match uid {
         0 => Some("root".to_string()),
         _ => users::name(&std::fs::read("/etc/passwd").unwrap_or_default(), uid),

@@ -73,7 +73,7 @@ impl Hidden {
 
 /// Returns the effective user id that the program was executed with (`AT_EUID`), which costs no call.
 #[must_use]
-pub fn euid() -> u32 {
+pub(crate) fn euid() -> u32 {
     // SAFETY: the call only reads the auxiliary vector.
     unsafe { libc::getauxval(libc::AT_EUID) as u32 }
 }
@@ -81,7 +81,7 @@ pub fn euid() -> u32 {
 /// Returns a number that nobody else can know: the last eight of the 16 random bytes that the kernel gives to
 /// every program (`AT_RANDOM`). The first eight are musl's stack canary.
 #[must_use]
-pub fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     // SAFETY: the call only reads the auxiliary vector.
     let bytes = unsafe { libc::getauxval(libc::AT_RANDOM) } as *const [u8; 16];
     // SAFETY: the kernel has put 16 bytes there, which live as long as the process.
@@ -91,6 +91,6 @@ pub fn random() -> u64 {
 
 /// Returns the command line. Its first element is the name of the program.
 #[must_use]
-pub fn get() -> &'static [CString] {
+pub(crate) fn get() -> &'static [CString] {
     ARGS.get().map_or(&[], Vec::as_slice)
 }

@@ -21,7 +21,7 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 
 /// Flag of an attached program: the programs of a cgroup and of its ancestors all run, and all must allow an
 /// access.
-pub const ALLOW_MULTI: u32 = 1 << 1;
+pub(crate) const ALLOW_MULTI: u32 = 1 << 1;
 /// Replaces one program by another atomically.
 const REPLACE: u32 = 1 << 2;
 
@@ -130,7 +130,7 @@ pub fn attach_device_program(cgroup: BorrowedFd, program: BorrowedFd, old: Optio
 }
 
 /// Detaches a device program from a cgroup.
-pub fn detach_device_program(cgroup: BorrowedFd, program: BorrowedFd) -> Result<()> {
+pub(crate) fn detach_device_program(cgroup: BorrowedFd, program: BorrowedFd) -> Result<()> {
     let mut attr = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: program.as_raw_fd() as u32,
@@ -157,7 +157,7 @@ pub fn device_programs(cgroup: BorrowedFd) -> Result<Vec<u32>> {
 }
 
 /// Returns a descriptor of a loaded program.
-pub fn program_by_id(id: u32) -> Result<OwnedFd> {
+pub(crate) fn program_by_id(id: u32) -> Result<OwnedFd> {
     let mut attr = ById { prog_id: id, ..ById::default() };
     check_fd(bpf(BPF_PROG_GET_FD_BY_ID, &mut attr), || format!("bpf(PROG_GET_FD_BY_ID, {id})"))
 }
@@ -188,14 +188,14 @@ struct ProgramInfo {
 
 /// The properties of a loaded program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Program {
+pub(crate) struct Program {
     /// The kernel's digest of the instructions. Equal programs have equal digests.
     pub tag: [u8; 8],
     pub name: [u8; 16],
 }
 
 /// Returns the properties of a loaded program.
-pub fn program_info(program: BorrowedFd) -> Result<Program> {
+pub(crate) fn program_info(program: BorrowedFd) -> Result<Program> {
     let mut info = ProgramInfo::default();
     let mut attr = InfoByFd {
         bpf_fd: program.as_raw_fd() as u32,

@@ -5,13 +5,13 @@ use nix::time::{ClockId, clock_gettime};
 
 /// Returns `CLOCK_MONOTONIC`. A time namespace can have an offset to it.
 #[must_use]
-pub fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
 /// Returns `CLOCK_REALTIME`, which is the same in every namespace.
 #[must_use]
-pub fn realtime() -> u64 {
+pub(crate) fn realtime() -> u64 {
     read(ClockId::CLOCK_REALTIME)
 }
 

@@ -25,7 +25,7 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
 }
 
 /// Returns the caller's effective, permitted and inheritable sets (`capget(2)`).
-pub fn capget() -> Result<(u64, u64, u64)> {
+pub(crate) fn capget() -> Result<(u64, u64, u64)> {
     let header: [u32; 2] = [LINUX_CAPABILITY_VERSION_3, 0];
     let mut data = [[0u32; 3]; 2];
     // SAFETY: version 3 reads two 32-bit numbers of the header and writes six of the data. Both arrays are
@@ -38,7 +38,7 @@ pub fn capget() -> Result<(u64, u64, u64)> {
 
 /// Drops a capability from the bounding set. It takes a number, because a newer kernel can have capabilities
 /// that the caps crate does not know.
-pub fn drop_bounding(number: u32) -> Result<()> {
+pub(crate) fn drop_bounding(number: u32) -> Result<()> {
     let zero: libc::c_ulong = 0;
     // SAFETY: the option takes numbers, no pointers.
     let ret = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), zero, zero, zero) };
@@ -46,12 +46,12 @@ pub fn drop_bounding(number: u32) -> Result<()> {
 }
 
 /// Clears the ambient set.
-pub fn clear_ambient() -> Result<()> {
+pub(crate) fn clear_ambient() -> Result<()> {
     caps::clear(None, CapSet::Ambient).map_err(|_| last("prctl(PR_CAP_AMBIENT_CLEAR_ALL)".into()))
 }
 
 /// Adds a capability, which must be permitted and inheritable, to the ambient set.
-pub fn raise_ambient(capability: Capability) -> Result<()> {
+pub(crate) fn raise_ambient(capability: Capability) -> Result<()> {
     caps::raise(None, CapSet::Ambient, capability)
         .map_err(|_| last(format!("prctl(PR_CAP_AMBIENT_RAISE, {capability})")))
 }
@@ -63,7 +63,7 @@ pub fn is_ambient(capability: Capability) -> Result<bool> {
 }
 
 /// Sets whether the permitted set survives a change from user 0 to another user.
-pub fn set_keep_capabilities(keep: bool) -> Result<()> {
+pub(crate) fn set_keep_capabilities(keep: bool) -> Result<()> {
     nix::sys::prctl::set_keepcaps(keep).map_err(|e| Error::new(format!("prctl(PR_SET_KEEPCAPS, {keep})"), e))
 }
 
@@ -85,7 +85,11 @@ pub fn umask(mask: u32) -> u32 {
 }
 
 /// Opens `self/NAME` in the procfs whose root is `proc`.
-pub fn open_self(proc: std::os::fd::BorrowedFd, name: &str, flags: i32) -> Result<std::os::fd::OwnedFd> {
+pub(crate) fn open_self(
+    proc: std::os::fd::BorrowedFd,
+    name: &str,
+    flags: i32,
+) -> Result<std::os::fd::OwnedFd> {
     // No link out of this procfs is followed and no mount on it is entered (CVE-2019-16884, CVE-2019-19921).
     let resolve = fs::RESOLVE_BENEATH | fs::RESOLVE_NO_XDEV | fs::RESOLVE_NO_MAGICLINKS;
     fs::openat2(proc, &Path::new("self").join(name), flags, 0, resolve)

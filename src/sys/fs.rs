@@ -13,8 +13,9 @@ use nix::unistd::{Gid, Uid};
 
 use super::{Error, Result, check, cstring, retry};
 
-pub use libc::{O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDONLY, O_RDWR, O_WRONLY};
-pub use libc::{
+pub(crate) use libc::{O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, O_WRONLY};
+pub use libc::{O_DIRECTORY, O_PATH};
+pub(crate) use libc::{
     RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
 };
 
@@ -24,12 +25,12 @@ pub const CWD: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
 /// Returns `/proc/self/fd/N`, for calls that take only a path. Only the runtime may use it: the container's
 /// process has no trustworthy /proc.
 #[must_use]
-pub fn proc_fd(fd: BorrowedFd) -> PathBuf {
+pub(crate) fn proc_fd(fd: BorrowedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Opens `path` below `dir` within the limits of `resolve` (`openat2(2)`).
-pub fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
+pub(crate) fn openat2(dir: BorrowedFd, path: &Path, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::from_bits_retain(flags) | OFlag::O_CLOEXEC)
         .mode(Mode::from_bits_truncate(mode))
@@ -47,22 +48,22 @@ pub fn open(dir: BorrowedFd, path: &Path, flags: i32, mode: u32) -> Result<Owned
 /// Opens the file of an `O_PATH` descriptor again, with the access that `flags` name. The caller can check
 /// the type of the file first, because opening a device or a fifo has effects. `proc` is the root of a
 /// verified procfs that shows this process.
-pub fn reopen(proc: BorrowedFd, fd: BorrowedFd, flags: i32) -> Result<OwnedFd> {
+pub(crate) fn reopen(proc: BorrowedFd, fd: BorrowedFd, flags: i32) -> Result<OwnedFd> {
     open(proc, Path::new(&format!("self/fd/{}", fd.as_raw_fd())), flags | libc::O_NOCTTY, 0)
 }
 
 /// Returns the attributes of an open file (`fstat(2)`), also of an `O_PATH` descriptor.
-pub fn fstat(fd: BorrowedFd) -> Result<libc::stat> {
+pub(crate) fn fstat(fd: BorrowedFd) -> Result<libc::stat> {
     nix::sys::stat::fstat(fd).map_err(|e| Error::new("fstat()", e))
 }
 
 /// Returns whether an open file is a directory.
-pub fn is_directory(fd: BorrowedFd) -> Result<bool> {
+pub(crate) fn is_directory(fd: BorrowedFd) -> Result<bool> {
     Ok(fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
 /// Returns the attributes of a file without following a link (`fstatat(2)`).
-pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
+pub(crate) fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
     nix::sys::stat::fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW)
         .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
 }
@@ -71,7 +72,7 @@ pub fn stat_at(dir: BorrowedFd, path: &Path) -> Result<libc::stat> {
 /// call has to agree: an absent object is neither killed nor removed, so one wrong answer would leave it
 /// behind for good.
 #[must_use]
-pub fn absent(dir: BorrowedFd, path: &Path, error: &Error) -> bool {
+pub(crate) fn absent(dir: BorrowedFd, path: &Path, error: &Error) -> bool {
     is_absence(error) && stat_at(dir, path).is_err_and(|e| is_absence(&e))
 }
 
@@ -81,7 +82,7 @@ fn is_absence(error: &Error) -> bool {
 
 /// Returns the result of `call`, a call on a path, or `None` if nothing exists there ([`absent`]). If something
 /// was made there since the call, the call is repeated once.
-pub fn existing<T>(dir: BorrowedFd, path: &Path, call: impl Fn() -> Result<T>) -> Result<Option<T>> {
+pub(crate) fn existing<T>(dir: BorrowedFd, path: &Path, call: impl Fn() -> Result<T>) -> Result<Option<T>> {
     match call() {
         Err(e) if absent(dir, path, &e) => Ok(None),
         Err(e) if is_absence(&e) => call().map(Some),
@@ -90,14 +91,14 @@ pub fn existing<T>(dir: BorrowedFd, path: &Path, call: impl Fn() -> Result<T>) -
 }
 
 /// Returns the inode number of a file, following links.
-pub fn inode_at(dir: BorrowedFd, path: &Path) -> Result<u64> {
+pub(crate) fn inode_at(dir: BorrowedFd, path: &Path) -> Result<u64> {
     nix::sys::stat::fstatat(dir, path, AtFlags::empty())
         .map(|stat| stat.st_ino)
         .map_err(|e| Error::new(format!("fstatat({path:?})"), e))
 }
 
 /// Returns the type of the file system of an open file, for example `PROC_SUPER_MAGIC`.
-pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
+pub(crate) fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
     let stat = nix::sys::statfs::fstatfs(fd).map_err(|e| Error::new("fstatfs()", e))?;
     #[allow(clippy::unnecessary_cast)] // the type's width differs between C libraries
     Ok(stat.filesystem_type().0 as i64)
@@ -105,7 +106,7 @@ pub fn filesystem_magic(fd: BorrowedFd) -> Result<i64> {
 
 /// Returns whether the mount of an open file has the attribute `nosymfollow`. The raw call, because nix drops
 /// this flag.
-pub fn follows_no_links(fd: BorrowedFd) -> Result<bool> {
+pub(crate) fn follows_no_links(fd: BorrowedFd) -> Result<bool> {
     const ST_NOSYMFOLLOW: libc::c_ulong = 0x2000;
     // SAFETY: all-zero bytes are a valid statvfs.
     let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
@@ -116,7 +117,7 @@ pub fn follows_no_links(fd: BorrowedFd) -> Result<bool> {
 }
 
 /// Returns whether a file can never be written to: its mount is read-only, or it is a sealed file in memory.
-pub fn never_written(path: &Path) -> Result<bool> {
+pub(crate) fn never_written(path: &Path) -> Result<bool> {
     use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
     let stat = statfs(path).map_err(|e| Error::new(format!("statfs({path:?})"), e))?;
     if stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
@@ -127,52 +128,52 @@ pub fn never_written(path: &Path) -> Result<bool> {
 }
 
 /// Creates a directory (`mkdirat(2)`).
-pub fn mkdirat(dir: BorrowedFd, path: &Path, mode: u32) -> Result<()> {
+pub(crate) fn mkdirat(dir: BorrowedFd, path: &Path, mode: u32) -> Result<()> {
     nix::sys::stat::mkdirat(dir, path, Mode::from_bits_truncate(mode))
         .map_err(|e| Error::new(format!("mkdirat({path:?})"), e))
 }
 
 /// Creates a device or fifo (`mknodat(2)`). `mode` contains the type and the permissions.
-pub fn mknodat(dir: BorrowedFd, path: &Path, mode: u32, device: u64) -> Result<()> {
+pub(crate) fn mknodat(dir: BorrowedFd, path: &Path, mode: u32, device: u64) -> Result<()> {
     let kind = SFlag::from_bits_truncate(mode);
     nix::sys::stat::mknodat(dir, path, kind, Mode::from_bits_truncate(mode), device)
         .map_err(|e| Error::new(format!("mknodat({path:?})"), e))
 }
 
 /// Creates a symbolic link (`symlinkat(2)`).
-pub fn symlinkat(target: &Path, dir: BorrowedFd, path: &Path) -> Result<()> {
+pub(crate) fn symlinkat(target: &Path, dir: BorrowedFd, path: &Path) -> Result<()> {
     nix::unistd::symlinkat(target, dir, path).map_err(|e| Error::new(format!("symlinkat({path:?})"), e))
 }
 
 /// Returns the target of a symbolic link (`readlinkat(2)`). An empty path means the link that `dir` itself
 /// refers to.
-pub fn readlinkat(dir: BorrowedFd, path: &Path) -> Result<PathBuf> {
+pub(crate) fn readlinkat(dir: BorrowedFd, path: &Path) -> Result<PathBuf> {
     let text =
         nix::fcntl::readlinkat(dir, path).map_err(|e| Error::new(format!("readlinkat({path:?})"), e))?;
     Ok(PathBuf::from(text))
 }
 
 /// Removes a file, or an empty directory if `directory` is true (`unlinkat(2)`).
-pub fn unlinkat(dir: BorrowedFd, path: &Path, directory: bool) -> Result<()> {
+pub(crate) fn unlinkat(dir: BorrowedFd, path: &Path, directory: bool) -> Result<()> {
     use nix::unistd::UnlinkatFlags::{NoRemoveDir, RemoveDir};
     nix::unistd::unlinkat(dir, path, if directory { RemoveDir } else { NoRemoveDir })
         .map_err(|e| Error::new(format!("unlinkat({path:?})"), e))
 }
 
 /// Renames a file within one directory (`renameat(2)`).
-pub fn rename(dir: BorrowedFd, from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn rename(dir: BorrowedFd, from: &Path, to: &Path) -> Result<()> {
     nix::fcntl::renameat(dir, from, dir, to).map_err(|e| Error::new(format!("renameat({from:?}, {to:?})"), e))
 }
 
 /// Changes the owner of a file without following a link (`fchownat(2)`). An empty path means `dir` itself.
-pub fn chown(dir: BorrowedFd, path: &Path, uid: u32, gid: u32) -> Result<()> {
+pub(crate) fn chown(dir: BorrowedFd, path: &Path, uid: u32, gid: u32) -> Result<()> {
     let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     nix::unistd::fchownat(dir, path, owner, group, AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH)
         .map_err(|e| Error::new(format!("fchownat({path:?}, {uid}, {gid})"), e))
 }
 
 /// Sets the permissions of an open file, whose descriptor must not be an `O_PATH` one.
-pub fn fchmod(fd: BorrowedFd, mode: u32) -> Result<()> {
+pub(crate) fn fchmod(fd: BorrowedFd, mode: u32) -> Result<()> {
     nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))
         .map_err(|e| Error::new(format!("fchmod({mode:#o})"), e))
 }
@@ -181,7 +182,7 @@ pub fn fchmod(fd: BorrowedFd, mode: u32) -> Result<()> {
 ///
 /// The C library takes ENOENT for the end of the list. A directory without even `.` has been removed, which
 /// is an error.
-pub fn list_dir(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
+pub(crate) fn list_dir(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
     let error = |e| Error::new("getdents64()", e);
     let own = open(dir, Path::new("."), O_RDONLY | O_DIRECTORY, 0)?;
     let mut stream = nix::dir::Dir::from_fd(own).map_err(error)?;
@@ -197,18 +198,18 @@ pub fn list_dir(dir: BorrowedFd) -> Result<Vec<PathBuf>> {
 }
 
 /// Reads a whole file. A file of more than `limit` bytes is `EFBIG`.
-pub fn read_limited(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_limited(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
     read_until(fd, limit, |_| false)
 }
 
 /// Reads a whole file whose reads are short only at its end: a regular file, or a file of the kernel that is
 /// one record. Compared with [`read_limited`] it saves the read that reports the end.
-pub fn read_whole(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_whole(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
     read_until(fd, limit, |left| left > 0)
 }
 
 /// Does the same as [`read_whole`], into memory that was used before.
-pub fn read_whole_into(fd: OwnedFd, limit: u64, bytes: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn read_whole_into(fd: OwnedFd, limit: u64, bytes: &mut Vec<u8>) -> Result<()> {
     bytes.clear();
     bytes.reserve(8192);
     read_on(fd, limit, |left| left > 0, bytes)
@@ -249,7 +250,7 @@ fn read_on(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool, bytes: &mut 
 }
 
 /// Returns the text of a small file of the kernel.
-pub fn read_text(dir: BorrowedFd, path: &Path) -> Result<String> {
+pub(crate) fn read_text(dir: BorrowedFd, path: &Path) -> Result<String> {
     let bytes = read_whole(open(dir, path, O_RDONLY, 0)?, 1 << 20).map_err(|mut e| {
         e.call = format!("read({path:?})");
         e
@@ -258,12 +259,12 @@ pub fn read_text(dir: BorrowedFd, path: &Path) -> Result<String> {
 }
 
 /// Writes `bytes` to a file of the kernel in one `write(2)`.
-pub fn write_at(dir: BorrowedFd, path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_at(dir: BorrowedFd, path: &Path, bytes: &[u8]) -> Result<()> {
     write_each(dir, path, [bytes])
 }
 
 /// Writes values to a file of the kernel, each in its own `write(2)`.
-pub fn write_each<'a>(
+pub(crate) fn write_each<'a>(
     dir: BorrowedFd,
     path: &Path,
     values: impl IntoIterator<Item = &'a [u8]>,
@@ -273,7 +274,7 @@ pub fn write_each<'a>(
 }
 
 /// Writes `bytes` to an open file of the kernel in one `write(2)`.
-pub fn write_open(fd: BorrowedFd, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_open(fd: BorrowedFd, bytes: &[u8]) -> Result<()> {
     write_whole(fd, bytes, Path::new("an open file"))
 }
 
@@ -287,7 +288,7 @@ fn write_whole(fd: BorrowedFd, bytes: &[u8], path: &Path) -> Result<()> {
 }
 
 /// Returns an anonymous file that contains `bytes`, positioned at its start.
-pub fn memfd_with(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn memfd_with(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
     let fd = memfd(name)?;
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -299,7 +300,7 @@ pub fn memfd_with(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
 }
 
 /// Returns an empty anonymous file that can be sealed and never executed.
-pub fn memfd(name: &str) -> Result<OwnedFd> {
+pub(crate) fn memfd(name: &str) -> Result<OwnedFd> {
     memfd_create(name, MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL))
 }
 
@@ -323,7 +324,7 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
     .union(SealFlag::F_SEAL_WRITE);
 
 /// Returns a copy of a file in memory that can be executed and never be written to again.
-pub fn sealed_copy(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn sealed_copy(path: &Path) -> Result<OwnedFd> {
     use std::os::fd::AsFd;
     let to = memfd_create("corten", MFdFlags::from_bits_retain(libc::MFD_EXEC))?;
     copy(open(CWD, path, O_RDONLY, 0)?, to.as_fd())?;
@@ -332,7 +333,7 @@ pub fn sealed_copy(path: &Path) -> Result<OwnedFd> {
 }
 
 /// Copies the rest of one file to another.
-pub fn copy(from: OwnedFd, to: BorrowedFd) -> Result<()> {
+pub(crate) fn copy(from: OwnedFd, to: BorrowedFd) -> Result<()> {
     let error = |e: io::Error| Error::new("copy", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
     let mut to = std::fs::File::from(dup(to)?);
     io::copy(&mut std::fs::File::from(from), &mut to).map(drop).map_err(error)
@@ -344,13 +345,13 @@ const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
 /// Returns the id of the mount of a path, as mountinfo shows it. An empty path means `dir` itself. The kernel
 /// reuses these ids.
-pub fn mount_id(dir: BorrowedFd, path: &Path) -> Result<u64> {
+pub(crate) fn mount_id(dir: BorrowedFd, path: &Path) -> Result<u64> {
     Ok(statx(dir, path, STATX_MNT_ID)?.stx_mnt_id)
 }
 
 /// Returns the id of the mount whose root is at `path`, or 0 if nothing is mounted there. Since Linux 6.8 the
 /// kernel never reuses this id.
-pub fn mounted_at(path: &Path) -> Result<u64> {
+pub(crate) fn mounted_at(path: &Path) -> Result<u64> {
     let found = statx(CWD, path, STATX_MNT_ID | STATX_MNT_ID_UNIQUE)?;
     let is_root = found.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0;
     Ok(if is_root { found.stx_mnt_id } else { 0 })
@@ -380,14 +381,14 @@ fn write_sealed(path: &Path) -> Result<bool> {
 }
 
 /// Positions a file at its start.
-pub fn rewind(fd: &OwnedFd) -> Result<()> {
+pub(crate) fn rewind(fd: &OwnedFd) -> Result<()> {
     nix::unistd::lseek(fd, 0, nix::unistd::Whence::SeekSet).map(drop).map_err(|e| Error::new("lseek()", e))
 }
 
 /// Opens /dev/null for each standard stream that is closed. Otherwise a file of the runtime would get its
 /// number, and the container would read or write that file. The raw poll(2), because nix's takes only open
 /// descriptors.
-pub fn fill_standard() -> Result<()> {
+pub(crate) fn fill_standard() -> Result<()> {
     let mut polled = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
     retry(|| {
         // SAFETY: the array of three entries lives until the call returns.
@@ -407,7 +408,7 @@ pub fn fill_standard() -> Result<()> {
 
 /// Closes every descriptor from 3 on except those in `kept`. For a new clone that never returns to the frames
 /// of its parent: it must not hold the parent's files, among them a lock.
-pub fn close_all_but(mut kept: Vec<i32>) -> Result<()> {
+pub(crate) fn close_all_but(mut kept: Vec<i32>) -> Result<()> {
     kept.sort_unstable();
     kept.push(i32::MAX);
     let mut first = 3;
@@ -424,7 +425,7 @@ pub fn close_all_but(mut kept: Vec<i32>) -> Result<()> {
 }
 
 /// Closes descriptors. One call closes all that have consecutive numbers.
-pub fn close_together(fds: Vec<OwnedFd>) {
+pub(crate) fn close_together(fds: Vec<OwnedFd>) {
     use std::os::fd::IntoRawFd;
     let mut numbers: Vec<i32> = fds.into_iter().map(IntoRawFd::into_raw_fd).collect();
     numbers.sort_unstable();
@@ -437,14 +438,14 @@ pub fn close_together(fds: Vec<OwnedFd>) {
 }
 
 /// Marks every descriptor from `first` on close-on-exec, including those that the caller of corten left open.
-pub fn close_on_exec_from(first: u32) -> Result<()> {
+pub(crate) fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: no pointers are passed. The descriptors stay open, so every `OwnedFd` stays valid.
     let ret = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     check(ret, || format!("close_range({first}, CLOEXEC)")).map(drop)
 }
 
 /// Clears the close-on-exec flag of a descriptor, by number.
-pub fn keep_on_exec(fd: i32) -> Result<()> {
+pub(crate) fn keep_on_exec(fd: i32) -> Result<()> {
     // SAFETY: only a flag of the descriptor changes. If it is not open, the error is EBADF.
     let ret = unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
     check(ret.into(), || format!("fcntl({fd}, F_SETFD)")).map(drop)
@@ -452,21 +453,21 @@ pub fn keep_on_exec(fd: i32) -> Result<()> {
 
 /// Takes an exclusive lock without waiting (`flock(2)`). The raw call, because nix's `Flock` takes ownership
 /// of the file.
-pub fn try_lock(fd: BorrowedFd) -> Result<()> {
+pub(crate) fn try_lock(fd: BorrowedFd) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
     check(ret.into(), || "flock(LOCK_EX)".into()).map(drop)
 }
 
 /// Releases a lock (`flock(2)`).
-pub fn unlock(fd: BorrowedFd) -> Result<()> {
+pub(crate) fn unlock(fd: BorrowedFd) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) };
     check(ret.into(), || "flock(LOCK_UN)".into()).map(drop)
 }
 
 /// Returns a duplicate of a descriptor.
-pub fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
+pub(crate) fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(|e| {
         Error::new("fcntl(F_DUPFD_CLOEXEC)", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EBADF)))
     })
@@ -474,7 +475,7 @@ pub fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
 
 /// Returns those of the `count` descriptors from `first` on that are open and not close-on-exec: the caller
 /// of corten has left them open on purpose. `proc` is the root of a procfs that shows this process.
-pub fn inherited(proc: BorrowedFd, first: i32, count: u32) -> Result<Vec<i32>> {
+pub(crate) fn inherited(proc: BorrowedFd, first: i32, count: u32) -> Result<Vec<i32>> {
     let beyond = first.saturating_add(i32::try_from(count).unwrap_or(i32::MAX));
     let own = open(proc, Path::new("self/fd"), O_RDONLY | O_DIRECTORY, 0)?;
     let numbers = list_dir(own.as_fd())?;

@@ -7,22 +7,22 @@ use nix::errno::Errno;
 use super::{Result, check, check_fd};
 
 // linux/landlock.h: LANDLOCK_ACCESS_FS_*
-pub const EXECUTE: u64 = 1 << 0;
-pub const WRITE_FILE: u64 = 1 << 1;
-pub const READ_FILE: u64 = 1 << 2;
-pub const READ_DIR: u64 = 1 << 3;
+pub(crate) const EXECUTE: u64 = 1 << 0;
+pub(crate) const WRITE_FILE: u64 = 1 << 1;
+pub(crate) const READ_FILE: u64 = 1 << 2;
+pub(crate) const READ_DIR: u64 = 1 << 3;
 /// All rights that change a directory: from `REMOVE_DIR` to `MAKE_SYM`.
-pub const CHANGE_DIR: u64 = 0x1ff0;
+pub(crate) const CHANGE_DIR: u64 = 0x1ff0;
 /// The right to link or move a file to another directory. Since ABI 2.
-pub const REFER: u64 = 1 << 13;
+pub(crate) const REFER: u64 = 1 << 13;
 /// Since ABI 3.
-pub const TRUNCATE: u64 = 1 << 14;
+pub(crate) const TRUNCATE: u64 = 1 << 14;
 /// Since ABI 5.
-pub const IOCTL_DEV: u64 = 1 << 15;
+pub(crate) const IOCTL_DEV: u64 = 1 << 15;
 
 // LANDLOCK_ACCESS_NET_*, since ABI 4
-pub const BIND_TCP: u64 = 1 << 0;
-pub const CONNECT_TCP: u64 = 1 << 1;
+pub(crate) const BIND_TCP: u64 = 1 << 0;
+pub(crate) const CONNECT_TCP: u64 = 1 << 1;
 
 const RULE_PATH_BENEATH: libc::c_int = 1;
 const RULE_NET_PORT: libc::c_int = 2;
@@ -62,7 +62,7 @@ pub fn abi() -> Result<u32> {
 }
 
 /// Creates a ruleset that denies these rights, except where its rules allow them.
-pub fn create_ruleset(fs: u64, net: u64) -> Result<OwnedFd> {
+pub(crate) fn create_ruleset(fs: u64, net: u64) -> Result<OwnedFd> {
     let attr = RulesetAttr { fs, net };
     // SAFETY: `attr` is a live structure of the size passed.
     let ret = unsafe {
@@ -72,7 +72,7 @@ pub fn create_ruleset(fs: u64, net: u64) -> Result<OwnedFd> {
 }
 
 /// Allows access to a file, or to a directory and everything below it.
-pub fn allow_beneath(ruleset: BorrowedFd, fd: BorrowedFd, access: u64) -> Result<()> {
+pub(crate) fn allow_beneath(ruleset: BorrowedFd, fd: BorrowedFd, access: u64) -> Result<()> {
     let attr = PathBeneathAttr { access, fd: fd.as_raw_fd() };
     let number = ruleset.as_raw_fd();
     // SAFETY: `attr` is the live structure that goes with this type of rule.
@@ -82,7 +82,7 @@ pub fn allow_beneath(ruleset: BorrowedFd, fd: BorrowedFd, access: u64) -> Result
 }
 
 /// Allows access to a TCP port.
-pub fn allow_port(ruleset: BorrowedFd, port: u16, access: u64) -> Result<()> {
+pub(crate) fn allow_port(ruleset: BorrowedFd, port: u16, access: u64) -> Result<()> {
     let attr = NetPortAttr { access, port: port.into() };
     let number = ruleset.as_raw_fd();
     // SAFETY: `attr` is the live structure that goes with this type of rule.
@@ -93,7 +93,7 @@ pub fn allow_port(ruleset: BorrowedFd, port: u16, access: u64) -> Result<()> {
 
 /// Applies the ruleset to the calling process irrevocably. Requires no_new_privs or CAP_SYS_ADMIN in its user
 /// namespace.
-pub fn restrict_self(ruleset: BorrowedFd) -> Result<()> {
+pub(crate) fn restrict_self(ruleset: BorrowedFd) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
     check(ret, || "landlock_restrict_self()".into()).map(drop)

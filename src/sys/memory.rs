@@ -8,7 +8,7 @@ use super::{Error, Result};
 
 /// Returns `words` words, all zero, that later clones share until they call execve. The memory has no name
 /// and no descriptor. Pages cost nothing until they are touched.
-pub fn shared(words: usize) -> Result<&'static [AtomicU64]> {
+pub(crate) fn shared(words: usize) -> Result<&'static [AtomicU64]> {
     let (read_write, anonymous) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     let size = words * size_of::<AtomicU64>();

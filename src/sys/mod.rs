@@ -5,23 +5,23 @@
 //! the reason is beside the call. In a clone the C library's view of the process is that of before (its
 //! thread id, its list of threads). So no wrapper may rely on it between clone3 and execve.
 
-pub mod args;
-pub mod bpf;
-pub mod clock;
-pub mod credentials;
-pub mod fs;
-pub mod landlock;
-pub mod memory;
-pub mod mount;
-pub mod mountinfo;
-pub mod net;
-pub mod netlink;
-pub mod process;
-pub mod seccomp;
-pub mod signal;
-pub mod socket;
-pub mod task;
-pub mod tty;
+pub(crate) mod args;
+pub(crate) mod bpf;
+pub(crate) mod clock;
+pub(crate) mod credentials;
+pub(crate) mod fs;
+pub(crate) mod landlock;
+pub(crate) mod memory;
+pub(crate) mod mount;
+pub(crate) mod mountinfo;
+pub(crate) mod net;
+pub(crate) mod netlink;
+pub(crate) mod process;
+pub(crate) mod seccomp;
+pub(crate) mod signal;
+pub(crate) mod socket;
+pub(crate) mod task;
+pub(crate) mod tty;
 
 use std::ffi::CString;
 use std::fmt;
@@ -51,11 +51,11 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-pub type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Returns the text of an errno as runc words it: in lower case, because engines match on it.
 #[must_use]
-pub fn text(errno: Errno) -> String {
+pub(crate) fn text(errno: Errno) -> String {
     let mut text = errno.desc().to_string();
     // "RPC ..." and "I/O ..." keep their capitals; "No such file" does not.
     if text.as_bytes().get(1).is_some_and(u8::is_ascii_lowercase) {
@@ -66,7 +66,7 @@ pub fn text(errno: Errno) -> String {
 
 /// Returns the errno of the system call at the root of an error chain, if there is one.
 #[must_use]
-pub fn errno(error: &anyhow::Error) -> Option<Errno> {
+pub(crate) fn errno(error: &anyhow::Error) -> Option<Errno> {
     error.downcast_ref::<Error>().map(|e| e.errno)
 }
 

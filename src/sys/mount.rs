@@ -9,14 +9,14 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{Error, Result, check, check_fd, cstring};
 
-pub use libc::{
+pub(crate) use libc::{
     AT_RECURSIVE, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
     MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME,
     MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE,
 };
 
 /// The mask of the access-time modes (`MOUNT_ATTR__ATIME`). `relatime` is 0.
-pub const MOUNT_ATTR_ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
+pub(crate) const MOUNT_ATTR_ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
 
 /// The changes that one `mount_setattr(2)` makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Attr {
 
 /// Returns a detached copy of the mount at `path` below `dir` (`open_tree(2)` with `OPEN_TREE_CLONE`). An
 /// empty path means the mount that `dir` itself refers to.
-pub fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<OwnedFd> {
+pub(crate) fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<OwnedFd> {
     let name = cstring(path)?;
     let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     if recursive {
@@ -48,7 +48,7 @@ const OPEN_TREE_NAMESPACE: u32 = 1 << 1;
 
 /// Returns a new mount namespace for `setns(2)`, whose root is a copy of the directory at `path` and of all
 /// mounts below it (`open_tree(2)` with `OPEN_TREE_NAMESPACE`). EINVAL on older kernels.
-pub fn open_tree_namespace(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_tree_namespace(path: &Path) -> Result<OwnedFd> {
     let name = cstring(path)?;
     let flags = OPEN_TREE_NAMESPACE | libc::OPEN_TREE_CLOEXEC | AT_RECURSIVE as u32;
     // SAFETY: `name` is NUL-terminated and outlives the call.
@@ -57,7 +57,7 @@ pub fn open_tree_namespace(path: &Path) -> Result<OwnedFd> {
 }
 
 /// Attaches the detached mount `tree` on the file or directory that `target` refers to.
-pub fn move_mount(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
+pub(crate) fn move_mount(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     let empty = c"".as_ptr();
     // SAFETY: both paths are a static empty string.
@@ -69,18 +69,18 @@ pub fn move_mount(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
 
 /// Changes the attributes of the mount that `mount` refers to, and with `recursive` those of all mounts below
 /// it (`mount_setattr(2)`).
-pub fn mount_setattr(mount: BorrowedFd, recursive: bool, attr: &Attr) -> Result<()> {
+pub(crate) fn mount_setattr(mount: BorrowedFd, recursive: bool, attr: &Attr) -> Result<()> {
     setattr(mount, recursive, attr, 0)
 }
 
 /// Makes a detached mount translate ids with the id maps of the user namespace `userns`.
-pub fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Result<()> {
+pub(crate) fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Result<()> {
     setattr(mount, recursive, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
 }
 
 /// Makes every mount of the caller's namespace a slave. Later mounts and unmounts then stay in this
 /// namespace.
-pub fn make_all_slave() -> Result<()> {
+pub(crate) fn make_all_slave() -> Result<()> {
     let none = None::<&Path>;
     mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
         .map_err(|e| Error::new("mount(\"/\", MS_REC | MS_SLAVE)", e))
@@ -115,7 +115,7 @@ fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> R
 }
 
 /// Returns a context that configures a new file system of a type (`fsopen(2)`).
-pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
+pub(crate) fn fsopen(fstype: &str) -> Result<OwnedFd> {
     let name = cstring(Path::new(fstype))?;
     // SAFETY: `name` is NUL-terminated and outlives the call.
     let ret = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), libc::FSOPEN_CLOEXEC) };
@@ -123,21 +123,21 @@ pub fn fsopen(fstype: &str) -> Result<OwnedFd> {
 }
 
 /// The most bytes that a value of `FSCONFIG_SET_STRING` may have.
-pub const FSCONFIG_MAX: usize = 255;
+pub(crate) const FSCONFIG_MAX: usize = 255;
 
 /// Sets an option to a value of at most [`FSCONFIG_MAX`] bytes (`FSCONFIG_SET_STRING`).
-pub fn fsconfig_string(context: BorrowedFd, key: &str, value: &str) -> Result<()> {
+pub(crate) fn fsconfig_string(context: BorrowedFd, key: &str, value: &str) -> Result<()> {
     let value_c = cstring(Path::new(value))?;
     fsconfig(context, libc::FSCONFIG_SET_STRING, Some(key), Some(&value_c), || format!("{key}={value}"))
 }
 
 /// Sets an option without a value (`FSCONFIG_SET_FLAG`).
-pub fn fsconfig_flag(context: BorrowedFd, key: &str) -> Result<()> {
+pub(crate) fn fsconfig_flag(context: BorrowedFd, key: &str) -> Result<()> {
     fsconfig(context, libc::FSCONFIG_SET_FLAG, Some(key), None, || key.into())
 }
 
 /// Creates the superblock (`FSCONFIG_CMD_CREATE`).
-pub fn fsconfig_create(context: BorrowedFd) -> Result<()> {
+pub(crate) fn fsconfig_create(context: BorrowedFd) -> Result<()> {
     fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None, || "create".into())
 }
 
@@ -183,7 +183,7 @@ fn context_message(context: BorrowedFd) -> Option<String> {
 }
 
 /// Returns a detached mount of a superblock that was created (`fsmount(2)`).
-pub fn fsmount(context: BorrowedFd, attributes: u64) -> Result<OwnedFd> {
+pub(crate) fn fsmount(context: BorrowedFd, attributes: u64) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
     let ret = unsafe {
         libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes as u32)
@@ -192,7 +192,7 @@ pub fn fsmount(context: BorrowedFd, attributes: u64) -> Result<OwnedFd> {
 }
 
 /// Returns a detached mount of a new file system.
-pub fn new_filesystem(fstype: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd> {
+pub(crate) fn new_filesystem(fstype: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd> {
     let context = fsopen(fstype)?;
     for (key, value) in options {
         fsconfig_string(context.as_fd(), key, value)?;
@@ -203,7 +203,7 @@ pub fn new_filesystem(fstype: &str, options: &[(&str, &str)], attributes: u64) -
 
 /// Returns whether `mount(2)` takes the whole of `data`. It silently ignores everything after the first page.
 #[must_use]
-pub fn fits(data: &str) -> bool {
+pub(crate) fn fits(data: &str) -> bool {
     let page = || nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     data.len() < 4096 || page().is_some_and(|page| data.len() < page as usize)
 }
@@ -212,7 +212,7 @@ pub fn fits(data: &str) -> bool {
 /// more than 255 bytes, or to reconfigure a superblock. The call takes its target only as a path. Therefore
 /// the directory `target` becomes the working directory. The other path of a descriptor, /proc/self/fd/N,
 /// would trust the /proc of the container.
-pub fn mount_at(
+pub(crate) fn mount_at(
     source: Option<&Path>,
     target: BorrowedFd,
     fstype: Option<&str>,
@@ -226,17 +226,17 @@ pub fn mount_at(
 }
 
 /// Makes the working directory the root. The old root is then stacked on top of it (`pivot_root(".", ".")`).
-pub fn pivot_root_here() -> Result<()> {
+pub(crate) fn pivot_root_here() -> Result<()> {
     nix::unistd::pivot_root(c".", c".").map_err(|e| Error::new("pivot_root(\".\", \".\")", e))
 }
 
 /// Detaches the old root that [`pivot_root_here`] has left on top (`umount2(".", MNT_DETACH)`).
-pub fn detach_here() -> Result<()> {
+pub(crate) fn detach_here() -> Result<()> {
     umount2(c".", MntFlags::MNT_DETACH).map_err(|e| Error::new("umount2(\".\", MNT_DETACH)", e))
 }
 
 /// Detaches the mount at a path of the host, which must not be a link (`umount2(2)` with `MNT_DETACH`).
-pub fn detach(path: &Path) -> Result<()> {
+pub(crate) fn detach(path: &Path) -> Result<()> {
     umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
         .map_err(|e| Error::new(format!("umount2({path:?}, MNT_DETACH)"), e))
 }

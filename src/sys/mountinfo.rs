@@ -9,7 +9,7 @@ use super::{Result, fs};
 
 /// One line, such as `41 31 0:38 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw`.
 #[derive(Debug)]
-pub struct Mount<'a> {
+pub(crate) struct Mount<'a> {
     pub id: u64,
     pub parent: u64,
     root: &'a [u8],
@@ -34,19 +34,19 @@ impl<'a> Mount<'a> {
 
     /// Returns the directory of the file system that is mounted.
     #[must_use]
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         unescape(self.root)
     }
 
     /// Returns the path at which it is mounted, relative to the root directory of the process.
     #[must_use]
-    pub fn point(&self) -> PathBuf {
+    pub(crate) fn point(&self) -> PathBuf {
         unescape(self.point)
     }
 }
 
 /// Reads the calling process's mountinfo. `proc` is the root of a verified procfs.
-pub fn read(proc: BorrowedFd) -> Result<Vec<u8>> {
+pub(crate) fn read(proc: BorrowedFd) -> Result<Vec<u8>> {
     let path = Path::new("self/mountinfo");
     fs::read_limited(fs::open(proc, path, fs::O_RDONLY, 0)?, 64 << 20).map_err(|mut e| {
         e.call = format!("read({path:?})");
@@ -55,7 +55,7 @@ pub fn read(proc: BorrowedFd) -> Result<Vec<u8>> {
 }
 
 /// Parses a mountinfo. A later line hides earlier mounts at and below its mount point.
-pub fn parse(text: &[u8]) -> impl Iterator<Item = Mount<'_>> {
+pub(crate) fn parse(text: &[u8]) -> impl Iterator<Item = Mount<'_>> {
     text.split(|&b| b == b'\n').filter_map(Mount::parse)
 }
 

@@ -7,7 +7,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use super::{Error, Result, check};
 
 /// Sets the loopback interface of the caller's network namespace up. The kernel then gives it its addresses.
-pub fn loopback_up() -> Result<()> {
+pub(crate) fn loopback_up() -> Result<()> {
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|e| Error::new("socket()", e))?;
     let mut ifr_name = [0; libc::IFNAMSIZ];

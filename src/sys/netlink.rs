@@ -11,17 +11,17 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{Error, Result, retry};
 
-pub const RTM_NEWLINK: u16 = 16;
-pub const RTM_GETLINK: u16 = 18;
-pub const RTM_NEWADDR: u16 = 20;
-pub const RTM_GETADDR: u16 = 22;
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_GETLINK: u16 = 18;
+pub(crate) const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_GETADDR: u16 = 22;
 
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 /// Requests all objects instead of one.
-pub const DUMP: u16 = 0x300;
+pub(crate) const DUMP: u16 = 0x300;
 /// Creates the object if it does not exist.
-pub const CREATE: u16 = 0x400;
+pub(crate) const CREATE: u16 = 0x400;
 
 const HEADER: usize = 16;
 const MSG_ERROR: u16 = 2;
@@ -29,11 +29,11 @@ const MSG_DONE: u16 = 3;
 
 /// An rtnetlink socket.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub(crate) struct Socket(OwnedFd);
 
 impl Socket {
     /// Opens a socket in the caller's network namespace.
-    pub fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         let error = |e| Error::new("socket(AF_NETLINK)", e);
         let flags = SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute);
@@ -44,7 +44,7 @@ impl Socket {
     }
 
     /// Sends a request and returns the bodies of the answers. `call` names the request in errors.
-    pub fn request(&self, kind: u16, flags: u16, body: &[u8], call: &str) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn request(&self, kind: u16, flags: u16, body: &[u8], call: &str) -> Result<Vec<Vec<u8>>> {
         let error = |e| Error::new(format!("rtnetlink({call})"), e);
         let flags = REQUEST | flags | if flags & DUMP == DUMP { 0 } else { ACK };
         let message = message(kind, flags, body);
@@ -70,7 +70,7 @@ impl Socket {
 
 /// Returns the first `N` bytes, or `None` if there are fewer.
 #[must_use]
-pub fn first<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
+pub(crate) fn first<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     bytes.get(..N)?.try_into().ok()
 }
 
@@ -103,7 +103,7 @@ fn aligned(len: usize) -> usize {
 }
 
 /// Adds an attribute (`struct rtattr`) to a body.
-pub fn push(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn push(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.extend(((4 + value.len()) as u16).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
@@ -112,7 +112,7 @@ pub fn push(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
 
 /// Returns the attributes after the first `skip` bytes of a body: kind and value.
 #[must_use]
-pub fn attributes(body: &[u8], skip: usize) -> Vec<(u16, &[u8])> {
+pub(crate) fn attributes(body: &[u8], skip: usize) -> Vec<(u16, &[u8])> {
     let mut rest = body.get(skip..).unwrap_or_default();
     let mut all = Vec::new();
     while let (Some(len), Some(kind)) = (first(rest), rest.get(2..).and_then(first)) {

@@ -28,7 +28,7 @@ pub struct SchedAttr {
 }
 
 /// Sets the caller's scheduling policy (`sched_setattr(2)`). The member `size` is filled in here.
-pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
+pub(crate) fn sched_setattr(attr: &SchedAttr) -> Result<()> {
     let sized = SchedAttr { size: size_of::<SchedAttr>() as u32, ..attr.clone() };
     // SAFETY: `sized` is a live sched_attr that states its own size.
     let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const sized, 0) };
@@ -36,7 +36,7 @@ pub fn sched_setattr(attr: &SchedAttr) -> Result<()> {
 }
 
 /// Sets the I/O priority of all processes in the caller's process group (`ioprio_set(2)`).
-pub fn ioprio_set_group(class: u32, level: u32) -> Result<()> {
+pub(crate) fn ioprio_set_group(class: u32, level: u32) -> Result<()> {
     const IOPRIO_WHO_PGRP: i32 = 2;
     const IOPRIO_CLASS_SHIFT: u32 = 13;
     let value = (class << IOPRIO_CLASS_SHIFT | level) as i32;
@@ -55,14 +55,14 @@ pub fn ioprio_get() -> Result<(u32, u32)> {
 
 /// Sets the caller's CPUs (`sched_setaffinity(2)`). Bit n % 64 of word n / 64 is CPU n. The raw call, because
 /// nix's `CpuSet` ends at CPU 1023.
-pub fn sched_setaffinity(mask: &[u64]) -> Result<()> {
+pub(crate) fn sched_setaffinity(mask: &[u64]) -> Result<()> {
     // SAFETY: the length in bytes is that of the live slice.
     let ret = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) };
     check(ret, || "sched_setaffinity()".into()).map(drop)
 }
 
 /// Sets the caller's memory policy (`set_mempolicy(2)`). `nodes` is empty for a policy without nodes.
-pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
+pub(crate) fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
     // The kernel subtracts one from the number of bits before it reads them.
     let (pointer, bits) =
         if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), nodes.len() * 64 + 1) };
@@ -72,7 +72,7 @@ pub fn set_mempolicy(mode: u32, nodes: &[u64]) -> Result<()> {
 }
 
 /// Sets the caller's execution domain (`personality(2)`).
-pub fn personality(persona: u32) -> Result<()> {
+pub(crate) fn personality(persona: u32) -> Result<()> {
     nix::sys::personality::set(Persona::from_bits_retain(persona as i32))
         .map(drop)
         .map_err(|e| Error::new(format!("personality({persona:#x})"), e))
@@ -105,7 +105,7 @@ pub fn lead_group(pid: i32) -> Result<()> {
 }
 
 /// Kills all processes of a group.
-pub fn kill_group(leader: i32) -> Result<()> {
+pub(crate) fn kill_group(leader: i32) -> Result<()> {
     // killpg(1) would kill all processes, killpg(0) the caller's group.
     if leader <= 1 {
         return Err(Error::new(format!("kill(-{leader})"), Errno::EINVAL));
@@ -114,14 +114,14 @@ pub fn kill_group(leader: i32) -> Result<()> {
 }
 
 /// Makes every write to the open file append to it.
-pub fn set_append(fd: BorrowedFd) -> Result<()> {
+pub(crate) fn set_append(fd: BorrowedFd) -> Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_APPEND))
         .map(drop)
         .map_err(|e| Error::new("fcntl(F_SETFL, O_APPEND)", e))
 }
 
 /// Returns the type and the permissions of a file.
-pub fn stat_mode(path: &CStr) -> Result<u32> {
+pub(crate) fn stat_mode(path: &CStr) -> Result<u32> {
     nix::sys::stat::stat(path)
         .map(|stat| stat.st_mode)
         .map_err(|e| Error::new(format!("stat {}", path.to_string_lossy()), e))
@@ -129,7 +129,7 @@ pub fn stat_mode(path: &CStr) -> Result<u32> {
 
 /// Checks that the effective ids may execute a file (`faccessat2(2)` with `AT_EACCESS`). The raw call,
 /// because the C library's emulation for old kernels ignores capabilities and security modules.
-pub fn may_execute(path: &CStr) -> Result<()> {
+pub(crate) fn may_execute(path: &CStr) -> Result<()> {
     // SAFETY: `path` is NUL-terminated and outlives the call.
     let ret = unsafe {
         libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS)

@@ -7,22 +7,22 @@ use nix::errno::Errno;
 use super::{Error, Result, check};
 
 /// The flags of SECCOMP_SET_MODE_FILTER (linux/seccomp.h).
-pub const TSYNC: u64 = 1 << 0;
-pub const LOG: u64 = 1 << 1;
-pub const SPEC_ALLOW: u64 = 1 << 2;
-pub const NEW_LISTENER: u64 = 1 << 3;
-pub const TSYNC_ESRCH: u64 = 1 << 4;
-pub const WAIT_KILLABLE_RECV: u64 = 1 << 5;
+pub(crate) const TSYNC: u64 = 1 << 0;
+pub(crate) const LOG: u64 = 1 << 1;
+pub(crate) const SPEC_ALLOW: u64 = 1 << 2;
+pub(crate) const NEW_LISTENER: u64 = 1 << 3;
+pub(crate) const TSYNC_ESRCH: u64 = 1 << 4;
+pub(crate) const WAIT_KILLABLE_RECV: u64 = 1 << 5;
 
 /// The most instructions that the kernel accepts (`BPF_MAXINSNS`).
-pub const INSTRUCTIONS_MAX: usize = 4096;
+pub(crate) const INSTRUCTIONS_MAX: usize = 4096;
 
 const SET_MODE_FILTER: libc::c_ulong = 1;
 const GET_ACTION_AVAIL: libc::c_ulong = 2;
 
 /// Loads a filter for the calling process irrevocably. Returns the listener's descriptor if `flags` contain
 /// [`NEW_LISTENER`]. Requires no_new_privs or CAP_SYS_ADMIN in the user namespace of the process.
-pub fn load(filter: &[libc::sock_filter], flags: u64) -> Result<Option<OwnedFd>> {
+pub(crate) fn load(filter: &[libc::sock_filter], flags: u64) -> Result<Option<OwnedFd>> {
     let call = || format!("seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, {} instructions)", filter.len());
     let len = u16::try_from(filter.len()).map_err(|_| Error::new(call(), Errno::EINVAL))?;
     // The kernel only reads the program, though its structure has a pointer to mutable memory.

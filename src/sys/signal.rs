@@ -5,14 +5,14 @@ use nix::sys::signalfd::SfdFlags;
 
 use super::{Error, Result, check, retry};
 
-pub use nix::sys::signalfd::SignalFd;
+pub(crate) use nix::sys::signalfd::SignalFd;
 
 /// Every signal whose disposition can be changed, for [`reset`]: all except SIGKILL and SIGSTOP.
-pub const ALL: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
+pub(crate) const ALL: u64 = !(1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1));
 
 /// Restores the default disposition of the signals in `ignored` (bit 0 is signal 1) and unblocks all signals,
 /// as a program expects at its start. execve(2) itself resets only signals that have a handler.
-pub fn reset(ignored: u64) -> Result<()> {
+pub(crate) fn reset(ignored: u64) -> Result<()> {
     for number in (1..=64).filter(|n| ignored >> (n - 1) & 1 == 1) {
         set_action(number, libc::SIG_DFL)?;
     }
@@ -38,40 +38,40 @@ fn set_action(number: i32, handler: libc::sighandler_t) -> Result<()> {
 /// No other inherited disposition changes the result of a command. Signals that the caller ignores or blocks
 /// do not end corten either, which is the caller's choice. Hooks and the container's program inherit none of
 /// them ([`reset`]).
-pub fn keep_children() -> Result<()> {
+pub(crate) fn keep_children() -> Result<()> {
     set_action(libc::SIGCHLD, libc::SIG_DFL)
 }
 
 /// Makes a write to a pipe without a reader an error, instead of a signal that ends this process.
-pub fn ignore_pipe() -> Result<()> {
+pub(crate) fn ignore_pipe() -> Result<()> {
     set_action(libc::SIGPIPE, libc::SIG_IGN)
 }
 
 /// Unblocks all signals.
-pub fn unblock_all() -> Result<()> {
+pub(crate) fn unblock_all() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|e| Error::new("rt_sigprocmask()", e))
 }
 
 /// Blocks all signals, so that they are read from [`signalfd`] and have no other effect.
-pub fn block_all() -> Result<()> {
+pub(crate) fn block_all() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|e| Error::new("rt_sigprocmask()", e))
 }
 
 /// The signals by which users and service managers ask a process to end.
-pub const ENDS: &[Signal] = &[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+pub(crate) const ENDS: &[Signal] = &[Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// Returns a descriptor from which blocked signals are read: those in `signals`, or all if the slice is
 /// empty.
-pub fn signalfd(signals: &[Signal]) -> Result<SignalFd> {
+pub(crate) fn signalfd(signals: &[Signal]) -> Result<SignalFd> {
     let set = if signals.is_empty() { SigSet::all() } else { signals.iter().copied().collect() };
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|e| Error::new("signalfd()", e))
 }
 
 /// Returns the number of the next pending signal, or `None`.
-pub fn next(signalfd: &SignalFd) -> Result<Option<i32>> {
+pub(crate) fn next(signalfd: &SignalFd) -> Result<Option<i32>> {
     let info = retry(|| signalfd.read_signal().map_err(|e| Error::new("read(signalfd)", e)))?;
     Ok(info.map(|info| info.ssi_signo as i32))
 }

@@ -19,16 +19,16 @@ use super::task::poll_until;
 use super::{Error, Result, credentials, retry};
 
 /// The most bytes of a message on a channel.
-pub const MESSAGE_MAX: usize = 8192;
+pub(crate) const MESSAGE_MAX: usize = 8192;
 
 /// Returns two connected sockets that preserve message boundaries.
-pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn channel() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|e| Error::new("socketpair()", e))
 }
 
 /// Sends one message, with descriptors.
-pub fn send(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> Result<()> {
+pub(crate) fn send(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -77,7 +77,7 @@ fn with_address<T>(
 }
 
 /// Returns a stream socket that listens at `name` in the directory `dir`.
-pub fn listen_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
+pub(crate) fn listen_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     let fd = stream()?;
     with_address(dir, name, |address| {
         bind(fd.as_raw_fd(), address)?;
@@ -88,7 +88,7 @@ pub fn listen_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
 }
 
 /// Returns a stream socket that is connected to `name` in the directory `dir`.
-pub fn connect_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
+pub(crate) fn connect_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     let fd = stream()?;
     with_address(dir, name, |address| connect(fd.as_raw_fd(), address))
         .map_err(|e| Error::new(format!("connect({name:?})"), e))?;
@@ -96,7 +96,7 @@ pub fn connect_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
 }
 
 /// Returns a stream socket that is connected to a path, which may be longer than `sockaddr_un` allows.
-pub fn connect_path(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn connect_path(path: &Path) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({path:?})"), e);
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| shown(Errno::EINVAL))?;
@@ -106,7 +106,7 @@ pub fn connect_path(path: &Path) -> Result<OwnedFd> {
 
 /// Returns a datagram socket bound to `name` in the directory `dir`. Every user that can reach the name may
 /// send to it.
-pub fn datagram_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
+pub(crate) fn datagram_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     let fd = datagram()?;
     // bind(2) gives the name the mode 0777 without the umask. A later chmod(2) would have to trust the name.
     let umask = credentials::umask(0);
@@ -117,7 +117,7 @@ pub fn datagram_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
 }
 
 /// Returns a datagram socket that is connected to the socket of a service.
-pub fn connect_datagram(address: &Address) -> Result<OwnedFd> {
+pub(crate) fn connect_datagram(address: &Address) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({address:?})"), e);
     let unix = unix_address(address).map_err(shown)?;
     let fd = datagram()?;
@@ -128,7 +128,7 @@ pub fn connect_datagram(address: &Address) -> Result<OwnedFd> {
 /// Reads the next message and returns its length, or `None` if no message is queued. A length above that of
 /// the buffer means that the message was truncated. The kernel closes attached descriptors, because the call
 /// passes no buffer for control messages (`scm_recv` in include/net/scm.h).
-pub fn take_datagram(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Option<usize>> {
+pub(crate) fn take_datagram(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Option<usize>> {
     match retry(|| {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         recv(socket.as_raw_fd(), buffer, flags).map_err(|e| Error::new("recv()", e))
@@ -139,7 +139,7 @@ pub fn take_datagram(socket: BorrowedFd, buffer: &mut [u8]) -> Result<Option<usi
 }
 
 /// Accepts one connection.
-pub fn accept(listener: BorrowedFd) -> Result<OwnedFd> {
+pub(crate) fn accept(listener: BorrowedFd) -> Result<OwnedFd> {
     use std::os::fd::FromRawFd;
     retry(|| {
         let fd =
@@ -175,7 +175,7 @@ fn unix_address(address: &Address) -> nix::Result<UnixAddr> {
 }
 
 /// Returns a connected stream socket that never blocks. [`read_before`] and [`write_before`] do the waiting.
-pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
+pub(crate) fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
     let shown = |e| Error::new(format!("connect({address:?})"), e);
     let unix = unix_address(address).map_err(shown)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -195,7 +195,7 @@ pub fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
 
 /// Reads the available bytes, or waits for some. Returns 0 if the other end is closed, and ETIMEDOUT after
 /// the deadline even if the peer never stops sending.
-pub fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> Result<usize> {
+pub(crate) fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> Result<usize> {
     loop {
         if Instant::now() >= deadline {
             return Err(Error::new("recv()", Errno::ETIMEDOUT));
@@ -209,7 +209,7 @@ pub fn read_before(socket: BorrowedFd, buffer: &mut [u8], deadline: Instant) -> 
 }
 
 /// Writes all bytes. Returns ETIMEDOUT if the other end does not take them before the deadline.
-pub fn write_before(socket: BorrowedFd, mut bytes: &[u8], deadline: Instant) -> Result<()> {
+pub(crate) fn write_before(socket: BorrowedFd, mut bytes: &[u8], deadline: Instant) -> Result<()> {
     while !bytes.is_empty() {
         match nix::sys::socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
             Ok(n) => bytes = &bytes[n..],
@@ -231,7 +231,7 @@ fn await_socket(socket: BorrowedFd, events: PollFlags, call: &str, deadline: Ins
 
 /// Returns the id of the process that listened at the other end or created it, or 0 if it is not in the
 /// caller's pid namespace or one below.
-pub fn peer_pid(socket: BorrowedFd) -> Result<i32> {
+pub(crate) fn peer_pid(socket: BorrowedFd) -> Result<i32> {
     let credentials = getsockopt(&socket, PeerCredentials);
     credentials.map(|c| c.pid()).map_err(|e| Error::new("getsockopt(SO_PEERCRED)", e))
 }

@@ -139,7 +139,7 @@ pub fn trap() -> ! {
 /// first instruction, after reaping it. Linux (6.18, for example) compares how often the caller's cgroup has
 /// been killed with how often the new process's cgroup has, and takes a difference for a kill that concerns
 /// the new process.
-pub fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forked>> {
+pub(crate) fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forked>> {
     let cloned = clone3(flags, Some(cgroup))?;
     if let Forked::Parent { pidfd, .. } = &cloned
         && is_ending(pidfd.as_fd())
@@ -160,19 +160,19 @@ fn is_ending(pidfd: BorrowedFd) -> bool {
 }
 
 /// Enters namespaces (`setns(2)`). `fd` is a namespace file or a pidfd.
-pub fn setns(fd: BorrowedFd, kinds: i32) -> Result<()> {
+pub(crate) fn setns(fd: BorrowedFd, kinds: i32) -> Result<()> {
     nix::sched::setns(fd, CloneFlags::from_bits_retain(kinds))
         .map_err(|e| Error::new(format!("setns({kinds:#x})"), e))
 }
 
 /// Enters new namespaces (`unshare(2)`).
-pub fn unshare(kinds: i32) -> Result<()> {
+pub(crate) fn unshare(kinds: i32) -> Result<()> {
     nix::sched::unshare(CloneFlags::from_bits_retain(kinds))
         .map_err(|e| Error::new(format!("unshare({kinds:#x})"), e))
 }
 
 /// Returns the type of a namespace file: one of the `CLONE_NEW*` flags.
-pub fn namespace_type(fd: BorrowedFd) -> Result<i32> {
+pub(crate) fn namespace_type(fd: BorrowedFd) -> Result<i32> {
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
     // SAFETY: this ioctl takes no argument.
     let ret = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
@@ -180,14 +180,14 @@ pub fn namespace_type(fd: BorrowedFd) -> Result<i32> {
 }
 
 /// Returns a descriptor of a process (`pidfd_open(2)`).
-pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     check_fd(ret, || format!("pidfd_open({pid})"))
 }
 
 /// Sends a signal to a process (`pidfd_send_signal(2)`).
-pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: a null siginfo is allowed.
     let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
@@ -217,7 +217,7 @@ const DYING: Duration = Duration::from_secs(5);
 
 /// Waits for a killed child and reaps it. Returns false if it does not end within 5 seconds, because a tracer
 /// or a frozen cgroup holds it.
-pub fn wait_killed(pidfd: BorrowedFd) -> Result<bool> {
+pub(crate) fn wait_killed(pidfd: BorrowedFd) -> Result<bool> {
     let ended = poll_readable(&[pidfd], Some(Instant::now() + DYING))?.contains(&true);
     if ended { wait(pidfd).map(|_| true) } else { Ok(false) }
 }
@@ -238,7 +238,7 @@ fn wait_for(pidfd: BorrowedFd, flags: WaitPidFlag) -> Result<Exit> {
 
 /// Reaps the children that have ended, without waiting. It stops at the child `kept`, whose status the caller
 /// needs: the children after it are reaped once `kept` has been.
-pub fn reap_others(kept: i32) {
+pub(crate) fn reap_others(kept: i32) {
     let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(status) = waitid(Id::All, peek) {
         match status.pid() {
@@ -250,7 +250,7 @@ pub fn reap_others(kept: i32) {
 
 /// A descriptor to wait for in [`poll`].
 #[derive(Clone, Copy, Debug)]
-pub struct Poll<'a> {
+pub(crate) struct Poll<'a> {
     fd: Option<BorrowedFd<'a>>,
     events: PollFlags,
     pub ready: bool,
@@ -258,10 +258,10 @@ pub struct Poll<'a> {
 
 impl<'a> Poll<'a> {
     /// A value that is never ready.
-    pub const NONE: Poll<'static> = Poll { fd: None, events: PollFlags::empty(), ready: false };
+    pub(crate) const NONE: Poll<'static> = Poll { fd: None, events: PollFlags::empty(), ready: false };
 
     #[must_use]
-    pub fn new(fd: BorrowedFd<'a>, read: bool, write: bool) -> Self {
+    pub(crate) fn new(fd: BorrowedFd<'a>, read: bool, write: bool) -> Self {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, read);
         events.set(PollFlags::POLLOUT, write);
@@ -269,14 +269,14 @@ impl<'a> Poll<'a> {
     }
 
     #[must_use]
-    pub fn read(fd: BorrowedFd<'a>) -> Self {
+    pub(crate) fn read(fd: BorrowedFd<'a>) -> Self {
         Self::new(fd, true, false)
     }
 }
 
 /// Waits until one of the descriptors is ready or its other end has closed, or until the time limit has
 /// passed.
-pub fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> Result<()> {
+pub(crate) fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> Result<()> {
     let (ready, mut fds): (Vec<_>, Vec<_>) = polled
         .iter_mut()
         .filter_map(|polled| polled.fd.map(|fd| (&mut polled.ready, PollFd::new(fd, polled.events))))
@@ -290,7 +290,7 @@ pub fn poll<const N: usize>(polled: &mut [Poll; N], limit: Option<Duration>) -> 
 
 /// Waits until one of `fds` can be read or its other end has closed, or until the deadline. Returns a flag
 /// for each. All flags are false after the deadline.
-pub fn poll_readable(fds: &[BorrowedFd], deadline: Option<Instant>) -> Result<Vec<bool>> {
+pub(crate) fn poll_readable(fds: &[BorrowedFd], deadline: Option<Instant>) -> Result<Vec<bool>> {
     let mut polled: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     poll_until(&mut polled, deadline)?;
     Ok(polled.iter().map(happened).collect())
@@ -314,38 +314,38 @@ fn happened(fd: &PollFd) -> bool {
 
 /// Sets the signal that the kernel sends to this process when its parent ends, or none for 0. A change of
 /// credentials clears it.
-pub fn set_parent_death_signal(signal: i32) -> Result<()> {
+pub(crate) fn set_parent_death_signal(signal: i32) -> Result<()> {
     prctl::set_pdeathsig(Signal::try_from(signal).ok())
         .map_err(|e| Error::new(format!("prctl(PR_SET_PDEATHSIG, {signal})"), e))
 }
 
 /// Sets whether other processes may trace this process and open its files in /proc. A change of credentials
 /// and execve reset it.
-pub fn set_dumpable(dumpable: bool) -> Result<()> {
+pub(crate) fn set_dumpable(dumpable: bool) -> Result<()> {
     prctl::set_dumpable(dumpable)
         .map_err(|e| Error::new(format!("prctl(PR_SET_DUMPABLE, {})", u8::from(dumpable)), e))
 }
 
 /// Sets no_new_privs, which cannot be undone.
-pub fn set_no_new_privs() -> Result<()> {
+pub(crate) fn set_no_new_privs() -> Result<()> {
     prctl::set_no_new_privs().map_err(|e| Error::new("prctl(PR_SET_NO_NEW_PRIVS, 1)", e))
 }
 
 /// Makes orphaned descendants children of this process.
-pub fn set_child_subreaper() -> Result<()> {
+pub(crate) fn set_child_subreaper() -> Result<()> {
     prctl::set_child_subreaper(true).map_err(|e| Error::new("prctl(PR_SET_CHILD_SUBREAPER, 1)", e))
 }
 
 /// Sets the real, effective and saved user id (`setresuid(2)`). The raw call, because the C library's signals
 /// all threads that it knows of, which in a clone are not the threads that exist.
-pub fn setresuid(uid: u32) -> Result<()> {
+pub(crate) fn setresuid(uid: u32) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
     check(ret, || format!("setresuid({uid})")).map(drop)
 }
 
 /// Sets the real, effective and saved group id (`setresgid(2)`). Raw for the same reason as [`setresuid`].
-pub fn setresgid(gid: u32) -> Result<()> {
+pub(crate) fn setresgid(gid: u32) -> Result<()> {
     // SAFETY: no pointers are passed.
     let ret = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
     check(ret, || format!("setresgid({gid})")).map(drop)
@@ -373,27 +373,27 @@ pub fn setsid() -> Result<()> {
 }
 
 /// Changes the working directory (`fchdir(2)`).
-pub fn fchdir(dir: BorrowedFd) -> Result<()> {
+pub(crate) fn fchdir(dir: BorrowedFd) -> Result<()> {
     nix::unistd::fchdir(dir).map_err(|e| Error::new("fchdir()", e))
 }
 
 /// Makes the root directory the working directory.
-pub fn chdir_root() -> Result<()> {
+pub(crate) fn chdir_root() -> Result<()> {
     nix::unistd::chdir("/").map_err(|e| Error::new("chdir(\"/\")", e))
 }
 
 /// Makes the working directory the root directory (`chroot(2)`).
-pub fn chroot_here() -> Result<()> {
+pub(crate) fn chroot_here() -> Result<()> {
     nix::unistd::chroot(".").map_err(|e| Error::new("chroot(\".\")", e))
 }
 
 /// Sets the host name of the caller's uts namespace.
-pub fn sethostname(name: &str) -> Result<()> {
+pub(crate) fn sethostname(name: &str) -> Result<()> {
     nix::unistd::sethostname(name).map_err(|e| Error::new(format!("sethostname({name:?})"), e))
 }
 
 /// Sets the NIS domain name of the caller's uts namespace. nix lacks the call.
-pub fn setdomainname(name: &str) -> Result<()> {
+pub(crate) fn setdomainname(name: &str) -> Result<()> {
     // SAFETY: the pointer and the length belong to a live string.
     let ret = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
     check(ret.into(), || format!("setdomainname({name:?})")).map(drop)
@@ -401,7 +401,7 @@ pub fn setdomainname(name: &str) -> Result<()> {
 
 /// Joins a new session keyring with a name, so that the host's session keys are out of reach. Returns its
 /// serial number.
-pub fn join_session_keyring(name: &str) -> Result<i32> {
+pub(crate) fn join_session_keyring(name: &str) -> Result<i32> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     let name_c = super::cstring(Path::new(name))?;
     // SAFETY: `name_c` is NUL-terminated and outlives the call.
@@ -411,7 +411,7 @@ pub fn join_session_keyring(name: &str) -> Result<i32> {
 
 /// Allows the owner of a session keyring to search it by its serial number, as a container's root expects.
 /// The permissions that the kernel grants for a new keyring remain.
-pub fn permit_keyring_owner(serial: i32) -> Result<()> {
+pub(crate) fn permit_keyring_owner(serial: i32) -> Result<()> {
     const KEYCTL_SETPERM: libc::c_long = 5;
     const KEY_POS_ALL: u32 = 0x3f00_0000;
     const KEY_USR_VIEW_READ_SEARCH_LINK: u32 = 0x001b_0000;
@@ -422,7 +422,7 @@ pub fn permit_keyring_owner(serial: i32) -> Result<()> {
 }
 
 /// Executes a program (`execve(2)`). Returns only after an error.
-pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
+pub(crate) fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
     match nix::unistd::execve(path, argv, env) {
         Err(e) => e,
         Ok(never) => match never {},
@@ -430,7 +430,7 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> Errno {
 }
 
 /// Executes an open file (`execveat(2)`). Returns only after an error.
-pub fn fexecve(file: BorrowedFd, argv: &[CString], env: &[CString]) -> Error {
+pub(crate) fn fexecve(file: BorrowedFd, argv: &[CString], env: &[CString]) -> Error {
     use nix::fcntl::AtFlags;
     match nix::unistd::execveat(file, c"", argv, env, AtFlags::AT_EMPTY_PATH) {
         Err(e) => Error::new("execveat()", e),
@@ -439,7 +439,7 @@ pub fn fexecve(file: BorrowedFd, argv: &[CString], env: &[CString]) -> Error {
 }
 
 /// Returns the release of the running kernel, as `uname -r` prints it.
-pub fn kernel_release() -> Result<String> {
+pub(crate) fn kernel_release() -> Result<String> {
     let name = nix::sys::utsname::uname().map_err(|e| Error::new("uname()", e))?;
     Ok(name.release().to_string_lossy().into_owned())
 }
@@ -459,20 +459,20 @@ pub fn exit_now(code: i32) -> ! {
 /// memory, whereas getpid(2) and nix's `gettid` are system calls. In a clone ([`clone3`]) musl returns the id
 /// of the parent.
 #[must_use]
-pub fn own_id() -> i32 {
+pub(crate) fn own_id() -> i32 {
     // SAFETY: no pointers are passed.
     unsafe { libc::gettid() }
 }
 
 /// Returns the effective user id.
 #[must_use]
-pub fn euid() -> u32 {
+pub(crate) fn euid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
 /// Returns the effective group id.
 #[must_use]
-pub fn egid() -> u32 {
+pub(crate) fn egid() -> u32 {
     nix::unistd::getegid().as_raw()
 }
 

@@ -9,7 +9,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use super::{Error, Result, check, check_fd};
 
 /// Unlocks and opens the slave of a master. No path is walked, because a container could have prepared one.
-pub fn open_slave(master: BorrowedFd) -> Result<OwnedFd> {
+pub(crate) fn open_slave(master: BorrowedFd) -> Result<OwnedFd> {
     let unlocked: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one live int.
     let ret = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) };
@@ -21,14 +21,14 @@ pub fn open_slave(master: BorrowedFd) -> Result<OwnedFd> {
 }
 
 /// Makes `slave` the controlling terminal of the caller's new session.
-pub fn set_controlling(slave: BorrowedFd) -> Result<()> {
+pub(crate) fn set_controlling(slave: BorrowedFd) -> Result<()> {
     // SAFETY: TIOCSCTTY takes a number.
     let ret = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) };
     check(ret.into(), || "ioctl(TIOCSCTTY)".into()).map(drop)
 }
 
 /// Sets a terminal's size in character cells.
-pub fn set_size(tty: BorrowedFd, rows: u16, columns: u16) -> Result<()> {
+pub(crate) fn set_size(tty: BorrowedFd, rows: u16, columns: u16) -> Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads a live winsize.
     let ret = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
@@ -45,7 +45,7 @@ pub fn size(fd: BorrowedFd) -> Option<(u16, u16)> {
 }
 
 /// A terminal in raw mode. Dropping the value restores the former mode.
-pub struct Raw {
+pub(crate) struct Raw {
     tty: OwnedFd,
     before: Termios,
 }
@@ -53,7 +53,7 @@ pub struct Raw {
 impl Raw {
     /// Puts a terminal into raw mode. Returns `None` if `fd` is not a terminal.
     #[must_use]
-    pub fn new(fd: BorrowedFd) -> Option<Self> {
+    pub(crate) fn new(fd: BorrowedFd) -> Option<Self> {
         let before = tcgetattr(fd).ok()?;
         let tty = fd.try_clone_to_owned().ok()?;
         let mut raw = before.clone();
@@ -71,7 +71,7 @@ impl Drop for Raw {
 }
 
 /// Makes reads and writes fail with EAGAIN instead of waiting.
-pub fn set_nonblocking(fd: BorrowedFd) -> Result<()> {
+pub(crate) fn set_nonblocking(fd: BorrowedFd) -> Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
         .map(drop)
@@ -79,7 +79,7 @@ pub fn set_nonblocking(fd: BorrowedFd) -> Result<()> {
 }
 
 /// Makes a terminal the standard input, output and error of this process.
-pub fn become_stdio(tty: BorrowedFd) -> Result<()> {
+pub(crate) fn become_stdio(tty: BorrowedFd) -> Result<()> {
     for number in 0..=2 {
         replace(tty, number)?;
     }
@@ -87,7 +87,7 @@ pub fn become_stdio(tty: BorrowedFd) -> Result<()> {
 }
 
 /// Replaces the standard stream `number` (0, 1 or 2) by a copy of `fd`.
-pub fn replace(fd: BorrowedFd, number: i32) -> Result<()> {
+pub(crate) fn replace(fd: BorrowedFd, number: i32) -> Result<()> {
     match number {
         0 => dup2_stdin(fd),
         1 => dup2_stdout(fd),

@@ -38,7 +38,7 @@ impl Row {
 
 /// Formats a trace as a timeline: a line for each phase, indented by its depth, with the time since the first
 /// phase began.
-pub fn timeline(text: &str) -> Result<String> {
+pub(crate) fn timeline(text: &str) -> Result<String> {
     let wrong = |what: String| fail(Kind::Config, format!("is not a trace: {what}"));
     let document: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
     let list = document.get("traceEvents").unwrap_or(&document);

@@ -31,7 +31,7 @@ fn no_module() {
 #[test]
 fn a_label_is_refused_if_the_module_is_unknown() {
     isolated(|t| {
-        if modules() != corten::process::lsm::Host::default() {
+        if modules() != corten::testing::process::lsm::Host::default() {
             skip("this kernel runs AppArmor or SELinux");
         }
         let labelled = t.bundle(|c| c["process"]["apparmorProfile"] = json!("web"));

@@ -288,7 +288,7 @@ fn no_new_privs_of_exec_overrides_the_containers() {
 #[test]
 fn a_label_of_exec_without_its_module_is_a_warning() {
     isolated(|t| {
-        if crate::harness::modules() != corten::process::lsm::Host::default() {
+        if crate::harness::modules() != corten::testing::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
         }
         start(t, |_| {});
@@ -310,7 +310,7 @@ fn a_label_of_exec_without_its_module_is_a_warning() {
 #[test]
 fn a_label_of_the_container_without_its_module_is_a_warning() {
     isolated(|t| {
-        if crate::harness::modules() != corten::process::lsm::Host::default() {
+        if crate::harness::modules() != corten::testing::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
         }
         let out = t.run("grep -c context= /proc/self/mountinfo", |c| {
@@ -335,7 +335,7 @@ fn a_label_of_the_container_without_its_module_is_a_warning() {
 #[test]
 fn with_strict_labels_a_label_without_its_module_is_an_error() {
     isolated(|t| {
-        if crate::harness::modules() != corten::process::lsm::Host::default() {
+        if crate::harness::modules() != corten::testing::process::lsm::Host::default() {
             crate::harness::skip("this kernel runs AppArmor or SELinux");
         }
         let bundle = t.bundle(|c| {

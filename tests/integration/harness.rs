@@ -583,8 +583,8 @@ impl Output {
 }
 
 /// Returns the security modules of this kernel.
-pub fn modules() -> corten::process::lsm::Host {
-    corten::process::lsm::Host::probe(corten::host::procfs().unwrap(), false).unwrap()
+pub fn modules() -> corten::testing::process::lsm::Host {
+    corten::testing::process::lsm::Host::probe(corten::testing::host::procfs().unwrap(), false).unwrap()
 }
 
 /// Runs the body on the host itself, because systemd does not see our namespaces. The test must check that

@@ -13,7 +13,7 @@ type Edit = fn(&mut Value);
 
 /// Ends the test as skipped if the kernel's Landlock is too old.
 fn needs(abi: u32) {
-    let found = corten::sys::landlock::abi().unwrap();
+    let found = corten::testing::sys::landlock::abi().unwrap();
     if found < abi {
         skip(&format!("this kernel has ABI {found} of Landlock, {abi} is needed"));
     }

@@ -230,7 +230,7 @@ fn agent(path: &Path) -> JoinHandle<Asked> {
 /// Serves one filter as long as a process has it.
 fn serve(socket: &UnixListener) -> Asked {
     let (mut connection, _) = socket.accept().unwrap();
-    let (bytes, fd) = corten::sys::socket::receive(connection.as_fd()).unwrap();
+    let (bytes, fd) = corten::testing::sys::socket::receive(connection.as_fd()).unwrap();
     assert_eq!(connection.read(&mut [0]).unwrap(), 0);
     let fd = fd.unwrap();
     let mut asked = Vec::new();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use corten::cgroups::{Cgroup, CgroupRecord, frozen as frozen_at};
+use corten::testing::cgroups::{Cgroup, CgroupRecord, frozen as frozen_at};
 use serde_json::{Value, json};
 
 use crate::harness::{Test, View, directories, isolated_in, poll, skip, without_namespace};

@@ -10,7 +10,7 @@ use crate::sys::task;
 use crate::trace;
 
 /// Connects to the systemd that manages `unit`.
-pub fn connect(unit: &Unit) -> Result<Bus> {
+pub(crate) fn connect(unit: &Unit) -> Result<Bus> {
     let _phase = trace::phase("connect to systemd");
     let mut bus = Bus::connect(&addresses(unit.user, |name| std::env::var(name).ok(), task::euid()))?;
     if !bus.direct() {

@@ -9,10 +9,10 @@ use super::super::value as file;
 use crate::dbus::Value;
 
 /// The name and the value of a unit's property.
-pub type Property = (String, Value);
+pub(crate) type Property = (String, Value);
 
 /// The prefix of annotations that set a property of the container's unit.
-pub const ANNOTATION: &str = "org.systemd.property.";
+pub(crate) const ANNOTATION: &str = "org.systemd.property.";
 
 /// The properties for files that only `linux.resources.unified` sets. [`LIMITS`] has the others.
 const UNIFIED: [(&str, &str); 2] = [("memory.high", "MemoryHigh"), ("memory.min", "MemoryMin")];
@@ -36,7 +36,7 @@ pub(super) fn idle() -> Property {
 /// Returns the properties for those of `writes` that systemd has one for. Of two writes for the same
 /// property, the later one counts.
 #[must_use]
-pub fn of_writes(writes: &[Write]) -> Vec<Property> {
+pub(crate) fn of_writes(writes: &[Write]) -> Vec<Property> {
     let mut properties: Vec<Property> = Vec::new();
     let mut add = |(name, value): Property| {
         properties.retain(|(known, _)| *known != name);

@@ -12,7 +12,7 @@ use crate::error::{Context, Result};
 
 /// A property that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     pub name: String,
     pub before: Value,
     pub after: Value,
@@ -20,7 +20,7 @@ pub struct Change {
 
 /// The properties of a unit that change, and a connection to the systemd that keeps it.
 #[derive(Debug)]
-pub struct Update {
+pub(crate) struct Update {
     bus: Bus,
     unit: String,
     pub changes: Vec<Change>,
@@ -59,7 +59,7 @@ fn same(a: &Value, b: &Value) -> bool {
 
 impl Update {
     /// Compares the properties for `writes` with those of the unit. Returns `None` if nothing has to change.
-    pub fn prepare(unit: &Unit, writes: &[Write]) -> Result<Option<Self>> {
+    pub(crate) fn prepare(unit: &Unit, writes: &[Write]) -> Result<Option<Self>> {
         let wanted = of_writes(writes);
         if wanted.is_empty() {
             return Ok(None);
@@ -70,12 +70,12 @@ impl Update {
     }
 
     /// Sets the new values, until the unit stops.
-    pub fn apply(&mut self) -> Result<()> {
+    pub(crate) fn apply(&mut self) -> Result<()> {
         self.set(|change| &change.after)
     }
 
     /// Sets the former values.
-    pub fn undo(&mut self) -> Result<()> {
+    pub(crate) fn undo(&mut self) -> Result<()> {
         self.set(|change| &change.before)
     }
 
@@ -94,7 +94,7 @@ impl Update {
 
 /// Returns a value as text for people.
 #[must_use]
-pub fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::U64(u64::MAX) => "infinity".into(),
         Value::U64(n) => n.to_string(),
