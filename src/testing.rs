@@ -121,6 +121,6 @@ pub mod sys {
         pub use crate::sys::task::{Forked, clone3, exit_now, setfsgid, setfsuid, setsid, wait};
     }
     pub mod tty {
-        pub use crate::sys::tty::size;
+        pub use crate::sys::tty::{set_size, size};
     }
 }

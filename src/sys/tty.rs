@@ -28,7 +28,7 @@ pub(crate) fn set_controlling(slave: BorrowedFd) -> Result<()> {
 }
 
 /// Sets a terminal's size in character cells.
-pub(crate) fn set_size(tty: BorrowedFd, rows: u16, columns: u16) -> Result<()> {
+pub fn set_size(tty: BorrowedFd, rows: u16, columns: u16) -> Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads a live winsize.
     let ret = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };

@@ -266,7 +266,6 @@ fn wrong_terminals_are_reported() {
 struct Session {
     master: File,
     slave: File,
-    path: PathBuf,
     before: Termios,
     child: Option<Child>,
 }
@@ -284,16 +283,14 @@ impl Session {
             File::options().read(true).write(true).custom_flags(flags).open(&path).unwrap()
         };
         let before = tcgetattr(&slave).unwrap();
-        let session = Self { master: File::from(OwnedFd::from(master)), slave, path, before, child: None };
+        let session = Self { master: File::from(OwnedFd::from(master)), slave, before, child: None };
         session.resize(30, 90);
         session
     }
 
-    fn resize(&self, rows: u32, columns: u32) {
-        let (rows, columns) = (rows.to_string(), columns.to_string());
-        let mut stty = Command::new("stty");
-        stty.arg("-F").arg(&self.path).args(["rows", &rows, "cols", &columns]);
-        assert!(stty.status().unwrap().success());
+    /// Sets both at once. stty would set them one by one, and the program could see the terminal in between.
+    fn resize(&self, rows: u16, columns: u16) {
+        tty::set_size(self.slave.as_fd(), rows, columns).unwrap();
     }
 
     /// Starts the runtime as the leader of the terminal's session.
