@@ -527,7 +527,7 @@ impl Dir {
     }
 
     /// Removes the container's directory. The id is free at once. If the command is killed in between, the
-    /// leftover is in nobody's way.
+    /// leftover hinders no other command.
     pub(crate) fn remove(self) -> Result<()> {
         let _phase = trace::phase("remove the state directory");
         let id = Path::new(&self.id);

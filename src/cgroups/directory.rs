@@ -12,11 +12,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
 use crate::error::Result;
 use crate::sys::{self, fs, task};
 use crate::{log, trace, wait};
+
+/// How often a directory may be removed while it is being used here, because another container was the last
+/// one in it.
+pub(super) const TRIES: u32 = 10;
 
 /// How long it may take to freeze or thaw a cgroup back after an error.
 const UNDO: Duration = Duration::from_secs(1);
@@ -351,15 +355,11 @@ fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
         if text[..n].split(|&b| b == b'\n').any(|l| l == line.as_bytes()) {
             return Ok(true);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if Instant::now() >= deadline {
             return Ok(false);
         }
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(sys::Error::new("poll(cgroup.events)", e).into()),
-        }
+        let mut polled = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+        task::poll_until(&mut polled, Some(deadline)).context(name)?;
     }
 }
 

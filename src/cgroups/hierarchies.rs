@@ -1,5 +1,5 @@
 //! Where the cgroup hierarchies are mounted, and our own cgroup in each. resctrl is located too, since
-//! mountinfo has it as well.
+//! mountinfo also contains it.
 //!
 //! Usually v2 is mounted at /sys/fs/cgroup, or at /sys/fs/cgroup/unified on a host with v1's hierarchies. In
 //! a container, the mount may show only a sub-tree, which is named in mountinfo's root field. That field and

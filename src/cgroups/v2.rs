@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
-use super::directory::{Directory, open_dir, read_file, read_list, vanished};
+use super::directory::{Directory, TRIES, open_dir, read_file, read_list, vanished};
 use super::resources::{Absent, Write};
 use super::{Value, systemd};
 use crate::error::{Kind, Result, fail};
@@ -22,10 +22,6 @@ use crate::{host, trace};
 /// Controllers that are enabled wherever they are available, even if nothing is limited. Without them there
 /// are no statistics, which `docker stats` and the like read from our cgroup themselves.
 const ACCOUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
-
-/// How often a directory may be removed while it is being used here, because another container was the last
-/// one in it.
-const TRIES: u32 = 10;
 
 /// The cgroup to create in v2's hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use serde_json::{Value, json};
 
 use crate::cgroups::oom::Watch;
@@ -14,7 +14,7 @@ use crate::cgroups::{Cgroup, stats};
 use crate::cli::{Events, Globals};
 use crate::error::{Context, Kind, Result, fail};
 use crate::state::{self, Record};
-use crate::sys::{self, fs};
+use crate::sys::{self, fs, task};
 use crate::{host, intel_rdt};
 
 pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
@@ -105,12 +105,8 @@ fn size_name(kilobytes: u64) -> String {
 fn wait(process: BorrowedFd, notice: Option<(BorrowedFd, PollFlags)>, until: Instant) -> Result<bool> {
     let mut fds = vec![PollFd::new(process, PollFlags::POLLIN)];
     fds.extend(notice.map(|(fd, flags)| PollFd::new(fd, flags)));
-    let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-        Ok(_) => Ok(fds[0].any().unwrap_or(false)),
-        Err(Errno::EINTR) => Ok(false),
-        Err(e) => Err(sys::Error::new("poll()", e).into()),
-    }
+    task::poll_until(&mut fds, Some(until))?;
+    Ok(fds[0].any().unwrap_or(false))
 }
 
 #[cfg(test)]

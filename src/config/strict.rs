@@ -1,6 +1,6 @@
 //! Refuses two kinds of documents that the types of oci-spec accept and should not.
 //!
-//! * A JSON array in the place of an object. serde's derived code would read it as the object's members in
+//! * A JSON array instead of an object. serde's derived code would read it as the object's members in
 //!   their order: `"user": [0, 0]`, or `"linux": []`, which would be a container without namespaces.
 //! * An object without a member that the specification requires and the types read as 0. Without `hostID` the
 //!   container's root would be the host's root, and without `rate` nothing would be limited.

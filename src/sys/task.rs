@@ -297,7 +297,7 @@ pub(crate) fn poll_readable(fds: &[BorrowedFd], deadline: Option<Instant>) -> Re
 }
 
 /// Calls `poll(2)` with a deadline. A signal does not postpone it.
-pub(super) fn poll_until(fds: &mut [PollFd], deadline: Option<Instant>) -> Result<()> {
+pub(crate) fn poll_until(fds: &mut [PollFd], deadline: Option<Instant>) -> Result<()> {
     retry(|| {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // Rounded up, because a poll that ends before its deadline would be repeated at once.
@@ -455,8 +455,8 @@ pub fn exit_now(code: i32) -> ! {
     trap()
 }
 
-/// Returns the id of the calling thread, which is the process id if there is no other thread. musl has it in
-/// memory, whereas getpid(2) and nix's `gettid` are system calls. In a clone ([`clone3`]) musl returns the id
+/// Returns the id of the calling thread, which is the process id if there is no other thread. musl keeps it
+/// in memory, whereas getpid(2) and nix's `gettid` are system calls. In a clone ([`clone3`]) musl returns the id
 /// of the parent.
 #[must_use]
 pub(crate) fn own_id() -> i32 {

@@ -8,16 +8,12 @@ use nix::errno::Errno;
 
 use super::Part;
 use super::resources::{check_kept, forgettable};
-use crate::cgroups::directory::{Directory, denied, open_dir, read_file, read_list};
+use crate::cgroups::directory::{Directory, TRIES, denied, open_dir, read_file, read_list};
 use crate::cgroups::resources::Write;
 use crate::cgroups::{Plan, v2};
 use crate::error::{Kind, Notes, Result, fail};
 use crate::sys::{self, fs};
 use crate::trace;
-
-/// How often a directory may be removed while it is being used here, because another container was the last
-/// one in it.
-const TRIES: u32 = 10;
 
 /// Creates the cgroup in one hierarchy, and sets its limits. The directories that it creates are added to
 /// `made`. Returns `None` for a hierarchy of a service manager that we may not join.

@@ -19,7 +19,7 @@ const PLACE: &str = "linux.resources.devices";
 /// The file that shows the rules.
 const LIST: &str = "devices.list";
 
-/// The number that the kernel uses for `*`. No device has it.
+/// The number that the kernel uses for `*`. No device has this number.
 const ANY: u32 = u32::MAX;
 
 /// Returns the writes that give a filter's rules to a cgroup, whatever rules it has had: first the one that
