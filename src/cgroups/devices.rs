@@ -9,6 +9,8 @@
 //! and to allow everything would give the host's disks to any container that may use mknod. To allow
 //! everything, the configuration has to contain `{"allow": true, "access": "rwm"}`, which needs no program.
 
+use std::fmt::{self, Write as _};
+
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::error::Notes;
@@ -295,13 +297,26 @@ fn set_target(code: &mut [Instruction], pending: Option<usize>) {
     }
 }
 
-impl Rule {
-    /// Returns the accesses as letters.
-    pub(super) fn access_words(&self) -> String {
+/// Writes the devices and accesses of a rule in the syntax of v1's `devices.allow`: `c 10:229 rw`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { allow: _, kind, major, minor, access } = self;
+        let kind = match kind {
+            None => 'a',
+            Some(Type::Block) => 'b',
+            Some(Type::Char) => 'c',
+        };
+        let number = |n: &Option<u32>| n.map_or_else(|| "*".into(), |n| n.to_string());
+        write!(f, "{kind} {}:{} ", number(major), number(minor))?;
         let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
-        letters.into_iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect()
+        letters
+            .into_iter()
+            .filter(|(bit, _)| access & bit != 0)
+            .try_for_each(|(_, letter)| f.write_char(letter))
     }
+}
 
+impl Rule {
     fn allows_all(&self) -> bool {
         self.allow && self.access == ALL
     }

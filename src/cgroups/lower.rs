@@ -112,24 +112,24 @@ impl Plan<'_> {
         let Some(memory) = self.resources.memory() else { return };
         let place = "linux.resources.memory.swap";
         let v2 = self.version == Version::V2;
-        let limit = |n: i64| Write::new(file, Value::Number(n.into()), place).absent(Absent::NoSwap);
-        match (memory.swap().unwrap_or(0), memory.limit().unwrap_or(0)) {
+        let limit = |n| Write::new(file, Value::Number(n), place).absent(Absent::NoSwap);
+        let swap = self.check(memory.swap().unwrap_or(0).into(), Bounds::Size, place);
+        match (swap, memory.limit().unwrap_or(0).into()) {
             // In v1 memory without a limit has a sum without one. It would go on to limit memory otherwise.
-            (0, -1) | (-1, _) => {
+            (Asked::Nothing, -1) | (Asked::NoLimit, _) => {
                 self.writes.push(Write::new(file, self.no_limit(), place).absent(Absent::NoLimit));
             }
-            (0, _) => {}
-            (swap @ ..0, _) => self.notes.problem(place, format!("{swap} is neither a size nor -1")),
+            (Asked::Nothing | Asked::Zero, _) => {}
             // Without a limit of memory it can only mean swap.
-            (swap, -1) if v2 => self.writes.push(limit(swap)),
+            (Asked::Limit(swap), -1) if v2 => self.writes.push(limit(swap)),
             (_, ..=0) => {
                 self.notes.problem(place, "is the sum of memory and swap, and needs memory.limit");
             }
-            (swap, memory) if swap < memory => {
+            (Asked::Limit(swap), memory) if swap < memory => {
                 let why = "is the sum of memory and swap, and cannot be below memory.limit";
                 self.notes.problem(place, format!("{why}, {memory}"));
             }
-            (swap, memory) => self.writes.push(limit(if v2 { swap - memory } else { swap })),
+            (Asked::Limit(swap), memory) => self.writes.push(limit(if v2 { swap - memory } else { swap })),
         }
     }
 
@@ -301,19 +301,21 @@ pub(super) fn huge_pages(plan: &mut Plan, limit: &Limit) {
             plan.notes.problem(format!("{place}.pageSize"), format!("{size:?} is not a size such as 2MB"));
             continue;
         }
-        let place = format!("{place}.limit");
+        let (place, number) = (format!("{place}.limit"), i128::from(entry.limit()));
+        let value = match Bounds::Size.check(number) {
+            Ok(Asked::NoLimit) => plan.no_limit(),
+            Ok(_) => Value::Number(number),
+            Err(message) => {
+                plan.notes.problem(place, message);
+                continue;
+            }
+        };
         // Pages that are reserved but not touched yet count in rsvd alone. Without a limit there, a container
         // would only notice by SIGBUS.
         for size in [size.clone(), format!("{size}.rsvd")] {
             let file = plan.file(limit).replace("SIZE", &size);
-            match entry.limit() {
-                -1 => plan.writes.push(Write::new(file, plan.no_limit(), &place).absent(Absent::NoLimit)),
-                n @ ..0 => {
-                    plan.notes.problem(&place, format!("{n} is neither a size nor -1"));
-                    break;
-                }
-                n => plan.writes.push(Write::new(file, Value::Number(n.into()), &place)),
-            }
+            let write = Write::new(file, value.clone(), &place);
+            plan.writes.push(if number == -1 { write.absent(Absent::NoLimit) } else { write });
         }
     }
 }

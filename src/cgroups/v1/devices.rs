@@ -39,7 +39,7 @@ pub(super) fn lower(filter: Option<&Filter>, notes: &mut Notes) -> Vec<Write> {
     let rules: Vec<Rule> = rules.collect();
     for (i, rule) in rules.iter().enumerate() {
         if [rule.major, rule.minor].contains(&Some(ANY)) {
-            let rule = words(rule);
+            let rule = rule.to_string();
             notes.problem(PLACE, format!("the rule for {rule:?}: cgroup v1 reads {ANY} as every device"));
             continue;
         }
@@ -48,12 +48,12 @@ pub(super) fn lower(filter: Option<&Filter>, notes: &mut Notes) -> Vec<Write> {
         if rule.allow == filter.otherwise
             && let Some(other) = rules[..i].iter().find(lost)
         {
-            let (rule, other) = (words(rule), words(other));
+            let (rule, other) = (rule.to_string(), other.to_string());
             let why = "revokes a part of another rule, which cgroup v1 cannot do";
             notes.problem(PLACE, format!("the rule for {rule:?} {why}: {other:?}"));
             continue;
         }
-        writes.push(write(rule.allow, words(rule)));
+        writes.push(write(rule.allow, rule.to_string()));
     }
     writes
 }
@@ -166,17 +166,6 @@ fn exception(line: &str) -> Option<(String, BTreeSet<char>)> {
 fn entry(device: &str, letters: &BTreeSet<char>) -> String {
     let letters: String = "rwm".chars().filter(|letter| letters.contains(letter)).collect();
     format!("{device} {letters}")
-}
-
-/// Returns a rule in the kernel's syntax.
-fn words(rule: &Rule) -> String {
-    let kind = match rule.kind {
-        None => 'a',
-        Some(Type::Block) => 'b',
-        Some(Type::Char) => 'c',
-    };
-    let number = |n: Option<u32>| n.map_or_else(|| "*".into(), |n| n.to_string());
-    format!("{kind} {}:{} {}", number(rule.major), number(rule.minor), rule.access_words())
 }
 
 #[cfg(test)]

@@ -60,20 +60,7 @@ fn print_filter(text: &mut Text, filter: &devices::Filter) {
     let devices::Filter { rules, otherwise } = filter;
     let verb = |allow: bool| if allow { "allow" } else { "deny" };
     text.line(format_args!("devices {} a *:* rwm, except", verb(*otherwise)));
-    for devices::Rule { allow, kind, major, minor, access } in rules {
-        let kind = match kind {
-            None => "a",
-            Some(devices::Type::Block) => "b",
-            Some(devices::Type::Char) => "c",
-        };
-        let number = |number: &Option<u32>| number.map_or_else(|| "*".into(), |n| n.to_string());
-        let (major, minor) = (number(major), number(minor));
-        text.line(format_args!("devices {} {kind} {major}:{minor} {}", verb(*allow), letters(*access)));
+    for rule in rules {
+        text.line(format_args!("devices {} {rule}", verb(rule.allow)));
     }
-}
-
-/// Returns the letters of an access: bits of `BPF_DEVCG_ACC_*`.
-fn letters(access: u8) -> String {
-    let bits = [(2, 'r'), (4, 'w'), (1, 'm')];
-    bits.into_iter().filter(|(bit, _)| access & bit != 0).map(|(_, letter)| letter).collect()
 }
