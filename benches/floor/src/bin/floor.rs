@@ -246,8 +246,12 @@ fn hide() {
             empty = empty.or(Some(path));
         }
     }
+    let mut null = None;
     for path in files {
-        there(mount(c"/dev/null", path, c"", BIND, c""), 42);
+        if there(mount(null.unwrap_or(c"/dev/null"), path, c"", BIND, c""), 42) && null.is_none() {
+            need(mount(c"", path, c"", REMOUNT | BIND | NOSUID | NOEXEC, c""), 42);
+            null = Some(path);
+        }
     }
     for path in readonly {
         if there(mount(path, path, c"", BIND | RECURSIVE, c""), 43) {
