@@ -279,7 +279,7 @@ impl Directory {
             if busy.is_some() && self.wait_empty(deadline)? {
                 self.named(remove_below(self.dir()))?;
             }
-            match fs::unlinkat(fs::CWD, &self.path, true) {
+            match fs::rmdirat(fs::CWD, &self.path) {
                 Ok(()) => Ok(true),
                 Err(e) if fs::absent(fs::CWD, &self.path, &e) => Ok(true),
                 Err(e) if e.errno == Errno::EBUSY => {
@@ -323,7 +323,7 @@ pub(super) fn remove_empty(path: &Path) -> bool {
     if events.is_ok_and(|text| text.lines().any(|line| line == "populated 1")) {
         return false;
     }
-    match fs::unlinkat(fs::CWD, path, true) {
+    match fs::rmdirat(fs::CWD, path) {
         Ok(()) => true,
         Err(e) => fs::absent(fs::CWD, path, &e),
     }
@@ -368,7 +368,7 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
     walk(
         dir,
         |_| Ok(()),
-        |parent, name| match fs::unlinkat(parent, name, true) {
+        |parent, name| match fs::rmdirat(parent, name) {
             Err(e) if !matches!(e.errno, Errno::EBUSY | Errno::ENOENT) => Err(e.into()),
             _ => Ok(()),
         },

@@ -106,7 +106,7 @@ pub(super) fn limit(plan: &Plan, pid: i32) -> Result<Directory> {
 /// more.
 fn undo(made: &mut Vec<PathBuf>) {
     while let Some(dir) = made.pop() {
-        let _ = fs::unlinkat(fs::CWD, &dir, true);
+        let _ = fs::rmdirat(fs::CWD, &dir);
     }
 }
 

@@ -83,7 +83,7 @@ impl<'a> Container<'a> {
         let offsets = namespaces::open_offsets(namespaces, self.caller.proc())?;
         if namespaces.joins(libc::CLONE_NEWUSER) {
             // Hide before entering: a process inside with CAP_SYS_PTRACE could open the host's files through this one.
-            task::set_dumpable(false)?;
+            task::set_undumpable()?;
             namespaces::join_all(self.joined)?;
             become_root()?;
         } else {

@@ -190,7 +190,7 @@ pub(crate) fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> 
     let process = state::pidfd(record)?;
     let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
         // The container's process accepts once.
-        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
+        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET)).map(|()| socket)
     });
     let socket = connected.map_err(|e| match e.errno {
         Errno::ECONNREFUSED | Errno::ENOENT => {

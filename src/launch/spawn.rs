@@ -62,7 +62,7 @@ pub(super) fn spawn<'a>(mut child: Child<'a>, watch: Option<Watch>) -> Result<(P
     let _phase = trace::phase("spawn");
     let (ours, theirs) = Channel::pair()?;
     if child.hidden {
-        task::set_dumpable(false)?;
+        task::set_undumpable()?;
     }
     let cloning = trace::phase("clone3");
     let mut unit = None;

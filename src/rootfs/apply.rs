@@ -16,7 +16,7 @@ use super::targets::{Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
-use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
+use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs, task};
 use crate::trace;
 
@@ -68,7 +68,7 @@ fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Op
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
-            let tree = sources::open_inside(plan, source, *recursive, &first);
+            let tree = sources::open_inside(plan, source, Depth::recursive_if(*recursive), &first);
             tree.map(Some).with_context(|| sources::place(mount, source))
         }
         (_, opened) => Ok(opened),
@@ -140,14 +140,14 @@ fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::E
 /// Sets the attributes of a mount, those of its whole tree, and its propagation, with as few calls as possible.
 fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     if options.attr_all != Attr::default() {
-        mount::mount_setattr(tree, true, &options.attr_all)?;
+        mount::mount_setattr(tree, Depth::Recursive, &options.attr_all)?;
     }
     shape_with(tree, options.attr, &options.propagation)
 }
 
 fn shape_with(tree: BorrowedFd, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
     if attr != Attr::default() {
-        mount::mount_setattr(tree, false, &attr)?;
+        mount::mount_setattr(tree, Depth::One, &attr)?;
     }
     propagate(tree, steps)
 }
@@ -281,7 +281,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>
     let facts = &plan.facts;
     let part = |root: &mut Root, path: &Option<PathBuf>| {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
-        let tree = root.copy_of_host(path.as_ref().ok_or_else(none)?, true)?;
+        let tree = root.copy_of_host(path.as_ref().ok_or_else(none)?, Depth::Recursive)?;
         shape(tree.as_fd(), &mount.options)?;
         let target = root.target(mount, Missing::Directory)?;
         attach(root, tree, target).map(Some)
@@ -313,7 +313,8 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
     let tmpfs = attach(root, tmpfs, target)?;
     for view in views {
         // Opened a second time after an error: a wrong ENOENT would show another cgroup, or none.
-        let host = |dir: &Path| root.copy_of_host(dir, false).or_else(|_| root.copy_of_host(dir, false));
+        let host =
+            |dir: &Path| root.copy_of_host(dir, Depth::One).or_else(|_| root.copy_of_host(dir, Depth::One));
         let tree = match (host(&view.dir), &view.otherwise) {
             (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => host(callers)?,
             // The hierarchy of a service manager, in which corten may not make a cgroup.
