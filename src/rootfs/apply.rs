@@ -20,6 +20,14 @@ use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs, task};
 use crate::trace;
 
+/// When the calls that make a mount return a descriptor of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Descriptor {
+    Always,
+    /// Only if they have one anyway.
+    IfOpen,
+}
+
 /// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
 /// still be reached.
 pub(crate) fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
@@ -41,9 +49,9 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
         let tree = bind_source(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
         let writable = mount.to_fill();
-        let keep = writable.is_some();
-        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, keep).with_context(at)? {
-            Some(made) if keep => root.filling.push((made, at())),
+        let descriptor = if writable.is_some() { Descriptor::Always } else { Descriptor::IfOpen };
+        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, descriptor).with_context(at)? {
+            Some(made) if writable.is_some() => root.filling.push((made, at())),
             made => made.into_iter().for_each(|made| root.close_later(made)),
         }
     }
@@ -75,13 +83,13 @@ fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Op
     }
 }
 
-/// Makes one mount. Returns its descriptor if the calls that made it have one, or always with `keep`.
+/// Makes one mount and returns its descriptor as requested.
 fn make(
     root: &mut Root,
     plan: &Plan,
     mount: &Mount,
     tree: Option<OwnedFd>,
-    keep: bool,
+    descriptor: Descriptor,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     match (&mount.kind, tree) {
@@ -105,7 +113,7 @@ fn make(
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             attach(root, tree, target).map(Some)
         }
-        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), keep),
+        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), descriptor),
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
@@ -154,19 +162,19 @@ fn shape_with(tree: BorrowedFd, attr: Attr, steps: &[Propagate]) -> sys::Result<
 
 /// Mounts a new file system by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
 /// call. But only fsopen(2) reports which option the file system refuses, accepts more than a page of options, and returns a
-/// descriptor of the mount. The descriptor is needed on the root, with `keep`, and to set the propagation.
+/// descriptor of the mount. The descriptor is needed on the root, with [`Descriptor::Always`], and to set the propagation.
 fn new(
     root: &mut Root,
     mount: &Mount,
     fstype: &str,
     source: Option<&str>,
-    keep: bool,
+    descriptor: Descriptor,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     let (target, mode) = root.new_target(mount, fstype)?;
     let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
     let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
-    let keep = keep || !options.propagation.is_empty();
+    let keep = descriptor == Descriptor::Always || !options.propagation.is_empty();
     let long =
         |option: &&str| option.split_once('=').is_some_and(|(_, value)| value.len() > mount::FSCONFIG_MAX);
     let only_mount = options.legacy != 0 || data.iter().any(long);
@@ -289,7 +297,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>
     if !facts.cgroup_namespace {
         return part(root, &facts.cgroup_mount);
     }
-    match new(root, mount, "cgroup2", Some("cgroup"), false) {
+    match new(root, mount, "cgroup2", Some("cgroup"), Descriptor::IfOpen) {
         Err(e) if matches!(sys::errno(&e), Some(Errno::EPERM | Errno::EBUSY)) && facts.cgroup.is_some() => {
             part(root, &facts.cgroup)
         }

@@ -1,6 +1,6 @@
 //! The root file system and the sources of bind mounts, each a detached copy of the host's tree.
 //!
-//! Usually the container's process makes the copy when it attaches it. Its mount namespace has all paths of
+//! Usually the container process makes the copy when it attaches it. Its mount namespace has all paths of
 //! the host until the change of the root, so each path is walked once, and mounts come into being in the
 //! order in which they are listed. A copy that stays a peer of the host's mount is made first of all, while
 //! the mounts of the new namespace are peers themselves.
@@ -23,7 +23,7 @@ use crate::sys::mount::{self, Attr, Depth, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 use crate::sys::{self, fs};
 use crate::trace;
 
-/// The sources that the runtime has opened, as detached trees. The container's process opens the others.
+/// The sources that the runtime has opened, as detached trees. The container process opens the others.
 pub(crate) struct Sources {
     pub(super) root: Option<OwnedFd>,
     /// One element for each mount of the plan, in its order.
@@ -34,7 +34,7 @@ pub(crate) struct Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
     All,
-    /// Those that the container's process cannot open.
+    /// Those that the container process cannot open.
     Idmapped,
 }
 
