@@ -1,4 +1,4 @@
-//! The credentials of the container's process: user, groups, capabilities. create, run and exec share one
+//! The credentials of the container process: user, groups, capabilities. create, run and exec share one
 //! function.
 //!
 //! The kernel's rules determine the order. Dropping from the bounding set requires CAP_SETPCAP; setgroups and
