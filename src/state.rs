@@ -406,7 +406,7 @@ impl Dir {
     }
 
     /// Saves the bundle's configuration as it was read. It must be saved after the record: a configuration
-    /// without a record means that the record is lost. No command reads it before the container's process is
+    /// without a record means that the record is lost. No command reads it before the container process is
     /// recorded.
     pub(crate) fn save_config(&self, text: &str) -> Result<()> {
         self.write(Path::new(CONFIG), text.as_bytes()).context("keeping config.json")
