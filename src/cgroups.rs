@@ -38,6 +38,7 @@ pub(crate) use process::{current, current_below, frozen_cgroup};
 pub use record::CgroupRecord;
 pub use request::{Manager, Request};
 pub use resources::Write;
+pub(crate) use v2::Controllers;
 pub(crate) use value::Value;
 pub(crate) use views::View;
 pub(crate) use views::views;

@@ -30,7 +30,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::host;
 use crate::sys::socket::Address;
 use crate::sys::{self, fs, socket};
-use wire::Message;
+use wire::{Message, Reply};
 
 /// How long an answer may take, which is the default of other D-Bus clients.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -220,7 +220,7 @@ impl Bus {
     pub(crate) fn call(&mut self, call: &Call) -> Result<Answer> {
         let deadline = Instant::now() + self.patience;
         let what = || call.member.to_string();
-        let serial = self.send(call, true, deadline)?;
+        let serial = self.send(call, Reply::Expected, deadline)?;
         loop {
             let message = self.receive(deadline, call.member)?;
             if message.reply_to == Some(serial) {
@@ -236,13 +236,13 @@ impl Bus {
 
     /// Calls a method without waiting for its answer.
     pub(crate) fn call_without_reply(&mut self, call: &Call) -> Result<()> {
-        self.send(call, false, Instant::now() + self.patience).map(drop)
+        self.send(call, Reply::Unwanted, Instant::now() + self.patience).map(drop)
     }
 
-    fn send(&mut self, call: &Call, answered: bool, deadline: Instant) -> Result<u32> {
+    fn send(&mut self, call: &Call, reply: Reply, deadline: Instant) -> Result<u32> {
         self.serial += 1;
         let destination = call.destination.filter(|_| !self.direct);
-        let bytes = Call { destination, ..*call }.encode(self.serial, answered);
+        let bytes = Call { destination, ..*call }.encode(self.serial, reply);
         socket::write_before(self.socket.as_fd(), &bytes, deadline).map_err(|e| timed_out(e, call.member))?;
         Ok(self.serial)
     }

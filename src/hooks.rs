@@ -281,10 +281,10 @@ mod tests {
 
     #[test]
     fn output_becomes_one_short_line() {
-        for (said, expected) in
+        for (output, expected) in
             [("", ""), (" a\n", "a"), ("a\nb\tc\x1b[0m", "a\\nb\\tc\\u{1b}[0m"), ("ä\u{7f}", "ä\\u{7f}")]
         {
-            assert_eq!(one_line(said.as_bytes()), expected);
+            assert_eq!(one_line(output.as_bytes()), expected);
         }
         assert_eq!(one_line("\n".repeat(9).as_bytes()), "");
         let long = one_line(format!("x{}", "ä".repeat(TAIL)).as_bytes());

@@ -325,7 +325,7 @@ pub(crate) fn remove(record: &ClassRecord) -> Result<()> {
             ));
             continue;
         }
-        match fs::unlinkat(fs::CWD, dir, true) {
+        match fs::rmdirat(fs::CWD, dir) {
             Err(e) if e.errno == Errno::ENOENT => {}
             other => other.context(PLACE)?,
         }

@@ -1,6 +1,6 @@
 //! Launching: `create` and `exec` carry out a plan in two processes, the runtime's and the container's.
 //!
-//! The container's process is a clone, which has the plan by inheritance. A channel between the two carries
+//! The container process is a clone, which has the plan by inheritance. A channel between the two carries
 //! events, descriptors and at most one error.
 //!
 //! * The runtime's side: [`create`](create()) and [`exec`](exec::exec) prepare, `spawn` clones for both, and

@@ -82,10 +82,10 @@ pub struct Offset {
 /// The processes of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stages {
-    /// The runtime clones the container's process.
+    /// The runtime clones the container process.
     Direct,
     /// The runtime clones an intermediate process. That enters the namespaces that must be entered first, clones the
-    /// container's process as its sibling, and ends.
+    /// container process as its sibling, and ends.
     Intermediate,
 }
 

@@ -57,14 +57,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reports whether the container's process is cloned before its cgroup is created, and then waits for it.
+    /// Reports whether the container process is cloned before its cgroup is created, and then waits for it.
     /// A new cgroup namespace has its root at that cgroup, so it can only be created afterwards.
     #[must_use]
     pub fn waits_for_cgroup(&self) -> bool {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
     }
 
-    /// Reports whether the container's process reports its mounts and then waits. It waits for the runtime's
+    /// Reports whether the container process reports its mounts and then waits. It waits for the runtime's
     /// hooks and network devices or, before its own hooks, for the device filter.
     #[must_use]
     pub fn reports_mounts(&self) -> bool {

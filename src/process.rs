@@ -1,4 +1,4 @@
-//! The attributes of the container's process: `process` of config.json, and the members of `linux` that
+//! The attributes of the container process: `process` of config.json, and the members of `linux` that
 //! concern the process. `plan` turns them into plain values and finds all errors. Each attribute has its own
 //! file with its rules and, if a call sets it, its `apply`.
 //!
@@ -31,7 +31,7 @@ use oci_spec::runtime::{Linux, Process};
 use crate::error::Notes;
 use crate::sys::process::SchedAttr;
 
-/// The attributes that the container's process will have.
+/// The attributes that the container process will have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub argv: Vec<CString>,

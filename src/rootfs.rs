@@ -1,7 +1,7 @@
 //! The container's root file system: mounts, devices, masked and read-only paths, the change of the root.
 //!
 //! [`plan`] is pure. In the runtime, [`open_sources`] opens sources on the host as detached trees. In the
-//! container's process, [`mount_all`] attaches the root and makes everything inside it by descriptor,
+//! container process, [`mount_all`] attaches the root and makes everything inside it by descriptor,
 //! [`Root::console`] opens the terminal, and [`Root::enter`] masks paths, makes paths read-only, and changes
 //! the root.
 

@@ -102,7 +102,7 @@ pub fn supported_flags() -> Vec<&'static str> {
 /// A system call has at most six arguments.
 const ARGUMENTS: usize = 6;
 
-/// The calls with which the container's process sends the listener after the filter is loaded. Nobody could
+/// The calls with which the container process sends the listener after the filter is loaded. Nobody could
 /// answer for them yet. runc refuses `write` for the same reason.
 const SENDING: [&str; 2] = ["sendmsg", "write"];
 

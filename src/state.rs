@@ -169,7 +169,7 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
         other => other?,
     }
     // rmdir(2) removes it only if it is empty. It may be another container's by now.
-    let undo = |parent: &OwnedFd| drop(fs::unlinkat(parent.as_fd(), Path::new(id), true));
+    let undo = |parent: &OwnedFd| drop(fs::rmdirat(parent.as_fd(), Path::new(id)));
     let opened = open_dir(&parent, Path::new(id)).map_err(|e| match e.errno {
         Errno::ENOENT => not_found(id),
         _ => e.into(),
@@ -318,9 +318,9 @@ fn purge(parent: &OwnedFd, name: &Path) -> Result<()> {
         entries => entries?,
     };
     for entry in entries {
-        gone(fs::unlinkat(dir.as_fd(), &entry, false))?;
+        gone(fs::unlinkat(dir.as_fd(), &entry))?;
     }
-    Ok(gone(fs::unlinkat(parent.as_fd(), name, true))?)
+    Ok(gone(fs::rmdirat(parent.as_fd(), name))?)
 }
 
 impl Dir {
@@ -406,7 +406,7 @@ impl Dir {
     }
 
     /// Saves the bundle's configuration as it was read. It must be saved after the record: a configuration
-    /// without a record means that the record is lost. No command reads it before the container's process is
+    /// without a record means that the record is lost. No command reads it before the container process is
     /// recorded.
     pub(crate) fn save_config(&self, text: &str) -> Result<()> {
         self.write(Path::new(CONFIG), text.as_bytes()).context("keeping config.json")
@@ -548,9 +548,9 @@ impl Dir {
     /// Removes the directory with the files that it usually contains, without listing it.
     fn purge_known(&self, trash: &Path) -> sys::Result<()> {
         for name in [CONFIG, STATE] {
-            fs::unlinkat(self.fd.as_fd(), Path::new(name), false)?;
+            fs::unlinkat(self.fd.as_fd(), Path::new(name))?;
         }
-        fs::unlinkat(self.root.as_fd(), trash, true)
+        fs::rmdirat(self.root.as_fd(), trash)
     }
 }
 

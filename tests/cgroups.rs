@@ -31,7 +31,7 @@ struct Sandbox {
 /// Runs the body of the calling test isolated, with a sandbox.
 fn isolated<F: FnOnce(&Sandbox)>(body: F) {
     harness::isolated_as::<F>(View::V2, |test| {
-        body(&Sandbox { host: Host::probe(false).unwrap(), dir: test.dir.clone() });
+        body(&Sandbox { host: Host::probe().unwrap(), dir: test.dir.clone() });
     });
 }
 
@@ -76,7 +76,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if let Ok(Some(cgroup)) = Directory::open(&self.top()) {
-            let _ = cgroup.set_frozen(false, soon());
+            let _ = cgroup.thaw(soon());
             let _ = cgroup.kill();
             let _ = cgroup.remove(soon());
         }
@@ -258,11 +258,11 @@ fn a_cgroup_in_use_or_frozen_is_refused() {
             assert_eq!(kind(&error), Kind::Config);
             assert!(error.to_string().contains(word), "{error}");
         };
-        cgroup.set_frozen(true, soon()).unwrap();
+        cgroup.freeze(soon()).unwrap();
         refused("a", "is frozen");
         refused("a/below", "is frozen");
         assert!(!cgroup.path.join("below").exists());
-        cgroup.set_frozen(false, soon()).unwrap();
+        cgroup.thaw(soon()).unwrap();
         let mut child = sleeper(&cgroup.path);
         refused("a", "has processes in it");
         assert!(cgroup.path.exists());
@@ -286,28 +286,28 @@ fn processes_are_listed_signalled_frozen_and_killed() {
         assert!(cgroup.populated().unwrap());
         assert!(!cgroup.wait_empty(Instant::now() + Duration::from_millis(20)).unwrap());
 
-        cgroup.set_frozen(true, soon()).unwrap();
+        cgroup.freeze(soon()).unwrap();
         assert!(cgroup.frozen().unwrap());
-        cgroup.set_frozen(false, soon()).unwrap();
+        cgroup.thaw(soon()).unwrap();
         assert!(!cgroup.frozen().unwrap());
 
         // Below a frozen cgroup nothing thaws, so the wait ends at its deadline.
         let sub = Directory::open(&cgroup.path.join("sub")).unwrap().unwrap();
-        cgroup.set_frozen(true, soon()).unwrap();
-        let error = sub.set_frozen(false, Instant::now() + Duration::from_millis(50)).unwrap_err();
+        cgroup.freeze(soon()).unwrap();
+        let error = sub.thaw(Instant::now() + Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("did not thaw in time"), "{error}");
 
         // A cgroup with processes is not removed. The error comes at the deadline.
         let busy = Directory::open(&cgroup.path).unwrap().unwrap();
         let error = busy.remove(Instant::now() + Duration::from_millis(50)).unwrap_err();
         assert!(format!("{error:#}").contains("busy"), "{error:#}");
-        cgroup.set_frozen(false, soon()).unwrap();
+        cgroup.thaw(soon()).unwrap();
 
         assert_eq!(cgroup.signal_all(0).unwrap(), 2);
         assert_eq!(sub.signal_all(libc::SIGTERM).unwrap(), 1);
         children[1].wait().unwrap();
         // Frozen processes are killed too.
-        cgroup.set_frozen(true, soon()).unwrap();
+        cgroup.freeze(soon()).unwrap();
         cgroup.kill().unwrap();
         assert!(cgroup.wait_empty(soon()).unwrap());
         children[0].wait().unwrap();

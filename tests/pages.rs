@@ -119,11 +119,11 @@ fn man_pages_contain_every_option() {
             output("groff", &["-ww", "-man", "-Tascii", "-P-cbou", &page(&scratch, &verb)]);
         assert_eq!(warnings, "", "{verb}");
         for option in options(&verb) {
-            let told = text.lines().any(|line| {
+            let documented = text.lines().any(|line| {
                 let words = line.split_whitespace().map(|word| word.trim_end_matches(','));
                 words.take_while(|word| word.starts_with('-')).any(|word| word == option)
             });
-            assert!(told, "{verb}: {option}: {text}");
+            assert!(documented, "{verb}: {option}: {text}");
         }
         if verb.is_empty() {
             for verb in verbs() {
@@ -158,8 +158,8 @@ fn mandoc_reports_nothing() {
     }
     let scratch = written("mandoc");
     for verb in commands() {
-        let said = output("mandoc", &["-Tlint", "-W", "warning", &page(&scratch, &verb)]);
-        assert_eq!(said.0 + &said.1, "", "{verb}");
+        let lint = output("mandoc", &["-Tlint", "-W", "warning", &page(&scratch, &verb)]);
+        assert_eq!(lint.0 + &lint.1, "", "{verb}");
     }
 }
 

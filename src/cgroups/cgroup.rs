@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
 use super::directory::{self, Directory, remove_parents};
-use super::{CgroupRecord, Host, Plan, Write, device_program, devices, v1, v2};
+use super::{CgroupRecord, Controllers, Host, Plan, Write, device_program, devices, v1, v2};
 use crate::error::{Kind, Notes, Result, fail};
 use crate::sys::fs;
 use crate::trace;
@@ -174,7 +174,7 @@ impl Cgroup {
         if self.v1.is_empty() && named.clone().next().is_some() {
             return Err(fail(Kind::Usage, "controllers cannot be named on cgroup v2"));
         }
-        let host = if self.v1.is_empty() { Host::default() } else { Host::probe(false)? };
+        let host = if self.v1.is_empty() { Host::default() } else { Host::probe()? };
         let hierarchies = self.v1.iter().map(|directory| host.controllers(&directory.path));
         let unified = self.unified.iter().map(|_| &host.v2_controllers[..]);
         let ours: Vec<&String> = hierarchies.chain(unified).flatten().collect();
@@ -226,9 +226,10 @@ impl Cgroup {
         self.unified.as_ref().map(Directory::open_procs).transpose()
     }
 
-    /// Returns the writes to this cgroup's files that `resources` ask for. Errors go to `notes`.
-    pub fn plan(&self, resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
-        let host = if self.v1.is_empty() { Ok(Host::default()) } else { Host::probe(false) };
+    /// Returns the writes to this cgroup's files that `resources` ask for. With v1 it first looks up which
+    /// hierarchy of the host has which controller. Errors go to `notes`.
+    pub(crate) fn writes_for(&self, resources: &LinuxResources, notes: &mut Notes) -> Vec<Write> {
+        let host = if self.v1.is_empty() { Ok(Host::default()) } else { Host::probe() };
         match host {
             Ok(host) => {
                 let (v1, unified) = v1::writes(resources, &host, notes);
@@ -273,11 +274,11 @@ impl Cgroup {
         }
     }
 
-    /// Enables the controller of a file. Without `enable` it only checks that the host has the controller.
-    pub fn enable(&self, write: &Write, enable: bool) -> Result<()> {
+    /// Enables the controller of a file, or only checks that the host has it.
+    pub(super) fn require_controller(&self, write: &Write, controllers: Controllers) -> Result<()> {
         match &self.unified {
             Some(unified) if self.v1.is_empty() || v1::is_v2s(write)? => {
-                v2::enable_for(&unified.path, write, enable)
+                v2::require_controller(&unified.path, write, controllers)
             }
             // A controller of v1 is enabled where it is mounted.
             _ => Ok(()),
@@ -357,11 +358,20 @@ impl Cgroup {
         self.leader().map_or(Ok(false), |directory| Ok(fs::fstat(directory.dir())?.st_nlink > 2))
     }
 
-    /// Freezes or thaws it, and waits until that is done. After an error it is in its former state again.
-    pub fn set_frozen(&self, freeze: bool, deadline: Instant) -> Result<()> {
+    /// Freezes it, and waits until that is done. After an error it is thawed again.
+    pub fn freeze(&self, deadline: Instant) -> Result<()> {
         match (&self.unified, self.v1.first()) {
-            (Some(unified), _) => unified.set_frozen(freeze, deadline),
-            (None, Some(freezer)) => v1::freezer::set_frozen(freezer, freeze, deadline),
+            (Some(unified), _) => unified.freeze(deadline),
+            (None, Some(freezer)) => v1::freezer::freeze(freezer, deadline),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Thaws it, and waits until that is done. After an error it is frozen again.
+    pub fn thaw(&self, deadline: Instant) -> Result<()> {
+        match (&self.unified, self.v1.first()) {
+            (Some(unified), _) => unified.thaw(deadline),
+            (None, Some(freezer)) => v1::freezer::thaw(freezer),
             (None, None) => Ok(()),
         }
     }

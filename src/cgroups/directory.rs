@@ -78,7 +78,7 @@ impl Directory {
     }
 
     /// Opens a cgroup in a hierarchy of v1. Returns `None` if it does not exist. It has no `cgroup.events`,
-    /// by which [`Directory::set_frozen`], [`Directory::populated`] and the like work: they are for v2.
+    /// by which [`Directory::freeze`], [`Directory::populated`] and the like work: they are for v2.
     pub(super) fn open_v1(path: &Path) -> Result<Option<Self>> {
         let dir = fs::existing(fs::CWD, path, || open_dir(fs::CWD, path))?;
         Ok(dir.map(|dir| Self { dir, path: path.into(), made: Vec::new() }))
@@ -229,30 +229,44 @@ impl Directory {
         }
     }
 
-    /// Freezes or thaws it, and waits until that is done. After an error it is in its former state again.
-    pub fn set_frozen(&self, freeze: bool, deadline: Instant) -> Result<()> {
-        let write = |value: &[u8]| fs::write_at(self.dir(), Path::new("cgroup.freeze"), value);
-        self.named(write(if freeze { b"1" } else { b"0" }).map_err(Into::into))?;
-        let late = if freeze {
-            "did not freeze in time, thawed again"
-        } else {
-            "did not thaw in time (hint: a cgroup above it may be frozen)"
-        };
-        let done = match self.named(self.await_freezer(freeze, deadline)) {
-            Ok(false) => Err(anyhow!("{}: {late}", self.path.display())),
-            other => other.map(drop),
-        };
+    /// Freezes it, and waits until that is done. After an error it is thawed again.
+    pub fn freeze(&self, deadline: Instant) -> Result<()> {
+        self.named(self.write_freeze(b"1"))?;
+        let done = self.in_time(self.await_frozen(deadline), "did not freeze in time, thawed again");
         done.inspect_err(|_| {
-            let back = write(if freeze { b"0" } else { b"1" }).map_err(Into::into);
-            // The kernel takes a moment to freeze, and until then the container would be reported as running.
-            warn_undone(back.and_then(|()| self.await_freezer(!freeze, Instant::now() + UNDO).map(drop)));
+            let back = self.write_freeze(b"0");
+            warn_undone(back.and_then(|()| self.await_thawed(Instant::now() + UNDO).map(drop)));
         })
     }
 
-    fn await_freezer(&self, freeze: bool, deadline: Instant) -> Result<bool> {
-        if !freeze {
-            return wait_for(self.dir(), "frozen 0", deadline);
+    /// Thaws it, and waits until that is done. After an error it is frozen again.
+    pub fn thaw(&self, deadline: Instant) -> Result<()> {
+        self.named(self.write_freeze(b"0"))?;
+        let late = "did not thaw in time (hint: a cgroup above it may be frozen)";
+        self.in_time(self.await_thawed(deadline), late).inspect_err(|_| {
+            let back = self.write_freeze(b"1");
+            // The kernel takes a moment to freeze, and until then the container would be reported as running.
+            warn_undone(back.and_then(|()| self.await_frozen(Instant::now() + UNDO).map(drop)));
+        })
+    }
+
+    fn write_freeze(&self, value: &[u8]) -> Result<()> {
+        Ok(fs::write_at(self.dir(), Path::new("cgroup.freeze"), value)?)
+    }
+
+    /// Returns the error `late` if a wait has ended by its deadline.
+    fn in_time(&self, waited: Result<bool>, late: &str) -> Result<()> {
+        match self.named(waited) {
+            Ok(false) => Err(anyhow!("{}: {late}", self.path.display())),
+            other => other.map(drop),
         }
+    }
+
+    fn await_thawed(&self, deadline: Instant) -> Result<bool> {
+        wait_for(self.dir(), "frozen 0", deadline)
+    }
+
+    fn await_frozen(&self, deadline: Instant) -> Result<bool> {
         // A cgroup with processes of its own reports that it is frozen as soon as these are, although
         // processes below it may still run: the kernel counts the two separately.
         let mut frozen = true;
@@ -279,7 +293,7 @@ impl Directory {
             if busy.is_some() && self.wait_empty(deadline)? {
                 self.named(remove_below(self.dir()))?;
             }
-            match fs::unlinkat(fs::CWD, &self.path, true) {
+            match fs::rmdirat(fs::CWD, &self.path) {
                 Ok(()) => Ok(true),
                 Err(e) if fs::absent(fs::CWD, &self.path, &e) => Ok(true),
                 Err(e) if e.errno == Errno::EBUSY => {
@@ -323,7 +337,7 @@ pub(super) fn remove_empty(path: &Path) -> bool {
     if events.is_ok_and(|text| text.lines().any(|line| line == "populated 1")) {
         return false;
     }
-    match fs::unlinkat(fs::CWD, path, true) {
+    match fs::rmdirat(fs::CWD, path) {
         Ok(()) => true,
         Err(e) => fs::absent(fs::CWD, path, &e),
     }
@@ -368,7 +382,7 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
     walk(
         dir,
         |_| Ok(()),
-        |parent, name| match fs::unlinkat(parent, name, true) {
+        |parent, name| match fs::rmdirat(parent, name) {
             Err(e) if !matches!(e.errno, Errno::EBUSY | Errno::ENOENT) => Err(e.into()),
             _ => Ok(()),
         },

@@ -52,19 +52,27 @@ impl Hierarchy {
 }
 
 impl Host {
-    /// Probes the host. If `resctrl` is true, also locates the resctrl mount.
-    pub fn probe(resctrl: bool) -> Result<Self> {
+    /// Probes the host, except for the resctrl mount.
+    pub fn probe() -> Result<Self> {
         let _phase = trace::phase("probe the cgroups");
-        let proc = host::procfs()?;
-        let open = |path: &str| fs::open(proc, Path::new(path), fs::O_RDONLY, 0);
-        let own = fs::read_whole(open("self/cgroup")?, 1 << 20).context("cgroup")?;
-        if !resctrl
-            && let Some(own) = only_v2(&own)
-            && root_is_mounted()
-        {
-            return Ok(Self { v2_mount: Some(CGROUP.into()), own: Some(own), ..Self::default() });
+        let own = own_cgroups()?;
+        match only_v2(&own) {
+            Some(own) if root_is_mounted() => {
+                Ok(Self { v2_mount: Some(CGROUP.into()), own: Some(own), ..Self::default() })
+            }
+            _ => Self::of_mounts(&own),
         }
-        let mut host = Self::parse(&mountinfo::read(proc)?, &own);
+    }
+
+    /// Probes the host, and also locates the resctrl mount.
+    pub(crate) fn probe_with_resctrl() -> Result<Self> {
+        let _phase = trace::phase("probe the cgroups");
+        Self::of_mounts(&own_cgroups()?)
+    }
+
+    fn of_mounts(own: &[u8]) -> Result<Self> {
+        let proc = host::procfs()?;
+        let mut host = Self::parse(&mountinfo::read(proc)?, own);
         if let Some(mount) = host.v2_mount.as_ref().filter(|_| !host.v1.is_empty()) {
             let controllers = fs::read_text(fs::CWD, &mount.join("cgroup.controllers"))?;
             host.v2_controllers = controllers.split_whitespace().map(Into::into).collect();
@@ -124,6 +132,12 @@ impl Host {
         }
         host
     }
+}
+
+/// Returns the text of /proc/self/cgroup.
+fn own_cgroups() -> Result<Vec<u8>> {
+    let file = fs::open(host::procfs()?, Path::new("self/cgroup"), fs::O_RDONLY, 0)?;
+    fs::read_whole(file, 1 << 20).context("cgroup")
 }
 
 /// Returns our own cgroup without a leading slash, if v2 is the only hierarchy.

@@ -55,7 +55,7 @@ impl Plan {
         (!nothing).then_some(CgroupRecord { manager, path, v1, id: None, parents: missing, unit })
     }
 
-    /// Returns the unit that systemd is to create. Its cgroup is created around the container's process,
+    /// Returns the unit that systemd is to create. Its cgroup is created around the container process,
     /// which has to wait for it.
     #[must_use]
     pub fn scope(&self) -> Option<&systemd::Scope> {

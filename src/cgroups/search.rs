@@ -35,7 +35,7 @@ pub(crate) fn find_process(proc: BorrowedFd, id: &str, path: Option<&Path>) -> R
 /// Returns the cgroups that `create` would create for the container `id` with the `linux.cgroupsPath` `path`,
 /// one for each manager, if they exist. A path that begins at the caller's cgroup is left out.
 pub(crate) fn existing(id: &str, path: Option<&Path>) -> Result<Vec<CgroupRecord>> {
-    let host = Host::probe(false)?;
+    let host = Host::probe()?;
     let uid = task::euid();
     let rootless = uid != 0 || crate::host::in_user_namespace()?;
     let certain = path.map_or(!rootless, Path::is_absolute);

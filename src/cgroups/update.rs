@@ -10,7 +10,7 @@ use super::directory::warn_undone;
 use super::resources::{Absent, Write};
 use super::systemd::{self, Unit};
 use super::value::Value;
-use super::{Cgroup, devices, v1, v2};
+use super::{Cgroup, Controllers, devices, v1, v2};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 
@@ -123,9 +123,10 @@ fn find_all(cgroup: &Cgroup, writes: Vec<Write>) -> Result<(Vec<Compared>, Vec<W
     Ok((found, missing))
 }
 
-/// Returns the writes that change something, in the order in which to make them. With `enable`, controllers
-/// that they need are enabled on the way to the cgroup; nothing else is changed.
-fn differing(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Compared>> {
+/// Returns the writes that change something, in the order in which to make them. With
+/// [`Controllers::Enable`], controllers that they need are enabled on the way to the cgroup. Nothing else is
+/// changed.
+fn differing(cgroup: &Cgroup, writes: Vec<Write>, controllers: Controllers) -> Result<Vec<Compared>> {
     let (mut changes, missing) = find_all(cgroup, writes)?;
     changes.retain(|change| !change.same());
     for Compared { write, .. } in &changes {
@@ -134,7 +135,7 @@ fn differing(cgroup: &Cgroup, writes: Vec<Write>, enable: bool) -> Result<Vec<Co
         }
     }
     for write in missing {
-        let enabled = enabled(cgroup, write, enable)?;
+        let enabled = enabled(cgroup, write, controllers)?;
         changes.extend(Some(enabled).filter(|change| !change.same()));
     }
     order(&mut changes);
@@ -171,12 +172,12 @@ fn is_needless(write: &Write) -> bool {
     }
 }
 
-/// Compares a write with its file, after the controller that provides the file was enabled. Without `enable`,
-/// it only finds out whether there is such a controller.
-fn enabled(cgroup: &Cgroup, write: Write, enable: bool) -> Result<Compared> {
+/// Compares a write with its file, after the controller that provides the file was enabled. With
+/// [`Controllers::Check`], it only finds out whether there is such a controller.
+fn enabled(cgroup: &Cgroup, write: Write, controllers: Controllers) -> Result<Compared> {
     if write.controller().is_some() {
-        cgroup.enable(&write, enable)?;
-        if !enable {
+        cgroup.require_controller(&write, controllers)?;
+        if controllers == Controllers::Check {
             return Ok(Compared { write, present: None });
         }
     }
@@ -199,9 +200,9 @@ pub(crate) fn prepare(
     unit: Option<(&Unit, Vec<Write>)>,
     wanted: Vec<Write>,
     devices: Option<Rules>,
-    enable: bool,
+    controllers: Controllers,
 ) -> Result<Update> {
-    let changes = differing(cgroup, wanted.clone(), enable)?;
+    let changes = differing(cgroup, wanted.clone(), controllers)?;
     let mut update = Update { unit: None, changes, before: Vec::new(), devices };
     if let Some((unit, former)) = unit {
         update.unit = systemd::Update::prepare(unit, &wanted)?;

@@ -70,7 +70,7 @@ pub(super) fn writes(resources: &LinuxResources, host: &Host, notes: &mut Notes)
 
 /// Reports whether only v2 has the controller that a write is for.
 pub(super) fn is_v2s(write: &Write) -> Result<bool> {
-    let host = Host::probe(false)?;
+    let host = Host::probe()?;
     Ok(write.controller().is_some_and(|name| host.v2_controllers.iter().any(|other| other == name)))
 }
 

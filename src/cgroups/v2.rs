@@ -106,7 +106,7 @@ pub(super) fn limit(plan: &Plan, pid: i32) -> Result<Directory> {
 /// more.
 fn undo(made: &mut Vec<PathBuf>) {
     while let Some(dir) = made.pop() {
-        let _ = fs::unlinkat(fs::CWD, &dir, true);
+        let _ = fs::rmdirat(fs::CWD, &dir);
     }
 }
 
@@ -142,14 +142,21 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
     Ok(dir)
 }
 
-/// Enables the controller that a write needs, on the way to a cgroup that exists. Without `enable` it only
-/// checks that the controller is available.
-pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<()> {
-    let mount = super::Host::probe(false)?.v2_mount.unwrap_or_default();
+/// Whether controllers that an update needs are enabled, or only looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Controllers {
+    Enable,
+    Check,
+}
+
+/// Enables the controller that a write needs, on the way to a cgroup that exists, or only checks that it is
+/// available.
+pub(super) fn require_controller(cgroup: &Path, write: &Write, controllers: Controllers) -> Result<()> {
+    let mount = super::Host::probe()?.v2_mount.unwrap_or_default();
     let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
     let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
     let plan = &Plan { mount, path, writes, scope: None };
-    if !enable {
+    if controllers == Controllers::Check {
         return available(open_dir(fs::CWD, &plan.mount)?.as_fd(), plan).map(drop);
     }
     let mut made = Vec::new();
@@ -267,7 +274,7 @@ fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()>
 }
 
 /// Refuses a cgroup that has processes, since a container must not share it, and a frozen one, in which the
-/// container's process could never report (runtime.md#create allows to refuse). A new cgroup below a frozen
+/// container process could never report (runtime.md#create allows to refuse). A new cgroup below a frozen
 /// one is frozen too.
 fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
     refuse_state(dir, plan, &[("populated 1", "has processes in it already"), ("frozen 1", "is frozen")])

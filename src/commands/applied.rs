@@ -87,7 +87,7 @@ fn cgroup_rows(cgroup: &Cgroup, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> 
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     // `create` has reported the problems.
     let mut notes = Notes::default();
-    let writes = resources.map_or_else(Vec::new, |r| cgroup.plan(r, &mut notes));
+    let writes = resources.map_or_else(Vec::new, |r| cgroup.writes_for(r, &mut notes));
     for compared in update::compare(cgroup, writes)? {
         let ok = compared.same();
         let asked = json!(compared.write.value.to_string());

@@ -53,6 +53,7 @@ impl Prepared {
         let labelled = mount_label || config.spec.process().as_ref().is_some_and(lsm::labelled);
         let resctrl = config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
         let host = Host::probe(globals.rootless, labelled.then_some(globals.strict_labels))?;
+        let cgroups = if resctrl { cgroups::Host::probe_with_resctrl()? } else { cgroups::Host::probe()? };
         let request = plan::Request {
             id: &args.id,
             bundle: &bundle,
@@ -60,7 +61,7 @@ impl Prepared {
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             tree_namespaces: host::tree_namespaces()?,
-            cgroups: &cgroups::Host::probe(resctrl)?,
+            cgroups: &cgroups,
             notify_socket: notify_socket.as_deref(),
         };
         let (plan, warnings) = plan::create(&config.spec, &request, &host)?;

@@ -49,7 +49,7 @@ fn all(root: &Path, force: bool) -> Result<()> {
 
 fn delete(dir: Dir, force: bool) -> Result<()> {
     if force && dir.lock(Duration::ZERO).is_err() {
-        // A `start` whose hook does not end holds the lock. It releases the lock after the end of the container's process.
+        // A `start` whose hook does not end holds the lock. It releases the lock after the end of the container process.
         kill(&dir)?;
     }
     dir.lock(PATIENCE)?;
@@ -91,7 +91,7 @@ fn delete_without_record(dir: Dir, why: &anyhow::Error) -> Result<()> {
     dir.remove()
 }
 
-/// Kills the container's process, if there is one on record.
+/// Kills the container process, if there is one on record.
 fn kill(dir: &Dir) -> Result<()> {
     let Some(record) = dir.find_record().ok().flatten() else { return Ok(()) };
     match state::pidfd(&record)?.map(|fd| task::pidfd_send_signal(fd.as_fd(), libc::SIGKILL)) {

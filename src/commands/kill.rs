@@ -27,7 +27,7 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
             match super::cgroup(&record)? {
                 // On v1 a frozen process does not die before it is thawed.
                 Some(cgroup) if signal == libc::SIGKILL && !cgroup.v1.is_empty() => {
-                    cgroup.set_frozen(false, Instant::now() + FREEZE)
+                    cgroup.thaw(Instant::now() + FREEZE)
                 }
                 _ => Ok(()),
             }

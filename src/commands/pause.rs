@@ -13,7 +13,7 @@ pub(super) const FREEZE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let may = |status: Status| matches!(status, Status::Created | Status::Running);
-    freezable(globals, id, "pause", may, |cgroup| cgroup.set_frozen(true, Instant::now() + FREEZE))
+    freezable(globals, id, "pause", may, |cgroup| cgroup.freeze(Instant::now() + FREEZE))
 }
 
 /// Calls `act` with the cgroup of a container if `may` allows its status. No other command changes the

@@ -9,5 +9,5 @@ use crate::state::Status;
 
 pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
     let may = |status: Status| status == Status::Paused;
-    freezable(globals, id, "resume", may, |cgroup| cgroup.set_frozen(false, Instant::now() + FREEZE))
+    freezable(globals, id, "resume", may, |cgroup| cgroup.thaw(Instant::now() + FREEZE))
 }

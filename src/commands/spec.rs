@@ -100,7 +100,7 @@ fn document(rootless: Option<(u32, u32)>) -> String {
         ("process", object(&process, 2)),
         ("root", json!({"path": "rootfs", "readonly": true}).to_string()),
         ("hostname", json!("corten").to_string()),
-        ("mounts", array(&mounts(rootless.is_some()))),
+        ("mounts", array(&mounts(rootless))),
         ("linux", object(&linux(rootless), 2)),
     ];
     let mut out = String::from("{\n");
@@ -112,12 +112,12 @@ fn document(rootless: Option<(u32, u32)>) -> String {
     out + "}\n"
 }
 
-fn mounts(rootless: bool) -> Vec<Value> {
+fn mounts(rootless: Option<(u32, u32)>) -> Vec<Value> {
     let row = |&(destination, kind, source, options): &Mount| {
         // The user namespace maps only the caller's ids.
         let options: Vec<_> = options
             .iter()
-            .filter(|o| !rootless || !(o.starts_with("gid=") || o.starts_with("uid=")))
+            .filter(|o| rootless.is_none() || !(o.starts_with("gid=") || o.starts_with("uid=")))
             .collect();
         let mut mount = json!({"destination": destination, "type": kind, "source": source});
         if !options.is_empty() {
@@ -125,7 +125,7 @@ fn mounts(rootless: bool) -> Vec<Value> {
         }
         mount
     };
-    if rootless {
+    if rootless.is_some() {
         let kept = MOUNTS.iter().filter(|mount| !mount.0.starts_with("/sys"));
         kept.chain([&ROOTLESS_SYS]).map(row).collect()
     } else {

@@ -9,7 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use crate::cgroups::resources::LIMITS;
-use crate::cgroups::{self, Cgroup, Write, devices, systemd};
+use crate::cgroups::{self, Cgroup, Controllers, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
 use crate::error::{Context, Kind, Notes, Result, fail};
@@ -88,7 +88,7 @@ fn limits(
     let without = || fail(Kind::Unsupported, "the container has no cgroup to limit");
     let cgroup = super::cgroup(record)?.ok_or_else(without)?;
     let mut notes = Notes::default();
-    let mut writes = cgroup.plan(wanted, &mut notes);
+    let mut writes = cgroup.writes_for(wanted, &mut notes);
     let devices = wanted.devices().as_deref().map(|rules| devices::plan(rules, &mut notes));
     // The user's document begins at the resources.
     let places =
@@ -98,12 +98,13 @@ fn limits(
     }
     notes.into_result()?;
     // Problems of the former resources were reported when they were requested.
-    let former = || cgroup.plan(before, &mut Notes::default());
+    let former = || cgroup.writes_for(before, &mut Notes::default());
     let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref()).map(|unit| (unit, former()));
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Notes::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
-    let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, !dry_run)?;
+    let controllers = if dry_run { Controllers::Check } else { Controllers::Enable };
+    let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, controllers)?;
     let changes = update.changes.iter().map(|change| change.write.clone());
     let written = writes.into_iter().chain(changes).collect();
     Ok(Limits { cgroup, update, written })

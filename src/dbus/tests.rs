@@ -103,7 +103,7 @@ fn only_the_signal_of_systemd_ends_a_job() {
             body: &body,
         };
         other.serial += 1;
-        let mut bytes = call.encode(other.serial, false);
+        let mut bytes = call.encode(other.serial, Reply::Unwanted);
         bytes[1] = wire::SIGNAL;
         socket::write_before(other.socket.as_fd(), &bytes, Instant::now() + PATIENCE).unwrap();
         other.call(&to_daemon("ListNames", &[])).unwrap();
@@ -124,20 +124,20 @@ fn only_the_signal_of_systemd_ends_a_job() {
 }
 
 /// Returns the error after a peer has sent these bytes.
-fn against(said: &'static [u8], direct: bool) -> String {
-    let name = format!("corten-peer-{}-{:x}", std::process::id(), said.as_ptr() as usize);
+fn against(sent: &'static [u8], direct: bool) -> String {
+    let name = format!("corten-peer-{}-{:x}", std::process::id(), sent.as_ptr() as usize);
     let path = std::env::temp_dir().join(name);
     let listener = UnixListener::bind(&path).unwrap();
     let peer = std::thread::spawn(move || {
         let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
-        let _ = stream.write_all(said);
+        let _ = stream.write_all(sent);
         let mut all = Vec::new();
-        if said.ends_with(b"!") {
+        if sent.ends_with(b"!") {
             // Until the client closes the connection.
             let _ = stream.read_to_end(&mut all);
         }
         let mut some = [0; 512];
-        while said.ends_with(b"OK 1\r\n") && !all.windows(4).any(|word| word == b"Ping") {
+        while sent.ends_with(b"OK 1\r\n") && !all.windows(4).any(|word| word == b"Ping") {
             // Until the call has arrived.
             let read = stream.read(&mut some).unwrap();
             all.extend_from_slice(&some[..read]);
@@ -153,7 +153,7 @@ fn against(said: &'static [u8], direct: bool) -> String {
 
 #[test]
 fn a_peer_with_another_protocol_is_an_error() {
-    for (said, direct, word) in [
+    for (sent, direct, word) in [
         (&b""[..], false, "authentication: "),
         (b"REJECTED EXTERNAL\r\n!", false, "answered \"REJECTED EXTERNAL\""),
         (b"DATA\r\nERROR no\r\n!", false, "answered \"ERROR no\""),
@@ -161,7 +161,7 @@ fn a_peer_with_another_protocol_is_an_error() {
         (b"DATA\r\nOK 1\r\nxxxxxxxxxxxxxxxxxxxxxxxxxx!", true, "malformed D-Bus message: neither byte order"),
         (b"DATA\r\nOK 1\r\nl\x02\0\x01\xff\xff\xff\xff\x01\0\0\0\0\0\0\0!", true, "too long"),
     ] {
-        let error = against(said, direct);
+        let error = against(sent, direct);
         assert!(error.contains(word), "{error}: not {word}");
     }
     let nobody = Bus::connect(&[(Address::Path("/nowhere/bus".into()), false)]).unwrap_err();
@@ -197,7 +197,7 @@ fn message(kind: u8, reply_to: Option<u32>, body: &[Value]) -> Vec<u8> {
     let interface = "org.freedesktop.systemd1.Manager";
     let call =
         Call { destination: None, path: "/org/freedesktop/systemd1", interface, member: "JobRemoved", body };
-    let mut bytes = call.encode(7, true);
+    let mut bytes = call.encode(7, Reply::Expected);
     bytes[1] = kind;
     if let Some(serial) = reply_to {
         // Between the header, which ends at a multiple of eight bytes, and the body.

@@ -197,6 +197,13 @@ fn alignment(kind: u8) -> usize {
     }
 }
 
+/// Whether the caller waits for an answer. If not, the receiver is told to send none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Expected,
+    Unwanted,
+}
+
 /// A method to call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
@@ -210,7 +217,7 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     /// Returns the message. The receiver checks the lengths in it.
-    pub(crate) fn encode(&self, serial: u32, answered: bool) -> Vec<u8> {
+    pub(crate) fn encode(&self, serial: u32, reply: Reply) -> Vec<u8> {
         let mut body = Vec::new();
         self.body.iter().for_each(|value| value.write(&mut body));
         let field = |code: u8, value: Value| Value::Struct(vec![Value::Byte(code), value.variant()]);
@@ -223,7 +230,7 @@ impl Call<'_> {
         if !self.body.is_empty() {
             fields.push(field(8, Value::Signature(signature(self.body))));
         }
-        let flags = if answered { 0 } else { NO_REPLY_EXPECTED };
+        let flags = if reply == Reply::Expected { 0 } else { NO_REPLY_EXPECTED };
         let mut out = vec![b'l', METHOD_CALL, flags, 1];
         out.extend_from_slice(&(body.len() as u32).to_le_bytes());
         out.extend_from_slice(&serial.to_le_bytes());
@@ -460,7 +467,7 @@ mod tests {
     /// A signal with a body, as a peer would send it.
     fn signal(body: &[Value]) -> Vec<u8> {
         let call = Call { destination: None, path: "/p", interface: "a.B", member: "M", body };
-        let mut bytes = call.encode(7, true);
+        let mut bytes = call.encode(7, Reply::Expected);
         bytes[1] = SIGNAL;
         bytes
     }
@@ -482,8 +489,8 @@ mod tests {
         expected.extend_from_slice(b"\x06\x01s\0\x03\0\0\0d.D\0\0\0\0\0");
         expected.extend_from_slice(b"\x08\x01g\0\x02us\0");
         expected.extend_from_slice(b"\x05\0\0\0\x01\0\0\0x\0");
-        assert_eq!(call.encode(2, true), expected);
-        assert_eq!(call.encode(2, false)[2], NO_REPLY_EXPECTED);
+        assert_eq!(call.encode(2, Reply::Expected), expected);
+        assert_eq!(call.encode(2, Reply::Unwanted)[2], NO_REPLY_EXPECTED);
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Channel {
         Ok((Self(a), Self(b)))
     }
 
-    /// Returns the channel of a connection between `start` and the container's process.
+    /// Returns the channel of a connection between `start` and the container process.
     pub(super) fn from_socket(socket: OwnedFd) -> Self {
         Self(socket)
     }
@@ -140,7 +140,7 @@ impl Channel {
         self.send_bytes(&[byte], &[])
     }
 
-    /// Sends a descriptor to the container's process.
+    /// Sends a descriptor to the container process.
     pub(super) fn give(&self, fd: BorrowedFd) -> Result<()> {
         self.send_bytes(b"f", &[fd])
     }

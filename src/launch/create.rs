@@ -67,7 +67,7 @@ pub(crate) struct Launched {
     pub dir: Dir,
     pub record: Record,
     pub process: Process,
-    /// The container's notification socket, for `run`. After `create` the container's process keeps it for `start`.
+    /// The container's notification socket, for `run`. After `create` the container process keeps it for `start`.
     pub notify: Option<OwnedFd>,
 }
 
@@ -147,7 +147,7 @@ fn keyring_name(name: &str) -> String {
     format!("{name}.{:016x}", sys::args::random())
 }
 
-/// Undoes what the record names. Returns the error with the reason for the death of the container's process.
+/// Undoes what the record names. Returns the error with the reason for the death of the container process.
 fn roll_back(request: &Request, dir: Dir, record: &Record, error: anyhow::Error) -> anyhow::Error {
     let error = with_reason(record, error);
     let poststop = if record.pid.is_some() { &request.plan.hooks.poststop[..] } else { &[] };
@@ -163,7 +163,7 @@ struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    /// Returns the container's process, and the notification socket if the program is started at once.
+    /// Returns the container process, and the notification socket if the program is started at once.
     fn run(&mut self, mut opened: Opened) -> Result<(Process, Option<OwnedFd>)> {
         let (request, plan, caller) = (self.request, self.request.plan, self.request.caller);
         self.dir.save(self.record)?;
@@ -175,7 +175,7 @@ impl<'a> Build<'a> {
 
         let stages = stages(plan, &caller.host);
         // A terminal is a device of the container's, so it must be opened after the device filter is attached. Often the
-        // container's process asks for something later than that anyway. All other files that it opens are regular.
+        // container process asks for something later than that anyway. All other files that it opens are regular.
         let terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
         let asks = stages == Stages::Intermediate || opened.sources.is_none() || plan.reports_mounts();
         let awaits_filter = cgroup.is_some() && terminal && !asks;
@@ -268,7 +268,7 @@ impl<'a> Build<'a> {
         delegate(plan, &limited)
     }
 
-    /// Does what must only be finished before the container's process asks for anything. Meanwhile that process mounts, on
+    /// Does what must only be finished before the container process asks for anything. Meanwhile that process mounts, on
     /// another processor.
     fn work_while_it_mounts(
         &mut self,
@@ -286,7 +286,7 @@ impl<'a> Build<'a> {
         if process.intermediate { Ok(()) } else { self.record_process(process) }
     }
 
-    /// Serves the container's process until it is ready.
+    /// Serves the container process until it is ready.
     fn serve(&mut self, process: &mut Process, devices: &mut Option<Devices<'a>>) -> Result<()> {
         let _phase = trace::phase("serve the container's process");
         let (plan, proc) = (self.request.plan, self.request.caller.proc());

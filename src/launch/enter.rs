@@ -114,7 +114,7 @@ impl<'a> Entry<'a> {
 
     /// The intermediate process: enters all namespaces. That of pids holds for children only.
     pub(super) fn enter_as_intermediate(&self) -> Result<()> {
-        task::set_dumpable(false)?;
+        task::set_undumpable()?;
         self.join(self.kinds)?;
         self.change_root()?;
         become_root()

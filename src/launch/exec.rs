@@ -53,7 +53,7 @@ pub(crate) fn exec(request: &Request) -> Result<Process> {
         waits: stages == Stages::Intermediate,
         cgroup: request.cgroup,
         cgroup_joins: request.cgroup.map_or(Ok(Vec::new()), Cgroup::join_fds)?,
-        // It is no child of the container's process, and so not born in its class.
+        // It is no child of the container process, and so not born in its class.
         class_joins: record.intel_rdt.as_ref().map_or(Ok(Vec::new()), intel_rdt::join_fds)?,
         console_socket,
     };

@@ -98,8 +98,12 @@ impl<'a> Relay<'a> {
     fn interest(&self) -> (Poll<'_>, Poll<'_>) {
         let idle = self.input.is_empty();
         let stdin = if self.input_open && idle { Poll::read(self.stdin.as_fd()) } else { Poll::NONE };
-        let master = Poll::new(self.master, self.output_open, !idle);
-        (stdin, if self.output_open { master } else { Poll::NONE })
+        let master = match (self.output_open, idle) {
+            (false, _) => Poll::NONE,
+            (true, true) => Poll::read(self.master),
+            (true, false) => Poll::read_or_write(self.master),
+        };
+        (stdin, master)
     }
 
     fn copy(&mut self, stdin: bool, master: bool) -> Result<()> {
@@ -149,7 +153,7 @@ impl<'a> Relay<'a> {
                 Ok(n) => rest = &rest[n..],
                 Err(Errno::EINTR) => {}
                 // Another process that shares standard output has made it non-blocking.
-                Err(Errno::EAGAIN) => task::poll(&mut [Poll::new(self.stdout.as_fd(), false, true)], None)?,
+                Err(Errno::EAGAIN) => task::poll(&mut [Poll::write(self.stdout.as_fd())], None)?,
                 // The reader has closed it. The program runs on.
                 Err(_) => break,
             }

@@ -28,7 +28,7 @@ use crate::state::{Record, Status, spec_state};
 use crate::sys::{credentials, net, socket, task};
 use crate::{rootfs, trace};
 
-/// What the container's process needs to carry out the plan.
+/// What the container process needs to carry out the plan.
 pub(super) struct Container<'a> {
     pub(super) plan: &'a Plan,
     pub(super) caller: &'a Caller,
@@ -77,13 +77,13 @@ impl<'a> Container<'a> {
     }
 
     /// The intermediate process: enters the namespaces that must be entered first. Returns the kinds of those that the
-    /// container's process is cloned into.
+    /// container process is cloned into.
     pub(super) fn enter_as_intermediate(&self, report: &Channel) -> Result<i32> {
         let namespaces = &self.plan.namespaces;
         let offsets = namespaces::open_offsets(namespaces, self.caller.proc())?;
         if namespaces.joins(libc::CLONE_NEWUSER) {
             // Hide before entering: a process inside with CAP_SYS_PTRACE could open the host's files through this one.
-            task::set_dumpable(false)?;
+            task::set_undumpable()?;
             namespaces::join_all(self.joined)?;
             become_root()?;
         } else {
@@ -101,7 +101,7 @@ impl<'a> Container<'a> {
         Ok(namespaces.made() & !(libc::CLONE_NEWUSER | time))
     }
 
-    /// The container's process, in all namespaces except the mount namespace that it joins.
+    /// The container process, in all namespaces except the mount namespace that it joins.
     pub(super) fn init(
         mut self,
         console_socket: Option<OwnedFd>,

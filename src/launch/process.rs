@@ -25,7 +25,7 @@ pub(crate) struct Process {
     pub pidfd: OwnedFd,
     /// The master of its terminal, if no console socket receives it.
     pub console: Option<OwnedFd>,
-    /// This is the intermediate process, which has not cloned the container's process yet.
+    /// This is the intermediate process, which has not cloned the container process yet.
     pub(super) intermediate: bool,
     /// The process waits for [`Go::On`] before it enters any namespace.
     pub(super) waits: bool,
@@ -129,7 +129,7 @@ impl Process {
 
     /// Returns the next event.
     pub(super) fn receive(&self) -> Result<Event> {
-        // If the intermediate process dies, the channel can stay open: the container's process waits on it.
+        // If the intermediate process dies, the channel can stay open: the container process waits on it.
         let fds = [self.channel.fd(), self.pidfd.as_fd()];
         let fds = if self.intermediate { &fds[..] } else { &fds[..1] };
         if (self.intermediate || self.watch.is_some()) && !self.poll(fds)?[0] {
@@ -189,8 +189,8 @@ pub(crate) fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> 
     // Opened before anything begins: afterwards no descriptor may be left for it.
     let process = state::pidfd(record)?;
     let connected = socket::connect_at(dir.fd().as_fd(), Path::new(START_SOCKET)).and_then(|socket| {
-        // The container's process accepts once.
-        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET), false).map(|()| socket)
+        // The container process accepts once.
+        fs::unlinkat(dir.fd().as_fd(), Path::new(START_SOCKET)).map(|()| socket)
     });
     let socket = connected.map_err(|e| match e.errno {
         Errno::ECONNREFUSED | Errno::ENOENT => {
@@ -201,7 +201,7 @@ pub(crate) fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> 
     let agent = listener.map(|listener| Agent { listener, record, status: Status::Created });
     let channel = Channel::from_socket(socket);
     let pid = record.pid.unwrap_or_default();
-    // Another process of a shared pid namespace may have stopped the container's process.
+    // Another process of a shared pid namespace may have stopped the container process.
     let watch = Watch::patient(record.cgroup.clone());
     let fds: Vec<_> = [channel.fd()].into_iter().chain(process.as_ref().map(AsFd::as_fd)).collect();
     // The end of the process may be the only sign: a hook's process has a copy of the channel.
@@ -235,7 +235,7 @@ fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> R
     }
 }
 
-/// Adds the reason for the death of the container's process, if the kernel knows it.
+/// Adds the reason for the death of the container process, if the kernel knows it.
 pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
     let killed = record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed);
     if killed { error.context("linux.resources.memory: out of memory") } else { error }

@@ -46,7 +46,7 @@ pub(super) fn die_with_parent() -> Result<()> {
 pub(super) fn become_root() -> Result<()> {
     task::setresgid(0)?;
     task::setresuid(0)?;
-    task::set_dumpable(false)?;
+    task::set_undumpable()?;
     die_with_parent()
 }
 
@@ -244,7 +244,7 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
     task::setfsuid(uid)?;
     task::setfsgid(gid)?;
     // The kernel resets both when the ids change (kernel/cred.c).
-    task::set_dumpable(false)?;
+    task::set_undumpable()?;
     task::set_parent_death_signal(libc::SIGKILL)?;
     result
 }

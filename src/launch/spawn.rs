@@ -62,7 +62,7 @@ pub(super) fn spawn<'a>(mut child: Child<'a>, watch: Option<Watch>) -> Result<(P
     let _phase = trace::phase("spawn");
     let (ours, theirs) = Channel::pair()?;
     if child.hidden {
-        task::set_dumpable(false)?;
+        task::set_undumpable()?;
     }
     let cloning = trace::phase("clone3");
     let mut unit = None;
@@ -182,7 +182,7 @@ fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Result<Infall
     task::exit_now(1)
 }
 
-/// Ends the intermediate process: clones the container's process as its sibling, into new namespaces of these `kinds`.
+/// Ends the intermediate process: clones the container process as its sibling, into new namespaces of these `kinds`.
 /// Returns only in that.
 fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
     match task::clone3((kinds | libc::CLONE_PARENT) as u64, None)? {

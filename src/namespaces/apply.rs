@@ -27,7 +27,7 @@ impl Joined {
 ///
 /// `changes` has the kinds of namespaces that the container changes, each with its place in the configuration. Such a
 /// namespace must not be the host's. Without a mount namespace in the plan the runtime's own is opened as well, because the
-/// container's process returns to it.
+/// container process returns to it.
 pub(crate) fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Result<Joined> {
     let _phase = trace::phase("open namespaces");
     let mut joined = Vec::with_capacity(plan.join.len() + 1);

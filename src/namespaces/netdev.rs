@@ -37,9 +37,9 @@ pub(crate) fn plan(linux: &Linux, private: bool, notes: &mut Notes) -> Vec<Devic
         let place = format!("linux.netDevices[{name:?}]");
         let renamed = device.name().as_ref().filter(|name| !name.is_empty());
         let target = renamed.unwrap_or(name).clone();
-        if let Some(why) = wrong(name, false) {
+        if let Some(why) = wrong_name(name) {
             notes.problem(&place, why);
-        } else if let Some(why) = wrong(&target, true) {
+        } else if let Some(why) = wrong_target(&target) {
             notes.problem(format!("{place}.name"), format!("{target:?} {why}"));
         } else if !private {
             notes.problem(&place, "needs a network namespace of the container's own");
@@ -55,14 +55,25 @@ pub(crate) fn plan(linux: &Linux, private: bool, notes: &mut Notes) -> Vec<Devic
     devices
 }
 
+/// Returns why an interface cannot have a name.
+fn wrong_name(name: &str) -> Option<&'static str> {
+    refused(name).or_else(|| stray_percent(name))
+}
+
+/// Returns why an interface cannot be given a name. In it the kernel replaces one `%d` by a free number.
+fn wrong_target(name: &str) -> Option<&'static str> {
+    refused(name).or_else(|| stray_percent(&name.replacen("%d", "", 1)))
+}
+
 /// Returns why the kernel's `dev_valid_name` would refuse a name.
-fn wrong(name: &str, pattern: bool) -> Option<&'static str> {
+fn refused(name: &str) -> Option<&'static str> {
     let other = |c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace();
-    let plain = if pattern { name.replacen("%d", "", 1) } else { name.to_string() };
-    if name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.contains(other) {
-        return Some("is not the name of a network interface");
-    }
-    plain.contains('%').then_some("has another % than one %d")
+    let refused = name.is_empty() || name.len() > 15 || matches!(name, "." | "..") || name.contains(other);
+    refused.then_some("is not the name of a network interface")
+}
+
+fn stray_percent(name: &str) -> Option<&'static str> {
+    name.contains('%').then_some("has another % than one %d")
 }
 
 /// An address as the kernel reported it, to be set again after the move.
@@ -279,9 +290,9 @@ mod tests {
             let mut notes = Notes::default();
             let devices = plan(&linux, private, &mut notes);
             let planned: Vec<String> = devices.iter().map(|d| format!("{}>{}", d.name, d.target)).collect();
-            let said =
+            let reported =
                 if notes.problems.0.is_empty() { planned.join(" ") } else { notes.problems.to_string() };
-            assert_eq!(said, expected, "{json}");
+            assert_eq!(reported, expected, "{json}");
         }
     }
 

@@ -143,17 +143,17 @@ mod tests {
 
     const ALL: Held = Held { bounding: 0x1ff_ffff_ffff, permitted: 0x1ff_ffff_ffff };
 
-    fn check(json: &str, held: Held, expected: Sets, said: &[&str]) {
-        check_user(1000, json, held, expected, said);
+    fn check(json: &str, held: Held, expected: Sets, reports: &[&str]) {
+        check_user(1000, json, held, expected, reports);
     }
 
-    fn check_user(uid: u32, json: &str, held: Held, expected: Sets, said: &[&str]) {
+    fn check_user(uid: u32, json: &str, held: Held, expected: Sets, reports: &[&str]) {
         let spec: LinuxCapabilities = serde_json::from_str(json).unwrap();
         let mut notes = Notes::default();
         let sets = plan(Some(&spec), uid, held, "c", &mut notes);
-        let told =
+        let reported =
             notes.problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(notes.warnings);
-        assert_eq!(told.collect::<Vec<_>>(), said, "{json}");
+        assert_eq!(reported.collect::<Vec<_>>(), reports, "{json}");
         assert_eq!(sets, expected, "{json}");
     }
 

@@ -1,4 +1,4 @@
-//! The credentials of the container's process: user, groups, capabilities. create, run and exec share one
+//! The credentials of the container process: user, groups, capabilities. create, run and exec share one
 //! function.
 //!
 //! The kernel's rules determine the order. Dropping from the bounding set requires CAP_SETPCAP; setgroups and
@@ -133,7 +133,7 @@ fn change_user(user: &User, groups: Groups) -> Result<()> {
     // Only a change from root to another user clears capabilities.
     let keep = user.uid != 0;
     if keep {
-        sys::set_keep_capabilities(true)?;
+        sys::keep_capabilities()?;
     }
     if groups == Groups::Set {
         sys::setgroups(&user.additional_gids)?;
@@ -143,9 +143,9 @@ fn change_user(user: &User, groups: Groups) -> Result<()> {
     // The kernel has reset this to fs.suid_dumpable (kernel/cred.c). While this process has more capabilities
     // than the container, none of the container's processes can trace it. Later only this flag stops those of
     // the same user.
-    task::set_dumpable(false)?;
+    task::set_undumpable()?;
     if keep {
-        sys::set_keep_capabilities(false)?;
+        sys::clear_keep_capabilities()?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The environment of the container's process.
+//! The environment of the container process.
 //!
 //! As in runc, an entry must have the form `name=value`, and the last entry of a name wins. If HOME is unset
 //! or empty, it is set from the container's passwd file. The sockets that a service manager has passed to the

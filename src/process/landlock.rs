@@ -185,8 +185,8 @@ mod tests {
             (both, 3, Err("has ABI 3 of Landlock, \"tcpBind\" or \"tcpConnect\" needs ABI 4")),
         ] {
             let found = denied(&check(text).0.unwrap(), abi).map_err(|e| e.to_string());
-            let expected =
-                expected.map_err(|said| format!("annotations[\"dev.corten.landlock\"]: this kernel {said}"));
+            let expected = expected
+                .map_err(|reason| format!("annotations[\"dev.corten.landlock\"]: this kernel {reason}"));
             assert_eq!(found, expected, "{text} {abi}");
         }
     }

@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn mount_labels_need_selinux() {
         let selinux = Host { selinux: true, ..Host::default() };
-        for (label, host, kept, said) in [
+        for (label, host, kept, expected) in [
             (None, selinux, None, ""),
             (Some(""), selinux, None, ""),
             (Some("u:r:t:s0:c1,c2"), selinux, Some("u:r:t:s0:c1,c2"), ""),
@@ -270,7 +270,7 @@ mod tests {
             let mut notes = Notes::default();
             let found = mount_label(label, host, &mut notes);
             assert_eq!(found.as_deref(), kept);
-            assert_eq!(notes.problems.to_string() + &notes.warnings.concat(), said);
+            assert_eq!(notes.problems.to_string() + &notes.warnings.concat(), expected);
         }
     }
 
@@ -278,7 +278,7 @@ mod tests {
     fn labels_need_their_module() {
         let both = Host { apparmor: true, selinux: true, strict: false };
         let none = Host::default();
-        for (apparmor, selinux, host, kept, said) in [
+        for (apparmor, selinux, host, kept, expected) in [
             (None, None, none, (None, None), ""),
             (Some(""), Some(""), none, (None, None), ""),
             (Some("p"), Some("a:b:c:s0"), both, (Some("p"), Some("a:b:c:s0")), ""),
@@ -301,7 +301,7 @@ mod tests {
             let mut notes = Notes::default();
             let labels = plan(apparmor, selinux, host, "process.", &mut notes);
             assert_eq!((labels.apparmor.as_deref(), labels.selinux.as_deref()), kept);
-            assert_eq!(notes.problems.to_string() + &notes.warnings.concat(), said);
+            assert_eq!(notes.problems.to_string() + &notes.warnings.concat(), expected);
         }
     }
 }

@@ -124,9 +124,9 @@ mod tests {
         let spec: Scheduler = serde_json::from_str(json).unwrap();
         let mut notes = Notes::default();
         let attr = plan(Some(&spec), "s", &mut notes).unwrap();
-        let said =
+        let reported =
             notes.problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(notes.warnings);
-        assert_eq!(said.collect::<Vec<_>>(), expected, "{json}");
+        assert_eq!(reported.collect::<Vec<_>>(), expected, "{json}");
         attr
     }
 

@@ -19,9 +19,9 @@ pub(crate) const GROUPS_MAX: usize = 65_536;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Who {
     pub uid: u32,
-    /// `None` means the group of the container's process.
+    /// `None` means the group of the container process.
     pub gid: Option<u32>,
-    /// `None` means the groups of the container's process.
+    /// `None` means the groups of the container process.
     pub additional_gids: Option<Vec<u32>>,
 }
 

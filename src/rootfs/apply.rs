@@ -16,9 +16,17 @@ use super::targets::{Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
-use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
+use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, fs, task};
 use crate::trace;
+
+/// When the calls that make a mount return a descriptor of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Descriptor {
+    Always,
+    /// Only if they have one anyway.
+    IfOpen,
+}
 
 /// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
 /// still be reached.
@@ -41,9 +49,9 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
         let tree = bind_source(plan, mount, sources[i].take())?;
         let at = || format!("{} {}", mount.place, mount.destination.display());
         let writable = mount.to_fill();
-        let keep = writable.is_some();
-        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, keep).with_context(at)? {
-            Some(made) if keep => root.filling.push((made, at())),
+        let descriptor = if writable.is_some() { Descriptor::Always } else { Descriptor::IfOpen };
+        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, descriptor).with_context(at)? {
+            Some(made) if writable.is_some() => root.filling.push((made, at())),
             made => made.into_iter().for_each(|made| root.close_later(made)),
         }
     }
@@ -68,20 +76,20 @@ fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Op
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
             let first = sources::for_bind(plan.propagation, &mount.options.propagation);
-            let tree = sources::open_inside(plan, source, *recursive, &first);
+            let tree = sources::open_inside(plan, source, Depth::recursive_if(*recursive), &first);
             tree.map(Some).with_context(|| sources::place(mount, source))
         }
         (_, opened) => Ok(opened),
     }
 }
 
-/// Makes one mount. Returns its descriptor if the calls that made it have one, or always with `keep`.
+/// Makes one mount and returns its descriptor as requested.
 fn make(
     root: &mut Root,
     plan: &Plan,
     mount: &Mount,
     tree: Option<OwnedFd>,
-    keep: bool,
+    descriptor: Descriptor,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     match (&mount.kind, tree) {
@@ -105,7 +113,7 @@ fn make(
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             attach(root, tree, target).map(Some)
         }
-        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), keep),
+        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), descriptor),
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
@@ -140,33 +148,33 @@ fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::E
 /// Sets the attributes of a mount, those of its whole tree, and its propagation, with as few calls as possible.
 fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     if options.attr_all != Attr::default() {
-        mount::mount_setattr(tree, true, &options.attr_all)?;
+        mount::mount_setattr(tree, Depth::Recursive, &options.attr_all)?;
     }
     shape_with(tree, options.attr, &options.propagation)
 }
 
 fn shape_with(tree: BorrowedFd, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
     if attr != Attr::default() {
-        mount::mount_setattr(tree, false, &attr)?;
+        mount::mount_setattr(tree, Depth::One, &attr)?;
     }
     propagate(tree, steps)
 }
 
 /// Mounts a new file system by one call of mount(2) on the target's descriptor. With fsopen(2) each option and each step is a
 /// call. But only fsopen(2) reports which option the file system refuses, accepts more than a page of options, and returns a
-/// descriptor of the mount. The descriptor is needed on the root, with `keep`, and to set the propagation.
+/// descriptor of the mount. The descriptor is needed on the root, with [`Descriptor::Always`], and to set the propagation.
 fn new(
     root: &mut Root,
     mount: &Mount,
     fstype: &str,
     source: Option<&str>,
-    keep: bool,
+    descriptor: Descriptor,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     let (target, mode) = root.new_target(mount, fstype)?;
     let data: Vec<&str> = mode.iter().chain(&options.data).map(String::as_str).collect();
     let (device, joined) = (Path::new(source.unwrap_or("none")), data.join(","));
-    let keep = keep || !options.propagation.is_empty();
+    let keep = descriptor == Descriptor::Always || !options.propagation.is_empty();
     let long =
         |option: &&str| option.split_once('=').is_some_and(|(_, value)| value.len() > mount::FSCONFIG_MAX);
     let only_mount = options.legacy != 0 || data.iter().any(long);
@@ -281,7 +289,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>
     let facts = &plan.facts;
     let part = |root: &mut Root, path: &Option<PathBuf>| {
         let none = || fail(crate::error::Kind::Unsupported, "no cgroup v2 hierarchy is mounted on the host");
-        let tree = root.copy_of_host(path.as_ref().ok_or_else(none)?, true)?;
+        let tree = root.copy_of_host(path.as_ref().ok_or_else(none)?, Depth::Recursive)?;
         shape(tree.as_fd(), &mount.options)?;
         let target = root.target(mount, Missing::Directory)?;
         attach(root, tree, target).map(Some)
@@ -289,7 +297,7 @@ fn cgroup(root: &mut Root, plan: &Plan, mount: &Mount) -> Result<Option<OwnedFd>
     if !facts.cgroup_namespace {
         return part(root, &facts.cgroup_mount);
     }
-    match new(root, mount, "cgroup2", Some("cgroup"), false) {
+    match new(root, mount, "cgroup2", Some("cgroup"), Descriptor::IfOpen) {
         Err(e) if matches!(sys::errno(&e), Some(Errno::EPERM | Errno::EBUSY)) && facts.cgroup.is_some() => {
             part(root, &facts.cgroup)
         }
@@ -313,7 +321,8 @@ fn cgroups_v1(root: &mut Root, views: &[View], mount: &Mount) -> Result<Option<O
     let tmpfs = attach(root, tmpfs, target)?;
     for view in views {
         // Opened a second time after an error: a wrong ENOENT would show another cgroup, or none.
-        let host = |dir: &Path| root.copy_of_host(dir, false).or_else(|_| root.copy_of_host(dir, false));
+        let host =
+            |dir: &Path| root.copy_of_host(dir, Depth::One).or_else(|_| root.copy_of_host(dir, Depth::One));
         let tree = match (host(&view.dir), &view.otherwise) {
             (Err(e), Some(callers)) if sys::errno(&e) == Some(Errno::ENOENT) => host(callers)?,
             // The hierarchy of a service manager, in which corten may not make a cgroup.

@@ -14,7 +14,8 @@ use super::resolve::{self, Missing};
 use super::root::{NODE, Root};
 use super::targets::Shut;
 use crate::error::{Context, Kind, Notes, Result, fail};
-use crate::sys::{self, fs, mount};
+use crate::sys::mount::{self, Depth};
+use crate::sys::{self, fs};
 use crate::trace;
 
 /// A node to make.
@@ -207,9 +208,9 @@ fn describe(mode: u32, number: u64) -> String {
 
 /// Bind-mounts the host's node of the same path. An empty file is taken for a mount point that an earlier container has made.
 fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
-    let tree = root.copy_of_host(&device.path, false)?;
+    let tree = root.copy_of_host(&device.path, Depth::One)?;
     check(tree.as_fd(), device, "the host's")?;
-    mount::mount_setattr(tree.as_fd(), false, &NODE)?;
+    mount::mount_setattr(tree.as_fd(), Depth::One, &NODE)?;
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
     let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {
         Err(e) if e.errno == Errno::ENOENT => fs::open(dir, name, flags | fs::O_EXCL, 0o644)?,
@@ -232,7 +233,7 @@ fn links(root: &Root, last: Option<(&Path, OwnedFd)>) -> Result<()> {
         match link() {
             // A node of the image would be the host's multiplexer.
             Err(e) if e.errno == Errno::EEXIST && name == "ptmx" => {
-                fs::unlinkat(dev.as_fd(), Path::new(name), false).and_then(|()| link())
+                fs::unlinkat(dev.as_fd(), Path::new(name)).and_then(|()| link())
             }
             Err(e) if e.errno == Errno::EEXIST => Ok(()),
             other => other,

@@ -16,7 +16,7 @@ use super::targets::Shut;
 use super::{MountNamespace, Plan, sources};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, Joined};
-use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
+use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY};
 use crate::sys::{self, credentials, fs, task};
 use crate::trace;
 
@@ -35,7 +35,7 @@ impl Root<'_> {
             self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
         }
         if plan.readonly {
-            mount::mount_setattr(self.fd(), false, &READ_ONLY).context("root.readonly")?;
+            mount::mount_setattr(self.fd(), Depth::One, &READ_ONLY).context("root.readonly")?;
         }
         if plan.facts.mount_namespace != MountNamespace::New {
             self.leave(joined)?;
@@ -49,7 +49,7 @@ impl Root<'_> {
         }
         if let Some(propagate) = plan.propagation {
             let attr = Attr { propagation: propagate.flag, ..Attr::default() };
-            mount::mount_setattr(self.fd(), false, &attr).context("linux.rootfsPropagation")?;
+            mount::mount_setattr(self.fd(), Depth::One, &attr).context("linux.rootfsPropagation")?;
         }
         Ok(self.into_fd())
     }
@@ -59,7 +59,7 @@ impl Root<'_> {
     /// open files.
     fn leave(&mut self, joined: &Joined) -> Result<()> {
         let _phase = trace::phase("leave the private mount namespace");
-        let finished = mount::open_tree_clone(self.fd(), Path::new(""), true)?;
+        let finished = mount::open_tree_clone(self.fd(), Path::new(""), Depth::Recursive)?;
         namespaces::join(joined, libc::CLONE_NEWNS)?;
         self.replace(finished);
         Ok(())
@@ -93,7 +93,7 @@ impl Root<'_> {
             // Only an attached tree can be copied before Linux 6.15.
             let cover = match first {
                 Some(first) => {
-                    mount::open_tree_clone(first.as_fd(), Path::new(""), false).map_err(Into::into)
+                    mount::open_tree_clone(first.as_fd(), Path::new(""), Depth::One).map_err(Into::into)
                 }
                 None if is_directory => empty_directory().map_err(Into::into),
                 None => self.host_null(),
@@ -115,10 +115,10 @@ impl Root<'_> {
         let _phase = trace::phase_of("make read-only", || path.display());
         let Some(target) = self.find(path)? else { return Ok(()) };
         if target.is_root() {
-            return Ok(mount::mount_setattr(self.fd(), true, &READ_ONLY)?);
+            return Ok(mount::mount_setattr(self.fd(), Depth::Recursive, &READ_ONLY)?);
         }
-        let copy = mount::open_tree_clone(target.fd.as_fd(), Path::new(""), true)?;
-        mount::mount_setattr(copy.as_fd(), true, &READ_ONLY)?;
+        let copy = mount::open_tree_clone(target.fd.as_fd(), Path::new(""), Depth::Recursive)?;
+        mount::mount_setattr(copy.as_fd(), Depth::Recursive, &READ_ONLY)?;
         mount::move_mount(copy.as_fd(), target.fd.as_fd())?;
         self.close_later(copy);
         self.close_later(target.fd);
@@ -127,12 +127,12 @@ impl Root<'_> {
 
     /// Returns a copy of the host's /dev/null. The container's could be any file (CVE-2025-31133).
     fn host_null(&self) -> Result<OwnedFd> {
-        let null = self.copy_of_host(Path::new("/dev/null"), false)?;
+        let null = self.copy_of_host(Path::new("/dev/null"), Depth::One)?;
         let stat = fs::fstat(null.as_fd())?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
             return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
         }
-        mount::mount_setattr(null.as_fd(), false, &NODE)?;
+        mount::mount_setattr(null.as_fd(), Depth::One, &NODE)?;
         Ok(null)
     }
 }

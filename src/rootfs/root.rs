@@ -9,7 +9,7 @@ use super::sources::{self, propagate};
 use crate::error::{Context, Result};
 use crate::namespaces::Here;
 use crate::sys::mount::{
-    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+    self, Attr, Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
 };
 use crate::sys::{self, fs, task};
 
@@ -65,8 +65,8 @@ impl<'a> Root<'a> {
 
     /// Returns a copy of the host's tree at a path. It is never a peer of the host's mount: what would be mounted on it, a
     /// second mask for example, would appear there.
-    pub(super) fn copy_of_host(&self, path: &Path, recursive: bool) -> Result<OwnedFd> {
-        let copy = || Ok(mount::open_tree_clone(fs::CWD, path, recursive)?);
+    pub(super) fn copy_of_host(&self, path: &Path, depth: Depth) -> Result<OwnedFd> {
+        let copy = || Ok(mount::open_tree_clone(fs::CWD, path, depth)?);
         let Some(root_only) = &self.root_only else { return copy() };
         let tree = root_only.outside(copy)?;
         propagate(tree.as_fd(), &[sources::ALL_SLAVE])?;
@@ -88,7 +88,7 @@ impl<'a> Root<'a> {
     pub(super) fn close_filled(&mut self) -> Result<()> {
         let read_only = Attr { set: MOUNT_ATTR_RDONLY, ..Attr::default() };
         for (fd, place) in std::mem::take(&mut self.filling) {
-            mount::mount_setattr(fd.as_fd(), false, &read_only).context(place)?;
+            mount::mount_setattr(fd.as_fd(), Depth::One, &read_only).context(place)?;
             self.close_later(fd);
         }
         Ok(())

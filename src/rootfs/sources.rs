@@ -1,6 +1,6 @@
 //! The root file system and the sources of bind mounts, each a detached copy of the host's tree.
 //!
-//! Usually the container's process makes the copy when it attaches it. Its mount namespace has all paths of
+//! Usually the container process makes the copy when it attaches it. Its mount namespace has all paths of
 //! the host until the change of the root, so each path is walked once, and mounts come into being in the
 //! order in which they are listed. A copy that stays a peer of the host's mount is made first of all, while
 //! the mounts of the new namespace are peers themselves.
@@ -19,11 +19,11 @@ use super::options::Propagate;
 use super::{Kind, Mount, Plan, resolve};
 use crate::error::{Context, Result};
 use crate::namespaces::idmap;
-use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
+use crate::sys::mount::{self, Attr, Depth, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 use crate::sys::{self, fs};
 use crate::trace;
 
-/// The sources that the runtime has opened, as detached trees. The container's process opens the others.
+/// The sources that the runtime has opened, as detached trees. The container process opens the others.
 pub(crate) struct Sources {
     pub(super) root: Option<OwnedFd>,
     /// One element for each mount of the plan, in its order.
@@ -34,7 +34,7 @@ pub(crate) struct Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
     All,
-    /// Those that the container's process cannot open.
+    /// Those that the container process cannot open.
     Idmapped,
 }
 
@@ -48,7 +48,8 @@ pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result
             return Ok(None);
         }
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        let opened = open(plan, source, *recursive, &first).with_context(|| place(mount, source))?;
+        let opened = open(plan, source, Depth::recursive_if(*recursive), &first)
+            .with_context(|| place(mount, source))?;
         if let Some(mapping) = idmap {
             map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
         }
@@ -68,14 +69,17 @@ pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
             if sources.root.is_none() {
                 sources.root = Some(open_root(plan)?);
             }
-            *opened = Some(open(plan, source, *recursive, &[]).with_context(|| place(mount, source))?);
+            *opened = Some(
+                open(plan, source, Depth::recursive_if(*recursive), &[])
+                    .with_context(|| place(mount, source))?,
+            );
         }
     }
     Ok(())
 }
 
 fn open_root(plan: &Plan) -> Result<OwnedFd> {
-    let tree = open(plan, &plan.path, true, &for_root(plan.propagation));
+    let tree = open(plan, &plan.path, Depth::Recursive, &for_root(plan.propagation));
     tree.with_context(|| root_place(plan))
 }
 
@@ -89,7 +93,10 @@ pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<Owne
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        *opened = Some(open(plan, source, *recursive, &first).with_context(|| place(mount, source))?);
+        *opened = Some(
+            open(plan, source, Depth::recursive_if(*recursive), &first)
+                .with_context(|| place(mount, source))?,
+        );
     }
     Ok(())
 }
@@ -118,9 +125,9 @@ impl Sources {
     }
 }
 
-fn open(plan: &Plan, path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
+fn open(plan: &Plan, path: &Path, depth: Depth, first: &[Propagate]) -> sys::Result<OwnedFd> {
     let _phase = trace::phase_of("open the source", || path.display());
-    let tree = copy(plan, path, recursive)?;
+    let tree = copy(plan, path, depth)?;
     propagate(tree.as_fd(), first)?;
     Ok(tree)
 }
@@ -129,17 +136,17 @@ fn open(plan: &Plan, path: &Path, recursive: bool, first: &[Propagate]) -> sys::
 pub(super) fn open_inside(
     plan: &Plan,
     path: &Path,
-    recursive: bool,
+    depth: Depth,
     first: &[Propagate],
 ) -> sys::Result<OwnedFd> {
-    let tree = copy(plan, path, recursive)?;
+    let tree = copy(plan, path, depth)?;
     propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
     Ok(tree)
 }
 
 /// Makes a copy of the root file system, whose directory is open, in the container's mount namespace.
 pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Result<OwnedFd> {
-    let tree = mount::open_tree_clone(directory, Path::new(""), true)?;
+    let tree = mount::open_tree_clone(directory, Path::new(""), Depth::Recursive)?;
     let first = for_root(plan.propagation);
     propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(&first))?;
     Ok(tree)
@@ -148,8 +155,8 @@ pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Resul
 /// Copies a source. A source below the root file system belongs to the image. Its links lead neither out of the root nor into
 /// mounts that are made there already, for example a procfs that is not masked yet. runc and crun follow such links on the
 /// host, so that an image can show any file of the host to its container.
-fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
-    let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, recursive) };
+fn copy(plan: &Plan, path: &Path, depth: Depth) -> sys::Result<OwnedFd> {
+    let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, depth) };
     if leads_out(rest) {
         return Err(sys::Error::new(format!("openat2({rest:?})"), Errno::EXDEV));
     }
@@ -158,7 +165,7 @@ fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
         Err(e) if e.errno == Errno::ELOOP => resolve::open_on_mount(root.as_fd(), rest)?,
         found => found?,
     };
-    mount::open_tree_clone(found.as_fd(), Path::new(""), recursive)
+    mount::open_tree_clone(found.as_fd(), Path::new(""), depth)
 }
 
 /// Returns the part of a path that is inside the root file system, where each name may be a link of the image.
@@ -180,7 +187,7 @@ fn leads_out(path: &Path) -> bool {
 pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()> {
     steps.iter().try_for_each(|step| {
         let attr = Attr { propagation: step.flag, ..Attr::default() };
-        mount::mount_setattr(tree, step.recursive, &attr)
+        mount::mount_setattr(tree, Depth::recursive_if(step.recursive), &attr)
     })
 }
 
@@ -217,5 +224,5 @@ pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
 
 fn map_ids(tree: &OwnedFd, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {
     let namespace = idmap::user_namespace(proc, &mapping.uid_map, &mapping.gid_map)?;
-    Ok(mount::mount_idmap(tree.as_fd(), mapping.recursive, namespace.as_fd())?)
+    Ok(mount::mount_idmap(tree.as_fd(), Depth::recursive_if(mapping.recursive), namespace.as_fd())?)
 }

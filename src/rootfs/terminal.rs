@@ -7,7 +7,8 @@ use super::resolve::{self, Missing};
 use super::root::Root;
 use super::targets::Shut;
 use crate::error::{Context, Kind, Result, fail};
-use crate::sys::{fs, mount, tty};
+use crate::sys::mount::{self, Depth};
+use crate::sys::{fs, tty};
 
 /// The two ends of a pseudo-terminal.
 pub(crate) struct Terminal {
@@ -41,7 +42,7 @@ impl Root<'_> {
     pub(crate) fn console(&self) -> Result<Terminal> {
         let terminal = terminal(self.fd(), self.proc)?;
         let bind = || -> Result<()> {
-            let tree = mount::open_tree_clone(terminal.slave.as_fd(), Path::new(""), false)?;
+            let tree = mount::open_tree_clone(terminal.slave.as_fd(), Path::new(""), Depth::One)?;
             let target = self.reach(Path::new("/dev/console"), Some(Missing::File), Shut::Peers)?;
             Ok(mount::move_mount(tree.as_fd(), target.fd.as_fd())?)
         };

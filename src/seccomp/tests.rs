@@ -357,10 +357,10 @@ fn explain_agrees_with_the_program() {
                 let clauses = view.clauses(nr);
                 for shift in 0..values.len() {
                     let args = std::array::from_fn(|i| values[(shift + i * 3) % values.len()]);
-                    let told = clauses.iter().find(|c| c.args.iter().all(|arg| holds(arg, &args, mask)));
+                    let explained = clauses.iter().find(|c| c.args.iter().all(|arg| holds(arg, &args, mask)));
                     let call = Call { arch: abi.audit, nr, args };
                     let (found, _) = run(&filter, &call, abi.big_endian()).unwrap();
-                    assert_eq!(told.unwrap().action, found, "{} {nr:#x} {args:x?}", abi.name());
+                    assert_eq!(explained.unwrap().action, found, "{} {nr:#x} {args:x?}", abi.name());
                     calls += 1;
                 }
             }

@@ -15,7 +15,8 @@ use std::path::Path;
 use crate::error::{Context, Result};
 use crate::host;
 use crate::process::env;
-use crate::sys::{self, args, fs, mount, task};
+use crate::sys::mount::{self, Depth};
+use crate::sys::{self, args, fs, task};
 use crate::trace;
 
 /// Executes the sealed copy, unless this process runs from it already or its file can never be written to.
@@ -36,8 +37,8 @@ pub(crate) fn ensure() -> Result<()> {
 }
 
 fn read_only_copy(path: &Path) -> sys::Result<OwnedFd> {
-    let copy = mount::open_tree_clone(fs::CWD, path, false)?;
+    let copy = mount::open_tree_clone(fs::CWD, path, Depth::One)?;
     let attr = mount::Attr { set: mount::MOUNT_ATTR_RDONLY, ..mount::Attr::default() };
-    mount::mount_setattr(copy.as_fd(), false, &attr)?;
+    mount::mount_setattr(copy.as_fd(), Depth::One, &attr)?;
     Ok(copy)
 }

@@ -62,8 +62,17 @@ pub fn is_ambient(capability: Capability) -> Result<bool> {
         .map_err(|_| last(format!("prctl(PR_CAP_AMBIENT_IS_SET, {capability})")))
 }
 
-/// Sets whether the permitted set survives a change from user 0 to another user.
-pub(crate) fn set_keep_capabilities(keep: bool) -> Result<()> {
+/// Makes the permitted set survive a change from user 0 to another user (`PR_SET_KEEPCAPS`).
+pub(crate) fn keep_capabilities() -> Result<()> {
+    set_keepcaps(true)
+}
+
+/// Ends the effect of [`keep_capabilities`].
+pub(crate) fn clear_keep_capabilities() -> Result<()> {
+    set_keepcaps(false)
+}
+
+fn set_keepcaps(keep: bool) -> Result<()> {
     nix::sys::prctl::set_keepcaps(keep).map_err(|e| Error::new(format!("prctl(PR_SET_KEEPCAPS, {keep})"), e))
 }
 

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, SealFlag, fcntl};
 use nix::sys::memfd::MFdFlags;
 use nix::sys::stat::{Mode, SFlag};
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Uid, UnlinkatFlags};
 
 use super::{Error, Result, check, cstring, retry};
 
@@ -153,11 +153,18 @@ pub(crate) fn readlinkat(dir: BorrowedFd, path: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(text))
 }
 
-/// Removes a file, or an empty directory if `directory` is true (`unlinkat(2)`).
-pub(crate) fn unlinkat(dir: BorrowedFd, path: &Path, directory: bool) -> Result<()> {
-    use nix::unistd::UnlinkatFlags::{NoRemoveDir, RemoveDir};
-    nix::unistd::unlinkat(dir, path, if directory { RemoveDir } else { NoRemoveDir })
-        .map_err(|e| Error::new(format!("unlinkat({path:?})"), e))
+/// Removes a file that is not a directory (`unlinkat(2)`).
+pub(crate) fn unlinkat(dir: BorrowedFd, path: &Path) -> Result<()> {
+    remove(dir, path, UnlinkatFlags::NoRemoveDir)
+}
+
+/// Removes an empty directory (`unlinkat(2)` with `AT_REMOVEDIR`).
+pub(crate) fn rmdirat(dir: BorrowedFd, path: &Path) -> Result<()> {
+    remove(dir, path, UnlinkatFlags::RemoveDir)
+}
+
+fn remove(dir: BorrowedFd, path: &Path, flags: UnlinkatFlags) -> Result<()> {
+    nix::unistd::unlinkat(dir, path, flags).map_err(|e| Error::new(format!("unlinkat({path:?})"), e))
 }
 
 /// Renames a file within one directory (`renameat(2)`).

@@ -27,14 +27,29 @@ pub struct Attr {
     pub propagation: u64,
 }
 
+/// Whether a call applies to one mount, or also to all mounts below it (`AT_RECURSIVE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    One,
+    Recursive,
+}
+
+impl Depth {
+    /// Returns the depth for an option that is recursive or not, such as `rbind` and `bind`.
+    pub(crate) fn recursive_if(recursive: bool) -> Self {
+        if recursive { Self::Recursive } else { Self::One }
+    }
+
+    fn flag(self) -> i32 {
+        if self == Self::Recursive { AT_RECURSIVE } else { 0 }
+    }
+}
+
 /// Returns a detached copy of the mount at `path` below `dir` (`open_tree(2)` with `OPEN_TREE_CLONE`). An
 /// empty path means the mount that `dir` itself refers to.
-pub(crate) fn open_tree_clone(dir: BorrowedFd, path: &Path, recursive: bool) -> Result<OwnedFd> {
+pub(crate) fn open_tree_clone(dir: BorrowedFd, path: &Path, depth: Depth) -> Result<OwnedFd> {
     let name = cstring(path)?;
-    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= AT_RECURSIVE as u32;
-    }
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | depth.flag() as u32;
     if path.as_os_str().is_empty() {
         flags |= libc::AT_EMPTY_PATH as u32;
     }
@@ -67,15 +82,15 @@ pub(crate) fn move_mount(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
     check(ret, || "move_mount()".into()).map(drop)
 }
 
-/// Changes the attributes of the mount that `mount` refers to, and with `recursive` those of all mounts below
-/// it (`mount_setattr(2)`).
-pub(crate) fn mount_setattr(mount: BorrowedFd, recursive: bool, attr: &Attr) -> Result<()> {
-    setattr(mount, recursive, attr, 0)
+/// Changes the attributes of the mount that `mount` refers to, and with [`Depth::Recursive`] those of all
+/// mounts below it (`mount_setattr(2)`).
+pub(crate) fn mount_setattr(mount: BorrowedFd, depth: Depth, attr: &Attr) -> Result<()> {
+    setattr(mount, depth, attr, 0)
 }
 
 /// Makes a detached mount translate ids with the id maps of the user namespace `userns`.
-pub(crate) fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Result<()> {
-    setattr(mount, recursive, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
+pub(crate) fn mount_idmap(mount: BorrowedFd, depth: Depth, userns: BorrowedFd) -> Result<()> {
+    setattr(mount, depth, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
 }
 
 /// Makes every mount of the caller's namespace a slave. Later mounts and unmounts then stay in this
@@ -86,14 +101,14 @@ pub(crate) fn make_all_slave() -> Result<()> {
         .map_err(|e| Error::new("mount(\"/\", MS_REC | MS_SLAVE)", e))
 }
 
-fn setattr(mount: BorrowedFd, recursive: bool, attr: &Attr, userns_fd: u64) -> Result<()> {
+fn setattr(mount: BorrowedFd, depth: Depth, attr: &Attr, userns_fd: u64) -> Result<()> {
     let raw = libc::mount_attr {
         attr_set: attr.set,
         attr_clr: attr.clear,
         propagation: attr.propagation,
         userns_fd,
     };
-    let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    let flags = libc::AT_EMPTY_PATH | depth.flag();
     // SAFETY: `raw` is a live mount_attr of the size passed. The path is a static string.
     let ret = unsafe {
         libc::syscall(

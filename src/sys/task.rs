@@ -261,16 +261,18 @@ impl<'a> Poll<'a> {
     pub(crate) const NONE: Poll<'static> = Poll { fd: None, events: PollFlags::empty(), ready: false };
 
     #[must_use]
-    pub(crate) fn new(fd: BorrowedFd<'a>, read: bool, write: bool) -> Self {
-        let mut events = PollFlags::empty();
-        events.set(PollFlags::POLLIN, read);
-        events.set(PollFlags::POLLOUT, write);
-        Self { fd: Some(fd), events, ready: false }
+    pub(crate) fn read(fd: BorrowedFd<'a>) -> Self {
+        Self { fd: Some(fd), events: PollFlags::POLLIN, ready: false }
     }
 
     #[must_use]
-    pub(crate) fn read(fd: BorrowedFd<'a>) -> Self {
-        Self::new(fd, true, false)
+    pub(crate) fn write(fd: BorrowedFd<'a>) -> Self {
+        Self { fd: Some(fd), events: PollFlags::POLLOUT, ready: false }
+    }
+
+    #[must_use]
+    pub(crate) fn read_or_write(fd: BorrowedFd<'a>) -> Self {
+        Self { fd: Some(fd), events: PollFlags::POLLIN | PollFlags::POLLOUT, ready: false }
     }
 }
 
@@ -319,11 +321,10 @@ pub(crate) fn set_parent_death_signal(signal: i32) -> Result<()> {
         .map_err(|e| Error::new(format!("prctl(PR_SET_PDEATHSIG, {signal})"), e))
 }
 
-/// Sets whether other processes may trace this process and open its files in /proc. A change of credentials
-/// and execve reset it.
-pub(crate) fn set_dumpable(dumpable: bool) -> Result<()> {
-    prctl::set_dumpable(dumpable)
-        .map_err(|e| Error::new(format!("prctl(PR_SET_DUMPABLE, {})", u8::from(dumpable)), e))
+/// Prevents other processes from tracing this process and from opening its files in /proc. A change of
+/// credentials and execve reset it.
+pub(crate) fn set_undumpable() -> Result<()> {
+    prctl::set_dumpable(false).map_err(|e| Error::new("prctl(PR_SET_DUMPABLE, 0)", e))
 }
 
 /// Sets no_new_privs, which cannot be undone.

@@ -8,7 +8,10 @@ use serde_json::Value;
 use crate::cgroups::Write;
 use crate::commands;
 pub use crate::dbus::Value as BusValue;
-use crate::dbus::{Call, wire};
+use crate::dbus::{
+    Call,
+    wire::{self, Reply},
+};
 use crate::error::Result;
 use crate::rootfs::no_pivot;
 
@@ -22,7 +25,7 @@ pub fn read_message(bytes: &[u8]) -> Result<Option<Vec<BusValue>>> {
 /// Returns a D-Bus message with these values.
 #[must_use]
 pub fn write_message(body: &[BusValue]) -> Vec<u8> {
-    Call { destination: None, path: "/p", interface: "a.B", member: "M", body }.encode(1, true)
+    Call { destination: None, path: "/p", interface: "a.B", member: "M", body }.encode(1, Reply::Expected)
 }
 
 /// Returns the resources in the configuration that a container was created with.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::Trace;
 
 /// The most processes of a launch: the runtime, an intermediate process (`namespaces::Stages`), the
-/// container's process.
+/// container process.
 pub(super) const PROCESSES: usize = 3;
 
 /// The beginning of every trace.

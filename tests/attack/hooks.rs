@@ -212,7 +212,7 @@ fn a_start_container_hook_that_cannot_die_does_not_hold_the_runtime() {
 fn a_failing_start_container_hook_is_reported() {
     isolated(|t| {
         let kill = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"});
-        for (script, said) in [
+        for (script, expected) in [
             ("exec mkdir /out/y", "bad system call"),
             ("sleep 1000 & exec sleep 1000", "timed out after 1s"),
             ("echo sad >&2; exit 3", "exit status 3: sad"),
@@ -233,7 +233,7 @@ fn a_failing_start_container_hook_is_reported() {
                     t.corten(&["start", "c"])
                 };
                 assert!(
-                    out.stderr.contains("hooks.startContainer[0] /bin/sh") && out.stderr.contains(said),
+                    out.stderr.contains("hooks.startContainer[0] /bin/sh") && out.stderr.contains(expected),
                     "{out:?}"
                 );
                 assert_ne!(out.code, 0);

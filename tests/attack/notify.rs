@@ -40,11 +40,11 @@ fn command_it() -> String {
     let say = |bytes: &[u8], rights: &[ControlMessage]| {
         sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], rights, MsgFlags::empty(), Some(&to)).is_ok()
     };
-    let mut said = COMMANDS.iter().filter(|command| say(command.as_bytes(), &rights)).count();
-    said += usize::from(say(b"STATUS=\xff\xfe", &[]));
-    said += usize::from(say(format!("STATUS={}\nMAINPID=1", "x".repeat(5000)).as_bytes(), &[]));
-    said += (0..FLOOD).filter(|n| say(format!("STATUS=flood {n}").as_bytes(), &[])).count();
-    format!("{said}")
+    let mut sent = COMMANDS.iter().filter(|command| say(command.as_bytes(), &rights)).count();
+    sent += usize::from(say(b"STATUS=\xff\xfe", &[]));
+    sent += usize::from(say(format!("STATUS={}\nMAINPID=1", "x".repeat(5000)).as_bytes(), &[]));
+    sent += (0..FLOOD).filter(|n| say(format!("STATUS=flood {n}").as_bytes(), &[])).count();
+    format!("{sent}")
 }
 
 /// With the service manager's own socket an image could do everything: name another main process, leave

@@ -236,11 +236,11 @@ fn a_race_for_the_root_gives_one_root_or_none() {
         let mut seen = std::collections::BTreeMap::new();
         for _ in 0..rounds() {
             let out = t.run_bundle(&first);
-            let told = if out.code == 0 { out.stdout } else { "error".into() };
-            *seen.entry(told).or_insert(0) += 1;
+            let output = if out.code == 0 { out.stdout } else { "error".into() };
+            *seen.entry(output).or_insert(0) += 1;
         }
         swapper.stop(rounds());
-        assert!(seen.keys().all(|told| ["11", "22", "error"].contains(&told.as_str())), "{seen:?}");
+        assert!(seen.keys().all(|output| ["11", "22", "error"].contains(&output.as_str())), "{seen:?}");
         // Check of the check: both roots were met.
         assert!(seen.contains_key("11") && seen.contains_key("22"), "{seen:?}");
     });

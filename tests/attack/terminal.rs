@@ -62,28 +62,28 @@ fn with_terminal(t: &Test, mut command: Command) -> Output {
 /// The payload: its identity, and the operations that have worked.
 fn type_into() -> String {
     let stdin = std::io::stdin().as_raw_fd();
-    let mut told = Vec::new();
+    let mut events = Vec::new();
     // SAFETY: these calls read one byte of ours at most.
     unsafe {
         if libc::getsid(0) == libc::getpid() {
-            told.push("session leader");
+            events.push("session leader");
         }
         if libc::isatty(stdin) == 1 {
-            told.push("terminal");
+            events.push("terminal");
         }
         let typed = || libc::ioctl(stdin, libc::TIOCSTI, b"x".as_ptr()) == 0;
         if typed() {
-            told.push("typed");
+            events.push("typed");
         }
         if libc::getsid(0) == libc::getpid() && libc::ioctl(stdin, libc::TIOCSCTTY, 1) == 0 {
-            told.push("taken");
+            events.push("taken");
         }
         if typed() {
-            told.push("typed later");
+            events.push("typed later");
         }
-        if libc::open(c"/dev/tty".as_ptr(), libc::O_RDWR) >= 0 && !told.contains(&"typed") {
-            told.push("opened");
+        if libc::open(c"/dev/tty".as_ptr(), libc::O_RDWR) >= 0 && !events.contains(&"typed") {
+            events.push("opened");
         }
     }
-    told.join(", ")
+    events.join(", ")
 }

@@ -212,13 +212,15 @@ fn links_do_not_lead_mounts_to_the_root() {
         let tmpfs = json!({"type": "tmpfs", "source": "x"});
         let propagated = json!({"type": "tmpfs", "source": "x", "options": ["rslave", "ro"]});
         for mount in [&bind, &tmpfs, &propagated] {
-            for (destination, link, target, said) in [
+            for (destination, link, target, reason) in [
                 ("/data", "data", "/", "leads to /"),
                 ("/data", "data", "../..", "leads to /"),
                 ("/a/data", "a/data", "..", "leads to /"),
                 ("/data/..", "data", "/home/alice", "leads to /home"),
             ] {
-                run(destination, mount.clone(), link, target).0.fails(&format!("a link in the image {said}"));
+                run(destination, mount.clone(), link, target)
+                    .0
+                    .fails(&format!("a link in the image {reason}"));
             }
         }
         // Check of the check: without a link the mount is on the root, which then lacks the program.

@@ -72,10 +72,10 @@ fn an_option_makes_a_bind_mount_and_the_type_does_not() {
             }
         }
         for kind in [json!("bind"), json!("none"), json!(null)] {
-            let said = "is not a file system (hint: the option bind or rbind makes a bind mount)";
+            let expected = "is not a file system (hint: the option bind or rbind makes a bind mount)";
             run(json!({"destination": "/mnt", "source": dir, "type": kind}))
                 .fails("mounts[7].type")
-                .fails(said);
+                .fails(expected);
         }
         run(json!({"destination": "/mnt", "type": "none", "options": ["bind"]})).fails("mounts[7].source");
         assert_eq!(run(json!({"destination": "/mnt", "type": "tmpfs"})).ok(), "");

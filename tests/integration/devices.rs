@@ -104,7 +104,7 @@ fn an_existing_file_must_match_the_device() {
             (&fifo, Box::new(other("directory")), "directory, not the fifo"),
             (&device, Box::new(other("link")), "symbolic link, not the character device 1:3"),
         ];
-        for (value, prepare, said) in rows {
+        for (value, prepare, expected) in rows {
             let bundle = t.bundle(|c| {
                 devices(json!([value]))(c);
                 c["process"]["args"] = json!(["stat", "-c", "%F %a", "/opt/x"]);
@@ -112,10 +112,10 @@ fn an_existing_file_must_match_the_device() {
             fs::create_dir(bundle.rootfs().join("opt")).unwrap();
             prepare(t, &bundle);
             let out = t.run_bundle(&bundle);
-            if said.is_empty() {
+            if expected.is_empty() {
                 assert!(!out.ok().is_empty());
             } else {
-                out.fails("linux.devices[0] /opt/x").fails(said);
+                out.fails("linux.devices[0] /opt/x").fails(expected);
             }
         }
     });

@@ -140,11 +140,11 @@ fn a_failed_command_logs_one_record() {
         {
             let mut args = flags.to_vec();
             args.extend(["create", "-b", bundle.path(), "c1"]);
-            let said = t.corten(&args).fails("no such file or directory");
+            let output = t.corten(&args).fails("no such file or directory");
             let text = fs::read_to_string(&file).unwrap();
             let record: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
             assert_eq!(record["level"], "error");
-            assert!(said.stderr.contains(record["msg"].as_str().unwrap()), "{record} {}", said.stderr);
+            assert!(output.stderr.contains(record["msg"].as_str().unwrap()), "{record} {}", output.stderr);
             let time = record["time"].as_str().unwrap();
             assert!(time.as_bytes()[10] == b'T' && time.ends_with(['Z', '0']), "{time}");
             fs::remove_file(&file).unwrap();

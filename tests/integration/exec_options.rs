@@ -516,8 +516,11 @@ fn delete_does_not_depend_on_a_zombie_of_a_detached_exec() {
         t.corten(&["exec", "--detach", "c1", "/bin/sleep", "1001"]).ok();
         // The harness would reap the process.
         let delete = t.command(&["delete", "--force", "c1"]).output().unwrap();
-        let said = String::from_utf8_lossy(&delete.stderr);
-        assert!(delete.status.success() && said.is_empty() || said.contains("are reaped (hint:"), "{said}");
+        let stderr = String::from_utf8_lossy(&delete.stderr);
+        assert!(
+            delete.status.success() && stderr.is_empty() || stderr.contains("are reaped (hint:"),
+            "{stderr}"
+        );
         crate::harness::reap();
         t.delete("c1");
     });

@@ -74,13 +74,13 @@ fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
     })
 }
 
-fn nothing_left(t: &Test, before: &[String], told: &str) {
+fn nothing_left(t: &Test, before: &[String], case: &str) {
     let mut left = Vec::new();
     poll(Duration::from_secs(5), || {
         left = left_behind(t, before.to_vec());
         left.is_empty()
     });
-    assert!(left.is_empty(), "{told}: {left:#?}");
+    assert!(left.is_empty(), "{case}: {left:#?}");
 }
 
 const BOTH: [i32; 2] = [libc::ENOSYS, libc::EPERM];

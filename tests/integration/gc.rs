@@ -123,9 +123,9 @@ fn gc_leaves_finished_containers_to_their_engine() {
         for status in ["running", "created", "paused", "stopped"] {
             assert_eq!(t.status(status), status);
         }
-        let told: Value =
+        let output: Value =
             serde_json::from_str(&t.corten(&["gc", "--stopped", "--format=json"]).ok()).unwrap();
-        assert_eq!(told, json!([{"id": "stopped", "reason": "stopped"}]));
+        assert_eq!(output, json!([{"id": "stopped", "reason": "stopped"}]));
         assert_eq!(t.corten(&["list", "-q"]).ok(), "created\npaused\nrunning\n");
         t.corten(&["start", "created"]).ok();
         t.corten(&["resume", "paused"]).ok();
@@ -174,7 +174,7 @@ fn creates_succeed_while_gc_runs() {
         let bundle = t.bundle(|_| {});
         let (program, done) = (t.command(&[]), AtomicBool::new(false));
         let gcs = || -> Vec<String> {
-            let mut said = Vec::new();
+            let mut errors = Vec::new();
             while !done.load(Ordering::Relaxed) {
                 let mut command = std::process::Command::new(program.get_program());
                 let out = command.args(program.get_args()).arg("gc").output().unwrap();
@@ -186,10 +186,10 @@ fn creates_succeed_while_gc_runs() {
                 // gc may only find a directory that has no lock yet. create then makes it again.
                 let fine = text.lines().all(|line| line.ends_with(": its create was interrupted"));
                 if !out.status.success() || !fine {
-                    said.push(text);
+                    errors.push(text);
                 }
             }
-            said
+            errors
         };
         std::thread::scope(|scope| {
             let all = [scope.spawn(gcs), scope.spawn(gcs)];
@@ -219,8 +219,8 @@ fn several_gcs_at_once_report_each_removal_once() {
         for _ in 0..8 {
             crashed(t, &["create"], |_| {});
             let all: Vec<Running> = (0..4).map(|_| spawn(t, &["gc"])).collect();
-            let told: String = all.into_iter().map(|gc| gc.wait().ok()).collect();
-            assert_eq!(told, "c: its create was interrupted\n");
+            let output: String = all.into_iter().map(|gc| gc.wait().ok()).collect();
+            assert_eq!(output, "c: its create was interrupted\n");
             let before: Vec<String> =
                 before.iter().cloned().chain([format!("state {}", t.state().display())]).collect();
             nothing_left(t, &before);
@@ -291,9 +291,9 @@ fn gc_removes_the_rest_of_a_directory() {
         dir("made", &[]);
         dir("written", &["state.json.new"]);
         dir(".deleted:c", &["state.json", "start.sock"]);
-        let told = t.corten(&["gc"]).ok();
+        let output = t.corten(&["gc"]).ok();
         let expected = "made: its create was interrupted\nwritten: its create was interrupted\nc: its delete was interrupted\n";
-        assert_eq!(told, expected);
+        assert_eq!(output, expected);
         assert_eq!(fs::read_dir(t.state()).unwrap().count(), 0);
     });
 }

@@ -52,11 +52,11 @@ fn masked_paths_of_every_kind_show_nothing() {
         let out = t.run_bundle(&bundle).ok();
         assert_eq!(out, "/home/alice:\n\n/mnt/dir:\n\n/var/dir:\n2\nroot:x:0:\n");
         assert_eq!(fs::read_to_string(t.dir.join("secret")).unwrap(), "the host's");
-        for (list, said) in
+        for (list, expected) in
             [("maskedPaths", "linux.maskedPaths[1]"), ("readonlyPaths", "linux.readonlyPaths[1]")]
         {
             t.run("true", |c| c["linux"][list] = json!(["/etc", "etc/passwd"]))
-                .fails(said)
+                .fails(expected)
                 .fails("etc/passwd");
         }
     });

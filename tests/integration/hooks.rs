@@ -49,8 +49,8 @@ fn the_device_filter_applies_to_hooks_in_the_cgroup() {
             });
             t.create(&bundle, "c");
             t.corten(&["start", "c"]).ok();
-            let said = fs::read_to_string(format!("{dir}/said")).unwrap();
-            assert!(said.contains("not permitted"), "{kind}: {said}");
+            let output = fs::read_to_string(format!("{dir}/said")).unwrap();
+            assert!(output.contains("not permitted"), "{kind}: {output}");
             t.delete("c");
         }
     });

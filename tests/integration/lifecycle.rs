@@ -469,9 +469,9 @@ fn delete_without_a_record_warns_of_mounts_on_the_host() {
             t.start(&bundle, "c1");
             fs::remove_file(t.state().join("c1/state.json")).unwrap();
             let out = t.corten(&["delete", "--force", "c1"]).exits(0);
-            let told =
+            let warned =
                 out.stderr.contains("linux.namespaces: without mount, the container's mounts may be left");
-            assert_eq!(told, !namespace, "{}", out.stderr);
+            assert_eq!(warned, !namespace, "{}", out.stderr);
             let rootfs = format!(" {} ", bundle.rootfs().display());
             let left = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&rootfs);
             assert_eq!(left(), !namespace);

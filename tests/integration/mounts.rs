@@ -241,7 +241,7 @@ fn remount_changes_the_mount_or_the_file_system() {
             }
         }
         // A path that is not a mount cannot be remounted. An option that a remount cannot change is an error.
-        for (second, said) in [
+        for (second, expected) in [
             (json!({"destination": "/etc", "options": ["bind", "remount", "ro"]}), "mounts[8]"),
             (json!({"destination": "/nowhere", "options": ["remount", "ro"]}), "mounts[8] /nowhere"),
             (again(json!(["remount", "nosuchoption=1"])), "nosuchoption"),
@@ -249,7 +249,7 @@ fn remount_changes_the_mount_or_the_file_system() {
             (again(json!(["remount", "tmpcopyup"])), "mounts[8].options"),
             (again(json!(["remount", "bind", "idmap"])), "mounts[8]"),
         ] {
-            run(tmpfs(json!(["rw"])), second).fails(said);
+            run(tmpfs(json!(["rw"])), second).fails(expected);
         }
         tree.remount("rw");
     });

@@ -257,8 +257,8 @@ fn a_service_of_type_notify_becomes_active() {
             );
             let (started, text) = systemctl(&["start", &unit.0]);
             let journal = || Command::new("journalctl").args(["-n", "30", "-u", &unit.0]).output().unwrap();
-            let told = || String::from_utf8_lossy(&journal().stdout).into_owned();
-            assert!(started, "{verb}, {access}: {text}\n{}", told());
+            let log = || String::from_utf8_lossy(&journal().stdout).into_owned();
+            assert!(started, "{verb}, {access}: {text}\n{}", log());
             let show = |names: [&str; 2]| names.map(|name| unit.property(name));
             assert_eq!(show(["ActiveState", "StatusText"]), ["active", "serving"], "{verb}, {access}");
             let main: i32 = unit.property("MainPID").parse().unwrap();
@@ -267,7 +267,7 @@ fn a_service_of_type_notify_becomes_active() {
             assert_eq!((name.as_str(), main == t.pid("c1")), (expected, verb == "start"), "{verb}, {access}");
             assert_eq!(unit.property("NFileDescriptorStore"), "0");
             systemctl(&["stop", &unit.0]);
-            assert_eq!(show(["ActiveState", "Result"]), ["inactive", "success"], "{}", told());
+            assert_eq!(show(["ActiveState", "Result"]), ["inactive", "success"], "{}", log());
             t.corten(&["state", "c1"]).fails("does not exist");
         }
         // Check of the check: systemd's own socket in the container.

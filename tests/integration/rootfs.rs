@@ -136,8 +136,8 @@ fn options_of_a_tmpfs_on_a_bind_mount_are_warnings() {
         let output = show(t, "bind", &["nosuid", "mode=700", "size=1k", "bind", "ro"]).exits(0);
         assert!(output.stdout.contains("ro,nosuid"), "{}", output.stdout);
         for option in ["mode=700", "size=1k"] {
-            let said = format!("mounts[7].options: {option:?} has no effect on a bind mount, ignoring");
-            assert!(output.stderr.contains(&said), "{}", output.stderr);
+            let expected = format!("mounts[7].options: {option:?} has no effect on a bind mount, ignoring");
+            assert!(output.stderr.contains(&expected), "{}", output.stderr);
         }
         assert_eq!(fs::metadata(t.dir.join("shared")).unwrap().permissions().mode() & 0o777, 0o755);
         show(t, "bind", &["mode=700", "bind", "nosuchoption=1"]).fails("\"nosuchoption=1\" is not an option");

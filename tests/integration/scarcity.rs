@@ -29,9 +29,9 @@ fn live_in(t: &Test, bundle: &Bundle, root: &Path, clean: &[String]) -> bool {
     {
         let out = rooted(t, root, args);
         if out.code != 0 {
-            let told =
+            let expected =
                 ["no space left on device", "does not exist", "never finished", "is not started", "stopped"];
-            assert!(told.iter().any(|word| out.stderr.contains(word)), "{args:?}: {out:?}");
+            assert!(expected.iter().any(|word| out.stderr.contains(word)), "{args:?}: {out:?}");
             assert_eq!(out.stderr.lines().count(), 1, "{args:?}: {out:?}");
             well = false;
             break;
@@ -254,19 +254,19 @@ fn too_little_memory_to_begin_is_reported_on_v2() {
 }
 
 fn little_memory(t: &Test, kibibytes: &[u32]) {
-    let mut told = 0;
+    let mut reported = 0;
     for kib in kibibytes {
         let bundle = t.bundle(|c| c["linux"]["resources"] = json!({"memory": {"limit": kib << 10}}));
         let out = t.call(t.command(&["create", "--bundle", bundle.path(), "c"]).stdin(Stdio::null()));
         if out.code != 0 {
             out.fails("out of memory").exits(1);
-            told += 1;
+            reported += 1;
             assert!(!t.state().join("c").exists());
         } else {
             t.delete("c");
         }
     }
-    assert!(told > 0);
+    assert!(reported > 0);
 }
 
 /// A file system at `/mnt` of the container whose server answers only the first request. A process that uses

@@ -342,10 +342,10 @@ fn an_agent_answers_for_a_start_container_hook() {
             let socket = UnixListener::bind(&path).unwrap();
             let agent = std::thread::spawn(move || [serve(&socket), serve(&socket)]);
             let pid = t.start(&bundle, "c1");
-            let said = std::fs::read_to_string(bundle.rootfs().join("tmp/said")).unwrap();
+            let output = std::fs::read_to_string(bundle.rootfs().join("tmp/said")).unwrap();
             t.delete("c1");
             let [(hook, asked), (program, _)] = agent.join().unwrap();
-            assert_eq!((said.as_str(), asked), ("1\n", vec![MKDIR]));
+            assert_eq!((output.as_str(), asked), ("1\n", vec![MKDIR]));
             assert_eq!((&program["pid"], &hook["state"]["pid"]), (&json!(pid), &json!(pid)));
             assert!(hook["pid"].as_i64().unwrap() > pid.into(), "{hook}");
             std::fs::remove_file(&path).unwrap();

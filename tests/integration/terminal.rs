@@ -167,9 +167,9 @@ fn every_kind_of_container_can_have_a_terminal() {
                 });
             }
             t.corten(&["run", "-d", "-b", bundle.path(), "--console-socket", socket.path(), "c1"]).ok();
-            let said = all(&mut socket.master());
+            let output = all(&mut socket.master());
             let expected = "/dev/pts/0\nis a terminal\nis a terminal\nis a terminal\n2 3\nconsole\nx\ncontrolling\nleader foreground\n";
-            assert_eq!(said, expected, "row {row}");
+            assert_eq!(output, expected, "row {row}");
             t.until("c1", "stopped");
             t.delete("c1");
         }
@@ -319,19 +319,19 @@ impl Session {
     fn end(&mut self) -> (i32, String) {
         let mut child = self.child.take().unwrap();
         let started = Instant::now();
-        let mut said = String::new();
+        let mut output = String::new();
         let mut ended = false;
         while !ended {
             if started.elapsed() > LIMIT * patience() {
                 child.kill().unwrap();
-                panic!("the runtime hangs after {said:?}: {:?}", child.wait());
+                panic!("the runtime hangs after {output:?}: {:?}", child.wait());
             }
             ended = child.try_wait().unwrap().is_some();
             let nap = Instant::now() + Duration::from_millis(5);
-            said += &read_until(&mut self.master, |_| Instant::now() > nap);
+            output += &read_until(&mut self.master, |_| Instant::now() > nap);
         }
         assert!(tcgetattr(&self.slave).unwrap() == self.before, "the terminal is not in its first state");
-        (child.wait().unwrap().code().unwrap(), said)
+        (child.wait().unwrap().code().unwrap(), output)
     }
 
     fn run(&mut self, t: &Test, bundle: &Bundle) {
@@ -350,9 +350,9 @@ fn a_foreground_terminal_is_relayed() {
         assert_eq!(session.until("ready\n"), "30 90\n/dev/pts/0\nready\n");
         assert!(!session.local_flags().intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG));
         session.send("hello\n");
-        let (code, said) = session.end();
+        let (code, output) = session.end();
         // The echo comes from the container's terminal.
-        assert_eq!((code, said.as_str()), (3, "hello\ngot hello\n"));
+        assert_eq!((code, output.as_str()), (3, "hello\ngot hello\n"));
     });
 }
 
@@ -393,8 +393,8 @@ fn keys_and_signals_reach_the_payload() {
             session.run(t, &bundle);
             session.until("ready\n");
             session.send(key);
-            let (code, said) = session.end();
-            assert!(code == 9 && said.ends_with("caught\n"), "{code} {said:?}");
+            let (code, output) = session.end();
+            assert!(code == 9 && output.ends_with("caught\n"), "{code} {output:?}");
         }
         let mut session = Session::new();
         session.run(t, &bundle);
@@ -426,8 +426,8 @@ fn run_ends_when_the_payload_does() {
         assert_eq!(session.end().0, 137);
         let missing = bundle(t, "", |c| c["process"]["args"] = json!(["/no/such"]));
         session.run(t, &missing);
-        let (code, said) = session.end();
-        assert!(code != 0 && said.contains("/no/such") && said.lines().count() == 1, "{said}");
+        let (code, output) = session.end();
+        assert!(code != 0 && output.contains("/no/such") && output.lines().count() == 1, "{output}");
     });
 }
 
@@ -448,15 +448,15 @@ fn endless_output_does_not_keep_run_from_ending() {
 fn all_output_arrives() {
     isolated(|t| {
         let bundle = bundle(t, "seq 1 150000", |_| {});
-        let complete = |said: &str| {
+        let complete = |output: &str| {
             let expected: String = (1..=150_000).map(|n| format!("{n}\n")).collect();
-            assert!(said == expected, "{} bytes of {}", said.len(), expected.len());
+            assert!(output == expected, "{} bytes of {}", output.len(), expected.len());
         };
         let mut session = Session::new();
         session.run(t, &bundle);
-        let (code, said) = session.end();
+        let (code, output) = session.end();
         assert_eq!(code, 0);
-        complete(&said);
+        complete(&output);
         complete(&t.run_bundle(&bundle).ok().replace("\r\n", "\n"));
         // The output goes through a pipe that is read slowly.
         let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
@@ -537,11 +537,11 @@ fn exec_with_tty_is_relayed() {
         session.resize(11, 22);
         assert_eq!(session.end(), (4, "11 22\n".into()));
         session.start(&t.command(&["exec", "-t", "c1", "/bin/seq", "1", "50000"]));
-        let (code, said) = session.end();
-        assert!(code == 0 && said.ends_with("\n50000\n") && said.lines().count() == 50000);
+        let (code, output) = session.end();
+        assert!(code == 0 && output.ends_with("\n50000\n") && output.lines().count() == 50000);
         session.start(&t.command(&["exec", "-t", "c1", "/no/such"]));
-        let (code, said) = session.end();
-        assert!(code == 255 && said.contains("/no/such"), "{code} {said}");
+        let (code, output) = session.end();
+        assert!(code == 255 && output.contains("/no/such"), "{code} {output}");
         t.delete("c1");
     });
 }

@@ -309,13 +309,13 @@ fn frozen(t: &Test, view: View) {
         assert_eq!(record.path.as_os_str().is_empty(), view == View::V1, "{record:?}");
         let cgroup = Cgroup::open(&record).unwrap().unwrap();
         assert!(moves() && !frozen_at(&record).unwrap());
-        cgroup.set_frozen(true, soon()).unwrap();
+        cgroup.freeze(soon()).unwrap();
         assert_eq!(t.status("c1"), "paused");
         assert!(!moves(), "still runs");
         t.corten(&["exec", "c1", "true"]).fails("paused");
-        cgroup.set_frozen(false, soon()).unwrap();
+        cgroup.thaw(soon()).unwrap();
         assert!(moves() && t.status("c1") == "running");
-        cgroup.set_frozen(true, soon()).unwrap();
+        cgroup.freeze(soon()).unwrap();
         t.corten(end).ok();
         if end[0] == "kill" {
             t.until("c1", "stopped");

@@ -156,12 +156,16 @@ fn each_oom_kill_is_reported() {
         container(t, resources, "exec sleep 1000");
         let mut command = t.command(&["events", "--interval", "60s", "c1"]);
         let running = t.spawn(command.stdin(Stdio::null()));
-        let told = || fs::read_to_string(&running.stdout).unwrap_or_default();
+        let output = || fs::read_to_string(&running.stdout).unwrap_or_default();
         // Kills before events watches are not reported.
         std::thread::sleep(Duration::from_millis(300) * crate::harness::patience());
         for kills in 1..=2 {
             t.exec("c1", "tail -n 1 /dev/zero").exits(137);
-            assert!(poll(Duration::from_secs(5), || told().lines().count() == kills), "{kills}: {}", told());
+            assert!(
+                poll(Duration::from_secs(5), || output().lines().count() == kills),
+                "{kills}: {}",
+                output()
+            );
         }
         let control = fs::read_to_string("/sys/fs/cgroup/memory/c1/memory.oom_control").unwrap();
         assert!(control.contains("oom_kill 2"), "{control}");
@@ -194,8 +198,8 @@ fn a_lack_of_memory_without_a_kill_is_reported() {
         container(t, resources, "sleep 1; x=0123456789; while :; do x=$x$x; done");
         let mut command = t.command(&["events", "--interval", "60s", "c1"]);
         let running = t.spawn(command.stdin(Stdio::null()));
-        let told = || fs::read_to_string(&running.stdout).unwrap_or_default();
-        assert!(poll(Duration::from_secs(10), || told().lines().count() == 1), "{}", told());
+        let output = || fs::read_to_string(&running.stdout).unwrap_or_default();
+        assert!(poll(Duration::from_secs(10), || output().lines().count() == 1), "{}", output());
         let control = fs::read_to_string("/sys/fs/cgroup/memory/c1/memory.oom_control").unwrap();
         assert!(control.contains("under_oom 1") && control.contains("oom_kill 0"), "{control}");
         t.delete("c1");

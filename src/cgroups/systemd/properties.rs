@@ -87,7 +87,7 @@ fn per_second(quota: Option<u64>, period: u64) -> Option<u64> {
 /// Returns the property that an annotation sets. `name` is what follows the prefix. As in runc, a time in
 /// seconds (`TimeoutStopSec`) becomes the property in microseconds that systemd has.
 pub(super) fn of_annotation(name: &str, text: &str) -> Result<Property, String> {
-    /// These decide which cgroup the container's process is in.
+    /// These decide which cgroup the container process is in.
     const OURS: [&str; 5] = ["PIDs", "PIDFDs", "Slice", "Delegate", "Scope"];
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err("is not the name of a property".into());

@@ -235,7 +235,7 @@ mod tests {
             let mut notes = Notes::default();
             List::of(&lower(devices::plan(&rules, &mut notes).as_ref(), &mut notes))
         };
-        let told = |words: &[&str]| List::parse(&(words.join("\n") + "\n"));
+        let listed = |words: &[&str]| List::parse(&(words.join("\n") + "\n"));
         let defaults = DEFAULTS.map(|word| &word[1..]);
         let one = list(r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]"#);
         let partly = list(
@@ -243,17 +243,17 @@ mod tests {
                 {"allow":false,"type":"c","major":10,"minor":229,"access":"wm"}]"#,
         );
         let mut lines = defaults.to_vec();
-        assert!(list("[]").looks_like(&told(&lines)));
+        assert!(list("[]").looks_like(&listed(&lines)));
         lines.insert(0, "c 10:229 rw");
-        assert!(one.looks_like(&told(&lines)) && !list("[]").looks_like(&told(&lines)));
-        assert!(!partly.looks_like(&told(&lines)));
+        assert!(one.looks_like(&listed(&lines)) && !list("[]").looks_like(&listed(&lines)));
+        assert!(!partly.looks_like(&listed(&lines)));
         lines[0] = "c 10:229 r";
-        assert!(partly.looks_like(&told(&lines)));
+        assert!(partly.looks_like(&listed(&lines)));
         // Where everything is allowed, the exceptions are not shown.
         let but = list(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","access":"w"}]"#);
-        assert!(but.looks_like(&told(&["a *:* rwm"])) && !but.looks_like(&told(&defaults)));
+        assert!(but.looks_like(&listed(&["a *:* rwm"])) && !but.looks_like(&listed(&defaults)));
         assert_eq!(but.words(), "a *:* rwm but b *:* w");
-        assert_eq!(told(&[]).words(), "none");
+        assert_eq!(listed(&[]).words(), "none");
 
         let show = |from: &List, to: &List| {
             from.steps(to)

@@ -34,22 +34,21 @@ pub(in crate::cgroups) fn wait_empty(directory: &Directory, deadline: Instant) -
     wait::until(deadline, FIRST_PAUSE, || Ok(directory.pids()?.is_empty()))
 }
 
-/// Freezes or thaws, and waits until that is done. After an error the former state is restored.
-pub(in crate::cgroups) fn set_frozen(directory: &Directory, freeze: bool, deadline: Instant) -> Result<()> {
-    if !exists(directory) {
-        return Err(anyhow!("no cgroup hierarchy with the freezer controller is mounted"));
-    }
-    let path = directory.path.display();
-    let (done, back) = if freeze {
-        let late = || anyhow!("{path}: did not freeze in time, thawed again");
-        (frozen_until(directory, deadline).and_then(|frozen| frozen.then_some(()).ok_or_else(late)), "THAWED")
-    } else {
-        (thaw(directory), "FROZEN")
-    };
-    done.inspect_err(|_| warn_undone(set(directory, back)))
+/// Freezes, and waits until that is done. After an error it is thawed again.
+pub(in crate::cgroups) fn freeze(directory: &Directory, deadline: Instant) -> Result<()> {
+    check_exists(directory)?;
+    let late = || anyhow!("{}: did not freeze in time, thawed again", directory.path.display());
+    let done = frozen_until(directory, deadline).and_then(|frozen| frozen.then_some(()).ok_or_else(late));
+    done.inspect_err(|_| warn_undone(set(directory, "THAWED")))
 }
 
-fn thaw(directory: &Directory) -> Result<()> {
+/// Thaws. After an error it is frozen again.
+pub(in crate::cgroups) fn thaw(directory: &Directory) -> Result<()> {
+    check_exists(directory)?;
+    set_thawed(directory).inspect_err(|_| warn_undone(set(directory, "FROZEN")))
+}
+
+fn set_thawed(directory: &Directory) -> Result<()> {
     set(directory, "THAWED")?;
     match state(directory)?.as_deref() {
         None | Some("THAWED") => Ok(()),
@@ -58,6 +57,13 @@ fn thaw(directory: &Directory) -> Result<()> {
             Err(anyhow!("{path}: did not thaw (hint: a cgroup above it may be frozen)"))
         }
     }
+}
+
+fn check_exists(directory: &Directory) -> Result<()> {
+    if exists(directory) {
+        return Ok(());
+    }
+    Err(anyhow!("no cgroup hierarchy with the freezer controller is mounted"))
 }
 
 /// Reports whether the hierarchy has the freezer controller.
