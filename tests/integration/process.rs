@@ -434,15 +434,18 @@ fn signal_dispositions_are_reset() {
 #[test]
 fn the_session_keyring_is_new() {
     isolated(|t| {
-        // /proc/keys lists the keys that the reader possesses. runc and crun name the keyring after the
+        // /proc/keys lists keys of the user in other containers too. runc and crun name the keyring after the
         // container.
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        let (new, old) = (format!("new-{since}"), format!("old-{since}"));
         let bundle = t.bundle(|c| {
             c["linux"]["maskedPaths"] = json!([]);
             c["process"]["args"] = json!(["cat", "/proc/keys"]);
         });
-        assert!(t.run_bundle(&bundle).ok().contains("_ses.r"));
-        let out = t.corten(&["run", "--no-new-keyring", "-b", bundle.path(), "other"]).ok();
-        assert!(!out.contains("_ses.other"), "{out}");
+        let out = t.corten(&["run", "-b", bundle.path(), &new]).ok();
+        assert!(out.contains(&format!("_ses.{new}")), "{out}");
+        let out = t.corten(&["run", "--no-new-keyring", "-b", bundle.path(), &old]).ok();
+        assert!(!out.contains(&format!("_ses.{old}")), "{out}");
     });
 }
 
