@@ -5,13 +5,11 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bundle, Output, Test, View, isolated, isolated_in, left_behind, poll, processes, traces,
-    without_namespace,
+    Bundle, Output, Test, View, isolated, isolated_in, processes, remains, traces, without_namespace,
 };
 
 /// The answer to a call: to every call, or only if an argument has this bit.
@@ -75,11 +73,7 @@ fn bundle(t: &Test, edit: impl FnOnce(&mut Value)) -> Bundle {
 }
 
 fn nothing_left(t: &Test, before: &[String], case: &str) {
-    let mut left = Vec::new();
-    poll(Duration::from_secs(5), || {
-        left = left_behind(t, before.to_vec());
-        left.is_empty()
-    });
+    let left = remains(t, before);
     assert!(left.is_empty(), "{case}: {left:#?}");
 }
 

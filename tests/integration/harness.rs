@@ -220,12 +220,7 @@ fn inside(dir: PathBuf, view: View, body: impl FnOnce(&Test)) {
     let test = Test::new(dir, busybox);
     let before = traces(&test);
     body(&test);
-    // The first process of a pid namespace ends after we have reaped the others.
-    let mut left = Vec::new();
-    poll(Duration::from_secs(2), || {
-        left = left_behind(&test, before.clone());
-        left.is_empty()
-    });
+    let left = remains(&test, &before);
     assert!(left.is_empty(), "left behind: {left:#?}");
 }
 
@@ -378,6 +373,18 @@ pub fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
             false
         }
         None => true,
+    });
+    left
+}
+
+/// Returns the traces that have been added since `before` and do not disappear by themselves. A killed process ends only
+/// when it next runs: a hook whose runtime process was killed has taken eleven seconds on a loaded machine. The first
+/// process of a pid namespace ends after we have reaped the others.
+pub fn remains(test: &Test, before: &[String]) -> Vec<String> {
+    let mut left = Vec::new();
+    poll(Duration::from_secs(30), || {
+        left = left_behind(test, before.to_vec());
+        left.is_empty()
     });
     left
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{directories, isolated, left_behind, poll, processes, traces, without_namespace};
+use crate::harness::{directories, isolated, poll, processes, remains, traces, without_namespace};
 
 /// runtime.md#lifecycle: created, running, stopped, deleted. `state` has every required property.
 #[test]
@@ -352,7 +352,7 @@ fn delete_kills_every_process_of_the_container() {
             t.until("c1", "stopped");
             t.corten(&["delete", "c1"]).ok();
             // A process leaves its cgroup a moment before it is a zombie.
-            let gone = poll(Duration::from_secs(1), || processes().is_empty());
+            let gone = poll(Duration::from_secs(10), || processes().is_empty());
             assert!(gone, "{:?}", processes());
         }
     });
@@ -394,19 +394,29 @@ fn delete_with_force_ends_a_start_that_hangs() {
     });
 }
 
-/// A hook ends with the `create` that waits for it, because no other process knows of it.
+/// A hook of the host ends with the command that waits for it, because no other process knows of it.
 #[test]
-fn a_killed_create_leaves_no_hook() {
+fn a_killed_command_leaves_no_hook() {
     isolated(|t| {
-        let bundle = t.bundle(|config| {
-            config["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]});
-        });
-        let bundle = bundle.path();
-        let mut create = t.spawn(t.command(&["create", "--bundle", bundle, "c"]).stdin(Stdio::null()));
-        assert!(poll(Duration::from_secs(10), || processes().iter().any(|line| line.contains("sleep 1000"))));
-        create.child.kill().unwrap();
-        create.wait();
-        t.delete("c");
+        for kind in ["prestart", "createRuntime", "createContainer", "poststart"] {
+            let bundle = t.bundle(|config| {
+                config["hooks"][kind] = json!([{"path": "/bin/sleep", "args": ["sleep", "1234"]}]);
+            });
+            let create = ["create", "--bundle", bundle.path(), "c"];
+            let command = if kind == "poststart" {
+                t.corten(&create).ok();
+                &["start", "c"][..]
+            } else {
+                &create
+            };
+            let hook = || processes().iter().any(|line| line.contains("sleep 1234"));
+            let mut running = t.spawn(t.command(command).stdin(Stdio::null()));
+            assert!(poll(Duration::from_secs(10), hook), "{kind}");
+            running.child.kill().unwrap();
+            running.wait();
+            assert!(poll(Duration::from_secs(30), || !hook()), "{kind}");
+            t.delete("c");
+        }
     });
 }
 
@@ -449,7 +459,7 @@ fn delete_without_a_record_kills_the_processes_in_the_configured_cgroup() {
                 // It is also lost whether the parent cgroups were made for the container.
                 let all = directories(Path::new("/sys/fs/cgroup"));
                 all.iter().filter(|dir| dir.ends_with("a")).for_each(|dir| fs::remove_dir(dir).unwrap());
-                assert_eq!(left_behind(t, before.clone()), [] as [&str; 0]);
+                assert_eq!(remains(t, &before), [] as [&str; 0]);
             }
         }
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Output, Running, Test, directories, isolated, left_behind, poll, traces};
+use crate::harness::{Bundle, Output, Running, Test, directories, isolated, remains, traces};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
@@ -29,11 +29,7 @@ fn well(out: &Output) {
 
 /// Fails if a trace has been added since `before`.
 fn nothing_left(t: &Test, before: &[String], after: &str) {
-    let mut left = Vec::new();
-    poll(Duration::from_secs(5), || {
-        left = left_behind(t, before.to_vec());
-        left.is_empty()
-    });
+    let left = remains(t, before);
     assert!(left.is_empty(), "{after}: {left:#?}");
 }
 

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Bundle, Output, Test, View, isolated, isolated_in, left_behind, poll, processes, skip, traces,
+    Bundle, Output, Test, View, isolated, isolated_in, poll, processes, remains, skip, traces,
 };
 
 fn rooted(t: &Test, root: &Path, args: &[&str]) -> Output {
@@ -39,11 +39,7 @@ fn live_in(t: &Test, bundle: &Bundle, root: &Path, clean: &[String]) -> bool {
     }
     rooted(t, root, &["delete", "--force", "c"]).ok();
     assert_eq!(fs::read_dir(root).unwrap().count(), 0);
-    let mut left = Vec::new();
-    poll(Duration::from_secs(5), || {
-        left = left_behind(t, clean.to_vec());
-        left.is_empty()
-    });
+    let left = remains(t, clean);
     assert!(left.is_empty(), "{left:#?}");
     well
 }
@@ -106,11 +102,7 @@ fn a_lack_of_descriptors_is_reported() {
                 assert_eq!(again.code, 0, "{count} {args:?}: {out:?} {again:?}");
             }
             t.delete("c");
-            let mut left = Vec::new();
-            poll(Duration::from_secs(5), || {
-                left = left_behind(t, clean.clone());
-                left.is_empty()
-            });
+            let left = remains(t, &clean);
             assert!(left.is_empty(), "{count}: {left:#?}");
             enough += u32::from(well);
         }
