@@ -21,7 +21,8 @@ struct Neighbour {
 }
 
 impl Neighbour {
-    /// Runs `words` after the script. Their first byte of output means that everything is prepared.
+    /// Runs `words` after the script. A line of their output that ends with "ready" means that everything is prepared. (A
+    /// test binary writes other lines before.)
     fn new(script: &str, words: &[String], variable: Option<&str>) -> Self {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "slave", "sh", "-ec", &format!("{script}\nexec \"$@\"")]);
@@ -30,12 +31,17 @@ impl Neighbour {
             command.env(name, value);
         }
         let mut child = command.spawn().unwrap();
-        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let mut said = Vec::new();
+        while !said.ends_with(b"ready\n") {
+            let mut byte = [0];
+            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            said.push(byte[0]);
+        }
         Self { child }
     }
 
     fn idle(script: &str) -> Self {
-        let words = ["sh", "-c", "echo; exec sleep 1000"].map(Into::into);
+        let words = ["sh", "-c", "echo ready; exec sleep 1000"].map(Into::into);
         Self::new(script, &words, None)
     }
 
