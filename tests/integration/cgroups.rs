@@ -209,6 +209,26 @@ fn a_missing_controller_is_an_error() {
     });
 }
 
+/// Images of VPNs make /dev/net/tun, or have it bound. As in runc and crun, every container can open it.
+#[test]
+fn the_tunnel_device_can_be_opened_without_a_rule() {
+    isolated(|t| assert_eq!(opens_a_tunnel(t), "opened\n"));
+}
+
+pub(crate) fn opens_a_tunnel(t: &Test) -> String {
+    if fs::File::open("/dev/net/tun").is_err() {
+        skip("no /dev/net/tun");
+    }
+    let script = "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && : <>/dev/net/tun && echo opened";
+    let out = t.run(script, |c| {
+        for set in ["bounding", "effective", "permitted"] {
+            c["process"]["capabilities"][set] = json!(["CAP_MKNOD"]);
+        }
+        c["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    });
+    out.ok()
+}
+
 /// config-linux.md#device-whitelist
 #[test]
 fn a_device_that_is_not_allowed_cannot_be_opened() {

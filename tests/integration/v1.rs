@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use corten::testing::cgroups::{Cgroup, CgroupRecord, frozen as frozen_at};
 use serde_json::{Value, json};
 
+use crate::cgroups::opens_a_tunnel;
 use crate::harness::{Test, View, directories, isolated_in, poll, skip, without_namespace};
 use crate::limits::run_as_user;
 
@@ -245,6 +246,12 @@ fn a_cpuset_confines_or_is_inherited() {
             assert_eq!(run(json!({})).ok(), all);
         }
     });
+}
+
+/// As on cgroup v2, every container can open /dev/net/tun.
+#[test]
+fn the_tunnel_device_can_be_opened_without_a_rule() {
+    isolated_in(View::V1, |t| assert_eq!(opens_a_tunnel(t), "opened\n"));
 }
 
 /// config-linux.md#device-whitelist, in the order that runtime-tools reads: the user's rules, then the
