@@ -127,7 +127,7 @@ pub(crate) enum Bounds {
     Size,
     /// Microseconds. 0 is unset, -1 is no limit.
     Time,
-    /// Tasks. 0 leaves room for the container's first process alone, -1 is no limit.
+    /// Tasks. 0 and -1 are no limit.
     Tasks,
     /// Any number. 0 is unset.
     Positive,
@@ -151,13 +151,13 @@ impl Bounds {
             (Self::Size | Self::Time | Self::Positive, 0) => Ok(Asked::Nothing),
             (Self::Between(1.., _), 0) => Ok(Asked::Nothing),
             (Self::OrZero | Self::Switch, 0) => Ok(Asked::Zero),
-            (Self::Size | Self::Time | Self::Tasks, -1) => Ok(Asked::NoLimit),
+            // Engines send 0 for no limit (`podman run --pids-limit 0`), and a cgroup without room for a process
+            // is of no use. Since 1.3 the specification reads it as a limit of 0; crun does not, nor did runc
+            // before 1.4.
+            (Self::Tasks, 0) | (Self::Size | Self::Time | Self::Tasks, -1) => Ok(Asked::NoLimit),
             (Self::Size, ..0) => neither("a size"),
             (Self::Time, ..0) => neither("a time"),
             (Self::Tasks, ..0) => neither("a number of tasks"),
-            // The first process is born inside and has to fit. For every other process 1 means the same as 0:
-            // the kernel refuses a fork that would exceed the limit.
-            (Self::Tasks, 0) => Ok(Asked::Limit(1)),
             (Self::Switch, _) if n != 1 => Err(format!("{n} is neither 0 nor 1")),
             (Self::Between(min, max), _) if !(min..=max).contains(&n) => {
                 Err(format!("{n} is not between {min} and {max}"))
@@ -256,7 +256,7 @@ pub(crate) const LIMITS: &[Limit] = &[
             option: flag("cpuset-mems", "LIST", "cpu.mems") },
     Limit { member: "pids.limit", bounds: Tasks, get: |r| r.pids().as_ref().map(|pids| pids.limit().into()),
             v2: File("pids.max"), v1: File("pids.max"), property: Some("TasksMax"),
-            option: flag("pids-limit", "N", "pids.limit; -1 for none") },
+            option: flag("pids-limit", "N", "pids.limit; 0 or -1 for none") },
     Limit { member: "blockIO.weight", bounds: lower::WEIGHT, get: |r| r.block_io().as_ref()?.weight().map(Into::into),
             v2: By("io.weight", lower::weight), v1: By("blkio.weight", lower::weight), property: Some("IOWeight"),
             option: flag("blkio-weight", "N", "blockIO.weight, 10 to 1000") },
@@ -361,7 +361,7 @@ pub(super) mod tests {
             (r#"{"cpu":{"cpus":"0-1,3","mems":"0"}}"#, &["cpuset.cpus=0-1,3", "cpuset.mems=0"]),
             (r#"{"cpu":{"realtimeRuntime":0,"realtimePeriod":0}}"#, &[]),
             (r#"{"pids":{"limit":64}}"#, &["pids.max=64"]),
-            (r#"{"pids":{"limit":0}}"#, &["pids.max=1"]),
+            (r#"{"pids":{"limit":0}}"#, &["pids.max=max?"]),
             (r#"{"pids":{"limit":-1}}"#, &["pids.max=max?"]),
             (r#"{"blockIO":{"weight":10}}"#, &["io.bfq.weight=10 or io.weight=1"]),
             (r#"{"blockIO":{"weight":500}}"#, &["io.bfq.weight=500 or io.weight=4950"]),

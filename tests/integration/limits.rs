@@ -248,7 +248,11 @@ fn the_kernel_shows_the_limits_of_the_configuration() {
             assert_eq!(read(file).trim(), expected, "{file}");
         }
         t.delete("c1");
-        for resources in [json!({"memory": {"limit": -1, "swap": -1}}), json!({"pids": {"limit": -1}})] {
+        for resources in [
+            json!({"memory": {"limit": -1, "swap": -1}}),
+            json!({"pids": {"limit": -1}}),
+            json!({"pids": {"limit": 0}}),
+        ] {
             t.start(&limited(t, resources, "sleep 1000"), "c1");
             assert_eq!((read("memory.max").trim(), read("pids.max").trim()), ("max", "max"));
             t.delete("c1");

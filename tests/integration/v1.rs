@@ -200,6 +200,8 @@ fn a_fork_over_the_pids_limit_fails() {
         let out = limited(t, json!({"pids": {"limit": 5}}), script);
         assert!(out.stderr.contains("fork") && !out.stdout.contains("unlimited"), "{out:?}");
         assert!(limited(t, json!({"pids": {"limit": 50}}), script).ok().contains("unlimited"));
+        // As engines mean it, 0 is no limit.
+        assert!(limited(t, json!({"pids": {"limit": 0}}), script).ok().contains("unlimited"));
     });
 }
 
@@ -519,8 +521,11 @@ fn update_writes_to_the_hierarchy_of_each_limit() {
         now(32 << 20, "1");
         t.corten(&["update", "--pids-limit", "30", "--cpuset-cpus", "4000", "c1"]).fails("cpu.cpus");
         now(32 << 20, "1");
-        t.corten(&["update", "--pids-limit", "-1", "c1"]).ok();
-        now(32 << 20, "max");
+        for none in ["-1", "0"] {
+            t.corten(&["update", "--pids-limit", "7", "c1"]).ok();
+            t.corten(&["update", "--pids-limit", none, "c1"]).ok();
+            now(32 << 20, "max");
+        }
         t.delete("c1");
     });
 }
