@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxDeviceCgroup;
 
 use super::request::{Manager, Request};
+use super::v2::Controllers;
 use super::{CgroupRecord, Host, Write, devices, resources, systemd, v1, v2};
 use crate::error::{Kind, Notes, Result, fail};
 use crate::trace;
@@ -27,6 +28,11 @@ impl Plan {
     #[must_use]
     pub fn dirs(&self) -> Vec<PathBuf> {
         self.unified.iter().map(v2::Plan::dir).chain(self.v1.iter().map(v1::Part::dir)).collect()
+    }
+
+    /// Gives the container every controller, since it can create cgroups below its own.
+    pub(crate) fn give_all_controllers(&mut self) {
+        self.unified.iter_mut().for_each(|unified| unified.controllers = Controllers::All);
     }
 
     /// Returns the directories of the plan that do not exist yet, outermost first in each hierarchy. They are
@@ -129,7 +135,8 @@ fn place(
     if request.manager == Manager::Systemd {
         let mount = host.v2_mount.clone()?;
         let (scope, path) = systemd::plan(request, host, &writes, notes)?;
-        let unified = v2::Plan { mount, path, scope: Some(scope), writes };
+        let unified =
+            v2::Plan { mount, path, scope: Some(scope), controllers: Controllers::default(), writes };
         return Some(Plan { unified: Some(unified), v1: Vec::new(), devices, rootless });
     }
     let wanted = request.place(notes)?;
@@ -144,7 +151,8 @@ fn place(
         Some(mount) => {
             let hierarchy = if host.v1.is_empty() { "" } else { "v2" };
             let path = wanted.below(host.own.as_deref(), hierarchy, notes)?;
-            Some(v2::Plan { mount: mount.clone(), path, scope: None, writes })
+            let controllers = Controllers::default();
+            Some(v2::Plan { mount: mount.clone(), path, scope: None, controllers, writes })
         }
     };
     Some(Plan { unified, v1, devices, rootless })

@@ -26,6 +26,17 @@ const ACCOUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
 /// The controllers that a threaded cgroup can have (cgroups(7)). The others are domain controllers.
 const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
 
+/// The controllers that a container's cgroup gets in addition to those of its limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Controllers {
+    /// Those that have statistics.
+    #[default]
+    Accounting,
+    /// Every controller that the host has. A container that can create cgroups, for containers of its own, can
+    /// only use the controllers that its cgroup has.
+    All,
+}
+
 /// The cgroup to create in v2's hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -35,6 +46,7 @@ pub struct Plan {
     pub path: PathBuf,
     /// The unit, if systemd creates the cgroup.
     pub scope: Option<systemd::Scope>,
+    pub controllers: Controllers,
     pub writes: Vec<Write>,
 }
 
@@ -156,7 +168,7 @@ pub(super) fn enable_for(cgroup: &Path, write: &Write, enable: bool) -> Result<(
     let mount = super::Host::probe(false)?.v2_mount.unwrap_or_default();
     let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
     let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
-    let plan = &Plan { mount, path, writes, scope: None };
+    let plan = &Plan { mount, path, writes, scope: None, controllers: Controllers::default() };
     if !enable {
         let offered = read_file(open_dir(fs::CWD, &plan.mount)?.as_fd(), "cgroup.controllers")?;
         return available(&offered, plan).map(drop);
@@ -191,8 +203,12 @@ fn available<'a>(offered: &'a str, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
             wanted.push((name, Some(&write.place)));
         }
     }
-    for name in ACCOUNTING {
-        if !wanted.iter().any(|w| w.0 == name) {
+    let others = match plan.controllers {
+        Controllers::Accounting => &ACCOUNTING[..],
+        Controllers::All => &offered,
+    };
+    for name in others {
+        if !wanted.iter().any(|w| w.0 == *name) {
             wanted.push((name, None));
         }
     }
