@@ -8,8 +8,7 @@
 //!
 //! **To add a limit**, add a row. A number with a file of its own needs nothing else, unless its controller
 //! is new: then add that to `v1::split`. The plan, `update` and its `--help`, `state --applied` and systemd
-//! all read this table. If the number means something else in a
-//! file, name the function that converts it ([`Target::Converted`]). If the member is not one number for one
+//! all read this table. If the number means something else in a file, or the member is not one number for one
 //! file, name a function of `lower.rs` that makes the writes ([`Target::By`]). The order of the rows is the
 //! order of the writes. If `update` has to set two files in an order that depends on their values, add the
 //! pair to `BOUNDED` in `update.rs`. Then add a case to the tests here and in `v1/resources.rs`.
@@ -99,8 +98,6 @@ pub(crate) struct Flag {
 pub(super) enum Target {
     /// The file, which takes the number as it is.
     File(&'static str),
-    /// The file, and the function that converts the number.
-    Converted(&'static str, fn(i128) -> i128),
     /// The file, and the function that makes the writes.
     By(&'static str, fn(&mut Plan, &Limit)),
     /// The file, which another row's function writes.
@@ -112,9 +109,7 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn file(self) -> Option<&'static str> {
         match self {
-            Self::File(file) | Self::Converted(file, _) | Self::By(file, _) | Self::Elsewhere(file) => {
-                Some(file)
-            }
+            Self::File(file) | Self::By(file, _) | Self::Elsewhere(file) => Some(file),
             Self::Refused(_) => None,
         }
     }
@@ -193,7 +188,7 @@ const fn structure(member: &'static str, v2: Target, v1: Target) -> Limit {
 }
 
 use Bounds::{Between, List, OrZero, Positive, Size, Switch, Tasks, Time};
-use Target::{By, Converted, Elsewhere, File};
+use Target::{By, Elsewhere, File};
 
 #[rustfmt::skip]
 #[allow(deprecated)] // kernel and kernelTCP: some kernels still have them
@@ -226,7 +221,7 @@ pub(crate) const LIMITS: &[Limit] = &[
             v2: NO_SUCH, v1: HIERARCHICAL, property: None, option: None },
     // Before idle: the weight of an idle cgroup cannot be set.
     Limit { member: "cpu.shares", bounds: Positive, get: |r| r.cpu().as_ref()?.shares().map(Into::into),
-            v2: Converted("cpu.weight", lower::weight_of_shares), v1: File("cpu.shares"), property: Some("CPUWeight"),
+            v2: By("cpu.weight", lower::shares), v1: By("cpu.shares", lower::shares), property: Some("CPUWeight"),
             option: flag("cpu-share", "N", "cpu.shares") },
     Limit { member: "cpu.idle", bounds: Switch, get: |r| r.cpu().as_ref()?.idle().map(Into::into),
             v2: File("cpu.idle"), v1: File("cpu.idle"), property: None,
@@ -456,6 +451,24 @@ pub(super) mod tests {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
         assert_eq!(weight_of_shares(u64::MAX.into()), 10_000);
+    }
+
+    #[test]
+    fn shares_that_the_kernel_does_not_have_become_the_nearest_with_a_warning() {
+        for (asked, [used, weight]) in
+            [(1u64, [2, 1]), (262_145, [262_144, 10_000]), (u64::MAX, [262_144, 10_000])]
+        {
+            let json = format!(r#"{{"cpu":{{"shares":{asked}}}}}"#);
+            let resources: LinuxResources = serde_json::from_str(&json).unwrap();
+            for (version, value) in [(Version::V1, used), (Version::V2, weight)] {
+                let mut notes = Notes::default();
+                let writes = plan_for(version, &resources, &mut notes);
+                assert_eq!(writes[0].value, Value::Number(value));
+                let warning =
+                    format!("linux.resources.cpu.shares: {asked} is not between 2 and 262144, using {used}");
+                assert_eq!((notes.warnings, notes.problems.0), (vec![warning], vec![]));
+            }
+        }
     }
 
     #[test]

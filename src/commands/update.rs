@@ -96,7 +96,8 @@ fn limits(
     for place in places {
         *place = place.trim_start_matches("linux.resources.").to_string();
     }
-    notes.into_result()?;
+    let warn = |warning: String| log::warn(warning.trim_start_matches("linux.resources.").to_string());
+    notes.into_result()?.into_iter().for_each(warn);
     // Problems of the former resources were reported when they were requested.
     let former = || cgroup.plan(before, &mut Notes::default());
     let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref()).map(|unit| (unit, former()));
