@@ -106,7 +106,8 @@ pub fn plan(request: &Request, host: &Host, notes: &mut Notes) -> Result<Option<
     }
     let systemd = request.manager == Manager::Systemd;
     if systemd && !host.v1.is_empty() {
-        let why = "the systemd cgroup manager needs a host with cgroup v2 only";
+        let why = "--systemd-cgroup needs a host with cgroup v2 alone, and this host uses v1 \
+                   (hint: without the option, corten makes the cgroups of v1 itself)";
         return Err(fail(Kind::Unsupported, why));
     }
     let (v1, writes) = request.resources.map_or_else(Default::default, |r| v1::writes(r, host, notes));
