@@ -81,7 +81,9 @@ fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
         notes.problem("ociVersion", "this is a whole configuration (hint: --bundle DIR)");
     }
     notes.into_result()?;
-    strict::from_str(text).map_err(|e| misplaced("profile", text, &e))
+    let mut profile = strict::from_str(text).map_err(|e| misplaced("profile", text, &e))?;
+    repair::remove_empty_of_seccomp(&mut profile);
+    Ok(profile)
 }
 
 /// Reads a regular file of at most [`MAX_SIZE`]. Other kinds are refused: reading a fifo might never return.
@@ -109,7 +111,7 @@ pub fn parse(text: String) -> Result<Config> {
     let _phase = trace::phase("parse config.json");
     let mut notes = Notes::default();
     let fast = strict::from_str(&text);
-    let spec: Spec = match fast {
+    let mut spec: Spec = match fast {
         Ok(spec) if !repair::doubtful(&spec, &text) => spec,
         fast => repaired("config.json", &text, fast, &mut notes, |value, found| {
             // The version decides whether an unknown capability is an error. A wrong version is reported
@@ -119,6 +121,7 @@ pub fn parse(text: String) -> Result<Config> {
             repair::spec(value, version, found);
         })?,
     };
+    repair::remove_empty(&mut spec);
     let version = Version::parse(spec.version()).and_then(|version| version.check(&mut notes));
     let version = version.unwrap_or_else(|message| {
         notes.problem("ociVersion", message);

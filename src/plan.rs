@@ -91,6 +91,21 @@ impl Plan {
     }
 }
 
+/// Reports whether the container sees a cgroup hierarchy of v2 that is mounted for writing, in which its root
+/// can create cgroups.
+fn can_create_cgroups(rootfs: &rootfs::Plan, hierarchy: Option<&Path>) -> bool {
+    rootfs.mounts.iter().any(|mount| {
+        let set = mount.options.attr.set | mount.options.attr_all.set;
+        let shows_cgroups = match &mount.kind {
+            rootfs::Kind::Cgroup => true,
+            rootfs::Kind::New { fstype, .. } => fstype == "cgroup2",
+            rootfs::Kind::Bind { source, .. } => hierarchy.is_some_and(|dir| source.starts_with(dir)),
+            rootfs::Kind::Remount => false,
+        };
+        shows_cgroups && set & crate::sys::mount::MOUNT_ATTR_RDONLY == 0
+    })
+}
+
 /// Returns the owner of the container's cgroup if the container may create cgroups below it: the ids of the
 /// process's user on the host (config-linux.md#cgroup-ownership).
 ///
@@ -130,7 +145,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     let mut notes = Notes::default();
     let linux = spec.linux().as_ref();
     let namespaces = namespaces::plan(spec, &mut notes);
-    let cgroup = cgroups::plan(
+    let mut cgroup = cgroups::plan(
         &cgroups::Request {
             id: request.id,
             path: linux.and_then(|l| l.cgroups_path().as_deref()),
@@ -160,6 +175,9 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     };
     namespaces::check_mounts(&namespaces, request.no_pivot, &mut notes);
     let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut notes);
+    if can_create_cgroups(&rootfs, facts.cgroup_mount.as_deref()) {
+        cgroup.iter_mut().for_each(cgroups::Plan::give_all_controllers);
+    }
     let hooks = hooks::plan(spec.hooks().as_ref(), &mut notes);
     // If the runtime is in a user namespace, the kernel permits a mount of procfs only while a whole procfs
     // is visible in the mount namespace. Hooks in the runtime's namespaces may enter the container's and

@@ -51,16 +51,26 @@ const TRIES: u32 = 10;
 /// The prefix of a directory that is being removed. No id contains a colon.
 const DELETED: &str = ".deleted:";
 
+/// The longest name of a file (path_resolution(7)).
+const NAME_MAX: usize = 255;
+
+/// The longest id. The longest file name that contains the id is that of its directory while this is removed.
+const LONGEST_ID: usize = NAME_MAX - DELETED.len();
+
 /// Checks an id. As in runc, it consists of letters, digits, `_`, `+`, `-` and `.`, and is not a path.
 pub(crate) fn check_id(id: &str) -> Result<()> {
     if id.is_empty() {
         return Err(fail(Kind::Usage, "container id cannot be empty"));
     }
     let known = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
-    if id.len() > 1024 || id == "." || id == ".." || !id.bytes().all(known) {
-        // A megabyte in a log line would not help.
-        let shown: String = id.chars().take(64).collect();
+    // A megabyte in a log line would not help.
+    let shown: String = id.chars().take(64).collect();
+    if id == "." || id == ".." || !id.bytes().all(known) {
         return Err(fail(Kind::Usage, format!("invalid container ID format: {shown:?}")));
+    }
+    if id.len() > LONGEST_ID {
+        let why = format!("{shown:?}... is longer than {LONGEST_ID} bytes");
+        return Err(fail(Kind::Usage, format!("invalid container ID format: {why}")));
     }
     Ok(())
 }

@@ -271,6 +271,55 @@ fn a_cgroup_in_use_or_frozen_is_refused() {
     });
 }
 
+/// cgroups(7), thread mode: below threaded cgroups, and beside them, only threaded cgroups can have processes.
+#[test]
+fn below_threaded_cgroups_a_cgroup_is_threaded() {
+    isolated(|sandbox| {
+        let top = sandbox.top();
+        fs::create_dir_all(top.join("shared/threads")).unwrap();
+        fs::write(top.join("shared/threads/cgroup.type"), "threaded").unwrap();
+        for path in ["shared/c1", "shared/between/c1", "shared/threads/c1"] {
+            let cgroup = sandbox.create(path, r#"{"unified":{"cgroup.max.depth":"3"}}"#).unwrap();
+            assert_eq!(fs::read_to_string(cgroup.path.join("cgroup.type")).unwrap(), "threaded\n", "{path}");
+            let mut child = inside(&cgroup.path, "exec sleep 1000").spawn().unwrap();
+            while !cgroup.populated().unwrap() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Its own processes are listed, and no other's.
+            let mut other = inside(&top.join("shared"), "exec sleep 1000").spawn().unwrap();
+            assert_eq!(cgroup.pids().unwrap(), [child.id() as i32], "{path}");
+            cgroup.freeze(soon()).unwrap();
+            cgroup.thaw(soon()).unwrap();
+            cgroup.kill().unwrap();
+            child.wait().unwrap();
+            assert!(other.try_wait().unwrap().is_none());
+            other.kill().unwrap();
+            other.wait().unwrap();
+            let made = cgroup.made.clone();
+            cgroup.remove(soon()).unwrap();
+            cgroups::remove_parents(&made);
+        }
+        assert!(!top.join("shared/between").exists());
+        let controllers = sandbox.controllers();
+        for (controller, resources, place) in [
+            ("hugetlb", r#"{"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#, "hugepageLimits[0].limit"),
+            ("memory", r#"{"memory":{"limit":16777216}}"#, "memory.limit"),
+        ] {
+            for path in ["shared/c1", "shared/threads/c1"] {
+                if !controllers.split_whitespace().any(|name| name == controller) {
+                    continue;
+                }
+                let error = sandbox.create(path, resources).unwrap_err();
+                let text = format!("{error:#}");
+                assert!(text.starts_with("linux.cgroupsPath: cgroups below "), "{text}");
+                let end = format!("the {controller} controller, which linux.resources.{place} needs");
+                assert!(text.ends_with(&end), "{text}");
+                assert!(!top.join(path).exists());
+            }
+        }
+    });
+}
+
 #[test]
 fn processes_are_listed_signalled_frozen_and_killed() {
     isolated(|sandbox| {

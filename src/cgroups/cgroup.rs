@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
 use super::directory::{self, Directory, remove_parents};
-use super::{CgroupRecord, Controllers, Host, Plan, Write, device_program, devices, v1, v2};
+use super::{CgroupRecord, Host, Missing, Plan, Write, device_program, devices, v1, v2};
 use crate::error::{Kind, Notes, Result, fail};
 use crate::sys::fs;
 use crate::trace;
@@ -275,14 +275,27 @@ impl Cgroup {
     }
 
     /// Enables the controller of a file, or only checks that the host has it.
-    pub(super) fn require_controller(&self, write: &Write, controllers: Controllers) -> Result<()> {
+    pub(super) fn require_controller(&self, write: &Write, missing: Missing) -> Result<()> {
         match &self.unified {
             Some(unified) if self.v1.is_empty() || v1::is_v2s(write)? => {
-                v2::require_controller(&unified.path, write, controllers)
+                v2::require_controller(&unified.path, write, missing)
             }
             // A controller of v1 is enabled where it is mounted.
             _ => Ok(()),
         }
+    }
+
+    /// Returns why the kernel refuses to clone a process into it, if that is for the number of tasks in it, or
+    /// in a cgroup of v2 above it.
+    pub(crate) fn full(&self) -> Option<String> {
+        let number = |dir: &Path, file| fs::read_text(fs::CWD, &dir.join(file)).ok()?.trim().parse().ok();
+        let own = &self.unified.as_ref()?.path;
+        own.ancestors().find_map(|dir| {
+            let (tasks, most): (u64, u64) = (number(dir, "pids.current")?, number(dir, "pids.max")?);
+            let whose = if dir == own { "the container's own" } else { "a parent cgroup's" };
+            let which = format!("pids.max of {} is {most}", dir.display());
+            (tasks >= most).then(|| format!("{whose} limit on tasks is reached: {which} (hint: pids.limit)"))
+        })
     }
 
     /// Returns the directory of v1's devices controller.
@@ -425,5 +438,39 @@ fn sub_path(dir: &Path, controllers: &[String], wanted: &[SubCgroup]) -> Result<
             Kind::Usage,
             format!("{} are one hierarchy, and have one cgroup", controllers.join(", ")),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files of the kernel's form in plain directories show how its numbers are read.
+    #[test]
+    fn the_nearest_cgroup_without_room_for_a_task_is_found() {
+        let top = std::env::temp_dir().join(format!("corten-full-{}", std::process::id()));
+        let inner = top.join("slice/c1");
+        std::fs::create_dir_all(&inner).unwrap();
+        let fill = |dir: &Path, current: &str, max: &str| {
+            std::fs::write(dir.join("pids.current"), current).unwrap();
+            std::fs::write(dir.join("pids.max"), max).unwrap();
+        };
+        let dir = directory::open_dir(fs::CWD, &inner).unwrap();
+        let unified = Some(Directory { dir, path: inner.clone(), made: Vec::new() });
+        let cgroup = Cgroup { unified, v1: Vec::new() };
+        assert_eq!(cgroup.full(), None);
+        fill(&inner, "2\n", "3\n");
+        fill(&top, "9\n", "max\n");
+        assert_eq!(cgroup.full(), None);
+        let says = |whose: &str, dir: &Path, most: u64| {
+            let text = cgroup.full().unwrap();
+            let which = format!("pids.max of {} is {most}", dir.display());
+            assert!(text.starts_with(whose) && text.contains(&which), "{text}");
+        };
+        fill(&top, "9\n", "9\n");
+        says("a parent cgroup's limit", &top, 9);
+        fill(&inner, "4\n", "3\n");
+        says("the container's own limit", &inner, 3);
+        std::fs::remove_dir_all(top).unwrap();
     }
 }

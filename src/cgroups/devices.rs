@@ -73,19 +73,22 @@ const fn allowed(kind: Type, major: Option<u32>, minor: Option<u32>, access: u8)
 
 /// The rules after those of the configuration, which therefore hold for every container. The devices are
 /// config-linux.md's default devices and its pseudo-terminals. mknod alone gives no access, and image
-/// builders need it. runc's `/dev/net/tun` is not among them, since an engine can ask for it. Neither is the
-/// host's console (5:1), since a container's console is a pty.
-const DEFAULTS: [Rule; 10] = [
+/// builders need it. `/dev/net/tun` is among them as in runc and crun: images of VPNs make the node or have it
+/// bound, and few engines let their users ask for the rule alone. Its interfaces belong to the container's
+/// network namespace, and need CAP_NET_ADMIN there. The host's console (5:1) is not among them, since a
+/// container's console is a pty.
+const DEFAULTS: [Rule; 11] = [
     allowed(Type::Char, None, None, MKNOD),
     allowed(Type::Block, None, None, MKNOD),
-    allowed(Type::Char, Some(1), Some(3), ALL), // null
-    allowed(Type::Char, Some(1), Some(5), ALL), // zero
-    allowed(Type::Char, Some(1), Some(7), ALL), // full
-    allowed(Type::Char, Some(1), Some(8), ALL), // random
-    allowed(Type::Char, Some(1), Some(9), ALL), // urandom
-    allowed(Type::Char, Some(5), Some(0), ALL), // tty
-    allowed(Type::Char, Some(5), Some(2), ALL), // ptmx
-    allowed(Type::Char, Some(136), None, ALL),  // pts/*
+    allowed(Type::Char, Some(1), Some(3), ALL),    // null
+    allowed(Type::Char, Some(1), Some(5), ALL),    // zero
+    allowed(Type::Char, Some(1), Some(7), ALL),    // full
+    allowed(Type::Char, Some(1), Some(8), ALL),    // random
+    allowed(Type::Char, Some(1), Some(9), ALL),    // urandom
+    allowed(Type::Char, Some(5), Some(0), ALL),    // tty
+    allowed(Type::Char, Some(5), Some(2), ALL),    // ptmx
+    allowed(Type::Char, Some(136), None, ALL),     // pts/*
+    allowed(Type::Char, Some(10), Some(200), ALL), // net/tun
 ];
 
 /// Returns the filter that `linux.resources.devices` asks for, or `None` if everything is allowed.
@@ -455,10 +458,14 @@ mod tests {
                     ("c 136:7 rw", true),
                     ("c 5:2 rw", true),
                     ("c 5:1 w", false),
-                    ("c 10:200 rw", false),
+                    ("c 10:200 rw", true),
+                    ("c 10:229 rw", false),
                 ],
             ),
-            (&format!("[{deny_all}]"), &[("c 1:9 r", true), ("b 7:0 w", false), ("c 10:229 rw", false)]),
+            (
+                &format!("[{deny_all}]"),
+                &[("c 1:9 r", true), ("c 10:200 rw", true), ("b 7:0 w", false), ("c 10:229 rw", false)],
+            ),
             // As `--privileged` sends it, in both ways.
             (r#"[{"allow":true,"access":"rwm"}]"#, &[("b 8:0 rwm", true)]),
             (r#"[{"allow":true,"type":"a","major":-1,"minor":-1,"access":"rwm"}]"#, &[("c 1:1 rwm", true)]),
@@ -478,8 +485,8 @@ mod tests {
             ),
             // Read and write allowed by different rules are allowed together.
             (
-                r#"[{"allow":true,"type":"c","major":10,"access":"r"},{"allow":true,"type":"c","minor":200,"access":"w"}]"#,
-                &[("c 10:200 rw", true), ("c 10:200 r", true), ("c 10:1 rw", false), ("c 11:200 rwm", false)],
+                r#"[{"allow":true,"type":"c","major":10,"access":"r"},{"allow":true,"type":"c","minor":229,"access":"w"}]"#,
+                &[("c 10:229 rw", true), ("c 10:229 r", true), ("c 10:1 rw", false), ("c 11:229 rwm", false)],
             ),
             // A rule for "a" means what it says, not everything.
             (
@@ -545,7 +552,7 @@ mod tests {
 
     #[test]
     fn the_default_list_is_a_short_program() {
-        assert_eq!(plan(&[], &mut Notes::default()).unwrap().compile().len(), 29);
+        assert_eq!(plan(&[], &mut Notes::default()).unwrap().compile().len(), 31);
     }
 
     #[test]

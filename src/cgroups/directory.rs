@@ -4,8 +4,9 @@
 //! and changing at every moment. Therefore the walk holds one descriptor whatever the depth, opens names
 //! relative to it without following links, and treats a directory that has vanished as empty.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::error::Result;
 use crate::sys::{self, fs, task};
-use crate::{log, trace, wait};
+use crate::{host, log, trace, wait};
 
 /// How often a directory may be removed while it is being used here, because another container was the last
 /// one in it.
@@ -138,9 +139,17 @@ impl Directory {
     /// Returns the ids of all processes in it and below it, as our own pid namespace knows them.
     pub fn pids(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
+        // A threaded cgroup does not list its processes, but its thread root above does (cgroups(7)). If that is
+        // above this cgroup too, it would list processes of others. Then the threads are listed.
+        let mut file = "cgroup.procs";
         let read = |dir: BorrowedFd| {
-            let text = match read_list(dir, "cgroup.procs") {
-                // A threaded cgroup does not list its processes, but its thread root above does (cgroups(7)).
+            let mut text = read_list(dir, file);
+            let refused = text.as_ref().is_err_and(|e| sys::errno(e) == Some(Errno::EOPNOTSUPP));
+            if refused && dir.as_raw_fd() == self.dir.as_raw_fd() {
+                file = "cgroup.threads";
+                text = read_list(dir, file);
+            }
+            let text = match text {
                 // A removed cgroup has none.
                 Err(e)
                     if matches!(sys::errno(&e), Some(Errno::EOPNOTSUPP | Errno::ENODEV | Errno::ENOENT)) =>
@@ -154,7 +163,7 @@ impl Directory {
             Ok(())
         };
         self.named(walk(self.dir(), read, |_, _| Ok(())))?;
-        Ok(pids)
+        if file == "cgroup.threads" { self.named(leaders(pids)) } else { Ok(pids) }
     }
 
     /// Kills every process in it and below it, also processes that are forked at the same time. Does not wait
@@ -195,7 +204,7 @@ impl Directory {
             .into_iter()
             .filter_map(|pid| task::pidfd_open(pid).ok().map(|fd| (pid, fd)))
             .collect();
-        let inside: std::collections::BTreeSet<i32> = self.pids()?.into_iter().collect();
+        let inside: BTreeSet<i32> = self.pids()?.into_iter().collect();
         let mut sent = 0;
         for (pid, pidfd) in held {
             if !inside.contains(&pid) {
@@ -320,6 +329,17 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// Returns the processes of threads.
+fn leaders(threads: Vec<i32>) -> Result<Vec<i32>> {
+    let proc = host::procfs()?;
+    let leader = |thread: i32| {
+        let status = fs::read_text(proc, Path::new(&format!("{thread}/status"))).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+    };
+    let leaders: BTreeSet<i32> = threads.into_iter().filter_map(leader).collect();
+    Ok(leaders.into_iter().collect())
 }
 
 /// Warns that the state before an error could not be restored.

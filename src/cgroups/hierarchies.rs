@@ -160,6 +160,13 @@ fn root_is_mounted() -> bool {
     root.unwrap_or(false)
 }
 
+/// Reports whether v2 is what the host's programs find at the usual path.
+pub(crate) fn is_unified() -> bool {
+    let open = || fs::open(fs::CWD, Path::new(CGROUP), fs::O_PATH | fs::O_DIRECTORY, 0);
+    let magic = open().and_then(|dir| fs::filesystem_magic(dir.as_fd()));
+    magic.is_ok_and(|magic| magic == libc::CGROUP2_SUPER_MAGIC)
+}
+
 /// Returns the mount of a hierarchy to use, with our own cgroup below it: a mount that shows our cgroup if
 /// there is one, and among several the one with the shortest path.
 fn best(

@@ -1,6 +1,8 @@
 //! The writes that a row of the table of resources asks for: those of a number, and the functions that rows
 //! name where one number is not one value of one file.
 
+use std::ops::RangeInclusive;
+
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use super::resources::{Absent, Bounds, Limit, Target, Write};
@@ -28,6 +30,9 @@ pub(super) const NO_SUCH_CONTROL: &str = "cgroup v2 has no such control";
 
 /// The weights of cgroup v1 and of BFQ.
 pub(super) const WEIGHT: Bounds = Bounds::Between(10, 1000);
+
+/// The shares of cgroup v1 (`MIN_SHARES` and `MAX_SHARES` of the kernel's scheduler).
+const SHARES: RangeInclusive<i128> = 2..=262_144;
 
 /// The writes and notes so far.
 pub(super) struct Plan<'a> {
@@ -57,8 +62,7 @@ impl Plan<'_> {
     /// Adds the writes that a row asks for.
     pub(super) fn add(&mut self, limit: &Limit) {
         match self.target(limit) {
-            Target::File(_) => self.number(limit, |n| n),
-            Target::Converted(_, convert) => self.number(limit, convert),
+            Target::File(_) => self.number(limit),
             Target::By(_, function) => function(self, limit),
             Target::Elsewhere(_) => {}
             Target::Refused(why) => {
@@ -87,7 +91,7 @@ impl Plan<'_> {
     }
 
     /// Adds the write of a number to the file of its row.
-    fn number(&mut self, limit: &Limit, convert: fn(i128) -> i128) {
+    fn number(&mut self, limit: &Limit) {
         let (asked, file) = (self.asked(limit), self.file(limit));
         // A file that both versions have takes the word of v2.
         let no_limit = if limit.v2.file() == Some(file) { Value::Max } else { self.no_limit() };
@@ -95,7 +99,7 @@ impl Plan<'_> {
             Asked::Nothing => None,
             Asked::NoLimit => Some(Write::new(file, no_limit, place(limit)).absent(Absent::NoLimit)),
             Asked::Zero => Some(Write::new(file, Value::Number(0), place(limit)).absent(Absent::NoLimit)),
-            Asked::Limit(n) => Some(Write::new(file, Value::Number(convert(n)), place(limit))),
+            Asked::Limit(n) => Some(Write::new(file, Value::Number(n), place(limit))),
         });
     }
 
@@ -158,6 +162,20 @@ impl Plan<'_> {
     }
 }
 
+/// Adds the shares of v1, or the weight of v2 that they are. The kernel of v1 silently takes the nearest of
+/// the shares that it has, and the conversion of runc and crun does so for v2. Therefore engines send others,
+/// and they cannot be errors.
+pub(super) fn shares(plan: &mut Plan, limit: &Limit) {
+    let Asked::Limit(asked) = plan.asked(limit) else { return };
+    let shares = asked.clamp(*SHARES.start(), *SHARES.end());
+    if shares != asked {
+        let (place, min, max) = (place(limit), SHARES.start(), SHARES.end());
+        plan.notes.warn(format!("{place}: {asked} is not between {min} and {max}, using {shares}"));
+    }
+    let value = if plan.version == Version::V2 { weight_of_shares(shares) } else { shares };
+    plan.writes.push(Write::new(plan.file(limit), Value::Number(value), place(limit)));
+}
+
 /// Converts v1's shares (2 to 262144, 1024 by default) to v2's weight (1 to 10000, 100 by default), by the
 /// curve through these three points that runc and crun use since 2025. The older straight line turned the
 /// default into 39.
@@ -181,7 +199,7 @@ fn weight_of_blkio(weight: i128) -> i128 {
 /// Adds v2's limits of swap and of memory.
 pub(super) fn memory_and_swap(plan: &mut Plan, limit: &Limit) {
     plan.swap("memory.swap.max");
-    plan.number(limit, |n| n);
+    plan.number(limit);
 }
 
 /// Adds v1's limit of the sum, after that of memory, which it must not be below.
@@ -224,7 +242,7 @@ pub(super) fn burst(plan: &mut Plan, limit: &Limit) {
     if quota > 0 && cpu.burst().is_some_and(|burst| burst > quota as u64) {
         plan.notes.problem(place(limit), format!("is above cpu.quota, {quota}"));
     }
-    plan.number(limit, |n| n);
+    plan.number(limit);
 }
 
 /// Adds a list of CPUs or memory nodes.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxDeviceCgroup;
 
 use super::request::{Manager, Request};
+use super::v2::Controllers;
 use super::{CgroupRecord, Host, Write, devices, resources, systemd, v1, v2};
 use crate::error::{Kind, Notes, Result, fail};
 use crate::trace;
@@ -27,6 +28,11 @@ impl Plan {
     #[must_use]
     pub fn dirs(&self) -> Vec<PathBuf> {
         self.unified.iter().map(v2::Plan::dir).chain(self.v1.iter().map(v1::Part::dir)).collect()
+    }
+
+    /// Gives the container every controller, since it can create cgroups below its own.
+    pub(crate) fn give_all_controllers(&mut self) {
+        self.unified.iter_mut().for_each(|unified| unified.controllers = Controllers::All);
     }
 
     /// Returns the directories of the plan that do not exist yet, outermost first in each hierarchy. They are
@@ -100,7 +106,8 @@ pub fn plan(request: &Request, host: &Host, notes: &mut Notes) -> Result<Option<
     }
     let systemd = request.manager == Manager::Systemd;
     if systemd && !host.v1.is_empty() {
-        let why = "the systemd cgroup manager needs a host with cgroup v2 only";
+        let why = "--systemd-cgroup needs a host with cgroup v2 alone, and this host uses v1 \
+                   (hint: without the option, corten makes the cgroups of v1 itself)";
         return Err(fail(Kind::Unsupported, why));
     }
     let (v1, writes) = request.resources.map_or_else(Default::default, |r| v1::writes(r, host, notes));
@@ -129,7 +136,8 @@ fn place(
     if request.manager == Manager::Systemd {
         let mount = host.v2_mount.clone()?;
         let (scope, path) = systemd::plan(request, host, &writes, notes)?;
-        let unified = v2::Plan { mount, path, scope: Some(scope), writes };
+        let unified =
+            v2::Plan { mount, path, scope: Some(scope), controllers: Controllers::default(), writes };
         return Some(Plan { unified: Some(unified), v1: Vec::new(), devices, rootless });
     }
     let wanted = request.place(notes)?;
@@ -144,7 +152,8 @@ fn place(
         Some(mount) => {
             let hierarchy = if host.v1.is_empty() { "" } else { "v2" };
             let path = wanted.below(host.own.as_deref(), hierarchy, notes)?;
-            Some(v2::Plan { mount: mount.clone(), path, scope: None, writes })
+            let controllers = Controllers::default();
+            Some(v2::Plan { mount: mount.clone(), path, scope: None, controllers, writes })
         }
     };
     Some(Plan { unified, v1, devices, rootless })

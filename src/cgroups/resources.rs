@@ -8,8 +8,7 @@
 //!
 //! **To add a limit**, add a row. A number with a file of its own needs nothing else, unless its controller
 //! is new: then add that to `v1::split`. The plan, `update` and its `--help`, `state --applied` and systemd
-//! all read this table. If the number means something else in a
-//! file, name the function that converts it ([`Target::Converted`]). If the member is not one number for one
+//! all read this table. If the number means something else in a file, or the member is not one number for one
 //! file, name a function of `lower.rs` that makes the writes ([`Target::By`]). The order of the rows is the
 //! order of the writes. If `update` has to set two files in an order that depends on their values, add the
 //! pair to `BOUNDED` in `update.rs`. Then add a case to the tests here and in `v1/resources.rs`.
@@ -99,8 +98,6 @@ pub(crate) struct Flag {
 pub(super) enum Target {
     /// The file, which takes the number as it is.
     File(&'static str),
-    /// The file, and the function that converts the number.
-    Converted(&'static str, fn(i128) -> i128),
     /// The file, and the function that makes the writes.
     By(&'static str, fn(&mut Plan, &Limit)),
     /// The file, which another row's function writes.
@@ -112,9 +109,7 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn file(self) -> Option<&'static str> {
         match self {
-            Self::File(file) | Self::Converted(file, _) | Self::By(file, _) | Self::Elsewhere(file) => {
-                Some(file)
-            }
+            Self::File(file) | Self::By(file, _) | Self::Elsewhere(file) => Some(file),
             Self::Refused(_) => None,
         }
     }
@@ -127,7 +122,7 @@ pub(crate) enum Bounds {
     Size,
     /// Microseconds. 0 is unset, -1 is no limit.
     Time,
-    /// Tasks. 0 leaves room for the container's first process alone, -1 is no limit.
+    /// Tasks. 0 and -1 are no limit.
     Tasks,
     /// Any number. 0 is unset.
     Positive,
@@ -151,13 +146,13 @@ impl Bounds {
             (Self::Size | Self::Time | Self::Positive, 0) => Ok(Asked::Nothing),
             (Self::Between(1.., _), 0) => Ok(Asked::Nothing),
             (Self::OrZero | Self::Switch, 0) => Ok(Asked::Zero),
-            (Self::Size | Self::Time | Self::Tasks, -1) => Ok(Asked::NoLimit),
+            // Engines send 0 for no limit (`podman run --pids-limit 0`), and a cgroup without room for a process
+            // is of no use. Since 1.3 the specification reads it as a limit of 0; crun does not, nor did runc
+            // before 1.4.
+            (Self::Tasks, 0) | (Self::Size | Self::Time | Self::Tasks, -1) => Ok(Asked::NoLimit),
             (Self::Size, ..0) => neither("a size"),
             (Self::Time, ..0) => neither("a time"),
             (Self::Tasks, ..0) => neither("a number of tasks"),
-            // The first process is born inside and has to fit. For every other process 1 means the same as 0:
-            // the kernel refuses a fork that would exceed the limit.
-            (Self::Tasks, 0) => Ok(Asked::Limit(1)),
             (Self::Switch, _) if n != 1 => Err(format!("{n} is neither 0 nor 1")),
             (Self::Between(min, max), _) if !(min..=max).contains(&n) => {
                 Err(format!("{n} is not between {min} and {max}"))
@@ -193,7 +188,7 @@ const fn structure(member: &'static str, v2: Target, v1: Target) -> Limit {
 }
 
 use Bounds::{Between, List, OrZero, Positive, Size, Switch, Tasks, Time};
-use Target::{By, Converted, Elsewhere, File};
+use Target::{By, Elsewhere, File};
 
 #[rustfmt::skip]
 #[allow(deprecated)] // kernel and kernelTCP: some kernels still have them
@@ -226,7 +221,7 @@ pub(crate) const LIMITS: &[Limit] = &[
             v2: NO_SUCH, v1: HIERARCHICAL, property: None, option: None },
     // Before idle: the weight of an idle cgroup cannot be set.
     Limit { member: "cpu.shares", bounds: Positive, get: |r| r.cpu().as_ref()?.shares().map(Into::into),
-            v2: Converted("cpu.weight", lower::weight_of_shares), v1: File("cpu.shares"), property: Some("CPUWeight"),
+            v2: By("cpu.weight", lower::shares), v1: By("cpu.shares", lower::shares), property: Some("CPUWeight"),
             option: flag("cpu-share", "N", "cpu.shares") },
     Limit { member: "cpu.idle", bounds: Switch, get: |r| r.cpu().as_ref()?.idle().map(Into::into),
             v2: File("cpu.idle"), v1: File("cpu.idle"), property: None,
@@ -256,7 +251,7 @@ pub(crate) const LIMITS: &[Limit] = &[
             option: flag("cpuset-mems", "LIST", "cpu.mems") },
     Limit { member: "pids.limit", bounds: Tasks, get: |r| r.pids().as_ref().map(|pids| pids.limit().into()),
             v2: File("pids.max"), v1: File("pids.max"), property: Some("TasksMax"),
-            option: flag("pids-limit", "N", "pids.limit; -1 for none") },
+            option: flag("pids-limit", "N", "pids.limit; 0 or -1 for none") },
     Limit { member: "blockIO.weight", bounds: lower::WEIGHT, get: |r| r.block_io().as_ref()?.weight().map(Into::into),
             v2: By("io.weight", lower::weight), v1: By("blkio.weight", lower::weight), property: Some("IOWeight"),
             option: flag("blkio-weight", "N", "blockIO.weight, 10 to 1000") },
@@ -361,7 +356,7 @@ pub(super) mod tests {
             (r#"{"cpu":{"cpus":"0-1,3","mems":"0"}}"#, &["cpuset.cpus=0-1,3", "cpuset.mems=0"]),
             (r#"{"cpu":{"realtimeRuntime":0,"realtimePeriod":0}}"#, &[]),
             (r#"{"pids":{"limit":64}}"#, &["pids.max=64"]),
-            (r#"{"pids":{"limit":0}}"#, &["pids.max=1"]),
+            (r#"{"pids":{"limit":0}}"#, &["pids.max=max?"]),
             (r#"{"pids":{"limit":-1}}"#, &["pids.max=max?"]),
             (r#"{"blockIO":{"weight":10}}"#, &["io.bfq.weight=10 or io.weight=1"]),
             (r#"{"blockIO":{"weight":500}}"#, &["io.bfq.weight=500 or io.weight=4950"]),
@@ -456,6 +451,24 @@ pub(super) mod tests {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
         assert_eq!(weight_of_shares(u64::MAX.into()), 10_000);
+    }
+
+    #[test]
+    fn shares_that_the_kernel_does_not_have_become_the_nearest_with_a_warning() {
+        for (asked, [used, weight]) in
+            [(1u64, [2, 1]), (262_145, [262_144, 10_000]), (u64::MAX, [262_144, 10_000])]
+        {
+            let json = format!(r#"{{"cpu":{{"shares":{asked}}}}}"#);
+            let resources: LinuxResources = serde_json::from_str(&json).unwrap();
+            for (version, value) in [(Version::V1, used), (Version::V2, weight)] {
+                let mut notes = Notes::default();
+                let writes = plan_for(version, &resources, &mut notes);
+                assert_eq!(writes[0].value, Value::Number(value));
+                let warning =
+                    format!("linux.resources.cpu.shares: {asked} is not between 2 and 262144, using {used}");
+                assert_eq!((notes.warnings, notes.problems.0), (vec![warning], vec![]));
+            }
+        }
     }
 
     #[test]

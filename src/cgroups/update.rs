@@ -10,7 +10,7 @@ use super::directory::warn_undone;
 use super::resources::{Absent, Write};
 use super::systemd::{self, Unit};
 use super::value::Value;
-use super::{Cgroup, Controllers, devices, v1, v2};
+use super::{Cgroup, Missing, devices, v1, v2};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 
@@ -124,9 +124,9 @@ fn find_all(cgroup: &Cgroup, writes: Vec<Write>) -> Result<(Vec<Compared>, Vec<W
 }
 
 /// Returns the writes that change something, in the order in which to make them. With
-/// [`Controllers::Enable`], controllers that they need are enabled on the way to the cgroup. Nothing else is
+/// [`Missing::Enabled`], controllers that they need are enabled on the way to the cgroup. Nothing else is
 /// changed.
-fn differing(cgroup: &Cgroup, writes: Vec<Write>, controllers: Controllers) -> Result<Vec<Compared>> {
+fn differing(cgroup: &Cgroup, writes: Vec<Write>, controllers: Missing) -> Result<Vec<Compared>> {
     let (mut changes, missing) = find_all(cgroup, writes)?;
     changes.retain(|change| !change.same());
     for Compared { write, .. } in &changes {
@@ -173,11 +173,11 @@ fn is_needless(write: &Write) -> bool {
 }
 
 /// Compares a write with its file, after the controller that provides the file was enabled. With
-/// [`Controllers::Check`], it only finds out whether there is such a controller.
-fn enabled(cgroup: &Cgroup, write: Write, controllers: Controllers) -> Result<Compared> {
+/// [`Missing::Reported`], it only finds out whether there is such a controller.
+fn enabled(cgroup: &Cgroup, write: Write, controllers: Missing) -> Result<Compared> {
     if write.controller().is_some() {
         cgroup.require_controller(&write, controllers)?;
-        if controllers == Controllers::Check {
+        if controllers == Missing::Reported {
             return Ok(Compared { write, present: None });
         }
     }
@@ -200,7 +200,7 @@ pub(crate) fn prepare(
     unit: Option<(&Unit, Vec<Write>)>,
     wanted: Vec<Write>,
     devices: Option<Rules>,
-    controllers: Controllers,
+    controllers: Missing,
 ) -> Result<Update> {
     let changes = differing(cgroup, wanted.clone(), controllers)?;
     let mut update = Update { unit: None, changes, before: Vec::new(), devices };

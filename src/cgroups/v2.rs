@@ -23,6 +23,20 @@ use crate::{host, trace};
 /// are no statistics, which `docker stats` and the like read from our cgroup themselves.
 const ACCOUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
+/// The controllers that a threaded cgroup can have (cgroups(7)). The others are domain controllers.
+const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
+
+/// The controllers that a container's cgroup gets in addition to those of its limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Controllers {
+    /// Those that have statistics.
+    #[default]
+    Accounting,
+    /// Every controller that the host has. A container that can create cgroups, for containers of its own, can
+    /// only use the controllers that its cgroup has.
+    All,
+}
+
 /// The cgroup to create in v2's hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -32,6 +46,7 @@ pub struct Plan {
     pub path: PathBuf,
     /// The unit, if systemd creates the cgroup.
     pub scope: Option<systemd::Scope>,
+    pub controllers: Controllers,
     pub writes: Vec<Write>,
 }
 
@@ -117,7 +132,8 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
         return Err(anyhow!("{}: is not a cgroup v2 file system", plan.mount.display()));
     }
     let mut path = plan.mount.clone();
-    let mut wanted = available(dir.as_fd(), plan)?;
+    let offered = read_file(dir.as_fd(), "cgroup.controllers")?;
+    let mut wanted = available(&offered, plan)?;
     let mut fresh = false;
     for (depth, name) in plan.path.iter().enumerate() {
         let name = Path::new(name);
@@ -138,26 +154,31 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
         enable(dir.as_fd(), &parent, &mut wanted, fresh)?;
         fresh = is_new;
         dir = open_dir(dir.as_fd(), name).with_context(place)?;
+        // Below the root, and wherever a domain controller is enabled, every cgroup is a domain.
+        if depth > 0 && wanted.iter().all(|controller| THREADED.contains(&controller.0)) {
+            make_valid(dir.as_fd()).with_context(place)?;
+        }
     }
     Ok(dir)
 }
 
-/// Whether controllers that an update needs are enabled, or only looked for.
+/// Whether a missing controller that an update needs is enabled, or only reported if it is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Controllers {
-    Enable,
-    Check,
+pub(crate) enum Missing {
+    Enabled,
+    Reported,
 }
 
 /// Enables the controller that a write needs, on the way to a cgroup that exists, or only checks that it is
 /// available.
-pub(super) fn require_controller(cgroup: &Path, write: &Write, controllers: Controllers) -> Result<()> {
+pub(super) fn require_controller(cgroup: &Path, write: &Write, missing: Missing) -> Result<()> {
     let mount = super::Host::probe()?.v2_mount.unwrap_or_default();
     let Ok(path) = cgroup.strip_prefix(&mount) else { return Ok(()) };
     let (path, writes) = (path.to_path_buf(), vec![write.clone()]);
-    let plan = &Plan { mount, path, writes, scope: None };
-    if controllers == Controllers::Check {
-        return available(open_dir(fs::CWD, &plan.mount)?.as_fd(), plan).map(drop);
+    let plan = &Plan { mount, path, writes, scope: None, controllers: Controllers::default() };
+    if missing == Missing::Reported {
+        let offered = read_file(open_dir(fs::CWD, &plan.mount)?.as_fd(), "cgroup.controllers")?;
+        return available(&offered, plan).map(drop);
     }
     let mut made = Vec::new();
     let walked = make_directories(plan, &mut made);
@@ -176,24 +197,28 @@ fn make(dir: BorrowedFd, name: &Path) -> sys::Result<bool> {
     }
 }
 
-/// A controller, and the place in config.json that needs it; `None` if it is wanted only for its statistics.
+/// A controller, and the place in config.json that needs it; `None` if no limit needs it.
 type Wanted<'a> = (&'a str, Option<&'a str>);
 
-/// Returns the controllers to enable. It is an error of the user if a needed controller is not available.
-fn available<'a>(mount: BorrowedFd, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
+/// Returns the controllers to enable, of those that the mounted hierarchy offers. It is an error of the user if
+/// a needed controller is not among them.
+fn available<'a>(offered: &'a str, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
+    let offered: Vec<&str> = offered.split_whitespace().collect();
     let mut wanted: Vec<Wanted> = Vec::new();
     for write in plan.writes.iter().filter(|w| w.limits()) {
         if let Some(name) = write.controller().filter(|name| !wanted.iter().any(|w| w.0 == *name)) {
             wanted.push((name, Some(&write.place)));
         }
     }
-    for name in ACCOUNTING {
-        if !wanted.iter().any(|w| w.0 == name) {
+    let others = match plan.controllers {
+        Controllers::Accounting => &ACCOUNTING[..],
+        Controllers::All => &offered,
+    };
+    for name in others {
+        if !wanted.iter().any(|w| w.0 == *name) {
             wanted.push((name, None));
         }
     }
-    let offered = read_file(mount, "cgroup.controllers")?;
-    let offered: Vec<&str> = offered.split_whitespace().collect();
     let (present, absent): (Vec<Wanted>, Vec<Wanted>) =
         wanted.into_iter().partition(|w| offered.contains(&w.0));
     match absent.iter().find_map(|(name, place)| place.map(|place| (name, place))) {
@@ -207,8 +232,8 @@ fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
     fail(Kind::Unsupported, message)
 }
 
-/// Enables the controllers for `dir`'s children that are not enabled yet. A controller that is wanted only
-/// for its statistics and cannot be enabled is dropped from `wanted`.
+/// Enables the controllers for `dir`'s children that are not enabled yet. A controller that no limit needs and
+/// that cannot be enabled is dropped from `wanted`.
 fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
@@ -244,22 +269,40 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
     Ok(())
 }
 
-/// Reports whether a cgroup other than the root has processes of its own. The rule about them does not apply
-/// to the root, which alone has no `cgroup.type`.
+/// Reports whether a cgroup has processes of its own that forbid it to enable controllers. They do not in the
+/// root. In a threaded cgroup, or the root of threaded cgroups, they forbid only what the kernel refuses anyway.
 fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
     let procs = read_list(dir, "cgroup.procs");
     if procs.is_ok_and(|text| text.is_empty()) {
         return Ok(false);
     }
-    match fs::open(dir, Path::new("cgroup.type"), fs::O_PATH, 0) {
-        Ok(_) => Ok(true),
-        Err(e) if e.errno == Errno::ENOENT => Ok(false),
-        Err(e) => Err(e.into()),
+    Ok(kind(dir)? == "domain")
+}
+
+/// Returns the text of `cgroup.type`. The root has no such file.
+fn kind(dir: BorrowedFd) -> Result<String> {
+    match read_file(dir, "cgroup.type") {
+        Err(e) if sys::errno(&e) == Some(Errno::ENOENT) => Ok(String::new()),
+        kind => Ok(kind?.trim_end().to_string()),
     }
+}
+
+/// Makes a cgroup threaded if it cannot be a domain. Below a threaded cgroup, or one with threaded cgroups below
+/// it, only threaded cgroups can have processes (cgroups(7), "thread mode").
+fn make_valid(dir: BorrowedFd) -> Result<()> {
+    if kind(dir)? == "domain invalid" {
+        write_value(dir, "cgroup.type", "threaded")?;
+    }
+    Ok(())
 }
 
 /// Returns the error about a needed controller that could not be enabled.
 fn not_enabled(dir: BorrowedFd, path: &Path, name: &str, place: &str, error: sys::Error) -> anyhow::Error {
+    if !THREADED.contains(&name) && kind(dir).is_ok_and(|kind| kind.contains("threaded")) {
+        let why =
+            format!("cgroups below {} are threaded, and cannot have the {name} controller", path.display());
+        return fail(Kind::Config, format!("linux.cgroupsPath: {why}, which {place} needs"));
+    }
     let offered = read_file(dir, "cgroup.controllers");
     if offered.is_ok_and(|text| !text.split_whitespace().any(|word| word == name)) {
         return unavailable(place, name, path);

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::SPEC_VERSION;
+use crate::cgroups;
 use crate::cli::{Globals, read};
 use crate::error::{Kind, Result, fail};
 use crate::sys;
@@ -26,6 +27,7 @@ pub(super) fn read(m: &ArgMatches) -> Result<Args> {
 
 pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
     let ids = args.rootless.then(|| (sys::task::euid(), sys::task::egid()));
+    let hierarchy = if cgroups::is_unified() { Hierarchy::V2 } else { Hierarchy::V1 };
     let path = args.bundle.join("config.json");
     let failed = |call: &str, e: &std::io::Error| {
         let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
@@ -37,7 +39,15 @@ pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
     };
     let file = OpenOptions::new().write(true).create_new(true).open(&path);
     let mut file = file.map_err(|e| failed("open", &e))?;
-    file.write_all(document(ids).as_bytes()).map_err(|e| failed("write", &e))
+    file.write_all(document(ids, hierarchy).as_bytes()).map_err(|e| failed("write", &e))
+}
+
+/// The version of cgroups that the host's programs use. As in runc, a new configuration has a cgroup namespace
+/// only on hosts with v2: programs in containers on v1 know the host's paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hierarchy {
+    V1,
+    V2,
 }
 
 /// Destination, type, source, options.
@@ -75,13 +85,14 @@ const MASKED: &[&str] = &[
     "/proc/sched_debug",
     "/sys/firmware",
     "/proc/scsi",
+    "/sys/devices/virtual/tpm",
 ];
 
 const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Returns the configuration, a member a line, in an order that reads well. `rootless` are the ids of a
 /// caller who is not root.
-fn document(rootless: Option<(u32, u32)>) -> String {
+fn document(rootless: Option<(u32, u32)>, hierarchy: Hierarchy) -> String {
     let process = [
         ("terminal", json!(true)),
         ("user", json!({"uid": 0, "gid": 0})),
@@ -101,7 +112,7 @@ fn document(rootless: Option<(u32, u32)>) -> String {
         ("root", json!({"path": "rootfs", "readonly": true}).to_string()),
         ("hostname", json!("corten").to_string()),
         ("mounts", array(&mounts(rootless))),
-        ("linux", object(&linux(rootless), 2)),
+        ("linux", object(&linux(rootless, hierarchy), 2)),
     ];
     let mut out = String::from("{\n");
     for (i, (name, value)) in members.iter().enumerate() {
@@ -125,16 +136,17 @@ fn mounts(rootless: Option<(u32, u32)>) -> Vec<Value> {
         }
         mount
     };
-    if rootless.is_some() {
-        let kept = MOUNTS.iter().filter(|mount| !mount.0.starts_with("/sys"));
-        kept.chain([&ROOTLESS_SYS]).map(row).collect()
-    } else {
-        MOUNTS.iter().map(row).collect()
-    }
+    let chosen = MOUNTS
+        .iter()
+        .map(|mount| if rootless.is_some() && mount.0 == "/sys" { &ROOTLESS_SYS } else { mount });
+    chosen.map(row).collect()
 }
 
-fn linux(rootless: Option<(u32, u32)>) -> Vec<(&'static str, Value)> {
-    let namespaces = |names: &[&str]| names.iter().map(|name| json!({"type": name})).collect::<Value>();
+fn linux(rootless: Option<(u32, u32)>, hierarchy: Hierarchy) -> Vec<(&'static str, Value)> {
+    let namespaces = |names: &[&str]| {
+        let names = names.iter().filter(|name| hierarchy == Hierarchy::V2 || **name != "cgroup");
+        names.map(|name| json!({"type": name})).collect::<Value>()
+    };
     let map = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1}]);
     let mut members = match rootless {
         Some((uid, gid)) => vec![
@@ -169,7 +181,7 @@ mod tests {
     use super::*;
     use crate::cli::tests::args;
     use crate::config;
-    use oci_spec::runtime::LinuxNamespaceType as Ns;
+    use oci_spec::runtime::{Linux, LinuxNamespaceType as Ns};
 
     #[test]
     fn the_bundle_is_the_working_directory_unless_it_is_named() {
@@ -179,26 +191,32 @@ mod tests {
 
     #[test]
     fn the_documents_are_configurations() {
-        // ids, mounts, devices rules, a network namespace, mapped ids
-        for (ids, mounts, devices, network, mapped) in
-            [(None, 7, true, true, None), (Some((1000, 100)), 6, false, false, Some((1000, 100)))]
+        // ids, devices rules, a network namespace, mapped ids
+        for (ids, devices, network, mapped) in
+            [(None, true, true, None), (Some((1000, 100)), false, false, Some((1000, 100)))]
         {
-            let config = config::parse(document(ids)).unwrap();
+            let config = config::parse(document(ids, Hierarchy::V2)).unwrap();
             assert!(config.warnings.is_empty());
             let spec = config.spec;
-            assert_eq!(spec.mounts().as_ref().unwrap().len(), mounts);
+            let mounts = spec.mounts().as_ref().unwrap();
+            assert_eq!(mounts.len(), 7);
+            assert_eq!(mounts[6].destination().as_os_str(), "/sys/fs/cgroup");
+            assert_eq!(mounts[6].typ().as_deref(), Some("cgroup"));
             assert_eq!(spec.process().as_ref().unwrap().terminal(), Some(true));
             let linux = spec.linux().as_ref().unwrap();
             assert_eq!(linux.resources().is_some(), devices);
-            let namespaces = linux.namespaces().as_ref().unwrap();
-            assert_eq!(namespaces.iter().any(|n| n.typ() == Ns::Network), network);
-            assert_eq!(namespaces.iter().any(|n| n.typ() == Ns::User), mapped.is_some());
+            let has = |linux: &Linux, kind| linux.namespaces().iter().flatten().any(|n| n.typ() == kind);
+            assert_eq!(has(linux, Ns::Network), network);
+            assert_eq!(has(linux, Ns::User), mapped.is_some());
+            assert!(has(linux, Ns::Cgroup));
+            let v1 = config::parse(document(ids, Hierarchy::V1)).unwrap().spec;
+            assert!(!has(v1.linux().as_ref().unwrap(), Ns::Cgroup));
             let first =
                 |m: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| m.as_ref().map(|m| m[0].host_id());
             let got = first(linux.uid_mappings()).zip(first(linux.gid_mappings()));
             assert_eq!(got, mapped);
         }
-        assert!(document(None).contains("gid=5"));
-        assert!(!document(Some((1, 1))).contains("gid=5"));
+        assert!(document(None, Hierarchy::V2).contains("gid=5"));
+        assert!(!document(Some((1, 1)), Hierarchy::V2).contains("gid=5"));
     }
 }

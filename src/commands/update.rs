@@ -9,7 +9,7 @@ use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
 use crate::cgroups::resources::LIMITS;
-use crate::cgroups::{self, Cgroup, Controllers, Write, devices, systemd};
+use crate::cgroups::{self, Cgroup, Missing, Write, devices, systemd};
 use crate::cli::{Globals, Update};
 use crate::config;
 use crate::error::{Context, Kind, Notes, Result, fail};
@@ -96,15 +96,16 @@ fn limits(
     for place in places {
         *place = place.trim_start_matches("linux.resources.").to_string();
     }
-    notes.into_result()?;
+    let warn = |warning: String| log::warn(warning.trim_start_matches("linux.resources.").to_string());
+    notes.into_result()?.into_iter().for_each(warn);
     // Problems of the former resources were reported when they were requested.
     let former = || cgroup.writes_for(before, &mut Notes::default());
     let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref()).map(|unit| (unit, former()));
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Notes::default());
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
-    let controllers = if dry_run { Controllers::Check } else { Controllers::Enable };
-    let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, controllers)?;
+    let missing = if dry_run { Missing::Reported } else { Missing::Enabled };
+    let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, missing)?;
     let changes = update.changes.iter().map(|change| change.write.clone());
     let written = writes.into_iter().chain(changes).collect();
     Ok(Limits { cgroup, update, written })

@@ -2,7 +2,7 @@
 //! the JSON value before it is converted. Each function works around one defect of these types, and can be
 //! removed when the types are corrected.
 
-use oci_spec::runtime::{Capability, Spec};
+use oci_spec::runtime::{Capability, LinuxSeccomp, Spec};
 use serde_json::{Map, Value, json};
 
 use super::version::Version;
@@ -27,6 +27,26 @@ pub(super) fn doubtful(spec: &Spec, text: &str) -> bool {
     no_pids || monitoring
 }
 
+/// Removes the optional members that are empty strings. In Go, in which the specification's types are written,
+/// an empty string means absent, and clients in other languages write it.
+pub(super) fn remove_empty(spec: &mut Spec) {
+    spec.hostname_mut().take_if(|name| name.is_empty());
+    spec.domainname_mut().take_if(|name| name.is_empty());
+    let Some(linux) = spec.linux_mut() else { return };
+    linux.cgroups_path_mut().take_if(|path| path.as_os_str().is_empty());
+    linux.seccomp_mut().iter_mut().for_each(remove_empty_of_seccomp);
+}
+
+/// Removes the optional members of a seccomp profile that are empty strings.
+pub(super) fn remove_empty_of_seccomp(profile: &mut LinuxSeccomp) {
+    if profile.listener_path().as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        profile.set_listener_path(None);
+    }
+    if profile.listener_metadata().as_ref().is_some_and(String::is_empty) {
+        profile.set_listener_metadata(None);
+    }
+}
+
 /// Repairs a configuration.
 pub(super) fn spec(value: &mut Value, version: Version, found: &mut Found) {
     drop_nulls(value, found);
@@ -40,8 +60,7 @@ pub(super) fn spec(value: &mut Value, version: Version, found: &mut Found) {
     }
     let Some(linux) = top.get_mut("linux").and_then(Value::as_object_mut) else { return };
     if let Some(resources) = linux.get_mut("resources").and_then(Value::as_object_mut) {
-        absent_pids_limit(resources, found);
-        huge_limits(resources, found);
+        repair_resources(resources, found);
     }
     if let Some(rdt) = linux.get_mut("intelRdt").and_then(Value::as_object_mut) {
         rename(rdt, "enableCMT", "enableCmt", found);
@@ -60,9 +79,14 @@ pub(super) fn resources(value: &mut Value) {
     let mut found = Found::default();
     drop_nulls(value, &mut found);
     if let Some(resources) = value.as_object_mut() {
-        absent_pids_limit(resources, &mut found);
-        huge_limits(resources, &mut found);
+        repair_resources(resources, &mut found);
     }
+}
+
+fn repair_resources(resources: &mut Map<String, Value>, found: &mut Found) {
+    absent_pids_limit(resources, found);
+    huge_limits(resources, found);
+    empty_device_types(resources, found);
 }
 
 fn repair_process(value: &mut Value, prefix: &str, version: Version, found: &mut Found) {
@@ -74,6 +98,7 @@ fn repair_process(value: &mut Value, prefix: &str, version: Version, found: &mut
     }
     unknown_capabilities(process, prefix, version, found);
     scheduler_flags(process, found);
+    idle_priority(process, found);
     cpu_lists(process, found);
 }
 
@@ -127,6 +152,15 @@ fn scheduler_flags(process: &mut Map<String, Value>, found: &mut Found) {
     }
 }
 
+/// Adds the level of the class that has no levels (ioprio_set(2)).
+fn idle_priority(process: &mut Map<String, Value>, found: &mut Found) {
+    let Some(priority) = process.get_mut("ioPriority").and_then(Value::as_object_mut) else { return };
+    if priority.get("class") == Some(&json!("IOPRIO_CLASS_IDLE")) && !priority.contains_key("priority") {
+        priority.insert("priority".into(), json!(0));
+        found.changed = true;
+    }
+}
+
 /// Removes blanks from CPU lists, and empty lists, which the types do not accept.
 fn cpu_lists(process: &mut Map<String, Value>, found: &mut Found) {
     let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) else { return };
@@ -161,6 +195,17 @@ fn huge_limits(resources: &mut Map<String, Value>, found: &mut Found) {
     for limit in limits.into_iter().flatten().filter_map(|l| l.get_mut("limit")) {
         if limit.as_u64().is_some_and(|bytes| i64::try_from(bytes).is_err()) {
             *limit = i64::MAX.into();
+            found.changed = true;
+        }
+    }
+}
+
+/// Removes the types of device rules that are empty strings, as [`remove_empty`] does.
+fn empty_device_types(resources: &mut Map<String, Value>, found: &mut Found) {
+    let rules = resources.get_mut("devices").and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if rule.get("type") == Some(&json!("")) {
+            rule.remove("type");
             found.changed = true;
         }
     }

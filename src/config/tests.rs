@@ -140,6 +140,39 @@ fn cpu_lists_may_contain_blanks() {
 }
 
 #[test]
+fn an_optional_member_that_is_an_empty_string_is_absent() {
+    let config = good(
+        r#""hostname":"","domainname":"","linux":{"cgroupsPath":"","seccomp":{"defaultAction":"SCMP_ACT_ALLOW",
+            "listenerPath":"","listenerMetadata":""},"resources":{"devices":[{"allow":false,"type":"","access":""}]}}"#,
+    );
+    let spec = &config.spec;
+    assert_eq!((spec.hostname(), spec.domainname()), (&None, &None));
+    let linux = spec.linux().as_ref().unwrap();
+    assert_eq!(linux.cgroups_path(), &None);
+    let seccomp = linux.seccomp().as_ref().unwrap();
+    assert_eq!((seccomp.listener_path(), seccomp.listener_metadata()), (&None, &None));
+    let rules = linux.resources().as_ref().unwrap().devices().as_ref().unwrap();
+    assert_eq!(rules[0].typ(), None);
+    let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"","listenerMetadata":""}"#;
+    assert_eq!(parse_seccomp(profile).unwrap().listener_path(), &None);
+    let (_, resources) = parse_resources(r#"{"devices":[{"allow":true,"type":"","access":"r"}]}"#).unwrap();
+    assert_eq!(resources.devices().as_ref().unwrap()[0].typ(), None);
+}
+
+/// ioprio_set(2): the class IDLE has no levels. For the other classes a level is required.
+#[test]
+fn the_idle_class_needs_no_priority() {
+    let process = r#""process":{"cwd":"/","user":{},"ioPriority":{"class":"IOPRIO_CLASS_IDLE"}}"#;
+    let config = good(process);
+    let priority = *config.spec.process().as_ref().unwrap().io_priority().as_ref().unwrap();
+    assert_eq!(priority.priority(), 0);
+    for class in ["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE"] {
+        let error = parse(document("1.2.0", &process.replace("IOPRIO_CLASS_IDLE", class))).unwrap_err();
+        assert!(format!("{error:#}").contains("missing field `priority`"), "{error:#}");
+    }
+}
+
+#[test]
 fn absent_members_stay_absent() {
     let pids = |text: &str| {
         let config = good(&format!(r#""linux":{{"resources":{{{text}}}}}"#));

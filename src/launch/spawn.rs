@@ -129,7 +129,7 @@ impl<'a> Child<'a> {
             Ok(Some(Forked::Child)) => std::mem::forget(back),
             _ => back.go(),
         }
-        cloned.map_err(explain_clone)
+        cloned.map_err(|e| explain_clone(e, cgroup.and(self.cgroup)))
     }
 
     /// The cloned process, which enters its namespaces and becomes the program.
@@ -199,12 +199,13 @@ fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
     }
 }
 
-/// Adds the reason to the errors of clone3 that do not show it.
-fn explain_clone(error: sys::Error) -> anyhow::Error {
+/// Adds the reason to the errors of clone3 that do not show it. `cgroup` is the one that the process is cloned into.
+fn explain_clone(error: sys::Error, cgroup: Option<&Cgroup>) -> anyhow::Error {
+    let full = || cgroup.and_then(Cgroup::full);
     let reason = match error.errno {
-        Errno::EBUSY => "the cgroup cannot take processes",
-        Errno::ENOSPC => "the limit on namespaces, /proc/sys/user, is reached",
-        Errno::EAGAIN => "the limit on processes is reached",
+        Errno::EBUSY => "the cgroup cannot take processes".into(),
+        Errno::ENOSPC => "the limit on namespaces, /proc/sys/user, is reached".into(),
+        Errno::EAGAIN => full().unwrap_or_else(|| "the limit on processes is reached".into()),
         _ => return error.into(),
     };
     anyhow::Error::new(error).context(reason)

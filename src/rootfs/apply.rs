@@ -189,7 +189,8 @@ fn new(
     };
     match made {
         // EACCES: the target is a directory that belongs to an unmapped id. The new calls need not enter it.
-        Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES) && options.legacy == 0 => {
+        // EBUSY: the same file system is mounted there, as cgroup2 is in a bound /sys. Only mount(2) refuses that.
+        Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES | Errno::EBUSY) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
                 // fsconfig(2) refuses it for its length. The error of mount(2) is the reason.
                 Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),

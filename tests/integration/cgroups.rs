@@ -187,6 +187,41 @@ fn no_v1_cgroup_is_given_to_the_containers_user() {
     });
 }
 
+/// A container that can create cgroups, for containers of its own, has every controller to share out. As in
+/// runc; other containers get those with statistics.
+#[test]
+fn a_container_with_a_writable_hierarchy_has_every_controller() {
+    isolated(|t| {
+        let offered = fs::read_to_string(Path::new(CGROUP).join("cgroup.controllers")).unwrap();
+        if !offered.split_whitespace().any(|name| name == "hugetlb") {
+            skip("no hugetlb controller on the cgroup v2 hierarchy");
+        }
+        let given = |edit: fn(&mut Value), script: &str| {
+            let bundle = t.bundle(|c| {
+                c["linux"]["cgroupsPath"] = json!("/above/c1");
+                edit(c);
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            });
+            t.start(&bundle, "c1");
+            let text = fs::read_to_string(Path::new(CGROUP).join("above/c1/cgroup.controllers")).unwrap();
+            t.delete("c1");
+            text
+        };
+        let sleep = "exec sleep 1000";
+        assert!(!given(|_| {}, sleep).contains("hugetlb"));
+        assert_eq!(given(|c| c["mounts"][6]["options"] = json!(["nosuid"]), sleep), offered);
+        let bind = |c: &mut Value| {
+            let bound = json!({"destination": "/mnt", "source": CGROUP, "options": ["rbind", "rslave"]});
+            c["mounts"].as_array_mut().unwrap().push(bound);
+        };
+        assert_eq!(given(bind, sleep), offered);
+        let script = "cd /sys/fs/cgroup; mkdir init; echo 1 >init/cgroup.procs; \
+                      echo +hugetlb >cgroup.subtree_control; cat init/cgroup.controllers";
+        let out = t.run(script, |c| c["mounts"][6]["options"] = json!(["nosuid"]));
+        assert_eq!(out.ok(), "hugetlb\n");
+    });
+}
+
 /// A limit without its controller is refused, and never ignored.
 #[test]
 fn a_missing_controller_is_an_error() {
@@ -207,6 +242,26 @@ fn a_missing_controller_is_an_error() {
             t.corten(&["create", "-b", bundle.path(), "c1"]).fails("linux.resources");
         }
     });
+}
+
+/// Images of VPNs make /dev/net/tun, or have it bound. As in runc and crun, every container can open it.
+#[test]
+fn the_tunnel_device_can_be_opened_without_a_rule() {
+    isolated(|t| assert_eq!(opens_a_tunnel(t), "opened\n"));
+}
+
+pub(crate) fn opens_a_tunnel(t: &Test) -> String {
+    if fs::File::open("/dev/net/tun").is_err() {
+        skip("no /dev/net/tun");
+    }
+    let script = "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && : <>/dev/net/tun && echo opened";
+    let out = t.run(script, |c| {
+        for set in ["bounding", "effective", "permitted"] {
+            c["process"]["capabilities"][set] = json!(["CAP_MKNOD"]);
+        }
+        c["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    });
+    out.ok()
 }
 
 /// config-linux.md#device-whitelist

@@ -1,10 +1,11 @@
 //! The output that other programs parse: list, ps, features, spec, --version.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::isolated;
+use crate::harness::{View, isolated, isolated_in};
 
 /// `list` prints a table, JSON, or ids.
 #[test]
@@ -211,6 +212,59 @@ fn spec_writes_a_bundle_that_runs_and_overwrites_none() {
         t.corten(&["spec", "--rootless", "--bundle", bundle.path()]).ok();
         let written: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
         assert_eq!(written["linux"]["uidMappings"][0]["containerID"], 0);
+        // The bound /sys shows the host's cgroups. The mount on it shows the container's own.
+        bundle.edit(|c| {
+            c["process"]["terminal"] = json!(false);
+            c["process"]["args"] = json!(["/bin/sh", "-c", "cat /sys/fs/cgroup/cgroup.procs"]);
+        });
+        assert_eq!(t.run_bundle(&bundle).ok(), "1\n");
+    });
+}
+
+/// Without the right to make a cgroup, a user's container runs in its caller's cgroup and sees that one.
+#[test]
+fn the_rootless_configuration_runs_without_a_cgroup_of_its_own() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        fs::remove_file(bundle.dir.join("config.json")).unwrap();
+        let state = t.dir.join("user-state");
+        fs::create_dir(&state).unwrap();
+        t.call(Command::new("chown").args(["-hR", "1000:1000"]).arg(&bundle.dir).arg(&state)).ok();
+        let user = |words: &[&str]| {
+            let corten = t.command(&[]).get_program().to_os_string();
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", "1000", "--regid", "1000", "--clear-groups"]).arg(corten);
+            t.call(command.arg("--root").arg(&state).args(words))
+        };
+        user(&["spec", "--rootless", "-b", bundle.path()]).ok();
+        bundle.edit(|c| {
+            c["process"]["terminal"] = json!(false);
+            c["process"]["args"] = json!(["/bin/sh", "-c", "cat /sys/fs/cgroup/cgroup.procs"]);
+        });
+        let out = user(&["run", "-b", bundle.path(), "r"]);
+        assert!(out.code == 0 && out.stdout.lines().any(|line| line == "1"), "{out:?}");
+        fs::remove_dir(&state).unwrap();
+    });
+}
+
+/// As in runc, a new configuration has a cgroup namespace only on a host with cgroup v2.
+#[test]
+fn spec_asks_for_no_cgroup_namespace_on_v1() {
+    isolated_in(View::Hybrid, |t| {
+        let bundle = t.bundle(|_| {});
+        let config = bundle.dir.join("config.json");
+        for words in [&["spec"][..], &["spec", "--rootless"]] {
+            fs::remove_file(&config).unwrap();
+            t.corten(&[words, &["-b", bundle.path()]].concat()).ok();
+            let written: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+            let namespaces = written["linux"]["namespaces"].as_array().unwrap();
+            assert!(!namespaces.contains(&json!({"type": "cgroup"})), "{namespaces:?}");
+            bundle.edit(|c| {
+                c["process"]["terminal"] = json!(false);
+                c["process"]["args"] = json!(["/bin/sh", "-c", "cat /sys/fs/cgroup/pids/cgroup.procs"]);
+            });
+            assert!(t.run_bundle(&bundle).ok().lines().any(|line| line == "1"));
+        }
     });
 }
 

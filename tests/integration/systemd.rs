@@ -126,6 +126,27 @@ fn a_scope_has_the_limits_and_keeps_them() {
     });
 }
 
+/// A container that can create cgroups has every controller of the host, also those that systemd does not know.
+/// It keeps them.
+#[test]
+fn a_scope_with_a_writable_hierarchy_has_every_controller() {
+    with_systemd("a_scope_with_a_writable_hierarchy_has_every_controller", |t| {
+        let unit = unit("nested");
+        let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = path("", "nested");
+            c["mounts"][6]["options"] = json!(["nosuid"]);
+        });
+        create(t, &bundle, "nested").ok();
+        let offered = values(Path::new(CGROUP), &["cgroup.controllers"]);
+        assert_eq!(values(&cgroup, &["cgroup.controllers"]), offered);
+        systemctl(&["daemon-reload"]);
+        assert_eq!(values(&cgroup, &["cgroup.controllers"]), offered);
+        t.corten(&["delete", "--force", "nested"]).ok();
+        assert!(gone(&unit, &cgroup));
+    });
+}
+
 /// Runs `update` with a document.
 fn update(t: &Test, id: &str, document: &Value, more: &[&str]) -> Output {
     let file = t.dir.join("my-resources");

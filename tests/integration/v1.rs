@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use corten::testing::cgroups::{Cgroup, CgroupRecord, frozen as frozen_at};
 use serde_json::{Value, json};
 
+use crate::cgroups::opens_a_tunnel;
 use crate::harness::{Test, View, directories, isolated_in, poll, skip, without_namespace};
 use crate::limits::run_as_user;
 
@@ -199,6 +200,8 @@ fn a_fork_over_the_pids_limit_fails() {
         let out = limited(t, json!({"pids": {"limit": 5}}), script);
         assert!(out.stderr.contains("fork") && !out.stdout.contains("unlimited"), "{out:?}");
         assert!(limited(t, json!({"pids": {"limit": 50}}), script).ok().contains("unlimited"));
+        // As engines mean it, 0 is no limit.
+        assert!(limited(t, json!({"pids": {"limit": 0}}), script).ok().contains("unlimited"));
     });
 }
 
@@ -245,6 +248,12 @@ fn a_cpuset_confines_or_is_inherited() {
             assert_eq!(run(json!({})).ok(), all);
         }
     });
+}
+
+/// As on cgroup v2, every container can open /dev/net/tun.
+#[test]
+fn the_tunnel_device_can_be_opened_without_a_rule() {
+    isolated_in(View::V1, |t| assert_eq!(opens_a_tunnel(t), "opened\n"));
 }
 
 /// config-linux.md#device-whitelist, in the order that runtime-tools reads: the user's rules, then the
@@ -512,8 +521,11 @@ fn update_writes_to_the_hierarchy_of_each_limit() {
         now(32 << 20, "1");
         t.corten(&["update", "--pids-limit", "30", "--cpuset-cpus", "4000", "c1"]).fails("cpu.cpus");
         now(32 << 20, "1");
-        t.corten(&["update", "--pids-limit", "-1", "c1"]).ok();
-        now(32 << 20, "max");
+        for none in ["-1", "0"] {
+            t.corten(&["update", "--pids-limit", "7", "c1"]).ok();
+            t.corten(&["update", "--pids-limit", none, "c1"]).ok();
+            now(32 << 20, "max");
+        }
         t.delete("c1");
     });
 }

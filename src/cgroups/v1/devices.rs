@@ -185,7 +185,7 @@ mod tests {
         Ok(writes.iter().map(|w| format!("{}{}", sign(w), w.value)).collect())
     }
 
-    const DEFAULTS: [&str; 10] = [
+    const DEFAULTS: [&str; 11] = [
         "+c *:* m",
         "+b *:* m",
         "+c 1:3 rwm",
@@ -196,6 +196,7 @@ mod tests {
         "+c 5:0 rwm",
         "+c 5:2 rwm",
         "+c 136:* rwm",
+        "+c 10:200 rwm",
     ];
 
     #[test]
@@ -207,8 +208,8 @@ mod tests {
                 r#"[{"allow":false,"access":"rwm"},
                     {"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},
                     {"allow":true,"type":"b","major":8,"minor":20,"access":"rw"},
-                    {"allow":true,"type":"c","major":10,"minor":200,"access":"r"}]"#,
-                &["-a", "+c 10:229 rw", "+b 8:20 rw", "+c 10:200 r"],
+                    {"allow":true,"type":"c","major":10,"minor":228,"access":"r"}]"#,
+                &["-a", "+c 10:229 rw", "+b 8:20 rw", "+c 10:228 r"],
             ),
             // The kernel would take `a` for every device.
             (

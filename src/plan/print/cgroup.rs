@@ -15,8 +15,9 @@ pub(super) fn print(text: &mut Text, plan: &Plan) {
         writes.iter().for_each(|write| print_write(text, write));
         device_rules.iter().for_each(|write| print_write(text, write));
     }
-    if let Some(v2::Plan { mount, path, scope, writes }) = unified {
+    if let Some(v2::Plan { mount, path, scope, controllers, writes }) = unified {
         text.line(format_args!("{} in {}", path_word(path), path_word(mount)));
+        text.line_if(*controllers == v2::Controllers::All, "every controller");
         if let Some(scope) = scope {
             print_scope(text, scope);
         }
