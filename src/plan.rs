@@ -146,6 +146,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     let facts = rootfs::Facts {
         mount_namespace: rootfs::MountNamespace::of(&namespaces),
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
+        makes_nodes: namespaces.has(libc::CLONE_NEWUSER) && host.uid == 0 && !host.user_namespace,
         cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
         no_pivot: request.no_pivot,
         cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),

@@ -298,7 +298,13 @@ impl<'a> Build<'a> {
                     process.go(Go::On)?;
                 }
                 Event::SourcesWanted => {
-                    let open = || rootfs::open_sources(&plan.rootfs, proc, rootfs::Open::All);
+                    let open = || {
+                        let mut sources = rootfs::open_sources(&plan.rootfs, proc, rootfs::Open::All)?;
+                        let maps = [&plan.namespaces.uid_map[..], &plan.namespaces.gid_map[..]];
+                        let state = self.request.root.join(self.request.id);
+                        sources.make_nodes(&plan.rootfs, maps, &state)?;
+                        Ok(sources)
+                    };
                     let sources = namespaces::in_mount_namespace_of(process.pid, proc, open)?;
                     sources.trees().try_for_each(|tree| process.channel.give(tree))?;
                 }

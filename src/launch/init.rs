@@ -121,6 +121,7 @@ impl<'a> Container<'a> {
             None => self.mount_all(report)?,
         };
         credentials::umask(umask);
+        root.take_warnings().into_iter().try_for_each(|text| report.send(&Event::Warning(text)))?;
         if plan.reports_mounts() {
             report.send(&Event::Mounted)?;
             report.await_go()?;

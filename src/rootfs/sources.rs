@@ -28,6 +28,8 @@ pub(crate) struct Sources {
     pub(super) root: Option<OwnedFd>,
     /// One element for each mount of the plan, in its order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
+    /// The device nodes that the runtime has made ahead.
+    pub(super) nodes: Option<OwnedFd>,
 }
 
 /// The sources that the runtime opens.
@@ -54,7 +56,7 @@ pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result
         }
         Ok(Some(opened))
     });
-    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()? })
+    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()?, nodes: None })
 }
 
 /// Opens the sources that stay peers of the host's mounts, unless they are open. The mounts of a new namespace are peers of the
@@ -100,16 +102,17 @@ pub(super) fn place(mount: &Mount, source: &Path) -> String {
 }
 
 impl Sources {
-    /// Returns the detached trees, the root's first, for [`Sources::receive`] in another process.
+    /// Returns the trees, the root's first, for [`Sources::receive`] in another process.
     pub(crate) fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.root].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)
+        [&self.root].into_iter().chain(&self.mounts).chain([&self.nodes]).flatten().map(AsFd::as_fd)
     }
 
     /// Receives the sources of a plan, all of which another process has opened, one by one.
     pub(crate) fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
         let root = Some(next()?);
         let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
-        Ok(Self { root, mounts: mounts.collect::<Result<_>>()? })
+        let mounts = mounts.collect::<Result<_>>()?;
+        Ok(Self { root, mounts, nodes: plan.has_nodes_ahead().then(&mut next).transpose()? })
     }
 
     /// Returns the numbers of all descriptors in it.
