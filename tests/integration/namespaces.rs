@@ -140,6 +140,42 @@ fn a_user_namespace_is_joined_with_the_namespaces_it_owns() {
     });
 }
 
+/// config-linux.md#sysctl, user_namespaces(7): the limits of a new user namespace are set. Any other's are
+/// refused.
+#[test]
+fn the_limits_of_a_new_user_namespace_are_set() {
+    isolated(|t| {
+        let files = ["max_net_namespaces", "max_inotify_watches"];
+        let host = || files.map(|file| fs::read_to_string(format!("/proc/sys/user/{file}")).unwrap());
+        let before = host();
+        let edit = |c: &mut Value| {
+            c["linux"]["sysctl"] = json!({"user.max_net_namespaces": "7", "user/max_inotify_watches": "77"});
+            c["process"]["args"] =
+                json!(["cat", "/proc/sys/user/max_net_namespaces", "/proc/sys/user/max_inotify_watches"]);
+        };
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            edit(c);
+        });
+        give_rootfs(t, &bundle);
+        assert_eq!(t.run_bundle(&bundle).ok(), "7\n77\n");
+        bundle.edit(|c| {
+            c["linux"]["sysctl"] = json!({});
+            c["process"]["args"] = json!(["sleep", "1000"]);
+        });
+        let first = t.start(&bundle, "c1");
+        let refused = "linux.sysctl[\"user.max_net_namespaces\"]: needs a new user namespace";
+        t.run_bundle(&t.bundle(edit)).fails(refused);
+        let joined = |c: &mut Value| {
+            edit(c);
+            add(c, json!({"type": "user", "path": format!("/proc/{first}/ns/user")}));
+        };
+        t.run_bundle(&t.bundle(joined)).fails(refused);
+        t.delete("c1");
+        assert_eq!(host(), before);
+    });
+}
+
 /// A wrong list is a configuration error that names the entry.
 #[test]
 fn wrong_namespaces_are_refused() {
