@@ -20,7 +20,7 @@ use crate::trace;
 /// A message from the container's side to the runtime.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The process is in a new user namespace and waits for its id maps.
+    /// The process waits in a user namespace: a new one that needs its id maps, or a joined one whose maps the runtime reads.
     MapsWanted,
     /// The intermediate process has cloned the container's: its id and a descriptor of it.
     Cloned {

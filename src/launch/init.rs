@@ -85,6 +85,8 @@ impl<'a> Container<'a> {
             // Hide before entering: a process inside with CAP_SYS_PTRACE could open the host's files through this one.
             task::set_dumpable(false)?;
             namespaces::join_all(self.joined)?;
+            report.send(&Event::MapsWanted)?;
+            report.await_go()?;
             become_root()?;
         } else {
             namespaces::join(self.joined, !(libc::CLONE_NEWNS | libc::CLONE_NEWUSER))?;

@@ -40,8 +40,13 @@ pub(crate) enum Open {
     Idmapped,
 }
 
-/// Opens sources in the runtime.
-pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result<Sources> {
+/// Opens sources in the runtime. `joined_user` is the user namespace that the container joins.
+pub(crate) fn open_sources(
+    plan: &Plan,
+    proc: BorrowedFd,
+    which: Open,
+    joined_user: Option<BorrowedFd>,
+) -> Result<Sources> {
     let _phase = trace::phase("open sources");
     let root = (which == Open::All).then(|| open_root(plan)).transpose()?;
     let mounts = plan.mounts.iter().map(|mount| {
@@ -52,7 +57,7 @@ pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result
         let first = for_bind(plan.propagation, &mount.options.propagation);
         let opened = open(plan, source, *recursive, &first).with_context(|| place(mount, source))?;
         if let Some(mapping) = idmap {
-            map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
+            map_ids(&opened, mapping, proc, joined_user).with_context(|| place(mount, source))?;
         }
         Ok(Some(opened))
     });
@@ -218,7 +223,15 @@ pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
     mount.is_bind() && for_bind(root, &mount.options.propagation).is_empty()
 }
 
-fn map_ids(tree: &OwnedFd, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {
+fn map_ids(
+    tree: &OwnedFd,
+    mapping: &IdMapping,
+    proc: BorrowedFd,
+    joined_user: Option<BorrowedFd>,
+) -> Result<()> {
+    if let (Some(joined), true) = (joined_user, mapping.is_of_joined()) {
+        return Ok(mount::mount_idmap(tree.as_fd(), mapping.recursive, joined)?);
+    }
     let namespace = idmap::user_namespace(proc, &mapping.uid_map, &mapping.gid_map)?;
     Ok(mount::mount_idmap(tree.as_fd(), mapping.recursive, namespace.as_fd())?)
 }

@@ -140,6 +140,66 @@ fn a_user_namespace_is_joined_with_the_namespaces_it_owns() {
     });
 }
 
+/// Engines describe the mappings of a joined user namespace, which must be right. An idmapped mount without
+/// its own mappings has those of the joined namespace.
+#[test]
+fn a_joined_user_namespace_has_its_own_mappings() {
+    isolated(|t| {
+        let bundle = t.bundle(map_ids);
+        give_rootfs(t, &bundle);
+        let first = t.start(&bundle, "c1");
+        let source = t.dir.join("my-source");
+        fs::create_dir(&source).unwrap();
+        std::os::unix::fs::chown(&source, Some(5), Some(6)).unwrap();
+        let member = |path: &str, mappings: &[(&str, Value)], option: &str| {
+            let bundle = t.bundle(|c| {
+                add(c, json!({"type": "user", "path": path}));
+                for (name, map) in mappings {
+                    c["linux"][name] = map.clone();
+                }
+                let mount = json!({"destination": "/mnt", "source": source, "options": ["rbind", option]});
+                c["mounts"].as_array_mut().unwrap().push(mount);
+                c["process"]["args"] = json!(["stat", "-c", "%u:%g", "/mnt"]);
+            });
+            give_rootfs(t, &bundle);
+            t.run_bundle(&bundle)
+        };
+        let map = |rows: &[[u32; 3]]| {
+            let row = |[container, host, size]: &[u32; 3]| json!({"containerID": container, "hostID": host, "size": size});
+            Value::Array(rows.iter().map(row).collect())
+        };
+        let same = map(&[[0, 100_000, 65536]]);
+        let split = map(&[[10, 100_010, 65526], [0, 100_000, 10]]);
+        // The path is that of a process, or a file that outlives it.
+        let pinned = t.dir.join("my-pinned");
+        fs::write(&pinned, "").unwrap();
+        let process = format!("/proc/{first}/ns/user");
+        t.call(Command::new("mount").args(["--bind", &process]).arg(&pinned)).ok();
+        for path in [process.as_str(), pinned.to_str().unwrap()] {
+            for (option, seen) in [("ro", "65534:65534\n"), ("idmap", "5:6\n"), ("ridmap", "5:6\n")] {
+                assert_eq!(member(path, &[], option).ok(), seen, "{path} {option}");
+            }
+            for equal in [&same, &split] {
+                let both = [("uidMappings", equal.clone()), ("gidMappings", equal.clone())];
+                assert_eq!(member(path, &both, "idmap").ok(), "5:6\n", "{path} {equal}");
+            }
+            for (name, other) in [
+                ("uidMappings", map(&[[0, 200_000, 65536]])),
+                ("gidMappings", map(&[[0, 100_000, 65535]])),
+                ("gidMappings", map(&[[0, 100_000, 65536], [65536, 200_000, 1]])),
+            ] {
+                let mut both = [("uidMappings", same.clone()), ("gidMappings", same.clone())];
+                both[usize::from(name == "gidMappings")].1 = other;
+                let said =
+                    format!("linux.{name}: the joined user namespace has other mappings: 0 100000 65536");
+                member(path, &both, "ro").fails(&said);
+            }
+        }
+        t.call(Command::new("umount").arg(&pinned)).ok();
+        t.delete("c1");
+    });
+}
+
 /// config-linux.md#sysctl, user_namespaces(7): the limits of a new user namespace are set. Any other's are
 /// refused.
 #[test]

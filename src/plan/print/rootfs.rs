@@ -98,6 +98,9 @@ fn print_mount(text: &mut Text, mount: &Mount) {
             let idmap = idmap.as_ref().map(|IdMapping { uid_map, gid_map, recursive }| {
                 kind_words.push(idmap_word(*recursive));
                 let word = idmap_word(*recursive);
+                if uid_map.is_empty() && gid_map.is_empty() {
+                    return format!(" {word} as in the joined user namespace");
+                }
                 format!(" {word} (uid {}) (gid {})", id_map(uid_map), id_map(gid_map))
             });
             format!("{} {}{}", bind_word(*recursive), path_word(source), idmap.unwrap_or_default())
