@@ -175,6 +175,8 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     let process = spec.process().as_ref().and_then(|process| {
         process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut notes)
     });
+    let user = process.as_ref().map(|process| (process.user.uid, process.user.gid));
+    namespaces::check_first_user(&namespaces, user, &mut notes);
     let seccomp =
         linux.and_then(|l| l.seccomp().as_ref()).and_then(|profile| seccomp::plan(profile, &mut notes));
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref()).and_then(|asked| {

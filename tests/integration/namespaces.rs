@@ -200,6 +200,62 @@ fn a_joined_user_namespace_has_its_own_mappings() {
     });
 }
 
+/// user_namespaces(7): a namespace can map any ids. Without root, its first process is the user of the
+/// program, which has all capabilities there. Such a namespace can be joined, and exec enters it.
+#[test]
+fn a_user_namespace_without_root_runs_as_the_programs_user() {
+    isolated(|t| {
+        let show = "id -u; id -g; cat /proc/self/uid_map | tr -s ' '; grep ^CapEff /proc/self/status; \
+                    touch /tmp/mine && stat -Lc '%u:%g' /tmp/mine /dev/shm /proc/self";
+        let edit = |c: &mut Value| {
+            let map = json!([{"containerID": 1000, "hostID": 1000, "size": 1}]);
+            (c["linux"]["uidMappings"], c["linux"]["gidMappings"]) = (map.clone(), map);
+            c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+            for mount in c["mounts"].as_array_mut().unwrap() {
+                mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+            }
+        };
+        let bundle = |edit: &dyn Fn(&mut Value)| {
+            let bundle = t.bundle(|c| edit(c));
+            t.call(Command::new("chown").args(["-hR", "1000:1000"]).arg(bundle.rootfs())).ok();
+            bundle
+        };
+        let new = bundle(&|c| {
+            edit(c);
+            add(c, json!({"type": "user"}));
+        });
+        let expected =
+            "1000\n1000\n 1000 1000 1\nCapEff:\t0000000000000000\n1000:1000\n1000:1000\n1000:1000\n";
+        let first = t.start(&new, "c1").to_string();
+        assert_eq!(t.exec("c1", show).ok(), expected);
+        let refused = "process.user.uid: the user namespace maps neither root nor this id: setresuid(0)";
+        t.corten(&["exec", "-u", "0", "c1", "/bin/true"]).fails(refused).exits(255);
+        let args = json!(["/bin/sh", "-c", show]);
+        let joined = bundle(&|c| {
+            edit(c);
+            add(c, json!({"type": "user", "path": format!("/proc/{first}/ns/user")}));
+            c["process"]["args"] = args.clone();
+        });
+        assert_eq!(t.run_bundle(&joined).ok(), expected);
+        joined.edit(|c| c["process"]["user"]["uid"] = json!(0));
+        t.run_bundle(&joined).fails(refused);
+        t.delete("c1");
+        new.edit(|c| c["process"]["args"] = args);
+        assert_eq!(t.run_bundle(&new).ok(), expected);
+        // Ambient capabilities are the program's, too.
+        new.edit(|c| {
+            for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+                c["process"]["capabilities"][set] = json!(["CAP_KILL"]);
+            }
+        });
+        assert!(t.run_bundle(&new).ok().contains("CapEff:\t0000000000000020\n"));
+        new.edit(|c| c["process"]["user"]["uid"] = json!(0));
+        t.run_bundle(&new).fails("linux.uidMappings: maps no root, which the process is");
+        new.edit(|c| c["process"]["user"]["uid"] = json!(7));
+        t.run_bundle(&new).fails("linux.uidMappings: maps neither root nor 7, which is process.user.uid");
+    });
+}
+
 /// config-linux.md#sysctl, user_namespaces(7): the limits of a new user namespace are set. Any other's are
 /// refused.
 #[test]
