@@ -196,6 +196,26 @@ pub(crate) fn check_mounts(plan: &Plan, no_pivot: bool, notes: &mut Notes) {
     }
 }
 
+/// Checks that a new user namespace maps the ids of its first process: root, or else `user`, the user and group of the
+/// container's program.
+pub(crate) fn check_first_user(plan: &Plan, user: Option<(u32, u32)>, notes: &mut Notes) {
+    let rows = [
+        ("linux.uidMappings", &plan.uid_map, user.map(|(uid, _)| uid), "process.user.uid"),
+        ("linux.gidMappings", &plan.gid_map, user.map(|(_, gid)| gid), "process.user.gid"),
+    ];
+    for (place, map, id, of) in rows {
+        let mapped = |id: u32| idmap::to_host(map, id).is_some();
+        // An empty map is reported already.
+        if !plan.creates(libc::CLONE_NEWUSER) || map.is_empty() || mapped(0) || id.is_some_and(mapped) {
+            continue;
+        }
+        match id {
+            None | Some(0) => notes.problem(place, "maps no root, which the process is"),
+            Some(id) => notes.problem(place, format_args!("maps neither root nor {id}, which is {of}")),
+        }
+    }
+}
+
 fn list(linux: &Linux, plan: &mut Plan, notes: &mut Notes) {
     let mut seen = 0;
     for (i, namespace) in linux.namespaces().as_deref().unwrap_or_default().iter().enumerate() {
@@ -302,6 +322,31 @@ mod tests {
                 r#"{{"ociVersion": "1.0.2", "linux": {{"namespaces": [{namespaces}]{extra}}}}}"#
             ));
             assert_eq!((plan.stages(), problems.as_str()), (expected, ""), "{namespaces}");
+        }
+    }
+
+    #[test]
+    fn the_first_user_of_a_new_user_namespace_is_mapped() {
+        let rows = |container: u32| vec![IdMap { container, host: 5000, size: 10 }];
+        for (uids, gids, user, expected) in [
+            (0, 0, Some((70, 80)), ""),
+            (1000, 1000, Some((1000, 1009)), ""),
+            (1000, 0, Some((1000, 0)), ""),
+            (1000, 0, Some((0, 0)), "linux.uidMappings: maps no root, which the process is"),
+            (0, 1000, None, "linux.gidMappings: maps no root, which the process is"),
+            (
+                1000,
+                1000,
+                Some((1010, 999)),
+                "linux.uidMappings: maps neither root nor 1010, which is process.user.uid; \
+                 linux.gidMappings: maps neither root nor 999, which is process.user.gid",
+            ),
+        ] {
+            let create = libc::CLONE_NEWUSER;
+            let plan = Plan { create, uid_map: rows(uids), gid_map: rows(gids), ..Plan::default() };
+            let mut notes = Notes::default();
+            check_first_user(&plan, user, &mut notes);
+            assert_eq!(notes.problems.to_string(), expected);
         }
     }
 

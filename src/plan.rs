@@ -161,6 +161,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     let facts = rootfs::Facts {
         mount_namespace: rootfs::MountNamespace::of(&namespaces),
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
+        makes_nodes: namespaces.has(libc::CLONE_NEWUSER) && host.uid == 0 && !host.user_namespace,
         cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
         no_pivot: request.no_pivot,
         cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
@@ -192,6 +193,8 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     let process = spec.process().as_ref().and_then(|process| {
         process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut notes)
     });
+    let user = process.as_ref().map(|process| (process.user.uid, process.user.gid));
+    namespaces::check_first_user(&namespaces, user, &mut notes);
     let seccomp =
         linux.and_then(|l| l.seccomp().as_ref()).and_then(|profile| seccomp::plan(profile, &mut notes));
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref()).and_then(|asked| {

@@ -10,6 +10,7 @@ mod copyup;
 mod devices;
 mod mounts;
 pub(crate) mod no_pivot;
+mod nodes;
 pub(crate) mod options;
 mod pivot;
 pub(crate) mod resolve;
@@ -66,6 +67,8 @@ pub struct Facts {
     pub mount_namespace: MountNamespace,
     /// The container has a new or joined user namespace.
     pub user_namespace: bool,
+    /// The runtime can make the device nodes that no process in the container's user namespace can.
+    pub makes_nodes: bool,
     /// The container has a new cgroup namespace, so a new cgroup file system shows it its own part.
     pub cgroup_namespace: bool,
     pub no_pivot: bool,
@@ -100,6 +103,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Returns whether a device must exist because nothing is made in a bind mount on /dev, which usually is the host's own.
+    fn must_exist(&self, device: &Device) -> bool {
+        !self.default_devices && device.path.starts_with("/dev")
+    }
+
     /// Returns whether a root-only mount namespace suffices. Nothing may be mounted on the root itself.
     #[must_use]
     pub fn can_be_root_only(&self) -> bool {

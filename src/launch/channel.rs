@@ -20,7 +20,7 @@ use crate::trace;
 /// A message from the container's side to the runtime.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The process is in a new user namespace and waits for its id maps.
+    /// The process waits in a user namespace: a new one that needs its id maps, or a joined one whose maps the runtime reads.
     MapsWanted,
     /// The intermediate process has cloned the container's: its id and a descriptor of it.
     Cloned {
@@ -40,6 +40,8 @@ pub(super) enum Event {
     },
     /// The container's notification socket, for `start`.
     Notify(OwnedFd),
+    /// A warning for the runtime's log.
+    Warning(String),
     /// Everything is done except what `start` begins.
     Ready,
     Error(anyhow::Error),
@@ -90,6 +92,7 @@ impl Channel {
                 self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
             }
             Event::Notify(fd) => self.send_bytes(b"n", &[fd.as_fd()]),
+            Event::Warning(text) => self.send_bytes(&[b"w", text.as_bytes()].concat(), &[]),
             Event::Ready => self.send_bytes(b"r", &[]),
             // More seccomp profiles allow write(2) than sendmsg(2).
             Event::Error(error) => {
@@ -122,6 +125,7 @@ impl Channel {
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), Ok(pid)) => Ok(Event::Listener { fd, pid }),
             (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
+            (b'w', _, _) => Ok(Event::Warning(String::from_utf8_lossy(rest).into_owned())),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
             _ => Err(fail(

@@ -16,7 +16,7 @@
 //!
 //! Rlimits and the oom score are set from outside, where the right to raise them is.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::caller::Caller;
@@ -33,7 +33,7 @@ use crate::dbus::Bus;
 use crate::error::{Notes, Result};
 use crate::host::Host;
 use crate::namespaces::netdev::{self, Devices};
-use crate::namespaces::{self, Joined, Stages, idmap};
+use crate::namespaces::{self, IdMap, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::env;
 use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
@@ -75,7 +75,7 @@ pub(crate) struct Launched {
 pub(crate) fn create(request: &Request) -> Result<Launched> {
     let opened = Opened::new(request)?;
     let (dir, mut record) = claim(request)?;
-    let mut build = Build { request, dir: &dir, record: &mut record };
+    let mut build = Build { request, dir: &dir, record: &mut record, joined_maps: None };
     match build.run(opened) {
         Ok((process, notify)) => Ok(Launched { dir, record, process, notify }),
         Err(error) => Err(roll_back(request, dir, &record, error)),
@@ -102,7 +102,8 @@ impl Opened {
         let sources = if plan.namespaces.has(libc::CLONE_NEWUSER) && caller.host.uid == 0 {
             None
         } else {
-            Some(rootfs::open_sources(&plan.rootfs, caller.proc(), rootfs::Open::Idmapped)?)
+            let idmapped = rootfs::Open::Idmapped;
+            Some(rootfs::open_sources(&plan.rootfs, caller.proc(), idmapped, joined.user())?)
         };
         let [console_socket, pidfd_socket] = caller.connect()?;
         let scope = plan.cgroup.as_ref().and_then(cgroups::Plan::scope);
@@ -160,6 +161,8 @@ struct Build<'a> {
     request: &'a Request<'a>,
     dir: &'a Dir,
     record: &'a mut Record,
+    /// The id maps of the user namespace that the container joins.
+    joined_maps: Option<[Vec<IdMap>; 2]>,
 }
 
 impl<'a> Build<'a> {
@@ -218,7 +221,7 @@ impl<'a> Build<'a> {
             self.record.pid = Some(process.pid);
             self.work_while_it_mounts(process, cgroup.as_ref(), awaits_filter)?;
             let mut devices = None;
-            let served = self.serve(process, &mut devices);
+            let served = self.serve(process, opened.joined.user(), &mut devices);
             let done = served.and_then(|()| self.commit(process, opened.pidfd_socket.as_ref()));
             // Virtual devices would end together with the process's network namespace.
             done.inspect_err(|_| devices.iter_mut().for_each(Devices::take_back))
@@ -287,18 +290,28 @@ impl<'a> Build<'a> {
     }
 
     /// Serves the container process until it is ready.
-    fn serve(&mut self, process: &mut Process, devices: &mut Option<Devices<'a>>) -> Result<()> {
+    fn serve(
+        &mut self,
+        process: &mut Process,
+        joined_user: Option<BorrowedFd>,
+        devices: &mut Option<Devices<'a>>,
+    ) -> Result<()> {
         let _phase = trace::phase("serve the container's process");
         let (plan, proc) = (self.request.plan, self.request.caller.proc());
         loop {
             match process.next()? {
                 Event::MapsWanted => {
-                    let namespaces = &plan.namespaces;
-                    idmap::write(proc, process.pid, &namespaces.uid_map, &namespaces.gid_map)?;
+                    self.map_ids(process.pid)?;
                     process.go(Go::On)?;
                 }
                 Event::SourcesWanted => {
-                    let open = || rootfs::open_sources(&plan.rootfs, proc, rootfs::Open::All);
+                    let open = || {
+                        let all = rootfs::Open::All;
+                        let mut sources = rootfs::open_sources(&plan.rootfs, proc, all, joined_user)?;
+                        let state = self.request.root.join(self.request.id);
+                        sources.make_nodes(&plan.rootfs, self.maps(), &state)?;
+                        Ok(sources)
+                    };
                     let sources = namespaces::in_mount_namespace_of(process.pid, proc, open)?;
                     sources.trees().try_for_each(|tree| process.channel.give(tree))?;
                 }
@@ -317,6 +330,26 @@ impl<'a> Build<'a> {
                 Event::Ready => return self.record_process(process),
                 _ => return Err(unexpected()),
             }
+        }
+    }
+
+    /// Writes the id maps of the new user namespace that a process is in, or reads those of the joined one.
+    fn map_ids(&mut self, pid: i32) -> Result<()> {
+        let (namespaces, proc) = (&self.request.plan.namespaces, self.request.caller.proc());
+        let (uid_map, gid_map) = (&namespaces.uid_map, &namespaces.gid_map);
+        if namespaces.creates(libc::CLONE_NEWUSER) {
+            return idmap::write(proc, pid, uid_map, gid_map);
+        }
+        self.joined_maps = Some(idmap::check_joined(proc, pid, uid_map, gid_map)?);
+        Ok(())
+    }
+
+    /// Returns the user and group id maps of the container's user namespace.
+    fn maps(&self) -> [&[IdMap]; 2] {
+        let namespaces = &self.request.plan.namespaces;
+        match &self.joined_maps {
+            Some([uid_map, gid_map]) => [uid_map, gid_map],
+            None => [&namespaces.uid_map, &namespaces.gid_map],
         }
     }
 

@@ -117,7 +117,8 @@ impl<'a> Entry<'a> {
         task::set_undumpable()?;
         self.join(self.kinds)?;
         self.change_root()?;
-        become_root()
+        let user = &self.request.process.user;
+        become_root(Some((user.uid, user.gid)))
     }
 
     /// Joins the container's namespaces of these kinds.

@@ -58,6 +58,11 @@ impl<'a> Container<'a> {
         self.joined.descriptors().chain(sources).chain(sockets).collect()
     }
 
+    /// Returns the user and group of the container's program.
+    fn user(&self) -> Option<(u32, u32)> {
+        self.plan.process.as_ref().map(|process| (process.user.uid, process.user.gid))
+    }
+
     /// The runtime's part before the clone.
     pub(super) fn enter_early(&self) -> Result<Back> {
         namespaces::enter_for_children(&self.plan.namespaces, self.joined, self.caller.proc())
@@ -68,7 +73,7 @@ impl<'a> Container<'a> {
     pub(super) fn enter(&self, at_clone: i32) -> Result<()> {
         let namespaces = &self.plan.namespaces;
         if namespaces.creates(libc::CLONE_NEWUSER) {
-            become_root()?;
+            become_root(self.user())?;
             task::unshare(namespaces.made() & !AT_CLONE)?;
         } else if namespaces.creates(libc::CLONE_NEWCGROUP) && at_clone & libc::CLONE_NEWCGROUP == 0 {
             task::unshare(libc::CLONE_NEWCGROUP)?;
@@ -85,14 +90,16 @@ impl<'a> Container<'a> {
             // Hide before entering: a process inside with CAP_SYS_PTRACE could open the host's files through this one.
             task::set_undumpable()?;
             namespaces::join_all(self.joined)?;
-            become_root()?;
+            report.send(&Event::MapsWanted)?;
+            report.await_go()?;
+            become_root(self.user())?;
         } else {
             namespaces::join(self.joined, !(libc::CLONE_NEWNS | libc::CLONE_NEWUSER))?;
             if namespaces.creates(libc::CLONE_NEWUSER) {
                 task::unshare(libc::CLONE_NEWUSER)?;
                 report.send(&Event::MapsWanted)?;
                 report.await_go()?;
-                become_root()?;
+                become_root(self.user())?;
             }
         }
         offsets.iter().try_for_each(|file| namespaces::write_offsets(namespaces, file.as_fd()))?;
@@ -121,6 +128,7 @@ impl<'a> Container<'a> {
             None => self.mount_all(report)?,
         };
         credentials::umask(umask);
+        root.take_warnings().into_iter().try_for_each(|text| report.send(&Event::Warning(text)))?;
         if plan.reports_mounts() {
             report.send(&Event::Mounted)?;
             report.await_go()?;

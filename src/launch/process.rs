@@ -101,6 +101,7 @@ impl Process {
                     copy_size(master.as_fd())?;
                     self.console = Some(master);
                 }
+                Event::Warning(text) => log::warn(text),
                 Event::Error(error) => return Err(error),
                 Event::Closed => return Err(self.died()),
                 other => return Ok(other),

@@ -42,10 +42,20 @@ pub(super) fn die_with_parent() -> Result<()> {
     Ok(task::set_parent_death_signal(libc::SIGKILL)?)
 }
 
-/// Becomes root of the own user namespace, and out of reach for other processes in it.
-pub(super) fn become_root() -> Result<()> {
-    task::setresgid(0)?;
-    task::setresuid(0)?;
+/// Becomes root of the own user namespace, and out of reach for other processes in it. If the namespace does not map root,
+/// becomes `user`, the user and group of the program, instead. The capabilities remain: the kernel takes them only from a
+/// process that changes from root to another user.
+pub(super) fn become_root(user: Option<(u32, u32)>) -> Result<()> {
+    // EINVAL is the errno for an id without a mapping.
+    let set = |set: fn(u32) -> sys::Result<()>, id: Option<u32>, place: &'static str| match set(0) {
+        Err(e) if e.errno == Errno::EINVAL => {
+            let what = "the user namespace maps neither root nor this id";
+            set(id.unwrap_or(0)).with_context(|| format!("{place}: {what}"))
+        }
+        other => Ok(other?),
+    };
+    set(task::setresgid, user.map(|(_, gid)| gid), "process.user.gid")?;
+    set(task::setresuid, user.map(|(uid, _)| uid), "process.user.uid")?;
     task::set_undumpable()?;
     die_with_parent()
 }

@@ -16,6 +16,11 @@ use crate::{log, trace};
 pub(crate) struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
+    /// Returns the user namespace, if one is joined.
+    pub(crate) fn user(&self) -> Option<BorrowedFd<'_>> {
+        self.0.iter().find(|(join, _)| join.flag == libc::CLONE_NEWUSER).map(|(_, fd)| fd.as_fd())
+    }
+
     /// Returns the numbers of all descriptors in it.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.0.iter().map(|(_, fd)| fd.as_raw_fd())

@@ -63,6 +63,64 @@ pub(crate) fn to_host(map: &[IdMap], id: u32) -> Option<u32> {
     map.iter().find_map(|row| id.checked_sub(row.container).filter(|n| *n < row.size).map(|n| row.host + n))
 }
 
+/// Reads the maps of the user namespace of process `pid`, as they are seen from the runtime's. `proc` is the host's procfs.
+pub(crate) fn read(proc: BorrowedFd, pid: i32) -> Result<[Vec<IdMap>; 2]> {
+    let read = |name: &str| {
+        let text = fs::read_text(proc, &Path::new(&pid.to_string()).join(name))?;
+        parse(&text).with_context(|| format!("{name}: not understood"))
+    };
+    Ok([read("uid_map")?, read("gid_map")?])
+}
+
+fn parse(text: &str) -> Option<Vec<IdMap>> {
+    let row = |line: &str| {
+        let numbers: Option<Vec<u32>> = line.split_ascii_whitespace().map(|n| n.parse().ok()).collect();
+        let [container, host, size] = numbers?.try_into().ok()?;
+        Some(IdMap { container, host, size })
+    };
+    text.lines().map(row).collect()
+}
+
+/// Returns whether two maps translate every id in the same way, whatever their rows are.
+fn same(a: &[IdMap], b: &[IdMap]) -> bool {
+    merged(a) == merged(b)
+}
+
+/// Returns the rows of a map in the order of their ids, with as few rows as possible.
+fn merged(map: &[IdMap]) -> Vec<IdMap> {
+    let mut rows = map.to_vec();
+    rows.sort_unstable_by_key(|row| row.container);
+    rows.dedup_by(|next, row| {
+        let follows = |first: u32, before: u32| row.size.checked_add(before) == Some(first);
+        let joins = follows(next.container, row.container) && follows(next.host, row.host);
+        if joins {
+            row.size += next.size;
+        }
+        joins
+    });
+    rows
+}
+
+/// Compares the maps of the configuration with those of the user namespace that the container joins, which the process `pid`
+/// is in. Returns the latter. Engines add the mappings to a joined namespace as a description.
+pub(crate) fn check_joined(
+    proc: BorrowedFd,
+    pid: i32,
+    uid_map: &[IdMap],
+    gid_map: &[IdMap],
+) -> Result<[Vec<IdMap>; 2]> {
+    let found = read(proc, pid)?;
+    let rows = [("linux.uidMappings", uid_map, &found[0]), ("linux.gidMappings", gid_map, &found[1])];
+    for (place, given, found) in rows {
+        if !given.is_empty() && !same(given, found) {
+            let rows = lines(found).trim_end().replace('\n', ", ");
+            let text = format!("{place}: the joined user namespace has other mappings: {rows}");
+            return Err(fail(Kind::Config, text));
+        }
+    }
+    Ok(found)
+}
+
 fn lines(map: &[IdMap]) -> String {
     let mut text = String::new();
     for row in map {
@@ -149,6 +207,30 @@ pub(crate) fn user_namespace(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maps_are_read_and_compared_by_what_they_translate() {
+        let text = "         0     100000      65536\n     65536        500          1\n";
+        let map = parse(text).unwrap();
+        assert_eq!(lines(&map), "0 100000 65536\n65536 500 1\n");
+        for broken in ["0 1", "0 1 2 3", "0 1 x", "0 -1 2", "0 4294967296 1", "\n"] {
+            assert_eq!(parse(broken), None, "{broken:?}");
+        }
+        let row = |container, host, size| IdMap { container, host, size };
+        for (other, expected) in [
+            (vec![row(65536, 500, 1), row(0, 100_000, 65536)], true),
+            (vec![row(0, 100_000, 1), row(1, 100_001, 65535), row(65536, 500, 1)], true),
+            (vec![row(0, 100_000, 65536)], false),
+            (vec![row(0, 100_000, 65536), row(65536, 501, 1)], false),
+            (vec![row(0, 100_001, 65536), row(65536, 500, 1)], false),
+            (vec![row(0, 100_000, 65535), row(65535, 165_536, 1), row(65536, 500, 1)], false),
+            (vec![], false),
+        ] {
+            assert_eq!(same(&map, &other), expected, "{other:?}");
+        }
+        let last = [row(0, 0, u32::MAX)];
+        assert!(same(&last, &last));
+    }
 
     #[test]
     fn rows_are_checked_and_translated() {

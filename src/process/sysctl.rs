@@ -64,6 +64,11 @@ pub(crate) fn plan(linux: Option<&Linux>, namespaces: &namespaces::Plan, notes: 
             continue;
         }
         match namespace(&path) {
+            // Those of a joined one would change other containers that are in it, or have theirs below it.
+            Ok(libc::CLONE_NEWUSER) if !namespaces.creates(libc::CLONE_NEWUSER) => {
+                let what = "needs a new user namespace, or the limits of another one would change";
+                notes.problem(&place, what);
+            }
             Ok(flag) if namespaces.has(flag) => {
                 all.push(Sysctl { place, path: path.into(), value: value.clone() });
             }
@@ -109,6 +114,8 @@ fn namespace(path: &str) -> Result<i32, &'static str> {
         Some(("fs", rest)) if rest.starts_with("mqueue/") => Ok(libc::CLONE_NEWIPC),
         Some(("kernel", name)) if IPC.contains(&name) => Ok(libc::CLONE_NEWIPC),
         Some(("kernel", "domainname")) => Ok(libc::CLONE_NEWUTS),
+        // user_namespaces(7): limits for the namespace and all below it. Root of the namespace may set them.
+        Some(("user", _)) => Ok(libc::CLONE_NEWUSER),
         Some(("kernel", "hostname")) => Err("is set by the member hostname"),
         _ => Err("does not belong to a namespace: the host's would change"),
     }
@@ -127,10 +134,16 @@ pub(crate) fn apply(sysctls: &[Sysctl], proc: BorrowedFd) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::namespaces::Join;
 
     #[test]
     fn only_parameters_of_the_containers_namespaces_can_be_set() {
-        let own = namespaces::Plan { create: libc::CLONE_NEWNET | libc::CLONE_NEWIPC, ..Default::default() };
+        let join = Join { flag: libc::CLONE_NEWUSER, path: "/u".into(), place: String::new() };
+        let own = namespaces::Plan {
+            create: libc::CLONE_NEWNET | libc::CLONE_NEWIPC,
+            join: vec![join],
+            ..Default::default()
+        };
         for (key, expected) in [
             ("net.ipv4.ip_forward", Ok("net/ipv4/ip_forward")),
             ("net/ipv4/conf/eno2.100/rp_filter", Ok("net/ipv4/conf/eno2.100/rp_filter")),
@@ -139,6 +152,10 @@ mod tests {
             ("kernel/shm_rmid_forced", Ok("kernel/shm_rmid_forced")),
             ("fs.mqueue.msg_max", Ok("fs/mqueue/msg_max")),
             ("kernel.domainname", Err("needs a uts namespace, or the host's would change")),
+            (
+                "user.max_net_namespaces",
+                Err("needs a new user namespace, or the limits of another one would change"),
+            ),
             ("kernel.hostname", Err("is set by the member hostname")),
             ("vm.swappiness", Err("does not belong to a namespace: the host's would change")),
             ("kernel.core_pattern", Err("does not belong to a namespace: the host's would change")),
@@ -157,6 +174,21 @@ mod tests {
                 Err(message) => assert_eq!(notes.problems.0[0].message, message, "{key}"),
             }
         }
+    }
+
+    #[test]
+    fn the_limits_of_a_new_user_namespace_can_be_set() {
+        let own = namespaces::Plan { create: libc::CLONE_NEWUSER, ..Default::default() };
+        let linux =
+            serde_json::json!({"sysctl": {"user.max_net_namespaces": "1", "user/max_inotify_watches": "2"}});
+        let linux: Linux = serde_json::from_value(linux).unwrap();
+        let mut notes = Notes::default();
+        let plan = plan(Some(&linux), &own, &mut notes);
+        let paths: Vec<_> = plan.iter().map(|sysctl| sysctl.path.to_str().unwrap()).collect();
+        assert_eq!(
+            (paths, notes.problems.0.len()),
+            (vec!["user/max_inotify_watches", "user/max_net_namespaces"], 0)
+        );
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(crate) fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<
     // The container's mounts do not propagate to the host, even from shared mounts. Mounts of the host still propagate here.
     mount::make_all_slave()?;
     let mut root = attach_root(plan, sources.root, proc).with_context(|| sources::root_place(plan))?;
+    root.nodes = sources.nodes;
     mount_in(&mut root, plan, sources.mounts)?;
     Ok(root)
 }
@@ -56,6 +57,7 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
         }
     }
     devices::apply(root, plan)?;
+    root.detach_nodes()?;
     // The working directory of hooks, as with runc.
     Ok(task::fchdir(root.fd())?)
 }

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 
 use super::Plan;
+use super::mounts::names;
 use super::resolve::{self, Missing};
 use super::root::{NODE, Root};
 use super::targets::Shut;
@@ -24,12 +25,45 @@ pub struct Device {
     /// Its place in config.json, for errors.
     pub place: String,
     pub path: PathBuf,
-    /// The type and the permissions, as for mknod(2).
-    pub mode: u32,
+    /// The type, as for mknod(2).
+    pub kind: u32,
     pub major: u32,
     pub minor: u32,
-    pub uid: u32,
-    pub gid: u32,
+    /// The configuration has these three only if it says what they are.
+    pub permissions: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    /// It is one of the default devices, and the configuration says nothing about it.
+    pub default: bool,
+}
+
+impl Device {
+    /// Returns the type and the permissions, as for mknod(2).
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        self.kind | self.permissions.unwrap_or(0o666)
+    }
+
+    /// Returns the user and the group that own the node in the container.
+    #[must_use]
+    pub fn owner(&self) -> (u32, u32) {
+        (self.uid.unwrap_or(0), self.gid.unwrap_or(0))
+    }
+
+    #[must_use]
+    pub(super) fn number(&self) -> u64 {
+        libc::makedev(self.major, self.minor)
+    }
+
+    #[must_use]
+    pub(super) fn is_fifo(&self) -> bool {
+        self.kind == libc::S_IFIFO
+    }
+
+    /// Returns the device for errors and warnings.
+    pub(super) fn shown(&self) -> String {
+        format!("{} {}", self.place, self.path.display())
+    }
 }
 
 /// Name, major, minor.
@@ -52,17 +86,33 @@ pub(super) fn plan(linux: Option<&Linux>, default: bool, notes: &mut Notes) -> V
         for (name, major, minor) in DEFAULT {
             let path = Path::new("/dev").join(name);
             let place = format!("default device {}", path.display());
-            let mode = libc::S_IFCHR | 0o666;
-            devices.insert(path.clone(), Device { place, path, mode, major, minor, uid: 0, gid: 0 });
+            let (permissions, uid, gid) = (None, None, None);
+            let kind = libc::S_IFCHR;
+            let device = Device { place, path, kind, major, minor, permissions, uid, gid, default: true };
+            devices.insert(device.path.clone(), device);
         }
     }
     let given = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     for (i, device) in given.iter().enumerate() {
-        if let Some(device) = planned(device, format!("linux.devices[{i}]"), notes) {
-            devices.insert(device.path.clone(), device);
+        match planned(device, format!("linux.devices[{i}]"), notes) {
+            // Engines list every node of the host for a privileged container, the multiplexer too.
+            Some(device) if default && names(&device.path, PTMX) => check_ptmx(&device, notes),
+            Some(device) => drop(devices.insert(device.path.clone(), device)),
+            None => {}
         }
     }
     devices.into_values().collect()
+}
+
+/// The default link to the multiplexer of the container's own devpts. It replaces every other file.
+const PTMX: &str = "/dev/ptmx";
+
+/// Reports a device that the default link would replace, unless it is the multiplexer itself.
+fn check_ptmx(device: &Device, notes: &mut Notes) {
+    if (device.kind, device.major, device.minor) != (libc::S_IFCHR, 5, 2) {
+        let what = "/dev/ptmx is the multiplexer of /dev/pts (config-linux.md#default-devices)";
+        notes.problem(format_args!("{}.path", device.place), what);
+    }
 }
 
 fn planned(device: &LinuxDevice, place: String, notes: &mut Notes) -> Option<Device> {
@@ -96,12 +146,12 @@ fn planned(device: &LinuxDevice, place: String, notes: &mut Notes) -> Option<Dev
     if kind != libc::S_IFIFO && (major, minor) == (0, 0) && notes.problems.0.len() == before {
         notes.problem(format_args!("{place}.major"), "major and minor are required");
     }
-    let mode = device.file_mode().unwrap_or(0o666);
-    if mode & !0o7777 & !libc::S_IFMT != 0 {
+    if let Some(mode) = device.file_mode().filter(|mode| mode & !0o7777 & !libc::S_IFMT != 0) {
         notes.problem(format_args!("{place}.fileMode"), format_args!("{mode:#o} is not a mode"));
     }
-    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
-    let device = Device { place, path: path.clone(), mode: kind | mode & 0o7777, major, minor, uid, gid };
+    let permissions = device.file_mode().map(|mode| mode & 0o7777);
+    let (path, uid, gid) = (path.clone(), device.uid(), device.gid());
+    let device = Device { place, path, kind, major, minor, permissions, uid, gid, default: false };
     (notes.problems.0.len() == before).then_some(device)
 }
 
@@ -115,10 +165,10 @@ pub(super) fn apply(root: &Root, plan: &Plan) -> Result<()> {
 /// Makes the nodes. Returns the directory of the last one, which usually is /dev.
 fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>> {
     let mut open: Option<(&Path, OwnedFd)> = None;
-    for device in &plan.devices {
-        let at = || format!("{} {}", device.place, device.path.display());
+    for (index, device) in plan.devices.iter().enumerate() {
+        let at = || device.shown();
         let parent = device.path.parent().unwrap_or(Path::new("/"));
-        if !plan.default_devices && device.path.starts_with("/dev") {
+        if plan.must_exist(device) {
             check_exists(root, device).with_context(at)?;
             continue;
         }
@@ -128,7 +178,7 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
         };
         // The plan has checked that the path has a name.
         let name = Path::new(device.path.file_name().unwrap_or_default());
-        node(root, dir.as_fd(), name, device, plan.facts.user_namespace).with_context(at)?;
+        node(root, dir.as_fd(), name, plan, index).with_context(at)?;
         open = Some((parent, dir));
     }
     Ok(open)
@@ -140,20 +190,18 @@ fn directory(root: &Root, path: &Path) -> Result<OwnedFd> {
     Ok(root.reach(path, Some(Missing::Directory), Shut::Binds)?.fd)
 }
 
-fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespace: bool) -> Result<()> {
-    let number = libc::makedev(device.major, device.minor);
-    let is_fifo = device.mode & libc::S_IFMT == libc::S_IFIFO;
+fn node(root: &Root, dir: BorrowedFd, name: &Path, plan: &Plan, index: usize) -> Result<()> {
+    let device = &plan.devices[index];
     // The kernel lets no process in a user namespace make a device.
-    let made = if user_namespace && !is_fifo {
-        Err(sys::Error::new(format!("mknodat({name:?})"), Errno::EPERM))
-    } else {
-        fs::mknodat(dir, name, device.mode, number)
-    };
-    match made {
-        Ok(()) if (device.uid, device.gid) == (0, 0) => Ok(()),
+    if plan.facts.user_namespace && !device.is_fifo() {
+        let ahead = if plan.is_ahead(device) { root.ahead(index)? } else { None };
+        return bind(root, dir, name, device, ahead);
+    }
+    match fs::mknodat(dir, name, device.mode(), device.number()) {
+        Ok(()) if device.owner() == (0, 0) => Ok(()),
         Ok(()) => set_owner(dir, name, device),
         Err(e) if e.errno == Errno::EEXIST => check_same(dir, name, device).map(drop),
-        Err(e) if e.errno == Errno::EPERM && !is_fifo => bind(root, dir, name, device),
+        Err(e) if e.errno == Errno::EPERM && !device.is_fifo() => bind(root, dir, name, device, None),
         Err(e) => Err(e.into()),
     }
 }
@@ -161,16 +209,17 @@ fn node(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, user_namespa
 /// Sets the owner of a node by descriptor: in a shared directory its name may refer to another file already.
 fn set_owner(dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
     let made = check_same(dir, name, device)?;
-    Ok(fs::chown(made.as_fd(), Path::new(""), device.uid, device.gid)?)
+    let (uid, gid) = device.owner();
+    Ok(fs::chown(made.as_fd(), Path::new(""), uid, gid)?)
 }
 
-/// Checks that a device exists. Nothing is made in a bind mount on /dev, which usually is the host's own /dev.
+/// Checks that a device exists.
 fn check_exists(root: &Root, device: &Device) -> Result<()> {
     match resolve::open(root.fd(), &device.path) {
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENOTDIR) => {
             Err(fail(Kind::Config, "does not exist, and no device is made in a bind mount on /dev"))
         }
-        found => check(found?.as_fd(), device, "there"),
+        found => check(found?.as_fd(), device, "there").map(drop),
     }
 }
 
@@ -181,14 +230,14 @@ fn check_same(dir: BorrowedFd, name: &Path, device: &Device) -> Result<OwnedFd> 
     Ok(found)
 }
 
-fn check(found: BorrowedFd, device: &Device, whose: &str) -> Result<()> {
+/// Compares a file with a device. Returns its attributes.
+fn check(found: BorrowedFd, device: &Device, whose: &str) -> Result<libc::stat> {
     let stat = fs::fstat(found)?;
-    let number = libc::makedev(device.major, device.minor);
-    let same_type = stat.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT;
-    if same_type && (stat.st_rdev == number || device.mode & libc::S_IFMT == libc::S_IFIFO) {
-        return Ok(());
+    let same_type = stat.st_mode & libc::S_IFMT == device.kind;
+    if same_type && (stat.st_rdev == device.number() || device.is_fifo()) {
+        return Ok(stat);
     }
-    let (is, wanted) = (describe(stat.st_mode, stat.st_rdev), describe(device.mode, number));
+    let (is, wanted) = (describe(stat.st_mode, stat.st_rdev), describe(device.kind, device.number()));
     Err(fail(Kind::Config, format!("{whose} is a {is}, not the {wanted}")))
 }
 
@@ -206,11 +255,13 @@ fn describe(mode: u32, number: u64) -> String {
     }
 }
 
-/// Bind-mounts the host's node of the same path. An empty file is taken for a mount point that an earlier container has made.
-fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()> {
-    let tree = root.copy_of_host(&device.path, Depth::One)?;
-    check(tree.as_fd(), device, "the host's")?;
-    mount::mount_setattr(tree.as_fd(), Depth::One, &NODE)?;
+/// Bind-mounts a node that the runtime has made ahead, or else the host's of the same path. An empty file is taken for a mount
+/// point that an earlier container has made.
+fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, ahead: Option<OwnedFd>) -> Result<()> {
+    let tree = match ahead {
+        Some(tree) => tree,
+        None => hosts(root, device)?,
+    };
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
     let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {
         Err(e) if e.errno == Errno::ENOENT => fs::open(dir, name, flags | fs::O_EXCL, 0o644)?,
@@ -220,7 +271,46 @@ fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device) -> Result<()
     if stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_size == 0 {
         return Ok(mount::move_mount(tree.as_fd(), target.as_fd())?);
     }
-    check(target.as_fd(), device, "there")
+    check(target.as_fd(), device, "there").map(drop)
+}
+
+/// Returns a copy of the host's node. Warns of what the configuration asks for and that node does not have.
+fn hosts(root: &Root, device: &Device) -> Result<OwnedFd> {
+    let tree = match root.copy_of_host(&device.path, Depth::One) {
+        Err(e) if matches!(sys::errno(&e), Some(Errno::ENOENT | Errno::ENOTDIR)) => {
+            let what = "the runtime may not make device nodes here, and the host has none at this path";
+            return Err(fail(Kind::Unsupported, what));
+        }
+        tree => tree?,
+    };
+    let stat = check(tree.as_fd(), device, "the host's")?;
+    mount::mount_setattr(tree.as_fd(), Depth::One, &NODE)?;
+    let differences = differences(device, &stat);
+    if !differences.is_empty() {
+        let what = differences.join(", ");
+        root.warn(format!(
+            "{}: the runtime may not make device nodes here, and bind-mounts the host's: {what}, ignoring",
+            device.shown()
+        ));
+    }
+    Ok(tree)
+}
+
+/// Returns the attributes that the configuration asks for and a node does not have.
+fn differences(device: &Device, stat: &libc::stat) -> Vec<String> {
+    let octal = |mode: u32| format!("{mode:#o}");
+    let decimal = |id: u32| id.to_string();
+    let permissions = stat.st_mode & 0o7777;
+    let rows: [(_, _, _, &dyn Fn(u32) -> String); 3] = [
+        ("fileMode", device.permissions, permissions, &octal),
+        ("uid", device.uid, stat.st_uid, &decimal),
+        ("gid", device.gid, stat.st_gid, &decimal),
+    ];
+    let differs = rows.into_iter().filter_map(|(name, wanted, is, shown)| {
+        let wanted = wanted.filter(|wanted| *wanted != is)?;
+        Some(format!("{name} is {} instead of {}", shown(is), shown(wanted)))
+    });
+    differs.collect()
 }
 
 fn links(root: &Root, last: Option<(&Path, OwnedFd)>) -> Result<()> {
@@ -262,7 +352,32 @@ mod tests {
         let devices = plan(Some(&linux), true, &mut Notes::default());
         let tty: Vec<_> = devices.iter().filter(|d| d.path == Path::new("/dev/tty")).collect();
         assert_eq!((devices.len(), tty.len()), (6, 1));
-        assert_eq!((tty[0].mode, tty[0].gid), (libc::S_IFCHR | 0o600, 5));
+        assert_eq!((tty[0].mode(), tty[0].owner()), (libc::S_IFCHR | 0o600, (0, 5)));
+    }
+
+    #[test]
+    fn the_default_multiplexer_needs_no_node() {
+        for (path, rest, default, left, expected) in [
+            ("/dev/ptmx", r#""type": "c", "major": 5, "minor": 2"#, true, false, ""),
+            ("//dev/./pts/../ptmx", r#""type": "u", "major": 5, "minor": 2"#, true, false, ""),
+            // In the host's /dev it must exist.
+            ("/dev/ptmx", r#""type": "c", "major": 5, "minor": 2"#, false, true, ""),
+            ("/opt/ptmx", r#""type": "c", "major": 5, "minor": 2"#, true, true, ""),
+            (
+                "/dev/ptmx",
+                r#""type": "c", "major": 1, "minor": 3"#,
+                true,
+                false,
+                "linux.devices[0].path: /dev/ptmx is the multiplexer of /dev/pts (config-linux.md#default-devices)",
+            ),
+        ] {
+            let json = format!(r#"{{"devices": [{{"path": "{path}", {rest}}}]}}"#);
+            let linux: Linux = serde_json::from_str(&json).unwrap();
+            let mut notes = Notes::default();
+            let devices = plan(Some(&linux), default, &mut notes);
+            let found = devices.iter().any(|device| !device.default);
+            assert_eq!((found, notes.problems.to_string().as_str()), (left, expected), "{path}");
+        }
     }
 
     #[test]

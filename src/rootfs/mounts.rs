@@ -36,12 +36,21 @@ pub enum Kind {
     Remount,
 }
 
-/// The id mappings of an idmapped mount, and whether they are for all mounts below too.
+/// The id mappings of an idmapped mount, and whether they are for all mounts below too. Both are empty for those of the user
+/// namespace that the container joins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdMapping {
     pub uid_map: Vec<IdMap>,
     pub gid_map: Vec<IdMap>,
     pub recursive: bool,
+}
+
+impl IdMapping {
+    /// Returns whether the ids are mapped as in the user namespace that the container joins.
+    #[must_use]
+    pub(super) fn is_of_joined(&self) -> bool {
+        self.uid_map.is_empty() && self.gid_map.is_empty()
+    }
 }
 
 impl Mount {
@@ -205,6 +214,10 @@ fn id_mapping(
 ) -> IdMapping {
     let linux = spec.linux().as_ref();
     let own = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    let recursive = options.idmap == Some(true);
+    if !own && joins_user_namespace(linux) {
+        return IdMapping { uid_map: Vec::new(), gid_map: Vec::new(), recursive };
+    }
     let (uids, gids) = if own {
         (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref())
     } else {
@@ -216,7 +229,7 @@ fn id_mapping(
     let mapping = IdMapping {
         uid_map: idmap::plan(uids, &format!("{place}.uidMappings"), notes),
         gid_map: idmap::plan(gids, &format!("{place}.gidMappings"), notes),
-        recursive: options.idmap == Some(true),
+        recursive,
     };
     for (name, map) in [("uidMappings", &mapping.uid_map), ("gidMappings", &mapping.gid_map)] {
         if map.is_empty() {
@@ -227,6 +240,15 @@ fn id_mapping(
         }
     }
     mapping
+}
+
+fn joins_user_namespace(linux: Option<&runtime::Linux>) -> bool {
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    namespaces.iter().any(|namespace| {
+        let path = namespace.path().as_ref();
+        namespace.typ() == runtime::LinuxNamespaceType::User
+            && path.is_some_and(|path| !path.as_os_str().is_empty())
+    })
 }
 
 #[cfg(test)]

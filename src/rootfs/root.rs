@@ -26,6 +26,9 @@ pub(crate) struct Root<'a> {
     pub(super) bounds: Vec<Bound>,
     /// A link has led a directory or a peer elsewhere, so that a path without links may lead into it.
     pub(super) displaced: bool,
+    /// The device nodes that the runtime has made ahead, while they are attached.
+    pub(super) nodes: Option<OwnedFd>,
+    warnings: RefCell<Vec<String>>,
     /// The process is in a root-only mount namespace.
     pub(super) root_only: Option<RootOnly>,
 }
@@ -60,7 +63,18 @@ impl RootOnly {
 impl<'a> Root<'a> {
     pub(super) fn new(fd: OwnedFd, proc: BorrowedFd<'a>, root_only: Option<RootOnly>) -> Self {
         let (finished, filling, bounds) = (RefCell::default(), Vec::new(), Vec::new());
-        Self { fd, proc, finished, filling, bounds, displaced: false, root_only }
+        let warnings = RefCell::default();
+        Self { fd, proc, finished, filling, bounds, displaced: false, nodes: None, warnings, root_only }
+    }
+
+    /// Adds a warning for the runtime, which has the log.
+    pub(super) fn warn(&self, text: String) {
+        self.warnings.borrow_mut().push(text);
+    }
+
+    /// Returns the warnings that were added since the last call.
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 
     /// Returns a copy of the host's tree at a path. It is never a peer of the host's mount: what would be mounted on it, a

@@ -28,6 +28,8 @@ pub(crate) struct Sources {
     pub(super) root: Option<OwnedFd>,
     /// One element for each mount of the plan, in its order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
+    /// The device nodes that the runtime has made ahead.
+    pub(super) nodes: Option<OwnedFd>,
 }
 
 /// The sources that the runtime opens.
@@ -38,8 +40,13 @@ pub(crate) enum Open {
     Idmapped,
 }
 
-/// Opens sources in the runtime.
-pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result<Sources> {
+/// Opens sources in the runtime. `joined_user` is the user namespace that the container joins.
+pub(crate) fn open_sources(
+    plan: &Plan,
+    proc: BorrowedFd,
+    which: Open,
+    joined_user: Option<BorrowedFd>,
+) -> Result<Sources> {
     let _phase = trace::phase("open sources");
     let root = (which == Open::All).then(|| open_root(plan)).transpose()?;
     let mounts = plan.mounts.iter().map(|mount| {
@@ -51,11 +58,11 @@ pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result
         let opened = open(plan, source, Depth::recursive_if(*recursive), &first)
             .with_context(|| place(mount, source))?;
         if let Some(mapping) = idmap {
-            map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
+            map_ids(&opened, mapping, proc, joined_user).with_context(|| place(mount, source))?;
         }
         Ok(Some(opened))
     });
-    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()? })
+    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()?, nodes: None })
 }
 
 /// Opens the sources that stay peers of the host's mounts, unless they are open. The mounts of a new namespace are peers of the
@@ -107,16 +114,17 @@ pub(super) fn place(mount: &Mount, source: &Path) -> String {
 }
 
 impl Sources {
-    /// Returns the detached trees, the root's first, for [`Sources::receive`] in another process.
+    /// Returns the trees, the root's first, for [`Sources::receive`] in another process.
     pub(crate) fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.root].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)
+        [&self.root].into_iter().chain(&self.mounts).chain([&self.nodes]).flatten().map(AsFd::as_fd)
     }
 
     /// Receives the sources of a plan, all of which another process has opened, one by one.
     pub(crate) fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
         let root = Some(next()?);
         let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
-        Ok(Self { root, mounts: mounts.collect::<Result<_>>()? })
+        let mounts = mounts.collect::<Result<_>>()?;
+        Ok(Self { root, mounts, nodes: plan.has_nodes_ahead().then(&mut next).transpose()? })
     }
 
     /// Returns the numbers of all descriptors in it.
@@ -222,7 +230,15 @@ pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
     mount.is_bind() && for_bind(root, &mount.options.propagation).is_empty()
 }
 
-fn map_ids(tree: &OwnedFd, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {
+fn map_ids(
+    tree: &OwnedFd,
+    mapping: &IdMapping,
+    proc: BorrowedFd,
+    joined_user: Option<BorrowedFd>,
+) -> Result<()> {
+    if let (Some(joined), true) = (joined_user, mapping.is_of_joined()) {
+        return Ok(mount::mount_idmap(tree.as_fd(), Depth::recursive_if(mapping.recursive), joined)?);
+    }
     let namespace = idmap::user_namespace(proc, &mapping.uid_map, &mapping.gid_map)?;
     Ok(mount::mount_idmap(tree.as_fd(), Depth::recursive_if(mapping.recursive), namespace.as_fd())?)
 }

@@ -140,6 +140,158 @@ fn a_user_namespace_is_joined_with_the_namespaces_it_owns() {
     });
 }
 
+/// Engines describe the mappings of a joined user namespace, which must be right. An idmapped mount without
+/// its own mappings has those of the joined namespace.
+#[test]
+fn a_joined_user_namespace_has_its_own_mappings() {
+    isolated(|t| {
+        let bundle = t.bundle(map_ids);
+        give_rootfs(t, &bundle);
+        let first = t.start(&bundle, "c1");
+        let source = t.dir.join("my-source");
+        fs::create_dir(&source).unwrap();
+        std::os::unix::fs::chown(&source, Some(5), Some(6)).unwrap();
+        let member = |path: &str, mappings: &[(&str, Value)], option: &str| {
+            let bundle = t.bundle(|c| {
+                add(c, json!({"type": "user", "path": path}));
+                for (name, map) in mappings {
+                    c["linux"][name] = map.clone();
+                }
+                let mount = json!({"destination": "/mnt", "source": source, "options": ["rbind", option]});
+                c["mounts"].as_array_mut().unwrap().push(mount);
+                c["process"]["args"] = json!(["stat", "-c", "%u:%g", "/mnt"]);
+            });
+            give_rootfs(t, &bundle);
+            t.run_bundle(&bundle)
+        };
+        let map = |rows: &[[u32; 3]]| {
+            let row = |[container, host, size]: &[u32; 3]| json!({"containerID": container, "hostID": host, "size": size});
+            Value::Array(rows.iter().map(row).collect())
+        };
+        let same = map(&[[0, 100_000, 65536]]);
+        let split = map(&[[10, 100_010, 65526], [0, 100_000, 10]]);
+        // The path is that of a process, or a file that outlives it.
+        let pinned = t.dir.join("my-pinned");
+        fs::write(&pinned, "").unwrap();
+        let process = format!("/proc/{first}/ns/user");
+        t.call(Command::new("mount").args(["--bind", &process]).arg(&pinned)).ok();
+        for path in [process.as_str(), pinned.to_str().unwrap()] {
+            for (option, seen) in [("ro", "65534:65534\n"), ("idmap", "5:6\n"), ("ridmap", "5:6\n")] {
+                assert_eq!(member(path, &[], option).ok(), seen, "{path} {option}");
+            }
+            for equal in [&same, &split] {
+                let both = [("uidMappings", equal.clone()), ("gidMappings", equal.clone())];
+                assert_eq!(member(path, &both, "idmap").ok(), "5:6\n", "{path} {equal}");
+            }
+            for (name, other) in [
+                ("uidMappings", map(&[[0, 200_000, 65536]])),
+                ("gidMappings", map(&[[0, 100_000, 65535]])),
+                ("gidMappings", map(&[[0, 100_000, 65536], [65536, 200_000, 1]])),
+            ] {
+                let mut both = [("uidMappings", same.clone()), ("gidMappings", same.clone())];
+                both[usize::from(name == "gidMappings")].1 = other;
+                let said =
+                    format!("linux.{name}: the joined user namespace has other mappings: 0 100000 65536");
+                member(path, &both, "ro").fails(&said);
+            }
+        }
+        t.call(Command::new("umount").arg(&pinned)).ok();
+        t.delete("c1");
+    });
+}
+
+/// user_namespaces(7): a namespace can map any ids. Without root, its first process is the user of the
+/// program, which has all capabilities there. Such a namespace can be joined, and exec enters it.
+#[test]
+fn a_user_namespace_without_root_runs_as_the_programs_user() {
+    isolated(|t| {
+        let show = "id -u; id -g; cat /proc/self/uid_map | tr -s ' '; grep ^CapEff /proc/self/status; \
+                    touch /tmp/mine && stat -Lc '%u:%g' /tmp/mine /dev/shm /proc/self";
+        let edit = |c: &mut Value| {
+            let map = json!([{"containerID": 1000, "hostID": 1000, "size": 1}]);
+            (c["linux"]["uidMappings"], c["linux"]["gidMappings"]) = (map.clone(), map);
+            c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+            for mount in c["mounts"].as_array_mut().unwrap() {
+                mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+            }
+        };
+        let bundle = |edit: &dyn Fn(&mut Value)| {
+            let bundle = t.bundle(|c| edit(c));
+            t.call(Command::new("chown").args(["-hR", "1000:1000"]).arg(bundle.rootfs())).ok();
+            bundle
+        };
+        let new = bundle(&|c| {
+            edit(c);
+            add(c, json!({"type": "user"}));
+        });
+        let expected =
+            "1000\n1000\n 1000 1000 1\nCapEff:\t0000000000000000\n1000:1000\n1000:1000\n1000:1000\n";
+        let first = t.start(&new, "c1").to_string();
+        assert_eq!(t.exec("c1", show).ok(), expected);
+        let refused = "process.user.uid: the user namespace maps neither root nor this id: setresuid(0)";
+        t.corten(&["exec", "-u", "0", "c1", "/bin/true"]).fails(refused).exits(255);
+        let args = json!(["/bin/sh", "-c", show]);
+        let joined = bundle(&|c| {
+            edit(c);
+            add(c, json!({"type": "user", "path": format!("/proc/{first}/ns/user")}));
+            c["process"]["args"] = args.clone();
+        });
+        assert_eq!(t.run_bundle(&joined).ok(), expected);
+        joined.edit(|c| c["process"]["user"]["uid"] = json!(0));
+        t.run_bundle(&joined).fails(refused);
+        t.delete("c1");
+        new.edit(|c| c["process"]["args"] = args);
+        assert_eq!(t.run_bundle(&new).ok(), expected);
+        // Ambient capabilities are the program's, too.
+        new.edit(|c| {
+            for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+                c["process"]["capabilities"][set] = json!(["CAP_KILL"]);
+            }
+        });
+        assert!(t.run_bundle(&new).ok().contains("CapEff:\t0000000000000020\n"));
+        new.edit(|c| c["process"]["user"]["uid"] = json!(0));
+        t.run_bundle(&new).fails("linux.uidMappings: maps no root, which the process is");
+        new.edit(|c| c["process"]["user"]["uid"] = json!(7));
+        t.run_bundle(&new).fails("linux.uidMappings: maps neither root nor 7, which is process.user.uid");
+    });
+}
+
+/// config-linux.md#sysctl, user_namespaces(7): the limits of a new user namespace are set. Any other's are
+/// refused.
+#[test]
+fn the_limits_of_a_new_user_namespace_are_set() {
+    isolated(|t| {
+        let files = ["max_net_namespaces", "max_inotify_watches"];
+        let host = || files.map(|file| fs::read_to_string(format!("/proc/sys/user/{file}")).unwrap());
+        let before = host();
+        let edit = |c: &mut Value| {
+            c["linux"]["sysctl"] = json!({"user.max_net_namespaces": "7", "user/max_inotify_watches": "77"});
+            c["process"]["args"] =
+                json!(["cat", "/proc/sys/user/max_net_namespaces", "/proc/sys/user/max_inotify_watches"]);
+        };
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            edit(c);
+        });
+        give_rootfs(t, &bundle);
+        assert_eq!(t.run_bundle(&bundle).ok(), "7\n77\n");
+        bundle.edit(|c| {
+            c["linux"]["sysctl"] = json!({});
+            c["process"]["args"] = json!(["sleep", "1000"]);
+        });
+        let first = t.start(&bundle, "c1");
+        let refused = "linux.sysctl[\"user.max_net_namespaces\"]: needs a new user namespace";
+        t.run_bundle(&t.bundle(edit)).fails(refused);
+        let joined = |c: &mut Value| {
+            edit(c);
+            add(c, json!({"type": "user", "path": format!("/proc/{first}/ns/user")}));
+        };
+        t.run_bundle(&t.bundle(joined)).fails(refused);
+        t.delete("c1");
+        assert_eq!(host(), before);
+    });
+}
+
 /// A wrong list is a configuration error that names the entry.
 #[test]
 fn wrong_namespaces_are_refused() {

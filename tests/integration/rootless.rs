@@ -135,6 +135,30 @@ fn create_joins_a_pid_namespace_without_a_way_back() {
     });
 }
 
+/// Root of a user namespace cannot make nodes that can be opened. The host's are bind-mounted, and what they
+/// do not have is a warning.
+#[test]
+fn devices_of_the_host_are_bind_mounted() {
+    isolated(|t| {
+        let user = User::new();
+        let with = |device: Value| {
+            bundle(t, |c| {
+                c["linux"]["devices"] = json!([device]);
+                c["process"]["args"] = json!(["stat", "-c", "%t:%T %a", "/dev/full"]);
+            })
+        };
+        let full = |path: &str| json!({"path": path, "type": "c", "major": 1, "minor": 7, "fileMode": 0o640});
+        let out = user.corten(t, &["run", "--bundle", with(full("/dev/full")).path(), "r"]).exits(0);
+        assert_eq!(out.stdout, "1:7 666\n");
+        let what = "linux.devices[0] /dev/full: the runtime may not make device nodes here, and bind-mounts the \
+                    host's: fileMode is 0o666 instead of 0o640, ignoring";
+        assert!(out.stderr.contains(what), "{}", out.stderr);
+        let renamed = with(full("/dev/renamed"));
+        user.corten(t, &["run", "--bundle", renamed.path(), "r"])
+            .fails("linux.devices[0] /dev/renamed: the runtime may not make device nodes here, and the host has none");
+    });
+}
+
 /// The annotation run.oci.keep_original_groups, which Podman's `--group-add keep-groups` uses, keeps the
 /// groups of the caller. It also applies to `exec`, and to groups that the user namespace does not map.
 /// Another value is refused.

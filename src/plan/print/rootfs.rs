@@ -48,6 +48,7 @@ fn print_facts(text: &mut Text, facts: &Facts) {
     let Facts {
         mount_namespace,
         user_namespace,
+        makes_nodes,
         cgroup_namespace,
         no_pivot,
         cgroup,
@@ -62,6 +63,7 @@ fn print_facts(text: &mut Text, facts: &Facts) {
         MountNamespace::Host => "in the mount namespace of the host",
     });
     text.line_if(*user_namespace, "in a user namespace");
+    text.line_if(*makes_nodes, "with device nodes that the runtime makes");
     text.line_if(*cgroup_namespace, "in a new cgroup namespace");
     text.line_if(*no_pivot, "moved to /, instead of pivot_root");
     let paths = [
@@ -96,6 +98,9 @@ fn print_mount(text: &mut Text, mount: &Mount) {
             let idmap = idmap.as_ref().map(|IdMapping { uid_map, gid_map, recursive }| {
                 kind_words.push(idmap_word(*recursive));
                 let word = idmap_word(*recursive);
+                if uid_map.is_empty() && gid_map.is_empty() {
+                    return format!(" {word} as in the joined user namespace");
+                }
                 format!(" {word} (uid {}) (gid {})", id_map(uid_map), id_map(gid_map))
             });
             format!("{} {}{}", bind_word(*recursive), path_word(source), idmap.unwrap_or_default())
@@ -186,13 +191,13 @@ fn propagate(Propagate { flag, recursive }: &Propagate) -> String {
 }
 
 fn print_device(text: &mut Text, device: &Device) {
-    let Device { place, path, mode, major, minor, uid, gid } = device;
-    let kind = match mode & libc::S_IFMT {
+    let Device { place, path, kind, major, minor, permissions: _, uid: _, gid: _, default: _ } = device;
+    let kind = match *kind {
         libc::S_IFCHR => "c".into(),
         libc::S_IFBLK => "b".into(),
         libc::S_IFIFO => "p".into(),
         other => format!("{other:#o}"),
     };
-    let (mode, path) = (mode & !libc::S_IFMT, path_word(path));
+    let (mode, (uid, gid), path) = (device.mode() & !libc::S_IFMT, device.owner(), path_word(path));
     text.line(format_args!("{path} {kind} {major}:{minor} {mode:04o} {uid}:{gid} ({place})"));
 }
