@@ -12,7 +12,7 @@ use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::Missing;
 use super::root::Root;
 use super::sources::{self, Sources, propagate};
-use super::targets::{Reached, Shut};
+use super::targets::{Covered, Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
@@ -100,8 +100,10 @@ fn make(
         (Kind::New { fstype, source }, _) if options.copy_up => {
             let data: Vec<&str> = options.data.iter().map(String::as_str).collect();
             let tree = detached(root, fstype, source.as_deref(), options, &data)?;
-            let target = root.target(mount, Missing::Directory)?;
-            copyup::copy(target.fd.as_fd(), tree.as_fd(), &data, root.proc).context("tmpcopyup")?;
+            let (target, covered) = root.tmpfs_target(mount)?;
+            if covered == Covered::OfImage {
+                copyup::copy(target.fd.as_fd(), tree.as_fd(), &data, root.proc).context("tmpcopyup")?;
+            }
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             attach(root, tree, target).map(Some)
         }
