@@ -124,17 +124,20 @@ fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
 }
 
 /// Explains the kernel's errors. A directory cannot be mounted on a file, nor a file on a directory: the kernel returns only
-/// EINVAL, where mount(2) returns ENOTDIR, to whose text Docker adds its own explanation. ELOOP is the error for mount
-/// namespaces that are pinned below a source.
+/// EINVAL, where mount(2) returns ENOTDIR. dockerd looks for the text of ENOTDIR, "not a directory", to add its own
+/// explanation. It looks for that of EISDIR, "is a directory", before, and takes the error for one of the program. ELOOP is
+/// the error for mount namespaces that are pinned below a source.
 fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
     if error.errno == Errno::ELOOP {
         return anyhow!("a mount namespace is pinned below the source and cannot come along: {error}");
     }
     match (fs::is_directory(tree), fs::is_directory(target)) {
         (Ok(true), Ok(false)) => {
-            anyhow!("the source is a directory, the destination is not a directory: {error}")
+            anyhow!("the destination is not a directory, but the source is one: {error}")
         }
-        (Ok(false), Ok(true)) => anyhow!("the source is not a directory, the destination is one: {error}"),
+        (Ok(false), Ok(true)) => {
+            anyhow!("the source is not a directory, but the destination is one: {error}")
+        }
         _ => error.into(),
     }
 }

@@ -50,9 +50,26 @@ fn every_kind_of_file_is_bind_mounted() {
         bind("dangling", "/mnt").fails("mounts[7].source").fails("no such file or directory");
         bind("nothing", "/mnt").fails("mounts[7].source").fails("no such file or directory");
         bind("file/x", "/mnt").fails("mounts[7].source").fails("not a directory");
-        bind("file", "/mnt").fails("mounts[7] /mnt: the source is not a directory");
-        bind("dir", "/etc/passwd").fails("mounts[7] /etc/passwd").fails("destination is not a directory");
-        bind("dir", "/etc/passwd/x").fails("mounts[7] /etc/passwd/x").fails("not a directory");
+        // dockerd adds its explanation to "not a directory", but takes "is a directory" for an error of the program.
+        for (source, target, said) in [
+            ("file", "/mnt", "/mnt: the source is not a directory"),
+            ("dir", "/etc/passwd", "/etc/passwd: the destination is not a directory"),
+            ("dir", "/etc/passwd/x", "not a directory"),
+            ("file", "/etc/passwd/x", "not a directory"),
+        ] {
+            let out = bind(source, target).fails(&format!("mounts[7] {target}: ")).fails(said);
+            assert!(!out.stderr.contains("is a directory"), "{source} {target}: {}", out.stderr);
+        }
+        for kind in ["tmpfs", "proc", "devpts", "cgroup"] {
+            for options in [json!([]), json!(["private"])] {
+                let mount =
+                    json!({"destination": "/etc/passwd", "type": kind, "source": "x", "options": options});
+                let out = t.run("true", |c| add(c, mount)).fails("mounts[7] /etc/passwd");
+                assert!(!out.stderr.contains("is a directory"), "{kind}: {}", out.stderr);
+                let out = out.fails("not a directory");
+                assert_eq!(out.stdout, "");
+            }
+        }
     });
 }
 
