@@ -188,8 +188,9 @@ fn new(
         // EACCES: the target is a directory that belongs to an unmapped id. The new calls need not enter it.
         Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
-                // fsconfig(2) refuses it for its length. The error of mount(2) is the reason.
-                Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
+                Err(refused) if one_call && e.errno == Errno::EINVAL && !tells_more(&refused) => {
+                    return Err(e.into());
+                }
                 tree => tree?,
             };
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
@@ -203,6 +204,13 @@ fn new(
         shape_with(made.as_fd(), Attr::default(), &options.propagation)?;
     }
     Ok(made)
+}
+
+/// Returns whether an error of the new calls names the reason for which mount(2) has returned EINVAL. The error of mount(2)
+/// has all options. E2BIG is the length of an option, which only fsconfig(2) limits. A file system without the new calls
+/// (overlay before Linux 6.5) parses its options only at the end, and its messages are in the kernel's log.
+fn tells_more(refused: &sys::Error) -> bool {
+    refused.errno != Errno::E2BIG && !mount::is_bare_create(refused)
 }
 
 /// Opens the mount that mount(2) has just made on `below`. Only its path leads there. If a process that shares the directory

@@ -136,9 +136,18 @@ pub(crate) fn fsconfig_flag(context: BorrowedFd, key: &str) -> Result<()> {
     fsconfig(context, libc::FSCONFIG_SET_FLAG, Some(key), None, || key.into())
 }
 
+/// The name of `FSCONFIG_CMD_CREATE` in errors.
+const CREATE: &str = "create";
+
 /// Creates the superblock (`FSCONFIG_CMD_CREATE`).
 pub(crate) fn fsconfig_create(context: BorrowedFd) -> Result<()> {
-    fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None, || "create".into())
+    fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None, || CREATE.into())
+}
+
+/// Returns whether an error is one of [`fsconfig_create`] for which the file system gave no reason.
+#[must_use]
+pub(crate) fn is_bare_create(error: &Error) -> bool {
+    error.call == format!("fsconfig({CREATE})")
 }
 
 fn fsconfig(
