@@ -28,8 +28,8 @@ impl Root<'_> {
     /// container ends in, if that is not this one.
     pub(crate) fn enter(mut self, plan: &Plan, joined: &Joined) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
-        self.close_filled()?;
         self.make_cwd(plan)?;
+        self.close_filled()?;
         self.mask(plan)?;
         for path in &plan.readonly_paths {
             self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
@@ -65,10 +65,15 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// Makes the working directory, if the root becomes read-only, or if a volume shares its mounts with the host: only here is
-    /// it known which volumes do. Otherwise the directory is made when the process changes to it.
+    /// Makes the working directory, if something becomes read-only that could contain it, or if a volume shares its mounts with
+    /// the host: only here is it known which volumes do. Otherwise the directory is made when the process changes to it.
     fn make_cwd(&self, plan: &Plan) -> Result<()> {
-        let wanted = plan.cwd.as_ref().filter(|_| self.has_peers() || plan.readonly);
+        let closes = |cwd: &Path| {
+            plan.readonly
+                || !self.filling.is_empty()
+                || plan.readonly_paths.iter().any(|path| resolve::words(cwd).starts_with(path))
+        };
+        let wanted = plan.cwd.as_ref().filter(|cwd| self.has_peers() || closes(cwd));
         let Some(cwd) = wanted.filter(|cwd| resolve::open(self.fd(), cwd).is_err()) else { return Ok(()) };
         let umask = credentials::umask(0);
         let made = self.reach(cwd, Some(Missing::Directory), Shut::Peers);
