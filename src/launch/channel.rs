@@ -29,6 +29,8 @@ pub(super) enum Event {
     },
     /// The process is in its mount namespace and waits until the runtime has opened the sources from there.
     SourcesWanted,
+    /// The process waits until the runtime has opened the source of the mount with this index.
+    SourceWanted(usize),
     /// All mounts are made. The process waits for the prestart and createRuntime hooks.
     Mounted,
     /// The master of the container's terminal.
@@ -84,6 +86,9 @@ impl Channel {
                 self.send_bytes(&[&b"p"[..], &pid.to_le_bytes()].concat(), &[pidfd.as_fd()])
             }
             Event::SourcesWanted => self.send_bytes(b"t", &[]),
+            Event::SourceWanted(index) => {
+                self.send_bytes(&[&b"b"[..], &(*index as i32).to_le_bytes()].concat(), &[])
+            }
             Event::Mounted => self.send_bytes(b"m", &[]),
             Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
             Event::Listener { fd, pid } => {
@@ -118,6 +123,7 @@ impl Channel {
             (b'u', _, _) => Ok(Event::MapsWanted),
             (b'p', Some(pidfd), Ok(pid)) => Ok(Event::Cloned { pid, pidfd }),
             (b't', _, _) => Ok(Event::SourcesWanted),
+            (b'b', _, Ok(index)) => Ok(Event::SourceWanted(index as usize)),
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), Ok(pid)) => Ok(Event::Listener { fd, pid }),

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::Missing;
 use super::root::Root;
-use super::sources::{self, Sources, propagate};
+use super::sources::{self, Runtime, Sources, propagate};
 use super::targets::{Covered, Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::View;
@@ -22,23 +22,32 @@ use crate::trace;
 
 /// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
 /// still be reached.
-pub(crate) fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
+pub(crate) fn mount_all<'a>(
+    plan: &Plan,
+    mut sources: Sources,
+    proc: BorrowedFd<'a>,
+    runtime: &Runtime,
+) -> Result<Root<'a>> {
     let _phase = trace::phase("root and mounts");
     sources::open_peers(plan, &mut sources)?;
     // The container's mounts do not propagate to the host, even from shared mounts. Mounts of the host still propagate here.
     mount::make_all_slave()?;
-    let mut root = attach_root(plan, sources.root, proc).with_context(|| sources::root_place(plan))?;
-    mount_in(&mut root, plan, sources.mounts)?;
+    let mut root = attach_root(plan, &mut sources, proc).with_context(|| sources::root_place(plan))?;
+    mount_in(&mut root, plan, sources, runtime)?;
     Ok(root)
 }
 
-pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<OwnedFd>>) -> Result<()> {
+pub(super) fn mount_in(root: &mut Root, plan: &Plan, sources: Sources, runtime: &Runtime) -> Result<()> {
+    let (mut opened, by_runtime) = (sources.mounts, sources.by_runtime);
     for (i, mount) in plan.mounts.iter().enumerate() {
         let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
-        if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &sources[i]) {
-            root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
+        if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &opened[i]) {
+            root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut opened[i..]))?;
         }
-        let tree = bind_source(plan, mount, sources[i].take())?;
+        let tree = match opened[i].take() {
+            None if sources::is_late(plan, mount, by_runtime) => Some((runtime.open)(i)?),
+            other => bind_source(plan, mount, other)?,
+        };
         let at = || format!("{} {}", mount.place, mount.destination.display());
         let writable = mount.to_fill();
         let keep = writable.is_some();
@@ -52,11 +61,11 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<Own
     Ok(task::fchdir(root.fd())?)
 }
 
-fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> sys::Result<Root<'a>> {
+fn attach_root<'a>(plan: &Plan, sources: &mut Sources, proc: BorrowedFd<'a>) -> sys::Result<Root<'a>> {
     let _phase = trace::phase_of("attach the root", || plan.path.display());
-    let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    let target = sources.root_target.take().map_or_else(|| sources::open_root_target(plan), Ok)?;
     let open = || sources::open_root_inside(plan, target.as_fd());
-    let tree = tree.map_or_else(open, Ok)?;
+    let tree = sources.root.take().map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
     let root = Root::new(tree, proc, None);
     root.close_later(target);
@@ -67,8 +76,7 @@ fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> 
 fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
-            let first = sources::for_bind(plan.propagation, &mount.options.propagation);
-            let tree = sources::open_inside(plan, source, *recursive, &first);
+            let tree = sources::open_inside(plan, mount, source, *recursive);
             tree.map(Some).with_context(|| sources::place(mount, source))
         }
         (_, opened) => Ok(opened),

@@ -8,6 +8,12 @@
 //! The runtime makes the copy ahead only for an idmapped mount, since only the runtime can. That copy
 //! contains the mount namespaces that are pinned below the source (bind mounts of /proc/PID/ns/mnt). The
 //! mounts of a new namespace are without them, and the kernel attaches them in no newer namespace.
+//!
+//! With a user namespace the runtime makes all copies, since the container's process may lack access to the
+//! paths of the host. It makes them in the container's mount namespace.
+//!
+//! A source in the root file system can be a mount of the container that is listed before. If the runtime has
+//! to copy it, the container's process asks for it when all earlier mounts exist ([`Runtime`]).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
@@ -17,7 +23,7 @@ use nix::errno::Errno;
 use super::mounts::IdMapping;
 use super::options::Propagate;
 use super::{Kind, Mount, Plan, resolve};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind as Reason, Result, fail};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 use crate::sys::{self, fs};
@@ -26,8 +32,17 @@ use crate::trace;
 /// The sources that the runtime has opened, as detached trees. The container's process opens the others.
 pub(crate) struct Sources {
     pub(super) root: Option<OwnedFd>,
+    /// The directory that the root is attached to, if the runtime has opened it.
+    pub(super) root_target: Option<OwnedFd>,
     /// One element for each mount of the plan, in its order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
+    pub(super) by_runtime: Open,
+}
+
+/// What the container's process asks of the runtime while it mounts.
+pub(crate) struct Runtime<'a> {
+    /// Returns the source of the mount with this index, which [`open_late`] opens there.
+    pub(crate) open: &'a dyn Fn(usize) -> Result<OwnedFd>,
 }
 
 /// The sources that the runtime opens.
@@ -38,23 +53,66 @@ pub(crate) enum Open {
     Idmapped,
 }
 
-/// Opens sources in the runtime.
+/// Opens sources in the runtime, with [`Open::All`] in the container's mount namespace.
 pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result<Sources> {
     let _phase = trace::phase("open sources");
-    let root = (which == Open::All).then(|| open_root(plan)).transpose()?;
+    let (mut root, mut root_target) = (None, None);
+    if which == Open::All {
+        root = Some(open_root(plan)?);
+        root_target = Some(open_root_target(plan).with_context(|| root_place(plan))?);
+    }
     let mounts = plan.mounts.iter().map(|mount| {
-        let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
-        if which == Open::Idmapped && idmap.is_none() {
-            return Ok(None);
-        }
-        let first = for_bind(plan.propagation, &mount.options.propagation);
-        let opened = open(plan, source, *recursive, &first).with_context(|| place(mount, source))?;
-        if let Some(mapping) = idmap {
-            map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
-        }
-        Ok(Some(opened))
+        let wanted = match &mount.kind {
+            Kind::Bind { idmap, .. } => which == Open::All || idmap.is_some(),
+            _ => false,
+        };
+        let open = || open_by_runtime(plan, mount, proc).with_context(|| source_place(mount));
+        (wanted && !is_late(plan, mount, which)).then(open).transpose()
     });
-    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()? })
+    Ok(Sources { root, root_target, mounts: mounts.collect::<Result<_>>()?, by_runtime: which })
+}
+
+/// Opens the source of the mount with this index for the container's process, which waits for it. The calling runtime is in
+/// the container's mount namespace. The error lacks the place of the source: [`late_place`].
+pub(crate) fn open_late(plan: &Plan, index: usize, proc: BorrowedFd) -> Result<OwnedFd> {
+    let _phase = trace::phase("open a source in the root");
+    let mount = plan.mounts.get(index).context("a mount that is not known")?;
+    open_by_runtime(plan, mount, proc)
+}
+
+/// Returns the place of the source of the mount with this index in the configuration, for errors.
+pub(crate) fn late_place(plan: &Plan, index: usize) -> String {
+    plan.mounts.get(index).map(source_place).unwrap_or_default()
+}
+
+fn source_place(mount: &Mount) -> String {
+    match &mount.kind {
+        Kind::Bind { source, .. } => place(mount, source),
+        _ => mount.place.clone(),
+    }
+}
+
+fn open_by_runtime(plan: &Plan, mount: &Mount, proc: BorrowedFd) -> Result<OwnedFd> {
+    let Kind::Bind { source, recursive, idmap } = &mount.kind else {
+        return Err(fail(Reason::Os, format!("{} has no source", mount.place)));
+    };
+    let first = first_of_bind(plan, mount);
+    let opened = open(plan, source, *recursive, &first)?;
+    idmap.as_ref().map_or(Ok(()), |mapping| map_ids(&opened, mapping, proc))?;
+    Ok(opened)
+}
+
+/// Returns whether the runtime opens the source of a mount only when the container's process asks for it.
+pub(super) fn is_late(plan: &Plan, mount: &Mount, by_runtime: Open) -> bool {
+    match &mount.kind {
+        Kind::Bind { idmap, .. } => is_in_root(plan, mount) && (by_runtime == Open::All || idmap.is_some()),
+        _ => false,
+    }
+}
+
+/// Returns whether the source of a mount is the root file system or in it, where it can be an earlier mount of the container.
+pub(super) fn is_in_root(plan: &Plan, mount: &Mount) -> bool {
+    matches!(&mount.kind, Kind::Bind { source, .. } if source.starts_with(&plan.path))
 }
 
 /// Opens the sources that stay peers of the host's mounts, unless they are open. The mounts of a new namespace are peers of the
@@ -63,7 +121,7 @@ pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result
 pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
     for (mount, opened) in plan.mounts.iter().zip(&mut sources.mounts) {
         if let (Kind::Bind { source, recursive, .. }, None) = (&mount.kind, &opened)
-            && is_peer(plan.propagation, mount)
+            && is_peer(plan, mount)
         {
             if sources.root.is_none() {
                 sources.root = Some(open_root(plan)?);
@@ -88,7 +146,7 @@ pub(super) fn root_place(plan: &Plan) -> String {
 pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<OwnedFd>]) -> Result<()> {
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
-        let first = for_bind(plan.propagation, &mount.options.propagation);
+        let first = first_of_bind(plan, mount);
         *opened = Some(open(plan, source, *recursive, &first).with_context(|| place(mount, source))?);
     }
     Ok(())
@@ -100,16 +158,28 @@ pub(super) fn place(mount: &Mount, source: &Path) -> String {
 }
 
 impl Sources {
-    /// Returns the detached trees, the root's first, for [`Sources::receive`] in another process.
+    /// Returns the sources of a plan if the runtime opens none.
+    pub(super) fn none(plan: &Plan) -> Self {
+        let mounts = plan.mounts.iter().map(|_| None).collect();
+        Self { root: None, root_target: None, mounts, by_runtime: Open::Idmapped }
+    }
+
+    /// Returns whether the container's process will ask for further sources.
+    pub(crate) fn asks(&self, plan: &Plan) -> bool {
+        plan.mounts.iter().any(|mount| is_late(plan, mount, self.by_runtime))
+    }
+
+    /// Returns the descriptors, the root's first, for [`Sources::receive`] in another process.
     pub(crate) fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.root].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)
+        [&self.root, &self.root_target].into_iter().chain(&self.mounts).flatten().map(AsFd::as_fd)
     }
 
     /// Receives the sources of a plan, all of which another process has opened, one by one.
     pub(crate) fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
-        let root = Some(next()?);
-        let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
-        Ok(Self { root, mounts: mounts.collect::<Result<_>>()? })
+        let (root, root_target) = (Some(next()?), Some(next()?));
+        let given = |mount: &Mount| mount.is_bind() && !is_late(plan, mount, Open::All);
+        let mounts = plan.mounts.iter().map(|mount| given(mount).then(&mut next).transpose());
+        Ok(Self { root, root_target, mounts: mounts.collect::<Result<_>>()?, by_runtime: Open::All })
     }
 
     /// Returns the numbers of all descriptors in it.
@@ -125,16 +195,22 @@ fn open(plan: &Plan, path: &Path, recursive: bool, first: &[Propagate]) -> sys::
     Ok(tree)
 }
 
-/// Makes a copy in the container's mount namespace, whose mounts are slaves or private already.
+/// Makes a copy in the container's mount namespace, where the mounts of the host are slaves or private already. Those in the
+/// root file system can be peers: the container's own earlier mounts.
 pub(super) fn open_inside(
     plan: &Plan,
-    path: &Path,
+    mount: &Mount,
+    source: &Path,
     recursive: bool,
-    first: &[Propagate],
 ) -> sys::Result<OwnedFd> {
-    let tree = copy(plan, path, recursive)?;
-    propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
-    Ok(tree)
+    let first = first_of_bind(plan, mount);
+    let done = if is_in_root(plan, mount) { &[][..] } else { &[ALL_SLAVE][..] };
+    open(plan, source, recursive, first.strip_prefix(done).unwrap_or(&first))
+}
+
+/// Opens the directory that the root is attached to, in the mount namespace of the calling process.
+pub(super) fn open_root_target(plan: &Plan) -> sys::Result<OwnedFd> {
+    fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)
 }
 
 /// Makes a copy of the root file system, whose directory is open, in the container's mount namespace.
@@ -201,7 +277,7 @@ pub(super) fn for_root(root: Option<Propagate>) -> Vec<Propagate> {
 /// Returns the propagation of the copy of a bind mount's source, before the propagation `own` of its options. The copy stays in
 /// the host's peer group only if both the root and the mount are "shared". Engines send that for volumes whose mounts must
 /// appear on the host.
-pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propagate> {
+fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propagate> {
     let has = |flag| own.iter().any(|own| own.flag == flag);
     match root.map(|root| root.flag) {
         Some(MS_SHARED) if has(MS_SHARED) => Vec::new(),
@@ -210,9 +286,18 @@ pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propag
     }
 }
 
+/// Returns the first propagation of the copy of a mount's source. A source in the root file system is none of the host's: its
+/// copy never is a peer, not even of an earlier mount of the container that is one.
+fn first_of_bind(plan: &Plan, mount: &Mount) -> Vec<Propagate> {
+    match for_bind(plan.propagation, &mount.options.propagation) {
+        first if first.is_empty() && is_in_root(plan, mount) => vec![ALL_SLAVE],
+        first => first,
+    }
+}
+
 /// Returns whether a bind mount stays in the peer group of the host's mount.
-pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
-    mount.is_bind() && for_bind(root, &mount.options.propagation).is_empty()
+pub(super) fn is_peer(plan: &Plan, mount: &Mount) -> bool {
+    mount.is_bind() && first_of_bind(plan, mount).is_empty()
 }
 
 fn map_ids(tree: &OwnedFd, mapping: &IdMapping, proc: BorrowedFd) -> Result<()> {

@@ -196,7 +196,7 @@ impl Root<'_> {
         directory: bool,
         linked: bool,
     ) -> sys::Result<()> {
-        let peer = sources::is_peer(plan.propagation, mount);
+        let peer = sources::is_peer(plan, mount);
         if directory || peer || linked {
             let id = fs::mount_id(tree, Path::new(""))?;
             let closed = Closed { mount: id, destination: resolve::words(&mount.destination) };

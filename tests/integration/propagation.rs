@@ -207,6 +207,31 @@ fn a_bind_mount_is_a_peer_of_the_host_only_if_the_root_is_shared() {
     });
 }
 
+/// A bind mount of an earlier mount of the container is none of the host's, even if that one is: links of the
+/// image may lead into it.
+#[test]
+fn a_bind_mount_of_an_earlier_peer_is_no_peer() {
+    isolated(|t| {
+        let host = Shared::new(t, "host");
+        let source = host.path.join("source");
+        fs::create_dir(&source).unwrap();
+        let group = format!("shared:{}", host.group());
+        for options in [json!(["rbind"]), json!(["rbind", "rshared"]), json!(["rbind", "rslave"])] {
+            let bundle = t.bundle(|c| {
+                c["linux"]["rootfsPropagation"] = json!("shared");
+                c["process"]["args"] = json!(["/bin/cat", "/proc/self/mountinfo"]);
+                add(c, json!({"destination": "/mnt", "source": source, "options": ["rbind", "rshared"]}));
+            });
+            bundle.edit(|c| {
+                add(c, json!({"destination": "/home", "source": bundle.rootfs().join("mnt"), "options": options}));
+            });
+            let out = t.run_bundle(&bundle).ok();
+            assert!(tags(&out, "/mnt").contains(&group), "{options}: {out}");
+            assert!(!tags(&out, "/home").contains(&group), "{options}: {out}");
+        }
+    });
+}
+
 /// config.md#linux-mount-options: a propagation without an r applies to one mount, not to those below.
 #[test]
 fn propagation_without_r_applies_to_one_mount() {
