@@ -31,6 +31,8 @@ pub(super) enum Event {
     SourcesWanted,
     /// The process waits until the runtime has opened the source of the mount with this index.
     SourceWanted(usize),
+    /// A warning for the log.
+    Warning(String),
     /// All mounts are made. The process waits for the prestart and createRuntime hooks.
     Mounted,
     /// The master of the container's terminal.
@@ -60,6 +62,9 @@ pub(super) enum Go {
     Start,
 }
 
+/// The most characters of a warning.
+const WARNING_MAX: usize = 1024;
+
 /// One end of a channel.
 #[derive(Debug)]
 pub(super) struct Channel(OwnedFd);
@@ -88,6 +93,10 @@ impl Channel {
             Event::SourcesWanted => self.send_bytes(b"t", &[]),
             Event::SourceWanted(index) => {
                 self.send_bytes(&[&b"b"[..], &(*index as i32).to_le_bytes()].concat(), &[])
+            }
+            Event::Warning(text) => {
+                let short: String = text.chars().take(WARNING_MAX).collect();
+                self.send_bytes(&[b"w", short.as_bytes()].concat(), &[])
             }
             Event::Mounted => self.send_bytes(b"m", &[]),
             Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
@@ -120,6 +129,7 @@ impl Channel {
         };
         let Some((tag, rest)) = bytes.split_first() else { return Ok(Event::Closed) };
         match (tag, fd, rest.try_into().map(i32::from_le_bytes)) {
+            (b'w', ..) => Ok(Event::Warning(String::from_utf8_lossy(rest).into_owned())),
             (b'u', _, _) => Ok(Event::MapsWanted),
             (b'p', Some(pidfd), Ok(pid)) => Ok(Event::Cloned { pid, pidfd }),
             (b't', _, _) => Ok(Event::SourcesWanted),

@@ -304,6 +304,7 @@ impl<'a> Build<'a> {
                     let sources = namespaces::in_mount_namespace_of(process.pid, proc, open)?;
                     sources.trees().try_for_each(|tree| process.channel.give(tree))?;
                 }
+                Event::Warning(text) => log::warn(text),
                 Event::SourceWanted(index) => {
                     let open = || rootfs::open_late(&plan.rootfs, index, proc);
                     let tree = namespaces::in_mount_namespace_of(process.pid, proc, open)

@@ -158,7 +158,8 @@ impl<'a> Container<'a> {
             report.send(&Event::SourceWanted(index))?;
             report.take()
         };
-        let runtime = rootfs::Runtime { open: &open };
+        let warn = |text| report.send(&Event::Warning(text));
+        let runtime = rootfs::Runtime { open: &open, warn: &warn };
         if self.root_only {
             if let Some(root) = rootfs::mount_root_only(plan, self.caller.proc(), &runtime)? {
                 return Ok(root);

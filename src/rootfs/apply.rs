@@ -16,7 +16,9 @@ use super::targets::{Covered, Reached, Shut};
 use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
-use crate::sys::mount::{self, Attr, MOUNT_ATTR_RDONLY};
+use crate::sys::mount::{
+    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+};
 use crate::sys::{self, fs, task};
 use crate::trace;
 
@@ -51,7 +53,8 @@ pub(super) fn mount_in(root: &mut Root, plan: &Plan, sources: Sources, runtime: 
         let at = || format!("{} {}", mount.place, mount.destination.display());
         let writable = mount.to_fill();
         let keep = writable.is_some();
-        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, keep).with_context(at)? {
+        let made = make(root, plan, writable.as_ref().unwrap_or(mount), tree, keep, runtime);
+        match made.with_context(at)? {
             Some(made) if keep => root.filling.push((made, at())),
             made => made.into_iter().for_each(|made| root.close_later(made)),
         }
@@ -90,12 +93,13 @@ fn make(
     mount: &Mount,
     tree: Option<OwnedFd>,
     keep: bool,
+    runtime: &Runtime,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     match (&mount.kind, tree) {
         (Kind::Remount, _) => remount(root, mount).map(|()| None),
         (Kind::Bind { .. }, Some(tree)) => {
-            shape(tree.as_fd(), options)?;
+            shape_bind(tree.as_fd(), mount, runtime)?;
             let is_directory = fs::is_directory(tree.as_fd())?;
             let target = root.target(mount, if is_directory { Missing::Directory } else { Missing::File })?;
             let linked = target.linked;
@@ -157,6 +161,35 @@ fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     }
     shape_with(tree, options.attr, &options.propagation)
 }
+
+/// Shapes the tree of a bind mount. A user namespace cannot clear the flags of the host's mount (mount_namespaces(7)). They
+/// stay, with a warning: engines send `rw` for every volume that is not to be read-only.
+fn shape_bind(tree: BorrowedFd, mount: &Mount, runtime: &Runtime) -> Result<()> {
+    let refused = match shape(tree, &mount.options) {
+        Err(e) if e.errno == Errno::EPERM => e,
+        other => return Ok(other?),
+    };
+    let mut options = mount.options.clone();
+    let locked = mount::flags(tree)? & options.attr.clear;
+    if locked == 0 {
+        return Err(refused.into());
+    }
+    options.attr.clear &= !locked;
+    shape(tree, &options)?;
+    for (_, name) in CLEARING.iter().filter(|(flag, _)| locked & flag != 0) {
+        let why = "the host's mount has the opposite, which a user namespace cannot change";
+        (runtime.warn)(format!("{}.options: {name:?} has no effect: {why}", mount.place))?;
+    }
+    Ok(())
+}
+
+/// Flags of a mount that a user namespace cannot clear, each with the option that asks for it.
+const CLEARING: [(u64, &str); 4] = [
+    (MOUNT_ATTR_RDONLY, "rw"),
+    (MOUNT_ATTR_NOSUID, "suid"),
+    (MOUNT_ATTR_NODEV, "dev"),
+    (MOUNT_ATTR_NOEXEC, "exec"),
+];
 
 fn shape_with(tree: BorrowedFd, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
     if attr != Attr::default() {

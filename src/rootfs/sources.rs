@@ -43,6 +43,8 @@ pub(crate) struct Sources {
 pub(crate) struct Runtime<'a> {
     /// Returns the source of the mount with this index, which [`open_late`] opens there.
     pub(crate) open: &'a dyn Fn(usize) -> Result<OwnedFd>,
+    /// Logs a warning.
+    pub(crate) warn: &'a dyn Fn(String) -> Result<()>,
 }
 
 /// The sources that the runtime opens.

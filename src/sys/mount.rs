@@ -73,6 +73,19 @@ pub(crate) fn mount_setattr(mount: BorrowedFd, recursive: bool, attr: &Attr) -> 
     setattr(mount, recursive, attr, 0)
 }
 
+/// Returns the flags of a mount, as `MOUNT_ATTR_*`: read-only, nosuid, nodev, noexec.
+pub(crate) fn flags(mount: BorrowedFd) -> Result<u64> {
+    use nix::sys::statvfs::FsFlags;
+    let found = nix::sys::statvfs::fstatvfs(mount).map_err(|e| Error::new("fstatvfs()", e))?.flags();
+    let all = [
+        (FsFlags::ST_RDONLY, MOUNT_ATTR_RDONLY),
+        (FsFlags::ST_NOSUID, MOUNT_ATTR_NOSUID),
+        (FsFlags::ST_NODEV, MOUNT_ATTR_NODEV),
+        (FsFlags::ST_NOEXEC, MOUNT_ATTR_NOEXEC),
+    ];
+    Ok(all.iter().filter(|(flag, _)| found.contains(*flag)).fold(0, |all, (_, attr)| all | attr))
+}
+
 /// Makes a detached mount translate ids with the id maps of the user namespace `userns`.
 pub(crate) fn mount_idmap(mount: BorrowedFd, recursive: bool, userns: BorrowedFd) -> Result<()> {
     setattr(mount, recursive, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
