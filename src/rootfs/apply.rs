@@ -17,10 +17,11 @@ use super::{Kind, Mount, Plan, copyup, devices};
 use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{
-    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+    self, Attr, MOUNT_ATTR_ATIME_MASK, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
 };
 use crate::sys::{self, fs, task};
-use crate::trace;
+use crate::{host, trace};
 
 /// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
 /// still be reached.
@@ -119,7 +120,12 @@ fn make(
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             attach(root, tree, target).map(Some)
         }
-        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), keep),
+        (Kind::New { fstype, source }, _) => match new(root, mount, fstype, source.as_deref(), keep) {
+            Err(e) if fstype == "sysfs" && sys::errno(&e) == Some(Errno::EPERM) => {
+                hosts_sysfs(root, mount, e)
+            }
+            made => made,
+        },
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
@@ -253,6 +259,30 @@ fn new(
 fn tells_more(refused: &sys::Error) -> bool {
     refused.errno != Errno::E2BIG && !mount::is_bare_create(refused)
 }
+
+/// Mounts the host's /sys, read-only with all mounts below, as crun does. A new sysfs belongs to the network namespace, and the
+/// kernel has refused it: only the user namespace that owns the network namespace may mount it.
+fn hosts_sysfs(root: &mut Root, mount: &Mount, refused: anyhow::Error) -> Result<Option<OwnedFd>> {
+    if !host::in_user_namespace()? {
+        return Err(refused);
+    }
+    let tree = root.copy_of_host(Path::new("/sys"), true)?;
+    if fs::filesystem_magic(tree.as_fd())? != SYSFS_MAGIC {
+        return Err(refused);
+    }
+    // Nothing becomes looser than on the host. Only an access-time mode needs bits that are cleared.
+    let mut options = mount.options.clone();
+    for attr in [&mut options.attr, &mut options.attr_all] {
+        attr.clear &= MOUNT_ATTR_ATIME_MASK;
+    }
+    options.attr_all.set |= MOUNT_ATTR_RDONLY;
+    propagate(tree.as_fd(), &[sources::ALL_PRIVATE])?;
+    shape(tree.as_fd(), &options)?;
+    let target = root.target(mount, Missing::Directory)?;
+    attach(root, tree, target).map(Some)
+}
+
+const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 /// Opens the mount that mount(2) has just made on `below`. Only its path leads there. If a process that shares the directory
 /// has renamed something, the path leads to no mount, which is an error.

@@ -263,7 +263,7 @@ pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()
 }
 
 pub(super) const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
-const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
+pub(super) const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
 
 /// Returns the first propagation of the copy of the root file system. `root` is `rootfsPropagation`. By default later mounts of
 /// the host propagate to the copy, and none propagate back. A shared root gets a peer group of its own later
