@@ -9,7 +9,7 @@ use super::sources::{self, propagate};
 use crate::error::{Context, Result};
 use crate::namespaces::Here;
 use crate::sys::mount::{
-    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+    self, Attr, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MS_PRIVATE,
 };
 use crate::sys::{self, fs, task};
 
@@ -114,8 +114,10 @@ impl<'a> Root<'a> {
     }
 }
 
-/// The attributes of a device node of the host that is bind-mounted.
-pub(super) const NODE: Attr = Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: 0 };
+/// The attributes of a device node of the host that is bind-mounted. What the host mounts on its node later does not appear on
+/// the container's.
+pub(super) const NODE: Attr =
+    Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: MS_PRIVATE };
 
 /// Makes an empty file system. It has room for its root directory only: a process that may mount can make it writable again.
 pub(super) fn empty_directory() -> sys::Result<OwnedFd> {

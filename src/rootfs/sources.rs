@@ -265,23 +265,25 @@ pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()
 pub(super) const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
 pub(super) const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
 
-/// Returns the first propagation of the copy of the root file system. `root` is `rootfsPropagation`. By default later mounts of
-/// the host propagate to the copy, and none propagate back. A shared root gets a peer group of its own later
-/// ([`Root::enter`](super::Root::enter)): as a peer of the host's mount it would show all mounts of the container there.
+/// Returns the first propagation of the copy of the root file system. `root` is `rootfsPropagation`. By default no later mount
+/// of the host appears in the container, as with other runtimes; the specification names no default. A shared root gets a
+/// peer group of its own later ([`Root::enter`](super::Root::enter)): as a peer of the host's mount it would show all mounts
+/// of the container there.
 pub(super) fn for_root(root: Option<Propagate>) -> Vec<Propagate> {
     match root.map(|root| root.flag) {
         Some(MS_SHARED) => vec![ALL_SLAVE, Propagate { flag: MS_PRIVATE, recursive: false }],
-        Some(MS_PRIVATE) => vec![ALL_PRIVATE],
+        Some(MS_PRIVATE) | None => vec![ALL_PRIVATE],
         _ => vec![ALL_SLAVE],
     }
 }
 
 /// Returns the propagation of the copy of a bind mount's source, before the propagation `own` of its options. The copy stays in
 /// the host's peer group only if both the root and the mount are "shared". Engines send that for volumes whose mounts must
-/// appear on the host.
+/// appear on the host. If neither has a propagation, the copy is private, which is also what engines mean by none.
 fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propagate> {
     let has = |flag| own.iter().any(|own| own.flag == flag);
     match root.map(|root| root.flag) {
+        None if own.is_empty() => vec![ALL_PRIVATE],
         Some(MS_SHARED) if has(MS_SHARED) => Vec::new(),
         Some(MS_PRIVATE) if !has(MS_SLAVE) => vec![ALL_PRIVATE],
         _ => vec![ALL_SLAVE],

@@ -85,7 +85,7 @@ fn the_root_has_its_propagation_and_the_host_gets_no_mount() {
     isolated(|t| {
         let host = Shared::new(t, "host");
         for (value, wanted) in [
-            (None, "master:"),
+            (None, ""),
             (Some("shared"), "shared:"),
             (Some("rshared"), "shared:"),
             (Some("slave"), "master:"),
@@ -140,7 +140,7 @@ fn a_bind_mount_is_a_peer_of_the_host_only_if_the_root_is_shared() {
         // The root's propagation, the mount's own, and the expected result: in the host's group, its slave,
         // shared itself, and the same of the mount below.
         let rows = [
-            ("", "", "master"),
+            ("", "", "private"),
             ("", "rprivate", "private"),
             ("", "rslave", "master"),
             ("", "rshared", "shared master"),
@@ -204,6 +204,31 @@ fn a_bind_mount_is_a_peer_of_the_host_only_if_the_root_is_shared() {
             }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// What the host mounts later on its /dev/null does not appear on masks, nor on devices that are bind-mounted.
+#[test]
+fn masks_and_devices_are_no_slaves_of_the_hosts() {
+    isolated(|t| {
+        let dev = Shared::new(t, "dev");
+        let null = dev.path.join("null");
+        t.call(Command::new("mknod").arg("-m").arg("666").arg(&null).args(["c", "1", "3"])).ok();
+        mount(t, &["--bind", null.to_str().unwrap(), "/dev/null"]);
+        mount(t, &["--make-shared", "/dev/null"]);
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["process"]["args"] = json!(["/bin/cat", "/proc/self/mountinfo"]);
+            c["linux"]["maskedPaths"] = json!(["/etc/passwd", "/etc/group", "/home"]);
+        });
+        give_rootfs(t, &bundle);
+        let out = t.run_bundle(&bundle);
+        // The tests' own processes have it open.
+        t.call(Command::new("umount").args(["-l", "/dev/null"])).ok();
+        let out = out.ok();
+        for path in ["/dev/null", "/etc/passwd", "/etc/group", "/home"] {
+            assert!(out.contains(&format!(" {path} ")) && tags(&out, path).is_empty(), "{path}: {out}");
+        }
     });
 }
 
