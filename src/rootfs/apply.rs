@@ -13,7 +13,7 @@ use super::resolve::Missing;
 use super::root::Root;
 use super::sources::{self, Runtime, Sources, propagate};
 use super::targets::{Covered, Reached, Shut};
-use super::{Kind, Mount, Plan, copyup, devices};
+use super::{Kind, Mount, Plan, copyup, devices, pivot};
 use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
 use crate::sys::mount::{
@@ -34,7 +34,7 @@ pub(crate) fn mount_all<'a>(
     let _phase = trace::phase("root and mounts");
     sources::open_peers(plan, &mut sources)?;
     // The container's mounts do not propagate to the host, even from shared mounts. Mounts of the host still propagate here.
-    mount::make_all_slave()?;
+    mount::make_all_slave().map_err(pivot::explain)?;
     let mut root = attach_root(plan, &mut sources, proc).with_context(|| sources::root_place(plan))?;
     mount_in(&mut root, plan, sources, runtime)?;
     Ok(root)

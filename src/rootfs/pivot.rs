@@ -9,6 +9,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use anyhow::anyhow;
+use nix::errno::Errno;
+
 use super::no_pivot::move_over_root;
 use super::resolve::{self, Missing};
 use super::root::{NODE, Root, empty_directory};
@@ -44,7 +47,7 @@ impl Root<'_> {
             MountNamespace::Host => attach_on_host(plan, self.fd())?,
             _ if self.root_only.is_some() => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd(), self.proc).context("--no-pivot")?,
-            MountNamespace::New => pivot(self.fd())?,
+            MountNamespace::New => pivot(self.fd()).map_err(explain)?,
             MountNamespace::Joined => attach_on_root(self.fd())?,
         }
         if let Some(propagate) = plan.propagation {
@@ -139,6 +142,23 @@ impl Root<'_> {
         }
         mount::mount_setattr(null.as_fd(), false, &NODE)?;
         Ok(null)
+    }
+}
+
+/// Explains EINVAL of a mount(2) on "/" and of pivot_root(2): the kernel makes neither in a chroot whose root is no mount
+/// point. Of pivot_root it is also the error for an initramfs, and for a chroot that lies on a shared mount.
+pub(super) fn explain(error: sys::Error) -> anyhow::Error {
+    const HINT: &str = "make it the root by pivot_root(8) instead of chroot(8)";
+    let is_mount = fs::mounted_at(Path::new("/")) != Ok(0);
+    match error.errno {
+        Errno::EINVAL if !is_mount => {
+            let first = "bind-mount that directory on itself, and";
+            anyhow!("{error}: / is not a mount point, as in a chroot (hint: {first} {HINT})")
+        }
+        Errno::EINVAL => anyhow!(
+            "{error}: / is an initramfs (hint: --no-pivot), or a chroot on a mount that is shared (hint: {HINT})"
+        ),
+        _ => error.into(),
     }
 }
 
