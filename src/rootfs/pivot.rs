@@ -47,7 +47,7 @@ impl Root<'_> {
             MountNamespace::Host => attach_on_host(plan, self.fd())?,
             _ if self.root_only.is_some() => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd(), self.proc).context("--no-pivot")?,
-            MountNamespace::New => pivot(self.fd()).map_err(explain)?,
+            MountNamespace::New => pivot().map_err(explain)?,
             MountNamespace::Joined => attach_on_root(self.fd())?,
         }
         if let Some(propagate) = plan.propagation {
@@ -162,11 +162,11 @@ pub(super) fn explain(error: sys::Error) -> anyhow::Error {
     }
 }
 
-/// Makes the attached mount `root` the root of the mount namespace. Because both paths of pivot_root(2) are the same, the old
-/// root is stacked on the new one, and "." unmounts it.
-fn pivot(root: BorrowedFd) -> sys::Result<()> {
+/// Makes the attached mount of the container's root, which is the working directory since everything was mounted, the root of
+/// the mount namespace. Because both paths of pivot_root(2) are the same, the old root is stacked on the new one, and "."
+/// unmounts it. Of another directory the kernel returns EINVAL, since that is no mount.
+fn pivot() -> sys::Result<()> {
     let _phase = trace::phase("pivot_root");
-    task::fchdir(root)?;
     mount::pivot_root_here()?;
     mount::detach_here()?;
     task::chdir_root()
@@ -179,7 +179,8 @@ fn attach_on_root(root: BorrowedFd) -> sys::Result<()> {
     mount::make_all_slave()?;
     let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(root, old.as_fd())?;
-    pivot(root).inspect_err(|_| {
+    task::fchdir(root)?;
+    pivot().inspect_err(|_| {
         // "." is the tree. It must not stay in a namespace of other processes, and detaching it must not detach mounts of the
         // host. The error of pivot_root is the one to report.
         let _ = sources::propagate(root, &[sources::ALL_SLAVE]).and_then(|()| mount::detach_here());
