@@ -36,7 +36,7 @@ use options::Propagate;
 pub(crate) use pivot::{detach, mounted};
 pub(crate) use root::Root;
 pub(crate) use root_namespace::mount_root_only;
-pub(crate) use sources::{Open, Sources, open_sources};
+pub(crate) use sources::{Open, Runtime, Sources, late_place, open_late, open_sources};
 pub(crate) use terminal::{Terminal, terminal};
 
 /// The mount namespace that the container ends in. Its mounts are always made in a private one.
@@ -115,10 +115,8 @@ impl Plan {
         let possible = |mount: &Mount| match &mount.kind {
             _ if mount.is_on_root() => false,
             // The source can be an earlier mount of the container. And mounts that appear on the host must not be made twice.
-            Kind::Bind { source, idmap, .. } => {
-                idmap.is_none()
-                    && !source.starts_with(&self.path)
-                    && !sources::is_peer(self.propagation, mount)
+            Kind::Bind { idmap, .. } => {
+                idmap.is_none() && !sources::is_in_root(self, mount) && !sources::is_peer(self, mount)
             }
             _ => true,
         };

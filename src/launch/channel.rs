@@ -29,6 +29,10 @@ pub(super) enum Event {
     },
     /// The process is in its mount namespace and waits until the runtime has opened the sources from there.
     SourcesWanted,
+    /// The process waits until the runtime has opened the source of the mount with this index.
+    SourceWanted(usize),
+    /// A warning for the log.
+    Warning(String),
     /// All mounts are made. The process waits for the prestart and createRuntime hooks.
     Mounted,
     /// The master of the container's terminal.
@@ -40,8 +44,6 @@ pub(super) enum Event {
     },
     /// The container's notification socket, for `start`.
     Notify(OwnedFd),
-    /// A warning for the runtime's log.
-    Warning(String),
     /// Everything is done except what `start` begins.
     Ready,
     Error(anyhow::Error),
@@ -59,6 +61,9 @@ pub(super) enum Go {
     /// The container is on record: run the program.
     Start,
 }
+
+/// The most characters of a warning.
+const WARNING_MAX: usize = 1024;
 
 /// One end of a channel.
 #[derive(Debug)]
@@ -86,13 +91,19 @@ impl Channel {
                 self.send_bytes(&[&b"p"[..], &pid.to_le_bytes()].concat(), &[pidfd.as_fd()])
             }
             Event::SourcesWanted => self.send_bytes(b"t", &[]),
+            Event::SourceWanted(index) => {
+                self.send_bytes(&[&b"b"[..], &(*index as i32).to_le_bytes()].concat(), &[])
+            }
+            Event::Warning(text) => {
+                let short: String = text.chars().take(WARNING_MAX).collect();
+                self.send_bytes(&[b"w", short.as_bytes()].concat(), &[])
+            }
             Event::Mounted => self.send_bytes(b"m", &[]),
             Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
             Event::Listener { fd, pid } => {
                 self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
             }
             Event::Notify(fd) => self.send_bytes(b"n", &[fd.as_fd()]),
-            Event::Warning(text) => self.send_bytes(&[b"w", text.as_bytes()].concat(), &[]),
             Event::Ready => self.send_bytes(b"r", &[]),
             // More seccomp profiles allow write(2) than sendmsg(2).
             Event::Error(error) => {
@@ -118,14 +129,15 @@ impl Channel {
         };
         let Some((tag, rest)) = bytes.split_first() else { return Ok(Event::Closed) };
         match (tag, fd, rest.try_into().map(i32::from_le_bytes)) {
+            (b'w', ..) => Ok(Event::Warning(String::from_utf8_lossy(rest).into_owned())),
             (b'u', _, _) => Ok(Event::MapsWanted),
             (b'p', Some(pidfd), Ok(pid)) => Ok(Event::Cloned { pid, pidfd }),
             (b't', _, _) => Ok(Event::SourcesWanted),
+            (b'b', _, Ok(index)) => Ok(Event::SourceWanted(index as usize)),
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), Ok(pid)) => Ok(Event::Listener { fd, pid }),
             (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
-            (b'w', _, _) => Ok(Event::Warning(String::from_utf8_lossy(rest).into_owned())),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),
             _ => Err(fail(

@@ -30,7 +30,7 @@ use super::watch::Watch;
 use crate::cgroups::{self, Cgroup, CgroupRecord, systemd};
 use crate::config::Config;
 use crate::dbus::Bus;
-use crate::error::{Notes, Result};
+use crate::error::{Context, Notes, Result};
 use crate::host::Host;
 use crate::namespaces::netdev::{self, Devices};
 use crate::namespaces::{self, IdMap, Joined, Stages, idmap};
@@ -180,7 +180,9 @@ impl<'a> Build<'a> {
         // A terminal is a device of the container's, so it must be opened after the device filter is attached. Often the
         // container process asks for something later than that anyway. All other files that it opens are regular.
         let terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
-        let asks = stages == Stages::Intermediate || opened.sources.is_none() || plan.reports_mounts();
+        let asks = stages == Stages::Intermediate
+            || opened.sources.as_ref().is_none_or(|sources| sources.asks(&plan.rootfs))
+            || plan.reports_mounts();
         let awaits_filter = cgroup.is_some() && terminal && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
@@ -314,6 +316,12 @@ impl<'a> Build<'a> {
                     };
                     let sources = namespaces::in_mount_namespace_of(process.pid, proc, open)?;
                     sources.trees().try_for_each(|tree| process.channel.give(tree))?;
+                }
+                Event::SourceWanted(index) => {
+                    let open = || rootfs::open_late(&plan.rootfs, index, proc, joined_user);
+                    let tree = namespaces::in_mount_namespace_of(process.pid, proc, open)
+                        .with_context(|| rootfs::late_place(&plan.rootfs, index))?;
+                    process.channel.give(tree.as_fd())?;
                 }
                 Event::Mounted => {
                     self.record_process(process)?;

@@ -119,16 +119,8 @@ impl<'a> Container<'a> {
         task::setsid()?;
         // What is made in the container has the given modes, whatever the caller's umask is.
         let umask = credentials::umask(0);
-        let root = match self.root_only {
-            true => rootfs::mount_root_only(&plan.rootfs, self.caller.proc())?,
-            false => None,
-        };
-        let root = match root {
-            Some(root) => root,
-            None => self.mount_all(report)?,
-        };
+        let root = self.mount_all(report)?;
         credentials::umask(umask);
-        root.take_warnings().into_iter().try_for_each(|text| report.send(&Event::Warning(text)))?;
         if plan.reports_mounts() {
             report.send(&Event::Mounted)?;
             report.await_go()?;
@@ -166,12 +158,21 @@ impl<'a> Container<'a> {
         program.run(report)
     }
 
-    /// Mounts all in a mount namespace with the host's paths.
+    /// Mounts all, in a root-only mount namespace if that works, else in one with the host's paths.
     fn mount_all(&mut self, report: &Channel) -> Result<rootfs::Root<'a>> {
+        let plan = &self.plan.rootfs;
+        let open = |index| {
+            report.send(&Event::SourceWanted(index))?;
+            report.take()
+        };
+        let warn = |text| report.send(&Event::Warning(text));
+        let runtime = rootfs::Runtime { open: &open, warn: &warn };
         if self.root_only {
+            if let Some(root) = rootfs::mount_root_only(plan, self.caller.proc(), &runtime)? {
+                return Ok(root);
+            }
             task::unshare(libc::CLONE_NEWNS)?;
         }
-        let plan = &self.plan.rootfs;
         let sources = match self.sources.take() {
             Some(sources) => sources,
             None => {
@@ -179,7 +180,7 @@ impl<'a> Container<'a> {
                 rootfs::Sources::receive(plan, || report.take())?
             }
         };
-        rootfs::mount_all(plan, sources, self.caller.proc())
+        rootfs::mount_all(plan, sources, self.caller.proc(), &runtime)
     }
 
     /// Sets the names and the interface of new namespaces, and the session keyring.

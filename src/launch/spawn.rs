@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -129,7 +130,7 @@ impl<'a> Child<'a> {
             Ok(Some(Forked::Child)) => std::mem::forget(back),
             _ => back.go(),
         }
-        cloned.map_err(|e| explain_clone(e, cgroup.and(self.cgroup)))
+        cloned.map_err(|error| explain_clone(error, self.kinds, cgroup.and(self.cgroup)))
     }
 
     /// The cloned process, which enters its namespaces and becomes the program.
@@ -200,9 +201,15 @@ fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
 }
 
 /// Adds the reason to the errors of clone3 that do not show it. `cgroup` is the one that the process is cloned into.
-fn explain_clone(error: sys::Error, cgroup: Option<&Cgroup>) -> anyhow::Error {
+fn explain_clone(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyhow::Error {
+    let in_chroot = || fs::mounted_at(Path::new("/")).is_ok_and(|id| id == 0);
     let full = || cgroup.and_then(Cgroup::full);
     let reason = match error.errno {
+        // The kernel's current_chrooted().
+        Errno::EPERM if kinds & libc::CLONE_NEWUSER != 0 && in_chroot() => {
+            "the kernel makes no user namespace in a chroot (hint: make / a mount point, and the root by pivot_root(8))"
+                .into()
+        }
         Errno::EBUSY => "the cgroup cannot take processes".into(),
         Errno::ENOSPC => "the limit on namespaces, /proc/sys/user, is reached".into(),
         Errno::EAGAIN => full().unwrap_or_else(|| "the limit on processes is reached".into()),

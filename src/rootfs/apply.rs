@@ -11,14 +11,17 @@ use nix::errno::Errno;
 use super::options::{Options, Propagate, legacy_flags};
 use super::resolve::Missing;
 use super::root::Root;
-use super::sources::{self, Sources, propagate};
-use super::targets::{Reached, Shut};
-use super::{Kind, Mount, Plan, copyup, devices};
+use super::sources::{self, Runtime, Sources, propagate};
+use super::targets::{Covered, Reached, Shut};
+use super::{Kind, Mount, Plan, copyup, devices, pivot};
 use crate::cgroups::View;
 use crate::error::{Context, Result, fail};
-use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY};
+use crate::sys::mount::{
+    self, Attr, Depth, MOUNT_ATTR_ATIME_MASK, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+};
 use crate::sys::{self, fs, task};
-use crate::trace;
+use crate::{host, trace};
 
 /// When the calls that make a mount return a descriptor of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,43 +33,53 @@ enum Descriptor {
 
 /// Attaches the root and makes all mounts and devices inside. Afterwards the root is still writable, and the host's paths can
 /// still be reached.
-pub(crate) fn mount_all<'a>(plan: &Plan, mut sources: Sources, proc: BorrowedFd<'a>) -> Result<Root<'a>> {
+pub(crate) fn mount_all<'a>(
+    plan: &Plan,
+    mut sources: Sources,
+    proc: BorrowedFd<'a>,
+    runtime: &Runtime,
+) -> Result<Root<'a>> {
     let _phase = trace::phase("root and mounts");
     sources::open_peers(plan, &mut sources)?;
     // The container's mounts do not propagate to the host, even from shared mounts. Mounts of the host still propagate here.
-    mount::make_all_slave()?;
-    let mut root = attach_root(plan, sources.root, proc).with_context(|| sources::root_place(plan))?;
-    root.nodes = sources.nodes;
-    mount_in(&mut root, plan, sources.mounts)?;
+    mount::make_all_slave().map_err(pivot::explain)?;
+    let mut root = attach_root(plan, &mut sources, proc).with_context(|| sources::root_place(plan))?;
+    root.nodes = sources.nodes.take();
+    mount_in(&mut root, plan, sources, runtime)?;
     Ok(root)
 }
 
-pub(super) fn mount_in(root: &mut Root, plan: &Plan, mut sources: Vec<Option<OwnedFd>>) -> Result<()> {
+pub(super) fn mount_in(root: &mut Root, plan: &Plan, sources: Sources, runtime: &Runtime) -> Result<()> {
+    let (mut opened, by_runtime) = (sources.mounts, sources.by_runtime);
     for (i, mount) in plan.mounts.iter().enumerate() {
         let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
-        if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &sources[i]) {
-            root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut sources[i..]))?;
+        if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &opened[i]) {
+            root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut opened[i..]))?;
         }
-        let tree = bind_source(plan, mount, sources[i].take())?;
+        let tree = match opened[i].take() {
+            None if sources::is_late(plan, mount, by_runtime) => Some((runtime.open)(i)?),
+            other => bind_source(plan, mount, other)?,
+        };
         let at = || format!("{} {}", mount.place, mount.destination.display());
         let writable = mount.to_fill();
         let descriptor = if writable.is_some() { Descriptor::Always } else { Descriptor::IfOpen };
-        match make(root, plan, writable.as_ref().unwrap_or(mount), tree, descriptor).with_context(at)? {
+        let made = make(root, plan, writable.as_ref().unwrap_or(mount), tree, descriptor, runtime);
+        match made.with_context(at)? {
             Some(made) if writable.is_some() => root.filling.push((made, at())),
             made => made.into_iter().for_each(|made| root.close_later(made)),
         }
     }
-    devices::apply(root, plan)?;
+    devices::apply(root, plan, runtime)?;
     root.detach_nodes()?;
     // The working directory of hooks, as with runc.
     Ok(task::fchdir(root.fd())?)
 }
 
-fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> sys::Result<Root<'a>> {
+fn attach_root<'a>(plan: &Plan, sources: &mut Sources, proc: BorrowedFd<'a>) -> sys::Result<Root<'a>> {
     let _phase = trace::phase_of("attach the root", || plan.path.display());
-    let target = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    let target = sources.root_target.take().map_or_else(|| sources::open_root_target(plan), Ok)?;
     let open = || sources::open_root_inside(plan, target.as_fd());
-    let tree = tree.map_or_else(open, Ok)?;
+    let tree = sources.root.take().map_or_else(open, Ok)?;
     mount::move_mount(tree.as_fd(), target.as_fd())?;
     let root = Root::new(tree, proc, None);
     root.close_later(target);
@@ -77,8 +90,7 @@ fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> 
 fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
-            let first = sources::for_bind(plan.propagation, &mount.options.propagation);
-            let tree = sources::open_inside(plan, source, Depth::recursive_if(*recursive), &first);
+            let tree = sources::open_inside(plan, mount, source, Depth::recursive_if(*recursive));
             tree.map(Some).with_context(|| sources::place(mount, source))
         }
         (_, opened) => Ok(opened),
@@ -92,12 +104,13 @@ fn make(
     mount: &Mount,
     tree: Option<OwnedFd>,
     descriptor: Descriptor,
+    runtime: &Runtime,
 ) -> Result<Option<OwnedFd>> {
     let options = &mount.options;
     match (&mount.kind, tree) {
         (Kind::Remount, _) => remount(root, mount).map(|()| None),
         (Kind::Bind { .. }, Some(tree)) => {
-            shape(tree.as_fd(), options)?;
+            shape_bind(tree.as_fd(), mount, runtime)?;
             let is_directory = fs::is_directory(tree.as_fd())?;
             let target = root.target(mount, if is_directory { Missing::Directory } else { Missing::File })?;
             let linked = target.linked;
@@ -110,12 +123,19 @@ fn make(
         (Kind::New { fstype, source }, _) if options.copy_up => {
             let data: Vec<&str> = options.data.iter().map(String::as_str).collect();
             let tree = detached(root, fstype, source.as_deref(), options, &data)?;
-            let target = root.target(mount, Missing::Directory)?;
-            copyup::copy(target.fd.as_fd(), tree.as_fd(), &data, root.proc).context("tmpcopyup")?;
+            let (target, covered) = root.tmpfs_target(mount)?;
+            if covered == Covered::OfImage {
+                copyup::copy(target.fd.as_fd(), tree.as_fd(), &data, root.proc).context("tmpcopyup")?;
+            }
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             attach(root, tree, target).map(Some)
         }
-        (Kind::New { fstype, source }, _) => new(root, mount, fstype, source.as_deref(), descriptor),
+        (Kind::New { fstype, source }, _) => match new(root, mount, fstype, source.as_deref(), descriptor) {
+            Err(e) if fstype == "sysfs" && sys::errno(&e) == Some(Errno::EPERM) => {
+                hosts_sysfs(root, mount, e)
+            }
+            made => made,
+        },
         (Kind::Bind { .. }, None) => Err(fail(crate::error::Kind::Os, "its source was not opened")),
     }
 }
@@ -132,17 +152,20 @@ fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
 }
 
 /// Explains the kernel's errors. A directory cannot be mounted on a file, nor a file on a directory: the kernel returns only
-/// EINVAL, where mount(2) returns ENOTDIR, to whose text Docker adds its own explanation. ELOOP is the error for mount
-/// namespaces that are pinned below a source.
+/// EINVAL, where mount(2) returns ENOTDIR. dockerd looks for the text of ENOTDIR, "not a directory", to add its own
+/// explanation. It looks for that of EISDIR, "is a directory", before, and takes the error for one of the program. ELOOP is
+/// the error for mount namespaces that are pinned below a source.
 fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
     if error.errno == Errno::ELOOP {
         return anyhow!("a mount namespace is pinned below the source and cannot come along: {error}");
     }
     match (fs::is_directory(tree), fs::is_directory(target)) {
         (Ok(true), Ok(false)) => {
-            anyhow!("the source is a directory, the destination is not a directory: {error}")
+            anyhow!("the destination is not a directory, but the source is one: {error}")
         }
-        (Ok(false), Ok(true)) => anyhow!("the source is not a directory, the destination is one: {error}"),
+        (Ok(false), Ok(true)) => {
+            anyhow!("the source is not a directory, but the destination is one: {error}")
+        }
         _ => error.into(),
     }
 }
@@ -154,6 +177,35 @@ fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     }
     shape_with(tree, options.attr, &options.propagation)
 }
+
+/// Shapes the tree of a bind mount. A user namespace cannot clear the flags of the host's mount (mount_namespaces(7)). They
+/// stay, with a warning: engines send `rw` for every volume that is not to be read-only.
+fn shape_bind(tree: BorrowedFd, mount: &Mount, runtime: &Runtime) -> Result<()> {
+    let refused = match shape(tree, &mount.options) {
+        Err(e) if e.errno == Errno::EPERM => e,
+        other => return Ok(other?),
+    };
+    let mut options = mount.options.clone();
+    let locked = mount::flags(tree)? & options.attr.clear;
+    if locked == 0 {
+        return Err(refused.into());
+    }
+    options.attr.clear &= !locked;
+    shape(tree, &options)?;
+    for (_, name) in CLEARING.iter().filter(|(flag, _)| locked & flag != 0) {
+        let why = "the host's mount has the opposite, which a user namespace cannot change";
+        (runtime.warn)(format!("{}.options: {name:?} has no effect: {why}", mount.place))?;
+    }
+    Ok(())
+}
+
+/// Flags of a mount that a user namespace cannot clear, each with the option that asks for it.
+const CLEARING: [(u64, &str); 4] = [
+    (MOUNT_ATTR_RDONLY, "rw"),
+    (MOUNT_ATTR_NOSUID, "suid"),
+    (MOUNT_ATTR_NODEV, "dev"),
+    (MOUNT_ATTR_NOEXEC, "exec"),
+];
 
 fn shape_with(tree: BorrowedFd, attr: Attr, steps: &[Propagate]) -> sys::Result<()> {
     if attr != Attr::default() {
@@ -194,8 +246,9 @@ fn new(
         // EBUSY: the same file system is mounted there, as cgroup2 is in a bound /sys. Only mount(2) refuses that.
         Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES | Errno::EBUSY) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
-                // fsconfig(2) refuses it for its length. The error of mount(2) is the reason.
-                Err(refused) if refused.errno == Errno::E2BIG && one_call => return Err(e.into()),
+                Err(refused) if one_call && e.errno == Errno::EINVAL && !tells_more(&refused) => {
+                    return Err(e.into());
+                }
                 tree => tree?,
             };
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
@@ -210,6 +263,37 @@ fn new(
     }
     Ok(made)
 }
+
+/// Returns whether an error of the new calls names the reason for which mount(2) has returned EINVAL. The error of mount(2)
+/// has all options. E2BIG is the length of an option, which only fsconfig(2) limits. A file system without the new calls
+/// (overlay before Linux 6.5) parses its options only at the end, and its messages are in the kernel's log.
+fn tells_more(refused: &sys::Error) -> bool {
+    refused.errno != Errno::E2BIG && !mount::is_bare_create(refused)
+}
+
+/// Mounts the host's /sys, read-only with all mounts below, as crun does. A new sysfs belongs to the network namespace, and the
+/// kernel has refused it: only the user namespace that owns the network namespace may mount it.
+fn hosts_sysfs(root: &mut Root, mount: &Mount, refused: anyhow::Error) -> Result<Option<OwnedFd>> {
+    if !host::in_user_namespace()? {
+        return Err(refused);
+    }
+    let tree = root.copy_of_host(Path::new("/sys"), Depth::Recursive)?;
+    if fs::filesystem_magic(tree.as_fd())? != SYSFS_MAGIC {
+        return Err(refused);
+    }
+    // Nothing becomes looser than on the host. Only an access-time mode needs bits that are cleared.
+    let mut options = mount.options.clone();
+    for attr in [&mut options.attr, &mut options.attr_all] {
+        attr.clear &= MOUNT_ATTR_ATIME_MASK;
+    }
+    options.attr_all.set |= MOUNT_ATTR_RDONLY;
+    propagate(tree.as_fd(), &[sources::ALL_PRIVATE])?;
+    shape(tree.as_fd(), &options)?;
+    let target = root.target(mount, Missing::Directory)?;
+    attach(root, tree, target).map(Some)
+}
+
+const SYSFS_MAGIC: i64 = 0x6265_6572;
 
 /// Opens the mount that mount(2) has just made on `below`. Only its path leads there. If a process that shares the directory
 /// has renamed something, the path leads to no mount, which is an error.

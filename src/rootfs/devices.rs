@@ -13,6 +13,7 @@ use super::Plan;
 use super::mounts::names;
 use super::resolve::{self, Missing};
 use super::root::{NODE, Root};
+use super::sources::Runtime;
 use super::targets::Shut;
 use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::mount::{self, Depth};
@@ -156,14 +157,14 @@ fn planned(device: &LinuxDevice, place: String, notes: &mut Notes) -> Option<Dev
 }
 
 /// Makes all nodes and links. The umask must be 0. A directory is opened once for consecutive nodes.
-pub(super) fn apply(root: &Root, plan: &Plan) -> Result<()> {
+pub(super) fn apply(root: &Root, plan: &Plan, runtime: &Runtime) -> Result<()> {
     let _phase = trace::phase("devices");
-    let dev = nodes(root, plan)?;
+    let dev = nodes(root, plan, runtime)?;
     if plan.default_devices { links(root, dev) } else { Ok(()) }
 }
 
 /// Makes the nodes. Returns the directory of the last one, which usually is /dev.
-fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>> {
+fn nodes<'a>(root: &Root, plan: &'a Plan, runtime: &Runtime) -> Result<Option<(&'a Path, OwnedFd)>> {
     let mut open: Option<(&Path, OwnedFd)> = None;
     for (index, device) in plan.devices.iter().enumerate() {
         let at = || device.shown();
@@ -178,7 +179,7 @@ fn nodes<'a>(root: &Root, plan: &'a Plan) -> Result<Option<(&'a Path, OwnedFd)>>
         };
         // The plan has checked that the path has a name.
         let name = Path::new(device.path.file_name().unwrap_or_default());
-        node(root, dir.as_fd(), name, plan, index).with_context(at)?;
+        node(root, dir.as_fd(), name, plan, index, runtime).with_context(at)?;
         open = Some((parent, dir));
     }
     Ok(open)
@@ -190,18 +191,28 @@ fn directory(root: &Root, path: &Path) -> Result<OwnedFd> {
     Ok(root.reach(path, Some(Missing::Directory), Shut::Binds)?.fd)
 }
 
-fn node(root: &Root, dir: BorrowedFd, name: &Path, plan: &Plan, index: usize) -> Result<()> {
+fn node(
+    root: &Root,
+    dir: BorrowedFd,
+    name: &Path,
+    plan: &Plan,
+    index: usize,
+    runtime: &Runtime,
+) -> Result<()> {
     let device = &plan.devices[index];
     // The kernel lets no process in a user namespace make a device.
     if plan.facts.user_namespace && !device.is_fifo() {
         let ahead = if plan.is_ahead(device) { root.ahead(index)? } else { None };
-        return bind(root, dir, name, device, ahead);
+        let tree = ahead.map_or_else(|| hosts(root, device, runtime), Ok)?;
+        return bind(dir, name, device, &tree);
     }
     match fs::mknodat(dir, name, device.mode(), device.number()) {
         Ok(()) if device.owner() == (0, 0) => Ok(()),
         Ok(()) => set_owner(dir, name, device),
         Err(e) if e.errno == Errno::EEXIST => check_same(dir, name, device).map(drop),
-        Err(e) if e.errno == Errno::EPERM && !device.is_fifo() => bind(root, dir, name, device, None),
+        Err(e) if e.errno == Errno::EPERM && !device.is_fifo() => {
+            bind(dir, name, device, &hosts(root, device, runtime)?)
+        }
         Err(e) => Err(e.into()),
     }
 }
@@ -255,13 +266,8 @@ fn describe(mode: u32, number: u64) -> String {
     }
 }
 
-/// Bind-mounts a node that the runtime has made ahead, or else the host's of the same path. An empty file is taken for a mount
-/// point that an earlier container has made.
-fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, ahead: Option<OwnedFd>) -> Result<()> {
-    let tree = match ahead {
-        Some(tree) => tree,
-        None => hosts(root, device)?,
-    };
+/// Attaches a copy of a device's node. An empty file is taken for a mount point that an earlier container has made.
+fn bind(dir: BorrowedFd, name: &Path, device: &Device, tree: &OwnedFd) -> Result<()> {
     let flags = fs::O_CREAT | fs::O_WRONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK;
     let target = match fs::open(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0) {
         Err(e) if e.errno == Errno::ENOENT => fs::open(dir, name, flags | fs::O_EXCL, 0o644)?,
@@ -275,7 +281,7 @@ fn bind(root: &Root, dir: BorrowedFd, name: &Path, device: &Device, ahead: Optio
 }
 
 /// Returns a copy of the host's node. Warns of what the configuration asks for and that node does not have.
-fn hosts(root: &Root, device: &Device) -> Result<OwnedFd> {
+fn hosts(root: &Root, device: &Device, runtime: &Runtime) -> Result<OwnedFd> {
     let tree = match root.copy_of_host(&device.path, Depth::One) {
         Err(e) if matches!(sys::errno(&e), Some(Errno::ENOENT | Errno::ENOTDIR)) => {
             let what = "the runtime may not make device nodes here, and the host has none at this path";
@@ -288,10 +294,10 @@ fn hosts(root: &Root, device: &Device) -> Result<OwnedFd> {
     let differences = differences(device, &stat);
     if !differences.is_empty() {
         let what = differences.join(", ");
-        root.warn(format!(
+        (runtime.warn)(format!(
             "{}: the runtime may not make device nodes here, and bind-mounts the host's: {what}, ignoring",
             device.shown()
-        ));
+        ))?;
     }
     Ok(tree)
 }

@@ -9,6 +9,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use anyhow::anyhow;
+use nix::errno::Errno;
+
 use super::no_pivot::move_over_root;
 use super::resolve::{self, Missing};
 use super::root::{NODE, Root, empty_directory};
@@ -28,8 +31,8 @@ impl Root<'_> {
     /// container ends in, if that is not this one.
     pub(crate) fn enter(mut self, plan: &Plan, joined: &Joined) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
-        self.close_filled()?;
         self.make_cwd(plan)?;
+        self.close_filled()?;
         self.mask(plan)?;
         for path in &plan.readonly_paths {
             self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
@@ -44,7 +47,7 @@ impl Root<'_> {
             MountNamespace::Host => attach_on_host(plan, self.fd())?,
             _ if self.root_only.is_some() => task::chdir_root()?,
             _ if plan.facts.no_pivot => move_over_root(self.fd(), self.proc).context("--no-pivot")?,
-            MountNamespace::New => pivot(self.fd())?,
+            MountNamespace::New => pivot().map_err(explain)?,
             MountNamespace::Joined => attach_on_root(self.fd())?,
         }
         if let Some(propagate) = plan.propagation {
@@ -65,10 +68,15 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// Makes the working directory, if the root becomes read-only, or if a volume shares its mounts with the host: only here is
-    /// it known which volumes do. Otherwise the directory is made when the process changes to it.
+    /// Makes the working directory, if something becomes read-only that could contain it, or if a volume shares its mounts with
+    /// the host: only here is it known which volumes do. Otherwise the directory is made when the process changes to it.
     fn make_cwd(&self, plan: &Plan) -> Result<()> {
-        let wanted = plan.cwd.as_ref().filter(|_| self.has_peers() || plan.readonly);
+        let closes = |cwd: &Path| {
+            plan.readonly
+                || !self.filling.is_empty()
+                || plan.readonly_paths.iter().any(|path| resolve::words(cwd).starts_with(path))
+        };
+        let wanted = plan.cwd.as_ref().filter(|cwd| self.has_peers() || closes(cwd));
         let Some(cwd) = wanted.filter(|cwd| resolve::open(self.fd(), cwd).is_err()) else { return Ok(()) };
         let umask = credentials::umask(0);
         let made = self.reach(cwd, Some(Missing::Directory), Shut::Peers);
@@ -137,11 +145,28 @@ impl Root<'_> {
     }
 }
 
-/// Makes the attached mount `root` the root of the mount namespace. Because both paths of pivot_root(2) are the same, the old
-/// root is stacked on the new one, and "." unmounts it.
-fn pivot(root: BorrowedFd) -> sys::Result<()> {
+/// Explains EINVAL of a mount(2) on "/" and of pivot_root(2): the kernel makes neither in a chroot whose root is no mount
+/// point. Of pivot_root it is also the error for an initramfs, and for a chroot that lies on a shared mount.
+pub(super) fn explain(error: sys::Error) -> anyhow::Error {
+    const HINT: &str = "make it the root by pivot_root(8) instead of chroot(8)";
+    let is_mount = fs::mounted_at(Path::new("/")) != Ok(0);
+    match error.errno {
+        Errno::EINVAL if !is_mount => {
+            let first = "bind-mount that directory on itself, and";
+            anyhow!("{error}: / is not a mount point, as in a chroot (hint: {first} {HINT})")
+        }
+        Errno::EINVAL => anyhow!(
+            "{error}: / is an initramfs (hint: --no-pivot), or a chroot on a mount that is shared (hint: {HINT})"
+        ),
+        _ => error.into(),
+    }
+}
+
+/// Makes the attached mount of the container's root, which is the working directory since everything was mounted, the root of
+/// the mount namespace. Because both paths of pivot_root(2) are the same, the old root is stacked on the new one, and "."
+/// unmounts it. Of another directory the kernel returns EINVAL, since that is no mount.
+fn pivot() -> sys::Result<()> {
     let _phase = trace::phase("pivot_root");
-    task::fchdir(root)?;
     mount::pivot_root_here()?;
     mount::detach_here()?;
     task::chdir_root()
@@ -154,7 +179,8 @@ fn attach_on_root(root: BorrowedFd) -> sys::Result<()> {
     mount::make_all_slave()?;
     let old = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(root, old.as_fd())?;
-    pivot(root).inspect_err(|_| {
+    task::fchdir(root)?;
+    pivot().inspect_err(|_| {
         // "." is the tree. It must not stay in a namespace of other processes, and detaching it must not detach mounts of the
         // host. The error of pivot_root is the one to report.
         let _ = sources::propagate(root, &[sources::ALL_SLAVE]).and_then(|()| mount::detach_here());

@@ -9,7 +9,7 @@ use super::sources::{self, propagate};
 use crate::error::{Context, Result};
 use crate::namespaces::Here;
 use crate::sys::mount::{
-    self, Attr, Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
+    self, Attr, Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MS_PRIVATE,
 };
 use crate::sys::{self, fs, task};
 
@@ -28,7 +28,6 @@ pub(crate) struct Root<'a> {
     pub(super) displaced: bool,
     /// The device nodes that the runtime has made ahead, while they are attached.
     pub(super) nodes: Option<OwnedFd>,
-    warnings: RefCell<Vec<String>>,
     /// The process is in a root-only mount namespace.
     pub(super) root_only: Option<RootOnly>,
 }
@@ -63,18 +62,7 @@ impl RootOnly {
 impl<'a> Root<'a> {
     pub(super) fn new(fd: OwnedFd, proc: BorrowedFd<'a>, root_only: Option<RootOnly>) -> Self {
         let (finished, filling, bounds) = (RefCell::default(), Vec::new(), Vec::new());
-        let warnings = RefCell::default();
-        Self { fd, proc, finished, filling, bounds, displaced: false, nodes: None, warnings, root_only }
-    }
-
-    /// Adds a warning for the runtime, which has the log.
-    pub(super) fn warn(&self, text: String) {
-        self.warnings.borrow_mut().push(text);
-    }
-
-    /// Returns the warnings that were added since the last call.
-    pub(crate) fn take_warnings(&self) -> Vec<String> {
-        self.warnings.take()
+        Self { fd, proc, finished, filling, bounds, displaced: false, nodes: None, root_only }
     }
 
     /// Returns a copy of the host's tree at a path. It is never a peer of the host's mount: what would be mounted on it, a
@@ -128,8 +116,10 @@ impl<'a> Root<'a> {
     }
 }
 
-/// The attributes of a device node of the host that is bind-mounted.
-pub(super) const NODE: Attr = Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: 0 };
+/// The attributes of a device node of the host that is bind-mounted. What the host mounts on its node later does not appear on
+/// the container's.
+pub(super) const NODE: Attr =
+    Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: MS_PRIVATE };
 
 /// Makes an empty file system. It has room for its root directory only: a process that may mount can make it writable again.
 pub(super) fn empty_directory() -> sys::Result<OwnedFd> {

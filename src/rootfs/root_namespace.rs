@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use super::root::{Root, RootOnly};
-use super::sources::{self, propagate};
+use super::sources::{self, Runtime, Sources, propagate};
 use super::{Plan, apply};
 use crate::error::Result;
 use crate::namespaces::Here;
@@ -23,7 +23,11 @@ use crate::trace;
 /// Does the work of [`mount_all`](super::mount_all) in a root-only mount namespace, which the calling process enters from
 /// the host's. Returns `None` if that fails for any reason: then the process is back where it was. `plan` must be one that
 /// [can do with it](Plan::can_be_root_only).
-pub(crate) fn mount_root_only<'a>(plan: &Plan, proc: BorrowedFd<'a>) -> Result<Option<Root<'a>>> {
+pub(crate) fn mount_root_only<'a>(
+    plan: &Plan,
+    proc: BorrowedFd<'a>,
+    runtime: &Runtime,
+) -> Result<Option<Root<'a>>> {
     let _phase = trace::phase("root and mounts, root-only");
     let Ok(own) = mount::open_tree_namespace(&plan.path) else { return Ok(None) };
     let host = Here::of(proc)?;
@@ -34,7 +38,7 @@ pub(crate) fn mount_root_only<'a>(plan: &Plan, proc: BorrowedFd<'a>) -> Result<O
     let mut root = Root::new(fd, proc, Some(RootOnly { host, own }));
     let made = propagate(root.fd(), &sources::for_root(plan.propagation))
         .map_err(Into::into)
-        .and_then(|()| apply::mount_in(&mut root, plan, plan.mounts.iter().map(|_| None).collect()));
+        .and_then(|()| apply::mount_in(&mut root, plan, Sources::none(plan), runtime));
     match (made, &root.root_only) {
         (Ok(()), _) => Ok(Some(root)),
         // For example, a mount namespace is pinned below a source.

@@ -8,6 +8,12 @@
 //! The runtime makes the copy ahead only for an idmapped mount, since only the runtime can. That copy
 //! contains the mount namespaces that are pinned below the source (bind mounts of /proc/PID/ns/mnt). The
 //! mounts of a new namespace are without them, and the kernel attaches them in no newer namespace.
+//!
+//! With a user namespace the runtime makes all copies, since the container's process may lack access to the
+//! paths of the host. It makes them in the container's mount namespace.
+//!
+//! A source in the root file system can be a mount of the container that is listed before. If the runtime has
+//! to copy it, the container's process asks for it when all earlier mounts exist ([`Runtime`]).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
@@ -17,7 +23,7 @@ use nix::errno::Errno;
 use super::mounts::IdMapping;
 use super::options::Propagate;
 use super::{Kind, Mount, Plan, resolve};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind as Reason, Result, fail};
 use crate::namespaces::idmap;
 use crate::sys::mount::{self, Attr, Depth, MS_PRIVATE, MS_SHARED, MS_SLAVE};
 use crate::sys::{self, fs};
@@ -26,10 +32,21 @@ use crate::trace;
 /// The sources that the runtime has opened, as detached trees. The container process opens the others.
 pub(crate) struct Sources {
     pub(super) root: Option<OwnedFd>,
+    /// The directory that the root is attached to, if the runtime has opened it.
+    pub(super) root_target: Option<OwnedFd>,
     /// One element for each mount of the plan, in its order.
     pub(super) mounts: Vec<Option<OwnedFd>>,
     /// The device nodes that the runtime has made ahead.
     pub(super) nodes: Option<OwnedFd>,
+    pub(super) by_runtime: Open,
+}
+
+/// What the container process asks of the runtime while it mounts.
+pub(crate) struct Runtime<'a> {
+    /// Returns the source of the mount with this index, which [`open_late`] opens there.
+    pub(crate) open: &'a dyn Fn(usize) -> Result<OwnedFd>,
+    /// Logs a warning.
+    pub(crate) warn: &'a dyn Fn(String) -> Result<()>,
 }
 
 /// The sources that the runtime opens.
@@ -40,7 +57,8 @@ pub(crate) enum Open {
     Idmapped,
 }
 
-/// Opens sources in the runtime. `joined_user` is the user namespace that the container joins.
+/// Opens sources in the runtime, with [`Open::All`] in the container's mount namespace. `joined_user` is the user namespace that
+/// the container joins.
 pub(crate) fn open_sources(
     plan: &Plan,
     proc: BorrowedFd,
@@ -48,21 +66,74 @@ pub(crate) fn open_sources(
     joined_user: Option<BorrowedFd>,
 ) -> Result<Sources> {
     let _phase = trace::phase("open sources");
-    let root = (which == Open::All).then(|| open_root(plan)).transpose()?;
+    let (mut root, mut root_target) = (None, None);
+    if which == Open::All {
+        root = Some(open_root(plan)?);
+        root_target = Some(open_root_target(plan).with_context(|| root_place(plan))?);
+    }
     let mounts = plan.mounts.iter().map(|mount| {
-        let Kind::Bind { source, recursive, idmap } = &mount.kind else { return Ok(None) };
-        if which == Open::Idmapped && idmap.is_none() {
-            return Ok(None);
-        }
-        let first = for_bind(plan.propagation, &mount.options.propagation);
-        let opened = open(plan, source, Depth::recursive_if(*recursive), &first)
-            .with_context(|| place(mount, source))?;
-        if let Some(mapping) = idmap {
-            map_ids(&opened, mapping, proc, joined_user).with_context(|| place(mount, source))?;
-        }
-        Ok(Some(opened))
+        let wanted = match &mount.kind {
+            Kind::Bind { idmap, .. } => which == Open::All || idmap.is_some(),
+            _ => false,
+        };
+        let open = || open_by_runtime(plan, mount, proc, joined_user).with_context(|| source_place(mount));
+        (wanted && !is_late(plan, mount, which)).then(open).transpose()
     });
-    Ok(Sources { root, mounts: mounts.collect::<Result<_>>()?, nodes: None })
+    let mounts = mounts.collect::<Result<_>>()?;
+    Ok(Sources { root, root_target, mounts, nodes: None, by_runtime: which })
+}
+
+/// Opens the source of the mount with this index for the container process, which waits for it. The calling runtime is in
+/// the container's mount namespace. The error lacks the place of the source: [`late_place`].
+pub(crate) fn open_late(
+    plan: &Plan,
+    index: usize,
+    proc: BorrowedFd,
+    joined_user: Option<BorrowedFd>,
+) -> Result<OwnedFd> {
+    let _phase = trace::phase("open a source in the root");
+    let mount = plan.mounts.get(index).context("a mount that is not known")?;
+    open_by_runtime(plan, mount, proc, joined_user)
+}
+
+/// Returns the place of the source of the mount with this index in the configuration, for errors.
+pub(crate) fn late_place(plan: &Plan, index: usize) -> String {
+    plan.mounts.get(index).map(source_place).unwrap_or_default()
+}
+
+fn source_place(mount: &Mount) -> String {
+    match &mount.kind {
+        Kind::Bind { source, .. } => place(mount, source),
+        _ => mount.place.clone(),
+    }
+}
+
+fn open_by_runtime(
+    plan: &Plan,
+    mount: &Mount,
+    proc: BorrowedFd,
+    joined_user: Option<BorrowedFd>,
+) -> Result<OwnedFd> {
+    let Kind::Bind { source, recursive, idmap } = &mount.kind else {
+        return Err(fail(Reason::Os, format!("{} has no source", mount.place)));
+    };
+    let first = first_of_bind(plan, mount);
+    let opened = open(plan, source, Depth::recursive_if(*recursive), &first)?;
+    idmap.as_ref().map_or(Ok(()), |mapping| map_ids(&opened, mapping, proc, joined_user))?;
+    Ok(opened)
+}
+
+/// Returns whether the runtime opens the source of a mount only when the container process asks for it.
+pub(super) fn is_late(plan: &Plan, mount: &Mount, by_runtime: Open) -> bool {
+    match &mount.kind {
+        Kind::Bind { idmap, .. } => is_in_root(plan, mount) && (by_runtime == Open::All || idmap.is_some()),
+        _ => false,
+    }
+}
+
+/// Returns whether the source of a mount is the root file system or in it, where it can be an earlier mount of the container.
+pub(super) fn is_in_root(plan: &Plan, mount: &Mount) -> bool {
+    matches!(&mount.kind, Kind::Bind { source, .. } if source.starts_with(&plan.path))
 }
 
 /// Opens the sources that stay peers of the host's mounts, unless they are open. The mounts of a new namespace are peers of the
@@ -71,7 +142,7 @@ pub(crate) fn open_sources(
 pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
     for (mount, opened) in plan.mounts.iter().zip(&mut sources.mounts) {
         if let (Kind::Bind { source, recursive, .. }, None) = (&mount.kind, &opened)
-            && is_peer(plan.propagation, mount)
+            && is_peer(plan, mount)
         {
             if sources.root.is_none() {
                 sources.root = Some(open_root(plan)?);
@@ -99,11 +170,9 @@ pub(super) fn root_place(plan: &Plan) -> String {
 pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<OwnedFd>]) -> Result<()> {
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
-        let first = for_bind(plan.propagation, &mount.options.propagation);
-        *opened = Some(
-            open(plan, source, Depth::recursive_if(*recursive), &first)
-                .with_context(|| place(mount, source))?,
-        );
+        let first = first_of_bind(plan, mount);
+        let tree = open(plan, source, Depth::recursive_if(*recursive), &first);
+        *opened = Some(tree.with_context(|| place(mount, source))?);
     }
     Ok(())
 }
@@ -114,17 +183,31 @@ pub(super) fn place(mount: &Mount, source: &Path) -> String {
 }
 
 impl Sources {
-    /// Returns the trees, the root's first, for [`Sources::receive`] in another process.
+    /// Returns the sources of a plan if the runtime opens none.
+    pub(super) fn none(plan: &Plan) -> Self {
+        let mounts = plan.mounts.iter().map(|_| None).collect();
+        Self { root: None, root_target: None, mounts, nodes: None, by_runtime: Open::Idmapped }
+    }
+
+    /// Returns whether the container process will ask for further sources.
+    pub(crate) fn asks(&self, plan: &Plan) -> bool {
+        plan.mounts.iter().any(|mount| is_late(plan, mount, self.by_runtime))
+    }
+
+    /// Returns the descriptors, the root's first, for [`Sources::receive`] in another process.
     pub(crate) fn trees(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.root].into_iter().chain(&self.mounts).chain([&self.nodes]).flatten().map(AsFd::as_fd)
+        let first = [&self.root, &self.root_target].into_iter();
+        first.chain(&self.mounts).chain([&self.nodes]).flatten().map(AsFd::as_fd)
     }
 
     /// Receives the sources of a plan, all of which another process has opened, one by one.
     pub(crate) fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
-        let root = Some(next()?);
-        let mounts = plan.mounts.iter().map(|mount| mount.is_bind().then(&mut next).transpose());
+        let (root, root_target) = (Some(next()?), Some(next()?));
+        let given = |mount: &Mount| mount.is_bind() && !is_late(plan, mount, Open::All);
+        let mounts = plan.mounts.iter().map(|mount| given(mount).then(&mut next).transpose());
         let mounts = mounts.collect::<Result<_>>()?;
-        Ok(Self { root, mounts, nodes: plan.has_nodes_ahead().then(&mut next).transpose()? })
+        let nodes = plan.has_nodes_ahead().then(&mut next).transpose()?;
+        Ok(Self { root, root_target, mounts, nodes, by_runtime: Open::All })
     }
 
     /// Returns the numbers of all descriptors in it.
@@ -140,16 +223,17 @@ fn open(plan: &Plan, path: &Path, depth: Depth, first: &[Propagate]) -> sys::Res
     Ok(tree)
 }
 
-/// Makes a copy in the container's mount namespace, whose mounts are slaves or private already.
-pub(super) fn open_inside(
-    plan: &Plan,
-    path: &Path,
-    depth: Depth,
-    first: &[Propagate],
-) -> sys::Result<OwnedFd> {
-    let tree = copy(plan, path, depth)?;
-    propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
-    Ok(tree)
+/// Makes a copy in the container's mount namespace, where the mounts of the host are slaves or private already. Those in the
+/// root file system can be peers: the container's own earlier mounts.
+pub(super) fn open_inside(plan: &Plan, mount: &Mount, source: &Path, depth: Depth) -> sys::Result<OwnedFd> {
+    let first = first_of_bind(plan, mount);
+    let done = if is_in_root(plan, mount) { &[][..] } else { &[ALL_SLAVE][..] };
+    open(plan, source, depth, first.strip_prefix(done).unwrap_or(&first))
+}
+
+/// Opens the directory that the root is attached to, in the mount namespace of the calling process.
+pub(super) fn open_root_target(plan: &Plan) -> sys::Result<OwnedFd> {
+    fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)
 }
 
 /// Makes a copy of the root file system, whose directory is open, in the container's mount namespace.
@@ -200,34 +284,45 @@ pub(super) fn propagate(tree: BorrowedFd, steps: &[Propagate]) -> sys::Result<()
 }
 
 pub(super) const ALL_SLAVE: Propagate = Propagate { flag: MS_SLAVE, recursive: true };
-const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
+pub(super) const ALL_PRIVATE: Propagate = Propagate { flag: MS_PRIVATE, recursive: true };
 
-/// Returns the first propagation of the copy of the root file system. `root` is `rootfsPropagation`. By default later mounts of
-/// the host propagate to the copy, and none propagate back. A shared root gets a peer group of its own later
-/// ([`Root::enter`](super::Root::enter)): as a peer of the host's mount it would show all mounts of the container there.
+/// Returns the first propagation of the copy of the root file system. `root` is `rootfsPropagation`. By default no later mount
+/// of the host appears in the container, as with other runtimes; the specification names no default. A shared root gets a
+/// peer group of its own later ([`Root::enter`](super::Root::enter)): as a peer of the host's mount it would show all mounts
+/// of the container there.
 pub(super) fn for_root(root: Option<Propagate>) -> Vec<Propagate> {
     match root.map(|root| root.flag) {
         Some(MS_SHARED) => vec![ALL_SLAVE, Propagate { flag: MS_PRIVATE, recursive: false }],
-        Some(MS_PRIVATE) => vec![ALL_PRIVATE],
+        Some(MS_PRIVATE) | None => vec![ALL_PRIVATE],
         _ => vec![ALL_SLAVE],
     }
 }
 
 /// Returns the propagation of the copy of a bind mount's source, before the propagation `own` of its options. The copy stays in
 /// the host's peer group only if both the root and the mount are "shared". Engines send that for volumes whose mounts must
-/// appear on the host.
-pub(super) fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propagate> {
+/// appear on the host. If neither has a propagation, the copy is private, which is also what engines mean by none.
+fn for_bind(root: Option<Propagate>, own: &[Propagate]) -> Vec<Propagate> {
     let has = |flag| own.iter().any(|own| own.flag == flag);
     match root.map(|root| root.flag) {
+        None if own.is_empty() => vec![ALL_PRIVATE],
         Some(MS_SHARED) if has(MS_SHARED) => Vec::new(),
         Some(MS_PRIVATE) if !has(MS_SLAVE) => vec![ALL_PRIVATE],
         _ => vec![ALL_SLAVE],
     }
 }
 
+/// Returns the first propagation of the copy of a mount's source. A source in the root file system is none of the host's: its
+/// copy never is a peer, not even of an earlier mount of the container that is one.
+fn first_of_bind(plan: &Plan, mount: &Mount) -> Vec<Propagate> {
+    match for_bind(plan.propagation, &mount.options.propagation) {
+        first if first.is_empty() && is_in_root(plan, mount) => vec![ALL_SLAVE],
+        first => first,
+    }
+}
+
 /// Returns whether a bind mount stays in the peer group of the host's mount.
-pub(super) fn is_peer(root: Option<Propagate>, mount: &Mount) -> bool {
-    mount.is_bind() && for_bind(root, &mount.options.propagation).is_empty()
+pub(super) fn is_peer(plan: &Plan, mount: &Mount) -> bool {
+    mount.is_bind() && first_of_bind(plan, mount).is_empty()
 }
 
 fn map_ids(

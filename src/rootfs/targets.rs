@@ -40,6 +40,15 @@ pub(super) struct Reached {
     pub(super) linked: bool,
 }
 
+/// The directory that a new file system covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Covered {
+    /// It existed.
+    OfImage,
+    /// It was made as the mount point.
+    New,
+}
+
 impl Reached {
     pub(super) fn is_root(&self) -> bool {
         self.path == Path::new("/")
@@ -111,20 +120,30 @@ impl Root<'_> {
         Ok(reached)
     }
 
+    /// Opens the destination of a new tmpfs. Also returns whether the image has it: a directory that is made here has
+    /// nothing that a tmpfs takes over.
+    pub(super) fn tmpfs_target(&self, mount: &Mount) -> Result<(Reached, Covered)> {
+        match self.find(&mount.destination)? {
+            Some(reached) => {
+                self.check(mount, &reached)?;
+                Ok((reached, Covered::OfImage))
+            }
+            None => Ok((self.target(mount, Missing::Directory)?, Covered::New)),
+        }
+    }
+
     /// Opens the destination of a new file system. Also returns the option that a tmpfs gets in addition to its own: the mode of
     /// the directory that it covers, as with other runtimes, unless that directory is new.
     pub(super) fn new_target(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
         if fstype != "tmpfs" || mount.options.data.iter().any(|option| option.starts_with("mode=")) {
             return Ok((self.target(mount, Missing::Directory)?, None));
         }
-        match self.find(&mount.destination)? {
-            Some(reached) => {
-                self.check(mount, &reached)?;
-                let mode = fs::fstat(reached.fd.as_fd())?.st_mode & 0o7777;
-                Ok((reached, Some(format!("mode={mode:o}"))))
-            }
-            None => Ok((self.target(mount, Missing::Directory)?, None)),
+        let (reached, covered) = self.tmpfs_target(mount)?;
+        if covered == Covered::New {
+            return Ok((reached, None));
         }
+        let mode = fs::fstat(reached.fd.as_fd())?.st_mode & 0o7777;
+        Ok((reached, Some(format!("mode={mode:o}"))))
     }
 
     /// Opens a path, or returns `None` if it does not exist. It is opened a second time after an error: one wrong ENOENT would
@@ -177,7 +196,7 @@ impl Root<'_> {
         directory: bool,
         linked: bool,
     ) -> sys::Result<()> {
-        let peer = sources::is_peer(plan.propagation, mount);
+        let peer = sources::is_peer(plan, mount);
         if directory || peer || linked {
             let id = fs::mount_id(tree, Path::new(""))?;
             let closed = Closed { mount: id, destination: resolve::words(&mount.destination) };

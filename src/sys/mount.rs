@@ -88,6 +88,19 @@ pub(crate) fn mount_setattr(mount: BorrowedFd, depth: Depth, attr: &Attr) -> Res
     setattr(mount, depth, attr, 0)
 }
 
+/// Returns the flags of a mount, as `MOUNT_ATTR_*`: read-only, nosuid, nodev, noexec.
+pub(crate) fn flags(mount: BorrowedFd) -> Result<u64> {
+    use nix::sys::statvfs::FsFlags;
+    let found = nix::sys::statvfs::fstatvfs(mount).map_err(|e| Error::new("fstatvfs()", e))?.flags();
+    let all = [
+        (FsFlags::ST_RDONLY, MOUNT_ATTR_RDONLY),
+        (FsFlags::ST_NOSUID, MOUNT_ATTR_NOSUID),
+        (FsFlags::ST_NODEV, MOUNT_ATTR_NODEV),
+        (FsFlags::ST_NOEXEC, MOUNT_ATTR_NOEXEC),
+    ];
+    Ok(all.iter().filter(|(flag, _)| found.contains(*flag)).fold(0, |all, (_, attr)| all | attr))
+}
+
 /// Makes a detached mount translate ids with the id maps of the user namespace `userns`.
 pub(crate) fn mount_idmap(mount: BorrowedFd, depth: Depth, userns: BorrowedFd) -> Result<()> {
     setattr(mount, depth, &Attr { set: MOUNT_ATTR_IDMAP, ..Attr::default() }, userns.as_raw_fd() as u64)
@@ -151,9 +164,18 @@ pub(crate) fn fsconfig_flag(context: BorrowedFd, key: &str) -> Result<()> {
     fsconfig(context, libc::FSCONFIG_SET_FLAG, Some(key), None, || key.into())
 }
 
+/// The name of `FSCONFIG_CMD_CREATE` in errors.
+const CREATE: &str = "create";
+
 /// Creates the superblock (`FSCONFIG_CMD_CREATE`).
 pub(crate) fn fsconfig_create(context: BorrowedFd) -> Result<()> {
-    fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None, || "create".into())
+    fsconfig(context, libc::FSCONFIG_CMD_CREATE, None, None, || CREATE.into())
+}
+
+/// Returns whether an error is one of [`fsconfig_create`] for which the file system gave no reason.
+#[must_use]
+pub(crate) fn is_bare_create(error: &Error) -> bool {
+    error.call == format!("fsconfig({CREATE})")
 }
 
 fn fsconfig(

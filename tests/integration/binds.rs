@@ -1,12 +1,14 @@
 //! Bind mounts: their sources, their targets and their order (config.md#mounts).
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::harness::isolated;
 use crate::mounts::{add, fits, options};
+use crate::namespaces::{give_rootfs, map_ids};
 
 /// Files of every kind can be bind-mounted. A missing target is made as the same kind of file.
 #[test]
@@ -50,9 +52,127 @@ fn every_kind_of_file_is_bind_mounted() {
         bind("dangling", "/mnt").fails("mounts[7].source").fails("no such file or directory");
         bind("nothing", "/mnt").fails("mounts[7].source").fails("no such file or directory");
         bind("file/x", "/mnt").fails("mounts[7].source").fails("not a directory");
-        bind("file", "/mnt").fails("mounts[7] /mnt: the source is not a directory");
-        bind("dir", "/etc/passwd").fails("mounts[7] /etc/passwd").fails("destination is not a directory");
-        bind("dir", "/etc/passwd/x").fails("mounts[7] /etc/passwd/x").fails("not a directory");
+        // dockerd adds its explanation to "not a directory", but takes "is a directory" for an error of the program.
+        for (source, target, said) in [
+            ("file", "/mnt", "/mnt: the source is not a directory"),
+            ("dir", "/etc/passwd", "/etc/passwd: the destination is not a directory"),
+            ("dir", "/etc/passwd/x", "not a directory"),
+            ("file", "/etc/passwd/x", "not a directory"),
+        ] {
+            let out = bind(source, target).fails(&format!("mounts[7] {target}: ")).fails(said);
+            assert!(!out.stderr.contains("is a directory"), "{source} {target}: {}", out.stderr);
+        }
+        for kind in ["tmpfs", "proc", "devpts", "cgroup"] {
+            for options in [json!([]), json!(["private"])] {
+                let mount =
+                    json!({"destination": "/etc/passwd", "type": kind, "source": "x", "options": options});
+                let out = t.run("true", |c| add(c, mount)).fails("mounts[7] /etc/passwd");
+                assert!(!out.stderr.contains("is a directory"), "{kind}: {}", out.stderr);
+                let out = out.fails("not a directory");
+                assert_eq!(out.stdout, "");
+            }
+        }
+    });
+}
+
+/// A source in the root file system can be a mount that is listed before, whichever process has to open it.
+#[test]
+fn a_source_can_be_an_earlier_mount_of_the_container() {
+    isolated(|t| {
+        let volume = t.dir.join("my-volume");
+        fs::create_dir_all(volume.join("dir")).unwrap();
+        fs::write(volume.join("dir/file"), "").unwrap();
+        t.call(Command::new("chown").arg("-R").arg("100000:100000").arg(&volume)).ok();
+        for user_namespace in [false, true] {
+            for (idmap, root) in [(false, ""), (true, ""), (true, "shared"), (false, "private")] {
+                let bundle = t.bundle(|c| {
+                    if user_namespace {
+                        map_ids(c);
+                    }
+                    c["process"]["args"] = json!([
+                        "/bin/sh",
+                        "-c",
+                        "touch /opt/tmpfs/x && ls /srv/tmpfs; stat -c '%n %u' /srv/dir/file /run/same/dir/file"
+                    ]);
+                });
+                fs::create_dir_all(bundle.rootfs().join("opt/volume/dir")).unwrap();
+                if user_namespace {
+                    give_rootfs(t, &bundle);
+                }
+                bundle.edit(|c| {
+                    let inside = |path: &str| bundle.rootfs().join(path);
+                    let bind = |source: std::path::PathBuf, target: &str| json!({"destination": target, "source": source, "options": ["rbind"]});
+                    add(c, json!({"destination": "/opt/tmpfs", "type": "tmpfs", "source": "x"}));
+                    add(c, bind(inside("opt/tmpfs"), "/srv/tmpfs"));
+                    add(c, bind(volume.clone(), "/opt/volume"));
+                    let mut mapped = bind(inside("opt/volume/dir"), "/srv/dir");
+                    if idmap {
+                        let map = json!([{"containerID": 100_000, "hostID": 100_005, "size": 10}]);
+                        (mapped["uidMappings"], mapped["gidMappings"]) = (map.clone(), map);
+                    }
+                    add(c, mapped);
+                    add(c, bind(inside("opt/volume"), "/run/same"));
+                    c["linux"]["rootfsPropagation"] = json!(root);
+                });
+                let (first, mapped) = if user_namespace { (0, 5) } else { (100_000, 100_005) };
+                let mapped = if idmap { mapped } else { first };
+                let expected = format!("x\n/srv/dir/file {mapped}\n/run/same/dir/file {first}\n");
+                assert_eq!(t.run_bundle(&bundle).ok(), expected, "{user_namespace} {idmap} {root}");
+            }
+            // What does not exist yet is missing, also for the runtime.
+            for idmap in [false, true] {
+                let bundle = t.bundle(|c| {
+                    if user_namespace {
+                        map_ids(c);
+                    }
+                    c["process"]["args"] = json!(["/bin/true"]);
+                });
+                if user_namespace {
+                    give_rootfs(t, &bundle);
+                }
+                bundle.edit(|c| {
+                    let source = bundle.rootfs().join("opt/tmpfs/later");
+                    let mut bind = json!({"destination": "/srv", "source": source, "options": ["rbind"]});
+                    if idmap {
+                        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 10}]);
+                        (bind["uidMappings"], bind["gidMappings"]) = (map.clone(), map);
+                    }
+                    add(c, bind);
+                    add(c, json!({"destination": "/opt/tmpfs/later", "type": "tmpfs", "source": "x"}));
+                });
+                t.run_bundle(&bundle).fails("mounts[7].source").fails("no such file or directory");
+            }
+        }
+    });
+}
+
+/// Only root can reach the bundle and the sources. The root of the user namespace, who is another user, gets
+/// them from the runtime.
+#[test]
+fn a_user_namespace_takes_a_root_that_only_the_caller_can_reach() {
+    isolated(|t| {
+        let source = t.dir.join("my-source");
+        fs::create_dir_all(source.join("volume")).unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o700)).unwrap();
+        let bundle = |edit: &dyn Fn(&mut serde_json::Value)| {
+            let bundle = t.bundle(|c| {
+                edit(c);
+                add(c, json!({"destination": "/mnt", "source": source.join("volume"), "options": ["rbind"]}));
+            });
+            give_rootfs(t, &bundle);
+            fs::set_permissions(&bundle.dir, fs::Permissions::from_mode(0o700)).unwrap();
+            bundle
+        };
+        let first = bundle(&map_ids);
+        let pid = t.start(&first, "c1");
+        assert_eq!(t.exec("c1", "id -u; ls -d /mnt").ok(), "0\n/mnt\n");
+        let second = bundle(&|c| {
+            let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({"type": "user", "path": format!("/proc/{pid}/ns/user")}));
+            c["process"]["args"] = json!(["/bin/sh", "-c", "id -u; ls -d /mnt"]);
+        });
+        assert_eq!(t.run_bundle(&second).ok(), "0\n/mnt\n");
+        t.delete("c1");
     });
 }
 

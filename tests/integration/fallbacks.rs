@@ -144,6 +144,26 @@ fn a_call_that_exec_requires_is_named() {
     });
 }
 
+/// mount(2) refuses a file system, and the new calls refuse it without a reason, as those of an overlay do
+/// before Linux 6.5. The error is the one that shows the options.
+#[test]
+fn the_error_of_a_new_file_system_shows_its_options() {
+    isolated(|t| {
+        let bundle = bundle(t, |c| {
+            let options = ["dirsync", "size=12345k"];
+            let mount = json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": options});
+            c["mounts"].as_array_mut().unwrap().push(mount);
+        });
+        let dirsync = Some((3, libc::MS_DIRSYNC as u32));
+        let mount = Refused { call: libc::SYS_mount, errno: libc::EINVAL, bit: dirsync };
+        // A bit of FSCONFIG_CMD_CREATE that no other command in use has.
+        let create = Refused { call: libc::SYS_fsconfig, errno: libc::EINVAL, bit: Some((1, 4)) };
+        let out = call(t, &["run", "--bundle", bundle.path(), "c"], &[mount, create]);
+        out.fails("mounts[7] /mnt: mount(").fails("size=12345k").fails("invalid argument");
+        call(t, &["run", "--bundle", bundle.path(), "c"], &[mount]).ok();
+    });
+}
+
 type Edit = fn(&mut Value);
 
 /// A call that only some configurations use is not missed by others.

@@ -250,13 +250,22 @@ fn tmpcopyup_copies_everything() {
             add(c, json!({"destination": "/mnt", "type": "ramfs", "source": "x", "options": ["tmpcopyup"]}));
         })
         .fails("mounts[7].options: \"tmpcopyup\"");
-        // A directory that the image lacks is not copied.
-        assert_eq!(
-            t.run("ls -a /new/dir", |c| {
-                add(c, json!({"destination": "/new/dir", "type": "tmpfs", "source": "x", "options": ["tmpcopyup"]}));
-            })
-            .ok(),
-            ".\n..\n"
-        );
+        // A directory that the image lacks is not copied. The tmpfs has the kernel's mode, as without tmpcopyup.
+        for (user, options, expected) in [
+            (0, json!(["tmpcopyup"]), "1777 0:0\n.\n..\n"),
+            (1000, json!(["tmpcopyup", "nosuid"]), "1777 0:0\n.\n..\nx\n"),
+            (1000, json!(["mode=711", "tmpcopyup", "uid=7"]), "711 7:0\n"),
+        ] {
+            let out = t.run("stat -c '%a %u:%g' /new/dir; touch /new/dir/x; ls -a /new/dir", |c| {
+                c["process"]["user"] = json!({"uid": user, "gid": user});
+                c["process"]["capabilities"] = json!({});
+                add(
+                    c,
+                    json!({"destination": "/new/dir", "type": "tmpfs", "source": "x", "options": options}),
+                );
+            });
+            let expected = if user == 0 { format!("{expected}x\n") } else { expected.into() };
+            assert_eq!(out.stdout, expected, "{user} {options}: {}", out.stderr);
+        }
     });
 }

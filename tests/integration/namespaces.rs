@@ -507,6 +507,87 @@ fn the_hosts_mount_flags_are_locked() {
     });
 }
 
+/// Engines send `rw` for every volume that is not to be read-only. The flags of the host's mount stay, and a
+/// warning names the option.
+#[test]
+fn an_option_that_would_loosen_a_mount_of_the_host_is_a_warning() {
+    isolated(|t| {
+        let source = t.dir.join("my-source");
+        fs::create_dir(&source).unwrap();
+        let path = source.to_str().unwrap();
+        let mount = |args: &[&str]| t.call(Command::new("mount").args(args)).ok();
+        mount(&["--bind", path, path]);
+        mount(&["-o", "remount,bind,ro,nosuid", path]);
+        for (user_namespace, options, warned, expected) in [
+            (true, json!(["rbind", "rw"]), &["rw"][..], "ro,nosuid,"),
+            (
+                true,
+                json!(["rbind", "nodev", "rw", "suid", "noexec"]),
+                &["rw", "suid"],
+                "ro,nosuid,nodev,noexec,",
+            ),
+            (true, json!(["rbind", "ro"]), &[], "ro,nosuid,"),
+            (true, json!(["rbind"]), &[], "ro,nosuid,"),
+            (false, json!(["rbind", "rw"]), &[], "rw,nosuid,"),
+        ] {
+            let bundle = t.bundle(|c| {
+                if user_namespace {
+                    map_ids(c);
+                }
+                let mounts = c["mounts"].as_array_mut().unwrap();
+                mounts.push(json!({"destination": "/mnt", "source": path, "options": options}));
+                c["process"]["args"] = json!(["/bin/grep", " /mnt ", "/proc/mounts"]);
+            });
+            if user_namespace {
+                give_rootfs(t, &bundle);
+            }
+            let out = t.run_bundle(&bundle).exits(0);
+            assert!(out.stdout.contains(&format!(" {expected}")), "{options}: {}", out.stdout);
+            assert_eq!(out.stderr.lines().count(), warned.len(), "{options}: {}", out.stderr);
+            for name in warned {
+                let said = format!("mounts[7].options: {name:?} has no effect");
+                assert!(out.stderr.contains(&said), "{options}: {}", out.stderr);
+            }
+        }
+        t.call(Command::new("umount").arg(path)).ok();
+    });
+}
+
+/// Only the user namespace that owns the network namespace may mount a sysfs. With another one, the
+/// container has the host's, read-only whatever the options are.
+#[test]
+fn a_sysfs_of_a_foreign_network_namespace_is_the_hosts_read_only() {
+    isolated(|t| {
+        for options in
+            [json!(["nosuid", "noexec", "nodev", "ro"]), json!(["rw"]), json!(["rslave", "nosuid"])]
+        {
+            let bundle = t.bundle(|c| {
+                map_ids(c);
+                without_namespace(c, "network");
+                let sysfs = &mut c["mounts"][5];
+                assert_eq!(sysfs["destination"], "/sys");
+                sysfs["options"] = options.clone();
+                let script =
+                    "ls -d /sys/class/net/lo /sys/kernel; grep ' /sys' /proc/mounts; mkdir /sys/fs/cgroup/x";
+                c["process"]["args"] = json!(["/bin/sh", "-c", script]);
+            });
+            give_rootfs(t, &bundle);
+            let out = t.run_bundle(&bundle);
+            assert!(out.stdout.starts_with("/sys/class/net/lo\n/sys/kernel\n"), "{out:?}");
+            let mounts: Vec<&str> = out.stdout.lines().filter(|line| line.contains(" /sys")).collect();
+            assert!(mounts.iter().any(|line| line.contains(" /sys sysfs ro,")), "{options}: {out:?}");
+            assert!(mounts.iter().all(|line| line.contains(" ro,")), "{options}: {out:?}");
+        }
+        // With a network namespace of its own the sysfs is a new one.
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["process"]["args"] = json!(["/bin/ls", "/sys/class/net"]);
+        });
+        give_rootfs(t, &bundle);
+        assert_eq!(t.run_bundle(&bundle).ok(), "lo\n");
+    });
+}
+
 /// A new file system covers a directory that root of the user namespace cannot enter.
 #[test]
 fn a_file_system_is_mounted_on_a_directory_without_access() {

@@ -41,6 +41,43 @@ fn without_a_mount_namespace_delete_removes_the_mounts() {
     });
 }
 
+/// In a chroot, / is no mount point, and the kernel changes no root.
+#[test]
+fn in_a_chroot_the_error_says_what_to_do() {
+    isolated(|t| {
+        let dir = t.dir.join("chroot");
+        let bundle = t.bundle(|c| {
+            // A mount on the root is one reason against a root-only mount namespace, which needs no change of the root.
+            let mount = json!({"destination": "/", "source": "rootfs", "options": ["rbind"]});
+            c["mounts"].as_array_mut().unwrap().insert(0, mount);
+        });
+        let binds = [("proc", "/proc"), ("sys/fs/cgroup", "/sys/fs/cgroup"), ("bundle", bundle.path())];
+        for (path, source) in binds {
+            fs::create_dir_all(dir.join(path)).unwrap();
+            host_mount(t, &["--rbind", source, dir.join(path).to_str().unwrap()]);
+        }
+        for path in ["run", "tmp"] {
+            fs::create_dir(dir.join(path)).unwrap();
+        }
+        fs::copy(t.command(&[]).get_program(), dir.join("corten")).unwrap();
+        let run = |more: &[&str]| {
+            let mut command = Command::new("chroot");
+            command.arg(&dir).args(["/corten", "--root", "/run/state", "run", "--bundle", "/bundle"]);
+            t.call(command.args(more).arg("r"))
+        };
+        let hint = "(hint: bind-mount that directory on itself, and make it the root by pivot_root(8)";
+        for more in [&[][..], &["--no-pivot"]] {
+            run(more).fails("/ is not a mount point, as in a chroot").fails(hint);
+        }
+        bundle.edit(crate::namespaces::map_ids);
+        run(&[]).fails("the kernel makes no user namespace in a chroot (hint: ");
+        assert_eq!(fs::read_dir(dir.join("run/state")).unwrap().count(), 0);
+        for (path, _) in binds {
+            t.call(Command::new("umount").arg("-l").arg(dir.join(path))).ok();
+        }
+    });
+}
+
 /// An engine can have unmounted its own mount and the container's, and mounted another since. delete keeps
 /// that mount. It also keeps the mount of another container on the same root.
 fn only_the_containers_is_detached(t: &Test, bundle: &Bundle) {

@@ -85,7 +85,7 @@ fn the_root_has_its_propagation_and_the_host_gets_no_mount() {
     isolated(|t| {
         let host = Shared::new(t, "host");
         for (value, wanted) in [
-            (None, "master:"),
+            (None, ""),
             (Some("shared"), "shared:"),
             (Some("rshared"), "shared:"),
             (Some("slave"), "master:"),
@@ -140,7 +140,7 @@ fn a_bind_mount_is_a_peer_of_the_host_only_if_the_root_is_shared() {
         // The root's propagation, the mount's own, and the expected result: in the host's group, its slave,
         // shared itself, and the same of the mount below.
         let rows = [
-            ("", "", "master"),
+            ("", "", "private"),
             ("", "rprivate", "private"),
             ("", "rslave", "master"),
             ("", "rshared", "shared master"),
@@ -204,6 +204,56 @@ fn a_bind_mount_is_a_peer_of_the_host_only_if_the_root_is_shared() {
             }
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
+    });
+}
+
+/// What the host mounts later on its /dev/null does not appear on masks, nor on devices that are bind-mounted.
+#[test]
+fn masks_and_devices_are_no_slaves_of_the_hosts() {
+    isolated(|t| {
+        let dev = Shared::new(t, "dev");
+        let null = dev.path.join("null");
+        t.call(Command::new("mknod").arg("-m").arg("666").arg(&null).args(["c", "1", "3"])).ok();
+        mount(t, &["--bind", null.to_str().unwrap(), "/dev/null"]);
+        mount(t, &["--make-shared", "/dev/null"]);
+        let bundle = t.bundle(|c| {
+            map_ids(c);
+            c["process"]["args"] = json!(["/bin/cat", "/proc/self/mountinfo"]);
+            c["linux"]["maskedPaths"] = json!(["/etc/passwd", "/etc/group", "/home"]);
+        });
+        give_rootfs(t, &bundle);
+        let out = t.run_bundle(&bundle);
+        // The tests' own processes have it open.
+        t.call(Command::new("umount").args(["-l", "/dev/null"])).ok();
+        let out = out.ok();
+        for path in ["/dev/null", "/etc/passwd", "/etc/group", "/home"] {
+            assert!(out.contains(&format!(" {path} ")) && tags(&out, path).is_empty(), "{path}: {out}");
+        }
+    });
+}
+
+/// A bind mount of an earlier mount of the container is none of the host's, even if that one is: links of the
+/// image may lead into it.
+#[test]
+fn a_bind_mount_of_an_earlier_peer_is_no_peer() {
+    isolated(|t| {
+        let host = Shared::new(t, "host");
+        let source = host.path.join("source");
+        fs::create_dir(&source).unwrap();
+        let group = format!("shared:{}", host.group());
+        for options in [json!(["rbind"]), json!(["rbind", "rshared"]), json!(["rbind", "rslave"])] {
+            let bundle = t.bundle(|c| {
+                c["linux"]["rootfsPropagation"] = json!("shared");
+                c["process"]["args"] = json!(["/bin/cat", "/proc/self/mountinfo"]);
+                add(c, json!({"destination": "/mnt", "source": source, "options": ["rbind", "rshared"]}));
+            });
+            bundle.edit(|c| {
+                add(c, json!({"destination": "/home", "source": bundle.rootfs().join("mnt"), "options": options}));
+            });
+            let out = t.run_bundle(&bundle).ok();
+            assert!(tags(&out, "/mnt").contains(&group), "{options}: {out}");
+            assert!(!tags(&out, "/home").contains(&group), "{options}: {out}");
+        }
     });
 }
 

@@ -326,14 +326,36 @@ fn mount_points_do_not_depend_on_the_umask() {
     });
 }
 
-/// config.md#process: a working directory that the image lacks is made, also if the root becomes read-only.
+/// config.md#process: a working directory that the image lacks is made, also if its place becomes read-only.
 #[test]
-fn a_missing_working_directory_is_made_in_a_read_only_root() {
+fn a_missing_working_directory_is_made_where_all_becomes_read_only() {
     isolated(|t| {
-        let out = t.run("pwd; touch x 2>&1 | grep -o Read-only", |c| {
-            c["root"]["readonly"] = json!(true);
-            c["process"]["cwd"] = json!("/missing/directory");
-        });
-        assert_eq!(out.ok(), "/missing/directory\nRead-only\n");
+        let tmpfs = |c: &mut Value| {
+            mount(c, json!({"destination": "/ro", "type": "tmpfs", "source": "x", "options": ["ro"]}));
+        };
+        let root = |c: &mut Value| c["root"]["readonly"] = json!(true);
+        let path = |c: &mut Value| c["linux"]["readonlyPaths"] = json!(["/home"]);
+        type Edit<'a> = &'a dyn Fn(&mut Value);
+        let rows: [(&str, &[Edit]); 7] = [
+            ("/missing/directory", &[&root]),
+            ("/missing/../other/./directory/", &[&root]),
+            ("/ro/directory", &[&tmpfs]),
+            ("/ro/deep/directory", &[&tmpfs, &root]),
+            ("/home/directory", &[&path]),
+            ("/home/alice/../bob", &[&path, &root]),
+            ("/home", &[&path, &root]),
+        ];
+        for (cwd, edits) in rows {
+            for uid in [0, 1000] {
+                let out = t.run("stat -c '%a %u' .; pwd; touch x 2>&1 | grep -o Read-only", |c| {
+                    edits.iter().for_each(|edit| edit(c));
+                    c["process"]["cwd"] = json!(cwd);
+                    c["process"]["user"] = json!({"uid": uid, "gid": uid});
+                });
+                let place = cwd.replace("missing/../", "").replace("alice/../", "").replace("./", "");
+                let place = place.trim_end_matches('/');
+                assert_eq!(out.ok(), format!("755 0\n{place}\nRead-only\n"), "{cwd} {uid}");
+            }
+        }
     });
 }
