@@ -97,8 +97,13 @@ impl Process {
                     self.channel.go(Go::On)?;
                 }
                 Event::Console(master) => {
-                    // The program may ask for the size as soon as it runs.
+                    // The program may ask for the size and write as soon as it runs.
                     copy_size(master.as_fd())?;
+                    if tty::size(std::io::stdout().as_fd()).is_none() {
+                        // A file or a pipe gets the bytes of the program, as with runc. A terminal of the user's needs
+                        // the carriage returns, because it is in raw mode.
+                        tty::keep_newlines(master.as_fd())?;
+                    }
                     self.console = Some(master);
                 }
                 Event::Error(error) => return Err(error),
