@@ -80,6 +80,25 @@ fn run_forwards_signals_to_the_payload() {
     });
 }
 
+/// SIGWINCH is about the runtime's terminal. A payload without a terminal does not get it, as with runc: httpd
+/// stops on it.
+#[test]
+fn a_payload_without_a_terminal_gets_no_sigwinch() {
+    isolated(|t| {
+        let script = "trap 'echo resized' WINCH; trap 'echo caught; exit 5' TERM; echo ready; \
+                      while :; do sleep 0.01; done";
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
+        let running = t.spawn(&mut t.command(&["run", "-b", bundle.path(), "r"]));
+        let ready = || fs::read_to_string(&running.stdout).is_ok_and(|text| text.contains("ready"));
+        assert!(poll(Duration::from_secs(10), ready));
+        for signal in ["-WINCH", "-TERM"] {
+            t.call(Command::new("kill").arg(signal).arg(running.child.id().to_string())).ok();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(running.wait().exits(5).stdout, "ready\ncaught\n");
+    });
+}
+
 /// A foreground runtime that is killed leaves the container, which can be deleted.
 #[test]
 fn a_killed_run_leaves_a_container_that_can_be_deleted() {
