@@ -177,7 +177,8 @@ impl Process {
         let _phase = trace::phase("kill and reap");
         let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         // A process in a frozen cgroup v1 dies only when the cgroup is thawed, which is not the runtime's decision.
-        if let Ok(false) = task::wait_killed(self.pidfd.as_fd()) {
+        let held = self.watch.as_ref().is_some_and(Watch::holds_killed);
+        if held || matches!(task::wait_killed(self.pidfd.as_fd()), Ok(false)) {
             log::warn(format!(
                 "the process {} has been killed, but does not end (hint: is it frozen?)",
                 self.pid
