@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{isolated, poll};
+use crate::harness::{Output, isolated, poll};
 
 /// run exits with the payload's exit status, or with 128+n if a signal ended it.
 #[test]
@@ -145,8 +145,8 @@ fn keep_leaves_a_stopped_container() {
     });
 }
 
-/// Only the standard streams and the descriptors of --preserve-fds are open in the container. Gaps are no
-/// error.
+/// Only the standard streams and the descriptors of --preserve-fds are open in the container. One that is not
+/// open is an error, as with runc.
 #[test]
 fn only_preserved_descriptors_are_open_in_the_container() {
     isolated(|t| {
@@ -161,13 +161,15 @@ fn only_preserved_descriptors_are_open_in_the_container() {
             let runtime = t.command(&[]);
             let mut shell = Command::new("sh");
             shell.arg("-c").arg(line).arg(runtime.get_program()).arg(t.state()).arg(bundle.path());
-            t.call(&mut shell).ok()
+            t.call(&mut shell)
         };
         let open =
-            |text: String| text.split_whitespace().map(|n| n.parse::<u32>().unwrap()).collect::<Vec<_>>();
+            |out: Output| out.ok().split_whitespace().map(|n| n.parse::<u32>().unwrap()).collect::<Vec<_>>();
         assert_eq!(open(run("3</dev/null 5</dev/null 9</dev/null", "")), [0, 1, 2]);
         assert_eq!(open(run("3</dev/null 4</dev/null 5</dev/null", "--preserve-fds 2")), [0, 1, 2, 3, 4]);
-        assert_eq!(open(run("3</dev/null 5</dev/null 7</dev/null", "--preserve-fds=3")), [0, 1, 2, 3, 5]);
+        run("3</dev/null 5</dev/null 7</dev/null", "--preserve-fds=3")
+            .fails("--preserve-fds 3: unable to stat preserved-fd 1 (of 3): descriptor 4 is not open");
+        t.corten(&["create", "--preserve-fds=1", "-b", bundle.path(), "r"]).fails("descriptor 3 is not open");
     });
 }
 
@@ -177,11 +179,17 @@ fn sockets_of_systemd_are_passed() {
     isolated(|t| {
         let script = "echo $LISTEN_FDS $LISTEN_PID; [ -e /proc/self/fd/3 ] && echo open";
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
-        let mut shell = Command::new("sh");
-        let line = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --root \"$1\" run -b \"$2\" r 3</dev/null";
-        shell.arg("-c").arg(line).arg(t.command(&[]).get_program()).arg(t.state()).arg(bundle.path());
-        let out = t.call(&mut shell).ok();
-        assert_eq!(out, "1 1\nopen\n");
+        let run = |options: &str| {
+            let mut shell = Command::new("sh");
+            let line = format!(
+                "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --root \"$1\" run {options} -b \"$2\" r 3</dev/null"
+            );
+            shell.arg("-c").arg(line).arg(t.command(&[]).get_program()).arg(t.state()).arg(bundle.path());
+            t.call(&mut shell)
+        };
+        assert_eq!(run("").ok(), "1 1\nopen\n");
+        // The descriptors of --preserve-fds come after them.
+        run("--preserve-fds 1").fails("preserved-fd 0 (of 1): descriptor 4 is not open");
     });
 }
 
