@@ -40,22 +40,22 @@ pub struct Config {
 
 /// Reads a bundle's config.json.
 pub fn load(bundle: &Path) -> Result<Config> {
-    load_file(&bundle.join("config.json"))
+    parse(read(&bundle.join("config.json"))?)
 }
 
-/// Reads a configuration from any file.
+/// Reads a configuration from the file that an option names.
 pub(crate) fn load_file(path: &Path) -> Result<Config> {
-    parse(read(path)?)
+    parse(read_given(path)?)
 }
 
 /// Reads the process document of `exec --process`. `version` is the version of the container's configuration.
 pub(crate) fn load_process(path: &Path, version: Version) -> Result<(Process, Vec<String>)> {
-    parse_process(&read(path)?, version)
+    parse_process(&read_given(path)?, version)
 }
 
 /// Reads a file that contains a `linux.seccomp` and nothing else.
 pub(crate) fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
-    let text = read(path)?;
+    let text = read_given(path)?;
     parse_seccomp(&text).with_context(|| path.display().to_string())
 }
 
@@ -87,13 +87,30 @@ fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
 }
 
 /// Reads a regular file of at most [`MAX_SIZE`]. Other kinds are refused: reading a fifo might never return.
-pub(crate) fn read(path: &Path) -> Result<String> {
+fn read(path: &Path) -> Result<String> {
     let _phase = trace::phase_of("read", || path.display());
     let file = fs::open(fs::CWD, path, fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY, 0)?;
     if fs::fstat(file.as_fd())?.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(fail(Kind::Config, format!("{}: not a regular file", path.display())));
     }
-    let bytes = match fs::read_whole(file, MAX_SIZE) {
+    text(fs::read_whole(file, MAX_SIZE), path)
+}
+
+/// Reads a file of at most [`MAX_SIZE`] that an option names. It may also be a pipe, such as /dev/stdin or what a shell
+/// passes for `<(command)`. `-` is standard input.
+pub(crate) fn read_given(path: &Path) -> Result<String> {
+    let _phase = trace::phase_of("read", || path.display());
+    let file = if path == Path::new("-") {
+        fs::dup(std::io::stdin().as_fd())?
+    } else {
+        fs::open(fs::CWD, path, fs::O_RDONLY | libc::O_NOCTTY, 0)?
+    };
+    text(fs::read_limited(file, MAX_SIZE), path)
+}
+
+/// Returns the bytes of a file as text.
+fn text(bytes: sys::Result<Vec<u8>>, path: &Path) -> Result<String> {
+    let bytes = match bytes {
         Err(sys::Error { errno: Errno::EFBIG, .. }) => {
             let limit = MAX_SIZE >> 20;
             return Err(fail(Kind::Config, format!("{}: larger than {limit} MiB", path.display())));

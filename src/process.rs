@@ -113,10 +113,9 @@ pub fn plan(
 }
 
 fn argv(args: &[String], place: &str, notes: &mut Notes) -> Vec<CString> {
-    match args.first() {
-        None => notes.problem(place, "must name a program"),
-        Some(name) if name.is_empty() => notes.problem(format_args!("{place}[0]"), "must not be empty"),
-        Some(_) => {}
+    // An empty name is a command that is not found (`lookup::find`). Engines have an exit status of their own for it.
+    if args.is_empty() {
+        notes.problem(place, "must name a program");
     }
     strings(args, place, notes)
 }
@@ -261,6 +260,12 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_name_is_left_to_the_lookup() {
+        let (plan, problems) = check(r#"{"user": {}, "cwd": "/", "args": [""]}"#, "process");
+        assert_eq!((plan.unwrap().argv, problems.as_str()), (vec![CString::default()], ""));
+    }
+
+    #[test]
     fn console_size_matters_only_with_a_terminal() {
         let size = r#""args": ["a"], "cwd": "/", "consoleSize": {"height": 65536, "width": 0}}"#;
         let (plan, problems) = check(&format!(r#"{{"user": {{}}, {size}"#), "process");
@@ -274,7 +279,6 @@ mod tests {
         for (json, prefix, expected) in [
             (r#"{"user": {}, "cwd": "/"}"#, "process", "process.args: must name a program"),
             (r#"{"user": {}, "cwd": "/", "args": []}"#, "", "args: must name a program"),
-            (r#"{"user": {}, "cwd": "/", "args": [""]}"#, "", "args[0]: must not be empty"),
             (r#"{"user": {}, "cwd": "/", "args": ["a", "b\u0000"]}"#, "", "args[1]: contains a NUL"),
             (r#"{"user": {}, "cwd": "", "args": ["a"]}"#, "process", "process.cwd: \"\" is not absolute"),
             (r#"{"user": {}, "cwd": "w", "args": ["a"]}"#, "", "cwd: \"w\" is not absolute"),

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub(crate) use process::pidfd;
+pub(crate) use process::{first_process, pidfd};
 pub(crate) use record::{Document, owner};
 pub use record::{Record, Status, document, spec_state};
 

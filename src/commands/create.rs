@@ -38,7 +38,7 @@ impl Prepared {
     pub(super) fn new(globals: &Globals, args: &Create) -> Result<Self> {
         state::check_id(&args.id)?;
         let service = env::service(|name| std::env::var(name).ok(), std::process::id);
-        let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
+        let preserved = inherited(&service, args.preserve_fds)?;
         // `create` and `plan` do not use the connection. It reports a wrong address before anything is made.
         let address = service.notify_socket.as_deref();
         let manager = address.map(notify::connect).transpose()?;
@@ -119,10 +119,21 @@ pub(super) fn caller(
     Ok(Caller { host, service, preserved, console_socket, pidfd_socket, pid_file })
 }
 
-/// Returns which of the `count` descriptors from 3 on are open: the caller leaves them to the program. From now on all
-/// descriptors are closed on exec, except those when the program is executed.
-pub(super) fn inherited(count: u32) -> Result<Vec<i32>> {
+/// Returns the descriptors that the caller leaves to the program: those of LISTEN_FDS that are open, and the `preserve` ones
+/// after them, which must be open. From now on all descriptors are closed on exec, except those when the program is executed.
+pub(super) fn inherited(service: &env::Service, preserve: u32) -> Result<Vec<i32>> {
+    let listen = service.listen_fds;
+    let count = listen.saturating_add(preserve);
     let given = if count == 0 { Vec::new() } else { fs::inherited(host::procfs()?, 3, count)? };
+    if let Some(missing) = (0..preserve).find(|n| !given.contains(&(3 + listen.saturating_add(*n) as i32))) {
+        let descriptor = 3 + u64::from(listen) + u64::from(missing);
+        // The words in the middle are runc's.
+        let message = format!(
+            "--preserve-fds {preserve}: unable to stat preserved-fd {missing} (of {preserve}): \
+             descriptor {descriptor} is not open"
+        );
+        return Err(fail(Kind::Usage, message));
+    }
     fs::close_on_exec_from(3)?;
     Ok(given)
 }

@@ -20,7 +20,7 @@ use crate::{log, plan, seccomp};
 pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     seal::ensure()?;
     let service = env::service(|name| std::env::var(name).ok(), std::process::id);
-    let preserved = inherited(service.listen_fds.saturating_add(args.preserve_fds))?;
+    let preserved = inherited(&service, args.preserve_fds)?;
     let (dir, record) = super::open(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
     match status {

@@ -1,4 +1,12 @@
 //! `kill`: sends a signal to the container's first process, by a pidfd, or to every process in its cgroup.
+//!
+//! The first process of a pid namespace without a handler ignores every signal except SIGKILL and SIGSTOP
+//! (pid_namespaces(7)). A created container's process waits for `start` and has none. Therefore a signal that
+//! ends a process by default is sent to it as SIGKILL, until its program runs. Handlers in the process would
+//! cost every container system calls, and execve would lose a signal that came just before it.
+//!
+//! Without a pid namespace of its own, a container's processes can outlive the first one, which is not the
+//! first of its pid namespace. There SIGKILL ends all processes in the container's cgroup, as with runc.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -7,10 +15,10 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::pause::FREEZE;
-use crate::cgroups;
+use crate::cgroups::{self, Cgroup};
 use crate::cli::{Globals, Kill};
 use crate::error::{Kind, Result, fail};
-use crate::state::{Dir, Record, Status, pidfd};
+use crate::state::{Dir, Record, Status, first_process, pidfd};
 use crate::{sys, trace};
 
 pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
@@ -21,6 +29,8 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
         return signal_all(&dir, &record, signal);
     }
     match super::status(&dir, &record)? {
+        Status::Creating => Err(not_running()),
+        _ if signal == libc::SIGKILL && record.shares_pids() => kill_all(&dir, &record),
         Status::Created | Status::Running => signal_one(&record, signal),
         Status::Paused => {
             signal_one(&record, signal)?;
@@ -32,7 +42,7 @@ pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
                 _ => Ok(()),
             }
         }
-        Status::Creating | Status::Stopped => Err(not_running()),
+        Status::Stopped => Err(not_running()),
     }
 }
 
@@ -43,32 +53,80 @@ fn not_running() -> anyhow::Error {
 
 fn signal_one(record: &Record, signal: i32) -> Result<()> {
     let _phase = trace::phase("signal");
-    let fd = pidfd(record)?.ok_or_else(not_running)?;
+    let (fd, stat) = first_process(record)?.ok_or_else(not_running)?;
+    let signal = if stat.before_exec() && ends(signal) { libc::SIGKILL } else { signal };
     match sys::task::pidfd_send_signal(fd.as_fd(), signal) {
         Err(e) if e.errno == Errno::ESRCH => Err(not_running()),
         other => Ok(other?),
     }
 }
 
+/// Returns whether a signal ends a process that neither handles nor ignores it (signal(7)).
+fn ends(signal: i32) -> bool {
+    const OTHERS: [i32; 8] = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+    ];
+    // Signal 0 only checks whether there is a process.
+    signal != 0 && !OTHERS.contains(&signal)
+}
+
+/// Kills the first process and all others in the container's cgroup, unless another container is in it too.
+fn kill_all(dir: &Dir, record: &Record) -> Result<()> {
+    let cgroup = super::cgroup(record)?;
+    let neighbour = cgroup.as_ref().map_or(Ok(None), |cgroup| neighbour(dir, record, cgroup))?;
+    let ours = match cgroup {
+        Some(cgroup) if neighbour.is_none() && cgroup.populated()? => cgroup.kill().map(|()| true)?,
+        _ => false,
+    };
+    // An administrator may have moved it to another cgroup.
+    let first = signal_one(record, libc::SIGKILL);
+    if ours { Ok(()) } else { first }
+}
+
+/// Returns the container whose processes are in the cgroup of this one. If this one runs, the other can only be in a cgroup
+/// below, since `create` refuses a cgroup with processes.
+fn neighbour(dir: &Dir, record: &Record, cgroup: &Cgroup) -> Result<Option<Record>> {
+    let Some(shared) = &record.cgroup else { return Ok(None) };
+    let runs = pidfd(record)?.is_some();
+    if runs && !cgroup.divided()? || !cgroup.populated()? {
+        return Ok(None);
+    }
+    dir.shares_cgroup(shared, &record.created, runs, cgroups::populated)
+}
+
 fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
     let _phase = trace::phase("signal all");
     let cgroup = super::cgroup(record)?;
     // If the container has stopped, another one may use its cgroup by now.
-    if let (Some(found), Some(shared)) = (&cgroup, &record.cgroup)
+    if let Some(cgroup) = &cgroup
         && pidfd(record)?.is_none()
-        && found.populated()?
-        && let Some(other) = dir.shares_cgroup(shared, &record.created, false, cgroups::populated)?
+        && let Some(other) = neighbour(dir, record, cgroup)?
     {
         let text = format!("--all: container {:?} uses the same cgroup, and this one has stopped", other.id);
         return Err(fail(Kind::WrongStatus, text));
     }
     match &record.cgroup {
         Some(_) if signal == libc::SIGKILL => cgroup.map_or(Ok(()), |cgroup| cgroup.kill()),
-        Some(_) => cgroup.map_or(Ok(()), |cgroup| cgroup.signal_all(signal).map(drop)),
-        // When the first process of a pid namespace ends, the kernel kills all others in it.
-        None if signal == libc::SIGKILL && record.namespaces.iter().any(|n| n == "pid") => {
-            signal_one(record, signal)
+        Some(_) => {
+            cgroup.map_or(Ok(()), |cgroup| cgroup.signal_all(signal).map(drop))?;
+            match first_process(record)? {
+                Some((fd, stat)) if stat.before_exec() && ends(signal) => {
+                    // It may have ended by the signal, if it is not the first of its pid namespace.
+                    let _ = sys::task::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
         }
+        // When the first process of a pid namespace ends, the kernel kills all others in it.
+        None if signal == libc::SIGKILL && !record.shares_pids() => signal_one(record, signal),
         None => Err(fail(Kind::Unsupported, "--all: the container has no cgroup to find its processes by")),
     }
 }
@@ -109,6 +167,13 @@ fn real_time(name: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn most_signals_end_a_process() {
+        let end: Vec<i32> = (0..=31).filter(|signal| ends(*signal)).collect();
+        assert_eq!(end, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31]);
+        assert!(ends(libc::SIGRTMIN()));
+    }
 
     #[test]
     fn signals_are_numbers_and_names() {

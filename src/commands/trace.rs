@@ -7,6 +7,6 @@ use crate::error::{Context, Result};
 use crate::{config, trace};
 
 pub(super) fn run(_: &Globals, path: &Path) -> Result<()> {
-    let text = config::read(path)?;
+    let text = config::read_given(path)?;
     super::print(&trace::timeline(&text).with_context(|| path.display().to_string())?)
 }

@@ -2,8 +2,6 @@
 //! all of it or nothing. The kept config.json then contains the new limits.
 
 use std::fmt::Write as _;
-use std::os::fd::AsFd;
-use std::path::Path;
 
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
@@ -14,10 +12,7 @@ use crate::cli::{Globals, Update};
 use crate::config;
 use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::state::{Record, Status};
-use crate::sys::fs;
 use crate::{intel_rdt, log};
-
-const MAX_SIZE: u64 = 16 << 20;
 
 pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let (wanted, _) = config::parse_resources(&document(args)?)?;
@@ -117,14 +112,7 @@ fn document(args: &Update) -> Result<String> {
     if args.document.as_object().is_some_and(|limits| !limits.is_empty()) {
         log::warn("--resources is given: the options for single limits, ignoring".to_string());
     }
-    let place = || format!("--resources {}", path.display());
-    let file = if path == Path::new("-") {
-        fs::dup(std::io::stdin().as_fd())?
-    } else {
-        fs::open(fs::CWD, path, fs::O_RDONLY, 0).with_context(place)?
-    };
-    let bytes = fs::read_limited(file, MAX_SIZE).with_context(place)?;
-    String::from_utf8(bytes).map_err(|_| fail(Kind::Config, format!("{}: is not UTF-8", place())))
+    config::read_given(path).context("--resources")
 }
 
 /// Members that have a meaning only together: the section, the members of which one is given, and those that

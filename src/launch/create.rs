@@ -128,6 +128,7 @@ fn claim(request: &Request) -> Result<(Dir, Record)> {
         callers_keyring: plan.keyring.is_none(),
         keyring: plan.keyring.as_deref().map(keyring_name).unwrap_or_default(),
         namespaces: plan.namespaces.names(),
+        joined_pids: plan.namespaces.joins(libc::CLONE_NEWPID),
         owner: state::owner(request.caller.host.uid),
         created: log::now(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),

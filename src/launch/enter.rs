@@ -184,9 +184,7 @@ impl<'a> Entry<'a> {
         if process.terminal {
             attach_terminal(process, rootfs::terminal(root.as_fd(), proc)?, console_socket, report)?;
         }
-        if let Some(cpus) = &process.affinity.last {
-            affinity::apply(cpus)?;
-        }
+        process.affinity.last.as_ref().map_or_else(affinity::reset, affinity::apply)?;
         let in_user_namespace = request.record.namespaces.iter().any(|name| name == "user");
         let setting = Setting {
             caller: request.caller,

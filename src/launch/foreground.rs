@@ -61,7 +61,8 @@ fn forward(process: &Process, signals: &Signals, relay: Option<&Relay>) -> Resul
     while let Some(number) = signal::next(&signals.0)? {
         match number {
             libc::SIGCHLD => task::reap_others(process.pid),
-            libc::SIGWINCH if relay.is_some() => relay.map_or(Ok(()), |relay| copy_size(relay.master))?,
+            // It is about the runtime's terminal. A program without a terminal may take it for a command, as httpd does.
+            libc::SIGWINCH => relay.map_or(Ok(()), |relay| copy_size(relay.master))?,
             number => match task::pidfd_send_signal(process.pidfd.as_fd(), number) {
                 Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
                 _ => {}

@@ -23,7 +23,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::namespaces::{self, Back, Joined};
 use crate::plan::Plan;
-use crate::process::sysctl;
+use crate::process::{affinity, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::{credentials, net, socket, task};
 use crate::{rootfs, trace};
@@ -116,6 +116,7 @@ impl<'a> Container<'a> {
     ) -> Result<Infallible> {
         let plan = self.plan;
         self.name_and_network()?;
+        affinity::reset()?;
         task::setsid()?;
         // What is made in the container has the given modes, whatever the caller's umask is.
         let umask = credentials::umask(0);

@@ -97,8 +97,13 @@ impl Process {
                     self.channel.go(Go::On)?;
                 }
                 Event::Console(master) => {
-                    // The program may ask for the size as soon as it runs.
+                    // The program may ask for the size and write as soon as it runs.
                     copy_size(master.as_fd())?;
+                    if tty::size(std::io::stdout().as_fd()).is_none() {
+                        // A file or a pipe gets the bytes of the program, as with runc. A terminal of the user's needs
+                        // the carriage returns, because it is in raw mode.
+                        tty::keep_newlines(master.as_fd())?;
+                    }
                     self.console = Some(master);
                 }
                 Event::Warning(text) => log::warn(text),
@@ -173,7 +178,8 @@ impl Process {
         let _phase = trace::phase("kill and reap");
         let _ = task::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         // A process in a frozen cgroup v1 dies only when the cgroup is thawed, which is not the runtime's decision.
-        if let Ok(false) = task::wait_killed(self.pidfd.as_fd()) {
+        let held = self.watch.as_ref().is_some_and(Watch::holds_killed);
+        if held || matches!(task::wait_killed(self.pidfd.as_fd()), Ok(false)) {
             log::warn(format!(
                 "the process {} has been killed, but does not end (hint: is it frozen?)",
                 self.pid

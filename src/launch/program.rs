@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::anyhow;
+use caps::Capability;
 use nix::errno::Errno;
 
 use super::caller::Caller;
@@ -238,7 +239,11 @@ pub(super) fn as_named(
     Ok(named)
 }
 
-/// Calls `act` with the file system rights of the process's user.
+/// The capabilities that let a process search directories and execute files against their permissions.
+const FILE_OVERRIDES: u64 =
+    1 << Capability::CAP_DAC_OVERRIDE as u64 | 1 << Capability::CAP_DAC_READ_SEARCH as u64;
+
+/// Calls `act` with the file system rights of the process's user, as execve will have them.
 fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let user = &process.user;
     if groups == Groups::Set && !user.additional_gids.is_empty() {
@@ -250,6 +255,14 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
     let (uid, gid) = (task::euid(), task::egid());
     task::setfsgid(user.gid).context("process.user.gid")?;
     task::setfsuid(user.uid).context("process.user.uid")?;
+    // The change has taken from the effective set what overrides the permissions of files (capabilities(7)). The program's
+    // user may have it, and execve will use it.
+    let overrides = process.capabilities.effective & FILE_OVERRIDES;
+    if overrides != 0 {
+        let (effective, permitted, inheritable) = sys::credentials::capget()?;
+        sys::credentials::capset(effective | overrides, permitted, inheritable)
+            .context("process.capabilities.effective")?;
+    }
     let result = act();
     task::setfsuid(uid)?;
     task::setfsgid(gid)?;

@@ -6,7 +6,8 @@
 //! If it is stopped or frozen, `exec` names the reason and kills it; if nothing is known to hold it, after 60
 //! seconds, unless a seccomp agent decides on its system calls. In a container that was paused before, the
 //! wait continues. SIGHUP, SIGINT, SIGQUIT or SIGTERM ends the wait. A process that the freezer of cgroup v1
-//! holds cannot die before it is thawed: `exec` waits 5 seconds for its end, warns, and leaves it killed.
+//! holds cannot die before it is thawed: `exec` warns and leaves it killed. In a paused container it does so
+//! at once, otherwise after 5 seconds.
 //!
 //! `create` and `run` in a joined pid namespace, and `start`, also look for a stop or a freeze every 10
 //! seconds. Without one they continue to wait, because hooks may take long. They also wait while the
@@ -57,6 +58,13 @@ impl Watch {
     /// Lets the process take its time from now on, as long as nothing holds it.
     pub(super) fn be_patient(&self) {
         self.patient.set(true);
+    }
+
+    /// Returns whether the freezer of cgroup v1 holds the container's processes. They do not end before they are thawed, also
+    /// after SIGKILL.
+    pub(super) fn holds_killed(&self) -> bool {
+        let v1 = self.paused.as_ref().filter(|cgroup| cgroup.path.as_os_str().is_empty());
+        v1.is_some_and(|cgroup| cgroups::frozen(cgroup).unwrap_or(false))
     }
 
     /// Waits for the process `pid` until one of `fds` is readable or at its end.

@@ -1,9 +1,12 @@
 //! `execCPUAffinity`: the CPUs on which the process of an exec runs (config.md#linux-process).
 //!
 //! It does not apply to the container's first process. `initial` applies until the process is in the
-//! container's cgroup, `final` from then on. If one of them is absent, nothing is set and the kernel decides.
+//! container's cgroup, `final` from then on. Without `final`, and for the container's first process, these are
+//! all CPUs of the container's cpuset: the affinity of the runtime's caller stays outside ([`reset`]).
 
 use oci_spec::runtime::ExecCPUAffinity;
+
+use nix::errno::Errno;
 
 use crate::cpu_list::{self, LARGEST, List};
 use crate::error::{Context, Notes, Result};
@@ -26,6 +29,20 @@ pub fn plan(spec: Option<&ExecCPUAffinity>, place: &str, notes: &mut Notes) -> A
         })
     };
     Affinity { initial: cpus("initial", spec.initial()), last: cpus("final", spec.cpu_affinity_final()) }
+}
+
+/// Lets the calling process and its future children use all CPUs of their cpuset, whatever the affinity of the
+/// runtime's caller is.
+///
+/// Before Linux 6.2 the kernel did so when a process entered a cpuset. Since then it keeps an affinity that was
+/// set before (commit da019032819a). A mask of all CPUs has no such effect: the kernel applies the part of it
+/// that is in the cpuset, also in a cpuset that the process enters later. runc and crun do the same.
+pub(crate) fn reset() -> Result<()> {
+    match sys::process::sched_setaffinity(&[u64::MAX; LARGEST / 64]) {
+        // The seccomp filter of an outer container engine may forbid it.
+        Err(e) if matches!(e.errno, Errno::EPERM | Errno::ENOSYS) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Binds the calling process and its future children to CPUs.

@@ -134,6 +134,7 @@ mod tests {
             ("/etc", None, "exec: \"/etc\": is a directory: permission denied"),
             ("/etc/passwd", None, "exec: \"/etc/passwd\": permission denied"),
             ("no-such", Some("/bin"), "exec: \"no-such\": executable file not found in $PATH"),
+            ("", Some("/bin"), "exec: \"\": executable file not found in $PATH"),
             ("sh", None, "exec: \"sh\": executable file not found in $PATH"),
             ("sh", Some(""), "exec: \"sh\": executable file not found in $PATH"),
             ("passwd", Some("/etc"), "exec: \"passwd\": executable file not found in $PATH"),

@@ -20,10 +20,15 @@ pub(super) fn alive(record: &Record) -> Result<Option<Stat>> {
 /// Returns a descriptor of the container's first process, unless it has ended. Unlike its id, the descriptor
 /// never refers to another process.
 pub(crate) fn pidfd(record: &Record) -> Result<Option<OwnedFd>> {
+    Ok(first_process(record)?.map(|(fd, _)| fd))
+}
+
+/// Returns a descriptor of the container's first process ([`pidfd`]), and what procfs then shows of it.
+pub(crate) fn first_process(record: &Record) -> Result<Option<(OwnedFd, Stat)>> {
     let Some(pid) = record.pid.filter(|pid| *pid > 0) else { return Ok(None) };
     match sys::task::pidfd_open(pid) {
         // The descriptor was opened first. If the id belongs to the recorded process now, it did so then.
-        Ok(fd) => Ok(alive(record)?.map(|_| fd)),
+        Ok(fd) => Ok(alive(record)?.map(|stat| (fd, stat))),
         // EINVAL, or ENOENT on newer kernels: the id belongs to a thread of another process by now.
         Err(e) if matches!(e.errno, Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => Ok(None),
         Err(e) => Err(e.into()),

@@ -51,6 +51,9 @@ pub struct Record {
     pub keyring: String,
     /// The types of the namespaces that are not the host's.
     pub namespaces: Vec<String>,
+    /// The pid namespace is one that was joined.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined_pids: bool,
     pub owner: Owner,
     /// RFC 3339.
     pub created: String,
@@ -74,6 +77,13 @@ impl Record {
         let old = || format!("_ses.{}", self.id);
         let name = Some(&self.keyring).filter(|name| !name.is_empty()).cloned();
         (!self.callers_keyring).then(|| name.unwrap_or_else(old))
+    }
+
+    /// Returns whether the container's first process is not the first of its pid namespace. Then the others can
+    /// outlive it.
+    #[must_use]
+    pub fn shares_pids(&self) -> bool {
+        self.joined_pids || !self.namespaces.iter().any(|name| name == "pid")
     }
 }
 

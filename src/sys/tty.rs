@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{Error, Result, check, check_fd};
@@ -42,6 +42,14 @@ pub fn size(fd: BorrowedFd) -> Option<(u16, u16)> {
     // SAFETY: TIOCGWINSZ writes a live winsize.
     let ret = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     (ret == 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// Makes a terminal pass on the newlines that its programs write, without a carriage return before them
+/// (`ONLCR` of termios(3)).
+pub(crate) fn keep_newlines(tty: BorrowedFd) -> Result<()> {
+    let mut mode = tcgetattr(tty).map_err(|e| Error::new("tcgetattr()", e))?;
+    mode.output_flags.remove(OutputFlags::ONLCR);
+    tcsetattr(tty, SetArg::TCSANOW, &mode).map_err(|e| Error::new("tcsetattr()", e))
 }
 
 /// A terminal in raw mode. Dropping the value restores the former mode.

@@ -126,6 +126,20 @@ fn a_container_in_a_cgroup_below_is_not_killed() {
         t.until("two", "stopped");
         t.delete("one");
         t.delete("two");
+        // In a shared pid namespace `kill` also ends the others in the cgroup.
+        let bundle = t.bundle(|c| {
+            without_namespace(c, "pid");
+            c["linux"]["cgroupsPath"] = json!("/shared");
+        });
+        t.start(&bundle, "one");
+        let below = t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/shared/two")), "two");
+        for _ in 0..2 {
+            t.corten(&["kill", "one", "KILL"]);
+            t.until("one", "stopped");
+            assert!(runs(below) && t.status("two") == "running");
+        }
+        t.delete("two");
+        t.delete("one");
     });
 }
 

@@ -303,8 +303,41 @@ fn moved(t: &Test, mounts: Vec<PathBuf>) {
     }
 }
 
+/// The affinity of the caller stays outside: a service manager or a shell may have restricted it. The
+/// processes of a container can use all CPUs of its cpuset, as with runc and crun (opencontainers/runc#4858).
+#[test]
+fn the_callers_cpu_affinity_stays_outside() {
+    isolated(|t| {
+        let show = "sed -n 's/Cpus_allowed_list:\t//p' /proc/self/status";
+        let all = t.run(show, |_| {}).ok();
+        if all.trim() == "0" {
+            crate::harness::skip("has one processor only");
+        }
+        let mut first = nix::sched::CpuSet::new();
+        first.set(0).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &first).unwrap();
+        assert_eq!(t.run(show, |_| {}).ok(), all);
+        let user_namespace = |c: &mut Value| {
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+            (c["linux"]["uidMappings"], c["linux"]["gidMappings"]) = (map.clone(), map);
+        };
+        assert_eq!(t.run(show, user_namespace).ok(), all);
+        for (affinity, expected) in [
+            (Value::Null, all.as_str()),
+            (json!({"initial": "0"}), all.as_str()),
+            (json!({"final": "0"}), "0\n"),
+        ] {
+            let bundle = t.bundle(|c| c["process"]["execCPUAffinity"] = affinity.clone());
+            t.start(&bundle, "c1");
+            assert_eq!(t.exec("c1", show).ok(), expected, "{affinity}");
+            t.delete("c1");
+        }
+    });
+}
+
 /// config.md#linux-process, execCPUAffinity: it applies to the process of exec and not to the container's
-/// first. Without it the affinity is not changed.
+/// first. Without it the container's cpuset decides.
 #[test]
 fn exec_cpu_affinity_applies_to_exec_only() {
     isolated(|t| {

@@ -179,6 +179,7 @@ fn create_reports_a_program_that_cannot_be_executed() {
         for (program, user, text) in [
             ("/no/such", 0, r#"exec: "/no/such": stat /no/such: no such file or directory"#),
             ("nosuch", 0, r#"exec: "nosuch": executable file not found in $PATH"#),
+            ("", 0, r#"exec: "": executable file not found in $PATH"#),
             ("/etc/passwd", 0, r#"exec: "/etc/passwd": permission denied"#),
             ("/root/secret/true", 1000, r#"exec: "/root/secret/true":"#),
             ("/root/secret/true", 1000, "permission denied"),

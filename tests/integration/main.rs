@@ -21,6 +21,7 @@ mod hiding;
 mod hooks;
 mod intel_rdt;
 mod joined;
+mod kill;
 mod landlock;
 mod lifecycle;
 mod limits;

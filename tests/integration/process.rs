@@ -1,6 +1,10 @@
 //! `process`: the attributes of the container's program. Most tests are rows of an edit, a script and its
 //! output.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Test, isolated};
@@ -47,6 +51,40 @@ fn the_program_has_the_users_ids_groups_and_umask() {
     });
 }
 
+/// The kernel decides whether the program may be executed. A user with CAP_DAC_OVERRIDE may execute what the
+/// permissions reserve to others, and in a directory that only others may search.
+#[test]
+fn the_user_may_execute_what_its_capabilities_allow() {
+    isolated(|t| {
+        let bundle = |capabilities: &[&str], args: &[&str]| {
+            let bundle = t.bundle(|c| {
+                let sets = ["bounding", "effective", "permitted", "inheritable", "ambient"];
+                c["process"]["capabilities"] = sets.iter().map(|set| (*set, capabilities)).collect();
+                c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+                c["process"]["env"] = json!(["PATH=/root/hidden"]);
+                c["process"]["args"] = json!(args);
+            });
+            let hidden = bundle.rootfs().join("root/hidden");
+            fs::create_dir(&hidden).unwrap();
+            fs::copy(t.dir.join("busybox"), hidden.join("echo")).unwrap();
+            let mode =
+                |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            mode(&hidden.join("echo"), 0o744);
+            mode(&hidden, 0o700);
+            bundle
+        };
+        for args in [["/root/hidden/echo", "done"], ["echo", "done"]] {
+            let capable = bundle(&["CAP_DAC_OVERRIDE"], &args);
+            assert_eq!(t.run_bundle(&capable).ok(), "done\n");
+            t.run_bundle(&bundle(&["CAP_CHOWN"], &args)).fails("exec: ");
+            // It may search the directory, and may not execute the file.
+            t.run_bundle(&bundle(&["CAP_DAC_READ_SEARCH"], &args)).fails("exec: ");
+        }
+        let incapable = bundle(&["CAP_DAC_READ_SEARCH"], &["/root/hidden/echo"]);
+        t.run_bundle(&incapable).fails(r#"exec: "/root/hidden/echo": permission denied"#);
+    });
+}
+
 /// config.md#posix-platform-user: without a umask in the configuration the caller's applies.
 #[test]
 fn without_a_umask_the_callers_applies() {
@@ -69,7 +107,7 @@ fn the_program_has_the_memory_policy() {
                 c["linux"]["memoryPolicy"] = policy;
             })
         };
-        if !std::path::Path::new("/proc/self/numa_maps").exists() {
+        if !Path::new("/proc/self/numa_maps").exists() {
             // A kernel without NUMA reports that it cannot set the policy.
             run(json!({"mode": "MPOL_BIND", "nodes": "0"})).fails("linux.memoryPolicy");
             return;
@@ -201,7 +239,7 @@ fn rlimits_are_set_and_wrong_ones_are_errors() {
 fn no_new_privileges_and_the_oom_score_are_set() {
     isolated(|t| {
         let show = "grep NoNewPrivs /proc/self/status; cat /proc/self/oom_score_adj";
-        let mine = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        let mine = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
         check(
             t,
             &[
@@ -228,7 +266,7 @@ fn the_program_has_the_scheduler() {
         // proc(5): nice, real-time priority and policy.
         let show = "awk '{print $19, $40, $41}' /proc/$$/stat";
         // A real-time policy ignores the nice value and keeps it.
-        let mine = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let mine = fs::read_to_string("/proc/self/stat").unwrap();
         let realtime = format!("{} 3 2\n", mine.rsplit(')').next().unwrap().split(' ').nth(17).unwrap());
         check(
             t,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{isolated, poll};
+use crate::harness::{Output, isolated, poll};
 
 /// run exits with the payload's exit status, or with 128+n if a signal ended it.
 #[test]
@@ -80,6 +80,25 @@ fn run_forwards_signals_to_the_payload() {
     });
 }
 
+/// SIGWINCH is about the runtime's terminal. A payload without a terminal does not get it, as with runc: httpd
+/// stops on it.
+#[test]
+fn a_payload_without_a_terminal_gets_no_sigwinch() {
+    isolated(|t| {
+        let script = "trap 'echo resized' WINCH; trap 'echo caught; exit 5' TERM; echo ready; \
+                      while :; do sleep 0.01; done";
+        let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
+        let running = t.spawn(&mut t.command(&["run", "-b", bundle.path(), "r"]));
+        let ready = || fs::read_to_string(&running.stdout).is_ok_and(|text| text.contains("ready"));
+        assert!(poll(Duration::from_secs(10), ready));
+        for signal in ["-WINCH", "-TERM"] {
+            t.call(Command::new("kill").arg(signal).arg(running.child.id().to_string())).ok();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(running.wait().exits(5).stdout, "ready\ncaught\n");
+    });
+}
+
 /// A foreground runtime that is killed leaves the container, which can be deleted.
 #[test]
 fn a_killed_run_leaves_a_container_that_can_be_deleted() {
@@ -126,8 +145,8 @@ fn keep_leaves_a_stopped_container() {
     });
 }
 
-/// Only the standard streams and the descriptors of --preserve-fds are open in the container. Gaps are no
-/// error.
+/// Only the standard streams and the descriptors of --preserve-fds are open in the container. One that is not
+/// open is an error, as with runc.
 #[test]
 fn only_preserved_descriptors_are_open_in_the_container() {
     isolated(|t| {
@@ -142,13 +161,15 @@ fn only_preserved_descriptors_are_open_in_the_container() {
             let runtime = t.command(&[]);
             let mut shell = Command::new("sh");
             shell.arg("-c").arg(line).arg(runtime.get_program()).arg(t.state()).arg(bundle.path());
-            t.call(&mut shell).ok()
+            t.call(&mut shell)
         };
         let open =
-            |text: String| text.split_whitespace().map(|n| n.parse::<u32>().unwrap()).collect::<Vec<_>>();
+            |out: Output| out.ok().split_whitespace().map(|n| n.parse::<u32>().unwrap()).collect::<Vec<_>>();
         assert_eq!(open(run("3</dev/null 5</dev/null 9</dev/null", "")), [0, 1, 2]);
         assert_eq!(open(run("3</dev/null 4</dev/null 5</dev/null", "--preserve-fds 2")), [0, 1, 2, 3, 4]);
-        assert_eq!(open(run("3</dev/null 5</dev/null 7</dev/null", "--preserve-fds=3")), [0, 1, 2, 3, 5]);
+        run("3</dev/null 5</dev/null 7</dev/null", "--preserve-fds=3")
+            .fails("--preserve-fds 3: unable to stat preserved-fd 1 (of 3): descriptor 4 is not open");
+        t.corten(&["create", "--preserve-fds=1", "-b", bundle.path(), "r"]).fails("descriptor 3 is not open");
     });
 }
 
@@ -158,11 +179,17 @@ fn sockets_of_systemd_are_passed() {
     isolated(|t| {
         let script = "echo $LISTEN_FDS $LISTEN_PID; [ -e /proc/self/fd/3 ] && echo open";
         let bundle = t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
-        let mut shell = Command::new("sh");
-        let line = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --root \"$1\" run -b \"$2\" r 3</dev/null";
-        shell.arg("-c").arg(line).arg(t.command(&[]).get_program()).arg(t.state()).arg(bundle.path());
-        let out = t.call(&mut shell).ok();
-        assert_eq!(out, "1 1\nopen\n");
+        let run = |options: &str| {
+            let mut shell = Command::new("sh");
+            let line = format!(
+                "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --root \"$1\" run {options} -b \"$2\" r 3</dev/null"
+            );
+            shell.arg("-c").arg(line).arg(t.command(&[]).get_program()).arg(t.state()).arg(bundle.path());
+            t.call(&mut shell)
+        };
+        assert_eq!(run("").ok(), "1 1\nopen\n");
+        // The descriptors of --preserve-fds come after them.
+        run("--preserve-fds 1").fails("preserved-fd 0 (of 1): descriptor 4 is not open");
     });
 }
 

@@ -378,7 +378,7 @@ fn the_size_of_the_users_terminal_takes_precedence() {
         let mut session = Session::new();
         session.run(t, &bundle);
         assert_eq!(session.end(), (0, "30 90\n".into()));
-        assert_eq!(t.run_bundle(&bundle).ok(), "33 77\r\n");
+        assert_eq!(t.run_bundle(&bundle).ok(), "33 77\n");
     });
 }
 
@@ -443,6 +443,27 @@ fn endless_output_does_not_keep_run_from_ending() {
     });
 }
 
+/// Output that does not go to a terminal has no carriage returns, as with runc. What goes to the user's terminal
+/// has them, because that is in raw mode. The master that an engine gets is as the kernel makes it.
+#[test]
+fn only_a_users_terminal_gets_carriage_returns() {
+    isolated(|t| {
+        let script = "stty -a | grep -o -E -e '-?onlcr'";
+        let bundle = bundle(t, script, |_| {});
+        assert_eq!(t.run_bundle(&bundle).ok(), "-onlcr\n");
+        let mut session = Session::new();
+        session.run(t, &bundle);
+        assert_eq!(session.end(), (0, "onlcr\n".into()));
+        let socket = Socket::new(t, "socket");
+        t.corten(&["run", "-d", "--console-socket", socket.path(), "-b", bundle.path(), "c1"]).ok();
+        assert_eq!(all(&mut socket.master()), "onlcr\n");
+        t.delete("c1");
+        t.start(&t.bundle(|_| {}), "c1");
+        assert_eq!(t.corten(&["exec", "-t", "c1", "/bin/sh", "-c", script]).ok(), "-onlcr\n");
+        t.delete("c1");
+    });
+}
+
 /// All output arrives, also its last part, and that of a payload that exits at once.
 #[test]
 fn all_output_arrives() {
@@ -457,7 +478,7 @@ fn all_output_arrives() {
         let (code, output) = session.end();
         assert_eq!(code, 0);
         complete(&output);
-        complete(&t.run_bundle(&bundle).ok().replace("\r\n", "\n"));
+        complete(&t.run_bundle(&bundle).ok());
         // The output goes through a pipe that is read slowly.
         let runtime = t.command(&["run", "-b", bundle.path(), "r"]);
         let mut shell = Command::new("sh");
@@ -465,10 +486,10 @@ fn all_output_arrives() {
             .args(["-c", "\"$@\" | (sleep 0.3; cat)", "sh"])
             .arg(runtime.get_program())
             .args(runtime.get_args());
-        complete(&t.call(&mut shell).ok().replace("\r\n", "\n"));
+        complete(&t.call(&mut shell).ok());
         for _ in 0..50 {
             bundle.edit(|c| c["process"]["args"] = json!(["/bin/echo", "last words"]));
-            assert_eq!(t.run_bundle(&bundle).ok(), "last words\r\n");
+            assert_eq!(t.run_bundle(&bundle).ok(), "last words\n");
         }
     });
 }
@@ -502,14 +523,14 @@ fn a_container_can_have_a_terminal_without_a_users_terminal() {
     isolated(|t| {
         let bundle = bundle(t, "[ -t 0 ] && [ -t 2 ] && tty; echo err >&2; exit 8", |_| {});
         let out = t.run_bundle(&bundle).exits(8);
-        assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("/dev/pts/0\r\nerr\r\n", ""));
+        assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("/dev/pts/0\nerr\n", ""));
         // Input from a file is typed in, and its end does not end the payload.
         let bundle = self::bundle(t, "stty -echo; read a; echo got $a", |_| {});
         let input = t.dir.join("input");
         fs::write(&input, "words\n").unwrap();
         let mut command = t.command(&["run", "-b", bundle.path(), "r"]);
         let out = t.spawn(command.stdin(File::open(&input).unwrap())).wait().ok();
-        assert!(out.ends_with("got words\r\n"), "{out:?}");
+        assert!(out.ends_with("got words\n"), "{out:?}");
         // A closed output must not make the runtime hang.
         let mut shell = Command::new("sh");
         let runtime = t.command(&["run", "-b", bundle.path(), "r"]);

@@ -421,7 +421,7 @@ fn trace_prints_a_timeline() {
             out.fails("trace: ").fails("is not a trace: ").fails(why);
         }
         t.corten(&["trace", t.dir.join("none").to_str().unwrap()]).exits(1).fails("no such file");
-        t.corten(&["trace", t.dir.to_str().unwrap()]).exits(1).fails("not a regular file");
+        t.corten(&["trace", t.dir.to_str().unwrap()]).exits(1).fails("is a directory");
         t.corten(&["trace"]).exits(1).fails("<FILE>");
         // A trace that corten has written.
         let bundle = t.bundle(|c| rich(c, "true"));

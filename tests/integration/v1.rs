@@ -9,7 +9,7 @@ use corten::testing::cgroups::{Cgroup, CgroupRecord, frozen as frozen_at};
 use serde_json::{Value, json};
 
 use crate::cgroups::opens_a_tunnel;
-use crate::harness::{Test, View, directories, isolated_in, poll, skip, without_namespace};
+use crate::harness::{Test, View, directories, isolated_in, patience, poll, skip, without_namespace};
 use crate::limits::run_as_user;
 
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -331,6 +331,26 @@ fn frozen(t: &Test, view: View) {
             t.corten(&["delete", "c1"]).ok();
         }
     }
+}
+
+/// A signal to `exec --ignore-paused` ends it at once. The process that it has started is killed, and dies when
+/// the container is resumed: v1's freezer holds a killed process too.
+#[test]
+fn exec_in_a_frozen_container_can_be_ended() {
+    isolated_in(View::V1, |t| {
+        t.start(&t.bundle(|_| {}), "c1");
+        t.corten(&["pause", "c1"]).ok();
+        let exec = t.spawn(&mut t.command(&["exec", "--ignore-paused", "c1", "/bin/sleep", "1001"]));
+        let inside = || t.corten(&["ps", "-f", "json", "c1"]).ok().matches(',').count() == 1;
+        assert!(poll(Duration::from_secs(10), inside));
+        let begun = Instant::now();
+        t.call(std::process::Command::new("kill").arg(exec.child.id().to_string())).ok();
+        exec.wait().fails("before the program ran").exits(255);
+        assert!(begun.elapsed() < Duration::from_secs(4) * patience());
+        t.corten(&["resume", "c1"]).ok();
+        assert!(poll(Duration::from_secs(10), || !inside()));
+        t.delete("c1");
+    });
 }
 
 /// A container can freeze a cgroup below its own. Its processes are killed all the same.
