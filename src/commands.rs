@@ -28,8 +28,6 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 pub use verbs::VERBS;
 
 use crate::SPEC_VERSION;
@@ -72,10 +70,7 @@ fn print(text: &str) -> Result<()> {
     let _phase = crate::trace::phase("print");
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|e| {
-        let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
-        sys::Error::new("write(stdout)", errno).into()
-    })
+    written.map_err(|e| sys::Error::of_std("write(stdout)", &e).into())
 }
 
 /// Errors about some of many containers, which do not stop the command.

@@ -95,14 +95,10 @@ pub(crate) fn init(options: &Options) -> Result<()> {
     log.level = options.level;
     if let Some(path) = &options.file {
         let file = OpenOptions::new().append(true).create(true).open(path);
-        log.file = Some(file.map_err(|e| sys_error(format!("open({path:?})"), &e)).context("--log")?);
+        log.file =
+            Some(file.map_err(|e| sys::Error::of_std(format!("open({path:?})"), &e)).context("--log")?);
     }
     Ok(())
-}
-
-/// Converts an error of std into that of a system call.
-fn sys_error(call: String, error: &std::io::Error) -> sys::Error {
-    sys::Error::new(call, nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// Adds a warning. The command continues.
