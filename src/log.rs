@@ -132,7 +132,8 @@ pub(crate) fn flush() {
     }
 }
 
-/// Reports a failure: one record in the log, and on stderr only the message, because engines match on it.
+/// Reports a failure: one record in the log, and the message on stderr, because engines match on it. The word
+/// before it is for programs that look for an error.
 pub(crate) fn error(error: &anyhow::Error) {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
@@ -141,6 +142,7 @@ pub(crate) fn error(error: &anyhow::Error) {
         log.write(&Record::of_error(error, message.clone(), warnings));
     }
     message.push('\n');
+    message.insert_str(0, "error: ");
     // If stderr cannot be written to, there is no place left to report that.
     let _ = std::io::stderr().write_all(message.as_bytes());
 }

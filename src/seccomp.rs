@@ -290,7 +290,9 @@ fn add_rules(
         if syscall.action() == Action::ScmpActNotify && SENDING.contains(&name.as_str()) {
             notes.problem(
                 format_args!("{place}.names[{j}]"),
-                format_args!("{name} sends the listener, and so must not be SCMP_ACT_NOTIFY"),
+                format_args!(
+                    "SCMP_ACT_NOTIFY cannot be used for the {name} syscall, which sends the listener"
+                ),
             );
         }
         let Some(call) = syscalls::find(name) else {

@@ -30,7 +30,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
             return Err(fail(Kind::WrongStatus, "cannot exec in a paused container (hint: --ignore-paused)"));
         }
         status => {
-            return Err(fail(Kind::WrongStatus, format!("cannot exec in a container that is {status}")));
+            return Err(fail(Kind::WrongStatus, format!("cannot exec in a {status} container")));
         }
     }
     let target = state::pidfd(&record)?.ok_or_else(|| fail(Kind::WrongStatus, "container not running"))?;
@@ -105,7 +105,7 @@ fn parse_cgroup(text: &str) -> Result<SubCgroup> {
         return refuse("a controller has no name");
     }
     if path.components().any(|c| !matches!(c, Component::Normal(_))) {
-        return refuse("must be a path below the container's cgroup");
+        return refuse("bad sub cgroup path: must be a path below the container's cgroup");
     }
     Ok(SubCgroup { controllers, path })
 }

@@ -24,7 +24,10 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let (dir, record) = super::open_locked(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
     if !matches!(status, Status::Created | Status::Running | Status::Paused) {
-        return Err(fail(Kind::WrongStatus, format!("cannot update a container that is {status}")));
+        return Err(fail(
+            Kind::WrongStatus,
+            format!("container not running: cannot update a container that is {status}"),
+        ));
     }
     let text = dir.load_config()?;
     let mut kept: Value = serde_json::from_str(&text).context("the kept config.json")?;

@@ -382,7 +382,7 @@ fn exec_can_enter_a_cgroup_below_the_containers() {
             assert_eq!(prints(t, &["--cgroup", path], show), format!("0::{expected}\n"), "{path}");
         }
         for (paths, text) in [
-            (&["none"][..], "there is no such cgroup"),
+            (&["none"][..], "error adding pid of the process to cgroups "),
             (&["../other"], "must be a path below the container's cgroup"),
             (&["sub/../../other"], "must be a path below the container's cgroup"),
             (&["cpu,memory:sub"], "controllers cannot be named on cgroup v2"),
