@@ -44,6 +44,10 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
     let process =
         process::plan(&wanted, linux, kept.spec.annotations().as_ref(), held, "process", &mut notes);
+    if !args.caps.is_empty() {
+        let (asked, uid) = (wanted.capabilities().as_ref(), wanted.user().uid());
+        capabilities::warn_of_missing(asked, uid, held.capabilities, "process.capabilities", &mut notes);
+    }
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut notes));
     notes.into_result()?.into_iter().for_each(log::warn);
