@@ -1,8 +1,9 @@
 //! The log file that engines read, with records in the two formats of logrus, and the message on stderr.
 //!
 //! Podman reads the whole file as one JSON value, and containerd reads its last `error` record. A failed
-//! command therefore writes exactly one record. Warnings are collected and written at the end: in that
-//! record, or each in its own if the command succeeds. Only `main` calls [`error`] and [`flush`].
+//! command therefore writes exactly one record, unless `--debug` asks for more. Warnings are collected and
+//! written at the end: in that record, or each in its own if the command succeeds. Only `main` calls
+//! [`error`] and [`flush`].
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -141,8 +142,8 @@ pub(crate) fn error(error: &anyhow::Error) {
     if log.file.is_some() {
         log.write(&Record::of_error(error, message.clone(), warnings));
     }
-    message.push('\n');
     message.insert_str(0, "error: ");
+    message.push('\n');
     // If stderr cannot be written to, there is no place left to report that.
     let _ = std::io::stderr().write_all(message.as_bytes());
 }

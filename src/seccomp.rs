@@ -31,6 +31,7 @@ use explain::{Source, View};
 use seccompiler::SeccompCmpOp;
 
 use crate::error::{Notes, Result};
+use crate::log;
 use crate::sys;
 use crate::sys::seccomp::INSTRUCTIONS_MAX;
 use crate::trace;
@@ -48,6 +49,13 @@ pub struct Plan {
     /// The errno that every execve(2) fails with, whatever its arguments are. Then the program cannot be
     /// started.
     pub execve: Option<u32>,
+}
+
+impl Plan {
+    /// Logs the flags, in words for which runc's users look.
+    pub(crate) fn log_flags(&self) {
+        log::debug(|| format!("seccomp filter flags: {}", self.flags));
+    }
 }
 
 /// The agent that gets the filter's descriptor.

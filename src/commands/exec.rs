@@ -50,6 +50,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     }
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut notes));
+    seccomp.iter().for_each(seccomp::Plan::log_flags);
     notes.into_result()?.into_iter().for_each(log::warn);
     // Without a plan there are notes, which were reported above.
     let process = process.ok_or_else(|| fail(Kind::Config, "process"))?;
