@@ -56,10 +56,13 @@ pub(crate) fn run(command: Command) -> Result<u8> {
     }
 }
 
+/// What corten supports, in crun's words: scripts look for them in `--version`.
+const FEATURES: &str = "+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF";
+
 /// Returns the text of `--version`, in the lines that Docker reads.
 fn version() -> String {
     format!(
-        "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n",
+        "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n{FEATURES}\n",
         env!("CARGO_PKG_VERSION"),
         option_env!("CORTEN_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown"),
     )
@@ -162,5 +165,7 @@ mod tests {
         assert!(lines[0].starts_with("corten version "));
         assert!(lines[1].starts_with("commit: "));
         assert_eq!(lines[2], "spec: 1.3.0");
+        // Docker takes the last line with the word for the version.
+        assert!(lines[3].starts_with('+') && lines[1..].iter().all(|line| !line.contains("version")));
     }
 }
