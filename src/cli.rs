@@ -239,8 +239,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
     if word == "help" {
         let mut command = match rest.first().map(|topic| verb(topic).ok_or(topic)) {
             Some(Ok(verb)) => build(verb, Known::All),
-            // `help --help` asks for no topic.
-            Some(Err(topic)) if !topic.as_bytes().starts_with(b"-") => return Err(no_topic(topic)),
+            // `help help` and `help --help` ask for no topic.
+            Some(Err(topic)) if topic != "help" && !topic.as_bytes().starts_with(b"-") => {
+                return Err(no_topic(topic));
+            }
             _ => with_all_verbs(base(Known::All), verbs),
         };
         return Ok(Command::Help(command.render_help().to_string()));

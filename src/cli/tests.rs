@@ -343,6 +343,7 @@ fn help_is_given() {
         ("list -h", "NAME:\n   corten list - list the containers\n"),
         ("--help", "NAME:\n   corten - Open Container Initiative runtime\n"),
         ("help --help", "NAME:\n   corten - "),
+        ("help help", "NAME:\n   corten - "),
         ("create --help", "--bundle"),
         ("create -h", "--pid-file"),
         ("exec -help", "--additional-gids"),
