@@ -237,13 +237,20 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
     };
     let verb = |word: &OsString| verbs.iter().find(|verb| word == verb.name);
     if word == "help" {
-        let mut command = match rest.first().and_then(verb) {
-            Some(verb) => build(verb, Known::All),
-            None => with_all_verbs(base(Known::All), verbs),
+        let mut command = match rest.first().map(|topic| verb(topic).ok_or(topic)) {
+            Some(Ok(verb)) => build(verb, Known::All),
+            // `help help` and `help --help` ask for no topic.
+            Some(Err(topic)) if topic != "help" && !topic.as_bytes().starts_with(b"-") => {
+                return Err(no_topic(topic));
+            }
+            _ => with_all_verbs(base(Known::All), verbs),
         };
         return Ok(Command::Help(command.render_help().to_string()));
     }
     let Some(verb) = verb(word) else {
+        if rest.iter().any(|word| word == "--help" || word == "-h") {
+            return Err(no_topic(word));
+        }
         let shown = word.to_string_lossy();
         return Err(fail(Kind::Usage, format!("unknown command {shown:?} (hint: corten --help lists them)")));
     };
@@ -259,6 +266,12 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
     };
     let globals = read::globals(&matches, log)?;
     Ok(Command::Verb(Call { globals, verb: verb.name, label: label(verb, own), work: (verb.work)(own)? }))
+}
+
+/// Returns the error for help about something unknown, in runc's words.
+fn no_topic(topic: &OsString) -> anyhow::Error {
+    let shown = topic.to_string_lossy();
+    fail(Kind::Usage, format!("No help topic for '{shown}' (hint: corten --help lists the commands)"))
 }
 
 /// Matches the global options, and the words after a verb, against the verb's row.

@@ -28,8 +28,6 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 pub use verbs::VERBS;
 
 use crate::SPEC_VERSION;
@@ -58,10 +56,13 @@ pub(crate) fn run(command: Command) -> Result<u8> {
     }
 }
 
+/// What corten supports, in crun's words: scripts look for them in `--version`.
+const FEATURES: &str = "+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF";
+
 /// Returns the text of `--version`, in the lines that Docker reads.
 fn version() -> String {
     format!(
-        "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n",
+        "corten version {}\ncommit: {}\nspec: {SPEC_VERSION}\n{FEATURES}\n",
         env!("CARGO_PKG_VERSION"),
         option_env!("CORTEN_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown"),
     )
@@ -72,10 +73,7 @@ fn print(text: &str) -> Result<()> {
     let _phase = crate::trace::phase("print");
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|e| {
-        let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
-        sys::Error::new("write(stdout)", errno).into()
-    })
+    written.map_err(|e| sys::Error::of_std("write(stdout)", &e).into())
 }
 
 /// Errors about some of many containers, which do not stop the command.
@@ -167,5 +165,7 @@ mod tests {
         assert!(lines[0].starts_with("corten version "));
         assert!(lines[1].starts_with("commit: "));
         assert_eq!(lines[2], "spec: 1.3.0");
+        // Docker takes the last line with the word for the version.
+        assert!(lines[3].starts_with('+') && lines[1..].iter().all(|line| !line.contains("version")));
     }
 }

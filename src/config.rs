@@ -222,6 +222,13 @@ fn misplaced(document: &str, text: &str, error: &serde_json::Error) -> anyhow::E
         return syntax(document, error);
     }
     let mut notes = Notes::default();
+    // runc's words, for which programs look.
+    let what = match place.as_str() {
+        "linux.memoryPolicy" | "linux.memoryPolicy.mode" => "invalid memory policy mode: ",
+        other if other.starts_with("linux.memoryPolicy.flags") => "invalid memory policy flag: ",
+        _ => "",
+    };
+    let message = format!("{what}{message}");
     notes.problem(place, message);
     anyhow::Error::new(notes.problems)
 }

@@ -17,6 +17,14 @@ impl List {
         &self.0
     }
 
+    /// Returns the list as one hexadecimal number, in which bit n is CPU n.
+    #[must_use]
+    pub fn mask(&self) -> String {
+        let mut words = self.0.iter().rev().skip_while(|word| **word == 0);
+        let first = words.next().copied().unwrap_or_default();
+        words.fold(format!("{first:#x}"), |mask, word| format!("{mask}{word:016x}"))
+    }
+
     /// Reads a bit mask, the lowest numbers first.
     #[must_use]
     pub fn of_bytes(bytes: &[u8]) -> Self {
@@ -110,6 +118,9 @@ mod tests {
             ("0x1", wrong("\"0x1\" is not a number")),
         ] {
             assert_eq!(parse(text, 128), expected, "{text:?}");
+        }
+        for (words, mask) in [(&[0b11][..], "0x3"), (&[1, 0], "0x1"), (&[1, 0x10], "0x100000000000000001")] {
+            assert_eq!(List(words.to_vec()).mask(), mask);
         }
     }
 

@@ -49,6 +49,20 @@ pub struct Hook {
     pub timeout: Option<Duration>,
 }
 
+impl Hook {
+    /// Returns its place and its program, as messages name it.
+    fn shown(&self) -> String {
+        format!("{} {}", self.place, self.path.to_string_lossy())
+    }
+
+    /// Returns the beginning of runc's message about a hook that fails, for which programs look.
+    fn failure(&self) -> String {
+        let (name, index) = self.place.split_once('[').unwrap_or((&self.place, ""));
+        let (name, index) = (name.trim_start_matches("hooks."), index.trim_end_matches(']'));
+        format!("error running {name} hook #{index}")
+    }
+}
+
 /// The hooks of each point of the lifecycle, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -128,8 +142,8 @@ pub fn run_all(hooks: &[Hook], state: &[u8]) -> Vec<String> {
 
 /// Runs one hook. Its process calls `execute`, which returns only if that fails.
 pub(crate) fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyhow::Error) -> Result<()> {
-    let place = || format!("{} {}", hook.place, hook.path.to_string_lossy());
-    let _phase = trace::phase_of("hook", place);
+    let _phase = trace::phase_of("hook", || hook.shown());
+    let place = || format!("{}: {}", hook.shown(), hook.failure());
     let input = fs::memfd_with("state", state).with_context(place)?;
     let output = fs::memfd("hook").with_context(place)?;
     // A hook may open /dev/stderr again, with an offset of its own.

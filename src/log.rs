@@ -1,8 +1,9 @@
 //! The log file that engines read, with records in the two formats of logrus, and the message on stderr.
 //!
 //! Podman reads the whole file as one JSON value, and containerd reads its last `error` record. A failed
-//! command therefore writes exactly one record. Warnings are collected and written at the end: in that
-//! record, or each in its own if the command succeeds. Only `main` calls [`error`] and [`flush`].
+//! command therefore writes exactly one record, unless `--debug` asks for more. Warnings are collected and
+//! written at the end: in that record, or each in its own if the command succeeds. Only `main` calls
+//! [`error`] and [`flush`].
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -95,14 +96,10 @@ pub(crate) fn init(options: &Options) -> Result<()> {
     log.level = options.level;
     if let Some(path) = &options.file {
         let file = OpenOptions::new().append(true).create(true).open(path);
-        log.file = Some(file.map_err(|e| sys_error(format!("open({path:?})"), &e)).context("--log")?);
+        log.file =
+            Some(file.map_err(|e| sys::Error::of_std(format!("open({path:?})"), &e)).context("--log")?);
     }
     Ok(())
-}
-
-/// Converts an error of std into that of a system call.
-fn sys_error(call: String, error: &std::io::Error) -> sys::Error {
-    sys::Error::new(call, nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 /// Adds a warning. The command continues.
@@ -136,7 +133,8 @@ pub(crate) fn flush() {
     }
 }
 
-/// Reports a failure: one record in the log, and on stderr only the message, because engines match on it.
+/// Reports a failure: one record in the log, and the message on stderr, because engines match on it. The word
+/// before it is for programs that look for an error.
 pub(crate) fn error(error: &anyhow::Error) {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
@@ -144,6 +142,7 @@ pub(crate) fn error(error: &anyhow::Error) {
     if log.file.is_some() {
         log.write(&Record::of_error(error, message.clone(), warnings));
     }
+    message.insert_str(0, "error: ");
     message.push('\n');
     // If stderr cannot be written to, there is no place left to report that.
     let _ = std::io::stderr().write_all(message.as_bytes());

@@ -191,6 +191,15 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     let sysctl = sysctl::plan(linux, &namespaces, &mut notes);
     let held = process_host(host, facts.user_namespace);
     let process = spec.process().as_ref().and_then(|process| {
+        let capabilities = process.capabilities().as_ref();
+        let uid = process.user().uid();
+        capabilities::warn_of_missing(
+            capabilities,
+            uid,
+            held.capabilities,
+            "process.capabilities",
+            &mut notes,
+        );
         process::plan(process, linux, spec.annotations().as_ref(), held, "process", &mut notes)
     });
     let user = process.as_ref().map(|process| (process.user.uid, process.user.gid));

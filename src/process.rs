@@ -87,7 +87,6 @@ pub fn plan(
         user: user(process, annotations, &at("user"), notes),
         capabilities: capabilities::plan(
             process.capabilities().as_ref(),
-            process.user().uid(),
             host.capabilities,
             &at("capabilities"),
             notes,

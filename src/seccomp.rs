@@ -31,6 +31,7 @@ use explain::{Source, View};
 use seccompiler::SeccompCmpOp;
 
 use crate::error::{Notes, Result};
+use crate::log;
 use crate::sys;
 use crate::sys::seccomp::INSTRUCTIONS_MAX;
 use crate::trace;
@@ -48,6 +49,13 @@ pub struct Plan {
     /// The errno that every execve(2) fails with, whatever its arguments are. Then the program cannot be
     /// started.
     pub execve: Option<u32>,
+}
+
+impl Plan {
+    /// Logs the flags, in words for which runc's users look.
+    pub(crate) fn log_flags(&self) {
+        log::debug(|| format!("seccomp filter flags: {}", self.flags));
+    }
 }
 
 /// The agent that gets the filter's descriptor.
@@ -290,7 +298,9 @@ fn add_rules(
         if syscall.action() == Action::ScmpActNotify && SENDING.contains(&name.as_str()) {
             notes.problem(
                 format_args!("{place}.names[{j}]"),
-                format_args!("{name} sends the listener, and so must not be SCMP_ACT_NOTIFY"),
+                format_args!(
+                    "SCMP_ACT_NOTIFY cannot be used for the {name} syscall, which sends the listener"
+                ),
             );
         }
         let Some(call) = syscalls::find(name) else {

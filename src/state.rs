@@ -167,7 +167,7 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
                 .recursive(true)
                 .mode(0o700)
                 .create(root)
-                .with_context(|| format!("mkdir({root:?})"))?;
+                .map_err(|e| sys::Error::of_std(format!("mkdir({root:?})"), &e))?;
             fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0)?
         }
         other => other?,

@@ -487,14 +487,17 @@ fn a_failing_hook_is_reported_with_its_output() {
             ("[ \"$(ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 ' ]", ""),
             ("[ \"$(cut -d' ' -f5 /proc/$$/stat)\" = $$ ]", ""),
         ] {
-            let expected =
-                if expected.is_empty() { String::new() } else { format!("hooks.x[0] /bin/sh: {expected}") };
+            let expected = if expected.is_empty() {
+                String::new()
+            } else {
+                format!("hooks.x[0] /bin/sh: error running x hook #0: {expected}")
+            };
             assert_eq!(outcome(shell("hooks.x[0]", script, enough)), expected, "{script}");
         }
         let missing = Hook { path: c"/no/such".into(), ..shell("hooks.x[0]", "", None) };
         assert_eq!(
             outcome(missing),
-            "hooks.x[0] /no/such: exit status 127: exec /no/such: no such file or directory"
+            "hooks.x[0] /no/such: error running x hook #0: exit status 127: exec /no/such: no such file or directory"
         );
     });
 }
@@ -520,7 +523,12 @@ fn the_timeout_kills_the_process_group_of_a_hook() {
         let marker = scratch().join("marker");
         let left = format!("(sleep 2; touch {}) & echo waiting; sleep 30", marker.display());
         for (script, expected, at_least, at_most) in [
-            (left.as_str(), "hooks.prestart[0] /bin/sh: timed out after 1s: waiting", 1.0, 1.9),
+            (
+                left.as_str(),
+                "hooks.prestart[0] /bin/sh: error running prestart hook #0: timed out after 1s: waiting",
+                1.0,
+                1.9,
+            ),
             // A process that a hook has left in time is not killed.
             ("sleep 5 & exit 0", "", 0.0, 0.9),
         ] {
@@ -546,8 +554,14 @@ fn one_failing_hook_stops_the_list_except_for_poststop() {
         let list =
             [shell("p[0]", "exit 1", None), shell("p[1]", &format!("touch {}", marker.display()), None)];
         let error = hooks::run(&list, b"{}", env::own).unwrap_err();
-        assert_eq!((error.to_string().as_str(), marker.exists()), ("p[0] /bin/sh: exit status 1", false));
-        assert_eq!(hooks::run_all(&list, b"{}"), ["p[0] /bin/sh: exit status 1, ignoring"]);
+        assert_eq!(
+            (error.to_string().as_str(), marker.exists()),
+            ("p[0] /bin/sh: error running p hook #0: exit status 1", false)
+        );
+        assert_eq!(
+            hooks::run_all(&list, b"{}"),
+            ["p[0] /bin/sh: error running p hook #0: exit status 1, ignoring"]
+        );
         assert!(marker.exists());
     });
 }

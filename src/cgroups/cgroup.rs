@@ -16,7 +16,7 @@ use oci_spec::runtime::LinuxResources;
 use super::directory::{self, Directory, remove_parents};
 use super::{CgroupRecord, Host, Missing, Plan, Write, device_program, devices, v1, v2};
 use crate::error::{Kind, Notes, Result, fail};
-use crate::sys::fs;
+use crate::sys::{self, fs};
 use crate::trace;
 
 /// Reports whether everything in a recorded cgroup is frozen. A cgroup that no longer exists is not.
@@ -87,8 +87,18 @@ pub fn create(plan: &Plan, notes: &mut Notes) -> Result<Option<Cgroup>> {
     if created.is_err() {
         remove_parents(&made);
     }
-    let created = unless_denied(created, plan.optional(), notes)?;
+    let created = unless_denied(created, plan.optional(), notes).map_err(|e| explain(e, plan))?;
     Ok(created.filter(|cgroup| cgroup.unified.is_some() || !cgroup.v1.is_empty()))
+}
+
+/// Adds runc's words for a cgroup that the caller may not create.
+fn explain(error: anyhow::Error, plan: &Plan) -> anyhow::Error {
+    if !directory::denied(&error) {
+        return error;
+    }
+    let rule = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+    let hint = if plan.rootless { format!(" (hint: {rule})") } else { String::new() };
+    error.context(format!("unable to apply cgroup configuration{hint}"))
 }
 
 fn create_all(plan: &Plan, made: &mut Vec<PathBuf>, notes: &mut Notes) -> Result<Cgroup> {
@@ -179,7 +189,7 @@ impl Cgroup {
         let unified = self.unified.iter().map(|_| &host.v2_controllers[..]);
         let ours: Vec<&String> = hierarchies.chain(unified).flatten().collect();
         if let Some(name) = named.find(|name| !ours.contains(name)) {
-            let why = format!("the container has no cgroup with the controller {name:?}");
+            let why = format!("unknown controller {name:?}: the container has no cgroup with it");
             return Err(fail(Kind::Usage, why));
         }
         let mut v1 = Vec::new();
@@ -421,7 +431,9 @@ pub(crate) fn join(join_fds: Vec<OwnedFd>) -> Result<()> {
 }
 
 fn no_such(dir: &Path) -> anyhow::Error {
-    fail(Kind::Usage, format!("there is no such cgroup, {}", dir.display()))
+    let missing = sys::text(Errno::ENOENT);
+    // runc's words, for which programs look.
+    fail(Kind::Usage, format!("error adding pid of the process to cgroups {}: {missing}", dir.display()))
 }
 
 /// Returns the path to use instead of `dir`, which is in the hierarchy with these controllers.

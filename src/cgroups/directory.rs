@@ -384,7 +384,7 @@ fn wait_for(dir: BorrowedFd, line: &str, deadline: Instant) -> Result<bool> {
         // The read arms the next POLLPRI, so that a change after it is not lost.
         let n = match events.read_at(&mut text, 0) {
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(true),
-            other => other.context(name)?,
+            other => other.map_err(|e| sys::Error::of_std(format!("read({name})"), &e))?,
         };
         if text[..n].split(|&b| b == b'\n').any(|l| l == line.as_bytes()) {
             return Ok(true);

@@ -380,7 +380,8 @@ pub(super) fn unified(plan: &mut Plan, limit: &Limit) {
     for (key, value) in entries {
         let place = format!("{}[{key:?}]", place(limit));
         if plan.version == Version::V1 {
-            plan.notes.problem(place, "is for cgroup v2, and this host has v1 for it");
+            plan.notes
+                .problem(place, "invalid configuration: it is for cgroup v2, and this host has v1 for it");
         } else if key.contains(['/', '\0']) || key.starts_with('.') || !key.contains('.') {
             plan.notes.problem(place, "is not the name of a cgroup file");
         } else if VERBS.contains(&key.as_str()) {

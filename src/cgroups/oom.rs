@@ -123,7 +123,9 @@ impl Watch {
             // The cgroup is gone.
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(String::new()),
             other => {
-                let n = other.context("the cgroup's count of kills for want of memory")?;
+                let n = other
+                    .map_err(|e| sys::Error::of_std("read", &e))
+                    .context("the cgroup's count of kills for want of memory")?;
                 Ok(String::from_utf8_lossy(&text[..n]).into_owned())
             }
         }

@@ -27,8 +27,17 @@ pub struct Write {
     /// The place in config.json that asks for it.
     pub place: String,
     pub absent: Absent,
-    /// A file whose number `value` must not fall below: `memory.checkBeforeUpdate`.
-    pub floor: Option<&'static str>,
+    /// What `value` must not fall below: `memory.checkBeforeUpdate`.
+    pub floor: Option<Floor>,
+}
+
+/// The least that a limit of memory may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floor {
+    /// The file with the number.
+    pub file: &'static str,
+    /// The limit of memory and swap together, if there is one.
+    pub total: Option<i64>,
 }
 
 /// What it means if the file does not exist.
@@ -283,11 +292,12 @@ pub(super) fn plan_for(version: Version, resources: &LinuxResources, notes: &mut
     let mut plan = Plan { version, resources, writes: Vec::new(), notes };
     LIMITS.iter().for_each(|limit| plan.add(limit));
     let mut writes = plan.writes;
-    if resources.memory().is_some_and(|memory| memory.check_before_update() == Some(true)) {
-        let used = if version == Version::V2 { "memory.current" } else { "memory.usage_in_bytes" };
+    if let Some(memory) = resources.memory().as_ref().filter(|m| m.check_before_update() == Some(true)) {
+        let file = if version == Version::V2 { "memory.current" } else { "memory.usage_in_bytes" };
+        let floor = Floor { file, total: memory.swap().filter(|total| *total > 0) };
         // The kernel accepts a limit below what is in use, and then kills for it.
         let limits = writes.iter_mut().filter(|write| write.place == "linux.resources.memory.limit");
-        limits.for_each(|write| write.floor = Some(used));
+        limits.for_each(|write| write.floor = Some(floor));
     }
     writes
 }
@@ -485,6 +495,6 @@ pub(super) mod tests {
         let resources: LinuxResources =
             serde_json::from_str(r#"{"memory":{"limit":5,"checkBeforeUpdate":true}}"#).unwrap();
         let writes = plan(&resources, &mut Notes::default());
-        assert_eq!(writes[0].floor, Some("memory.current"));
+        assert_eq!(writes[0].floor, Some(Floor { file: "memory.current", total: None }));
     }
 }

@@ -131,7 +131,7 @@ fn differing(cgroup: &Cgroup, writes: Vec<Write>, controllers: Missing) -> Resul
     changes.retain(|change| !change.same());
     for Compared { write, .. } in &changes {
         if let Some(floor) = write.floor {
-            v2::check_floor(cgroup.read(floor)?.as_deref(), write)?;
+            v2::check_floor(cgroup.read(floor.file)?.as_deref(), write)?;
         }
     }
     for write in missing {
@@ -345,6 +345,24 @@ fn restore<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_below_the_usage_is_rejected_in_the_words_of_runc() {
+        for (memory, expected) in [
+            (r#"{"limit":1024,"checkBeforeUpdate":true}"#, "rejecting memory limit 1024"),
+            (r#"{"limit":1024,"swap":2048,"checkBeforeUpdate":true}"#, "rejecting memory+swap limit 2048"),
+            (r#"{"limit":1024,"swap":9999,"checkBeforeUpdate":true}"#, "rejecting memory limit 1024"),
+            (r#"{"limit":4096,"swap":9999,"checkBeforeUpdate":true}"#, ""),
+            (r#"{"limit":-1,"checkBeforeUpdate":true}"#, ""),
+        ] {
+            let resources = serde_json::from_str(&format!(r#"{{"memory":{memory}}}"#)).unwrap();
+            let writes = crate::cgroups::resources::plan(&resources, &mut crate::error::Notes::default());
+            let limit = writes.iter().find(|write| write.file == "memory.max").unwrap();
+            let error = v2::check_floor(Some("4096\n"), limit).map_err(|e| e.to_string()).err();
+            let prefix = format!("linux.resources.memory.limit: {expected}, which is below the usage, 4096");
+            assert_eq!(error.as_deref(), Some(prefix.as_str()).filter(|_| !expected.is_empty()), "{memory}");
+        }
+    }
 
     fn change(file: &str, before: &str, after: &str) -> Compared {
         Compared { write: Write::new(file, after, ""), present: Some(before.into()) }

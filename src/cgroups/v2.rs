@@ -104,7 +104,7 @@ pub(super) fn limit(plan: &Plan, pid: i32) -> Result<Directory> {
     let dir = make_directories(plan, &mut Vec::new())?;
     let directory = Directory { dir, path: plan.dir(), made: Vec::new() };
     // In a frozen cgroup the process could never go on.
-    refuse_state(directory.dir(), plan, &[("frozen 1", "is frozen")])?;
+    refuse_state(directory.dir(), plan, &[FROZEN])?;
     plan.writes.iter().try_for_each(|write| apply(&directory, write))?;
     if plan.scope.as_ref().is_some_and(|scope| scope.unit.is_slice()) {
         write_value(directory.dir(), "cgroup.procs", &pid.to_string()).context("linux.cgroupsPath")?;
@@ -149,7 +149,7 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
         // fail before controllers are enabled in the parent: they stay enabled, and then no process can be in
         // the parent any more.
         if is_new && !fresh && depth > 0 {
-            refuse_state(dir.as_fd(), plan, &[("frozen 1", "is frozen")])?;
+            refuse_state(dir.as_fd(), plan, &[FROZEN])?;
         }
         enable(dir.as_fd(), &parent, &mut wanted, fresh)?;
         fresh = is_new;
@@ -320,8 +320,14 @@ fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()>
 /// container process could never report (runtime.md#create allows to refuse). A new cgroup below a frozen
 /// one is frozen too.
 fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
-    refuse_state(dir, plan, &[("populated 1", "has processes in it already"), ("frozen 1", "is frozen")])
+    refuse_state(dir, plan, &[POPULATED, FROZEN])
 }
+
+/// A line of `cgroup.events`, and runc's words for the state that it reports.
+const POPULATED: (&str, &str) = ("populated 1", NOT_EMPTY);
+const FROZEN: (&str, &str) = ("frozen 1", UNEXPECTEDLY_FROZEN);
+pub(super) const NOT_EMPTY: &str = "container's cgroup is not empty: it has processes already";
+pub(super) const UNEXPECTEDLY_FROZEN: &str = "container's cgroup unexpectedly frozen";
 
 /// Refuses a cgroup whose `cgroup.events` contains one of these lines.
 fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result<()> {
@@ -329,10 +335,7 @@ fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result
     for (state, word) in states {
         if events.lines().any(|line| line == *state) {
             let path = plan.dir();
-            return Err(fail(
-                Kind::Config,
-                format!("linux.cgroupsPath: the cgroup {} {word}", path.display()),
-            ));
+            return Err(fail(Kind::Config, format!("linux.cgroupsPath {}: {word}", path.display())));
         }
     }
     Ok(())
@@ -341,8 +344,8 @@ fn refuse_state(dir: BorrowedFd, plan: &Plan, states: &[(&str, &str)]) -> Result
 /// Sets one limit.
 pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
     let dir = directory.dir();
-    if let Some(file) = write.floor {
-        check_floor(Some(&read_file(dir, file)?), write)?;
+    if let Some(floor) = write.floor {
+        check_floor(Some(&read_file(dir, floor.file)?), write)?;
     }
     let result = write_value(dir, &write.file, &write.value.to_string());
     let Err(e) = result else { return Ok(()) };
@@ -362,16 +365,18 @@ pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
     }
 }
 
-/// Refuses a limit below the usage, which `used`, the text of a file, shows.
+/// Refuses a limit below the usage, which `used`, the text of a file, shows. The message has runc's words.
 pub(super) fn check_floor(used: Option<&str>, write: &Write) -> Result<()> {
     let used: u64 = used.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    match write.value {
-        Value::Number(limit @ 0..) if limit < used.into() => {
-            let place = &write.place;
-            Err(fail(Kind::Config, format!("{place}: {limit} is below the usage, {used}")))
-        }
-        _ => Ok(()),
+    let low = |limit: &i128| *limit < used.into();
+    let Value::Number(limit @ 0..) = write.value else { return Ok(()) };
+    if !low(&limit) {
+        return Ok(());
     }
+    let total = write.floor.and_then(|floor| floor.total).map(i128::from).filter(low);
+    let (what, limit) = total.map_or(("memory", limit), |total| ("memory+swap", total));
+    let message = format!("rejecting {what} limit {limit}, which is below the usage, {used}");
+    Err(fail(Kind::Config, format!("{}: {message}", write.place)))
 }
 
 fn write_value(dir: BorrowedFd, file: &str, value: &str) -> sys::Result<()> {

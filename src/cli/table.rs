@@ -122,9 +122,18 @@ impl Known<'_> {
     }
 }
 
+/// Adds the headings of a help text, which are runc's.
+fn with_headings(command: clap::Command, known: Known, name: &str, about: &str) -> clap::Command {
+    match known {
+        Known::All => command
+            .help_template(format!("NAME:\n   {name} - {about}\n\nUSAGE:\n   {{usage}}\n\n{{all-args}}")),
+        Known::In(_) => command,
+    }
+}
+
 /// Returns clap's command with the global options.
 pub(super) fn base(known: Known) -> clap::Command {
-    clap::Command::new("corten")
+    with_headings(clap::Command::new("corten"), known, "corten", "Open Container Initiative runtime")
         .disable_help_subcommand(true)
         .args_override_self(true)
         .override_usage("corten [OPTIONS] COMMAND ...")
@@ -137,8 +146,9 @@ pub(super) fn with_all_verbs(command: clap::Command, verbs: &[Verb]) -> clap::Co
 }
 
 pub(super) fn build(verb: &Verb, known: Known) -> clap::Command {
-    let command = clap::Command::new(verb.name)
-        .bin_name(format!("corten {}", verb.name))
+    let name = format!("corten {}", verb.name);
+    let command = with_headings(clap::Command::new(verb.name), known, &name, verb.about)
+        .bin_name(name)
         .about(verb.about)
         .args_override_self(true)
         .args(

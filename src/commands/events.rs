@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cgroups::oom::Watch;
@@ -49,12 +50,20 @@ pub(super) fn run(globals: &Globals, args: &Events) -> Result<()> {
     }
 }
 
+/// An event. The members are printed in this order, which is runc's: programs look for the beginning of the
+/// line.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
 /// Prints an event as one line of JSON.
 fn print_event(kind: &str, record: &Record, data: Option<Value>) -> Result<()> {
-    let mut event = json!({"type": kind, "id": record.id});
-    if let Some(data) = data {
-        event["data"] = data;
-    }
+    let event = Event { kind, id: &record.id, data };
     super::print(&(serde_json::to_string(&event).context("JSON")? + "\n"))
 }
 

@@ -30,7 +30,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
             return Err(fail(Kind::WrongStatus, "cannot exec in a paused container (hint: --ignore-paused)"));
         }
         status => {
-            return Err(fail(Kind::WrongStatus, format!("cannot exec in a container that is {status}")));
+            return Err(fail(Kind::WrongStatus, format!("cannot exec in a {status} container")));
         }
     }
     let target = state::pidfd(&record)?.ok_or_else(|| fail(Kind::WrongStatus, "container not running"))?;
@@ -44,8 +44,13 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let held = plan::process_host(&host, record.namespaces.iter().any(|name| name == "user"));
     let process =
         process::plan(&wanted, linux, kept.spec.annotations().as_ref(), held, "process", &mut notes);
+    if !args.caps.is_empty() {
+        let (asked, uid) = (wanted.capabilities().as_ref(), wanted.user().uid());
+        capabilities::warn_of_missing(asked, uid, held.capabilities, "process.capabilities", &mut notes);
+    }
     let profile = linux.and_then(|linux| linux.seccomp().as_ref());
     let seccomp = profile.and_then(|profile| seccomp::plan(profile, &mut notes));
+    seccomp.iter().for_each(seccomp::Plan::log_flags);
     notes.into_result()?.into_iter().for_each(log::warn);
     // Without a plan there are notes, which were reported above.
     let process = process.ok_or_else(|| fail(Kind::Config, "process"))?;
@@ -105,7 +110,7 @@ fn parse_cgroup(text: &str) -> Result<SubCgroup> {
         return refuse("a controller has no name");
     }
     if path.components().any(|c| !matches!(c, Component::Normal(_))) {
-        return refuse("must be a path below the container's cgroup");
+        return refuse("bad sub cgroup path: must be a path below the container's cgroup");
     }
     Ok(SubCgroup { controllers, path })
 }

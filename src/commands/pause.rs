@@ -28,7 +28,13 @@ pub(super) fn freezable(
     let (dir, record) = super::open_locked(globals, id)?;
     let status = super::status(&dir, &record)?;
     if !may(status) {
-        return Err(fail(Kind::WrongStatus, format!("cannot {verb} a container that is {status}")));
+        // runc's words come first: engines look for them.
+        let first = match status {
+            Status::Stopped => "container not running: ",
+            _ if verb == "resume" => "container not paused: ",
+            _ => "",
+        };
+        return Err(fail(Kind::WrongStatus, format!("{first}cannot {verb} a container that is {status}")));
     }
     let without = || fail(Kind::Unsupported, "the container has no cgroup to freeze");
     act(&super::cgroup(&record)?.ok_or_else(without)?)

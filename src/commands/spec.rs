@@ -30,12 +30,12 @@ pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
     let hierarchy = if cgroups::is_unified() { Hierarchy::V2 } else { Hierarchy::V1 };
     let path = args.bundle.join("config.json");
     let failed = |call: &str, e: &std::io::Error| {
-        let errno = Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO));
-        if errno == Errno::EEXIST {
+        let error = sys::Error::of_std(format!("{call}({path:?})"), e);
+        if error.errno == Errno::EEXIST {
             let text = format!("{} exists (hint: remove it first)", path.display());
             return fail(Kind::Exists, text);
         }
-        sys::Error::new(format!("{call}({path:?})"), errno).into()
+        error.into()
     };
     let file = OpenOptions::new().write(true).create_new(true).open(&path);
     let mut file = file.map_err(|e| failed("open", &e))?;

@@ -19,7 +19,14 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let (dir, record) = super::open_locked(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
     if !matches!(status, Status::Created | Status::Running | Status::Paused) {
-        return Err(fail(Kind::WrongStatus, format!("cannot update a container that is {status}")));
+        return Err(fail(
+            Kind::WrongStatus,
+            format!("container not running: cannot update a container that is {status}"),
+        ));
+    }
+    if loses_weight(&wanted) {
+        // runc's words, for which programs look.
+        log::warn("cpu: unable to apply both cpu.weight and cpu.idle, ignoring cpu.weight");
     }
     let text = dir.load_config()?;
     let mut kept: Value = serde_json::from_str(&text).context("the kept config.json")?;
@@ -104,6 +111,16 @@ fn limits(
     let changes = update.changes.iter().map(|change| change.write.clone());
     let written = writes.into_iter().chain(changes).collect();
     Ok(Limits { cgroup, update, written })
+}
+
+/// Returns whether the document asks for a weight and for an idle cgroup, which has none.
+fn loses_weight(wanted: &Value) -> bool {
+    let number = |pointer: &str| {
+        let value = wanted.pointer(pointer)?;
+        value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+    };
+    let idle = [number("/cpu/idle"), number("/unified/cpu.idle")].contains(&Some(1));
+    idle && [number("/cpu/shares"), number("/unified/cpu.weight")].iter().flatten().any(|weight| *weight != 0)
 }
 
 /// Returns the user's document. As in runc and crun, a file replaces the options for single limits.
@@ -253,6 +270,20 @@ mod tests {
 
     fn read(text: &str) -> Value {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn an_idle_cgroup_loses_its_weight() {
+        for (wanted, expected) in [
+            (r#"{"cpu":{"idle":1,"shares":200}}"#, true),
+            (r#"{"unified":{"cpu.idle":"1","cpu.weight":"8"}}"#, true),
+            (r#"{"cpu":{"idle":1}}"#, false),
+            (r#"{"cpu":{"idle":1,"shares":0}}"#, false),
+            (r#"{"cpu":{"idle":0,"shares":200}}"#, false),
+            (r#"{"unified":{"cpu.weight":"8"}}"#, false),
+        ] {
+            assert_eq!(loses_weight(&read(wanted)), expected, "{wanted}");
+        }
     }
 
     #[test]

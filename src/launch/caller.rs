@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Kind, Result, fail};
 use crate::host::Host;
 use crate::process::env;
-use crate::sys::socket;
+use crate::sys::{self, socket};
 use crate::trace;
 
 /// The surroundings of a new process that its configuration does not describe. All paths are absolute.
@@ -57,5 +57,5 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     if written.is_err() {
         let _ = std::fs::remove_file(&part);
     }
-    written.with_context(at)
+    written.map_err(|e| sys::Error::of_std("write", &e)).with_context(at)
 }

@@ -336,7 +336,10 @@ impl<'a> Build<'a> {
                     hooks::run(&plan.hooks.create_runtime, state.as_bytes(), env::own)?;
                     process.go(Go::On)?;
                 }
-                Event::Ready => return self.record_process(process),
+                Event::Ready => {
+                    log::debug(|| "init: closing the pipe to signal completion".into());
+                    return self.record_process(process);
+                }
                 _ => return Err(unexpected()),
             }
         }

@@ -143,7 +143,11 @@ impl<'a> Entry<'a> {
     pub(super) fn elsewhere(&self, error: anyhow::Error) -> Result<Elsewhere<'a>> {
         let unit = self.request.record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref());
         match (sys::errno(&error), unit) {
-            _ if self.request.cgroup_given => Err(error),
+            _ if self.request.cgroup_given => {
+                let cgroup = self.request.cgroup.and_then(|cgroup| cgroup.unified.as_ref());
+                let path = cgroup.map(|cgroup| cgroup.path.display().to_string()).unwrap_or_default();
+                Err(error.context(format!("error adding pid of the process to cgroups {path}")))
+            }
             (Some(Errno::EBUSY), _) => {
                 let unified = Some(self.cgroup_of_target()?.ok_or(error)?);
                 Ok(Elsewhere::SubCgroup(Cgroup { unified, v1: Vec::new() }))

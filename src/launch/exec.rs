@@ -27,7 +27,7 @@ use crate::namespaces::Stages;
 use crate::process::affinity;
 use crate::state::Status;
 use crate::sys::task;
-use crate::{intel_rdt, trace};
+use crate::{intel_rdt, log, trace};
 
 /// Starts the process, whose program runs when this returns. Until then, one of [`ENDS`](crate::sys::signal::ENDS) ends it.
 pub(crate) fn exec(request: &Request) -> Result<Process> {
@@ -38,6 +38,7 @@ pub(crate) fn exec(request: &Request) -> Result<Process> {
     if let Some(cpus) = &request.process.affinity.initial {
         // The clone inherits it, and so it is in force before the process joins the container's cgroup.
         affinity::apply(cpus)?;
+        log::debug(|| format!("nsexec: affinity: {}", cpus.mask()));
     }
     let record = request.record;
     let watch = Watch::new(record.cgroup.clone().filter(|_| request.status == Status::Paused))?;
@@ -62,6 +63,7 @@ pub(crate) fn exec(request: &Request) -> Result<Process> {
         unit.map_or(Ok(()), |unit| systemd::attach(unit, process.pid))?;
         process.prepare(Some(request.process), None, caller.proc())?;
         let Event::Ready = process.next()? else { return Err(unexpected()) };
+        log::debug(|| "setns_init: about to exec".into());
         process.start(request.seccomp, record, request.status)?;
         process.send_pidfd(pidfd_socket.as_ref())?;
         caller.write_pid_file(process.pid)

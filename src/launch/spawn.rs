@@ -27,7 +27,7 @@ use crate::intel_rdt;
 use crate::namespaces::{Back, Stages};
 use crate::sys::task::Forked;
 use crate::sys::{self, fs, task};
-use crate::trace;
+use crate::{log, trace};
 
 /// A process to clone.
 pub(super) struct Child<'a> {
@@ -65,6 +65,8 @@ pub(super) fn spawn<'a>(mut child: Child<'a>, watch: Option<Watch>) -> Result<(P
     if child.hidden {
         task::set_undumpable()?;
     }
+    // The debug messages have runc's words, which show users and programs how far a command got.
+    log::debug(|| format!("nsexec container setup: clone3({:#x})", child.kinds));
     let cloning = trace::phase("clone3");
     let mut unit = None;
     let cloned = child.clone_in_cgroup(&mut unit);
@@ -75,6 +77,7 @@ pub(super) fn spawn<'a>(mut child: Child<'a>, watch: Option<Watch>) -> Result<(P
     let Forked::Parent { pid, pidfd } = cloned? else { return Err(unexpected()) };
     drop((theirs, cloning));
     trace::cloned(pid);
+    log::debug(|| format!("child process in init(): {pid}"));
     let intermediate = child.stages == Stages::Intermediate;
     let process =
         Process { pid, pidfd, console: None, intermediate, waits: child.waits, channel: ours, watch };

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Context, Kind, Notes, Result, fail};
-use crate::sys::{fs, socket, task};
+use crate::sys::{self, fs, socket, task};
 use crate::trace;
 
 /// One row of a `uid_map`.
@@ -170,13 +170,20 @@ fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
         command.args([row.container.to_string(), row.host.to_string(), row.size.to_string()]);
     }
     let output = command.output().map_err(|e| {
-        fail(Kind::Unsupported, format!("{program}: {e} (hint: rootless containers need the package uidmap)"))
+        let error = sys::Error::of_std(program, &e);
+        fail(Kind::Unsupported, format!("{error} (hint: rootless containers need the package uidmap)"))
     })?;
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(fail(Kind::Os, format!("{program}: {}", said.lines().next().unwrap_or("failed without a message"))))
+    Err(fail(Kind::Os, reason(program, &String::from_utf8_lossy(&output.stderr))))
+}
+
+/// Returns the first line that a helper printed, which begins with the helper's name.
+fn reason(program: &str, printed: &str) -> String {
+    let line = printed.lines().next().unwrap_or("failed without a message");
+    let named = line.strip_prefix(program).is_some_and(|rest| rest.starts_with(':'));
+    if named { line.to_string() } else { format!("{program}: {line}") }
 }
 
 /// Makes a user namespace with these maps, for idmapped mounts. A process that only waits keeps it alive until it is opened.
@@ -230,6 +237,20 @@ mod tests {
         }
         let last = [row(0, 0, u32::MAX)];
         assert!(same(&last, &last));
+    }
+
+    #[test]
+    fn the_message_of_a_helper_names_it_once() {
+        for (printed, expected) in [
+            (
+                "newuidmap: write to uid_map failed: Operation not permitted\nx\n",
+                "newuidmap: write to uid_map failed: Operation not permitted",
+            ),
+            ("usage: newuidmap\n", "newuidmap: usage: newuidmap"),
+            ("", "newuidmap: failed without a message"),
+        ] {
+            assert_eq!(reason("newuidmap", printed), expected);
+        }
     }
 
     #[test]

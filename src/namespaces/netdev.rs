@@ -42,7 +42,10 @@ pub(crate) fn plan(linux: &Linux, private: bool, notes: &mut Notes) -> Vec<Devic
         } else if let Some(why) = wrong_target(&target) {
             notes.problem(format!("{place}.name"), format!("{target:?} {why}"));
         } else if !private {
-            notes.problem(&place, "needs a network namespace of the container's own");
+            notes.problem(
+                &place,
+                "unable to move network devices without a NET namespace of the container's own",
+            );
         }
         devices.push(Device { name: name.clone(), target, place });
     }
@@ -259,7 +262,7 @@ mod tests {
             (
                 r#"{"eth0":{}}"#,
                 false,
-                "linux.netDevices[\"eth0\"]: needs a network namespace of the container's own",
+                "linux.netDevices[\"eth0\"]: unable to move network devices without a NET namespace of the container's own",
             ),
             (r#"{"eth%d":{}}"#, true, "linux.netDevices[\"eth%d\"]: has another % than one %d"),
             (

@@ -35,22 +35,34 @@ impl Held {
     pub const IN_USER_NAMESPACE: Self = Self { bounding: u64::MAX, permitted: u64::MAX };
 }
 
-/// Converts the sets to masks, limits them to `held`, and checks the kernel's rules.
-pub(crate) fn plan(
-    spec: Option<&LinuxCapabilities>,
-    uid: u32,
-    held: Held,
-    place: &str,
-    notes: &mut Notes,
-) -> Sets {
+impl Sets {
+    fn asked(spec: &LinuxCapabilities) -> Self {
+        Self {
+            bounding: mask(spec.bounding()),
+            effective: mask(spec.effective()),
+            permitted: mask(spec.permitted()),
+            inheritable: mask(spec.inheritable()),
+            ambient: mask(spec.ambient()),
+        }
+    }
+
+    /// Returns the sets without what the runtime lacks.
+    fn limited_to(self, held: Held) -> Self {
+        let both = held.bounding & held.permitted;
+        Self {
+            bounding: self.bounding & held.bounding,
+            effective: self.effective & held.permitted,
+            permitted: self.permitted & held.permitted,
+            inheritable: self.inheritable & both,
+            ambient: self.ambient & both,
+        }
+    }
+}
+
+/// Converts the sets to masks, limits them to what the kernel can give, and checks the kernel's rules.
+pub(crate) fn plan(spec: Option<&LinuxCapabilities>, held: Held, place: &str, notes: &mut Notes) -> Sets {
     let Some(spec) = spec else { return Sets::default() };
-    let asked = Sets {
-        bounding: mask(spec.bounding()),
-        effective: mask(spec.effective()),
-        permitted: mask(spec.permitted()),
-        inheritable: mask(spec.inheritable()),
-        ambient: mask(spec.ambient()),
-    };
+    let asked = Sets::asked(spec);
     // capset(2) refuses both with EPERM, independently of the caller's capabilities.
     let mut within = |name: &str, set: u64, other_name: &str, other: u64| {
         if set & !other != 0 {
@@ -60,33 +72,43 @@ pub(crate) fn plan(
     };
     within("effective", asked.effective, "permitted", asked.permitted);
     within("inheritable", asked.inheritable, "bounding", asked.bounding);
+    let mut sets = asked.limited_to(held);
+    sets.ambient &= sets.permitted & sets.inheritable;
+    sets
+}
 
-    let both = held.bounding & held.permitted;
-    let mut sets = Sets {
-        bounding: asked.bounding & held.bounding,
-        effective: asked.effective & held.permitted,
-        permitted: asked.permitted & held.permitted,
-        inheritable: asked.inheritable & both,
-        ambient: asked.ambient & both,
-    };
-    let missing = (asked.bounding & !held.bounding)
-        | (asked.permitted & !held.permitted)
-        | ((asked.inheritable | asked.ambient) & !both);
+/// Warns of capabilities that the process does not get. [`plan`] does not, because such a warning belongs to
+/// the creation of a container: the standard error of `exec` is that of its program.
+pub(crate) fn warn_of_missing(
+    spec: Option<&LinuxCapabilities>,
+    uid: u32,
+    held: Held,
+    place: &str,
+    notes: &mut Notes,
+) {
+    let Some(spec) = spec else { return };
+    let (asked, sets) = (Sets::asked(spec), Sets::asked(spec).limited_to(held));
+    let missing = (asked.bounding & !sets.bounding)
+        | (asked.permitted & !sets.permitted)
+        | (asked.inheritable & !sets.inheritable)
+        | (asked.ambient & !sets.ambient);
     if missing != 0 {
         notes.warn(format!("{place}: the runtime itself lacks {}, ignoring", names(missing)));
     }
     let impossible = sets.ambient & !(sets.permitted & sets.inheritable);
-    sets.ambient &= !impossible;
-    // At execve root gets the bounding set anyway, so there is nothing to warn about. buildah 1.28 requests
-    // such ambient capabilities with every RUN.
-    let lost = if uid == 0 { impossible & !sets.bounding } else { impossible };
-    if lost != 0 {
-        notes.warn(format!(
-            "{place}.ambient: {} not in both permitted and inheritable, ignoring",
-            names(lost)
-        ));
+    let lost = match uid {
+        // At execve root gets the bounding set anyway, so there is nothing to warn about. buildah 1.28
+        // requests such ambient capabilities with every RUN.
+        0 => impossible & !sets.bounding,
+        // Tools write the same list for every set but the inheritable one (runc spec up to 1.1).
+        _ if asked.inheritable == 0 => 0,
+        _ => impossible,
+    };
+    for name in members(lost) {
+        // runc's words, for which programs look.
+        let words = format!("can't raise ambient capability {name}: not in both permitted and inheritable");
+        notes.warn(format!("{place}.ambient: {words}, ignoring"));
     }
-    sets
 }
 
 fn mask(set: &Option<Capabilities>) -> u64 {
@@ -150,7 +172,8 @@ mod tests {
     fn check_user(uid: u32, json: &str, held: Held, expected: Sets, reports: &[&str]) {
         let spec: LinuxCapabilities = serde_json::from_str(json).unwrap();
         let mut notes = Notes::default();
-        let sets = plan(Some(&spec), uid, held, "c", &mut notes);
+        let sets = plan(Some(&spec), held, "c", &mut notes);
+        warn_of_missing(Some(&spec), uid, held, "c", &mut notes);
         let reported =
             notes.problems.0.iter().map(|p| format!("{}: {}", p.place, p.message)).chain(notes.warnings);
         assert_eq!(reported.collect::<Vec<_>>(), reports, "{json}");
@@ -174,7 +197,7 @@ mod tests {
     #[test]
     fn an_absent_object_grants_nothing() {
         let mut notes = Notes::default();
-        assert_eq!(plan(None, 0, ALL, "c", &mut notes), Sets::default());
+        assert_eq!(plan(None, ALL, "c", &mut notes), Sets::default());
     }
 
     #[test]
@@ -193,11 +216,15 @@ mod tests {
             &["c.inheritable: CAP_KILL not in bounding"],
         );
         check(
-            r#"{"ambient": ["CAP_KILL"], "permitted": ["CAP_KILL"]}"#,
+            r#"{"ambient": ["CAP_KILL"], "permitted": ["CAP_KILL"], "inheritable": ["CAP_CHOWN"], "bounding": ["CAP_CHOWN"]}"#,
             ALL,
-            kill,
-            &["c.ambient: CAP_KILL not in both permitted and inheritable, ignoring"],
+            Sets { inheritable: 1, bounding: 1, ..kill },
+            &[
+                "c.ambient: can't raise ambient capability CAP_KILL: not in both permitted and inheritable, ignoring",
+            ],
         );
+        // What runc spec writes with a user other than root.
+        check(r#"{"ambient": ["CAP_KILL"], "permitted": ["CAP_KILL"]}"#, ALL, kill, &[]);
     }
 
     #[test]
@@ -206,9 +233,10 @@ mod tests {
             format!(r#"{{"bounding": [{bounding}], "permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]}}"#)
         };
         let sets = |bounding| Sets { bounding, permitted: 32, ..Sets::default() };
-        let lost = ["c.ambient: CAP_KILL not in both permitted and inheritable, ignoring"];
+        let lost = [
+            "c.ambient: can't raise ambient capability CAP_KILL: not in both permitted and inheritable, ignoring",
+        ];
         check_user(0, &json(r#""CAP_KILL""#), ALL, sets(32), &[]);
-        check_user(1000, &json(r#""CAP_KILL""#), ALL, sets(32), &lost);
         check_user(0, &json(""), ALL, sets(0), &lost);
     }
 

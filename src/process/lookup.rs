@@ -98,7 +98,8 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
         Errno::E2BIG => " (hint: the arguments and environment are too long)",
         _ => "",
     };
-    anyhow!("exec: {name:?}: {}{hint}", sys::text(errno))
+    // runc's form of an error of the call itself.
+    anyhow!("exec {}: {}{hint}", path.to_string_lossy(), sys::text(errno))
 }
 
 #[cfg(test)]
@@ -154,15 +155,19 @@ mod tests {
             (None, format!("exec: \"x\": stat {}: no such file or directory", file.display())),
             (
                 Some("#!/no/such\n"),
-                "exec: \"x\": no such file or directory (hint: the interpreter or dynamic loader that it names is \
-                 missing)"
-                    .into(),
+                format!(
+                    "exec {}: no such file or directory (hint: the interpreter or dynamic loader that it names is \
+                     missing)",
+                    file.display()
+                ),
             ),
             (
                 Some("\0"),
-                "exec: \"x\": exec format error (hint: not a binary of this architecture, nor a script that starts \
-                 with #!)"
-                    .into(),
+                format!(
+                    "exec {}: exec format error (hint: not a binary of this architecture, nor a script that starts \
+                     with #!)",
+                    file.display()
+                ),
             ),
         ] {
             if let Some(content) = content {
@@ -172,6 +177,6 @@ mod tests {
             assert_eq!(format!("{:#}", execve(&path, &[c"x".into()], &[])), expected);
         }
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(execve(c"/", &[], &[]).to_string(), "exec: \"/\": permission denied");
+        assert_eq!(execve(c"/", &[], &[]).to_string(), "exec /: permission denied");
     }
 }

@@ -184,7 +184,7 @@ fn write(proc: BorrowedFd, name: &str, text: &str) -> sys::Result<()> {
     match std::fs::File::from(fd).write(text.as_bytes()) {
         Ok(n) if n == text.len() => Ok(()),
         Ok(_) => Err(sys::Error::new(call(), Errno::EIO)),
-        Err(e) => Err(sys::Error::new(call(), Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))),
+        Err(e) => Err(sys::Error::of_std(call(), &e)),
     }
 }
 

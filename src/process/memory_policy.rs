@@ -25,12 +25,17 @@ pub fn plan(spec: Option<&LinuxMemoryPolicy>, notes: &mut Notes) -> Option<Memor
     let mode = spec.mode();
     let nodes = cpu_list::parse(spec.nodes().as_deref().unwrap_or_default(), NODES);
     let nodes = nodes.unwrap_or_else(|message| {
-        notes.problem("linux.memoryPolicy.nodes", message);
+        notes.problem("linux.memoryPolicy.nodes", format_args!("invalid memory policy node: {message}"));
         None
     });
+    let count =
+        nodes.as_ref().map_or(0, |nodes| nodes.words().iter().map(|word| word.count_ones()).sum::<u32>());
     match mode {
         Mode::MpolDefault | Mode::MpolLocal if nodes.is_some() => {
-            notes.problem("linux.memoryPolicy.nodes", format_args!("{mode} takes no nodes"));
+            notes.problem(
+                "linux.memoryPolicy.nodes",
+                format_args!("{mode} mode requires 0 nodes but got {count}"),
+            );
         }
         // Without nodes the policy means the local node.
         Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred => {}
@@ -101,8 +106,18 @@ mod tests {
             (r#"{"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}"#, 0x8002, Some(1), ""),
             (r#"{"mode": "MPOL_WEIGHTED_INTERLEAVE", "nodes": "1"}"#, 6, Some(0b10), ""),
             (r#"{"mode": "MPOL_BIND"}"#, 2, None, "nodes: MPOL_BIND needs at least one node"),
-            (r#"{"mode": "MPOL_LOCAL", "nodes": "0"}"#, 4, Some(1), "nodes: MPOL_LOCAL takes no nodes"),
-            (r#"{"mode": "MPOL_PREFERRED", "nodes": "1024"}"#, 1, None, "nodes: 1024 is above 1023"),
+            (
+                r#"{"mode": "MPOL_LOCAL", "nodes": "0"}"#,
+                4,
+                Some(1),
+                "nodes: MPOL_LOCAL mode requires 0 nodes but got 1",
+            ),
+            (
+                r#"{"mode": "MPOL_PREFERRED", "nodes": "1024"}"#,
+                1,
+                None,
+                "nodes: invalid memory policy node: 1024 is above 1023",
+            ),
             (
                 r#"{"mode": "MPOL_PREFERRED", "flags": ["MPOL_F_RELATIVE_NODES"]}"#,
                 0x4001,

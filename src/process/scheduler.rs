@@ -4,6 +4,8 @@
 //! has the two flags of the utilisation clamps but no member for the clamps. They are passed as zero, as runc
 //! does.
 
+use anyhow::anyhow;
+use nix::errno::Errno;
 use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy, Scheduler};
 
 use crate::error::{Context, Notes, Result};
@@ -113,7 +115,17 @@ pub fn apply(attr: &SchedAttr) -> Result<()> {
         let other = SchedAttr { nice: attr.nice, ..SchedAttr::default() };
         sys::process::sched_setattr(&other).context("process.scheduler.nice")?;
     }
-    sys::process::sched_setattr(attr).context("process.scheduler")
+    sys::process::sched_setattr(attr).map_err(|e| explain(e, attr.policy)).context("process.scheduler")
+}
+
+/// Adds the reason for which the kernel refuses a deadline with EPERM (sched_setattr(2)), in runc's words.
+fn explain(error: sys::Error, policy: u32) -> anyhow::Error {
+    const DEADLINE: u32 = 6;
+    let hint = "hint: process scheduler can't be used together with AllowedCPUs";
+    match error.errno {
+        Errno::EPERM if policy == DEADLINE => anyhow!("{error} ({hint}, and needs CAP_SYS_NICE)"),
+        _ => error.into(),
+    }
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Root<'_> {
             // Programs trust what they read in these. Therefore no link of the image may lead them elsewhere (CVE-2019-19921).
             Kind::New { fstype, .. } if fstype == "proc" || fstype == "sysfs" => self
                 .reach(&mount.destination, Some(missing), Shut::Links)
-                .with_context(|| format!("only a directory is a place for {fstype}"))?,
+                .with_context(|| format!("filesystem {fstype:?} must be mounted on ordinary directory"))?,
             _ => self.reach(&mount.destination, Some(missing), Shut::Peers)?,
         };
         self.check(mount, &reached)?;

@@ -31,6 +31,7 @@ pub fn process_state(oci_version: &str, pid: i32, metadata: Option<&str>, state:
 /// Sends the descriptor with the rendered state. The end of the connection marks the end of the state.
 pub fn send(listener: BorrowedFd, path: &Path, state: &[u8]) -> Result<()> {
     let place = || format!("linux.seccomp.listenerPath {path:?}");
-    let socket = sys::socket::connect_path(path).with_context(place)?;
+    let agent = || format!("{}: failed to connect with seccomp agent", place());
+    let socket = sys::socket::connect_path(path).with_context(agent)?;
     sys::socket::send(socket.as_fd(), state, &[listener]).with_context(place)
 }

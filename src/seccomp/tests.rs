@@ -247,8 +247,8 @@ fn every_problem_is_reported_with_its_place() {
                 {"names": ["open", "sendmsg"], "action": "SCMP_ACT_NOTIFY"},
                 {"names": ["write"], "action": "SCMP_ACT_NOTIFY"}]}"#
                 .into(),
-            "linux.seccomp.syscalls[0].names[1]: sendmsg sends the listener, and so must not be SCMP_ACT_NOTIFY; \
-             linux.seccomp.syscalls[1].names[0]: write sends the listener, and so must not be SCMP_ACT_NOTIFY; \
+            "linux.seccomp.syscalls[0].names[1]: SCMP_ACT_NOTIFY cannot be used for the sendmsg syscall, which sends the listener; \
+             linux.seccomp.syscalls[1].names[0]: SCMP_ACT_NOTIFY cannot be used for the write syscall, which sends the listener; \
              linux.seccomp.listenerPath: \"a\" is not absolute",
         ),
         (

@@ -341,7 +341,7 @@ pub(crate) fn sealed_copy(path: &Path) -> Result<OwnedFd> {
 
 /// Copies the rest of one file to another.
 pub(crate) fn copy(from: OwnedFd, to: BorrowedFd) -> Result<()> {
-    let error = |e: io::Error| Error::new("copy", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
+    let error = |e: io::Error| Error::of_std("copy", &e);
     let mut to = std::fs::File::from(dup(to)?);
     io::copy(&mut std::fs::File::from(from), &mut to).map(drop).map_err(error)
 }
@@ -475,9 +475,7 @@ pub(crate) fn unlock(fd: BorrowedFd) -> Result<()> {
 
 /// Returns a duplicate of a descriptor.
 pub(crate) fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
-    fd.try_clone_to_owned().map_err(|e| {
-        Error::new("fcntl(F_DUPFD_CLOEXEC)", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EBADF)))
-    })
+    fd.try_clone_to_owned().map_err(|e| Error::of_std("fcntl(F_DUPFD_CLOEXEC)", &e))
 }
 
 /// Returns those of the `count` descriptors from `first` on that are open and not close-on-exec: the caller

@@ -21,6 +21,7 @@ pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod task;
+mod text;
 pub(crate) mod tty;
 
 use std::ffi::CString;
@@ -29,6 +30,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+
+pub(crate) use text::text;
 
 /// A failed system call: the call as one would write it, and the kernel's errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,11 @@ impl Error {
     pub fn new(call: impl Into<String>, errno: Errno) -> Self {
         Self { call: call.into(), errno }
     }
+
+    /// Converts an error of std, which prints the errno in words of its own: `(os error 2)`.
+    pub(crate) fn of_std(call: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::new(call, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+    }
 }
 
 impl fmt::Display for Error {
@@ -52,17 +60,6 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
-
-/// Returns the text of an errno as runc words it: in lower case, because engines match on it.
-#[must_use]
-pub(crate) fn text(errno: Errno) -> String {
-    let mut text = errno.desc().to_string();
-    // "RPC ..." and "I/O ..." keep their capitals; "No such file" does not.
-    if text.as_bytes().get(1).is_some_and(u8::is_ascii_lowercase) {
-        text[..1].make_ascii_lowercase();
-    }
-    text
-}
 
 /// Returns the errno of the system call at the root of an error chain, if there is one.
 #[must_use]

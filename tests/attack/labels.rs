@@ -51,7 +51,7 @@ fn a_label_is_refused_if_the_module_is_unknown() {
         let naive = "grep -q Y /sys/module/apparmor/parameters/enabled 2>/dev/null || echo unconfined";
         type Make = fn(&Path);
         let files: [(Make, &str); 3] = [
-            (|file| symlink("enabled", file).unwrap(), "too many symbolic links"),
+            (|file| symlink("enabled", file).unwrap(), "too many levels of symbolic links"),
             (|file| fs::create_dir(file).unwrap(), "is a directory"),
             (|file| fs::write(file, "perhaps\n").unwrap(), "neither Y nor N"),
         ];

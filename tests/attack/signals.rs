@@ -210,7 +210,7 @@ fn a_clone_that_cannot_exit_signals_no_other_process() {
         for _ in 0..5 {
             // In the foreground the runtime would only pass the signal on.
             let args = ["run", "--detach", "--bundle", bundle.path(), "one"];
-            t.corten(&args).fails("exec: \"/bin/sleep\": no space left on device").exits(1);
+            t.corten(&args).fails("exec /bin/sleep: no space left on device").exits(1);
             t.create(&bundle, "one");
             t.corten(&["start", "one"]).fails("no space left on device");
             t.until("one", "stopped");

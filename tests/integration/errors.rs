@@ -136,7 +136,8 @@ fn a_failed_command_logs_one_record() {
         let bundle = t.bundle(|c| c["process"]["args"] = json!(["/no/such"]));
         let file = t.dir.join("corten.log");
         let log = file.to_str().unwrap();
-        for flags in [["--log", log, "--log-format", "json"], ["--log-format=json", "--log", log, "--debug"]]
+        for flags in
+            [["--log", log, "--log-format", "json"], ["--log-format=json", "--log", log, "--log-level=info"]]
         {
             let mut args = flags.to_vec();
             args.extend(["create", "-b", bundle.path(), "c1"]);

@@ -116,7 +116,7 @@ fn without_path_rules_no_path_is_denied() {
         assert_eq!(t.run(script, |c| annotate(c, &json!({"tcpBind": []}))).ok(), "made\n");
         t.run(script, |c| annotate(c, &json!({"ro": ["/"]}))).exits(1);
         // An empty list allows nothing, not even the program.
-        t.run(script, |c| annotate(c, &json!({"rw": []}))).fails("exec: \"/bin/sh\": permission denied");
+        t.run(script, |c| annotate(c, &json!({"rw": []}))).fails("exec /bin/sh: permission denied");
     });
 }
 
@@ -159,7 +159,7 @@ fn wrong_landlock_rules_are_reported_with_their_place() {
         with(r#"{"ro": ["/", "etc"]}"#)
             .fails(&format!("create c1: {place}.ro[1]: \"etc\" is not an absolute path"));
         with(r#"{"ro": ["/"], "rw": ["/none"]}"#).fails(&format!("create c1: {place}.rw[0] /none: openat2"));
-        with(r#"{"ro": ["/"], "rw": ["/link"]}"#).fails("too many symbolic links");
+        with(r#"{"ro": ["/"], "rw": ["/link"]}"#).fails("too many levels of symbolic links");
         let rules = json!({"ro": ["/"], "rw": ["/tmp", "/tmp/sub"]});
         let bundle = bundle(t, &rules, |_| {});
         fs::create_dir(bundle.rootfs().join("tmp/sub")).unwrap();

@@ -47,3 +47,4 @@ mod update;
 mod v1;
 mod v1_commands;
 mod v1_events;
+mod words;

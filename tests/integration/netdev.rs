@@ -154,6 +154,7 @@ fn a_failed_create_gives_the_interface_back() {
             c["linux"]["netDevices"] = json!({"v0": {}});
             without_namespace(c, "network");
         });
-        t.corten(&["create", "-b", bundle.path(), "c1"]).fails("needs a network namespace");
+        t.corten(&["create", "-b", bundle.path(), "c1"])
+            .fails("unable to move network devices without a NET namespace");
     });
 }

@@ -197,7 +197,7 @@ fn a_profile_that_denies_execve_fails_start() {
             ),
             (other, "exec: \"/bin/sleep\": no space left on device"),
             (json!({"defaultAction": "SCMP_ACT_ERRNO"}), "exec: \"/bin/sleep\": operation not permitted"),
-            (told, "exec: \"/bin/sleep\": no space left on device"),
+            (told, "exec /bin/sleep: no space left on device"),
             (last_words, "the container's process was killed before its program ran"),
             (killed, "the container's process was killed before its program ran"),
         ] {
@@ -451,11 +451,11 @@ fn notify_without_an_agent_is_refused() {
         let rows: &[(Edit, &str)] = &[
             (
                 |s| s["syscalls"][0]["names"] = json!(["write"]),
-                "linux.seccomp.syscalls[0].names[0]: write sends",
+                "linux.seccomp.syscalls[0].names[0]: SCMP_ACT_NOTIFY cannot be used for the write syscall",
             ),
             (
                 |s| s["syscalls"][0]["names"] = json!(["read", "sendmsg"]),
-                "syscalls[0].names[1]: sendmsg sends",
+                "syscalls[0].names[1]: SCMP_ACT_NOTIFY cannot be used for the sendmsg syscall",
             ),
             (|s| s["defaultAction"] = json!("SCMP_ACT_NOTIFY"), "linux.seccomp.defaultAction: must not be"),
             (|s| drop(s.as_object_mut().unwrap().remove("listenerPath")), "linux.seccomp.listenerMetadata"),

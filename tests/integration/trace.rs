@@ -279,7 +279,7 @@ fn only_a_trace_is_overwritten() {
         symlink(&file, &link).unwrap();
         fs::write(&text, "precious\n").unwrap();
         for (path, why) in [
-            (&link, "too many symbolic links"),
+            (&link, "too many levels of symbolic links"),
             (&text, "is there already, and is not a trace"),
             (&t.dir.join("no/such"), "no such file or directory"),
             (&"/dev/null".into(), "is not a regular file"),

@@ -388,11 +388,11 @@ fn below(t: &Test, view: View) {
         is_in(&["hugetlb:all"], &|name| if name.is_empty() { "/c1/all" } else { "/c1" });
     }
     for (options, text) in [
-        (&["none"][..], "there is no such cgroup"),
-        (&["memory:none"], "there is no such cgroup, /sys/fs/cgroup/memory/c1/none"),
-        (&["some"], "there is no such cgroup"),
-        (&["mem:some"], "no cgroup with the controller \"mem\""),
-        (&["net_cls:some"], "no cgroup with the controller \"net_cls\""),
+        (&["none"][..], "error adding pid of the process to cgroups "),
+        (&["memory:none"], "/sys/fs/cgroup/memory/c1/none: no such file or directory"),
+        (&["some"], "no such file or directory"),
+        (&["mem:some"], "unknown controller \"mem\""),
+        (&["net_cls:some"], "unknown controller \"net_cls\""),
         (&["memory,:some"], "a controller has no name"),
         (&["memory:some", "memory:all"], "memory has been named already"),
         (&["memory:some", "all"], "is for all controllers"),

@@ -94,16 +94,16 @@ fn limit(
 fn check_unused(directory: &Directory, part: &Part, fresh: bool) -> Result<()> {
     let refuse = |word: &str| {
         let path = directory.path.display();
-        Err(fail(Kind::Config, format!("linux.cgroupsPath: the cgroup {path} {word}")))
+        Err(fail(Kind::Config, format!("linux.cgroupsPath {path}: {word}")))
     };
     if !fresh && directory.pids().is_ok_and(|pids| !pids.is_empty()) {
-        return refuse("has processes in it already");
+        return refuse(v2::NOT_EMPTY);
     }
     // A new cgroup below a frozen one is frozen too.
     if part.has("freezer") && (!fresh || part.path.components().count() > 1) {
         let state = read_file(directory.dir(), "freezer.state")?;
         if state.trim() != "THAWED" {
-            return refuse("is frozen");
+            return refuse(v2::UNEXPECTEDLY_FROZEN);
         }
     }
     Ok(())

@@ -52,7 +52,7 @@ fn print_write(text: &mut Text, write: &Write) {
             format!("; or {file} {value} if the file does not exist")
         }
     };
-    let floor = floor.map(|file| format!("; not below {file}")).unwrap_or_default();
+    let floor = floor.map(|floor| format!("; not below {}", floor.file)).unwrap_or_default();
     let (file, value) = (word(file.as_bytes()), value.escape_debug());
     text.line(format_args!("{file} {value} ({place}{without}{floor})"));
 }
