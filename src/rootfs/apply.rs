@@ -67,8 +67,7 @@ fn attach_root<'a>(plan: &Plan, tree: Option<OwnedFd>, proc: BorrowedFd<'a>) -> 
 fn bind_source(plan: &Plan, mount: &Mount, opened: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     match (&mount.kind, opened) {
         (Kind::Bind { source, recursive, .. }, None) => {
-            let first = sources::for_bind(plan.propagation, &mount.options.propagation);
-            let tree = sources::open_inside(plan, source, *recursive, &first);
+            let tree = sources::open_inside(plan, mount, source, *recursive);
             tree.map(Some).with_context(|| sources::place(mount, source))
         }
         (_, opened) => Ok(opened),
@@ -86,6 +85,11 @@ fn make(
     let options = &mount.options;
     match (&mount.kind, tree) {
         (Kind::Remount, _) => remount(root, mount).map(|()| None),
+        (Kind::Bind { .. }, Some(link)) if sources::is_copied_link(mount, link.as_fd())? => {
+            root.link(&mount.destination, &fs::readlinkat(link.as_fd(), Path::new(""))?)?;
+            root.close_later(link);
+            Ok(None)
+        }
         (Kind::Bind { .. }, Some(tree)) => {
             shape(tree.as_fd(), options)?;
             let is_directory = fs::is_directory(tree.as_fd())?;

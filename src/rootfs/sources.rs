@@ -15,7 +15,7 @@ use std::path::{Component, Path};
 use nix::errno::Errno;
 
 use super::mounts::IdMapping;
-use super::options::Propagate;
+use super::options::{Link, Propagate};
 use super::{Kind, Mount, Plan, resolve};
 use crate::error::{Context, Result};
 use crate::namespaces::idmap;
@@ -48,8 +48,10 @@ pub(crate) fn open_sources(plan: &Plan, proc: BorrowedFd, which: Open) -> Result
             return Ok(None);
         }
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        let opened = open(plan, source, *recursive, &first).with_context(|| place(mount, source))?;
-        if let Some(mapping) = idmap {
+        let opened = open(plan, mount, source, *recursive, &first).with_context(|| place(mount, source))?;
+        if let Some(mapping) = idmap
+            && !is_copied_link(mount, opened.as_fd())?
+        {
             map_ids(&opened, mapping, proc).with_context(|| place(mount, source))?;
         }
         Ok(Some(opened))
@@ -68,14 +70,15 @@ pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
             if sources.root.is_none() {
                 sources.root = Some(open_root(plan)?);
             }
-            *opened = Some(open(plan, source, *recursive, &[]).with_context(|| place(mount, source))?);
+            *opened = Some(open(plan, mount, source, *recursive, &[]).with_context(|| place(mount, source))?);
         }
     }
     Ok(())
 }
 
 fn open_root(plan: &Plan) -> Result<OwnedFd> {
-    let tree = open(plan, &plan.path, true, &for_root(plan.propagation));
+    let tree = copy(plan, &plan.path, true, Link::Followed);
+    let tree = tree.and_then(|tree| propagate(tree.as_fd(), &for_root(plan.propagation)).map(|()| tree));
     tree.with_context(|| root_place(plan))
 }
 
@@ -89,7 +92,7 @@ pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<Owne
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
         let first = for_bind(plan.propagation, &mount.options.propagation);
-        *opened = Some(open(plan, source, *recursive, &first).with_context(|| place(mount, source))?);
+        *opened = Some(open(plan, mount, source, *recursive, &first).with_context(|| place(mount, source))?);
     }
     Ok(())
 }
@@ -118,23 +121,30 @@ impl Sources {
     }
 }
 
-fn open(plan: &Plan, path: &Path, recursive: bool, first: &[Propagate]) -> sys::Result<OwnedFd> {
-    let _phase = trace::phase_of("open the source", || path.display());
-    let tree = copy(plan, path, recursive)?;
-    propagate(tree.as_fd(), first)?;
-    Ok(tree)
-}
-
-/// Makes a copy in the container's mount namespace, whose mounts are slaves or private already.
-pub(super) fn open_inside(
+fn open(
     plan: &Plan,
+    mount: &Mount,
     path: &Path,
     recursive: bool,
     first: &[Propagate],
 ) -> sys::Result<OwnedFd> {
-    let tree = copy(plan, path, recursive)?;
-    propagate(tree.as_fd(), first.strip_prefix(&[ALL_SLAVE]).unwrap_or(first))?;
+    let _phase = trace::phase_of("open the source", || path.display());
+    let tree = copy(plan, path, recursive, mount.options.source_link())?;
+    if !is_copied_link(mount, tree.as_fd())? {
+        propagate(tree.as_fd(), first)?;
+    }
     Ok(tree)
+}
+
+/// Returns whether an opened source is no tree, but a link that the container gets a copy of.
+pub(super) fn is_copied_link(mount: &Mount, source: BorrowedFd) -> sys::Result<bool> {
+    Ok(mount.options.copy_link && fs::fstat(source)?.st_mode & libc::S_IFMT == libc::S_IFLNK)
+}
+
+/// Makes a copy in the container's mount namespace, whose mounts are slaves or private already.
+pub(super) fn open_inside(plan: &Plan, mount: &Mount, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
+    let first = for_bind(plan.propagation, &mount.options.propagation);
+    open(plan, mount, path, recursive, first.strip_prefix(&[ALL_SLAVE]).unwrap_or(&first))
 }
 
 /// Makes a copy of the root file system, whose directory is open, in the container's mount namespace.
@@ -148,16 +158,35 @@ pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Resul
 /// Copies a source. A source below the root file system belongs to the image. Its links lead neither out of the root nor into
 /// mounts that are made there already, for example a procfs that is not masked yet. runc and crun follow such links on the
 /// host, so that an image can show any file of the host to its container.
-fn copy(plan: &Plan, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
-    let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, recursive) };
+///
+/// A link at the end is returned as it is if it is to be copied. If it is to be kept, the tree consists of the link.
+fn copy(plan: &Plan, path: &Path, recursive: bool, link: Link) -> sys::Result<OwnedFd> {
+    let Some(rest) = below_root(plan, path) else {
+        if link == Link::Followed {
+            return mount::open_tree_clone(fs::CWD, path, recursive);
+        }
+        let found = fs::open(fs::CWD, path, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+        return copy_found(found, recursive, link);
+    };
     if leads_out(rest) {
         return Err(sys::Error::new(format!("openat2({rest:?})"), Errno::EXDEV));
     }
     let root = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    if link != Link::Followed {
+        return copy_found(resolve::open_link_on_mount(root.as_fd(), rest)?, recursive, link);
+    }
     let found = match resolve::open_plain(root.as_fd(), rest) {
         Err(e) if e.errno == Errno::ELOOP => resolve::open_on_mount(root.as_fd(), rest)?,
         found => found?,
     };
+    mount::open_tree_clone(found.as_fd(), Path::new(""), recursive)
+}
+
+/// Copies a source that was opened without following a link at its end.
+fn copy_found(found: OwnedFd, recursive: bool, link: Link) -> sys::Result<OwnedFd> {
+    if link == Link::Copied && fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFLNK {
+        return Ok(found);
+    }
     mount::open_tree_clone(found.as_fd(), Path::new(""), recursive)
 }
 
