@@ -93,6 +93,12 @@ impl Failures {
     }
 }
 
+/// Reads a regular expression that selects containers by their ids, as crun's `--regex` does: it matches anywhere in an id
+/// unless it has anchors.
+fn pattern(text: &str) -> Result<regex::Regex> {
+    regex::Regex::new(text).map_err(|e| fail(Kind::Usage, format!("--regex {text:?}: {e}")))
+}
+
 /// Opens a container for a command that only reads. The directory stays open until the process ends, which
 /// saves two calls of close(2).
 fn open(globals: &Globals, id: &str) -> Result<(ManuallyDrop<Dir>, Record)> {

@@ -79,7 +79,15 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "kill",
         about: "send a signal to a container (default SIGTERM)",
-        options: &[&[opt("all", Some('a'), Switch, "to all its processes")]],
+        options: &[&[
+            opt("all", Some('a'), Switch, "to all its processes"),
+            opt(
+                "regex",
+                Some('r'),
+                Switch,
+                "ID is a regular expression: to each container that runs and matches",
+            ),
+        ]],
         operands: Operands::IdSignal,
         work: |m| ready(read::kill(m)?, kill::run),
     },
@@ -89,6 +97,7 @@ pub const VERBS: &[Verb] = &[
         options: &[&[
             opt("force", Some('f'), Switch, "kill it if it has not stopped; succeed if it does not exist"),
             opt("all", Some('a'), Switch, "delete every container, and print their ids"),
+            opt("regex", Some('r'), Switch, "ID is a regular expression: delete each container that matches"),
         ]],
         operands: Operands::MaybeId,
         work: |m| ready(read::delete(m)?, delete::run),
@@ -168,6 +177,7 @@ pub const VERBS: &[Verb] = &[
         about: "write a config.json to start from",
         options: &[&[
             opt("bundle", Some('b'), Path("DIR"), "where (default: the working directory)"),
+            opt("file", Some('f'), Path("FILE"), "write to FILE instead of config.json"),
             opt("rootless", None, Switch, "for a caller who is not root"),
         ]],
         operands: Operands::None,

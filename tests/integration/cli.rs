@@ -214,6 +214,10 @@ fn spec_writes_a_bundle_that_runs_and_overwrites_none() {
         t.corten(&["spec", "--rootless", "--bundle", bundle.path()]).ok();
         let written: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
         assert_eq!(written["linux"]["uidMappings"][0]["containerID"], 0);
+        t.corten(&["spec", "-b", bundle.path(), "-f", "other.json"]).ok();
+        assert!(fs::read_to_string(bundle.dir.join("other.json")).unwrap().contains("ociVersion"));
+        t.corten(&["spec", "-b", bundle.path(), "--file", "other.json"]).fails("other.json exists");
+        fs::remove_file(bundle.dir.join("other.json")).unwrap();
     });
 }
 
