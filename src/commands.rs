@@ -11,6 +11,7 @@ mod gc;
 mod kill;
 mod leftover;
 mod list;
+mod mounts;
 mod pause;
 mod plan;
 mod ps;

@@ -1,8 +1,8 @@
 //! The verbs: a row for each, with its name, its options and what it runs.
 
 use super::{
-    applied, create, delete, events, exec, features, gc, kill, list, pause, plan, ps, resume, run, seccomp,
-    spec, start, state, trace, update,
+    applied, create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run,
+    seccomp, spec, start, state, trace, update,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 use crate::cli::table::{Operands, Opt, Verb, opt};
@@ -164,6 +164,13 @@ pub const VERBS: &[Verb] = &[
         options: &[FORMAT, &[opt("quiet", Some('q'), Switch, "only their ids")]],
         operands: Operands::None,
         work: |m| ready(read::list(m)?, list::run),
+    },
+    Verb {
+        name: "mounts",
+        about: "change the mounts of a running container: mounts add|remove ID FILE",
+        options: &[],
+        operands: Operands::Words,
+        work: |m| ready(mounts::read(m)?, mounts::run),
     },
     Verb {
         name: "ps",

@@ -128,7 +128,7 @@ fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
 /// Explains the kernel's errors. A directory cannot be mounted on a file, nor a file on a directory: the kernel returns only
 /// EINVAL, where mount(2) returns ENOTDIR, to whose text Docker adds its own explanation. ELOOP is the error for mount
 /// namespaces that are pinned below a source.
-fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
+pub(super) fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
     if error.errno == Errno::ELOOP {
         return anyhow!("a mount namespace is pinned below the source and cannot come along: {error}");
     }
@@ -142,7 +142,7 @@ fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::E
 }
 
 /// Sets the attributes of a mount, those of its whole tree, and its propagation, with as few calls as possible.
-fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
+pub(super) fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     if options.attr_all != Attr::default() {
         mount::mount_setattr(tree, true, &options.attr_all)?;
     }

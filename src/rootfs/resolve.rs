@@ -260,7 +260,7 @@ fn open_one(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     fs::openat2(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0, resolve)
 }
 
-fn make_one(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<()> {
+pub(super) fn make_one(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<()> {
     match kind {
         Missing::Directory => fs::mkdirat(dir, name, 0o755),
         Missing::File => {

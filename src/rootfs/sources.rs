@@ -34,6 +34,8 @@ pub(crate) struct Sources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
     All,
+    /// Those of all bind mounts, without the root.
+    Binds,
     /// Those that the container's process cannot open.
     Idmapped,
 }
