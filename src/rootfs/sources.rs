@@ -131,6 +131,17 @@ fn open(
     first: &[Propagate],
 ) -> sys::Result<OwnedFd> {
     let _phase = trace::phase_of("open the source", || path.display());
+    open_as(plan, mount, path, recursive, first)
+}
+
+/// Copies a source and gives the copy its first propagation.
+fn open_as(
+    plan: &Plan,
+    mount: &Mount,
+    path: &Path,
+    recursive: bool,
+    first: &[Propagate],
+) -> sys::Result<OwnedFd> {
     let tree = copy(plan, path, recursive, mount.options.source_link())?;
     if !is_copied_link(mount, tree.as_fd())? {
         propagate(tree.as_fd(), first)?;
@@ -146,7 +157,7 @@ pub(super) fn is_copied_link(mount: &Mount, source: BorrowedFd) -> sys::Result<b
 /// Makes a copy in the container's mount namespace, whose mounts are slaves or private already.
 pub(super) fn open_inside(plan: &Plan, mount: &Mount, path: &Path, recursive: bool) -> sys::Result<OwnedFd> {
     let first = for_bind(plan.propagation, &mount.options.propagation);
-    open(plan, mount, path, recursive, first.strip_prefix(&[ALL_SLAVE]).unwrap_or(&first))
+    open_as(plan, mount, path, recursive, first.strip_prefix(&[ALL_SLAVE]).unwrap_or(&first))
 }
 
 /// Makes a copy of the root file system, whose directory is open, in the container's mount namespace.
