@@ -94,17 +94,26 @@ pub(crate) struct Exec {
     pub no_subreaper: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The containers that a command is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    One(String),
+    All,
+    /// Those whose ids match a regular expression.
+    Matching(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kill {
-    pub id: String,
+    pub which: Which,
     pub signal: String,
+    /// To every process of the container.
     pub all: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delete {
-    /// `None` with `--all`.
-    pub id: Option<String>,
+    pub which: Which,
     pub force: bool,
 }
 

@@ -11,6 +11,7 @@ mod gc;
 mod kill;
 mod leftover;
 mod list;
+mod mounts;
 mod pause;
 mod plan;
 mod ps;
@@ -89,6 +90,12 @@ impl Failures {
     fn into_result(self) -> Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(fail(Kind::Os, self.0.join("; "))) }
     }
+}
+
+/// Reads a regular expression that selects containers by their ids, as crun's `--regex` does: it matches anywhere in an id
+/// unless it has anchors.
+fn pattern(text: &str) -> Result<regex::Regex> {
+    regex::Regex::new(text).map_err(|e| fail(Kind::Usage, format!("--regex {text:?}: {e}")))
 }
 
 /// Opens a container for a command that only reads. The directory stays open until the process ends, which

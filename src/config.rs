@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -51,6 +51,26 @@ pub(crate) fn load_file(path: &Path) -> Result<Config> {
 /// Reads the process document of `exec --process`. `version` is the version of the container's configuration.
 pub(crate) fn load_process(path: &Path, version: Version) -> Result<(Process, Vec<String>)> {
     parse_process(&read_given(path)?, version)
+}
+
+/// Reads a file that contains `mounts`, as the member of an object or alone. Also returns warnings.
+pub(crate) fn load_mounts(path: &Path) -> Result<(Vec<Mount>, Vec<String>)> {
+    let text = read(path)?;
+    parse_mounts(&text).with_context(|| path.display().to_string())
+}
+
+fn parse_mounts(text: &str) -> Result<(Vec<Mount>, Vec<String>)> {
+    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax("mounts", &e))?;
+    let mounts = match &mut value {
+        Value::Object(members) => members.remove("mounts"),
+        Value::Array(_) => Some(value),
+        _ => None,
+    };
+    let mounts = mounts.ok_or_else(|| fail(Kind::Config, "mounts: there are none"))?;
+    // Inside a configuration they are read and repaired, and have their places, as in every other one.
+    let whole = serde_json::json!({"ociVersion": crate::SPEC_VERSION, "mounts": mounts}).to_string();
+    let Config { spec, warnings, .. } = parse(whole)?;
+    Ok((spec.mounts().clone().unwrap_or_default(), warnings))
 }
 
 /// Reads a file that contains a `linux.seccomp` and nothing else.

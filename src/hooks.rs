@@ -14,8 +14,11 @@
 //! The program of a createContainer hook belongs to the host. It gets no environment except its own, because
 //! a variable may point to a place where a file of the image lies (CVE-2025-23266).
 
+mod output;
+
+use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -23,6 +26,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Hook as Spec, Hooks};
+
+pub(crate) use output::{Output, STDERR, STDOUT};
 
 use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::process::{env, strings};
@@ -47,6 +52,8 @@ pub struct Hook {
     /// If absent, the caller of [`run`] chooses.
     pub env: Option<Vec<CString>>,
     pub timeout: Option<Duration>,
+    /// Where its output goes. Without a file, an error shows the end of it.
+    pub output: Output,
 }
 
 impl Hook {
@@ -74,15 +81,23 @@ pub struct Plan {
     pub poststop: Vec<Hook>,
 }
 
-pub(crate) fn plan(hooks: Option<&Hooks>, notes: &mut Notes) -> Plan {
+pub(crate) fn plan(
+    hooks: Option<&Hooks>,
+    annotations: Option<&HashMap<String, String>>,
+    notes: &mut Notes,
+) -> Plan {
+    let output = output::plan(annotations, notes);
     let Some(hooks) = hooks else { return Plan::default() };
     let mut list = |name: &str, specs: &Option<Vec<Spec>>| {
         let specs = specs.as_deref().unwrap_or_default();
-        specs.iter().enumerate().map(|(i, spec)| hook(spec, format!("hooks.{name}[{i}]"), notes)).collect()
+        let plan =
+            |(i, spec)| Hook { output: output.clone(), ..hook(spec, format!("hooks.{name}[{i}]"), notes) };
+        specs.iter().enumerate().map(plan).collect()
     };
     let mut start_container: Vec<Hook> = list("startContainer", hooks.start_container());
     start_container.iter_mut().for_each(|hook| {
         hook.timeout.get_or_insert(START_CONTAINER_TIMEOUT);
+        hook.output = Output::default();
     });
     Plan {
         // Deprecated, but Docker's network needs it.
@@ -116,7 +131,7 @@ fn hook(spec: &Spec, place: String, notes: &mut Notes) -> Hook {
         }
         positive.map(Duration::from_secs)
     });
-    Hook { place, path, argv, env, timeout }
+    Hook { place, path, argv, env, timeout, output: Output::default() }
 }
 
 /// Runs hooks one after the other until one fails. Each reads `state` from its standard input. A hook without an environment
@@ -148,9 +163,15 @@ pub(crate) fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyho
     let output = fs::memfd("hook").with_context(place)?;
     // A hook may open /dev/stderr again, with an offset of its own.
     process::set_append(output.as_fd()).with_context(place)?;
+    let [stdout, stderr] = hook.output.open().with_context(place)?;
+    let streams = [
+        input.as_fd(),
+        stdout.as_ref().unwrap_or(&output).as_fd(),
+        stderr.as_ref().unwrap_or(&output).as_fd(),
+    ];
     let own = nix::unistd::getpid();
     match task::clone3(0, None).with_context(place)? {
-        Forked::Child => become_hook(own, &input, &output, execute),
+        Forked::Child => become_hook(own, streams, execute),
         Forked::Parent { pid, pidfd } => {
             let ended = wait(pid, &pidfd, hook.timeout).with_context(place)?;
             let reason = match ended {
@@ -169,7 +190,7 @@ pub(crate) fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyho
 }
 
 /// The part of the forked child. An error goes to the hook's own output, because other descriptors may be closed already.
-fn become_hook(parent: Pid, input: &OwnedFd, output: &OwnedFd, execute: impl FnOnce() -> anyhow::Error) -> ! {
+fn become_hook(parent: Pid, streams: [BorrowedFd; 3], execute: impl FnOnce() -> anyhow::Error) -> ! {
     // The trace would take its phases for those of the process that waits for it.
     trace::blind_unless(|| false);
     let prepare = || -> sys::Result<()> {
@@ -180,9 +201,7 @@ fn become_hook(parent: Pid, input: &OwnedFd, output: &OwnedFd, execute: impl FnO
             // The parent ended before the call above.
             return Err(sys::Error::new("getppid()", Errno::ESRCH));
         }
-        tty::replace(input.as_fd(), 0)?;
-        tty::replace(output.as_fd(), 1)?;
-        tty::replace(output.as_fd(), 2)
+        streams.into_iter().zip(0..).try_for_each(|(stream, number)| tty::replace(stream, number))
     };
     let error = prepare().map_or_else(Into::into, |()| execute());
     // If this fails too, the exit status still reports a failure.
@@ -241,7 +260,7 @@ mod tests {
     fn check(json: &str) -> (Plan, String) {
         let hooks: Hooks = serde_json::from_str(json).unwrap();
         let mut notes = Notes::default();
-        (plan(Some(&hooks), &mut notes), notes.problems.to_string())
+        (plan(Some(&hooks), None, &mut notes), notes.problems.to_string())
     }
 
     #[test]
@@ -264,6 +283,7 @@ mod tests {
                     argv: vec![c"/a".into()],
                     env: None,
                     timeout: (name == "startContainer").then_some(START_CONTAINER_TIMEOUT),
+                    output: Output::default(),
                 },
                 Hook {
                     place: format!("hooks.{name}[1]"),
@@ -271,11 +291,25 @@ mod tests {
                     argv: vec![c"x".into(), c"y".into()],
                     env: Some(vec![]),
                     timeout: Some(Duration::from_secs(3)),
+                    output: Output::default(),
                 },
             ];
             assert_eq!((list(plan), problems.as_str()), (expected.to_vec(), ""));
         }
-        assert_eq!(plan(None, &mut Notes::default()), Plan::default());
+        assert_eq!(plan(None, None, &mut Notes::default()), Plan::default());
+    }
+
+    /// The program of a startContainer hook is the image's, and must not reach a file of the host.
+    #[test]
+    fn hooks_of_the_image_have_no_output_files() {
+        let lists = r#"{"prestart": [{"path": "/a"}], "startContainer": [{"path": "/a"}], "poststop": [{"path": "/a"}]}"#;
+        let annotations = HashMap::from([(STDOUT.to_string(), "/tmp/x".to_string())]);
+        let plan =
+            plan(Some(&serde_json::from_str(lists).unwrap()), Some(&annotations), &mut Notes::default());
+        let file = |hooks: &[Hook]| hooks[0].output.stdout.clone();
+        assert_eq!(file(&plan.prestart), Some("/tmp/x".into()));
+        assert_eq!(file(&plan.start_container), None);
+        assert_eq!(file(&plan.poststop), Some("/tmp/x".into()));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!   `process` is their handle of the clone until its program runs.
 //! * Each process: `init` for the container's first one, `enter` for one of `exec`, with what the runtime does
 //!   for it around the clone. Both end in `program`.
+//! * `inside` is a process that changes the mounts of a running container.
 //! * [`destroy`](destroy()) removes what `create` has made.
 
 mod caller;
@@ -17,6 +18,7 @@ mod enter;
 pub(crate) mod exec;
 pub(crate) mod foreground;
 mod init;
+mod inside;
 pub(crate) mod notify;
 mod process;
 mod program;
@@ -26,4 +28,5 @@ mod watch;
 pub(crate) use caller::Caller;
 pub(crate) use create::{Launched, Request, Start, create};
 pub(crate) use destroy::{destroy, destroy_cgroup, undo};
+pub(crate) use inside::inside;
 pub(crate) use process::start;

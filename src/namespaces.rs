@@ -155,6 +155,9 @@ pub(crate) fn plan(spec: &Spec, notes: &mut Notes) -> Plan {
         list(linux, &mut plan, notes);
         user(linux, &mut plan, notes);
         offsets(linux, &mut plan, notes);
+        if let Some(text) = spec.annotations().as_ref().and_then(|annotations| annotations.get(OFFSET)) {
+            annotated_offset(text, &mut plan, notes);
+        }
         plan.devices = netdev::plan(linux, plan.has(libc::CLONE_NEWNET), notes);
     }
     for (name, value) in [("hostname", &plan.hostname), ("domainname", &plan.domainname)] {
@@ -278,6 +281,36 @@ fn offsets(linux: &Linux, plan: &mut Plan, notes: &mut Notes) {
     }
 }
 
+/// crun's annotation from the time before `linux.timeOffsets`, which replaces it.
+pub(crate) const OFFSET: &str = "run.oci.timens_offset";
+
+/// Plans the offset of the annotation: the name or the number of a clock, seconds and nanoseconds.
+fn annotated_offset(text: &str, plan: &mut Plan, notes: &mut Notes) {
+    let place = format!("annotations[{OFFSET:?}]");
+    if !plan.offsets.is_empty() || !plan.creates(libc::CLONE_NEWTIME) {
+        notes.warn(format!("{place}: needs a new time namespace without linux.timeOffsets, ignoring"));
+        return;
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let offset = match words.as_slice() {
+        [clock, seconds, nanoseconds] => {
+            let clock = match *clock {
+                "monotonic" | "1" => Some("monotonic"),
+                "boottime" | "7" => Some("boottime"),
+                _ => None,
+            };
+            clock.zip(seconds.parse().ok()).zip(nanoseconds.parse().ok().filter(|n| *n <= 999_999_999))
+        }
+        _ => None,
+    };
+    match offset {
+        Some(((clock, seconds), nanoseconds)) => {
+            plan.offsets.push(Offset { clock: clock.into(), seconds, nanoseconds });
+        }
+        None => notes.problem(place, format_args!("{text:?} is not a clock, seconds and nanoseconds")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,6 +320,42 @@ mod tests {
         let mut notes = Notes::default();
         let plan = plan(&spec, &mut notes);
         (plan, notes.problems.to_string())
+    }
+
+    #[test]
+    fn crun_s_annotation_offsets_a_clock() {
+        let time = r#"{"type": "time"}"#;
+        let offset = |clock: &str| vec![Offset { clock: clock.into(), seconds: -5, nanoseconds: 7 }];
+        for (namespace, extra, text, expected, problem) in [
+            (time, "", "boottime -5 7", offset("boottime"), ""),
+            (time, "", "1 -5 7", offset("monotonic"), ""),
+            (time, "", "7 -5 7", offset("boottime"), ""),
+            // linux.timeOffsets replaces it, and without a time namespace it has no effect.
+            (
+                time,
+                r#", "timeOffsets": {"monotonic": {"secs": -5, "nanosecs": 7}}"#,
+                "boottime 1 0",
+                offset("monotonic"),
+                "",
+            ),
+            (r#"{"type": "uts"}"#, "", "boottime 1 0", vec![], ""),
+            (time, "", "realtime 1 0", vec![], r#""realtime 1 0" is not a clock, seconds and nanoseconds"#),
+            (time, "", "boottime 1", vec![], r#""boottime 1" is not a clock, seconds and nanoseconds"#),
+            (
+                time,
+                "",
+                "boottime 1 1000000000",
+                vec![],
+                r#""boottime 1 1000000000" is not a clock, seconds and nanoseconds"#,
+            ),
+        ] {
+            let (plan, problems) = check(&format!(
+                r#"{{"ociVersion": "1.0.2", "annotations": {{"run.oci.timens_offset": "{text}"}},
+                    "linux": {{"namespaces": [{namespace}]{extra}}}}}"#
+            ));
+            let place = if problem.is_empty() { "" } else { "annotations[\"run.oci.timens_offset\"]: " };
+            assert_eq!((plan.offsets, problems), (expected, format!("{place}{problem}")), "{text}");
+        }
     }
 
     #[test]

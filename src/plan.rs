@@ -3,6 +3,7 @@
 //! Planning does no IO: the caller passes the facts about the host. All problems of a configuration are
 //! reported at once.
 
+mod annotations;
 mod print;
 
 use std::path::{Path, PathBuf};
@@ -179,7 +180,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     if can_create_cgroups(&rootfs, facts.cgroup_mount.as_deref()) {
         cgroup.iter_mut().for_each(cgroups::Plan::give_all_controllers);
     }
-    let hooks = hooks::plan(spec.hooks().as_ref(), &mut notes);
+    let hooks = hooks::plan(spec.hooks().as_ref(), spec.annotations().as_ref(), &mut notes);
     // If the runtime is in a user namespace, the kernel permits a mount of procfs only while a whole procfs
     // is visible in the mount namespace. Hooks in the runtime's namespaces may enter the container's and
     // expect the host's paths there (NVIDIA's do).
@@ -210,8 +211,9 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
         let resctrl = request.cgroups.resctrl.as_deref();
         intel_rdt::plan(asked, request.id, resctrl, &mut notes)
     });
-    if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
-        notes.problem("annotations", "has an empty key");
+    annotations::check(spec.annotations().as_ref(), seccomp.as_ref(), &mut notes);
+    if spec.vm().is_some() {
+        notes.problem("vm", "corten makes no virtual machines");
     }
     let warnings = notes.into_result()?;
     let plan = Plan {

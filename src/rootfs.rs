@@ -16,6 +16,7 @@ mod pivot;
 pub(crate) mod resolve;
 mod root;
 mod root_namespace;
+pub(crate) mod running;
 mod sources;
 mod targets;
 mod terminal;

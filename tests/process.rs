@@ -459,7 +459,14 @@ fn the_lookup_has_the_rights_of_the_containers_user() {
 
 fn shell(place: &str, script: &str, timeout: Option<Duration>) -> Hook {
     let argv = ["sh", "-c", script].map(|word| CString::new(word).unwrap()).to_vec();
-    Hook { place: place.into(), path: c"/bin/sh".into(), argv, env: None, timeout }
+    Hook {
+        place: place.into(),
+        path: c"/bin/sh".into(),
+        argv,
+        env: None,
+        timeout,
+        output: Default::default(),
+    }
 }
 
 fn outcome(hook: Hook) -> String {

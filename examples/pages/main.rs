@@ -17,7 +17,8 @@ use corten::testing::cli::table::{GLOBALS, Operands, Opt, Takes, Verb};
 use corten::testing::commands::VERBS;
 
 /// The option that clap adds to every command.
-const HELP: Opt = Opt { long: "help", short: Some('h'), takes: Takes::Switch, help: "print this help" };
+const HELP: Opt =
+    Opt { long: "help", short: Some('h'), also: None, takes: Takes::Switch, help: "print this help" };
 
 /// The row of `help` for the completions. The table has none, because `help` is not a verb there.
 const HELP_VERB: (&str, &str) = ("help", "print the help of a command");

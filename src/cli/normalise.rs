@@ -93,7 +93,7 @@ fn known<'a, 't>(word: &'a OsStr, tables: &[&'t [Opt]]) -> Option<(&'t Opt, Opti
     let mut options = tables.iter().flat_map(|table| table.iter());
     let mut letters = name.chars();
     let option = match (letters.next(), letters.next()) {
-        (Some(letter), None) => options.find(|o| o.short == Some(letter)),
+        (Some(letter), None) => options.find(|o| o.short == Some(letter) || o.also == Some(letter)),
         _ => options.find(|o| o.long == name),
     };
     option.map(|option| (option, value))

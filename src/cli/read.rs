@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::{Create, Delete, Events, Exec, Format, Gc, Globals, Kill, List, Ps, Run, User};
+use super::{Create, Delete, Events, Exec, Format, Gc, Globals, Kill, List, Ps, Run, User, Which};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::process::users;
@@ -52,6 +52,14 @@ pub(crate) fn id(m: &ArgMatches) -> Result<String> {
     let id = text(m, "id").unwrap_or_default();
     state::check_id(&id)?;
     Ok(id)
+}
+
+/// Reads the operand, which is an id, or with `--regex` a regular expression.
+fn one_or_matching(m: &ArgMatches) -> Result<Which> {
+    match flag(m, "regex") {
+        true => Ok(Which::Matching(text(m, "id").unwrap_or_default())),
+        false => id(m).map(Which::One),
+    }
 }
 
 pub(crate) fn bundle(m: &ArgMatches) -> PathBuf {
@@ -119,7 +127,7 @@ pub(crate) fn run(m: &ArgMatches) -> Result<Run> {
 
 pub(crate) fn kill(m: &ArgMatches) -> Result<Kill> {
     let signal = text(m, "signal").unwrap_or_else(|| "SIGTERM".into());
-    Ok(Kill { id: id(m)?, signal, all: flag(m, "all") })
+    Ok(Kill { which: one_or_matching(m)?, signal, all: flag(m, "all") })
 }
 
 pub(crate) fn delete(m: &ArgMatches) -> Result<Delete> {
@@ -127,8 +135,8 @@ pub(crate) fn delete(m: &ArgMatches) -> Result<Delete> {
     if all == m.contains_id("id") {
         return Err(fail(Kind::Usage, "delete needs the ID of a container, or --all"));
     }
-    let id = if all { None } else { Some(id(m)?) };
-    Ok(Delete { id, force: flag(m, "force") })
+    let which = if all { Which::All } else { one_or_matching(m)? };
+    Ok(Delete { which, force: flag(m, "force") })
 }
 
 pub(crate) fn gc(m: &ArgMatches) -> Result<Gc> {

@@ -28,6 +28,8 @@ pub enum Takes {
 pub struct Opt {
     pub long: &'static str,
     pub short: Option<char>,
+    /// Another letter, which only another runtime's users know.
+    pub also: Option<char>,
     pub takes: Takes,
     pub help: &'static str,
 }
@@ -59,7 +61,7 @@ pub struct Verb {
 
 /// Makes the row of an option.
 pub(crate) const fn opt(long: &'static str, short: Option<char>, takes: Takes, help: &'static str) -> Opt {
-    Opt { long, short, takes, help }
+    Opt { long, short, also: None, takes, help }
 }
 
 use Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
@@ -96,7 +98,7 @@ pub const GLOBALS: &[Opt] = &[
         "refuse an AppArmor or SELinux label on a kernel without the module, instead of warning",
     ),
     opt("criu", None, Text("PATH"), "ignored"),
-    opt("version", Some('v'), Switch, "print the version"),
+    Opt { also: Some('V'), ..opt("version", Some('v'), Switch, "print the version") },
 ];
 
 /// The options that clap is given. Each costs a command some microseconds, but help texts and the hints of

@@ -40,11 +40,11 @@ fn exec(id: &str) -> Exec {
 }
 
 fn kill(signal: &str, all: bool) -> Kill {
-    Kill { id: "c1".into(), signal: signal.into(), all }
+    Kill { which: Which::One("c1".into()), signal: signal.into(), all }
 }
 
 fn delete(id: Option<&str>, force: bool) -> Delete {
-    Delete { id: id.map(Into::into), force }
+    Delete { which: id.map_or(Which::All, |id| Which::One(id.into())), force }
 }
 
 #[test]
@@ -227,6 +227,8 @@ fn kills_as_engines_send_them() {
         ("kill -a c1 KILL", kill("KILL", true)),
         ("kill c1 TERM --all", kill("TERM", true)),
         ("kill c1 -all", kill("SIGTERM", true)),
+        ("kill -r ^a|b$ 9", Kill { which: Which::Matching("^a|b$".into()), ..kill("9", false) }),
+        ("kill --regex . --all", Kill { which: Which::Matching(".".into()), ..kill("SIGTERM", true) }),
     ] {
         assert_eq!(args(line, read::kill), expected, "{line}");
     }
@@ -241,6 +243,7 @@ fn deletes_as_engines_send_them() {
         ("delete c1 -force", delete(Some("c1"), true)),
         ("delete --all --force", delete(None, true)),
         ("delete -a", delete(None, false)),
+        ("delete -r -f c.*/", Delete { which: Which::Matching("c.*/".into()), force: true }),
     ] {
         assert_eq!(args(line, read::delete), expected, "{line}");
     }
@@ -301,8 +304,8 @@ fn errors_begin_with_the_verb_and_the_container() {
 }
 
 #[test]
-fn versions_are_asked_for_in_three_forms() {
-    for line in ["--version", "-v", "-version"] {
+fn versions_are_asked_for_in_four_forms() {
+    for line in ["--version", "-v", "-V", "-version"] {
         assert!(matches!(read(line), Ok(Command::Version)), "{line}");
     }
 }

@@ -1,5 +1,5 @@
 //! `delete`: removes a stopped container, or with --force any container. With --all it removes all containers
-//! of the root.
+//! of the root, and with --regex those whose ids match.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -11,7 +11,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use super::Failures;
 use super::PATIENCE;
 use super::leftover::{self, Found};
-use crate::cli::{Delete, Globals};
+use crate::cli::{Delete, Globals, Which};
 use crate::error::{Kind, Result, fail, kind};
 use crate::state::{Dir, Status};
 use crate::sys::task;
@@ -19,7 +19,14 @@ use crate::{cgroups, launch, log, state};
 
 pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
-    let Some(id) = &args.id else { return all(&root, args.force) };
+    let id = match &args.which {
+        Which::One(id) => id,
+        Which::All => return many(&root, args.force, |_| true, |id| super::print(&format!("{id}\n"))),
+        Which::Matching(pattern) => {
+            let pattern = super::pattern(pattern)?;
+            return many(&root, args.force, |id| pattern.is_match(id), |_| Ok(()));
+        }
+    };
     match state::open(&root, id).and_then(|dir| delete(dir, args.force)) {
         // Engines delete a container once more than needed, and expect no error.
         Err(e) if args.force && kind(&e) == Kind::NotFound => state::purge_deleted(&root, id),
@@ -27,17 +34,22 @@ pub(super) fn run(globals: &Globals, args: &Delete) -> Result<()> {
     }
 }
 
-/// Deletes all containers. One that cannot be deleted does not prevent the deletion of the others.
-fn all(root: &Path, force: bool) -> Result<()> {
+/// Deletes all wanted containers. One that cannot be deleted does not prevent the deletion of the others.
+fn many(
+    root: &Path,
+    force: bool,
+    wanted: impl Fn(&str) -> bool,
+    report: impl Fn(&str) -> Result<()>,
+) -> Result<()> {
     let (mut failures, mut printed) = (Failures::default(), Ok(()));
     let Some(parent) = state::open_root(root)? else { return Ok(()) };
-    for id in state::ids(&parent)? {
+    for id in state::ids(&parent)?.into_iter().filter(|id| wanted(id)) {
         let done = state::open(root, &id).and_then(|dir| {
             leftover::check(&dir, &leftover::look(&dir)?)?;
             delete(dir, force)
         });
         match done {
-            Ok(()) if printed.is_ok() => printed = super::print(&format!("{id}\n")),
+            Ok(()) if printed.is_ok() => printed = report(&id),
             Ok(()) => {}
             // Another command has deleted it in between.
             Err(e) if kind(&e) == Kind::NotFound => {}

@@ -7,7 +7,7 @@ use crate::cgroups::systemd;
 use crate::cli::Globals;
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
-use crate::{namespaces, rootfs, seccomp};
+use crate::{hooks, namespaces, rootfs, seccomp};
 
 /// What the seccomp compiler supports, by the specification's names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,7 +79,7 @@ pub(crate) fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
             "netDevices": {"enabled": true},
         },
         "potentiallyUnsafeConfigAnnotations":
-            [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS],
+            [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS, hooks::STDOUT, hooks::STDERR],
     })
 }
 
@@ -111,7 +111,13 @@ mod tests {
         assert_eq!(value["linux"]["cgroup"]["systemd"], true);
         assert_eq!(
             value["potentiallyUnsafeConfigAnnotations"],
-            json!(["org.systemd.property.", "dev.corten.landlock", "run.oci.keep_original_groups"])
+            json!([
+                "org.systemd.property.",
+                "dev.corten.landlock",
+                "run.oci.keep_original_groups",
+                "run.oci.hooks.stdout",
+                "run.oci.hooks.stderr",
+            ])
         );
         assert_eq!(value["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(value["mountOptions"][1], "rro");

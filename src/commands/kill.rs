@@ -1,4 +1,5 @@
-//! `kill`: sends a signal to the container's first process, by a pidfd, or to every process in its cgroup.
+//! `kill`: sends a signal to the container's first process, by a pidfd, or to every process in its cgroup. With
+//! --regex it does so for every container whose id matches and that runs.
 //!
 //! The first process of a pid namespace without a handler ignores every signal except SIGKILL and SIGSTOP
 //! (pid_namespaces(7)). A created container's process waits for `start` and has none. Therefore a signal that
@@ -14,17 +15,38 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use super::Failures;
 use super::pause::FREEZE;
 use crate::cgroups::{self, Cgroup};
-use crate::cli::{Globals, Kill};
-use crate::error::{Kind, Result, fail};
-use crate::state::{Dir, Record, Status, first_process, pidfd};
+use crate::cli::{Globals, Kill, Which};
+use crate::error::{Kind, Result, fail, kind};
+use crate::state::{self, Dir, Record, Status, first_process, pidfd};
 use crate::{sys, trace};
 
 pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     let signal = signal(&args.signal)?;
-    let (dir, record) = super::open(globals, &args.id)?;
-    if args.all {
+    let pattern = match &args.which {
+        Which::One(id) => return send(globals, id, signal, args.all),
+        Which::All => None,
+        Which::Matching(pattern) => Some(super::pattern(pattern)?),
+    };
+    let Some(root) = state::open_root(&state::root(globals.root.as_deref())?)? else { return Ok(()) };
+    let mut failures = Failures::default();
+    let wanted = |id: &String| pattern.as_ref().is_none_or(|pattern| pattern.is_match(id));
+    for id in state::ids(&root)?.into_iter().filter(wanted) {
+        match send(globals, &id, signal, args.all) {
+            // Not every container that matches runs, and another command may have deleted it in between.
+            Err(e) if !matches!(kind(&e), Kind::WrongStatus | Kind::NotFound) => failures.add(&id, &e),
+            _ => {}
+        }
+    }
+    failures.into_result()
+}
+
+/// Sends a signal to one container.
+fn send(globals: &Globals, id: &str, signal: i32, all: bool) -> Result<()> {
+    let (dir, record) = super::open(globals, id)?;
+    if all {
         // containerd uses it after the container's first process has ended, for processes that are left.
         return signal_all(&dir, &record, signal);
     }

@@ -18,17 +18,20 @@ use crate::sys;
 #[derive(Debug, PartialEq)]
 pub(super) struct Args {
     bundle: PathBuf,
+    /// Below the bundle, unless it is absolute.
+    file: PathBuf,
     rootless: bool,
 }
 
 pub(super) fn read(m: &ArgMatches) -> Result<Args> {
-    Ok(Args { bundle: read::bundle(m), rootless: read::flag(m, "rootless") })
+    let file = read::path(m, "file").unwrap_or_else(|| "config.json".into());
+    Ok(Args { bundle: read::bundle(m), file, rootless: read::flag(m, "rootless") })
 }
 
 pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
     let ids = args.rootless.then(|| (sys::task::euid(), sys::task::egid()));
     let hierarchy = if cgroups::is_unified() { Hierarchy::V2 } else { Hierarchy::V1 };
-    let path = args.bundle.join("config.json");
+    let path = args.bundle.join(&args.file);
     let failed = |call: &str, e: &std::io::Error| {
         let error = sys::Error::of_std(format!("{call}({path:?})"), e);
         if error.errno == Errno::EEXIST {
@@ -185,8 +188,12 @@ mod tests {
 
     #[test]
     fn the_bundle_is_the_working_directory_unless_it_is_named() {
-        assert_eq!(args("spec", read), Args { bundle: ".".into(), rootless: false });
-        assert_eq!(args("spec --rootless -b /b", read), Args { bundle: "/b".into(), rootless: true });
+        let expected =
+            |bundle: &str, file: &str, rootless| Args { bundle: bundle.into(), file: file.into(), rootless };
+        assert_eq!(args("spec", read), expected(".", "config.json", false));
+        assert_eq!(args("spec --rootless -b /b", read), expected("/b", "config.json", true));
+        assert_eq!(args("spec -f c.json", read), expected(".", "c.json", false));
+        assert_eq!(args("spec -b /b --file=/d/c.json", read), expected("/b", "/d/c.json", false));
     }
 
     #[test]

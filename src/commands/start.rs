@@ -98,7 +98,7 @@ impl Later {
     pub(super) fn read(dir: &Dir) -> Result<Self> {
         let _phase = trace::phase("read the kept config.json");
         let Config { spec, version, .. } = config::parse(dir.load_config()?)?;
-        let hooks = hooks::plan(spec.hooks().as_ref(), &mut Notes::default());
+        let hooks = hooks::plan(spec.hooks().as_ref(), spec.annotations().as_ref(), &mut Notes::default());
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let listener = profile.and_then(|profile| {
             let path = profile.listener_path().clone()?;

@@ -1,8 +1,8 @@
 //! The verbs: a row for each, with its name, its options and what it runs.
 
 use super::{
-    applied, create, delete, events, exec, features, gc, kill, list, pause, plan, ps, resume, run, seccomp,
-    spec, start, state, trace, update,
+    applied, create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run,
+    seccomp, spec, start, state, trace, update,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 use crate::cli::table::{Operands, Opt, Verb, opt};
@@ -79,7 +79,15 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "kill",
         about: "send a signal to a container (default SIGTERM)",
-        options: &[&[opt("all", Some('a'), Switch, "to all its processes")]],
+        options: &[&[
+            opt("all", Some('a'), Switch, "to all its processes"),
+            opt(
+                "regex",
+                Some('r'),
+                Switch,
+                "ID is a regular expression: to each container that runs and matches",
+            ),
+        ]],
         operands: Operands::IdSignal,
         work: |m| ready(read::kill(m)?, kill::run),
     },
@@ -89,6 +97,7 @@ pub const VERBS: &[Verb] = &[
         options: &[&[
             opt("force", Some('f'), Switch, "kill it if it has not stopped; succeed if it does not exist"),
             opt("all", Some('a'), Switch, "delete every container, and print their ids"),
+            opt("regex", Some('r'), Switch, "ID is a regular expression: delete each container that matches"),
         ]],
         operands: Operands::MaybeId,
         work: |m| ready(read::delete(m)?, delete::run),
@@ -157,6 +166,13 @@ pub const VERBS: &[Verb] = &[
         work: |m| ready(read::list(m)?, list::run),
     },
     Verb {
+        name: "mounts",
+        about: "change the mounts of a running container: mounts add|remove ID FILE",
+        options: &[],
+        operands: Operands::Words,
+        work: |m| ready(mounts::read(m)?, mounts::run),
+    },
+    Verb {
         name: "ps",
         about: "list a container's processes",
         options: &[FORMAT],
@@ -168,6 +184,7 @@ pub const VERBS: &[Verb] = &[
         about: "write a config.json to start from",
         options: &[&[
             opt("bundle", Some('b'), Path("DIR"), "where (default: the working directory)"),
+            opt("file", Some('f'), Path("FILE"), "write to FILE instead of config.json"),
             opt("rootless", None, Switch, "for a caller who is not root"),
         ]],
         operands: Operands::None,

@@ -22,13 +22,19 @@ pub struct IdMap {
 /// The kernel's limit on the number of rows (user_namespaces(7)).
 const ROWS_MAX: usize = 340;
 
-/// Plans the rows. Reports what the kernel would refuse with only EINVAL.
+/// Plans the rows, and checks them.
 pub(crate) fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, notes: &mut Notes) -> Vec<IdMap> {
     let rows: Vec<IdMap> = mappings
         .unwrap_or_default()
         .iter()
         .map(|m| IdMap { container: m.container_id(), host: m.host_id(), size: m.size() })
         .collect();
+    check(&rows, place, notes);
+    rows
+}
+
+/// Reports what the kernel would refuse with only EINVAL.
+pub(crate) fn check(rows: &[IdMap], place: &str, notes: &mut Notes) {
     if rows.len() > ROWS_MAX {
         notes.problem(place, format_args!("{} rows are more than {ROWS_MAX}", rows.len()));
     }
@@ -54,7 +60,38 @@ pub(crate) fn plan(mappings: Option<&[LinuxIdMapping]>, place: &str, notes: &mut
             }
         }
     }
-    rows
+}
+
+/// Parses mappings in crun's form, `uids=0-1000-1#1-100000-65536;gids=...`. The three numbers of a row are the first id in the
+/// file system, the first id on the host, and the size. After an `@`, the second one is an id of the container, whose own
+/// mappings `own` (of uids and gids) translate it.
+pub(crate) fn parse(text: &str, own: [&[LinuxIdMapping]; 2]) -> std::result::Result<[Vec<IdMap>; 2], String> {
+    let mut maps = [Vec::new(), Vec::new()];
+    for part in text.split(';').filter(|part| !part.is_empty()) {
+        let which = ["uids=", "gids="].iter().position(|name| part.starts_with(name));
+        let which = which.ok_or_else(|| format!("{part:?} begins neither with uids= nor with gids="))?;
+        for row in part[5..].split('#').filter(|row| !row.is_empty()) {
+            maps[which].push(parse_row(row, own[which]).map_err(|why| format!("{row:?} {why}"))?);
+        }
+    }
+    Ok(maps)
+}
+
+fn parse_row(row: &str, own: &[LinuxIdMapping]) -> std::result::Result<IdMap, &'static str> {
+    let (relative, numbers) = row.strip_prefix('@').map_or((false, row), |rest| (true, rest));
+    let numbers: Vec<u32> = numbers.split('-').map_while(|number| number.parse().ok()).collect();
+    let (&[container, mut host, size], 2) = (numbers.as_slice(), row.matches('-').count()) else {
+        return Err("is not three numbers with - between them");
+    };
+    if relative {
+        let translate = |row: &LinuxIdMapping| {
+            let inside = host.checked_sub(row.container_id()).filter(|n| *n < row.size());
+            inside.map(|n| row.host_id().saturating_add(n))
+        };
+        let unmapped = "is relative to an id that the container does not map";
+        host = own.iter().find_map(translate).ok_or(unmapped)?;
+    }
+    Ok(IdMap { container, host, size })
 }
 
 /// Returns the host's id for an id of the container, or `None` if it is not mapped.
@@ -67,12 +104,13 @@ pub(crate) fn to_host(map: &[IdMap], id: u32) -> Option<u32> {
 pub(crate) fn read(proc: BorrowedFd, pid: i32) -> Result<[Vec<IdMap>; 2]> {
     let read = |name: &str| {
         let text = fs::read_text(proc, &Path::new(&pid.to_string()).join(name))?;
-        parse(&text).with_context(|| format!("{name}: not understood"))
+        parse_map(&text).with_context(|| format!("{name}: not understood"))
     };
     Ok([read("uid_map")?, read("gid_map")?])
 }
 
-fn parse(text: &str) -> Option<Vec<IdMap>> {
+/// Parses the text of /proc/PID/uid_map and gid_map.
+fn parse_map(text: &str) -> Option<Vec<IdMap>> {
     let row = |line: &str| {
         let numbers: Option<Vec<u32>> = line.split_ascii_whitespace().map(|n| n.parse().ok()).collect();
         let [container, host, size] = numbers?.try_into().ok()?;
@@ -218,10 +256,10 @@ mod tests {
     #[test]
     fn maps_are_read_and_compared_by_what_they_translate() {
         let text = "         0     100000      65536\n     65536        500          1\n";
-        let map = parse(text).unwrap();
+        let map = parse_map(text).unwrap();
         assert_eq!(lines(&map), "0 100000 65536\n65536 500 1\n");
         for broken in ["0 1", "0 1 2 3", "0 1 x", "0 -1 2", "0 4294967296 1", "\n"] {
-            assert_eq!(parse(broken), None, "{broken:?}");
+            assert_eq!(parse_map(broken), None, "{broken:?}");
         }
         let row = |container, host, size| IdMap { container, host, size };
         for (other, expected) in [
@@ -250,6 +288,34 @@ mod tests {
             ("", "newuidmap: failed without a message"),
         ] {
             assert_eq!(reason("newuidmap", printed), expected);
+        }
+    }
+
+    #[test]
+    fn crun_s_form_of_mappings_is_read() {
+        let rows = |text: &str| -> Vec<LinuxIdMapping> { serde_json::from_str(text).unwrap() };
+        // crun(1) has this example: the container maps 1 to 2, and so its 3 is the host's 4.
+        let own = rows(
+            r#"[{"containerID": 0, "hostID": 0, "size": 1}, {"containerID": 1, "hostID": 2, "size": 1000}]"#,
+        );
+        let read = |text: &str| {
+            let maps = parse(text, [&own, &[]])?;
+            Ok(maps.map(|map| map.iter().map(|m| [m.container, m.host, m.size]).collect::<Vec<_>>()))
+        };
+        for (text, expected) in [
+            ("uids=0-1-10#10-11-10;gids=0-100-10", Ok([vec![[0, 1, 10], [10, 11, 10]], vec![[0, 100, 10]]])),
+            ("uids=@1-3-10", Ok([vec![[1, 4, 10]], vec![]])),
+            ("gids=0-0-1;uids=0-0-1;", Ok([vec![[0, 0, 1]], vec![[0, 0, 1]]])),
+            ("", Ok([vec![], vec![]])),
+            ("uids=@0-2000-1", Err(r#""@0-2000-1" is relative to an id that the container does not map"#)),
+            ("gids=@0-0-1", Err(r#""@0-0-1" is relative to an id that the container does not map"#)),
+            ("uids=0-1", Err(r#""0-1" is not three numbers with - between them"#)),
+            ("uids=0-1-2-3", Err(r#""0-1-2-3" is not three numbers with - between them"#)),
+            ("uids=0-x-2", Err(r#""0-x-2" is not three numbers with - between them"#)),
+            ("uids=0-4294967296-1", Err(r#""0-4294967296-1" is not three numbers with - between them"#)),
+            ("users=0-1-2", Err(r#""users=0-1-2" begins neither with uids= nor with gids="#)),
+        ] {
+            assert_eq!(read(text), expected.map_err(String::from), "{text}");
         }
     }
 

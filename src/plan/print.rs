@@ -120,11 +120,17 @@ fn print_hooks(text: &mut Text, plan: &hooks::Plan) {
         plan;
     text.section("hooks");
     for list in [prestart, create_runtime, create_container, start_container, poststart, poststop] {
-        for hooks::Hook { place, path, argv, env, timeout } in list {
+        for hooks::Hook { place, path, argv, env, timeout, output } in list {
             let timeout = timeout.map(|time| format!(" for at most {time:?}")).unwrap_or_default();
             text.line(format_args!("{place} {}{timeout}: {}", word(path.as_bytes()), words(argv)));
             if let Some(env) = env {
                 text.line(format_args!("{place} env {}", words(env)));
+            }
+            let hooks::Output { stdout, stderr } = output;
+            for (name, path) in [("stdout", stdout), ("stderr", stderr)] {
+                if let Some(path) = path {
+                    text.line(format_args!("{place} {name} {}", path_word(path)));
+                }
             }
         }
     }

@@ -109,6 +109,11 @@ fn make(
     let options = &mount.options;
     match (&mount.kind, tree) {
         (Kind::Remount, _) => remount(root, mount).map(|()| None),
+        (Kind::Bind { .. }, Some(link)) if sources::is_copied_link(mount, link.as_fd())? => {
+            root.link(&mount.destination, &fs::readlinkat(link.as_fd(), Path::new(""))?)?;
+            root.close_later(link);
+            Ok(None)
+        }
         (Kind::Bind { .. }, Some(tree)) => {
             shape_bind(tree.as_fd(), mount, runtime)?;
             let is_directory = fs::is_directory(tree.as_fd())?;
@@ -155,7 +160,7 @@ fn attach(root: &mut Root, tree: OwnedFd, target: Reached) -> Result<OwnedFd> {
 /// EINVAL, where mount(2) returns ENOTDIR. dockerd looks for the text of ENOTDIR, "not a directory", to add its own
 /// explanation. It looks for that of EISDIR, "is a directory", before, and takes the error for one of the program. ELOOP is
 /// the error for mount namespaces that are pinned below a source.
-fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
+pub(super) fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::Error {
     if error.errno == Errno::ELOOP {
         return anyhow!("a mount namespace is pinned below the source and cannot come along: {error}");
     }
@@ -171,7 +176,7 @@ fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -> anyhow::E
 }
 
 /// Sets the attributes of a mount, those of its whole tree, and its propagation, with as few calls as possible.
-fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
+pub(super) fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
     if options.attr_all != Attr::default() {
         mount::mount_setattr(tree, Depth::Recursive, &options.attr_all)?;
     }

@@ -144,6 +144,7 @@ fn kind(
     if options.copy_up && (options.remount || options.bind.is_some() || fstype != "tmpfs") {
         notes.problem(format_args!("{place}.options"), "\"tmpcopyup\" is for a new tmpfs");
     }
+    check_links(place, options, notes);
     if options.remount {
         if mapped {
             notes.problem(place, "id mappings cannot be changed by a remount");
@@ -204,6 +205,20 @@ fn refuse_on_bind(place: &str, options: &mut Options, notes: &mut Notes) {
     options.legacy = 0;
 }
 
+/// Reports options about links that contradict each other or the kind of the mount.
+fn check_links(place: &str, options: &Options, notes: &mut Notes) {
+    let of_source = [(options.copy_link, "copy-symlink"), (options.keep_source, "src-nofollow")];
+    for (_, name) in of_source.iter().filter(|(set, _)| *set && (options.bind.is_none() || options.remount)) {
+        notes.problem(format_args!("{place}.options"), format_args!("{name:?} is for a bind mount"));
+    }
+    for (set, name) in [(options.keep_source, "src-nofollow"), (options.keep_target, "dest-nofollow")] {
+        if set && options.copy_link {
+            let what = format_args!("\"copy-symlink\" and {name:?} exclude each other");
+            notes.problem(format_args!("{place}.options"), what);
+        }
+    }
+}
+
 /// Returns the mount's own mappings, or else the container's (config.md#posix-platform-mounts).
 fn id_mapping(
     mount: &runtime::Mount,
@@ -215,21 +230,39 @@ fn id_mapping(
     let linux = spec.linux().as_ref();
     let own = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
     let recursive = options.idmap == Some(true);
-    if !own && joins_user_namespace(linux) {
+    if !own && options.mappings.is_none() && joins_user_namespace(linux) {
         return IdMapping { uid_map: Vec::new(), gid_map: Vec::new(), recursive };
     }
-    let (uids, gids) = if own {
-        (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref())
-    } else {
-        (
-            linux.and_then(|linux| linux.uid_mappings().as_deref()),
-            linux.and_then(|linux| linux.gid_mappings().as_deref()),
-        )
-    };
-    let mapping = IdMapping {
-        uid_map: idmap::plan(uids, &format!("{place}.uidMappings"), notes),
-        gid_map: idmap::plan(gids, &format!("{place}.gidMappings"), notes),
-        recursive,
+    let containers = (
+        linux.and_then(|linux| linux.uid_mappings().as_deref()),
+        linux.and_then(|linux| linux.gid_mappings().as_deref()),
+    );
+    let inline = options.mappings.as_deref().map(|text| {
+        let parsed = idmap::parse(text, [containers.0.unwrap_or_default(), containers.1.unwrap_or_default()]);
+        parsed.unwrap_or_else(|what| {
+            notes.problem(format_args!("{place}.options"), format_args!("idmap: {what}"));
+            Default::default()
+        })
+    });
+    let (uids, gids) =
+        if own { (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref()) } else { containers };
+    if own && inline.is_some() {
+        notes.warn(format!(
+            "{place}.options: uidMappings and gidMappings replace those of \"idmap\", ignoring"
+        ));
+    }
+    let mapping = match inline {
+        Some([uid_map, gid_map]) if !own => {
+            for (map, name) in [(&uid_map, "uids"), (&gid_map, "gids")] {
+                idmap::check(map, &format!("{place}.options: idmap {name}"), notes);
+            }
+            IdMapping { uid_map, gid_map, recursive }
+        }
+        _ => IdMapping {
+            uid_map: idmap::plan(uids, &format!("{place}.uidMappings"), notes),
+            gid_map: idmap::plan(gids, &format!("{place}.gidMappings"), notes),
+            recursive,
+        },
     };
     for (name, map) in [("uidMappings", &mapping.uid_map), ("gidMappings", &mapping.gid_map)] {
         if map.is_empty() {

@@ -34,11 +34,15 @@ enum Meaning {
     Remount,
     CopyUp,
     IdMap(bool),
+    CopyLink,
+    KeepSource,
+    KeepTarget,
 }
 
 use Meaning::{
-    Atime, AtimeAll, Bind, Clear, ClearAll, CopyUp, Default as Nothing, IdMap, Legacy, LegacyOff, NotStrict,
-    NotStrictAll, Propagation, Remount, Set, SetAll, Super, SuperOff,
+    Atime, AtimeAll, Bind, Clear, ClearAll, CopyLink, CopyUp, Default as Nothing, IdMap, KeepSource,
+    KeepTarget, Legacy, LegacyOff, NotStrict, NotStrictAll, Propagation, Remount, Set, SetAll, Super,
+    SuperOff,
 };
 
 const RELATIME: u64 = 0;
@@ -46,7 +50,8 @@ const RELATIME: u64 = 0;
 #[rustfmt::skip]
 const TABLE: &[(&str, Meaning)] = &[
     ("async", SuperOff("sync")), ("atime", Clear(MOUNT_ATTR_NOATIME)), ("bind", Bind(false)),
-    ("defaults", Nothing), ("dev", Clear(MOUNT_ATTR_NODEV)), ("diratime", Clear(MOUNT_ATTR_NODIRATIME)),
+    ("copy-symlink", CopyLink),
+    ("defaults", Nothing), ("dest-nofollow", KeepTarget), ("dev", Clear(MOUNT_ATTR_NODEV)), ("diratime", Clear(MOUNT_ATTR_NODIRATIME)),
     ("dirsync", Super("dirsync")), ("exec", Clear(MOUNT_ATTR_NOEXEC)), ("idmap", IdMap(false)),
     ("iversion", Legacy(libc::MS_I_VERSION)), ("lazytime", Super("lazytime")), ("loud", LegacyOff(libc::MS_SILENT)),
     ("mand", Super("mand")), ("noatime", Atime(MOUNT_ATTR_NOATIME)), ("nodev", Set(MOUNT_ATTR_NODEV)),
@@ -66,7 +71,7 @@ const TABLE: &[(&str, Meaning)] = &[
     ("rstrictatime", AtimeAll(MOUNT_ATTR_STRICTATIME)), ("rsuid", ClearAll(MOUNT_ATTR_NOSUID)),
     ("rsymfollow", ClearAll(MOUNT_ATTR_NOSYMFOLLOW)), ("runbindable", Propagation(MS_UNBINDABLE, true)),
     ("rw", Clear(MOUNT_ATTR_RDONLY)), ("shared", Propagation(MS_SHARED, false)),
-    ("silent", Legacy(libc::MS_SILENT)), ("slave", Propagation(MS_SLAVE, false)),
+    ("silent", Legacy(libc::MS_SILENT)), ("slave", Propagation(MS_SLAVE, false)), ("src-nofollow", KeepSource),
     ("strictatime", Atime(MOUNT_ATTR_STRICTATIME)), ("suid", Clear(MOUNT_ATTR_NOSUID)),
     ("symfollow", Clear(MOUNT_ATTR_NOSYMFOLLOW)), ("sync", Super("sync")), ("tmpcopyup", CopyUp), ("unbindable", Propagation(MS_UNBINDABLE, false)),
 ];
@@ -75,6 +80,14 @@ const TABLE: &[(&str, Meaning)] = &[
 #[must_use]
 pub(crate) fn names() -> Vec<&'static str> {
     TABLE.iter().map(|(name, _)| *name).collect()
+}
+
+/// What happens to a link at the end of a bind mount's source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Followed,
+    Kept,
+    Copied,
 }
 
 /// A propagation to set, and whether on all mounts below too.
@@ -103,6 +116,14 @@ pub struct Options {
     pub remount: bool,
     pub copy_up: bool,
     pub idmap: Option<bool>,
+    /// The id mappings that follow `idmap=` or `ridmap=`.
+    pub mappings: Option<String>,
+    /// If the source is a link, the container gets a link with the same target, instead of a mount.
+    pub copy_link: bool,
+    /// If the source is a link, the link itself is mounted.
+    pub keep_source: bool,
+    /// The destination must exist. If it is a link, the mount covers the link itself.
+    pub keep_target: bool,
     pub attr: Attr,
     /// For all mounts of the tree.
     pub attr_all: Attr,
@@ -116,6 +137,16 @@ pub struct Options {
 }
 
 impl Options {
+    /// Returns what happens to a link at the end of the source.
+    #[must_use]
+    pub fn source_link(&self) -> Link {
+        match (self.copy_link, self.keep_source) {
+            (true, _) => Link::Copied,
+            (false, true) => Link::Kept,
+            _ => Link::Followed,
+        }
+    }
+
     /// Returns the attributes of a mount without mounts below.
     #[must_use]
     pub fn attributes(&self) -> u64 {
@@ -128,7 +159,12 @@ impl Options {
 pub(crate) fn parse(list: &[String]) -> Options {
     let mut options = Options::default();
     for option in list {
-        match TABLE.iter().find(|(name, _)| name == option) {
+        let mapped = option.split_once('=').filter(|(name, _)| matches!(*name, "idmap" | "ridmap"));
+        let name = mapped.map_or(option.as_str(), |(name, _)| name);
+        if let Some((_, mappings)) = mapped {
+            options.mappings = Some(mappings.into());
+        }
+        match TABLE.iter().find(|(known, _)| *known == name) {
             Some((_, meaning)) => add(&mut options, *meaning),
             None if for_userspace(option) => {}
             None => options.data.push(option.clone()),
@@ -208,6 +244,9 @@ fn add(options: &mut Options, meaning: Meaning) {
         Bind(recursive) => options.bind = Some(recursive || options.bind == Some(true)),
         Remount => options.remount = true,
         CopyUp => options.copy_up = true,
+        CopyLink => options.copy_link = true,
+        KeepSource => options.keep_source = true,
+        KeepTarget => options.keep_target = true,
         IdMap(recursive) => options.idmap = Some(recursive || options.idmap == Some(true)),
     }
 }
@@ -300,5 +339,18 @@ mod tests {
         assert_eq!(shared.propagation, expected);
         assert_eq!(propagation("rshared"), Some(Propagate { flag: MS_SHARED, recursive: true }));
         assert_eq!(propagation("rw"), None);
+    }
+
+    #[test]
+    fn links_and_id_mappings() {
+        let given = options("bind,idmap=uids=0-1-10#10-11-10;gids=0-100-10,dest-nofollow,src-nofollow");
+        assert_eq!((given.idmap, given.keep_target), (Some(false), true));
+        assert_eq!(given.mappings.as_deref(), Some("uids=0-1-10#10-11-10;gids=0-100-10"));
+        assert_eq!((given.source_link(), given.data.len()), (Link::Kept, 0));
+        let given = options("bind,ridmap=uids=0-1-1,copy-symlink");
+        assert_eq!((given.idmap, given.source_link(), given.keep_target), (Some(true), Link::Copied, false));
+        assert_eq!(options("bind").source_link(), Link::Followed);
+        // An option of a file system whose name only begins in the same way.
+        assert_eq!(options("idmapped=on").data, ["idmapped=on"]);
     }
 }

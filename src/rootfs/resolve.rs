@@ -56,13 +56,18 @@ pub(crate) fn open_on_mount(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
     retry(|| fs::openat2(root, path, fs::O_PATH, 0, resolve))
 }
 
+/// Opens an existing path as O_PATH, as [`open_on_mount`] does, but a link at its end is opened itself.
+pub(crate) fn open_link_on_mount(root: BorrowedFd, path: &Path) -> Result<OwnedFd> {
+    let resolve = fs::RESOLVE_IN_ROOT | fs::RESOLVE_NO_MAGICLINKS | fs::RESOLVE_NO_XDEV;
+    retry(|| fs::openat2(root, path, fs::O_PATH | fs::O_NOFOLLOW, 0, resolve))
+}
+
 /// Opens a path as O_PATH. Makes missing directories with mode 0755, and a file as the last component with 0644.
 pub(crate) fn open_or_make(root: BorrowedFd, path: &Path, last: Missing) -> Result<OwnedFd> {
     let above = |path: &Path| open(root, path);
     match open(root, path) {
-        Err(e) if e.errno == Errno::ENOENT => {
-            make_last(path, last, above).or_else(|_| walk(root, path, Some(last), &[])?.into_fd(path))
-        }
+        Err(e) if e.errno == Errno::ENOENT => make_last(path, last, above)
+            .or_else(|_| walk(root, path, Some(last), &[], End::Followed)?.into_fd(path)),
         other => other,
     }
 }
@@ -83,6 +88,13 @@ fn make_last(path: &Path, last: Missing, open: impl Fn(&Path) -> Result<OwnedFd>
     let dir = open(if above.as_os_str().is_empty() { Path::new("/") } else { above })?;
     make_one(dir.as_fd(), Path::new(name), last)?;
     open_one(dir.as_fd(), Path::new(name))
+}
+
+/// The treatment of a link at the end of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Followed,
+    Kept,
 }
 
 /// A mount that a path may lead into by its own names, but never by a link.
@@ -134,6 +146,7 @@ pub(crate) fn walk(
     path: &Path,
     missing: Option<Missing>,
     closed: &[Closed],
+    end: End,
 ) -> Result<Walked> {
     let mut todo: VecDeque<OsString> = names(path);
     let mut passed =
@@ -160,7 +173,7 @@ pub(crate) fn walk(
             (other, ..) => other?,
         };
         let mode = fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT;
-        if mode == libc::S_IFLNK {
+        if mode == libc::S_IFLNK && (end == End::Followed || !todo.is_empty()) {
             links += 1;
             if links > LINKS_MAX {
                 return Err(Error::new(format!("openat2({path:?})"), Errno::ELOOP));
@@ -247,7 +260,7 @@ fn open_one(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     fs::openat2(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0, resolve)
 }
 
-fn make_one(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<()> {
+pub(super) fn make_one(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<()> {
     match kind {
         Missing::Directory => fs::mkdirat(dir, name, 0o755),
         Missing::File => {
@@ -326,8 +339,9 @@ mod tests {
             ("/new", "/data/made", true),
             ("/data/other", "/data/other", false),
         ] {
-            let walk =
-                |closed: &[Closed]| walk(fd.as_fd(), Path::new(path), Some(Missing::Directory), closed);
+            let walk = |closed: &[Closed]| {
+                walk(fd.as_fd(), Path::new(path), Some(Missing::Directory), closed, End::Followed)
+            };
             // First with all closed: then nothing is made.
             let exists = || root.join(place.trim_start_matches('/')).exists();
             let before = exists();
@@ -339,6 +353,13 @@ mod tests {
             };
             assert_eq!((found.as_path(), by_link), (Path::new(place), linked), "{path}");
         }
+        // A link at the end can be kept; one on the way is followed, and leads astray as before.
+        let keep = |path: &str, closed: &[Closed]| walk(fd.as_fd(), Path::new(path), None, closed, End::Kept);
+        let Walked::At { fd: link, path, linked: false } = keep("/top", &closed).unwrap() else { panic!() };
+        assert_eq!((fs::readlinkat(link.as_fd(), Path::new("")).unwrap(), path), ("/".into(), "/top".into()));
+        assert!(matches!(keep("/run/../up", &closed).unwrap(), Walked::Astray(0)));
+        assert!(matches!(keep("/run/../up", &[]).unwrap(), Walked::At { linked: true, .. }));
+        assert_eq!(keep("/data/none", &[]).unwrap_err().errno, Errno::ENOENT);
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

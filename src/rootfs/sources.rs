@@ -21,7 +21,7 @@ use std::path::{Component, Path};
 use nix::errno::Errno;
 
 use super::mounts::IdMapping;
-use super::options::Propagate;
+use super::options::{Link, Propagate};
 use super::{Kind, Mount, Plan, resolve};
 use crate::error::{Context, Kind as Reason, Result, fail};
 use crate::namespaces::idmap;
@@ -53,6 +53,8 @@ pub(crate) struct Runtime<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
     All,
+    /// Those of all bind mounts, without the root.
+    Binds,
     /// Those that the container process cannot open.
     Idmapped,
 }
@@ -73,7 +75,7 @@ pub(crate) fn open_sources(
     }
     let mounts = plan.mounts.iter().map(|mount| {
         let wanted = match &mount.kind {
-            Kind::Bind { idmap, .. } => which == Open::All || idmap.is_some(),
+            Kind::Bind { idmap, .. } => which != Open::Idmapped || idmap.is_some(),
             _ => false,
         };
         let open = || open_by_runtime(plan, mount, proc, joined_user).with_context(|| source_place(mount));
@@ -118,17 +120,25 @@ fn open_by_runtime(
         return Err(fail(Reason::Os, format!("{} has no source", mount.place)));
     };
     let first = first_of_bind(plan, mount);
-    let opened = open(plan, source, Depth::recursive_if(*recursive), &first)?;
-    idmap.as_ref().map_or(Ok(()), |mapping| map_ids(&opened, mapping, proc, joined_user))?;
+    let opened = open(plan, mount, source, Depth::recursive_if(*recursive), &first)?;
+    if let Some(mapping) = idmap
+        && !is_copied_link(mount, opened.as_fd())?
+    {
+        map_ids(&opened, mapping, proc, joined_user)?;
+    }
     Ok(opened)
 }
 
 /// Returns whether the runtime opens the source of a mount only when the container process asks for it.
 pub(super) fn is_late(plan: &Plan, mount: &Mount, by_runtime: Open) -> bool {
-    match &mount.kind {
-        Kind::Bind { idmap, .. } => is_in_root(plan, mount) && (by_runtime == Open::All || idmap.is_some()),
-        _ => false,
-    }
+    let Kind::Bind { idmap, .. } = &mount.kind else { return false };
+    let opens = match by_runtime {
+        Open::All => true,
+        // Without a container process that mounts.
+        Open::Binds => false,
+        Open::Idmapped => idmap.is_some(),
+    };
+    opens && is_in_root(plan, mount)
 }
 
 /// Returns whether the source of a mount is the root file system or in it, where it can be an earlier mount of the container.
@@ -148,7 +158,7 @@ pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
                 sources.root = Some(open_root(plan)?);
             }
             *opened = Some(
-                open(plan, source, Depth::recursive_if(*recursive), &[])
+                open(plan, mount, source, Depth::recursive_if(*recursive), &[])
                     .with_context(|| place(mount, source))?,
             );
         }
@@ -157,7 +167,8 @@ pub(super) fn open_peers(plan: &Plan, sources: &mut Sources) -> Result<()> {
 }
 
 fn open_root(plan: &Plan) -> Result<OwnedFd> {
-    let tree = open(plan, &plan.path, Depth::Recursive, &for_root(plan.propagation));
+    let tree = copy(plan, &plan.path, Depth::Recursive, Link::Followed);
+    let tree = tree.and_then(|tree| propagate(tree.as_fd(), &for_root(plan.propagation)).map(|()| tree));
     tree.with_context(|| root_place(plan))
 }
 
@@ -171,7 +182,7 @@ pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<Owne
     for (mount, opened) in mounts.iter().zip(sources) {
         let Kind::Bind { source, recursive, .. } = &mount.kind else { break };
         let first = first_of_bind(plan, mount);
-        let tree = open(plan, source, Depth::recursive_if(*recursive), &first);
+        let tree = open(plan, mount, source, Depth::recursive_if(*recursive), &first);
         *opened = Some(tree.with_context(|| place(mount, source))?);
     }
     Ok(())
@@ -216,11 +227,29 @@ impl Sources {
     }
 }
 
-fn open(plan: &Plan, path: &Path, depth: Depth, first: &[Propagate]) -> sys::Result<OwnedFd> {
+/// Copies a source and gives the copy its first propagation.
+fn open(plan: &Plan, mount: &Mount, path: &Path, depth: Depth, first: &[Propagate]) -> sys::Result<OwnedFd> {
     let _phase = trace::phase_of("open the source", || path.display());
-    let tree = copy(plan, path, depth)?;
-    propagate(tree.as_fd(), first)?;
+    open_as(plan, mount, path, depth, first)
+}
+
+fn open_as(
+    plan: &Plan,
+    mount: &Mount,
+    path: &Path,
+    depth: Depth,
+    first: &[Propagate],
+) -> sys::Result<OwnedFd> {
+    let tree = copy(plan, path, depth, mount.options.source_link())?;
+    if !is_copied_link(mount, tree.as_fd())? {
+        propagate(tree.as_fd(), first)?;
+    }
     Ok(tree)
+}
+
+/// Returns whether an opened source is no tree, but a link that the container gets a copy of.
+pub(super) fn is_copied_link(mount: &Mount, source: BorrowedFd) -> sys::Result<bool> {
+    Ok(mount.options.copy_link && fs::fstat(source)?.st_mode & libc::S_IFMT == libc::S_IFLNK)
 }
 
 /// Makes a copy in the container's mount namespace, where the mounts of the host are slaves or private already. Those in the
@@ -228,7 +257,7 @@ fn open(plan: &Plan, path: &Path, depth: Depth, first: &[Propagate]) -> sys::Res
 pub(super) fn open_inside(plan: &Plan, mount: &Mount, source: &Path, depth: Depth) -> sys::Result<OwnedFd> {
     let first = first_of_bind(plan, mount);
     let done = if is_in_root(plan, mount) { &[][..] } else { &[ALL_SLAVE][..] };
-    open(plan, source, depth, first.strip_prefix(done).unwrap_or(&first))
+    open_as(plan, mount, source, depth, first.strip_prefix(done).unwrap_or(&first))
 }
 
 /// Opens the directory that the root is attached to, in the mount namespace of the calling process.
@@ -247,16 +276,35 @@ pub(super) fn open_root_inside(plan: &Plan, directory: BorrowedFd) -> sys::Resul
 /// Copies a source. A source below the root file system belongs to the image. Its links lead neither out of the root nor into
 /// mounts that are made there already, for example a procfs that is not masked yet. runc and crun follow such links on the
 /// host, so that an image can show any file of the host to its container.
-fn copy(plan: &Plan, path: &Path, depth: Depth) -> sys::Result<OwnedFd> {
-    let Some(rest) = below_root(plan, path) else { return mount::open_tree_clone(fs::CWD, path, depth) };
+///
+/// A link at the end is returned as it is if it is to be copied. If it is to be kept, the tree consists of the link.
+fn copy(plan: &Plan, path: &Path, depth: Depth, link: Link) -> sys::Result<OwnedFd> {
+    let Some(rest) = below_root(plan, path) else {
+        if link == Link::Followed {
+            return mount::open_tree_clone(fs::CWD, path, depth);
+        }
+        let found = fs::open(fs::CWD, path, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+        return copy_found(found, depth, link);
+    };
     if leads_out(rest) {
         return Err(sys::Error::new(format!("openat2({rest:?})"), Errno::EXDEV));
     }
     let root = fs::open(fs::CWD, &plan.path, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    if link != Link::Followed {
+        return copy_found(resolve::open_link_on_mount(root.as_fd(), rest)?, depth, link);
+    }
     let found = match resolve::open_plain(root.as_fd(), rest) {
         Err(e) if e.errno == Errno::ELOOP => resolve::open_on_mount(root.as_fd(), rest)?,
         found => found?,
     };
+    mount::open_tree_clone(found.as_fd(), Path::new(""), depth)
+}
+
+/// Copies a source that was opened without following a link at its end.
+fn copy_found(found: OwnedFd, depth: Depth, link: Link) -> sys::Result<OwnedFd> {
+    if link == Link::Copied && fs::fstat(found.as_fd())?.st_mode & libc::S_IFMT == libc::S_IFLNK {
+        return Ok(found);
+    }
     mount::open_tree_clone(found.as_fd(), Path::new(""), depth)
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::resolve::{self, Closed, Missing, Walked};
+use super::resolve::{self, Closed, End, Missing, Walked};
 use super::root::{Bound, Root};
 use super::{Kind, Mount, Plan, mounts, sources};
 use crate::error::{Context, Kind as Reason, Result, fail};
@@ -70,6 +70,9 @@ const COVERED: [&str; 11] = [
     "/proc/uptime",
 ];
 
+/// `DEVPTS_SUPER_MAGIC` of linux/magic.h.
+const DEVPTS_MAGIC: i64 = 0x1cd1;
+
 impl Root<'_> {
     /// Opens a path. If it does not exist, makes it as `missing` says, or fails with ENOENT.
     pub(super) fn reach(&self, path: &Path, mut missing: Option<Missing>, shut: Shut) -> Result<Reached> {
@@ -86,9 +89,18 @@ impl Root<'_> {
             Err(e) if e.errno != Errno::ELOOP && missing.is_none() => return Err(e.into()),
             _ => {}
         }
+        self.walk(path, missing, shut, End::Followed)
+    }
+
+    /// Opens an existing path. A link at its end is opened itself.
+    fn reach_link(&self, path: &Path) -> Result<Reached> {
+        self.walk(path, None, Shut::Peers, End::Kept)
+    }
+
+    fn walk(&self, path: &Path, missing: Option<Missing>, shut: Shut, end: End) -> Result<Reached> {
         let bounds = || self.bounds.iter().filter(|bound| shut != Shut::Peers || bound.peer);
         let closed: Vec<Closed> = bounds().map(|bound| bound.closed.clone()).collect();
-        match resolve::walk(self.fd(), path, missing, &closed)? {
+        match resolve::walk(self.fd(), path, missing, &closed, end)? {
             Walked::At { path, linked: true, .. } if shut == Shut::Links => {
                 let what =
                     format!("a link in the image leads to {}, and none is followed here", path.display());
@@ -114,6 +126,16 @@ impl Root<'_> {
             Kind::New { fstype, .. } if fstype == "proc" || fstype == "sysfs" => self
                 .reach(&mount.destination, Some(missing), Shut::Links)
                 .with_context(|| format!("filesystem {fstype:?} must be mounted on ordinary directory"))?,
+            _ if mount.options.keep_target => {
+                let reached = self.reach_link(&mount.destination).context("dest-nofollow")?;
+                // The kernel makes the links in these. crun refuses the same file systems.
+                let magic = fs::filesystem_magic(reached.fd.as_fd())?;
+                if [libc::PROC_SUPER_MAGIC, libc::SYSFS_MAGIC, DEVPTS_MAGIC].contains(&magic) {
+                    let what = "dest-nofollow: a place in procfs, sysfs or devpts cannot be covered";
+                    return Err(fail(Reason::Config, what));
+                }
+                reached
+            }
             _ => self.reach(&mount.destination, Some(missing), Shut::Peers)?,
         };
         self.check(mount, &reached)?;
@@ -135,7 +157,10 @@ impl Root<'_> {
     /// Opens the destination of a new file system. Also returns the option that a tmpfs gets in addition to its own: the mode of
     /// the directory that it covers, as with other runtimes, unless that directory is new.
     pub(super) fn new_target(&self, mount: &Mount, fstype: &str) -> Result<(Reached, Option<String>)> {
-        if fstype != "tmpfs" || mount.options.data.iter().any(|option| option.starts_with("mode=")) {
+        if fstype != "tmpfs"
+            || mount.options.keep_target
+            || mount.options.data.iter().any(|option| option.starts_with("mode="))
+        {
             return Ok((self.target(mount, Missing::Directory)?, None));
         }
         let (reached, covered) = self.tmpfs_target(mount)?;
@@ -144,6 +169,27 @@ impl Root<'_> {
         }
         let mode = fs::fstat(reached.fd.as_fd())?.st_mode & 0o7777;
         Ok((reached, Some(format!("mode={mode:o}"))))
+    }
+
+    /// Makes a link of the container. One with the same target may exist.
+    pub(super) fn link(&self, destination: &Path, target: &Path) -> Result<()> {
+        let (Some(parent), Some(name)) = (destination.parent(), destination.file_name().map(Path::new))
+        else {
+            return Err(fail(Reason::Config, "copy-symlink: the destination has no name for a link"));
+        };
+        // As for device nodes: no link of the image leads to a place in a volume, where the link would be made on the host.
+        let parent = self.reach(parent, Some(Missing::Directory), Shut::Binds)?;
+        match fs::symlinkat(target, parent.fd.as_fd(), name) {
+            Err(e) if e.errno == Errno::EEXIST => match fs::readlinkat(parent.fd.as_fd(), name) {
+                Ok(found) if found == target => Ok(()),
+                Ok(found) => {
+                    let what = format!("copy-symlink: there is a link to {} already", found.display());
+                    Err(fail(Reason::Config, what))
+                }
+                Err(_) => Err(e.into()),
+            },
+            made => Ok(made?),
+        }
     }
 
     /// Opens a path, or returns `None` if it does not exist. It is opened a second time after an error: one wrong ENOENT would

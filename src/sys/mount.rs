@@ -272,6 +272,15 @@ pub(crate) fn detach_here() -> Result<()> {
     umount2(c".", MntFlags::MNT_DETACH).map_err(|e| Error::new("umount2(\".\", MNT_DETACH)", e))
 }
 
+/// Detaches the mount whose root is open. The call takes only a path, and the one through the host's procfs `proc` leads to the
+/// descriptor alone. The working directory becomes that procfs.
+pub(crate) fn detach_open(proc: BorrowedFd, mount: BorrowedFd) -> Result<()> {
+    super::task::fchdir(proc)?;
+    let path = format!("self/fd/{}", mount.as_raw_fd());
+    umount2(Path::new(&path), MntFlags::MNT_DETACH)
+        .map_err(|e| Error::new("umount2(MNT_DETACH)".to_string(), e))
+}
+
 /// Detaches the mount at a path of the host, which must not be a link (`umount2(2)` with `MNT_DETACH`).
 pub(crate) fn detach(path: &Path) -> Result<()> {
     umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)

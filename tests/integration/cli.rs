@@ -78,6 +78,9 @@ fn features_has_what_containerd_and_docker_read() {
             "rbind",
             "rprivate",
             "tmpcopyup",
+            "copy-symlink",
+            "dest-nofollow",
+            "src-nofollow",
             "idmap",
             "ridmap",
             "nosymfollow",
@@ -218,6 +221,10 @@ fn spec_writes_a_bundle_that_runs_and_overwrites_none() {
             c["process"]["args"] = json!(["/bin/sh", "-c", "cat /sys/fs/cgroup/cgroup.procs"]);
         });
         assert_eq!(t.run_bundle(&bundle).ok(), "1\n");
+        t.corten(&["spec", "-b", bundle.path(), "-f", "other.json"]).ok();
+        assert!(fs::read_to_string(bundle.dir.join("other.json")).unwrap().contains("ociVersion"));
+        t.corten(&["spec", "-b", bundle.path(), "--file", "other.json"]).fails("other.json exists");
+        fs::remove_file(bundle.dir.join("other.json")).unwrap();
     });
 }
 

@@ -86,6 +86,13 @@ fn every_wrong_value_is_refused_with_its_place() {
             ("/linux/readonlyPaths/0", json!("relative"), "linux.readonlyPaths[0]"),
             ("/linux/rootfsPropagation", json!("sideways"), "linux.rootfsPropagation"),
             ("/annotations", json!({"": "x"}), "annotations"),
+            (
+                "/annotations",
+                json!({"run.oci.handler": "krun"}),
+                "annotations[\"run.oci.handler\"]: corten has no handler \"krun\"",
+            ),
+            ("/annotations", json!({"run.oci.seccomp_bpf_data": "AA=="}), "run.oci.seccomp_bpf_data"),
+            ("/vm", json!({"kernel": {"path": "/k"}}), "vm: corten makes no virtual machines"),
             ("/annotations", json!({"a": 1}), "annotations"),
         ];
         let mut wrong = Vec::new();

@@ -414,3 +414,34 @@ fn delete_all_without_force_deletes_only_stopped_containers() {
         assert_eq!(t.corten(&["delete", "--all", "--force"]).ok(), "b\nc\n");
     });
 }
+
+/// As with crun, an expression matches anywhere in an id unless it has anchors.
+#[test]
+fn a_regular_expression_selects_the_containers_to_kill_and_delete() {
+    isolated(|t| {
+        assert_eq!(t.corten(&["kill", "--regex", "."]).ok(), "");
+        assert_eq!(t.corten(&["delete", "--regex", "."]).ok(), "");
+        let bundle = t.bundle(|c| c["process"]["args"] = json!(["sleep", "1000"]));
+        for id in ["pod1-a", "pod1-b", "pod2-a", "x.pod1"] {
+            t.start(&bundle, id);
+        }
+        t.corten(&["kill", "--regex", "^pod1-", "KILL"]).ok();
+        t.until("pod1-a", "stopped");
+        t.until("pod1-b", "stopped");
+        assert_eq!(t.corten(&["list", "-q"]).ok().lines().count(), 4);
+        // A container that does not run is passed over; the others get the signal.
+        t.corten(&["kill", "--all", "-r", "a$", "KILL"]).ok();
+        t.until("pod2-a", "stopped");
+        t.corten(&["delete", "--regex", "pod[12]"])
+            .fails("\"x.pod1\": cannot delete a container that is running");
+        assert_eq!(t.corten(&["list", "-q"]).ok(), "x.pod1\n");
+        assert_eq!(t.corten(&["delete", "-r", "-f", "nothing"]).ok(), "");
+        assert_eq!(t.corten(&["delete", "-r", "-f", "\\.pod"]).ok(), "");
+        assert_eq!(t.corten(&["list", "-q"]).ok(), "");
+        for verb in ["kill", "delete"] {
+            t.corten(&[verb, "--regex", "(a"]).fails("--regex \"(a\"");
+            t.corten(&[verb, "(a"]).fails("invalid");
+        }
+        t.corten(&["delete", "--all", "--regex", "a"]).fails("--all");
+    });
+}

@@ -148,6 +148,26 @@ fn idmapped_mounts_have_their_own_mappings_or_the_containers() {
         assert_eq!(show(t, json!(["rbind", "idmap"]), true).ok(), "6000:6001\n1000:1001\n");
         assert_eq!(show(t, json!(["rbind", "ridmap"]), true).ok(), "6000:6001\n6000:6001\n");
         assert_eq!(show(t, json!(["rbind"]), true).ok(), "6000:6001\n1000:1001\n");
+        // crun's form of the same mappings, which the members replace.
+        let inline =
+            |kind: &str| json!(["rbind", format!("{kind}=uids=1000-6000-100;gids=1000-6000-1#1001-6001-9")]);
+        assert_eq!(show(t, inline("idmap"), false).ok(), "6000:6001\n1000:1001\n");
+        assert_eq!(show(t, inline("ridmap"), false).ok(), "6000:6001\n6000:6001\n");
+        let out = show(t, json!(["rbind", "idmap=uids=0-1-1;gids=0-1-1"]), true).exits(0);
+        assert_eq!(out.stdout, "6000:6001\n1000:1001\n");
+        assert!(
+            out.stderr.contains("mounts[7].options: uidMappings and gidMappings replace"),
+            "{}",
+            out.stderr
+        );
+        for (mappings, text) in [
+            ("uids=0-1-1", "mounts[7].gidMappings: must not be empty"),
+            ("uids=0-1-0;gids=0-1-1", "mounts[7].options: idmap uids[0].size: is 0"),
+            ("uids=0-1;gids=0-1-1", "mounts[7].options: idmap: \"0-1\" is not three numbers"),
+            ("uids=@0-1-1;gids=0-1-1", "relative to an id that the container does not map"),
+        ] {
+            show(t, json!(["rbind", format!("idmap={mappings}")]), false).fails(text);
+        }
         // An idmapped mount without mappings of its own or of the container is an error.
         show(t, json!(["rbind", "idmap"]), false).fails("mounts[7]");
         t.run("true", |c| {

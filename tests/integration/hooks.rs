@@ -84,6 +84,53 @@ fn hooks_run_in_order() {
     });
 }
 
+/// crun's annotations. The files can be chosen by a stranger, and so only certain directories are possible.
+#[test]
+fn the_output_of_hooks_goes_to_the_files_of_annotations() {
+    isolated(|t| {
+        let base = Path::new("/tmp").join(format!("corten-hooks-{}", std::process::id()));
+        fs::create_dir(&base).unwrap();
+        let (out, err) = (base.join("out"), base.join("err"));
+        let edit = |c: &mut Value, stdout: &str| {
+            for kind in ALL {
+                c["hooks"][kind] = json!([shell(&format!("echo {kind}; echo to {kind} >&2"))]);
+            }
+            c["annotations"] = json!({"run.oci.hooks.stdout": stdout, "run.oci.hooks.stderr": err});
+        };
+        fs::write(&out, "before\n").unwrap();
+        let (bundle, _) = with_hooks(t, |c, _| edit(c, out.to_str().unwrap()));
+        t.start(&bundle, "c1");
+        t.delete("c1");
+        // The program of a startContainer hook is the image's, and gets no file of the host.
+        let expected = "prestart createRuntime createContainer poststart poststop";
+        let lines =
+            |before: &str| expected.split(' ').map(|kind| format!("{before}{kind}\n")).collect::<String>();
+        assert_eq!(fs::read_to_string(&out).unwrap(), "before\n".to_string() + &lines(""));
+        assert_eq!(fs::read_to_string(&err).unwrap(), lines("to "));
+        // Links are not followed, and nothing but a file is opened.
+        let link = base.join("link");
+        std::os::unix::fs::symlink("out", &link).unwrap();
+        let fifo = base.join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        for (path, text) in [
+            (link.to_str().unwrap(), "annotations[\"run.oci.hooks.stdout\"]"),
+            (fifo.to_str().unwrap(), "annotations[\"run.oci.hooks.stdout\"]"),
+            (base.to_str().unwrap(), "annotations[\"run.oci.hooks.stdout\"]"),
+            ("/etc/cron.d/hooks", "is not a file below /tmp, /var/log, /var/tmp"),
+            ("/tmp/../etc/hooks", "is not a file below /tmp, /var/log, /var/tmp"),
+        ] {
+            let (bundle, _) = with_hooks(t, |c, _| {
+                edit(c, path);
+                // A poststop hook of a failed create would warn in addition.
+                c["hooks"]["poststop"] = json!([]);
+            });
+            t.run_bundle(&bundle).fails(text);
+        }
+        assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 6);
+        fs::remove_dir_all(&base).unwrap();
+    });
+}
+
 /// runtime.md#state on stdin: the container's state at that moment. The namespaces are those of config.md's
 /// table.
 #[test]

@@ -38,6 +38,7 @@ mod root_namespace;
 mod rootfs;
 mod rootless;
 mod run;
+mod running_mounts;
 mod scarcity;
 mod seccomp;
 mod systemd;

@@ -201,6 +201,118 @@ fn a_relative_bind_source_is_relative_to_the_bundle() {
     });
 }
 
+/// The options of crun for links. Podman sends `copy-symlink` for no-dereference.
+#[test]
+fn a_link_as_the_source_of_a_bind_mount_is_followed_copied_or_mounted() {
+    isolated(|t| {
+        let source = t.dir.join("sources");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), "of the host\n").unwrap();
+        symlink("file", source.join("link")).unwrap();
+        let with_user_namespace = |c: &mut Value| {
+            c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            for map in ["uidMappings", "gidMappings"] {
+                c["linux"][map] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+            }
+        };
+        let show = "echo of the image >/mnt/file; ls -l /mnt | awk '$9 ~ /link|there/ { print $1, $9, $10, $11 }'; \
+                    cat /mnt/link; grep -c ' /mnt/' /proc/self/mountinfo; true";
+        for (name, options, expected) in [
+            ("link", &["bind"][..], "-rw-r--r-- link  \nof the host\n1\n"),
+            ("link", &["bind", "copy-symlink"], "lrwxrwxrwx link -> file\nof the image\n0\n"),
+            ("link", &["bind", "src-nofollow"], "lrwxrwxrwx link -> file\nof the image\n1\n"),
+            ("file", &["rbind", "copy-symlink", "ro"], "-rw-r--r-- link  \nof the host\n1\n"),
+            ("file", &["rbind", "src-nofollow", "ro"], "-rw-r--r-- link  \nof the host\n1\n"),
+        ] {
+            for user_namespace in [false, true] {
+                let out = t.run(show, |c| {
+                    mount(
+                        c,
+                        json!({"destination": "/mnt/link", "source": source.join(name), "options": options}),
+                    );
+                    if user_namespace {
+                        with_user_namespace(c);
+                    }
+                });
+                assert_eq!(out.ok(), expected, "{name} {options:?} {user_namespace}");
+            }
+        }
+        let copy = |bundle: &crate::harness::Bundle| {
+            let link = source.join("link");
+            bundle.edit(|c| {
+                mount(c, json!({"destination": "/x/y", "source": link, "options": ["bind", "copy-symlink"]}));
+                c["process"]["args"] = json!(["readlink", "/x/y"]);
+            });
+        };
+        // A copy that is there already is as good. Anything else is not replaced.
+        let bundle = t.bundle(|_| {});
+        copy(&bundle);
+        assert_eq!(t.run_bundle(&bundle).ok(), "file\n");
+        assert_eq!(t.run_bundle(&bundle).ok(), "file\n");
+        fs::remove_file(bundle.rootfs().join("x/y")).unwrap();
+        symlink("other", bundle.rootfs().join("x/y")).unwrap();
+        t.run_bundle(&bundle).fails("there is a link to other already");
+        fs::remove_file(bundle.rootfs().join("x/y")).unwrap();
+        fs::write(bundle.rootfs().join("x/y"), "mine").unwrap();
+        t.run_bundle(&bundle).fails("file exists");
+        // No link of the image leads the new link into a volume.
+        let bundle = t.bundle(|c| {
+            mount(c, json!({"destination": "/volume", "source": source, "options": ["bind"]}));
+        });
+        symlink("volume", bundle.rootfs().join("x")).unwrap();
+        copy(&bundle);
+        t.run_bundle(&bundle).fails("a link in the image leads into mounts[7] /volume");
+        assert!(fs::symlink_metadata(source.join("y")).is_err());
+        for (options, text) in [
+            (&["bind", "copy-symlink", "src-nofollow"][..], "exclude each other"),
+            (&["bind", "copy-symlink", "dest-nofollow"], "exclude each other"),
+            (&["remount", "bind", "copy-symlink"], "is for a bind mount"),
+            (&["src-nofollow"], "is for a bind mount"),
+        ] {
+            show_tmpfs(t, options).fails("mounts[7].options").fails(text);
+        }
+    });
+}
+
+fn show_tmpfs(t: &Test, options: &[&str]) -> crate::harness::Output {
+    show(t, "tmpfs", options)
+}
+
+/// With `dest-nofollow` a mount covers a link of the image itself, instead of the file that it leads to.
+#[test]
+fn a_link_at_the_destination_can_be_covered() {
+    isolated(|t| {
+        let source = t.dir.join("sources");
+        fs::create_dir(&source).unwrap();
+        symlink("/mine", source.join("link")).unwrap();
+        fs::write(source.join("file"), "of the host\n").unwrap();
+        let run = |destination: &str, name: &str, options: &[&str]| {
+            let bundle = t.bundle(|c| {
+                let script = format!("readlink {destination}; cat {destination}; cat /target");
+                c["process"]["args"] = json!(["sh", "-c", script]);
+                mount(
+                    c,
+                    json!({"destination": destination, "source": source.join(name), "options": options}),
+                );
+            });
+            for (file, text) in [("target", "target\n"), ("mine", "mine\n")] {
+                fs::write(bundle.rootfs().join(file), text).unwrap();
+            }
+            symlink("/target", bundle.rootfs().join("link")).unwrap();
+            symlink("/", bundle.rootfs().join("up")).unwrap();
+            t.run_bundle(&bundle)
+        };
+        let both = &["bind", "src-nofollow", "dest-nofollow"];
+        assert_eq!(run("/link", "link", both).ok(), "/mine\nmine\ntarget\n");
+        assert_eq!(run("/up/link", "link", both).ok(), "/mine\nmine\ntarget\n");
+        assert_eq!(run("/link", "file", &["bind", "dest-nofollow"]).ok(), "of the host\ntarget\n");
+        assert_eq!(run("/link", "file", &["bind"]).ok(), "/target\nof the host\nof the host\n");
+        // The destination is not made, and the links of the kernel are not covered.
+        run("/none", "file", &["bind", "dest-nofollow"]).fails("dest-nofollow").fails("no such file");
+        run("/proc/self", "file", &["bind", "dest-nofollow"]).fails("procfs, sysfs or devpts");
+    });
+}
+
 /// config-linux.md#default-devices and #dev-symbolic-links.
 #[test]
 fn the_default_devices_and_links_exist() {

@@ -128,8 +128,23 @@ fn idmap_word(recursive: bool) -> &'static str {
 }
 
 fn print_options(options: &Options, kind_words: &[&str]) -> String {
-    let Options { bind, remount, copy_up, idmap, attr, attr_all, propagation, superblock, legacy, data } =
-        options;
+    let Options {
+        bind,
+        remount,
+        copy_up,
+        idmap,
+        // The kind has them as rows.
+        mappings: _,
+        copy_link,
+        keep_source,
+        keep_target,
+        attr,
+        attr_all,
+        propagation,
+        superblock,
+        legacy,
+        data,
+    } = options;
     let legacy_names = [(libc::MS_I_VERSION, "iversion"), (libc::MS_SILENT, "silent")];
     let mut parts = Vec::new();
     let mut part = |name: &str, value: String| {
@@ -143,6 +158,8 @@ fn print_options(options: &Options, kind_words: &[&str]) -> String {
     part("superblock ", superblock.join(" "));
     part("mount flags ", flags(*legacy, legacy_names));
     part("", joined(copy_up.then_some("tmpcopyup"), " "));
+    let links = [(copy_link, "copy-symlink"), (keep_source, "src-nofollow"), (keep_target, "dest-nofollow")];
+    part("", joined(links.iter().filter(|(set, _)| **set).map(|(_, name)| name), " "));
     part("data ", joined(data.iter().map(|option| word(option.as_bytes())), " "));
     let asked = [bind.map(bind_word), remount.then_some("remount"), idmap.map(idmap_word)];
     let asked = asked.into_iter().flatten().filter(|word| !kind_words.contains(word));
