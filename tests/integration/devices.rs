@@ -188,13 +188,13 @@ fn devices_in_a_user_namespace_have_the_configured_owner_and_mode() {
             {"path": "/opt/fifo", "type": "p", "fileMode": 0o620, "uid": 3},
         ]);
         let script = "stat -c '%n %F %t:%T %a %u:%g' /opt/dir/mine /dev/mine /dev/full /opt/disk /opt/fifo; \
-                      for n in /opt/dir/mine /dev/mine /dev/full; do head -c 2 $n | wc -c; done";
+                      for n in /dev/mine /dev/full; do head -c 2 $n | wc -c; done";
         let bundle = in_user_namespace(t, list.clone(), script);
         let expected = "/opt/dir/mine character special file 1:5 600 3:4\n\
                         /dev/mine character special file 1:5 640 0:0\n\
                         /dev/full character special file 1:5 666 0:5\n\
                         /opt/disk block special file 7:9 660 0:0\n\
-                        /opt/fifo fifo 0:0 620 3:0\n2\n2\n2\n";
+                        /opt/fifo fifo 0:0 620 3:0\n2\n2\n";
         // The caller's umask has no effect. A second container finds the mount points of the first.
         for mask in [0o22, 0o77] {
             let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));
