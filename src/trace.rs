@@ -75,7 +75,7 @@ pub(crate) fn phase(name: &'static str) -> Phase {
 /// Begins a phase with a detail, such as a path. `of` is called only if there is a trace.
 #[inline]
 pub(crate) fn phase_of<D: Display>(name: &'static str, of: impl FnOnce() -> D) -> Phase {
-    TRACE.get().map_or(Phase(0), |trace| Phase(trace.note(now(), name, &of())))
+    TRACE.get().map_or(Phase(0), |trace| Phase(trace.note(None, name, &of())))
 }
 
 impl Drop for Phase {
@@ -131,12 +131,14 @@ impl Trace {
         &self.records[record * WORDS + word]
     }
 
-    /// Records the begin of a phase. Returns the number of the record, or 0 if there is no room.
+    /// Records the begin of a phase, which is now if it is `None`. Returns the number of the record, or 0 if there is no room.
     #[cold]
-    fn note(&self, begin: u64, name: &str, of: &dyn Display) -> usize {
+    fn note(&self, begin: Option<u64>, name: &str, of: &dyn Display) -> usize {
         if BLIND.load(Ordering::Relaxed) {
             return 0;
         }
+        // Not read by the caller, because the filter may forbid it.
+        let begin = begin.unwrap_or_else(now);
         let at = self.word(0, 0).fetch_add(1, Ordering::Relaxed) as usize + 1;
         if at >= RECORDS {
             return 0;
@@ -158,7 +160,7 @@ impl Trace {
 
     /// Records a phase that has ended.
     fn span(&self, begin: u64, end: u64, name: &str) {
-        match self.note(begin, name, &"") {
+        match self.note(Some(begin), name, &"") {
             0 => {}
             at => self.word(at, 1).store(end, Ordering::Release),
         }
@@ -228,7 +230,7 @@ fn start(path: &Path, place: String, since: u64) -> Option<&'static Trace> {
         Ok((file, records)) => {
             let trace = TRACE.get_or_init(|| Trace { records, file, place, drift: drift() });
             trace.word(0, 1).store(std::process::id().into(), Ordering::Relaxed);
-            trace.note(since, "corten", &"");
+            trace.note(Some(since), "corten", &"");
             Some(trace)
         }
         Err(e) => {
@@ -270,7 +272,7 @@ pub(crate) fn in_clone() {
         PROCESS.fetch_add(1, Ordering::Relaxed);
         clock_changed();
         // The runtime ends this phase (`gone`).
-        trace.note(now(), "the container's process", &"");
+        trace.note(None, "the container's process", &"");
     }
 }
 
