@@ -448,7 +448,7 @@ fn endless_output_does_not_keep_run_from_ending() {
 #[test]
 fn only_a_users_terminal_gets_carriage_returns() {
     isolated(|t| {
-        let script = "stty -a | grep -o -E -e '-?onlcr'";
+        let script = "stty -a 2>/dev/null | grep -o -E -e '-?onlcr'";
         let bundle = bundle(t, script, |_| {});
         assert_eq!(t.run_bundle(&bundle).ok(), "-onlcr\n");
         let mut session = Session::new();
