@@ -64,7 +64,7 @@ fn a_caller_that_ignores_sigchld_changes_no_status() {
 
         for hooks in ["createRuntime", "createContainer"] {
             let bundle = t.bundle(|c| c["hooks"] = json!({hooks: hook("echo no; exit 3")}));
-            let place = format!("hooks.{hooks}[0] /bin/sh: exit status 3: no");
+            let place = format!("hooks.{hooks}[0] /bin/sh: error running {hooks} hook #0: exit status 3: no");
             call(&["run", "-b", bundle.path(), "r"]).fails(&place);
         }
         // The intermediate process.

@@ -84,9 +84,10 @@ fn annotations_write_no_file() {
             c["annotations"] = json!({"dev.corten.trace": file});
             c["process"]["args"] = json!(["/bin/true"]);
         });
-        t.run_bundle(&bundle).ok();
+        let out = t.run_bundle(&bundle).exits(0);
+        assert!(out.stderr.contains("has no effect"), "{out:?}");
         victim.is_untouched("dev.corten.trace");
-        t.corten(&["--trace", file.to_str().unwrap(), "run", "-b", bundle.path(), "r"]).ok();
+        t.corten(&["--trace", file.to_str().unwrap(), "run", "-b", bundle.path(), "r"]).exits(0);
         assert!(victim.is_touched());
     });
 }
