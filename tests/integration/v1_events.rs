@@ -61,6 +61,9 @@ fn figures(t: &Test, view: View) {
             && number(record, "/cpu/usage/user") > 0
             && number(record, "/cpu/usage/kernel") > 0
             && number(record, "/memory/usage/usage") > 20_000_000
+            // The kernel adds pages to each of these figures at another time.
+            && number(record, "/memory/swap/usage") > 20_000_000
+            && number(record, "/memory/raw/total_rss") > 15_000_000
     };
     let mut record = Value::Null;
     assert!(poll(Duration::from_secs(20), || {
@@ -85,8 +88,6 @@ fn figures(t: &Test, view: View) {
         assert_eq!(number(&record, pointer), expected, "{pointer}: {record}");
     }
     assert!(number(&record, "/memory/usage/max") >= number(&record, "/memory/usage/usage"), "{record}");
-    assert!(number(&record, "/memory/swap/usage") > 20_000_000, "{record}");
-    assert!(number(&record, "/memory/raw/total_rss") > 15_000_000, "{record}");
     assert!(number(&record, "/pids/current") >= 4, "{record}");
     assert!(!record["data"]["cpuset"]["cpus"].as_array().unwrap().is_empty(), "{record}");
     assert!(record["data"]["blkio"]["ioServiceBytesRecursive"].is_array(), "{record}");
