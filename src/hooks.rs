@@ -81,6 +81,14 @@ pub struct Plan {
     pub poststop: Vec<Hook>,
 }
 
+impl Plan {
+    /// Takes the files for their output from the hooks in the container. In a user namespace these hooks have other ids than
+    /// those of the runtime, and neither could open what the other has made.
+    pub(crate) fn keep_output_outside(&mut self) {
+        self.create_container.iter_mut().for_each(|hook| hook.output = Output::default());
+    }
+}
+
 pub(crate) fn plan(
     hooks: Option<&Hooks>,
     annotations: Option<&HashMap<String, String>>,

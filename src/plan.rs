@@ -162,6 +162,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     let facts = rootfs::Facts {
         mount_namespace: rootfs::MountNamespace::of(&namespaces),
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
+        network_namespace: namespaces.creates(libc::CLONE_NEWNET),
         makes_nodes: namespaces.has(libc::CLONE_NEWUSER) && host.uid == 0 && !host.user_namespace,
         cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
         no_pivot: request.no_pivot,
@@ -180,7 +181,10 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     if can_create_cgroups(&rootfs, facts.cgroup_mount.as_deref()) {
         cgroup.iter_mut().for_each(cgroups::Plan::give_all_controllers);
     }
-    let hooks = hooks::plan(spec.hooks().as_ref(), spec.annotations().as_ref(), &mut notes);
+    let mut hooks = hooks::plan(spec.hooks().as_ref(), spec.annotations().as_ref(), &mut notes);
+    if facts.user_namespace {
+        hooks.keep_output_outside();
+    }
     // If the runtime is in a user namespace, the kernel permits a mount of procfs only while a whole procfs
     // is visible in the mount namespace. Hooks in the runtime's namespaces may enter the container's and
     // expect the host's paths there (NVIDIA's do).

@@ -68,6 +68,8 @@ pub struct Facts {
     pub mount_namespace: MountNamespace,
     /// The container has a new or joined user namespace.
     pub user_namespace: bool,
+    /// The container has a new network namespace, whose sysfs it may mount.
+    pub network_namespace: bool,
     /// The runtime can make the device nodes that no process in the container's user namespace can.
     pub makes_nodes: bool,
     /// The container has a new cgroup namespace, so a new cgroup file system shows it its own part.

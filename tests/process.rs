@@ -561,14 +561,9 @@ fn one_failing_hook_stops_the_list_except_for_poststop() {
         let list =
             [shell("p[0]", "exit 1", None), shell("p[1]", &format!("touch {}", marker.display()), None)];
         let error = hooks::run(&list, b"{}", env::own).unwrap_err();
-        assert_eq!(
-            (error.to_string().as_str(), marker.exists()),
-            ("p[0] /bin/sh: error running p hook #0: exit status 1", false)
-        );
-        assert_eq!(
-            hooks::run_all(&list, b"{}"),
-            ["p[0] /bin/sh: error running p hook #0: exit status 1, ignoring"]
-        );
+        let message = "p[0] /bin/sh: error running p hook #0: exit status 1";
+        assert_eq!((error.to_string().as_str(), marker.exists()), (message, false));
+        assert_eq!(hooks::run_all(&list, b"{}"), [format!("{message}, ignoring")]);
         assert!(marker.exists());
     });
 }

@@ -154,8 +154,9 @@ fn make_directories(plan: &Plan, made: &mut Vec<PathBuf>) -> Result<OwnedFd> {
         enable(dir.as_fd(), &parent, &mut wanted, fresh)?;
         fresh = is_new;
         dir = open_dir(dir.as_fd(), name).with_context(place)?;
+        let is_ours = is_new || depth + 1 == plan.path.iter().count();
         // Below the root, and wherever a domain controller is enabled, every cgroup is a domain.
-        if depth > 0 && wanted.iter().all(|controller| THREADED.contains(&controller.0)) {
+        if depth > 0 && is_ours && wanted.iter().all(|controller| THREADED.contains(&controller.0)) {
             make_valid(dir.as_fd()).with_context(place)?;
         }
     }

@@ -101,15 +101,19 @@ fn ends(signal: i32) -> bool {
 
 /// Kills the first process and all others in the container's cgroup, unless another container is in it too.
 fn kill_all(dir: &Dir, record: &Record) -> Result<()> {
-    let cgroup = super::cgroup(record)?;
-    let neighbour = cgroup.as_ref().map_or(Ok(None), |cgroup| neighbour(dir, record, cgroup))?;
-    let ours = match cgroup {
-        Some(cgroup) if neighbour.is_none() && cgroup.populated()? => cgroup.kill().map(|()| true)?,
-        _ => false,
-    };
+    let others = kill_cgroup(dir, record);
     // An administrator may have moved it to another cgroup.
     let first = signal_one(record, libc::SIGKILL);
-    if ours { Ok(()) } else { first }
+    if others? { Ok(()) } else { first }
+}
+
+/// Kills the processes in the container's cgroup. Returns false if there are none, or if another container is in it too.
+fn kill_cgroup(dir: &Dir, record: &Record) -> Result<bool> {
+    let Some(cgroup) = super::cgroup(record)? else { return Ok(false) };
+    if neighbour(dir, record, &cgroup)?.is_some() || !cgroup.populated()? {
+        return Ok(false);
+    }
+    cgroup.kill().map(|()| true)
 }
 
 /// Returns the container whose processes are in the cgroup of this one. If this one runs, the other can only be in a cgroup

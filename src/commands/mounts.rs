@@ -68,6 +68,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let facts = Facts {
         mount_namespace: MountNamespace::New,
         user_namespace,
+        network_namespace: false,
         makes_nodes: false,
         cgroup_namespace: false,
         no_pivot: false,

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many bytes of an error are passed on.
 const LONGEST: usize = 4096;
 
-/// Calls `act` with the container's root, in a process inside. `target` is the pidfd of the container's process, and `kinds` are
+/// Calls `act` with the container's root, in a process inside. `target` is the pidfd of the container process, and `kinds` are
 /// the namespaces to enter (`CLONE_NEW*`). `user` has the user and group of the container's program, for a user namespace that
 /// does not map root.
 pub(crate) fn inside(

@@ -255,17 +255,21 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
     let (uid, gid) = (task::euid(), task::egid());
     task::setfsgid(user.gid).context("process.user.gid")?;
     task::setfsuid(user.uid).context("process.user.uid")?;
-    // The change has taken from the effective set what overrides the permissions of files (capabilities(7)). The program's
-    // user may have it, and execve will use it.
+    // A change from root takes from the effective set what overrides the permissions of files, and the change back restores it
+    // (capabilities(7)). The program's user may have it, and execve will use it. Where the user namespace does not map root,
+    // this process is another user, from whom nothing is taken.
     let overrides = process.capabilities.effective & FILE_OVERRIDES;
-    if overrides != 0 {
-        let (effective, permitted, inheritable) = sys::credentials::capget()?;
-        sys::credentials::capset(effective | overrides, permitted, inheritable)
+    let held = if overrides != 0 || uid != 0 { Some(sys::credentials::capget()?) } else { None };
+    if let Some((effective, permitted, inheritable)) = held {
+        sys::credentials::capset(effective & !FILE_OVERRIDES | overrides, permitted, inheritable)
             .context("process.capabilities.effective")?;
     }
     let result = act();
     task::setfsuid(uid)?;
     task::setfsgid(gid)?;
+    if let Some((effective, permitted, inheritable)) = held.filter(|_| uid != 0) {
+        sys::credentials::capset(effective, permitted, inheritable)?;
+    }
     // The kernel resets both when the ids change (kernel/cred.c).
     task::set_undumpable()?;
     task::set_parent_death_signal(libc::SIGKILL)?;

@@ -136,7 +136,11 @@ fn make(
             attach(root, tree, target).map(Some)
         }
         (Kind::New { fstype, source }, _) => match new(root, mount, fstype, source.as_deref(), descriptor) {
-            Err(e) if fstype == "sysfs" && sys::errno(&e) == Some(Errno::EPERM) => {
+            Err(e)
+                if fstype == "sysfs"
+                    && !plan.facts.network_namespace
+                    && sys::errno(&e) == Some(Errno::EPERM) =>
+            {
                 hosts_sysfs(root, mount, e)
             }
             made => made,
@@ -277,7 +281,8 @@ fn tells_more(refused: &sys::Error) -> bool {
 }
 
 /// Mounts the host's /sys, read-only with all mounts below, as crun does. A new sysfs belongs to the network namespace, and the
-/// kernel has refused it: only the user namespace that owns the network namespace may mount it.
+/// kernel has refused it: only the user namespace that owns the network namespace may mount it. A container with a network
+/// namespace of its own would see the interfaces of another one, so there it is an error.
 fn hosts_sysfs(root: &mut Root, mount: &Mount, refused: anyhow::Error) -> Result<Option<OwnedFd>> {
     if !host::in_user_namespace()? {
         return Err(refused);

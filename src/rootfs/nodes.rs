@@ -2,11 +2,11 @@
 //! runtime makes them ahead, with the owner and the permissions of the configuration.
 //!
 //! They are made in a file system of their own that has no path on the host. It is attached in the
-//! container's mount namespace, over the container's state directory, only while the container's process
+//! container's mount namespace, over the container's state directory, only while the container process
 //! takes a copy of each node. Before Linux 6.15 the kernel copies no mount that is not attached. What the
 //! container gets is the nodes alone: no mount there has the directory.
 //!
-//! One descriptor goes to the container's process, since the nodes of a privileged container can be more than
+//! One descriptor goes to the container process, since the nodes of a privileged container can be more than
 //! a process may have open. The default devices are not among them. The host's nodes of these are open to
 //! everybody, and the common container has no others.
 
@@ -77,17 +77,16 @@ fn make(dir: BorrowedFd, name: &Path, device: &Device, maps: [&[IdMap]; 2]) -> R
         Err(e) if e.errno == Errno::EPERM => return Ok(()),
         made => made?,
     }
-    let (uid, gid) = device.owner();
-    let mapped = |map, id, member| {
-        let host = idmap::to_host(map, id);
-        if host.is_none() {
-            let what = "is not mapped in the container's user namespace, ignoring";
+    // Without a mapping, the owner is the host's root, who is nobody in the container.
+    let mapped = |map, id: Option<u32>, member| {
+        let host = idmap::to_host(map, id.unwrap_or(0));
+        if let (Some(id), None) = (id, host) {
+            let what = "is not mapped in the container's user namespace, and the node belongs to nobody";
             log::warn(format!("{}.{member}: {id} {what}", device.place));
         }
-        // The host's root, who is nobody in the container.
         host.unwrap_or(0)
     };
-    let (uid, gid) = (mapped(maps[0], uid, "uid"), mapped(maps[1], gid, "gid"));
+    let (uid, gid) = (mapped(maps[0], device.uid, "uid"), mapped(maps[1], device.gid, "gid"));
     Ok(fs::chown(dir, name, uid, gid)?)
 }
 
@@ -101,7 +100,7 @@ impl Root<'_> {
         }
     }
 
-    /// Detaches the nodes. The copies of them remain. Afterwards the working directory is another.
+    /// Detaches the nodes. The copies of them remain. Afterwards the working directory is that of the detached file system.
     pub(super) fn detach_nodes(&mut self) -> sys::Result<()> {
         let Some(nodes) = self.nodes.take() else { return Ok(()) };
         task::fchdir(nodes.as_fd())?;

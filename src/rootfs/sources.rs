@@ -9,11 +9,11 @@
 //! contains the mount namespaces that are pinned below the source (bind mounts of /proc/PID/ns/mnt). The
 //! mounts of a new namespace are without them, and the kernel attaches them in no newer namespace.
 //!
-//! With a user namespace the runtime makes all copies, since the container's process may lack access to the
+//! With a user namespace the runtime makes all copies, since the container process may lack access to the
 //! paths of the host. It makes them in the container's mount namespace.
 //!
 //! A source in the root file system can be a mount of the container that is listed before. If the runtime has
-//! to copy it, the container's process asks for it when all earlier mounts exist ([`Runtime`]).
+//! to copy it, the container process asks for it when all earlier mounts exist ([`Runtime`]).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};

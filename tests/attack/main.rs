@@ -13,7 +13,7 @@
 //!   `devices::no_file_is_made_in_a_bind_mounted_dev`, `hiding::masked_paths_of_every_kind_show_nothing`;
 //! * a false multiplexer, CVE-2025-52565: `terminal::wrong_terminals_are_reported`;
 //! * leaving the root, and new procfs in a user namespace: `no_pivot::with_no_pivot_the_host_cannot_be_reached`,
-//!   `namespaces::the_hosts_mount_flags_are_locked`;
+//!   `user_namespaces::the_hosts_mount_flags_are_locked`;
 //! * groups, capabilities and keys of the caller: `process::the_callers_groups_stay_outside`,
 //!   `process::the_callers_capabilities_stay_outside`, `process::the_session_keyring_is_new`;
 //! * rights of exec: `exec::exec_has_the_containers_rights`,

@@ -247,7 +247,7 @@ fn of_devices_made_ahead_only_the_nodes_are_seen() {
         });
         let out = t.run_bundle(&bundle).exits(0);
         assert_eq!(out.stdout, "65534:0\n1\n/opt/mine\n");
-        let warning = "warning: linux.devices[0].uid: 70000 is not mapped in the container's user namespace, ignoring\n";
+        let warning = "warning: linux.devices[0].uid: 70000 is not mapped in the container's user namespace, and the node belongs to nobody\n";
         assert_eq!(out.stderr, warning);
         let seen = fs::read_to_string(seen).unwrap();
         assert!(seen.contains("state.json\n") && seen.ends_with("\n0\n"), "{seen}");

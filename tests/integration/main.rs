@@ -45,6 +45,7 @@ mod systemd;
 mod terminal;
 mod trace;
 mod update;
+mod user_namespaces;
 mod v1;
 mod v1_commands;
 mod v1_events;

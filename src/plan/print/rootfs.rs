@@ -48,6 +48,7 @@ fn print_facts(text: &mut Text, facts: &Facts) {
     let Facts {
         mount_namespace,
         user_namespace,
+        network_namespace,
         makes_nodes,
         cgroup_namespace,
         no_pivot,
@@ -63,6 +64,7 @@ fn print_facts(text: &mut Text, facts: &Facts) {
         MountNamespace::Host => "in the mount namespace of the host",
     });
     text.line_if(*user_namespace, "in a user namespace");
+    text.line_if(*network_namespace, "in a new network namespace");
     text.line_if(*makes_nodes, "with device nodes that the runtime makes");
     text.line_if(*cgroup_namespace, "in a new cgroup namespace");
     text.line_if(*no_pivot, "moved to /, instead of pivot_root");
