@@ -170,7 +170,7 @@ fn an_error_removes_the_cgroups_that_were_made() {
             "memory",
             (
                 r#"{"memory":{"limit":1048576}}"#,
-                "linux.resources.memory.limit: the memory controller is not available in ",
+                "linux.resources.memory.limit: the requested cgroup controller `memory` is not available in ",
                 Kind::Unsupported,
             ),
         );
@@ -178,7 +178,7 @@ fn an_error_removes_the_cgroups_that_were_made() {
             "misc",
             (
                 r#"{"unified":{"misc.max":"x 1"}}"#,
-                "linux.resources.unified[\"misc.max\"]: the misc controller is not available in ",
+                "linux.resources.unified[\"misc.max\"]: the requested cgroup controller `misc` is not available in ",
                 Kind::Unsupported,
             ),
         );

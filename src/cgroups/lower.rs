@@ -383,7 +383,8 @@ pub(super) fn unified(plan: &mut Plan, limit: &Limit) {
             plan.notes
                 .problem(place, "invalid configuration: it is for cgroup v2, and this host has v1 for it");
         } else if key.contains(['/', '\0']) || key.starts_with('.') || !key.contains('.') {
-            plan.notes.problem(place, "is not the name of a cgroup file");
+            let what = "the specified key has not the form CONTROLLER.VALUE";
+            plan.notes.problem(place, format!("{what} `{key}`"));
         } else if VERBS.contains(&key.as_str()) {
             plan.notes.problem(place, "is not a resource");
         } else if value.trim().is_empty() {

@@ -229,7 +229,9 @@ fn available<'a>(offered: &'a str, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
 }
 
 fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
-    let message = format!("{place}: the {controller} controller is not available in {}", dir.display());
+    // crun's words, for which its users look.
+    let what = format!("the requested cgroup controller `{controller}` is not available");
+    let message = format!("{place}: {what} in {}", dir.display());
     fail(Kind::Unsupported, message)
 }
 

@@ -10,7 +10,7 @@
 //! first of its pid namespace. There SIGKILL ends all processes in the container's cgroup, as with runc.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -73,14 +73,22 @@ fn not_running() -> anyhow::Error {
     fail(Kind::WrongStatus, "container not running")
 }
 
+/// The time limit for the end of a process that waits for `start`.
+const SOON: Duration = Duration::from_millis(100);
+
 fn signal_one(record: &Record, signal: i32) -> Result<()> {
     let _phase = trace::phase("signal");
     let (fd, stat) = first_process(record)?.ok_or_else(not_running)?;
-    let signal = if stat.before_exec() && ends(signal) { libc::SIGKILL } else { signal };
-    match sys::task::pidfd_send_signal(fd.as_fd(), signal) {
-        Err(e) if e.errno == Errno::ESRCH => Err(not_running()),
-        other => Ok(other?),
+    let kills = stat.before_exec() && ends(signal);
+    match sys::task::pidfd_send_signal(fd.as_fd(), if kills { libc::SIGKILL } else { signal }) {
+        Err(e) if e.errno == Errno::ESRCH => return Err(not_running()),
+        other => other?,
     }
+    if kills {
+        // It ends at once, and scripts delete the container next.
+        sys::task::poll_readable(&[fd.as_fd()], Some(Instant::now() + SOON))?;
+    }
+    Ok(())
 }
 
 /// Returns whether a signal ends a process that neither handles nor ignores it (signal(7)).

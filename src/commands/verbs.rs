@@ -12,7 +12,7 @@ const IO: &[Opt] = &[
     opt("console-socket", None, Path("SOCKET"), "send the terminal's master to this unix socket"),
     opt("pidfd-socket", None, Path("SOCKET"), "send a pidfd of the process to this unix socket"),
     opt("pid-file", None, Path("FILE"), "write the process's id to FILE"),
-    opt("preserve-fds", None, Number("N"), "pass N more descriptors, from 3 on"),
+    opt("preserve-fds", None, Number("N"), "pass N more descriptors, from 3 on, which must be open"),
     opt("no-subreaper", None, Switch, "ignored"),
 ];
 

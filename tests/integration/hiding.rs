@@ -125,7 +125,9 @@ fn idmapped_mounts_have_their_own_mappings_or_the_containers() {
         let below = source.join("below");
         fs::create_dir_all(&below).unwrap();
         // The file system of the tests' directory supports idmapped mounts. tmpfs does since Linux 6.3.
-        host_mount(t, &["-t", "tmpfs", "x", below.to_str().unwrap()]);
+        let other = t.dir.join("my-other");
+        fs::create_dir(&other).unwrap();
+        host_mount(t, &["--bind", other.to_str().unwrap(), below.to_str().unwrap()]);
         for path in [source.join("file"), below.join("file")] {
             fs::write(&path, "").unwrap();
             t.call(Command::new("chown").arg("1000:1001").arg(&path)).ok();

@@ -70,7 +70,7 @@ fn kill_ends_a_container_that_is_being_started() {
 #[test]
 fn kill_ends_all_processes_in_a_shared_pid_namespace() {
     isolated(|t| {
-        let script = "setsid sleep 1001 & setsid sleep 1002 & exec sleep 1000";
+        let script = "setsid sleep 7001 & setsid sleep 7002 & exec sleep 7003";
         let args = json!(["/bin/sh", "-c", script]);
         let other = t.bundle(|_| {});
         let pid = t.start(&other, "other");
@@ -84,24 +84,24 @@ fn kill_ends_all_processes_in_a_shared_pid_namespace() {
             without_namespace(config, "pid");
             config["linux"]["namespaces"].as_array_mut().unwrap().push(joined);
         });
-        let sleeping = || processes().iter().filter(|line| line.contains("sleep 100")).count();
+        let sleeping = || processes().iter().filter(|line| line.contains("sleep 700")).count();
         for bundle in [&host, &joined] {
             t.start(bundle, "c1");
-            assert!(poll(Duration::from_secs(10), || sleeping() == 4));
+            assert!(poll(Duration::from_secs(10), || sleeping() == 3));
             t.corten(&["kill", "c1", "TERM"]).ok();
             t.until("c1", "stopped");
-            assert_eq!(sleeping(), 3);
+            assert_eq!(sleeping(), 2);
             t.corten(&["kill", "c1", "TERM"]).fails("container not running");
-            assert_eq!(sleeping(), 3);
+            assert_eq!(sleeping(), 2);
             t.corten(&["kill", "c1", "KILL"]).ok();
-            assert!(poll(Duration::from_secs(10), || sleeping() == 1));
+            assert!(poll(Duration::from_secs(10), || sleeping() == 0));
             t.corten(&["kill", "c1", "KILL"]).fails("container not running");
             t.delete("c1");
 
             t.start(bundle, "c1");
-            assert!(poll(Duration::from_secs(10), || sleeping() == 4));
+            assert!(poll(Duration::from_secs(10), || sleeping() == 3));
             t.corten(&["kill", "c1", "KILL"]).ok();
-            assert!(poll(Duration::from_secs(10), || sleeping() == 1));
+            assert!(poll(Duration::from_secs(10), || sleeping() == 0));
             t.until("c1", "stopped");
             t.delete("c1");
         }
