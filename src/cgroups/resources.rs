@@ -441,7 +441,11 @@ pub(super) mod tests {
             ),
             (r#"{"rdma":{"a b":{"hcaHandles":1}}}"#, "rdma[\"a b\"]", "name of a device"),
             (r#"{"rdma":{"mlx5_1":{}}}"#, "rdma[\"mlx5_1\"]", "neither hcaHandles nor"),
-            (r#"{"unified":{"../memory.max":"1"}}"#, "unified[\"../memory.max\"]", "the form CONTROLLER.VALUE"),
+            (
+                r#"{"unified":{"../memory.max":"1"}}"#,
+                "unified[\"../memory.max\"]",
+                "the form CONTROLLER.VALUE",
+            ),
             (r#"{"unified":{"memory":"1"}}"#, "unified[\"memory\"]", "the form CONTROLLER.VALUE"),
             (r#"{"unified":{"memory.max":""}}"#, "unified[\"memory.max\"]", "no value"),
             (r#"{"unified":{"cgroup.kill":"1"}}"#, "unified[\"cgroup.kill\"]", "not a resource"),

@@ -258,8 +258,22 @@ pub(crate) fn mount_at(
 ) -> Result<()> {
     super::task::fchdir(target)?;
     mount(source, c".", fstype, MsFlags::from_bits_retain(flags), Some(data)).map_err(|e| {
+        let data = shown(data);
         Error::new(format!("mount({:?}, flags {flags:#x}, {data:?})", fstype.unwrap_or_default()), e)
     })
+}
+
+/// The most characters of an option in an error.
+const LONGEST: usize = 100;
+
+/// Shortens the long options of a file system for an error: a list of an overlay's directories would leave no room for the
+/// others, of which one is the reason.
+fn shown(data: &str) -> String {
+    let short = |option: &str| match option.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &option[..end]),
+        None => option.to_string(),
+    };
+    data.split(',').map(short).collect::<Vec<_>>().join(",")
 }
 
 /// Makes the working directory the root. The old root is then stacked on top of it (`pivot_root(".", ".")`).
@@ -285,4 +299,18 @@ pub(crate) fn detach_open(proc: BorrowedFd, mount: BorrowedFd) -> Result<()> {
 pub(crate) fn detach(path: &Path) -> Result<()> {
     umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
         .map_err(|e| Error::new(format!("umount2({path:?}, MNT_DETACH)"), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_every_option() {
+        let (long, most) = ("x".repeat(LONGEST + 1), "x".repeat(LONGEST));
+        assert_eq!(
+            shown(&format!("lower=a,{long},{most},nosuch")),
+            format!("lower=a,{most}...,{most},nosuch")
+        );
+    }
 }

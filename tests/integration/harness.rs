@@ -364,6 +364,13 @@ pub fn traces(test: &Test) -> Vec<String> {
         .collect()
 }
 
+/// Returns whether the kernel is this version or a newer one.
+pub fn linux_since(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|number| number.parse().ok()).collect();
+    (numbers[0], numbers[1]) >= (major, minor)
+}
+
 /// Returns the traces that have been added since `before`.
 pub fn left_behind(test: &Test, mut before: Vec<String>) -> Vec<String> {
     let mut left = traces(test);

@@ -25,8 +25,7 @@ fn has_only_the_root(t: &Test, bundle: &Bundle, more: &[&str]) -> bool {
 }
 
 fn needs_the_kernel() {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    if release.split('.').next().is_none_or(|major| major.parse().unwrap_or(0) < 7) {
+    if !crate::harness::linux_since(7, 0) {
         skip("Linux is older than 7.0");
     }
 }
