@@ -55,7 +55,7 @@ pub(crate) fn load_process(path: &Path, version: Version) -> Result<(Process, Ve
 
 /// Reads a file that contains `mounts`, as the member of an object or alone. Also returns warnings.
 pub(crate) fn load_mounts(path: &Path) -> Result<(Vec<Mount>, Vec<String>)> {
-    let text = read(path)?;
+    let text = read_given(path)?;
     parse_mounts(&text).with_context(|| path.display().to_string())
 }
 

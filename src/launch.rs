@@ -28,5 +28,5 @@ mod watch;
 pub(crate) use caller::Caller;
 pub(crate) use create::{Launched, Request, Start, create};
 pub(crate) use destroy::{destroy, destroy_cgroup, undo};
-pub(crate) use inside::inside;
+pub(crate) use inside::Inside;
 pub(crate) use process::start;

@@ -10,6 +10,7 @@
 //! as its sibling, and ends.
 
 mod apply;
+mod first;
 pub(crate) mod idmap;
 pub(crate) mod netdev;
 
@@ -25,6 +26,7 @@ pub(crate) use apply::{
     Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace_of, join, join_all, open,
     open_offsets, write_offsets,
 };
+pub(crate) use first::First;
 pub(crate) use idmap::IdMap;
 
 /// A kind of namespace: the kernel's flag, the specification's name, and the file in `/proc/PID/ns`.

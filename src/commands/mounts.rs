@@ -11,8 +11,9 @@ use crate::cli::{Globals, read};
 use crate::error::{Kind, Notes, Result, fail};
 use crate::host::Host;
 use crate::launch;
+use crate::namespaces::First;
 use crate::rootfs::running::{self, Change};
-use crate::rootfs::{self, Facts, MountNamespace, Open};
+use crate::rootfs::{self, Facts, MountNamespace};
 use crate::startup::seal;
 use crate::state::{self, Status};
 use crate::{config, log};
@@ -32,7 +33,7 @@ pub(super) fn read(m: &ArgMatches) -> Result<Args> {
     let change = match change.as_str() {
         "add" => Change::Add,
         "remove" => Change::Remove,
-        other => return Err(fail(Kind::Usage, format!("mounts knows add and remove, not {other:?}"))),
+        other => return Err(fail(Kind::Usage, format!("mounts: {other:?} is neither add nor remove"))),
     };
     state::check_id(id)?;
     Ok(Args { change, id: id.clone(), file: file.into() })
@@ -60,11 +61,13 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<()> {
         let what = "the container has no mount namespace of its own, so others would get the mounts too";
         return Err(fail(Kind::Unsupported, what));
     }
+    let host = Host::probe(globals.rootless, None)?;
     let user_namespace = record.namespaces.iter().any(|name| name == "user");
+    let kinds = if user_namespace { libc::CLONE_NEWUSER } else { 0 };
+    let first = First::open(record.pid.unwrap_or_default(), target.as_fd(), kinds, host.proc)?;
     let (wanted, warnings) = config::load_mounts(&args.file)?;
     warnings.into_iter().for_each(log::warn);
     spec.set_mounts(Some(wanted));
-    let host = Host::probe(globals.rootless, None)?;
     let facts = Facts {
         mount_namespace: MountNamespace::New,
         user_namespace,
@@ -82,16 +85,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<()> {
     let plan = rootfs::plan(&spec, &record.bundle, &facts, &mut notes);
     running::check(&plan, args.change, &mut notes);
     notes.into_result()?.into_iter().for_each(log::warn);
-    let kinds = libc::CLONE_NEWNS | if user_namespace { libc::CLONE_NEWUSER } else { 0 };
     let user = spec.process().as_ref().map(|process| (process.user().uid(), process.user().gid()));
-    let proc = host.proc.as_fd();
-    match args.change {
-        Change::Add => {
-            let sources = rootfs::open_sources(&plan, proc, Open::Binds, None)?;
-            launch::inside(target.as_fd(), kinds, user, |root| running::add(&plan, sources, root, proc))
-        }
-        Change::Remove => {
-            launch::inside(target.as_fd(), kinds, user, |root| running::remove(&plan, root, proc))
-        }
-    }
+    let inside = launch::Inside { namespaces: &first, user, plan: &plan, host: &host };
+    inside.change(args.change)
 }

@@ -178,7 +178,7 @@ impl<'a> Container<'a> {
             Some(sources) => sources,
             None => {
                 report.send(&Event::SourcesWanted)?;
-                rootfs::Sources::receive(plan, || report.take())?
+                rootfs::Sources::receive(plan, rootfs::Open::All, || report.take())?
             }
         };
         rootfs::mount_all(plan, sources, self.caller.proc(), &runtime)

@@ -115,7 +115,7 @@ fn make(
             Ok(None)
         }
         (Kind::Bind { .. }, Some(tree)) => {
-            shape_bind(tree.as_fd(), mount, runtime)?;
+            shape_bind(tree.as_fd(), mount, runtime.warn)?;
             let is_directory = fs::is_directory(tree.as_fd())?;
             let target = root.target(mount, if is_directory { Missing::Directory } else { Missing::File })?;
             let linked = target.linked;
@@ -189,7 +189,7 @@ pub(super) fn shape(tree: BorrowedFd, options: &Options) -> sys::Result<()> {
 
 /// Shapes the tree of a bind mount. A user namespace cannot clear the flags of the host's mount (mount_namespaces(7)). They
 /// stay, with a warning: engines send `rw` for every volume that is not to be read-only.
-fn shape_bind(tree: BorrowedFd, mount: &Mount, runtime: &Runtime) -> Result<()> {
+pub(super) fn shape_bind(tree: BorrowedFd, mount: &Mount, warn: &dyn Fn(String) -> Result<()>) -> Result<()> {
     let refused = match shape(tree, &mount.options) {
         Err(e) if e.errno == Errno::EPERM => e,
         other => return Ok(other?),
@@ -203,7 +203,7 @@ fn shape_bind(tree: BorrowedFd, mount: &Mount, runtime: &Runtime) -> Result<()> 
     shape(tree, &options)?;
     for (_, name) in CLEARING.iter().filter(|(flag, _)| locked & flag != 0) {
         let why = "the host's mount has the opposite, which a user namespace cannot change";
-        (runtime.warn)(format!("{}.options: {name:?} has no effect: {why}", mount.place))?;
+        warn(format!("{}.options: {name:?} has no effect: {why}", mount.place))?;
     }
     Ok(())
 }

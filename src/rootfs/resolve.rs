@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::error::{Kind, fail};
 use crate::sys::{Error, Result, fs};
 
 /// The kind of file to make for a path that does not exist.
@@ -255,7 +256,8 @@ fn step(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<OwnedFd> {
     }
 }
 
-fn open_one(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
+/// Opens one name without following it.
+pub(super) fn open_one(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
     let resolve = fs::RESOLVE_BENEATH | fs::RESOLVE_NO_MAGICLINKS;
     fs::openat2(dir, name, fs::O_PATH | fs::O_NOFOLLOW, 0, resolve)
 }
@@ -266,6 +268,21 @@ pub(super) fn make_one(dir: BorrowedFd, name: &Path, kind: Missing) -> Result<()
         Missing::File => {
             fs::open(dir, name, fs::O_CREAT | fs::O_EXCL | fs::O_NOFOLLOW | fs::O_WRONLY, 0o644).map(drop)
         }
+    }
+}
+
+/// Makes a link, and returns whether it did: one with the same target may exist.
+pub(super) fn make_link(dir: BorrowedFd, name: &Path, target: &Path) -> anyhow::Result<bool> {
+    match fs::symlinkat(target, dir, name) {
+        Err(e) if e.errno == Errno::EEXIST => match fs::readlinkat(dir, name) {
+            Ok(found) if found == target => Ok(false),
+            Ok(found) => {
+                let what = format!("copy-symlink: there is a link to {} already", found.display());
+                Err(fail(Kind::Config, what))
+            }
+            Err(_) => Err(e.into()),
+        },
+        made => Ok(made.map(|()| true)?),
     }
 }
 

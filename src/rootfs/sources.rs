@@ -211,14 +211,20 @@ impl Sources {
         first.chain(&self.mounts).chain([&self.nodes]).flatten().map(AsFd::as_fd)
     }
 
-    /// Receives the sources of a plan, all of which another process has opened, one by one.
-    pub(crate) fn receive(plan: &Plan, mut next: impl FnMut() -> Result<OwnedFd>) -> Result<Self> {
-        let (root, root_target) = (Some(next()?), Some(next()?));
-        let given = |mount: &Mount| mount.is_bind() && !is_late(plan, mount, Open::All);
+    /// Receives the sources of a plan, [`Open::All`] or [`Open::Binds`] of which another process has opened, one by one.
+    pub(crate) fn receive(
+        plan: &Plan,
+        which: Open,
+        mut next: impl FnMut() -> Result<OwnedFd>,
+    ) -> Result<Self> {
+        let all = which == Open::All;
+        let root = all.then(&mut next).transpose()?;
+        let root_target = all.then(&mut next).transpose()?;
+        let given = |mount: &Mount| mount.is_bind() && !is_late(plan, mount, which);
         let mounts = plan.mounts.iter().map(|mount| given(mount).then(&mut next).transpose());
         let mounts = mounts.collect::<Result<_>>()?;
-        let nodes = plan.has_nodes_ahead().then(&mut next).transpose()?;
-        Ok(Self { root, root_target, mounts, nodes, by_runtime: Open::All })
+        let nodes = (all && plan.has_nodes_ahead()).then(&mut next).transpose()?;
+        Ok(Self { root, root_target, mounts, nodes, by_runtime: which })
     }
 
     /// Returns the numbers of all descriptors in it.

@@ -179,17 +179,7 @@ impl Root<'_> {
         };
         // As for device nodes: no link of the image leads to a place in a volume, where the link would be made on the host.
         let parent = self.reach(parent, Some(Missing::Directory), Shut::Binds)?;
-        match fs::symlinkat(target, parent.fd.as_fd(), name) {
-            Err(e) if e.errno == Errno::EEXIST => match fs::readlinkat(parent.fd.as_fd(), name) {
-                Ok(found) if found == target => Ok(()),
-                Ok(found) => {
-                    let what = format!("copy-symlink: there is a link to {} already", found.display());
-                    Err(fail(Reason::Config, what))
-                }
-                Err(_) => Err(e.into()),
-            },
-            made => Ok(made?),
-        }
+        resolve::make_link(parent.fd.as_fd(), name, target).map(drop)
     }
 
     /// Opens a path, or returns `None` if it does not exist. It is opened a second time after an error: one wrong ENOENT would

@@ -179,6 +179,22 @@ pub(crate) fn namespace_type(fd: BorrowedFd) -> Result<i32> {
     check(ret.into(), || "ioctl(NS_GET_NSTYPE)".into()).map(|t| t as i32)
 }
 
+/// Returns the user namespace that owns a namespace (`ioctl_ns(2)`).
+pub(crate) fn namespace_owner(fd: BorrowedFd) -> Result<OwnedFd> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: this ioctl takes no argument. It returns a new descriptor, which is closed by execve.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS as _) };
+    check_fd(ret.into(), || "ioctl(NS_GET_USERNS)".into())
+}
+
+/// Returns the user namespace in which a user namespace was made (`ioctl_ns(2)`).
+pub(crate) fn namespace_parent(fd: BorrowedFd) -> Result<OwnedFd> {
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    // SAFETY: as for NS_GET_USERNS.
+    let ret = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_PARENT as _) };
+    check_fd(ret.into(), || "ioctl(NS_GET_PARENT)".into())
+}
+
 /// Returns a descriptor of a process (`pidfd_open(2)`).
 pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: no pointers are passed.

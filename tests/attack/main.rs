@@ -47,6 +47,7 @@ mod opening;
 mod procfs;
 mod races;
 mod records;
+mod running_mounts;
 mod signals;
 mod terminal;
 mod tracing;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -92,6 +93,48 @@ fn mounts_are_added_in_every_state_of_a_live_container() {
     });
 }
 
+/// A mount goes into one that is listed before, and on top of it. The caller's umask has no effect, and the file may be a pipe.
+#[test]
+fn added_mounts_are_nested_in_their_order() {
+    isolated(|t| {
+        let source = source(t);
+        for name in ["sub", "other"] {
+            fs::create_dir(source.join(name)).unwrap();
+        }
+        fs::write(source.join("other/inner"), "inner\n").unwrap();
+        symlink("file", source.join("link")).unwrap();
+        for edit in [without_user_namespace as fn(&mut Value), map_everything] {
+            let bundle = t.bundle(edit);
+            std::os::unix::fs::chown(bundle.rootfs(), Some(1000), Some(1000)).unwrap();
+            t.start(&bundle, "c1");
+            let before = t.exec("c1", "cat /proc/self/mountinfo").ok();
+            let copied = json!({"destination": "/l", "source": source.join("link"), "options": ["bind", "copy-symlink"]});
+            let mounts = json!([
+                {"destination": "/new", "source": source, "options": ["bind"]},
+                {"destination": "/new/sub", "source": source.join("other"), "options": ["bind"]},
+                {"destination": "/top", "source": source, "options": ["bind"]},
+                {"destination": "/top", "source": source.join("other"), "options": ["bind"]},
+                copied, copied,
+            ]);
+            let file = t.dir.join("mounts.json");
+            fs::write(&file, mounts.to_string()).unwrap();
+            let runtime = t.command(&["mounts", "add", "c1", "-"]);
+            let mut command = Command::new("sh");
+            command.args(["-c", "umask 077; f=$1; shift; cat \"$f\" | \"$@\"", "sh"]).arg(&file);
+            command.arg(runtime.get_program()).args(runtime.get_args());
+            t.call(&mut command).ok();
+            let shown = t.exec("c1", "cat /new/file /new/sub/inner /top/inner; readlink /l").ok();
+            assert_eq!(shown, "of the host\ninner\ninner\nfile\n");
+            let four = json!(mounts.as_array().unwrap()[..4]);
+            change(t, "remove", "c1", &json!([four[1], four[3]])).ok();
+            change(t, "remove", "c1", &json!([four[0], four[2]])).ok();
+            assert_eq!(t.exec("c1", "cat /proc/self/mountinfo").ok(), before);
+            assert_eq!(t.exec("c1", "stat -c %a /new /top").ok(), "755\n755\n");
+            t.delete("c1");
+        }
+    });
+}
+
 /// After an error nothing is attached and nothing is made.
 #[test]
 fn a_failed_addition_leaves_nothing() {
@@ -122,7 +165,11 @@ fn a_failed_addition_leaves_nothing() {
             ),
             (json!({"destination": "/x", "type": "tmpfs"}), "mounts[2].type: only a bind mount"),
         ] {
+            let changed = || fs::metadata(bundle.rootfs()).map(|m| (m.ctime(), m.ctime_nsec())).unwrap();
+            let last = changed();
             change(t, "add", "c1", &json!([good, file, bad])).fails(text);
+            // All paths are walked before anything is made.
+            assert!(changed() == last || text == "not a directory", "{bad}");
             assert_eq!(t.exec("c1", "cat /proc/self/mountinfo; ls /").ok(), before, "{bad}");
         }
         for (document, text) in
@@ -138,14 +185,10 @@ fn a_failed_addition_leaves_nothing() {
         change(t, "remove", "c1", &json!([bind("/proc"), bind("/")])).fails("mounts[1].destination");
         assert_eq!(t.exec("c1", "cat /proc/self/mountinfo; ls /").ok(), before);
         t.delete("c1");
-        for line in [
-            &["mounts"][..],
-            &["mounts", "add", "c1"],
-            &["mounts", "list", "c1", "f"],
-            &["mounts", "add", "../x", "f"],
-        ] {
+        for line in [&["mounts"][..], &["mounts", "add", "c1"], &["mounts", "add", "../x", "f"]] {
             t.corten(line).fails("");
         }
+        t.corten(&["mounts", "list", "c1", "f"]).fails("mounts: \"list\" is neither add nor remove");
     });
 }
 
