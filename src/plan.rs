@@ -140,6 +140,34 @@ fn cgroup_owner(
     owner.filter(|(uid, _)| host.uid == 0 && *uid != 0)
 }
 
+/// Returns what the plan of the root file system depends on.
+fn facts_of_rootfs(
+    request: &Request,
+    host: &Host,
+    linux: Option<&runtime::Linux>,
+    namespaces: &namespaces::Plan,
+    cgroup: Option<&cgroups::Plan>,
+    notes: &mut Notes,
+) -> rootfs::Facts {
+    rootfs::Facts {
+        mount_namespace: rootfs::MountNamespace::of(namespaces),
+        user_namespace: namespaces.has(libc::CLONE_NEWUSER),
+        network_namespace: namespaces.creates(libc::CLONE_NEWNET),
+        makes_nodes: namespaces.has(libc::CLONE_NEWUSER) && host.uid == 0 && !host.user_namespace,
+        cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
+        no_pivot: request.no_pivot,
+        cgroup: cgroup.and_then(|cgroup| cgroup.dirs().into_iter().next()),
+        cgroup_mount: request.cgroups.v2_mount.clone(),
+        cgroup_views: cgroups::views(cgroup, request.cgroups),
+        notify_socket: request.notify_socket.map(Into::into),
+        mount_label: lsm::mount_label(
+            linux.and_then(|l| l.mount_label().as_deref()),
+            host.process.lsm,
+            notes,
+        ),
+    }
+}
+
 /// Plans a container. Also returns warnings.
 pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<String>)> {
     let _phase = trace::phase("plan");
@@ -159,23 +187,7 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
         request.cgroups,
         &mut notes,
     )?;
-    let facts = rootfs::Facts {
-        mount_namespace: rootfs::MountNamespace::of(&namespaces),
-        user_namespace: namespaces.has(libc::CLONE_NEWUSER),
-        network_namespace: namespaces.creates(libc::CLONE_NEWNET),
-        makes_nodes: namespaces.has(libc::CLONE_NEWUSER) && host.uid == 0 && !host.user_namespace,
-        cgroup_namespace: namespaces.creates(libc::CLONE_NEWCGROUP),
-        no_pivot: request.no_pivot,
-        cgroup: cgroup.as_ref().and_then(|cgroup| cgroup.dirs().into_iter().next()),
-        cgroup_mount: request.cgroups.v2_mount.clone(),
-        cgroup_views: cgroups::views(cgroup.as_ref(), request.cgroups),
-        notify_socket: request.notify_socket.map(Into::into),
-        mount_label: lsm::mount_label(
-            linux.and_then(|l| l.mount_label().as_deref()),
-            host.process.lsm,
-            &mut notes,
-        ),
-    };
+    let facts = facts_of_rootfs(request, host, linux, &namespaces, cgroup.as_ref(), &mut notes);
     namespaces::check_mounts(&namespaces, request.no_pivot, &mut notes);
     let rootfs = rootfs::plan(spec, request.bundle, &facts, &mut notes);
     if can_create_cgroups(&rootfs, facts.cgroup_mount.as_deref()) {

@@ -1,9 +1,9 @@
 //! Mounts that are added to a running container, and removed from it.
 //!
 //! The sources are opened as at `create`, so that a container with a user namespace gets them with the host's
-//! flags locked (`launch/inside.rs`). The targets are opened in the container's mount namespace, where its processes may change the files meanwhile. Therefore more is refused than at
-//! `create`: no link is followed, and only the last name of a destination is made. An error removes what was
-//! attached and made before.
+//! flags locked (`launch/inside.rs`). The targets are opened in the container's mount namespace, where its
+//! processes may change the files meanwhile. Therefore more is refused than at `create`: no link is followed,
+//! and only the last name of a destination is made. An error removes what was attached and made before.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
