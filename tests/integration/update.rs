@@ -104,7 +104,10 @@ fn a_wrong_document_is_refused_with_its_place() {
             (r#"{"unified":{"cgroup.max.depth":"2","cgroup.kill":"1"}}"#, "unified[\"cgroup.kill\"]"),
             (r#"{"unified":{"cgroup.max.depth":"2","cgroup.nonsense":"1"}}"#, "has no file cgroup.nonsense"),
             (r#"{"devices":[{"allow":true}]}"#, "devices[0].access"),
-            (r#"{"unified":{"cgroup.max.depth":"2","nonesuch.max":"1"}}"#, "the nonesuch controller"),
+            (
+                r#"{"unified":{"cgroup.max.depth":"2","nonesuch.max":"1"}}"#,
+                "cgroup controller `nonesuch` is not available",
+            ),
         ] {
             for more in [&["--dry-run"][..], &[]] {
                 update(t, document, more).fails(place);
