@@ -23,6 +23,9 @@ use crate::error::{Kind, Result, fail, kind};
 use crate::state::{self, Dir, Record, Status, first_process, pidfd};
 use crate::{sys, trace};
 
+/// The time limit for the end of a process that waits for `start`.
+const SOON: Duration = Duration::from_millis(100);
+
 pub(super) fn run(globals: &Globals, args: &Kill) -> Result<()> {
     let signal = signal(&args.signal)?;
     let pattern = match &args.which {
@@ -72,9 +75,6 @@ fn send(globals: &Globals, id: &str, signal: i32, all: bool) -> Result<()> {
 fn not_running() -> anyhow::Error {
     fail(Kind::WrongStatus, "container not running")
 }
-
-/// The time limit for the end of a process that waits for `start`.
-const SOON: Duration = Duration::from_millis(100);
 
 fn signal_one(record: &Record, signal: i32) -> Result<()> {
     let _phase = trace::phase("signal");

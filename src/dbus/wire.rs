@@ -197,7 +197,7 @@ fn alignment(kind: u8) -> usize {
     }
 }
 
-/// Whether the caller waits for an answer. If not, the receiver is told to send none.
+/// Whether the caller waits for a reply. If it does not, the call carries the flag NO_REPLY_EXPECTED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Expected,

@@ -3,8 +3,8 @@
 //! It is a clone of the runtime, which enters the container's mount namespace, and the user namespace if the
 //! container has one. There it has the rights of the container's root and no others, so that nothing is made
 //! or attached that the container's root could not make, and no process of the container can trace it or open
-//! its descriptors. Without a user namespace it keeps the runtime's rights, and whoever has CAP_SYS_PTRACE
-//! and sees it can trace it (SECURITY.md). It stays in the host's other namespaces: a container with a pid
+//! its descriptors. Without a user namespace it keeps the runtime's rights, and a process that
+//! has CAP_SYS_PTRACE and sees it can trace it (SECURITY.md). It stays in the host's other namespaces: a container with a pid
 //! namespace of its own does not see it.
 //!
 //! Mounts of the host must come to a user namespace with their flags locked, as at `create`

@@ -71,7 +71,7 @@ pub(crate) fn add(
         source.map(|source| (mount, source)).with_context(|| at(mount))
     };
     let all = plan.mounts.iter().zip(sources.mounts).map(opened).collect::<Result<Vec<_>>>()?;
-    // A file system of the container can delay an answer for ever. Whoever waits then kills this process, which undoes nothing.
+    // A file system of the container may never answer. The runtime then kills this process, which undoes nothing.
     // Therefore all paths are walked before anything is made or attached.
     let mut places = Vec::new();
     for (index, (mount, source)) in all.iter().enumerate() {
