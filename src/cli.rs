@@ -22,7 +22,7 @@ use table::{GLOBALS, Known, Operands, Verb, base, build, with_all_verbs};
 
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
-use crate::{log, trace};
+use crate::{log, suggest, trace};
 
 /// Options before the verb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -260,8 +260,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
         if rest.iter().any(|word| word == "--help" || word == "-h") {
             return Err(no_topic(word));
         }
-        let shown = word.to_string_lossy();
-        return Err(fail(Kind::Usage, format!("unknown command {shown:?} (hint: corten --help lists them)")));
+        return Err(unknown_command(&word.to_string_lossy(), verbs));
     };
     let matches = match matches(verb, globals, rest) {
         Ok(matches) => matches,
@@ -275,6 +274,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
     };
     let globals = read::globals(&matches, log)?;
     Ok(Command::Verb(Call { globals, verb: verb.name, label: label(verb, own), work: (verb.work)(own)? }))
+}
+
+fn unknown_command(word: &str, verbs: &[Verb]) -> anyhow::Error {
+    let hint = match suggest::nearest(word, verbs.iter().map(|verb| verb.name)) {
+        Some(verb) => format!("did you mean {verb}?"),
+        None => "corten --help lists them".into(),
+    };
+    fail(Kind::Usage, format!("unknown command {word:?} (hint: {hint})"))
 }
 
 /// Returns the error for help about something unknown, in runc's words.

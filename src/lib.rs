@@ -20,6 +20,7 @@ mod rootfs;
 mod seccomp;
 mod startup;
 mod state;
+mod suggest;
 #[allow(unsafe_code)]
 mod sys;
 #[doc(hidden)]

@@ -361,7 +361,8 @@ fn help_is_given() {
 fn usage_errors_have_one_line() {
     for (line, expected) in [
         ("", "unknown command \"\""),
-        ("bogus c1", "unknown command \"bogus\""),
+        ("bogus c1", "unknown command \"bogus\" (hint: corten --help lists them)"),
+        ("strat c1", "unknown command \"strat\" (hint: did you mean start?)"),
         ("bogus -h", "No help topic for 'bogus'"),
         ("help bogus", "No help topic for 'bogus'"),
         ("checkpoint c1", "unknown command"),
