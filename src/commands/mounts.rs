@@ -86,6 +86,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<()> {
     running::check(&plan, args.change, &mut notes);
     notes.into_result()?.into_iter().for_each(log::warn);
     let user = spec.process().as_ref().map(|process| (process.user().uid(), process.user().gid()));
-    let inside = launch::Inside { namespaces: &first, user, plan: &plan, host: &host };
+    let inside =
+        launch::Inside { namespaces: &first, root: record.root_mount, user, plan: &plan, host: &host };
     inside.change(args.change)
 }

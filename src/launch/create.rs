@@ -136,7 +136,7 @@ fn claim(request: &Request) -> Result<(Dir, Record)> {
             || !plan.hooks.poststart.is_empty()
             || plan.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some()),
         delete_reads_config: !plan.hooks.poststop.is_empty(),
-        under_root: rootfs::mounted(&plan.rootfs)?,
+        under_root: rootfs::under_root(&plan.rootfs)?,
         intel_rdt: plan.intel_rdt.as_ref().map(intel_rdt::claim).transpose()?,
         ..Record::default()
     };
@@ -379,7 +379,8 @@ impl<'a> Build<'a> {
         let _phase = trace::phase("commit");
         let request = self.request;
         process.send_pidfd(pidfd_socket)?;
-        self.record.root_mount = rootfs::mounted(&request.plan.rootfs)?;
+        self.record.root_mount =
+            rootfs::root_mount(&request.plan.rootfs, process.pid, request.caller.proc())?;
         self.record.created_done = true;
         self.dir.save(self.record)?;
         request.caller.write_pid_file(process.pid)?;

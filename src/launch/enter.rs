@@ -131,10 +131,14 @@ impl<'a> Entry<'a> {
         Ok(())
     }
 
+    /// Changes to the container's root, once the mount namespace is joined.
     fn change_root(&self) -> Result<()> {
+        let (request, record) = (self.request, self.request.record);
         if let Some(root) = &self.root {
             task::fchdir(root.as_fd())?;
             task::chroot_here()?;
+        } else if let (Some(id), Some(pid)) = (record.root_mount, record.pid) {
+            rootfs::change_to_root_of(pid, request.target, id, request.caller.proc())?;
         }
         Ok(())
     }

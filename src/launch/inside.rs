@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What is changed, and where.
 pub(crate) struct Inside<'a> {
     pub namespaces: &'a First,
+    /// The mount that is the container's root, if it is known.
+    pub root: Option<u64>,
     /// The user and group of the container's program, for a user namespace that does not map root.
     pub user: Option<(u32, u32)>,
     pub plan: &'a Plan,
@@ -85,6 +87,11 @@ impl Inside<'_> {
             }
         }
         task::setns(self.namespaces.mount.as_fd(), libc::CLONE_NEWNS).context(joining)?;
+        if self.root.is_some_and(|id| fs::mounted_at(fs::CWD, Path::new("/")) != Ok(id)) {
+            let why = "the root of the container's mount namespace is not the container's root: it was made in a chroot, \
+                       or a file system is mounted on it";
+            return Err(fail(Kind::Unsupported, why));
+        }
         let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0)?;
         let (plan, root, proc) = (self.plan, root.as_fd(), self.host.proc);
         match sources {

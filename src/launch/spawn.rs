@@ -205,7 +205,7 @@ fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
 
 /// Adds the reason to the errors of clone3 that do not show it. `cgroup` is the one that the process is cloned into.
 fn explain_clone(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyhow::Error {
-    let in_chroot = || fs::mounted_at(Path::new("/")).is_ok_and(|id| id == 0);
+    let in_chroot = || fs::mounted_at(fs::CWD, Path::new("/")).is_ok_and(|id| id == 0);
     let full = || cgroup.and_then(Cgroup::full);
     let reason = match error.errno {
         // The kernel's current_chrooted().

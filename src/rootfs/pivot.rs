@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::anyhow;
 use nix::errno::Errno;
@@ -149,7 +150,7 @@ impl Root<'_> {
 /// point. Of pivot_root it is also the error for an initramfs, and for a chroot that lies on a shared mount.
 pub(super) fn explain(error: sys::Error) -> anyhow::Error {
     const HINT: &str = "make it the root by pivot_root(8) instead of chroot(8)";
-    let is_mount = fs::mounted_at(Path::new("/")) != Ok(0);
+    let is_mount = fs::mounted_at(fs::CWD, Path::new("/")) != Ok(0);
     match error.errno {
         Errno::EINVAL if !is_mount => {
             let first = "bind-mount that directory on itself, and";
@@ -197,19 +198,52 @@ fn attach_on_host(plan: &Plan, root: BorrowedFd) -> Result<()> {
 }
 
 /// Returns the id of the mount at the root file system's path, 0 if there is none, if the container is to be attached there
-/// on the host: before that, the one below the container's; after it, the container's.
-pub(crate) fn mounted(plan: &Plan) -> Result<Option<u64>> {
-    if plan.facts.mount_namespace != MountNamespace::Host {
+/// on the host.
+pub(crate) fn under_root(plan: &Plan) -> Result<Option<u64>> {
+    let at_path = || fs::mounted_at(fs::CWD, &plan.path).with_context(|| sources::root_place(plan));
+    (plan.facts.mount_namespace == MountNamespace::Host).then(at_path).transpose()
+}
+
+/// Returns the id of the mount that is the root of the container's first process `pid`.
+///
+/// It is `None` with a new user namespace, which the kernel does not make for a process in a chroot, and if the caller may
+/// not look into the process.
+pub(crate) fn root_mount(plan: &Plan, pid: i32, proc: BorrowedFd) -> Result<Option<u64>> {
+    if plan.facts.mount_namespace == MountNamespace::Host {
+        return under_root(plan);
+    }
+    if plan.facts.user_namespace {
         return Ok(None);
     }
-    fs::mounted_at(&plan.path).map(Some).with_context(|| sources::root_place(plan))
+    match fs::mounted_at(proc, Path::new(&format!("{pid}/root"))) {
+        Err(e) if matches!(e.errno, Errno::EACCES | Errno::EPERM) => Ok(None),
+        id => Ok(Some(id?)),
+    }
+}
+
+/// Changes from the root of the mount namespace, which setns(2) leads to, to that of the container's first process `pid`, whose
+/// pidfd is `process`, unless they are the same: the mount `id`.
+///
+/// They differ if the container was made in a chroot: the change of the root replaces only the mount that is the root of the
+/// calling process, and the namespace keeps the host's. They also differ if the container has mounted something on its root.
+pub(crate) fn change_to_root_of(pid: i32, process: BorrowedFd, id: u64, proc: BorrowedFd) -> Result<()> {
+    if fs::mounted_at(fs::CWD, Path::new("/"))? == id {
+        return Ok(());
+    }
+    let root = fs::open(proc, Path::new(&format!("{pid}/root")), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    // The process id may belong to another process once this one has ended.
+    if task::poll_readable(&[process], Some(Instant::now()))?.contains(&true) {
+        return Err(fail(Kind::WrongStatus, "container not running"));
+    }
+    task::fchdir(root.as_fd())?;
+    Ok(task::chroot_here()?)
 }
 
 /// Detaches the container's root from the host. `under` is the id of the mount that was there before, for example an engine's
 /// own. `own` is the id of the container's, unless `create` was interrupted. No other mount is detached: the engine may have
 /// unmounted its own and mounted another one since.
 pub(crate) fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> {
-    let Some(now) = fs::existing(fs::CWD, rootfs, || fs::mounted_at(rootfs))? else { return Ok(()) };
+    let Some(now) = fs::existing(fs::CWD, rootfs, || fs::mounted_at(fs::CWD, rootfs))? else { return Ok(()) };
     if now == 0 || now == under {
         return Ok(());
     }

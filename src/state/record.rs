@@ -37,7 +37,7 @@ pub struct Record {
     /// in the host's namespace, and must be removed with the container.
     #[serde(default)]
     pub under_root: Option<u64>,
-    /// The id of the container's root mount in that case, once it is mounted.
+    /// The id of the mount that is the root of the container's first process, if it can be known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_mount: Option<u64>,
     pub cgroup: Option<CgroupRecord>,

@@ -358,8 +358,8 @@ pub(crate) fn mount_id(dir: BorrowedFd, path: &Path) -> Result<u64> {
 
 /// Returns the id of the mount whose root is at `path`, or 0 if nothing is mounted there. Since Linux 6.8 the
 /// kernel never reuses this id.
-pub(crate) fn mounted_at(path: &Path) -> Result<u64> {
-    let found = statx(CWD, path, STATX_MNT_ID | STATX_MNT_ID_UNIQUE)?;
+pub(crate) fn mounted_at(dir: BorrowedFd, path: &Path) -> Result<u64> {
+    let found = statx(dir, path, STATX_MNT_ID | STATX_MNT_ID_UNIQUE)?;
     let is_root = found.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0;
     Ok(if is_root { found.stx_mnt_id } else { 0 })
 }

@@ -1,11 +1,13 @@
 //! The change of the root without pivot_root: by moving the mount, and by chroot alone.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Output, Test, isolated, without_namespace};
+use crate::harness::{Bundle, Output, Test, isolated, poll, without_namespace};
 use crate::mounts::{add, host_mount};
 
 /// Without a mount namespace delete removes all mounts of the container, also those on the root. The mounts
@@ -41,40 +43,113 @@ fn without_a_mount_namespace_delete_removes_the_mounts() {
     });
 }
 
-/// In a chroot, / is no mount point, and the kernel changes no root.
-#[test]
-fn in_a_chroot_the_error_says_what_to_do() {
-    isolated(|t| {
+/// A directory to change the root to, with corten and a bundle in it.
+struct Chroot<'a> {
+    t: &'a Test,
+    dir: PathBuf,
+    mounts: Vec<PathBuf>,
+}
+
+impl<'a> Chroot<'a> {
+    fn new(t: &'a Test, bundle: &Bundle, is_mount: bool) -> Self {
         let dir = t.dir.join("chroot");
-        let bundle = t.bundle(|c| {
-            // A mount on the root is one reason against a root-only mount namespace, which needs no change of the root.
-            let mount = json!({"destination": "/", "source": "rootfs", "options": ["rbind"]});
-            c["mounts"].as_array_mut().unwrap().insert(0, mount);
-        });
-        let binds = [("proc", "/proc"), ("sys/fs/cgroup", "/sys/fs/cgroup"), ("bundle", bundle.path())];
-        for (path, source) in binds {
+        fs::create_dir(&dir).unwrap();
+        let mut chroot = Self { t, dir: dir.clone(), mounts: Vec::new() };
+        if is_mount {
+            chroot.bind(dir.to_str().unwrap(), "");
+        }
+        for (source, path) in [
+            ("/proc", "proc"),
+            ("/dev", "dev"),
+            ("/sys/fs/cgroup", "sys/fs/cgroup"),
+            (bundle.path(), "bundle"),
+        ] {
             fs::create_dir_all(dir.join(path)).unwrap();
-            host_mount(t, &["--rbind", source, dir.join(path).to_str().unwrap()]);
+            chroot.bind(source, path);
         }
         for path in ["run", "tmp"] {
             fs::create_dir(dir.join(path)).unwrap();
         }
         fs::copy(t.command(&[]).get_program(), dir.join("corten")).unwrap();
-        let run = |more: &[&str]| {
-            let mut command = Command::new("chroot");
-            command.arg(&dir).args(["/corten", "--root", "/run/state", "run", "--bundle", "/bundle"]);
-            t.call(command.args(more).arg("r"))
-        };
+        chroot
+    }
+
+    fn bind(&mut self, source: &str, path: &str) {
+        let target = self.dir.join(path);
+        host_mount(self.t, &["--rbind", "--make-rprivate", source, target.to_str().unwrap()]);
+        self.mounts.push(target);
+    }
+
+    fn corten(&self, words: &[&str]) -> Output {
+        let mut command = Command::new("chroot");
+        command.arg(&self.dir).args(["/corten", "--root", "/run/state"]);
+        self.t.call(command.args(words))
+    }
+
+    fn end(self) {
+        assert_eq!(fs::read_dir(self.dir.join("run/state")).unwrap().count(), 0);
+        for path in self.mounts.iter().rev() {
+            self.t.call(Command::new("umount").arg("-l").arg(path)).ok();
+        }
+    }
+}
+
+/// A mount on the root is one reason against a root-only mount namespace, which needs no change of the root.
+fn mount_the_root(c: &mut Value) {
+    let mount = json!({"destination": "/", "source": "rootfs", "options": ["rbind"]});
+    c["mounts"].as_array_mut().unwrap().insert(0, mount);
+}
+
+/// In a chroot, / is no mount point, and the kernel changes no root.
+#[test]
+fn in_a_chroot_the_error_says_what_to_do() {
+    isolated(|t| {
+        let bundle = t.bundle(mount_the_root);
+        let chroot = Chroot::new(t, &bundle, false);
+        let run = |more: &[&str]| chroot.corten(&[&["run", "--bundle", "/bundle"], more, &["r"]].concat());
         let hint = "(hint: bind-mount that directory on itself, and make it the root by pivot_root(8)";
         for more in [&[][..], &["--no-pivot"]] {
             run(more).fails("/ is not a mount point, as in a chroot").fails(hint);
         }
         bundle.edit(crate::namespaces::map_ids);
         run(&[]).fails("the kernel makes no user namespace in a chroot (hint: ");
-        assert_eq!(fs::read_dir(dir.join("run/state")).unwrap().count(), 0);
-        for (path, _) in binds {
-            t.call(Command::new("umount").arg("-l").arg(dir.join(path))).ok();
+        chroot.end();
+    });
+}
+
+const MOUNTS: &str = r#"[{"destination": "/mnt", "source": "/tmp", "options": ["bind"]}]"#;
+
+/// In a chroot that is a mount point, the container's mount namespace keeps the host's root. Whoever enters it
+/// by setns(2) would be there.
+#[test]
+fn in_a_chroot_on_a_mount_exec_enters_the_containers_root() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| {
+            mount_the_root(c);
+            c["process"]["args"] = json!(["/bin/sh", "-c", "echo mine >/tmp/mark; exec sleep 1000"]);
+        });
+        fs::create_dir_all(bundle.rootfs().join("tmp")).unwrap();
+        let chroot = Chroot::new(t, &bundle, true);
+        for more in [&[][..], &["--no-pivot"]] {
+            chroot.corten(&[&["run", "-d", "--bundle", "/bundle"], more, &["r"]].concat()).ok();
+            let mark = || {
+                chroot.corten(&[
+                    "exec",
+                    "r",
+                    "/bin/sh",
+                    "-c",
+                    "cat /tmp/mark; ls -d /etc/debian_version 2>/dev/null; true",
+                ])
+            };
+            assert!(poll(Duration::from_secs(10), || bundle.rootfs().join("tmp/mark").exists()));
+            assert_eq!(mark().ok(), "mine\n", "{more:?}");
+            fs::write(bundle.dir.join("my-mounts.json"), MOUNTS).unwrap();
+            let what = "the root of the container's mount namespace is not the container's root";
+            chroot.corten(&["mounts", "add", "r", "/bundle/my-mounts.json"]).fails(what);
+            chroot.corten(&["delete", "--force", "r"]).ok();
+            fs::remove_file(bundle.rootfs().join("tmp/mark")).unwrap();
         }
+        chroot.end();
     });
 }
 

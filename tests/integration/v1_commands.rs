@@ -210,6 +210,10 @@ fn options_of_update_set_limits() {
             t.corten(&["update", option, value, "c1"]).ok();
             assert_eq!(says(controller, &format!("c1/{name}")), expected, "{option}");
         }
+        let out = t.corten(&["update", "--cpu-idle", "1", "--cpu-share", "60", "c1"]).exits(0);
+        assert!(out.stderr.contains("unable to apply both cpu.weight and cpu.idle"), "{out:?}");
+        assert_eq!(says("cpu", "c1/cpu.idle"), "1");
+        t.corten(&["update", "--cpu-idle", "0", "--cpu-share", "77", "c1"]).ok();
         t.corten(&["update", "--kernel-memory", "1M", "c1"]).fails("memory.kernel");
         applied(t).0.ok();
         t.delete("c1");
