@@ -101,6 +101,18 @@ mod tests {
     }
 
     #[test]
+    fn the_page_lists_every_annotation() {
+        let page = include_str!("../../docs/annotations.md");
+        let source = include_str!("annotations.rs").split("#[cfg(test)]").next().unwrap_or_default();
+        let quoted = source.split('"').skip(1).step_by(2);
+        let named = quoted.filter(|text| PREFIXES.iter().any(|(prefix, _)| text.starts_with(prefix)));
+        let systemd = crate::cgroups::systemd::ANNOTATION;
+        for name in named.chain(HONOURED).chain([systemd]) {
+            assert!(page.contains(&format!("`{name}")), "{name}");
+        }
+    }
+
+    #[test]
     fn annotations_of_known_prefixes_are_honoured_warned_of_or_refused() {
         for (name, value, problem, warning) in [
             ("", "x", "annotations: has an empty key", ""),
