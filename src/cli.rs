@@ -125,6 +125,22 @@ pub(crate) struct Gc {
     pub json: bool,
 }
 
+/// What `state` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    State,
+    /// The settings that the kernel does not report as they were asked for.
+    Differences,
+    /// The state with all settings.
+    Settings,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub id: String,
+    pub shown: Shown,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Format {
     #[default]
@@ -198,8 +214,12 @@ where
 }
 
 /// Does what [`ready`] does, for a verb that exits with the code of the program that it has run.
-pub(crate) fn ready_with_code<A: 'static>(args: A, run: fn(&Globals, &A) -> Result<u8>) -> Result<Work> {
-    Ok(Box::new(move |globals| run(globals, &args)))
+pub(crate) fn ready_with_code<A, B>(args: A, run: fn(&Globals, &B) -> Result<u8>) -> Result<Work>
+where
+    A: Borrow<B> + 'static,
+    B: ?Sized + 'static,
+{
+    Ok(Box::new(move |globals| run(globals, args.borrow())))
 }
 
 /// The part of a command line that is needed even if the rest of it is wrong.

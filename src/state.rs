@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 pub(crate) use process::{first_process, pidfd};
-pub(crate) use record::{Document, owner};
+pub(crate) use record::{Document, Exit, owner};
 pub use record::{Record, Status, document, spec_state};
 
 use crate::cgroups::CgroupRecord;
@@ -158,6 +158,19 @@ pub(crate) fn create_dir(root: &Path, id: &str) -> Result<Dir> {
     claim(root, id)
 }
 
+/// Returns the error for an id that is taken. It says so if the container is not a finished one.
+fn exists(root: &Path, id: &str) -> anyhow::Error {
+    let unfinished = open(root, id)
+        .ok()
+        .filter(|dir| dir.find_record().is_ok_and(|record| record.is_none_or(|record| !record.created_done)));
+    let why = match unfinished {
+        Some(dir) if dir.in_use() => ": another corten command is creating it",
+        Some(_) => ": its create was interrupted (hint: corten gc removes what is left of it)",
+        None => "",
+    };
+    fail(Kind::Exists, format!("container with ID {id:?} already exists{why}"))
+}
+
 /// Creates and locks the directory. Returns [`not_found`] if it does not exist any more, or is another one,
 /// once it is locked.
 fn claim(root: &Path, id: &str) -> Result<Dir> {
@@ -174,7 +187,7 @@ fn claim(root: &Path, id: &str) -> Result<Dir> {
     };
     match fs::mkdirat(parent.as_fd(), Path::new(id), 0o700) {
         Err(e) if e.errno == Errno::EEXIST => {
-            return Err(fail(Kind::Exists, format!("container with ID {id:?} already exists")));
+            return Err(exists(root, id));
         }
         other => other?,
     }
@@ -522,8 +535,11 @@ impl Dir {
     }
 
     fn unfinished(&self) -> anyhow::Error {
-        let hint =
-            if self.in_use() { "is being created" } else { "was never finished (hint: delete --force)" };
+        let hint = if self.in_use() {
+            "is being created"
+        } else {
+            "was never finished (hint: corten gc or delete --force removes it)"
+        };
         fail(Kind::WrongStatus, format!("container {:?} {hint}", self.id))
     }
 

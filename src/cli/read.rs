@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::{Create, Delete, Events, Exec, Format, Gc, Globals, Kill, List, Ps, Run, User, Which};
+use super::{
+    Create, Delete, Events, Exec, Format, Gc, Globals, Kill, List, Ps, Run, Shown, State, User, Which,
+};
 use crate::cgroups::Manager;
 use crate::error::{Kind, Result, fail};
 use crate::process::users;
@@ -147,6 +149,17 @@ pub(crate) fn gc(m: &ArgMatches) -> Result<Gc> {
     };
     let json = word(m, "format", format)?.unwrap_or_default();
     Ok(Gc { stopped: flag(m, "stopped"), dry_run: flag(m, "dry-run"), json })
+}
+
+pub(crate) fn state(m: &ArgMatches) -> Result<State> {
+    let format = |value: &str| match value {
+        "text" => Some(Shown::Differences),
+        "json" => Some(Shown::Settings),
+        _ => None,
+    };
+    let format = word(m, "format", format)?.unwrap_or(Shown::Differences);
+    let shown = if flag(m, "applied") { format } else { Shown::State };
+    Ok(State { id: id(m)?, shown })
 }
 
 pub(crate) fn list(m: &ArgMatches) -> Result<List> {

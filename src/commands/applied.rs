@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cgroups::{Cgroup, devices, update};
-use crate::cli::Globals;
+use crate::cli::{Globals, Shown};
 use crate::config;
 use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::intel_rdt::ClassRecord;
@@ -19,7 +19,7 @@ use crate::process::credentials;
 use crate::process::{self, lsm};
 use crate::state::{Status, document};
 use crate::sys::fs;
-use crate::{host, intel_rdt, namespaces};
+use crate::{host, intel_rdt, log, namespaces};
 
 /// One setting of the configuration.
 #[derive(Serialize)]
@@ -38,9 +38,25 @@ impl Row {
         let ok = asked == applied;
         Self { place: place.into(), file: file.into(), asked, applied, ok }
     }
+
+    /// Returns one line.
+    fn text(&self) -> String {
+        let plain = |value: &Value| match value {
+            Value::Null => "nothing".into(),
+            Value::String(text) => text.clone(),
+            Value::Array(values) if values.is_empty() => "none".into(),
+            Value::Array(values) => {
+                let words = values.iter().map(|value| value.as_str().map_or(value.to_string(), String::from));
+                words.collect::<Vec<_>>().join(" ")
+            }
+            other => other.to_string(),
+        };
+        let (asked, has) = (plain(&self.asked), plain(&self.applied));
+        log::one_line(&format!("{}: asked {asked}, has {has} ({})", self.place, self.file))
+    }
 }
 
-pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
+pub(super) fn run(globals: &Globals, id: &str, shown: Shown) -> Result<()> {
     let (dir, record) = super::open(globals, id)?;
     let status = super::status(&dir, &record)?;
     let spec = config::parse(dir.load_config()?)?.spec;
@@ -62,14 +78,21 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
             attribute_rows(&process, &plan, &spec, &mut rows)?;
         }
     }
-    let mut state = serde_json::to_value(document(&record, status)).context("JSON")?;
-    state["applied"] = serde_json::to_value(&rows).context("JSON")?;
-    super::print(&(serde_json::to_string_pretty(&state).context("JSON")? + "\n"))?;
-    let different: Vec<&str> = rows.iter().filter(|row| !row.ok).map(|row| row.place.as_str()).collect();
+    let different: Vec<&Row> = rows.iter().filter(|row| !row.ok).collect();
+    if shown == Shown::Settings {
+        let mut state = serde_json::to_value(document(&record, status, None)).context("JSON")?;
+        state["applied"] = serde_json::to_value(&rows).context("JSON")?;
+        super::print(&(serde_json::to_string_pretty(&state).context("JSON")? + "\n"))?;
+    } else if different.is_empty() {
+        super::print(&format!("{} settings compared: all are applied as asked\n", rows.len()))?;
+    } else {
+        super::print(&different.iter().map(|row| row.text() + "\n").collect::<String>())?;
+    }
     if different.is_empty() {
         return Ok(());
     }
-    Err(fail(Kind::Os, format!("not applied as asked: {}", different.join(", "))))
+    let places: Vec<&str> = different.iter().map(|row| row.place.as_str()).collect();
+    Err(fail(Kind::Os, format!("not applied as asked: {}", places.join(", "))))
 }
 
 /// Plans the process as the configuration asks for it, even if the runtime could not apply all of it.

@@ -2,13 +2,14 @@
 
 use std::os::fd::AsFd;
 
-use super::PATIENCE;
 use super::create::Prepared;
 use super::start::{Poststart, finish};
+use super::{PATIENCE, ended};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
 use crate::launch::{self, Launched, Start, foreground};
+use crate::log;
 use crate::startup::seal;
 use crate::state::Status;
 use crate::sys::task;
@@ -49,9 +50,12 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let Some(signals) = signals else {
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
-    let status = foreground::wait(&process, &signals, notify);
+    let exit = foreground::wait(&process, &signals, notify);
+    let ended = exit.as_ref().ok().map(|exit| ended::of(&record, *exit));
+    let why = ended.as_ref().and_then(|ended| ended::explain(ended, plan.seccomp.is_some()));
+    why.into_iter().for_each(|why| log::warn(format!("run {}: {why}", record.id)));
     let deleted = if args.keep {
-        Ok(())
+        ended.map_or(Ok(()), |ended| ended::keep(&dir, ended))
     } else {
         // Also if the wait failed: no other command will delete it.
         match dir.lock(PATIENCE) {
@@ -61,5 +65,5 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     };
     // The process ends here: the kernel closes all of these at once.
     std::mem::forget((process, signals, prepared));
-    status.and_then(|status| deleted.map(|()| status))
+    exit.and_then(|exit| deleted.map(|()| exit.status()))
 }

@@ -1,12 +1,17 @@
 //! `state`: the container's state (runtime.md#query-state), with runc's further members.
 
-use crate::cli::Globals;
+use super::{applied, ended};
+use crate::cli::{Globals, Shown, State};
 use crate::error::{Context, Result};
 use crate::state::document;
 
-pub(super) fn run(globals: &Globals, id: &str) -> Result<()> {
-    let (dir, record) = super::open(globals, id)?;
+pub(super) fn run(globals: &Globals, args: &State) -> Result<()> {
+    if args.shown != Shown::State {
+        return applied::run(globals, &args.id, args.shown);
+    }
+    let (dir, record) = super::open(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
-    let text = serde_json::to_string_pretty(&document(&record, status)).context("JSON")?;
+    let text = serde_json::to_string_pretty(&document(&record, status, ended::known(&record, status)))
+        .context("JSON")?;
     super::print(&(text + "\n"))
 }

@@ -1,8 +1,8 @@
 //! The verbs: a row for each, with its name, its options and what it runs.
 
 use super::{
-    applied, create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run,
-    seccomp, spec, start, state, trace, update,
+    create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run, seccomp,
+    spec, start, state, trace, update, wait,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 use crate::cli::table::{Operands, Opt, Verb, opt};
@@ -64,17 +64,22 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "state",
         about: "print a container's state",
-        options: &[&[opt(
-            "applied",
-            None,
-            Switch,
-            "also print what was asked for and what the kernel reports; a difference is an error",
-        )]],
+        options: &[&[
+            opt(
+                "applied",
+                None,
+                Switch,
+                "print the settings that are not applied as asked, which is an error",
+            ),
+            opt(
+                "format",
+                Some('f'),
+                Word("FORMAT", &["text", "json"]),
+                "with --applied: text, or json, which has all settings",
+            ),
+        ]],
         operands: Operands::Id,
-        work: |m| {
-            let run = if read::flag(m, "applied") { applied::run } else { state::run };
-            ready(read::id(m)?, run)
-        },
+        work: |m| ready(read::state(m)?, state::run),
     },
     Verb {
         name: "kill",
@@ -90,6 +95,13 @@ pub const VERBS: &[Verb] = &[
         ]],
         operands: Operands::IdSignal,
         work: |m| ready(read::kill(m)?, kill::run),
+    },
+    Verb {
+        name: "wait",
+        about: "wait until a container has stopped, and end with its exit status",
+        options: &[],
+        operands: Operands::Id,
+        work: |m| ready_with_code(read::id(m)?, wait::run),
     },
     Verb {
         name: "delete",

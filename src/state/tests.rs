@@ -122,7 +122,7 @@ fn documents_have_the_members_that_others_read() {
             r#"{"ociVersion":"1.3.0","id":"web1","pid":0,"status":"stopped","bundle":"/b","rootfs":"/b/rootfs","created":"2024-01-01T00:00:00.000000000Z","annotations":{"k":"v"},"owner":"root"}"#,
         ),
     ] {
-        assert_eq!(serde_json::to_string(&document(&record, status)).unwrap(), expected);
+        assert_eq!(serde_json::to_string(&document(&record, status, None)).unwrap(), expected);
     }
     for (status, pid, expected) in [
         (
@@ -172,7 +172,8 @@ fn a_container_is_made_found_and_removed() {
     let dir = create_dir(&root, "a").unwrap();
     let error = create_dir(&root, "a").unwrap_err();
     assert_eq!(kind(&error), Kind::Exists);
-    assert_eq!(error.to_string(), "container with ID \"a\" already exists");
+    let taken = "container with ID \"a\" already exists";
+    assert_eq!(error.to_string(), format!("{taken}: another corten command is creating it"));
 
     let other = open(&root, "a").unwrap();
     assert!(other.find_record().unwrap().is_none());
@@ -182,6 +183,15 @@ fn a_container_is_made_found_and_removed() {
     dir.save(&record).unwrap();
     dir.save_config("{ }\n").unwrap();
     drop(dir);
+    let error = create_dir(&root, "a").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        if record.created_done {
+            taken.into()
+        } else {
+            format!("{taken}: its create was interrupted (hint: corten gc removes what is left of it)")
+        }
+    );
 
     assert_eq!(other.load().unwrap(), record);
     assert_eq!(other.load_config().unwrap(), "{ }\n");
@@ -192,7 +202,7 @@ fn a_container_is_made_found_and_removed() {
     assert_eq!(listed(&root).unwrap(), ["b"]);
     assert!(open(&root, "a").unwrap_err().to_string().contains("does not exist"));
     let error = open(&root, "b").unwrap().load().unwrap_err().to_string();
-    assert_eq!(error, "container \"b\" was never finished (hint: delete --force)");
+    assert_eq!(error, "container \"b\" was never finished (hint: corten gc or delete --force removes it)");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn a_record_of_another_user_is_refused() {
         let refusal = "its directory belongs to user 1000 (hint: be that user)";
         for args in [
             &["state", "c1"][..],
-            &["state", "--applied", "c1"],
+            &["state", "--applied", "--format", "json", "c1"],
             &["start", "c1"],
             &["kill", "c1", "KILL"],
             &["kill", "--all", "c1", "KILL"],

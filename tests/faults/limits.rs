@@ -71,7 +71,8 @@ pub fn snapshot(test: &Test) -> Vec<String> {
     let mut devices: Vec<String> = list.lines().map(String::from).collect();
     devices.sort_unstable();
     let state: Value =
-        serde_json::from_str(&test.corten(&["state", "--applied", "f"]).stdout).unwrap_or_default();
+        serde_json::from_str(&test.corten(&["state", "--applied", "--format", "json", "f"]).stdout)
+            .unwrap_or_default();
     let rows = state["applied"].as_array().into_iter().flatten();
     let limits = rows.filter(|row| row["place"].as_str().is_some_and(|place| place.contains(".resources.")));
     files.chain(devices).chain(limits.map(|row| format!("{} {}", row["file"], row["applied"]))).collect()

@@ -168,7 +168,7 @@ impl Verb {
                     cell.wrong
                         .push(format!("exits {code}, and there is {:?} instead of {wanted:?}", cell.limits));
                 }
-                let applied = test.corten(&["state", "--applied", "f"]);
+                let applied = test.corten(&["state", "--applied", "--format", "json", "f"]);
                 if !killed && applied.code != 0 {
                     cell.wrong
                         .push(format!("exits {code}, and what is kept is not what is: {}", applied.stderr));

@@ -8,7 +8,7 @@ use crate::harness::{Output, Test, isolated};
 use crate::namespaces::{give_rootfs, map_ids};
 
 fn applied(t: &Test) -> (Output, Value) {
-    let out = t.corten(&["state", "--applied", "c1"]);
+    let out = t.corten(&["state", "--applied", "--format", "json", "c1"]);
     let document = serde_json::from_str::<Value>(&out.stdout);
     let rows = document.unwrap_or_else(|e| panic!("{e}: {out:#?}"))["applied"].clone();
     (out, rows)
@@ -86,7 +86,12 @@ fn a_difference_from_the_configuration_is_an_error() {
         });
         let pid = t.start(&bundle, "c1");
         applied(t).0.ok();
+        let same = t.corten(&["state", "--applied", "c1"]).ok();
+        assert!(same.ends_with(" settings compared: all are applied as asked\n"), "{same}");
         fs::write("/sys/fs/cgroup/c1/cgroup.max.depth", "8").unwrap();
+        let text = t.corten(&["state", "--applied", "c1"]).exits(1).stdout;
+        let line = "linux.resources.unified[\"cgroup.max.depth\"]: asked 7, has 8 (cgroup.max.depth)\n";
+        assert_eq!(text, line);
         let (out, rows) = applied(t);
         out.fails("not applied as asked: linux.resources.unified[\"cgroup.max.depth\"]").exits(1);
         let changed = row(&rows, "linux.resources.unified[\"cgroup.max.depth\"]");

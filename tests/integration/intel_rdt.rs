@@ -108,11 +108,13 @@ fn an_existing_class_is_joined_and_not_removed() {
         t.corten(&["update", "--l3-cache-schema", "L3:0=f", "c1"])
             .fails("was not created for this container");
 
-        let applied: Value = serde_json::from_str(&t.corten(&["state", "--applied", "c1"]).ok()).unwrap();
+        let applied: Value =
+            serde_json::from_str(&t.corten(&["state", "--applied", "--format", "json", "c1"]).ok()).unwrap();
         let row = json!({"place": "linux.intelRdt", "file": class("gold").join("tasks"), "asked": pid, "applied": pid, "ok": true});
         assert!(applied["applied"].as_array().unwrap().contains(&row), "{applied:#}");
         fs::write(class("harness/tasks"), pid.to_string()).unwrap();
-        t.corten(&["state", "--applied", "c1"]).fails("not applied as asked: linux.intelRdt");
+        t.corten(&["state", "--applied", "--format", "json", "c1"])
+            .fails("not applied as asked: linux.intelRdt");
 
         fs::write(class("harness/tasks"), executed.to_string()).unwrap();
         t.delete("c1");

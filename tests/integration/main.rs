@@ -9,6 +9,7 @@ mod calls;
 mod cgroups;
 mod cli;
 mod devices;
+mod ended;
 mod errors;
 mod events;
 mod exec;

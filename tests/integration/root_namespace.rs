@@ -149,6 +149,7 @@ fn containers_that_need_the_hosts_mounts_get_them() {
                 "a mount that shares with the host",
                 false,
                 Box::new(|c, bundle| {
+                    c["linux"]["rootfsPropagation"] = json!("shared");
                     add(
                         c,
                         json!({"destination": "/mnt", "source": bundle.path(), "options": ["bind", "rshared"]}),

@@ -34,7 +34,7 @@ fn update(t: &Test, document: &Value) -> Output {
 }
 
 fn applied(t: &Test) -> (Output, Vec<Value>) {
-    let out = t.corten(&["state", "--applied", "c1"]);
+    let out = t.corten(&["state", "--applied", "--format", "json", "c1"]);
     let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
     let rows = document["applied"].as_array().unwrap().clone();
     (out, rows)
