@@ -214,12 +214,8 @@ where
 }
 
 /// Does what [`ready`] does, for a verb that exits with the code of the program that it has run.
-pub(crate) fn ready_with_code<A, B>(args: A, run: fn(&Globals, &B) -> Result<u8>) -> Result<Work>
-where
-    A: Borrow<B> + 'static,
-    B: ?Sized + 'static,
-{
-    Ok(Box::new(move |globals| run(globals, args.borrow())))
+pub(crate) fn ready_with_code<A: 'static>(args: A, run: fn(&Globals, &A) -> Result<u8>) -> Result<Work> {
+    Ok(Box::new(move |globals| run(globals, &args)))
 }
 
 /// The part of a command line that is needed even if the rest of it is wrong.

@@ -4,7 +4,6 @@
 mod applied;
 mod create;
 mod delete;
-mod ended;
 mod events;
 pub(crate) mod exec;
 mod features;
@@ -25,7 +24,6 @@ mod state;
 mod trace;
 pub(crate) mod update;
 mod verbs;
-mod wait;
 
 use std::io::Write;
 use std::mem::ManuallyDrop;

@@ -62,22 +62,6 @@ pub(crate) fn read_stat(pid: i32) -> Result<Option<Stat>> {
     }
 }
 
-/// Returns the wait status of a zombie that started at that time. Returns `None` if there is none, and if the
-/// caller may not know: then the kernel shows 0 instead (proc_pid_stat(5), `exit_code`).
-pub(crate) fn zombie_status(pid: i32, start_time: u64) -> Result<Option<i32>> {
-    let proc = host::procfs()?;
-    let Ok(text) = fs::read_text(proc, Path::new(&format!("{pid}/stat"))) else { return Ok(None) };
-    let is_zombie = |stat: &Stat| stat.state == 'Z' && stat.start_time == start_time;
-    if !parse_stat(&text).is_some_and(|stat| is_zombie(&stat)) {
-        return Ok(None);
-    }
-    let status = text.split_ascii_whitespace().next_back().and_then(|field| field.parse().ok());
-    // The same right shows the namespaces, of which a zombie has none.
-    let shown = || fs::readlinkat(proc, Path::new(&format!("{pid}/ns/mnt")));
-    let allowed = |status| status != 0 || shown().is_err_and(|e| e.errno == Errno::ENOENT);
-    Ok(status.filter(|status| allowed(*status)))
-}
-
 /// Returns the id of this boot of the machine. It is read once, since we do not outlive the boot.
 pub(crate) fn boot_id() -> Result<&'static str> {
     static ID: OnceLock<String> = OnceLock::new();

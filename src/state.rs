@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 pub(crate) use process::{first_process, pidfd};
-pub(crate) use record::{Document, Exit, owner};
+pub(crate) use record::{Document, owner};
 pub use record::{Record, Status, document, spec_state};
 
 use crate::cgroups::CgroupRecord;

@@ -173,7 +173,7 @@ pub fn state(data: &[u8]) {
     assert_eq!(record, again);
     for status in [Status::Creating, Status::Created, Status::Running, Status::Paused, Status::Stopped] {
         let shown =
-            serde_json::to_string(&state::document(&record, status, None)).unwrap_or_else(|e| panic!("{e}"));
+            serde_json::to_string(&state::document(&record, status)).unwrap_or_else(|e| panic!("{e}"));
         for text in [shown, state::spec_state(&record, status, record.pid)] {
             let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
             assert_eq!(value["id"], record.id.as_str());

@@ -5,7 +5,6 @@
 //! process, and also if it is configured not to kill. Therefore the count is read again for a while after a
 //! signal.
 
-use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -14,7 +13,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use serde::{Deserialize, Serialize};
 
 use super::parse::{flat, of};
 use super::{Cgroup, CgroupRecord};
@@ -28,63 +26,14 @@ const RECHECK: Duration = Duration::from_millis(10);
 /// How often the count is read if the kernel signals nothing.
 const WITHOUT_NOTICE: Duration = Duration::from_millis(200);
 
-/// That the kernel has killed processes of a cgroup because memory ran out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutOfMemory {
-    /// How many processes were killed.
-    pub kills: u64,
-    /// The limit of the cgroup, in bytes. Without one, the memory of a cgroup above or of the host ran out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u64>,
-    /// The most that the cgroup has used, in bytes. v2 counts it since Linux 5.19.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peak: Option<u64>,
+/// Reports whether the kernel has killed a process in a recorded cgroup because memory ran out. Returns false
+/// if the cgroup cannot be read.
+#[must_use]
+pub(crate) fn has_killed(record: &CgroupRecord) -> bool {
+    let Ok(Some(cgroup)) = Cgroup::open(record) else { return false };
+    let kills = |file: &str| cgroup.read(file).ok().flatten().map(|text| count(&text, "oom_kill"));
+    kills("memory.events").or_else(|| kills("memory.oom_control")).is_some_and(|kills| kills > 0)
 }
-
-impl OutOfMemory {
-    /// Returns `None` if no process was killed, or if the cgroup cannot be read.
-    #[must_use]
-    pub(crate) fn read(record: &CgroupRecord) -> Option<Self> {
-        let cgroup = Cgroup::open(record).ok().flatten()?;
-        let text = |file: &str| cgroup.read(file).ok().flatten();
-        let either = |v2: &str, v1: &str| text(v2).or_else(|| text(v1));
-        let kills = count(&either("memory.events", "memory.oom_control")?, "oom_kill");
-        let bytes = |text: String| text.trim().parse().ok().filter(|bytes| *bytes < UNLIMITED);
-        (kills > 0).then(|| Self {
-            kills,
-            limit: either("memory.max", "memory.limit_in_bytes").and_then(bytes),
-            peak: either("memory.peak", "memory.max_usage_in_bytes").and_then(bytes),
-        })
-    }
-}
-
-impl fmt::Display for OutOfMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.limit {
-            Some(limit) => write!(f, "out of memory (limit {}", size(limit))?,
-            None => f.write_str("out of memory (no limit of its own")?,
-        }
-        self.peak.map_or(Ok(()), |peak| write!(f, ", peak {}", size(peak)))?;
-        f.write_str(")")
-    }
-}
-
-/// Returns a number of bytes in the largest unit of which it has at least one.
-fn size(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let Some((shift, unit)) = units.iter().find(|(shift, _)| bytes >> shift > 0) else {
-        return format!("{bytes} bytes");
-    };
-    // Tenths, rounded to the nearest.
-    let tenths = (u128::from(bytes) * 10 + (1 << (shift - 1))) >> shift;
-    match tenths % 10 {
-        0 => format!("{} {unit}", tenths / 10),
-        tenth => format!("{}.{tenth} {unit}", tenths / 10),
-    }
-}
-
-/// v1 shows no limit as the largest number of pages.
-const UNLIMITED: u64 = 1 << 62;
 
 /// The kills in a cgroup, counted from now on.
 pub(crate) struct Watch {
@@ -205,22 +154,6 @@ fn count(text: &str, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (bytes, expected) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (4096, "4 KiB"),
-            (8 << 20, "8 MiB"),
-            ((8 << 20) - 4096, "8 MiB"),
-            ((8 << 20) + (1 << 19), "8.5 MiB"),
-            (3 << 30, "3 GiB"),
-            (u64::MAX, "17179869184 GiB"),
-        ] {
-            assert_eq!(size(bytes), expected);
-        }
-    }
 
     #[test]
     fn kills_are_counted() {

@@ -80,7 +80,7 @@ pub(super) fn run(globals: &Globals, id: &str, shown: Shown) -> Result<()> {
     }
     let different: Vec<&Row> = rows.iter().filter(|row| !row.ok).collect();
     if shown == Shown::Settings {
-        let mut state = serde_json::to_value(document(&record, status, None)).context("JSON")?;
+        let mut state = serde_json::to_value(document(&record, status)).context("JSON")?;
         state["applied"] = serde_json::to_value(&rows).context("JSON")?;
         super::print(&(serde_json::to_string_pretty(&state).context("JSON")? + "\n"))?;
     } else if different.is_empty() {

@@ -4,10 +4,9 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::ended;
 use crate::cli::{Format, Globals, List};
 use crate::error::{Context, Kind, Result, kind};
-use crate::state::{Exit, Record, Status, document};
+use crate::state::{Record, Status, document};
 use crate::{log, state};
 
 pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
@@ -18,24 +17,16 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
         return super::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
     let found = parent.map_or_else(Vec::new, |parent| read_all(&root, &parent, ids));
-    let documents = |exit: fn(&Record, Status) -> Option<Exit>| {
-        found
-            .iter()
-            .map(|(record, status)| document(record, *status, exit(record, *status)))
-            .collect::<Vec<_>>()
-    };
+    let documents: Vec<_> = found.iter().map(|(record, status)| document(record, *status)).collect();
     match args.format {
-        Format::Json => {
-            super::print(&(serde_json::to_string(&documents(ended::known)).context("JSON")? + "\n"))
-        }
+        Format::Json => super::print(&(serde_json::to_string(&documents).context("JSON")? + "\n")),
         Format::Table => {
             let heads = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from).to_vec();
             let row = |d: state::Document| {
                 let bundle = d.bundle.display().to_string();
                 vec![d.id.into(), d.pid.to_string(), d.status, bundle, d.created.into(), d.owner.into()]
             };
-            let rows: Vec<_> =
-                std::iter::once(heads).chain(documents(|_, _| None).into_iter().map(row)).collect();
+            let rows: Vec<_> = std::iter::once(heads).chain(documents.into_iter().map(row)).collect();
             super::print(&super::table(&rows))
         }
     }

@@ -2,14 +2,13 @@
 
 use std::os::fd::AsFd;
 
+use super::PATIENCE;
 use super::create::Prepared;
 use super::start::{Poststart, finish};
-use super::{PATIENCE, ended};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
 use crate::launch::{self, Launched, Start, foreground};
-use crate::log;
 use crate::startup::seal;
 use crate::state::Status;
 use crate::sys::task;
@@ -50,12 +49,9 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let Some(signals) = signals else {
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
-    let exit = foreground::wait(&process, &signals, notify);
-    let ended = exit.as_ref().ok().map(|exit| ended::of(&record, *exit));
-    let why = ended.as_ref().and_then(|ended| ended::explain(ended, plan.seccomp.is_some()));
-    why.into_iter().for_each(|why| log::warn(format!("run {}: {why}", record.id)));
+    let status = foreground::wait(&process, &signals, notify);
     let deleted = if args.keep {
-        ended.map_or(Ok(()), |ended| ended::keep(&dir, ended))
+        Ok(())
     } else {
         // Also if the wait failed: no other command will delete it.
         match dir.lock(PATIENCE) {
@@ -65,5 +61,5 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     };
     // The process ends here: the kernel closes all of these at once.
     std::mem::forget((process, signals, prepared));
-    exit.and_then(|exit| deleted.map(|()| exit.status()))
+    status.and_then(|status| deleted.map(|()| status))
 }

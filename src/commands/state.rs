@@ -1,6 +1,6 @@
 //! `state`: the container's state (runtime.md#query-state), with runc's further members.
 
-use super::{applied, ended};
+use super::applied;
 use crate::cli::{Globals, Shown, State};
 use crate::error::{Context, Result};
 use crate::state::document;
@@ -11,7 +11,7 @@ pub(super) fn run(globals: &Globals, args: &State) -> Result<()> {
     }
     let (dir, record) = super::open(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
-    let text = serde_json::to_string_pretty(&document(&record, status, ended::known(&record, status)))
+    let text = serde_json::to_string_pretty(&document(&record, status))
         .context("JSON")?;
     super::print(&(text + "\n"))
 }

@@ -2,7 +2,7 @@
 
 use super::{
     create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run, seccomp,
-    spec, start, state, trace, update, wait,
+    spec, start, state, trace, update,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 use crate::cli::table::{Operands, Opt, Verb, opt};
@@ -95,13 +95,6 @@ pub const VERBS: &[Verb] = &[
         ]],
         operands: Operands::IdSignal,
         work: |m| ready(read::kill(m)?, kill::run),
-    },
-    Verb {
-        name: "wait",
-        about: "wait until a container has stopped, and end with its exit status",
-        options: &[],
-        operands: Operands::Id,
-        work: |m| ready_with_code(read::id(m)?, wait::run),
     },
     Verb {
         name: "delete",

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use super::channel::{Channel, Event, Go, unexpected};
 use super::watch::Watch;
 use crate::SPEC_VERSION;
-use crate::cgroups::oom::OutOfMemory;
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, idmap};
 use crate::process::{self, rlimits};
@@ -18,7 +17,7 @@ use crate::seccomp::{self, Listener};
 use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
 use crate::sys::task::{self, Exit};
 use crate::sys::{self, fs, socket, tty};
-use crate::{log, procstat, trace};
+use crate::{cgroups, log, procstat, trace};
 
 /// A process in a container, before its program runs.
 pub(crate) struct Process {
@@ -245,10 +244,8 @@ fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> R
 
 /// Adds the reason for the death of the container process, if the kernel knows it.
 pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
-    match record.cgroup.as_ref().and_then(OutOfMemory::read) {
-        Some(memory) => error.context(format!("linux.resources.memory: {memory}")),
-        None => error,
-    }
+    let killed = record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed);
+    if killed { error.context("linux.resources.memory: out of memory") } else { error }
 }
 
 /// Fails if a process ended before its program ran. The channel of a process that ends is closed some time before the

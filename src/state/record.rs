@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::SPEC_VERSION;
 use crate::cgroups::CgroupRecord;
-use crate::cgroups::oom::OutOfMemory;
 use crate::intel_rdt::ClassRecord;
 use crate::process::users;
 use crate::procstat::Stat;
@@ -18,23 +17,6 @@ use crate::procstat::Stat;
 pub struct Owner {
     pub uid: u32,
     pub name: String,
-}
-
-/// How the container's first process has ended, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Exit {
-    /// The exit status, or 128 + the signal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u8>,
-    /// The signal that has ended it, such as `SIGKILL`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub out_of_memory: Option<OutOfMemory>,
-    /// RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<String>,
 }
 
 /// The facts about a container. They do not change with what the container does.
@@ -86,9 +68,6 @@ pub struct Record {
     /// The saved configuration has poststop hooks. Otherwise `delete` need not read it.
     #[serde(default)]
     pub delete_reads_config: bool,
-    /// Set by the runtime that has waited for the container, if that stays.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit: Option<Exit>,
 }
 
 impl Record {
@@ -156,13 +135,10 @@ pub struct Document<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: &'a BTreeMap<String, String>,
     pub owner: &'a str,
-    /// Not one of runc's. Engines ignore members that they do not know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit: Option<Exit>,
 }
 
 #[must_use]
-pub fn document(record: &Record, status: Status, exit: Option<Exit>) -> Document<'_> {
+pub fn document(record: &Record, status: Status) -> Document<'_> {
     Document {
         oci_version: SPEC_VERSION,
         id: &record.id,
@@ -173,7 +149,6 @@ pub fn document(record: &Record, status: Status, exit: Option<Exit>) -> Document
         created: &record.created,
         annotations: &record.annotations,
         owner: &record.owner.name,
-        exit,
     }
 }
 

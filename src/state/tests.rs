@@ -122,7 +122,7 @@ fn documents_have_the_members_that_others_read() {
             r#"{"ociVersion":"1.3.0","id":"web1","pid":0,"status":"stopped","bundle":"/b","rootfs":"/b/rootfs","created":"2024-01-01T00:00:00.000000000Z","annotations":{"k":"v"},"owner":"root"}"#,
         ),
     ] {
-        assert_eq!(serde_json::to_string(&document(&record, status, None)).unwrap(), expected);
+        assert_eq!(serde_json::to_string(&document(&record, status)).unwrap(), expected);
     }
     for (status, pid, expected) in [
         (

@@ -1,7 +1,7 @@
 //! Attributes of processes: scheduling, memory policy, limits, process groups and executable files.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -10,27 +10,6 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, setpgid};
 
 use super::{Error, Result, check};
-
-/// `struct pidfd_info` of Linux 6.13, in which 6.15 fills the exit code.
-#[repr(C)]
-#[derive(Default)]
-struct PidfdInfo {
-    mask: u64,
-    cgroup: u64,
-    ids: [u32; 11],
-    exit_code: i32,
-}
-
-/// Returns the wait status of a process that has ended and was reaped (`PIDFD_GET_INFO`, Linux 6.15). Returns `None` before
-/// that, and if the kernel does not know it.
-pub(crate) fn reaped_status(pidfd: BorrowedFd) -> Option<i32> {
-    const EXIT: u64 = 1 << 3;
-    let mut info = PidfdInfo { mask: EXIT, ..PidfdInfo::default() };
-    let request = libc::_IOWR::<PidfdInfo>(0xff, 11);
-    // SAFETY: `info` is a live structure of the size that the request names, and the kernel writes no more than that.
-    let ret = unsafe { libc::ioctl(pidfd.as_raw_fd(), request as _, &raw mut info) };
-    (ret == 0 && info.mask & EXIT != 0).then_some(info.exit_code)
-}
 
 /// `struct sched_attr` up to the utilisation clamps. Every supported kernel accepts this form.
 #[repr(C)]

@@ -218,15 +218,6 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Reads a wait status (wait(2)).
-    #[must_use]
-    pub(crate) fn of_status(status: i32) -> Self {
-        match status & 0x7f {
-            0 => Self::Code(status >> 8 & 0xff),
-            signal => Self::Signal(signal),
-        }
-    }
-
     /// Returns the status that a shell would show: the code, or 128 + the signal.
     #[must_use]
     pub fn status(self) -> u8 {

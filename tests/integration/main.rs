@@ -9,7 +9,6 @@ mod calls;
 mod cgroups;
 mod cli;
 mod devices;
-mod ended;
 mod errors;
 mod events;
 mod exec;
