@@ -2,7 +2,7 @@
 
 use super::{
     applied, create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run,
-    seccomp, spec, start, state, trace, update,
+    seccomp, spec, start, state, trace, update, wait,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 use crate::cli::table::{Operands, Opt, Verb, opt};
@@ -75,6 +75,13 @@ pub const VERBS: &[Verb] = &[
             let run = if read::flag(m, "applied") { applied::run } else { state::run };
             ready(read::id(m)?, run)
         },
+    },
+    Verb {
+        name: "wait",
+        about: "wait until a container has ended, and exit with its program's status",
+        options: &[],
+        operands: Operands::Id,
+        work: |m| ready_with_code(read::id(m)?, |globals, id| wait::run(globals, id)),
     },
     Verb {
         name: "kill",

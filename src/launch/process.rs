@@ -244,7 +244,7 @@ fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> R
 
 /// Adds the reason for the death of the container process, if the kernel knows it.
 pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
-    let killed = record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed);
+    let killed = record.cgroup.as_ref().and_then(cgroups::oom::kills).is_some();
     if killed { error.context("linux.resources.memory: out of memory") } else { error }
 }
 
