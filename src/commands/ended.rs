@@ -7,7 +7,7 @@ use crate::cgroups::oom;
 use crate::error::{Kind, Result, kind};
 use crate::state::{Dir, End, Ended, Record, Status};
 use crate::sys::task::Exit;
-use crate::{log, state};
+use crate::{log, procstat, state};
 
 /// Returns the end of a container whose first process has ended like this. It is called before the cgroup is
 /// removed. Of a success it asks the kernel nothing.
@@ -25,6 +25,10 @@ fn known(exit: Option<Exit>, record: &Record) -> Option<End> {
 /// recorded that.
 pub(super) fn complete(record: &mut Record, status: Status) {
     if status != Status::Stopped || record.exit.is_some() || record.pid.is_none() {
+        return;
+    }
+    // After a reboot, what is at its paths belongs to others.
+    if procstat::boot_id().ok() != Some(&record.boot_id) {
         return;
     }
     // It only adds to what the command prints, so that an error has no other effect.

@@ -13,14 +13,19 @@ fn script(t: &Test, script: &str) -> Bundle {
     t.bundle(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]))
 }
 
+/// The calls in which `wait` waits. Newer architectures have no poll(2).
+#[cfg(target_arch = "x86_64")]
+const POLLS: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_ppoll];
+#[cfg(not(target_arch = "x86_64"))]
+const POLLS: &[libc::c_long] = &[libc::SYS_ppoll];
+
 /// Starts `wait`, and returns when it waits.
 fn waiting(t: &Test, id: &str) -> Running {
     let running = t.spawn(t.command(&["wait", id]).stdin(Stdio::null()));
-    let wchan = format!("/proc/{}/syscall", running.child.id());
-    // poll(2), or ppoll(2) on an architecture without it.
+    let syscall = format!("/proc/{}/syscall", running.child.id());
     let polls = || {
-        let text = fs::read_to_string(&wchan).unwrap_or_default();
-        [libc::SYS_poll, libc::SYS_ppoll].iter().any(|call| text.starts_with(&format!("{call} ")))
+        let text = fs::read_to_string(&syscall).unwrap_or_default();
+        POLLS.iter().any(|call| text.starts_with(&format!("{call} ")))
     };
     assert!(poll(Duration::from_secs(10), polls), "wait does not wait");
     running
@@ -266,6 +271,14 @@ fn kept_and_detached(t: &Test, direct: &Bundle) {
         exit(t, "c").get("status").is_none()
     }));
     assert_eq!(shown(&exit(t, "c")), json!({"oomKills": 1, "memoryLimit": LIMIT}));
+    // After a reboot another cgroup can be at the path, even with the same inode number.
+    let state = t.state().join("c/state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let mut record: Value = serde_json::from_str(&text).unwrap();
+    record["bootId"] = json!("another");
+    fs::write(&state, record.to_string()).unwrap();
+    assert!(t.document("c").get("exit").is_none());
+    fs::write(&state, text).unwrap();
     t.delete("c");
 }
 
