@@ -197,7 +197,7 @@ const EATS: &str = "tail /dev/zero";
 /// The last line of `run` says that the kernel has killed the program for want of memory.
 #[test]
 fn run_reports_that_memory_ran_out() {
-    isolated(|t| {
+    isolated_in(View::V2, |t| {
         let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
         if !controllers.split_whitespace().any(|name| name == "memory") {
             skip("no memory controller on cgroup v2");
