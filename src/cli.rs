@@ -224,7 +224,8 @@ pub(crate) struct Preview {
     pub log: log::Options,
     /// `--trace`.
     pub trace: Option<PathBuf>,
-    /// The exit code of a failure. Engines expect 255 from `exec`.
+    /// The exit code of a failure. Engines expect 255 from `exec`. `wait` has it too, because 1 is a common
+    /// status of the program for which it waits.
     pub failure: u8,
 }
 
@@ -248,7 +249,8 @@ pub(crate) fn preview(args: &[OsString]) -> Preview {
         level,
     };
     let trace = value("--trace=").map(PathBuf::from);
-    Preview { log, trace, failure: if rest.first().is_some_and(|v| v == "exec") { 255 } else { 1 } }
+    let failure = if rest.first().is_some_and(|verb| verb == "exec" || verb == "wait") { 255 } else { 1 };
+    Preview { log, trace, failure }
 }
 
 /// Reads a whole command line, the program's name first.

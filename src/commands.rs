@@ -4,6 +4,7 @@
 mod applied;
 mod create;
 mod delete;
+mod ended;
 mod events;
 pub(crate) mod exec;
 mod features;
@@ -24,6 +25,7 @@ mod state;
 mod trace;
 pub(crate) mod update;
 mod verbs;
+mod wait;
 
 use std::io::Write;
 use std::mem::ManuallyDrop;

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 
 use crate::error::{Kind, Result, fail};
 use crate::host;
-use crate::sys::fs;
+use crate::sys::task::Exit;
+use crate::sys::{self, fs};
 
 /// The fields of `/proc/PID/stat` that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) struct Stat {
     pub(crate) flags: u32,
     pub(crate) threads: u32,
     pub(crate) start_time: u64,
+    /// How it has ended, in wait(2)'s form. 0 while it runs, and if the caller may not see it.
+    pub(crate) wait_status: i32,
 }
 
 impl Stat {
@@ -45,6 +48,7 @@ pub(crate) fn parse_stat(text: &str) -> Option<Stat> {
         flags: field(9)?.parse().ok()?,
         threads: field(20)?.parse().ok()?,
         start_time: field(22)?.parse().ok()?,
+        wait_status: field(52).and_then(|text| text.parse().ok()).unwrap_or(0),
     })
 }
 
@@ -60,6 +64,21 @@ pub(crate) fn read_stat(pid: i32) -> Result<Option<Stat>> {
         Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Returns how a process has ended that its parent has not reaped yet. `stat` is its entry. Returns `None` if it
+/// has not ended, or if the caller may not see how.
+pub(crate) fn exit_of_zombie(pid: i32, stat: &Stat) -> Result<Option<Exit>> {
+    if stat.state != 'Z' || !stat.dead() {
+        return Ok(None);
+    }
+    // The kernel shows 0 to a caller without the right to trace the process. The links of its namespaces need the
+    // same right. Of a zombie they lead nowhere.
+    let link = format!("{pid}/ns/mnt");
+    let hidden = || fs::readlinkat(host::procfs()?, Path::new(&link)).map_err(anyhow::Error::from);
+    let hidden = stat.wait_status == 0
+        && hidden().is_err_and(|e| sys::errno(&e).is_some_and(|errno| errno == Errno::EACCES));
+    Ok((!hidden).then(|| Exit::of_wait_status(stat.wait_status)))
 }
 
 /// Returns the id of this boot of the machine. It is read once, since we do not outlive the boot.

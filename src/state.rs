@@ -13,6 +13,7 @@
 //! mkdir(2) of the directory prevents a second container of that id. A command that changes a container holds
 //! flock(2) on the directory. Files are replaced by rename(2), so that a reader sees the old or the new one.
 
+mod end;
 mod process;
 mod record;
 
@@ -25,7 +26,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-pub(crate) use process::{first_process, pidfd};
+pub(crate) use end::{End, Ended};
+pub(crate) use process::{exit_of_first, first_process, pidfd, pidfd_until_reaped};
 pub(crate) use record::{Document, owner};
 pub use record::{Record, Status, document, spec_state};
 
@@ -534,7 +536,8 @@ impl Dir {
         self.find_record()?.ok_or_else(|| self.unfinished())
     }
 
-    fn unfinished(&self) -> anyhow::Error {
+    /// Returns the error for a container whose `create` has not finished.
+    pub(crate) fn unfinished(&self) -> anyhow::Error {
         let hint = if self.in_use() {
             "is being created"
         } else {

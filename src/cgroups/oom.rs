@@ -5,6 +5,7 @@
 //! process, and also if it is configured not to kill. Therefore the count is read again for a while after a
 //! signal.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use serde::{Deserialize, Serialize};
 
 use super::parse::{flat, of};
 use super::{Cgroup, CgroupRecord};
@@ -26,13 +28,81 @@ const RECHECK: Duration = Duration::from_millis(10);
 /// How often the count is read if the kernel signals nothing.
 const WITHOUT_NOTICE: Duration = Duration::from_millis(200);
 
-/// Reports whether the kernel has killed a process in a recorded cgroup because memory ran out. Returns false
-/// if the cgroup cannot be read.
+/// The processes in a cgroup that the kernel has killed because memory ran out, and the memory in numbers of
+/// bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kills {
+    #[serde(rename = "oomKills")]
+    pub count: u64,
+    /// Memory ran out on the host or in a cgroup above, not by the cgroup's own limit.
+    #[serde(rename = "oomAbove", default, skip_serializing_if = "std::ops::Not::not")]
+    pub above: bool,
+    #[serde(rename = "memoryLimit", default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// The most that was in use at any time. v2 reports it since Linux 5.19.
+    #[serde(rename = "memoryPeak", default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<u64>,
+}
+
+impl fmt::Display for Kills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.above { " on the host or in a cgroup above" } else { "" };
+        write!(f, "out of memory{place}")?;
+        let figures = [("limit", self.limit), ("peak", self.peak)];
+        let figures =
+            figures.into_iter().filter_map(|(name, bytes)| Some(format!("{name} {}", size(bytes?))));
+        let figures: Vec<String> = figures.collect();
+        if figures.is_empty() { Ok(()) } else { write!(f, " ({})", figures.join(", ")) }
+    }
+}
+
+/// Formats a number of bytes with at most one decimal.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let Some((power, unit)) = units.into_iter().find(|(power, _)| bytes >> power > 0) else {
+        return format!("{bytes} bytes");
+    };
+    let tenths = (u128::from(bytes) * 10 + (1 << (power - 1))) >> power;
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole} {unit}"),
+        (whole, tenth) => format!("{whole}.{tenth} {unit}"),
+    }
+}
+
+/// Returns how many processes the kernel has killed in a recorded cgroup since the container was created,
+/// because memory ran out. Returns `None` if it has killed none, or if the cgroup cannot be read.
 #[must_use]
-pub(crate) fn has_killed(record: &CgroupRecord) -> bool {
-    let Ok(Some(cgroup)) = Cgroup::open(record) else { return false };
-    let kills = |file: &str| cgroup.read(file).ok().flatten().map(|text| count(&text, "oom_kill"));
-    kills("memory.events").or_else(|| kills("memory.oom_control")).is_some_and(|kills| kills > 0)
+pub(crate) fn kills(record: &CgroupRecord) -> Option<Kills> {
+    let cgroup = Cgroup::open(record).ok().flatten()?;
+    let read = |file: &str| cgroup.read(file).ok().flatten();
+    let counted = counted(read)?.checked_sub(record.earlier_kills).filter(|kills| *kills > 0)?;
+    Some(found(counted, read))
+}
+
+/// Returns how many processes the kernel has killed in a cgroup since it was created.
+#[must_use]
+pub(crate) fn kills_until_now(cgroup: &Cgroup) -> u64 {
+    counted(|file| cgroup.read(file).ok().flatten()).unwrap_or(0)
+}
+
+/// Reads a count of kills by `read`, which returns the text of a file.
+fn counted(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    read("memory.events").or_else(|| read("memory.oom_control")).map(|text| count(&text, "oom_kill"))
+}
+
+/// Adds the figures to a count of kills.
+fn found(kills: u64, read: impl Fn(&str) -> Option<String>) -> Kills {
+    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+    if let Some(events) = read("memory.events") {
+        let limit = number("memory.max");
+        // The kernel counts in `oom` how often this limit, or one below, could not be kept.
+        let above = limit.is_none() || count(&events, "oom") == 0;
+        return Kills { count: kills, above, limit, peak: number("memory.peak") };
+    }
+    // Without a limit v1 shows the largest number of whole pages.
+    let limit = number("memory.limit_in_bytes").filter(|limit| *limit < i64::MAX as u64 >> 16 << 16);
+    Kills { count: kills, above: limit.is_none(), limit, peak: number("memory.max_usage_in_bytes") }
 }
 
 /// The kills in a cgroup, counted from now on.
@@ -165,6 +235,71 @@ mod tests {
             ("", 0),
         ] {
             assert_eq!(count(text, "oom_kill"), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn kills_are_explained_by_the_limit_that_was_reached() {
+        let v2 = |oom: u32| format!("low 0\nhigh 0\nmax 3\noom {oom}\noom_kill 2\n");
+        let v1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n".to_string();
+        for (files, expected) in [
+            (
+                vec![
+                    ("memory.events", v2(1)),
+                    ("memory.max", "8388608\n".into()),
+                    ("memory.peak", "8388608\n".into()),
+                ],
+                "out of memory (limit 8 MiB, peak 8 MiB)",
+            ),
+            (
+                vec![("memory.events", v2(1)), ("memory.max", "1572864\n".into())],
+                "out of memory (limit 1.5 MiB)",
+            ),
+            (
+                vec![
+                    ("memory.events", v2(0)),
+                    ("memory.max", "8388608\n".into()),
+                    ("memory.peak", "4096\n".into()),
+                ],
+                "out of memory on the host or in a cgroup above (limit 8 MiB, peak 4 KiB)",
+            ),
+            (
+                vec![("memory.events", v2(0)), ("memory.max", "max\n".into())],
+                "out of memory on the host or in a cgroup above",
+            ),
+            (
+                vec![
+                    ("memory.oom_control", v1.clone()),
+                    ("memory.limit_in_bytes", "8388608\n".into()),
+                    ("memory.max_usage_in_bytes", "8388608\n".into()),
+                ],
+                "out of memory (limit 8 MiB, peak 8 MiB)",
+            ),
+            (
+                vec![("memory.oom_control", v1), ("memory.limit_in_bytes", "9223372036854771712\n".into())],
+                "out of memory on the host or in a cgroup above",
+            ),
+        ] {
+            let read =
+                |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.clone());
+            assert!(counted(read) > Some(0));
+            assert_eq!(found(1, read).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn sizes_have_at_most_one_decimal() {
+        for (bytes, expected) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1 KiB"),
+            (8 << 20, "8 MiB"),
+            ((8 << 20) - 4096, "8 MiB"),
+            ((8 << 20) + (1 << 19), "8.5 MiB"),
+            (3 << 30, "3 GiB"),
+            (u64::MAX, "17179869184 GiB"),
+        ] {
+            assert_eq!(size(bytes), expected);
         }
     }
 }

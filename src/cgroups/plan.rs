@@ -58,7 +58,8 @@ impl Plan {
         let nothing = path.as_os_str().is_empty() && v1.is_empty() && missing.is_empty();
         let unit = self.scope().map(|scope| scope.unit.clone());
         let manager = if unit.is_some() { "systemd" } else { "cgroupfs" }.into();
-        (!nothing).then_some(CgroupRecord { manager, path, v1, id: None, parents: missing, unit })
+        let own = CgroupRecord { manager, path, v1, parents: missing, unit, ..CgroupRecord::default() };
+        (!nothing).then_some(own)
     }
 
     /// Returns the unit that systemd is to create. Its cgroup is created around the container process,

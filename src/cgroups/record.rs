@@ -22,12 +22,20 @@ pub struct CgroupRecord {
     /// records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
+    /// How many processes the kernel had killed in it for want of memory, before it was this container's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub earlier_kills: u64,
     /// The parents that were created for it, outermost first.
     #[serde(default)]
     pub parents: Vec<PathBuf>,
     /// The unit that systemd has to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's form
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl CgroupRecord {

@@ -294,6 +294,7 @@ fn errors_begin_with_the_verb_and_the_container() {
         ("features", "features", "features"),
         ("spec", "spec", "spec"),
         ("gc", "gc", "gc"),
+        ("wait c1", "wait", "wait c1"),
         ("plan", "plan", "plan"),
         ("seccomp explain /p read write", "seccomp", "seccomp explain"),
         ("trace /t", "trace", "trace"),

@@ -57,8 +57,9 @@ impl Row {
 }
 
 pub(super) fn run(globals: &Globals, id: &str, shown: Shown) -> Result<()> {
-    let (dir, record) = super::open(globals, id)?;
+    let (dir, mut record) = super::open(globals, id)?;
     let status = super::status(&dir, &record)?;
+    super::ended::complete(&mut record, status);
     let spec = config::parse(dir.load_config()?)?.spec;
     let mut rows = Vec::new();
     if let Some(cgroup) = super::cgroup(&record)? {

@@ -76,7 +76,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         cgroup_given: given.is_some(),
         caller: &caller,
     })?;
-    signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals, None))
+    signals.map_or(Ok(0), |signals| Ok(foreground::wait(&started, &signals, None)?.status()))
 }
 
 /// Returns the cgroup below the container's that `--cgroup [CONTROLLERS:]PATH` names.

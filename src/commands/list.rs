@@ -16,7 +16,10 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     if args.quiet {
         return super::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
-    let found = parent.map_or_else(Vec::new, |parent| read_all(&root, &parent, ids));
+    let mut found = parent.map_or_else(Vec::new, |parent| read_all(&root, &parent, ids));
+    if args.format == Format::Json {
+        found.iter_mut().for_each(|(record, status)| super::ended::complete(record, *status));
+    }
     let documents: Vec<_> = found.iter().map(|(record, status)| document(record, *status)).collect();
     match args.format {
         Format::Json => super::print(&(serde_json::to_string(&documents).context("JSON")? + "\n")),

@@ -2,9 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use super::PATIENCE;
 use super::create::Prepared;
 use super::start::{Poststart, finish};
+use super::{PATIENCE, ended};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
@@ -49,8 +49,10 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let Some(signals) = signals else {
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
-    let status = foreground::wait(&process, &signals, notify);
+    let exit = foreground::wait(&process, &signals, notify);
+    let end = exit.map(|exit| ended::of(exit, &record));
     let deleted = if args.keep {
+        end.iter().for_each(|end| ended::keep(&dir, end, PATIENCE));
         Ok(())
     } else {
         // Also if the wait failed: no other command will delete it.
@@ -59,7 +61,10 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
             locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)),
         }
     };
+    let bundle = args.create.config.is_none().then_some(&*record.bundle);
+    let status =
+        end.and_then(|end| deleted.and_then(|()| ended::conclude(&end, || plan.seccomp.is_some(), bundle)));
     // The process ends here: the kernel closes all of these at once.
     std::mem::forget((process, signals, prepared));
-    status.and_then(|status| deleted.map(|()| status))
+    status
 }

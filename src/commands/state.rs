@@ -9,9 +9,9 @@ pub(super) fn run(globals: &Globals, args: &State) -> Result<()> {
     if args.shown != Shown::State {
         return applied::run(globals, &args.id, args.shown);
     }
-    let (dir, record) = super::open(globals, &args.id)?;
+    let (dir, mut record) = super::open(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
-    let text = serde_json::to_string_pretty(&document(&record, status))
-        .context("JSON")?;
+    super::ended::complete(&mut record, status);
+    let text = serde_json::to_string_pretty(&document(&record, status)).context("JSON")?;
     super::print(&(text + "\n"))
 }

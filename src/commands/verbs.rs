@@ -2,7 +2,7 @@
 
 use super::{
     create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run, seccomp,
-    spec, start, state, trace, update,
+    spec, start, state, trace, update, wait,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 use crate::cli::table::{Operands, Opt, Verb, opt};
@@ -80,6 +80,13 @@ pub const VERBS: &[Verb] = &[
         ]],
         operands: Operands::Id,
         work: |m| ready(read::state(m)?, state::run),
+    },
+    Verb {
+        name: "wait",
+        about: "wait until a container has ended, and exit with its program's status",
+        options: &[],
+        operands: Operands::Id,
+        work: |m| ready_with_code(read::id(m)?, |globals, id| wait::run(globals, id)),
     },
     Verb {
         name: "kill",

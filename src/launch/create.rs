@@ -426,8 +426,12 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
     notes.warnings.into_iter().for_each(log::warn);
     match &made {
         Ok(Some(Some(cgroup))) => {
-            let parents = record.cgroup.take().map(|claim| claim.parents).unwrap_or_default();
-            record.cgroup = Some(CgroupRecord { parents, ..cgroup.record() });
+            let claim = record.cgroup.take().unwrap_or_default();
+            let own = cgroup.record();
+            // Of a new cgroup the kernel has counted nothing yet.
+            let new = own.dirs().eq(claim.dirs());
+            let earlier_kills = if new { 0 } else { cgroups::oom::kills_until_now(cgroup) };
+            record.cgroup = Some(CgroupRecord { parents: claim.parents, earlier_kills, ..own });
         }
         // It may be another container's, and is not to be removed.
         _ => record.cgroup = None,

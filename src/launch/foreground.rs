@@ -1,5 +1,5 @@
-//! The wait for a process in the foreground: forwards signals to it, relays its terminal, and returns its
-//! exit status.
+//! The wait for a process in the foreground: forwards signals to it, relays its terminal, and returns how it
+//! has ended.
 
 use std::io::{Stdin, Stdout};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use super::notify::Notify;
 use super::process::{Process, copy_size};
 use crate::error::Result;
 use crate::sys::signal::{self, SignalFd};
-use crate::sys::task::{self, Poll};
+use crate::sys::task::{self, Exit, Poll};
 use crate::sys::{self, tty};
 use crate::trace;
 
@@ -27,9 +27,8 @@ impl Signals {
     }
 }
 
-/// Waits for the end of the process and returns its exit status, or 128 + the signal that killed it. Meanwhile `notify` passes
-/// the container's notifications on.
-pub(crate) fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) -> Result<u8> {
+/// Waits for the end of the process, and returns how it has ended. Meanwhile `notify` passes the container's notifications on.
+pub(crate) fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) -> Result<Exit> {
     let _phase = trace::phase("wait for the program's end");
     let mut relay = process.console.as_ref().map(|master| Relay::new(master.as_fd())).transpose()?;
     loop {
@@ -52,7 +51,7 @@ pub(crate) fn wait(process: &Process, signals: &Signals, mut notify: Option<Noti
             if let Some(relay) = &mut relay {
                 relay.drain()?;
             }
-            return Ok(task::wait(process.pidfd.as_fd())?.status());
+            return Ok(task::wait(process.pidfd.as_fd())?);
         }
     }
 }

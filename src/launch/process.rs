@@ -244,8 +244,10 @@ fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> R
 
 /// Adds the reason for the death of the container process, if the kernel knows it.
 pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
-    let killed = record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed);
-    if killed { error.context("linux.resources.memory: out of memory") } else { error }
+    match record.cgroup.as_ref().and_then(cgroups::oom::kills) {
+        Some(kills) => error.context(format!("linux.resources.memory: {kills}")),
+        None => error,
+    }
 }
 
 /// Fails if a process ended before its program ran. The channel of a process that ends is closed some time before the

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use crate::state::Ended;
 use crate::sys::{args, clock, fs, signal};
 use crate::{cli, commands, log, trace};
 
@@ -31,8 +32,13 @@ pub fn run() -> u8 {
             code
         }
         Err(error) => {
+            let ended = error.downcast_ref::<Ended>().map(|ended| ended.status);
+            if ended.is_some() {
+                // The command itself has not failed, so that its warnings are printed as well.
+                log::flush();
+            }
             log::error(&error);
-            preview.failure
+            ended.unwrap_or(preview.failure)
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::end::End;
 use crate::SPEC_VERSION;
 use crate::cgroups::CgroupRecord;
 use crate::intel_rdt::ClassRecord;
@@ -61,6 +62,9 @@ pub struct Record {
     pub created_done: bool,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// How the container ended, if a command that knew it has waited for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<End>,
     /// The saved configuration has poststart hooks or a seccomp listener, or has no process. Otherwise
     /// `start` need not read it.
     #[serde(default)]
@@ -120,7 +124,7 @@ pub(super) fn derive(record: &Record, stat: Option<&Stat>, being_created: bool) 
     }
 }
 
-/// The document that `state` and `list` print, with runc's members in runc's order.
+/// The document that `state` and `list` print, with runc's members in runc's order, and a further one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document<'a> {
@@ -135,6 +139,9 @@ pub struct Document<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: &'a BTreeMap<String, String>,
     pub owner: &'a str,
+    /// Only when stopped, and if something is known of the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit: Option<&'a End>,
 }
 
 #[must_use]
@@ -149,6 +156,7 @@ pub fn document(record: &Record, status: Status) -> Document<'_> {
         created: &record.created,
         annotations: &record.annotations,
         owner: &record.owner.name,
+        exit: record.exit.as_ref().filter(|_| status == Status::Stopped),
     }
 }
 

@@ -61,7 +61,7 @@ fn the_root_is_the_users_own() {
 #[test]
 fn stat_lines_are_parsed_whatever_the_name_contains() {
     let tail = "S 1 7 7 0 -1 4194368 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2";
-    let expected = Stat { state: 'S', flags: 4_194_368, threads: 3, start_time: 987_654 };
+    let expected = Stat { state: 'S', flags: 4_194_368, threads: 3, start_time: 987_654, wait_status: 0 };
     for name in ["sh", "a b", ")", "x) R 1 (", ""] {
         assert_eq!(parse_stat(&format!("7 ({name}) {tail}\n")), Some(expected), "{name:?}");
     }
@@ -73,7 +73,7 @@ fn stat_lines_are_parsed_whatever_the_name_contains() {
 #[test]
 fn the_status_is_derived_from_the_process() {
     const NOT_EXECED: u32 = 0x40;
-    let stat = |flags| Some(Stat { state: 'S', flags, threads: 1, start_time: 5 });
+    let stat = |flags| Some(Stat { state: 'S', flags, threads: 1, start_time: 5, wait_status: 0 });
     // create has ended, has a pid, process, being created
     for (done, pid, stat, creating, expected) in [
         (false, None, None, true, Status::Creating),
@@ -89,7 +89,8 @@ fn the_status_is_derived_from_the_process() {
         assert_eq!(derive(&record, stat.as_ref(), creating), expected, "{done} {pid:?} {creating}");
     }
     for (state, threads, dead) in [('R', 1, false), ('Z', 1, true), ('Z', 2, false), ('X', 1, true)] {
-        assert_eq!(Stat { state, flags: 0, threads, start_time: 0 }.dead(), dead, "{state} {threads}");
+        let stat = Stat { state, flags: 0, threads, start_time: 0, wait_status: 0 };
+        assert_eq!(stat.dead(), dead, "{state} {threads}");
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod mount;
 pub(crate) mod mountinfo;
 pub(crate) mod net;
 pub(crate) mod netlink;
+pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod signal;

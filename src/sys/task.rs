@@ -218,6 +218,15 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Reads the form in which wait(2) and the kernel's files have it.
+    #[must_use]
+    pub(crate) fn of_wait_status(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Code(status >> 8 & 0xff),
+            signal => Self::Signal(signal),
+        }
+    }
+
     /// Returns the status that a shell would show: the code, or 128 + the signal.
     #[must_use]
     pub fn status(self) -> u8 {

@@ -35,6 +35,7 @@ fn a_record_of_another_user_is_refused() {
         for args in [
             &["state", "c1"][..],
             &["state", "--applied", "--format", "json", "c1"],
+            &["wait", "c1"],
             &["start", "c1"],
             &["kill", "c1", "KILL"],
             &["kill", "--all", "c1", "KILL"],

@@ -49,4 +49,5 @@ mod user_namespaces;
 mod v1;
 mod v1_commands;
 mod v1_events;
+mod wait;
 mod words;

@@ -443,6 +443,28 @@ fn a_failed_unit_does_not_block_its_name() {
     });
 }
 
+/// systemd removes an empty scope at any moment after the end of its last process. `run` reads the counts before.
+#[test]
+fn run_reports_that_memory_ran_out_in_a_scope() {
+    with_systemd("run_reports_that_memory_ran_out_in_a_scope", |t| {
+        let unit = unit("memory");
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = path("", "memory");
+            c["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+            c["process"]["args"] = json!(["/bin/sh", "-c", "exec tail /dev/zero"]);
+        });
+        let out = t.corten(&["--systemd-cgroup", "run", "-b", bundle.path(), "memory"]).exits(137);
+        let last = out.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains("run memory: killed: out of memory (limit 16 MiB"), "{out:#?}");
+        t.corten(&["--systemd-cgroup", "run", "--keep", "-b", bundle.path(), "memory"]).exits(137);
+        let end = t.document("memory")["exit"].clone();
+        assert_eq!((&end["oomKilled"], &end["memoryLimit"]), (&json!(true), &json!(16 << 20)), "{end}");
+        t.corten(&["delete", "memory"]).ok();
+        let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+        assert!(poll(Duration::from_secs(20), || gone(&unit, &cgroup)), "{}", systemctl(&["status", &unit]));
+    });
+}
+
 /// cgroups(7), delegation: root of a user namespace can make cgroups in the scope. It cannot change the
 /// limits of the scope.
 #[test]
