@@ -76,7 +76,12 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         cgroup_given: given.is_some(),
         caller: &caller,
     })?;
-    signals.map_or(Ok(0), |signals| foreground::wait(&started, &signals, None))
+    let told = |what: &str| log::info(|| format!("container {}: process {} {what}", record.id, started.pid));
+    told("started");
+    let Some(signals) = signals else { return Ok(0) };
+    let status = foreground::wait(&started, &signals, None)?;
+    told(&format!("ended with status {status}"));
+    Ok(status)
 }
 
 /// Returns the cgroup below the container's that `--cgroup [CONTROLLERS:]PATH` names.

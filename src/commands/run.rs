@@ -9,6 +9,7 @@ use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
 use crate::launch::{self, Launched, Start, foreground};
+use crate::log;
 use crate::startup::seal;
 use crate::state::Status;
 use crate::sys::task;
@@ -50,6 +51,8 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
     let status = foreground::wait(&process, &signals, notify);
+    let ended = |status: &u8| log::info(|| format!("container {}: ended with status {status}", record.id));
+    status.iter().for_each(ended);
     let deleted = if args.keep {
         Ok(())
     } else {
