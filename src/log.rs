@@ -167,7 +167,9 @@ const LONGEST: usize = 1024;
 /// Sends the records of this process, which is a clone that becomes a program of a container, on its channel
 /// from now on. `tag` is the byte before the text.
 pub(crate) fn forward(channel: RawFd, tag: u8) {
-    log().sink = Sink::Channel { fd: channel, tag };
+    let inherited = std::mem::replace(&mut log().sink, Sink::Channel { fd: channel, tag });
+    // Its descriptor is closed together with all others, by one call.
+    std::mem::forget(inherited);
 }
 
 /// Writes a record that `process` has forwarded.
@@ -435,6 +437,36 @@ mod tests {
         }
     }
 
+    /// Returns the cells of the first column of the table below a heading of docs/log.md.
+    fn documented(heading: &str) -> Vec<&'static str> {
+        let (_, page) = include_str!("../docs/log.md").split_once(heading).unwrap();
+        let page = page.split("\n## ").next().unwrap();
+        let cell = |line: &'static str| line.strip_prefix("| `")?.split_once('`').map(|(cell, _)| cell);
+        page.lines().filter_map(cell).collect()
+    }
+
+    #[test]
+    fn the_page_of_the_log_has_every_kind_and_member() {
+        use Kind::{Config, Exists, Hook, NotFound, Os, Unsupported, Usage, WrongStatus};
+        let all = [Config, Usage, NotFound, Exists, WrongStatus, Unsupported, Hook, Os];
+        // A new kind does not compile until it is here, and then it must be in the list and in the table.
+        for kind in all {
+            match kind {
+                Config | Usage | NotFound | Exists | WrongStatus | Unsupported | Hook | Os => {}
+            }
+        }
+        assert_eq!(documented("\n## Kinds\n"), all.map(Kind::name));
+        let error = anyhow::Error::new(sys::Error::new("mount()", Errno::ENOENT));
+        let mut record = Record::of_error(&error, "x".into(), vec!["x".into()]);
+        record.pointers = vec!["/x".into()];
+        record.process = Some("container");
+        let text = serde_json::to_string(&record).unwrap();
+        let members = documented("\n## Members of a record\n");
+        let places: Vec<_> = members.iter().map(|name| text.find(&format!("\"{name}\":"))).collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{members:?} in {text}");
+        assert_eq!(members.len(), serde_json::to_value(&record).unwrap().as_object().unwrap().len());
+    }
+
     #[test]
     fn text_records_have_the_format_of_logrus() {
         let mut record = Record::new(Level::Error, "exec: \"x\": not found".into());
@@ -445,5 +477,7 @@ mod tests {
         );
         record.warnings = vec!["a".into(), "b".into()];
         assert!(record.text().ends_with(r#" warnings="a; b""#));
+        record.process = Some("container");
+        assert!(record.text().ends_with(r#" warnings="a; b" process=container"#));
     }
 }
