@@ -53,13 +53,14 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let status = foreground::wait(&process, &signals, notify);
     let ended = |status: &u8| log::info(|| format!("container {}: ended with status {status}", record.id));
     status.iter().for_each(ended);
+    let removed = |()| log::info(|| format!("container {}: removed", record.id));
     let deleted = if args.keep {
         Ok(())
     } else {
         // Also if the wait failed: no other command will delete it.
         match dir.lock(PATIENCE) {
             Err(e) if kind(&e) == Kind::NotFound => Ok(()),
-            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)),
+            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)).map(removed),
         }
     };
     // The process ends here: the kernel closes all of these at once.

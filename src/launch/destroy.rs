@@ -45,7 +45,6 @@ pub(crate) fn destroy(dir: Dir, record: &Record, poststop: &[Hook]) -> Result<()
         rootfs::detach(&record.rootfs, under, record.root_mount)?;
     }
     dir.remove()?;
-    log::info(|| format!("container {}: removed", record.id));
     let state = spec_state(record, Status::Stopped, None);
     hooks::run_all(poststop, state.as_bytes()).into_iter().for_each(log::warn);
     Ok(())
