@@ -199,8 +199,9 @@ pub(crate) fn run_one(hook: &Hook, state: &[u8], execute: impl FnOnce() -> anyho
 
 /// The part of the forked child. An error goes to the hook's own output, because other descriptors may be closed already.
 fn become_hook(parent: Pid, streams: [BorrowedFd; 3], execute: impl FnOnce() -> anyhow::Error) -> ! {
-    // The trace would take its phases for those of the process that waits for it.
-    trace::blind_unless(|| false);
+    trace::blind();
+    // The standard streams become the hook's, and the other descriptors may be closed.
+    log::mute();
     let prepare = || -> sys::Result<()> {
         process::lead_group(0)?;
         // It must not outlive the process that waits for it, because no other process knows about it.

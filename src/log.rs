@@ -1,20 +1,34 @@
-//! The log file that engines read, with records in the two formats of logrus, and the message on stderr.
+//! The log: records in the two formats of logrus, and the message on stderr. docs/log.md describes it for users.
 //!
 //! Podman reads the whole file as one JSON value, and containerd reads its last `error` record. A failed
-//! command therefore writes exactly one record, unless `--debug` asks for more. Warnings are collected and
-//! written at the end: in that record, or each in its own if the command succeeds. Only `main` calls
-//! [`error`] and [`flush`].
+//! command therefore writes exactly one record, unless `--debug` or `--log-level info` asks for more. Warnings
+//! are collected and written at the end: in that record, or each in its own if the command succeeds. Only
+//! `main` calls [`error`] and [`flush`].
+//!
+//! With `--debug` each phase of a command is a record when it begins (`trace.rs`). A process in a container
+//! has no descriptor of the log: it would be a file of the host within the container's reach. Its records are
+//! messages on its channel to the runtime process ([`forward`]), which it needs anyway until `execve`. The
+//! alternatives were refused: in memory that both share, as the trace has it, the records of a process that
+//! hangs would never be seen; and an inherited pipe, which runc uses, is one more descriptor. What arrives is
+//! escaped by the runtime process. A process under a seccomp filter writes nothing any more ([`mute`]), and
+//! neither does one that has waited for `start`.
 
-use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+mod line;
+mod sinks;
+
+use std::fmt::{Display, Write as _};
+use std::io::{IsTerminal as _, Write as _};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub(crate) use line::Line;
 use serde::Serialize;
+use sinks::Sink;
 
-use crate::error::{self, Context, Problems, Result};
+use crate::error::{self, Problems, Result};
 use crate::sys;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,28 +90,33 @@ pub(crate) struct Options {
 }
 
 struct Log {
-    file: Option<File>,
+    sink: Sink,
     format: Format,
-    level: Level,
     warnings: Vec<String>,
 }
 
-static LOG: Mutex<Log> =
-    Mutex::new(Log { file: None, format: Format::Text, level: Level::Warning, warnings: Vec::new() });
+static LOG: Mutex<Log> = Mutex::new(Log { sink: Sink::Stderr, format: Format::Text, warnings: Vec::new() });
+
+/// The [`Level`]. It is not in [`LOG`], so that a record that nobody asks for costs no lock.
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Warning as u8);
 
 fn log() -> MutexGuard<'static, Log> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns whether the log has records of this level.
+#[inline]
+pub(crate) fn has(level: Level) -> bool {
+    LEVEL.load(Ordering::Relaxed) >= level as u8
 }
 
 /// Opens the log. It is called before anything that can fail, so that the log contains every failure.
 pub(crate) fn init(options: &Options) -> Result<()> {
     let mut log = log();
     log.format = options.format;
-    log.level = options.level;
-    if let Some(path) = &options.file {
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        log.file =
-            Some(file.map_err(|e| sys::Error::of_std(format!("open({path:?})"), &e)).context("--log")?);
+    LEVEL.store(options.level as u8, Ordering::Relaxed);
+    if let Some(destination) = &options.file {
+        log.sink = Sink::open(destination)?;
     }
     Ok(())
 }
@@ -107,45 +126,121 @@ pub(crate) fn warn(text: impl Into<String>) {
     log().warnings.push(text.into());
 }
 
+/// Writes a record about what a command has done at once, if the level is `info` or `debug`.
+pub(crate) fn info(text: impl FnOnce() -> String) {
+    if has(Level::Info) {
+        write(Level::Info, &text(), None);
+    }
+}
+
 /// Writes a record at once if the level is `debug`.
 pub(crate) fn debug(text: impl FnOnce() -> String) {
-    let mut log = log();
-    if log.level >= Level::Debug {
-        let record = Record::new(Level::Debug, one_line(&text()));
-        log.write(&record);
+    if has(Level::Debug) {
+        step(&text(), &"");
     }
+}
+
+/// Writes the record of a phase, which is its name and its detail, if the level is `debug`. A text that is
+/// too long is truncated. A process that forwards its records allocates nothing here: its limits may already
+/// be those of the container.
+pub(crate) fn step(name: &str, of: &dyn Display) {
+    if !has(Level::Debug) {
+        return;
+    }
+    let mut line = Line::<LONGEST>::new();
+    // Writing to a Line cannot fail.
+    let _ = line.write_str(name);
+    let name = line.len();
+    let _ = write!(line, " {of}");
+    if line.len() == name + 1 {
+        line.truncate(name);
+    }
+    let forwarded = log().sink.forward(line.bytes());
+    if !forwarded {
+        write(Level::Debug, &line.text(), None);
+    }
+}
+
+/// The most bytes of the text of a `debug` record.
+const LONGEST: usize = 1024;
+
+/// Sends the records of this process, which is a clone that becomes a program of a container, on its channel
+/// from now on. `tag` is the byte before the text.
+pub(crate) fn forward(channel: RawFd, tag: u8) {
+    let inherited = std::mem::replace(&mut log().sink, Sink::Channel { fd: channel, tag });
+    // Its descriptor is closed together with all others, by one call.
+    std::mem::forget(inherited);
+}
+
+/// Writes a record that `process` has forwarded.
+pub(crate) fn forwarded(process: &'static str, text: &str) {
+    if has(Level::Debug) {
+        write(Level::Debug, text, Some(process));
+    }
+}
+
+/// Ends the records of this process.
+pub(crate) fn mute() {
+    LEVEL.store(Level::Error as u8, Ordering::Relaxed);
+}
+
+fn write(level: Level, text: &str, process: Option<&'static str>) {
+    let record = Record { process, ..Record::new(level, one_line(text)) };
+    log().write(&record);
 }
 
 /// Writes the warnings of a command that succeeded.
 pub(crate) fn flush() {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
-    if log.level < Level::Warning {
+    if !has(Level::Warning) {
         return;
     }
     for text in warnings {
         let text = one_line(&text);
-        if log.file.is_some() {
-            log.write(&Record::new(Level::Warning, text));
-        } else {
+        if log.is_for_people() {
             let _ = std::io::stderr().write_all(format!("warning: {text}\n").as_bytes());
+        } else {
+            log.write(&Record::new(Level::Warning, text));
         }
     }
 }
 
 /// Reports a failure: one record in the log, and the message on stderr, because engines match on it. The word
-/// before it is for programs that look for an error.
+/// before it is for programs that look for an error. If stderr itself is the log, in JSON, it has the record
+/// only, as with runc and crun.
 pub(crate) fn error(error: &anyhow::Error) {
     let mut log = log();
     let warnings = std::mem::take(&mut log.warnings);
-    let mut message = one_line(&format!("{error:#}"));
-    if log.file.is_some() {
+    let message = one_line(&format!("{error:#}"));
+    if !log.is_for_people() {
         log.write(&Record::of_error(error, message.clone(), warnings));
+        if matches!(log.sink, Sink::Stderr) {
+            return;
+        }
     }
-    message.insert_str(0, "error: ");
-    message.push('\n');
+    let mut stderr = std::io::stderr();
+    let lines = several(error).filter(|_| stderr.is_terminal());
+    let text = format!("error: {}\n", lines.unwrap_or(message));
     // If stderr cannot be written to, there is no place left to report that.
-    let _ = std::io::stderr().write_all(message.as_bytes());
+    let _ = stderr.write_all(text.as_bytes());
+}
+
+/// Returns the message of an error that has several problems, with a line for each. It is for terminals only:
+/// engines look for words in one line.
+fn several(error: &anyhow::Error) -> Option<String> {
+    let problems = &error.root_cause().downcast_ref::<Problems>()?.0;
+    if problems.len() < 2 {
+        return None;
+    }
+    let mut text: String =
+        error.chain().take_while(|e| !e.is::<Problems>()).map(|e| one_line(&format!("{e}: "))).collect();
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{} errors:", problems.len());
+    for problem in problems {
+        let _ = write!(text, "\n  {}", one_line(&format!("{}: {}", problem.place, problem.message)));
+    }
+    Some(text)
 }
 
 /// A record of the log. The members have this order in the file.
@@ -165,6 +260,9 @@ struct Record {
     errno: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+    /// The process that the record is from, if that is not the runtime process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<&'static str>,
 }
 
 impl Record {
@@ -178,6 +276,7 @@ impl Record {
             syscall: None,
             errno: None,
             warnings: Vec::new(),
+            process: None,
         }
     }
 
@@ -201,23 +300,21 @@ impl Record {
             // Writing to a String cannot fail.
             let _ = write!(line, " warnings={:?}", self.warnings.join("; "));
         }
+        if let Some(process) = self.process {
+            let _ = write!(line, " process={process}");
+        }
         line
     }
 }
 
 impl Log {
-    /// Writes a record with one write(2), because several processes append to the file.
+    /// Returns whether the log is the messages on stderr.
+    fn is_for_people(&self) -> bool {
+        matches!(self.sink, Sink::Stderr) && self.format == Format::Text
+    }
+
     fn write(&mut self, record: &Record) {
-        let line = match self.format {
-            Format::Json => serde_json::to_string(record).unwrap_or_else(|_| record.text()),
-            Format::Text => record.text(),
-        };
-        let line = line + "\n";
-        // An error of the log must not make a container fail.
-        let _ = match &mut self.file {
-            Some(file) => file.write_all(line.as_bytes()),
-            None => std::io::stderr().write_all(line.as_bytes()),
-        };
+        self.sink.write(record, self.format);
     }
 }
 
@@ -340,6 +437,36 @@ mod tests {
         }
     }
 
+    /// Returns the cells of the first column of the table below a heading of docs/log.md.
+    fn documented(heading: &str) -> Vec<&'static str> {
+        let (_, page) = include_str!("../docs/log.md").split_once(heading).unwrap();
+        let page = page.split("\n## ").next().unwrap();
+        let cell = |line: &'static str| line.strip_prefix("| `")?.split_once('`').map(|(cell, _)| cell);
+        page.lines().filter_map(cell).collect()
+    }
+
+    #[test]
+    fn the_page_of_the_log_has_every_kind_and_member() {
+        use Kind::{Config, Exists, Hook, NotFound, Os, Unsupported, Usage, WrongStatus};
+        let all = [Config, Usage, NotFound, Exists, WrongStatus, Unsupported, Hook, Os];
+        // A new kind does not compile until it is here, and then it must be in the list and in the table.
+        for kind in all {
+            match kind {
+                Config | Usage | NotFound | Exists | WrongStatus | Unsupported | Hook | Os => {}
+            }
+        }
+        assert_eq!(documented("\n## Kinds\n"), all.map(Kind::name));
+        let error = anyhow::Error::new(sys::Error::new("mount()", Errno::ENOENT));
+        let mut record = Record::of_error(&error, "x".into(), vec!["x".into()]);
+        record.pointers = vec!["/x".into()];
+        record.process = Some("container");
+        let text = serde_json::to_string(&record).unwrap();
+        let members = documented("\n## Members of a record\n");
+        let places: Vec<_> = members.iter().map(|name| text.find(&format!("\"{name}\":"))).collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{members:?} in {text}");
+        assert_eq!(members.len(), serde_json::to_value(&record).unwrap().as_object().unwrap().len());
+    }
+
     #[test]
     fn text_records_have_the_format_of_logrus() {
         let mut record = Record::new(Level::Error, "exec: \"x\": not found".into());
@@ -350,5 +477,7 @@ mod tests {
         );
         record.warnings = vec!["a".into(), "b".into()];
         assert!(record.text().ends_with(r#" warnings="a; b""#));
+        record.process = Some("container");
+        assert!(record.text().ends_with(r#" warnings="a; b" process=container"#));
     }
 }

@@ -64,6 +64,13 @@ pub(crate) fn kind(flag: i32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.flag == flag)
 }
 
+/// Returns the names of these kinds, for the trace and the log.
+#[must_use]
+pub(crate) fn shown(kinds: i32) -> String {
+    let names = KINDS.iter().filter(|kind| kinds & kind.flag != 0).map(|kind| kind.name);
+    names.collect::<Vec<_>>().join(" ")
+}
+
 /// A namespace to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {

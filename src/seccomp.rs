@@ -396,7 +396,7 @@ fn flags(profile: &LinuxSeccomp, notifies: bool, notes: &mut Notes) -> u64 {
 pub fn apply(plan: &Plan) -> Result<Option<OwnedFd>> {
     let _phase =
         trace::phase_of("load the seccomp filter", || format!("of {} instructions", plan.filter.len()));
-    trace::blind_unless(|| {
+    trace::before_filter(|| {
         let native = abi::Abi::new(abi::NATIVE, abi::NATIVE);
         let fate = native.and_then(|native| fate(&plan.filter, native, "clock_gettime"));
         matches!(fate, Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG))

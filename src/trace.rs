@@ -7,7 +7,10 @@
 //! that. A command that executes its sealed copy passes its start time in argv[0].
 //!
 //! The runtime process alone opens the file, before anything of the container exists, and writes it at the
-//! end. Without `--trace` there is no such memory, and a phase costs one branch.
+//! end. Without `--trace` there is no such memory.
+//!
+//! With `--debug` a phase is also a record of the log when it begins. `log.rs` explains how the records of the
+//! other processes get there. Without `--trace` and `--debug` a phase costs one branch.
 //!
 //! No annotation requests a trace: a stranger may write an annotation, and the file is made with the caller's
 //! rights. An engine's administrator gives the option a directory instead.
@@ -17,7 +20,7 @@ mod timeline;
 
 use std::borrow::Cow;
 use std::ffi::{CString, OsString};
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{Display, Write as _};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -27,14 +30,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 pub(crate) use timeline::timeline;
 
 use crate::error::{Kind, Result, fail};
-use crate::log;
+use crate::log::{self, Level, Line};
 use crate::sys::{clock, fs, memory};
 
 /// The beginning of argv[0] with which a command executes its sealed copy. Two times follow, in hexadecimal:
 /// when the command began and when it executed the copy. `startup/entry.rs` writes the same.
 const CARRIED: &str = "--trace-since=";
 
-/// The words of a record: begin, end, process and lengths of the text, and the [`Text`].
+/// The words of a record: begin, end, process and lengths of the text, and the text.
 const WORDS: usize = 16;
 const TEXT: usize = (WORDS - 3) * size_of::<u64>();
 
@@ -52,6 +55,9 @@ struct Trace {
 }
 
 static TRACE: OnceLock<Trace> = OnceLock::new();
+
+/// True if there is a trace, or if the log has a record for each phase.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// The number of this process: 0 for the runtime.
 static PROCESS: AtomicUsize = AtomicUsize::new(0);
@@ -72,10 +78,30 @@ pub(crate) fn phase(name: &'static str) -> Phase {
     phase_of(name, || "")
 }
 
-/// Begins a phase with a detail, such as a path. `of` is called only if there is a trace.
+/// Begins a phase with a detail, such as a path or what was decided. `of` is called only with `--trace` or
+/// `--debug`.
 #[inline]
 pub(crate) fn phase_of<D: Display>(name: &'static str, of: impl FnOnce() -> D) -> Phase {
-    TRACE.get().map_or(Phase(0), |trace| Phase(trace.note(None, name, &of())))
+    if WATCHED.load(Ordering::Relaxed) { begin_phase(name, &of()) } else { Phase(0) }
+}
+
+#[cold]
+fn begin_phase(name: &'static str, of: &dyn Display) -> Phase {
+    log::step(name, of);
+    Phase(TRACE.get().map_or(0, |trace| trace.note(None, name, of)))
+}
+
+/// Begins a phase that the log has no record of: the wait for a message, which can be a record.
+#[inline]
+pub(crate) fn wait(name: &'static str) -> Phase {
+    Phase(TRACE.get().map_or(0, |trace| trace.note(None, name, &"")))
+}
+
+/// Makes phases records of the log, if its level is `debug`. The log has been opened.
+pub(crate) fn begin_records() {
+    if log::has(Level::Debug) {
+        WATCHED.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Phase {
@@ -98,22 +124,6 @@ fn end(at: usize) {
 
 fn now() -> u64 {
     clock::monotonic().wrapping_add_signed(-AHEAD.load(Ordering::Relaxed))
-}
-
-/// The text of a record: the name and the detail of a phase. A text that is too long is truncated.
-struct Text {
-    bytes: [u8; TEXT],
-    len: usize,
-}
-
-impl fmt::Write for Text {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.bytes[self.len..];
-        let len = text.len().min(room.len());
-        room[..len].copy_from_slice(&text.as_bytes()[..len]);
-        self.len += len;
-        Ok(())
-    }
 }
 
 /// A record that was read.
@@ -143,17 +153,17 @@ impl Trace {
         if at >= RECORDS {
             return 0;
         }
-        let mut text = Text { bytes: [0; TEXT], len: 0 };
-        // Writing to `text` cannot fail.
+        let mut text = Line::<TEXT>::new();
+        // Writing to a Line cannot fail.
         let _ = text.write_str(name);
-        let name = text.len;
+        let name = text.len();
         let _ = write!(text, "{of}");
-        for (i, bytes) in text.bytes.chunks_exact(size_of::<u64>()).enumerate() {
+        for (i, bytes) in text.padded().chunks_exact(size_of::<u64>()).enumerate() {
             let word = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
             self.word(at, 3 + i).store(word, Ordering::Relaxed);
         }
         let process = PROCESS.load(Ordering::Relaxed);
-        self.word(at, 2).store((process << 16 | name << 8 | text.len) as u64, Ordering::Relaxed);
+        self.word(at, 2).store((process << 16 | name << 8 | text.len()) as u64, Ordering::Relaxed);
         self.word(at, 0).store(begin, Ordering::Release);
         at
     }
@@ -229,6 +239,7 @@ fn start(path: &Path, place: String, since: u64) -> Option<&'static Trace> {
     match opened {
         Ok((file, records)) => {
             let trace = TRACE.get_or_init(|| Trace { records, file, place, drift: drift() });
+            WATCHED.store(true, Ordering::Relaxed);
             trace.word(0, 1).store(std::process::id().into(), Ordering::Relaxed);
             trace.note(Some(since), "corten", &"");
             Some(trace)
@@ -314,12 +325,19 @@ fn drift() -> i64 {
     (0..5).map(|_| look()).min().map_or(0, |(_, drift)| drift)
 }
 
-/// Stops recording in this process unless the seccomp filter that will be loaded allows it to read the clock.
-/// Without a vDSO that is a system call.
-pub(crate) fn blind_unless(allowed: impl FnOnce() -> bool) {
-    if TRACE.get().is_some() && !allowed() {
-        BLIND.store(true, Ordering::Relaxed);
+/// Prepares for the seccomp filter that will be loaded. The trace stops in this process unless the filter allows it to read
+/// the clock. Without a vDSO that is a system call. The log stops, because it would make calls that the filter may answer
+/// with the end of the process.
+pub(crate) fn before_filter(may_read_clock: impl FnOnce() -> bool) {
+    log::mute();
+    if TRACE.get().is_some() && !may_read_clock() {
+        blind();
     }
+}
+
+/// Stops the trace in this process, a clone. The trace would take its phases for those of the process that waits for it.
+pub(crate) fn blind() {
+    BLIND.store(true, Ordering::Relaxed);
 }
 
 /// Writes the trace, also after an error.

@@ -81,7 +81,10 @@ pub struct SubCgroup {
 /// if a rootless container is refused a cgroup and can run without one. After an error nothing that was
 /// created remains.
 pub fn create(plan: &Plan, notes: &mut Notes) -> Result<Option<Cgroup>> {
-    let _phase = trace::phase("cgroup");
+    let _phase = trace::phase_of("cgroup", || {
+        let dirs: Vec<_> = plan.dirs().iter().map(|dir| dir.display().to_string()).collect();
+        format!("by cgroupfs: {}", dirs.join(" "))
+    });
     let mut made = Vec::new();
     let created = create_all(plan, &mut made, notes);
     if created.is_err() {
@@ -127,7 +130,11 @@ fn unless_denied<T>(created: Result<T>, optional: bool, notes: &mut Notes) -> Re
 
 /// Attaches v2's device filter. The container's program and the hooks must not run before it.
 pub fn attach_filter(cgroup: &Cgroup, plan: &Plan, notes: &mut Notes) -> Result<()> {
-    let _phase = trace::phase("device filter");
+    let _phase = trace::phase_of("device filter", || match plan.program() {
+        Some(filter) => format!("of {} rules", filter.rules.len()),
+        None if plan.devices.is_some() => "by the rules of v1".into(),
+        None => "that allows all".into(),
+    });
     let (Some(directory), Some(unified)) = (&cgroup.unified, &plan.unified) else { return Ok(()) };
     let (place, filter) = ("linux.resources.devices", plan.program());
     // A program of systemd's stays beside ours, if the configuration has asked systemd for one.

@@ -220,7 +220,7 @@ fn common_properties(unit: &Unit, slice: &str, id: &str) -> Vec<Property> {
 
 /// Makes systemd create the unit. A scope contains the process `pid` from the beginning.
 pub(crate) fn start(bus: &mut Bus, scope: &Scope, pid: i32) -> Result<()> {
-    let _phase = trace::phase("systemd starts the unit");
+    let _phase = trace::phase_of("systemd starts the unit", || &scope.unit.name);
     let unit = &scope.unit;
     let mut properties = supported(bus, scope.properties.clone())?;
     if !unit.is_slice() {
@@ -266,7 +266,7 @@ fn finish(bus: &mut Bus, answer: &dbus::Answer, unit: &Unit, verb: &str) -> Resu
 
 /// Makes systemd stop the unit, whose processes must have ended. A unit that does not exist is no error.
 pub(crate) fn stop(unit: &Unit) -> Result<()> {
-    let _phase = trace::phase("systemd stops the unit");
+    let _phase = trace::phase_of("systemd stops the unit", || &unit.name);
     let gone = |e: &anyhow::Error| dbus::error_name(e) == Some("org.freedesktop.systemd1.NoSuchUnit");
     let mut bus = match connect(unit) {
         // A user who has logged out has no systemd any more, and therefore no units.
@@ -288,7 +288,7 @@ pub(crate) fn stop(unit: &Unit) -> Result<()> {
 
 /// Makes systemd put one more process into the unit.
 pub(crate) fn attach(unit: &Unit, pid: i32) -> Result<()> {
-    let _phase = trace::phase("systemd attaches");
+    let _phase = trace::phase_of("systemd attaches", || format!("process {pid} to {}", unit.name));
     let pids = Value::Array("u".into(), vec![Value::U32(pid as u32)]);
     let body = [Value::str(&unit.name), Value::str(""), pids];
     let attached = connect(unit)?.call(&manager("AttachProcessesToUnit", &body));

@@ -68,7 +68,7 @@ use Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 
 pub const GLOBALS: &[Opt] = &[
     opt("root", None, Path("DIR"), "the directory of the containers' states (default /run/corten)"),
-    opt("log", None, Path("FILE"), "append log records to FILE"),
+    opt("log", None, Path("FILE"), "append log records to FILE, or journald:ID or syslog:ID"),
     opt("log-format", None, Word("FORMAT", &["text", "json"]), "text or json"),
     opt(
         "log-level",
@@ -76,7 +76,7 @@ pub const GLOBALS: &[Opt] = &[
         Word("LEVEL", &["error", "warning", "info", "debug"]),
         "error, warning, info or debug",
     ),
-    opt("debug", None, Switch, "the same as --log-level debug"),
+    opt("debug", None, Switch, "log each step: the same as --log-level debug"),
     opt(
         "trace",
         None,

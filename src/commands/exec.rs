@@ -76,7 +76,12 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
         cgroup_given: given.is_some(),
         caller: &caller,
     })?;
-    signals.map_or(Ok(0), |signals| Ok(foreground::wait(&started, &signals, None)?.status()))
+    let shown = |what: &str| log::info(|| format!("container {}: process {} {what}", record.id, started.pid));
+    shown("started");
+    let Some(signals) = signals else { return Ok(0) };
+    let status = foreground::wait(&started, &signals, None)?.status();
+    shown(&format!("ended with status {status}"));
+    Ok(status)
 }
 
 /// Returns the cgroup below the container's that `--cgroup [CONTROLLERS:]PATH` names.

@@ -21,7 +21,7 @@ use crate::cgroups::{self, Cgroup};
 use crate::cli::{Globals, Kill, Which};
 use crate::error::{Kind, Result, fail, kind};
 use crate::state::{self, Dir, Record, Status, first_process, pidfd};
-use crate::{sys, trace};
+use crate::{log, sys, trace};
 
 /// The time limit for the end of a process that waits for `start`.
 const SOON: Duration = Duration::from_millis(100);
@@ -84,6 +84,9 @@ fn signal_one(record: &Record, signal: i32) -> Result<()> {
         Err(e) if e.errno == Errno::ESRCH => return Err(not_running()),
         other => other?,
     }
+    log::info(|| {
+        format!("container {}: signal {signal} sent to process {}", record.id, record.pid.unwrap_or_default())
+    });
     if kills {
         // It ends at once, and scripts delete the container next.
         sys::task::poll_readable(&[fd.as_fd()], Some(Instant::now() + SOON))?;
@@ -147,9 +150,13 @@ fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
         return Err(fail(Kind::WrongStatus, text));
     }
     match &record.cgroup {
-        Some(_) if signal == libc::SIGKILL => cgroup.map_or(Ok(()), |cgroup| cgroup.kill()),
+        Some(_) if signal == libc::SIGKILL => {
+            log::info(|| format!("container {}: killing all processes", record.id));
+            cgroup.map_or(Ok(()), |cgroup| cgroup.kill())
+        }
         Some(_) => {
             cgroup.map_or(Ok(()), |cgroup| cgroup.signal_all(signal).map(drop))?;
+            log::info(|| format!("container {}: signal {signal} sent to all processes", record.id));
             match first_process(record)? {
                 Some((fd, stat)) if stat.before_exec() && ends(signal) => {
                     // It may have ended by the signal, if it is not the first of its pid namespace.

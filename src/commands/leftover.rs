@@ -49,7 +49,9 @@ pub(super) fn remove(dir: Dir, mut record: Record) -> Result<()> {
         // A reboot has removed all of it, and what lies at its paths now belongs to others.
         (record.pid, record.cgroup, record.intel_rdt, record.under_root) = (None, None, None, None);
     }
-    launch::destroy(dir, &record, &poststop)
+    launch::destroy(dir, &record, &poststop)?;
+    log::info(|| format!("container {}: removed", record.id));
+    Ok(())
 }
 
 const LOST: &str =

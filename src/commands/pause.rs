@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cgroups::Cgroup;
 use crate::cli::Globals;
 use crate::error::{Kind, Result, fail};
+use crate::log;
 use crate::state::Status;
 
 /// How long the kernel may take to freeze or thaw a container. A process in a system call that cannot be
@@ -37,5 +38,7 @@ pub(super) fn freezable(
         return Err(fail(Kind::WrongStatus, format!("{first}cannot {verb} a container that is {status}")));
     }
     let without = || fail(Kind::Unsupported, "the container has no cgroup to freeze");
-    act(&super::cgroup(&record)?.ok_or_else(without)?)
+    act(&super::cgroup(&record)?.ok_or_else(without)?)?;
+    log::info(|| format!("container {id}: {verb}d"));
+    Ok(())
 }

@@ -9,9 +9,10 @@ use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
 use crate::launch::{self, Launched, Start, foreground};
+use crate::log;
 use crate::startup::seal;
 use crate::state::Status;
-use crate::sys::task;
+use crate::sys::task::{self, Exit};
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
@@ -50,7 +51,11 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
     let exit = foreground::wait(&process, &signals, notify);
+    let shown =
+        |exit: &Exit| log::info(|| format!("container {}: ended with status {}", record.id, exit.status()));
+    exit.iter().for_each(shown);
     let end = exit.map(|exit| ended::of(exit, &record));
+    let removed = |()| log::info(|| format!("container {}: removed", record.id));
     let deleted = if args.keep {
         end.iter().for_each(|end| ended::keep(&dir, end, PATIENCE));
         Ok(())
@@ -58,7 +63,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         // Also if the wait failed: no other command will delete it.
         match dir.lock(PATIENCE) {
             Err(e) if kind(&e) == Kind::NotFound => Ok(()),
-            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)),
+            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)).map(removed),
         }
     };
     let bundle = args.create.config.is_none().then_some(&*record.bundle);

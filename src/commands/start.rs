@@ -74,7 +74,12 @@ pub(super) fn finish(
     poststop: &[Hook],
 ) -> Result<Dir> {
     match started.and_then(|()| poststart.run(record)) {
-        Ok(()) => Ok(dir),
+        Ok(()) => {
+            log::info(|| {
+                format!("container {}: started, process {}", record.id, record.pid.unwrap_or_default())
+            });
+            Ok(dir)
+        }
         Err(e) => {
             if kind(&e) == Kind::Hook {
                 launch::undo(dir, record, poststop);

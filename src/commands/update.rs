@@ -61,6 +61,8 @@ pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
         if let Some(Limits { cgroup, update, .. }) = &mut limits {
             cgroups::update::undo(cgroup, update);
         }
+    } else {
+        log::info(|| format!("container {}: limits changed", record.id));
     }
     saved
 }

@@ -8,14 +8,14 @@
 //! After `create`, the start socket takes the channel's place. The container process accepts once, on the
 //! descriptor that it inherited. `start` unlinks the socket's name when it has connected.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, socket};
-use crate::trace;
+use crate::{log, trace};
 
 /// A message from the container's side to the runtime.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) enum Event {
     SourceWanted(usize),
     /// A warning for the log.
     Warning(String),
+    /// A record for the log, which the process has begun with [`Channel::forward_log`].
+    Debug(String),
     /// All mounts are made. The process waits for the prestart and createRuntime hooks.
     Mounted,
     /// The master of the container's terminal.
@@ -62,6 +64,9 @@ pub(super) enum Go {
     Start,
 }
 
+/// The tag of [`Event::Debug`].
+const DEBUG: u8 = b'd';
+
 /// The most characters of a warning.
 const WARNING_MAX: usize = 1024;
 
@@ -84,6 +89,12 @@ impl Channel {
         self.0.as_fd()
     }
 
+    /// Makes this channel the way of this process's records to the log. The channel must remain open as long as the process
+    /// makes records.
+    pub(super) fn forward_log(&self) {
+        log::forward(self.0.as_raw_fd(), DEBUG);
+    }
+
     pub(super) fn send(&self, event: &Event) -> Result<()> {
         match event {
             Event::MapsWanted => self.send_bytes(b"u", &[]),
@@ -98,6 +109,7 @@ impl Channel {
                 let short: String = text.chars().take(WARNING_MAX).collect();
                 self.send_bytes(&[b"w", short.as_bytes()].concat(), &[])
             }
+            Event::Debug(text) => self.send_bytes(&[&[DEBUG], text.as_bytes()].concat(), &[]),
             Event::Mounted => self.send_bytes(b"m", &[]),
             Event::Console(master) => self.send_bytes(b"c", &[master.as_fd()]),
             Event::Listener { fd, pid } => {
@@ -120,16 +132,12 @@ impl Channel {
     }
 
     pub(super) fn receive(&self) -> Result<Event> {
-        let _phase = trace::phase("wait for the container's process");
-        let (bytes, fd) = match socket::receive(self.fd()) {
-            // A process that ends before it has read a message resets the connection. The kernel reports that once,
-            // before the events that the process sent.
-            Err(e) if e.errno == Errno::ECONNRESET => socket::receive(self.fd())?,
-            other => other?,
-        };
+        let _phase = trace::wait("wait for the container's process");
+        let (bytes, fd) = self.receive_bytes()?;
         let Some((tag, rest)) = bytes.split_first() else { return Ok(Event::Closed) };
         match (tag, fd, rest.try_into().map(i32::from_le_bytes)) {
             (b'w', ..) => Ok(Event::Warning(String::from_utf8_lossy(rest).into_owned())),
+            (&DEBUG, ..) => Ok(Event::Debug(String::from_utf8_lossy(rest).into_owned())),
             (b'u', _, _) => Ok(Event::MapsWanted),
             (b'p', Some(pidfd), Ok(pid)) => Ok(Event::Cloned { pid, pidfd }),
             (b't', _, _) => Ok(Event::SourcesWanted),
@@ -144,6 +152,15 @@ impl Channel {
                 Kind::Os,
                 "a message between the runtime and the container's process could not be decoded",
             )),
+        }
+    }
+
+    fn receive_bytes(&self) -> sys::Result<(Vec<u8>, Option<OwnedFd>)> {
+        match socket::receive(self.fd()) {
+            // A process that ends before it has read a message resets the connection, as the runtime of `create` does if it
+            // has not read the last record. The kernel reports that once, before the messages that the process sent.
+            Err(e) if e.errno == Errno::ECONNRESET => socket::receive(self.fd()),
+            other => other,
         }
     }
 
@@ -164,13 +181,13 @@ impl Channel {
     /// Waits for a descriptor from the runtime.
     pub(super) fn take(&self) -> Result<OwnedFd> {
         let _phase = trace::phase("wait for the runtime");
-        socket::receive(self.fd())?.1.ok_or_else(|| fail(Kind::Os, "the runtime is gone"))
+        self.receive_bytes()?.1.ok_or_else(|| fail(Kind::Os, "the runtime is gone"))
     }
 
     /// Waits for the runtime's message. Without the runtime there is no reason for this container.
     pub(super) fn await_go(&self) -> Result<Go> {
         let _phase = trace::phase("wait for the runtime");
-        match socket::receive(self.fd())?.0.as_slice() {
+        match self.receive_bytes()?.0.as_slice() {
             b"o" => Ok(Go::On),
             b"w" => Ok(Go::Wait),
             b"s" => Ok(Go::Start),
@@ -265,6 +282,13 @@ mod tests {
         drop(a);
         assert!(matches!(b.receive().unwrap(), Event::Ready));
         assert!(matches!(b.receive().unwrap(), Event::Closed));
+        // The runtime of `create` ends without having read the last record.
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&Event::Debug("x".into())).unwrap();
+        b.go(Go::Wait).unwrap();
+        drop(b);
+        assert_eq!(a.await_go().unwrap(), Go::Wait);
+        assert_eq!(a.await_go().unwrap_err().to_string(), "the runtime is gone");
         let (a, b) = Channel::pair().unwrap();
         drop(b);
         assert_eq!(a.await_go().unwrap_err().to_string(), "the runtime is gone");

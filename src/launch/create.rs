@@ -384,6 +384,7 @@ impl<'a> Build<'a> {
         self.record.created_done = true;
         self.dir.save(self.record)?;
         request.caller.write_pid_file(process.pid)?;
+        log::info(|| format!("container {}: created, process {}", request.id, process.pid));
         match request.start {
             Start::ByCommand => process.go(Go::Wait),
             Start::AtOnce => Ok(()),

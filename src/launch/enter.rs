@@ -13,7 +13,7 @@ use super::program::{self, Setting, attach_terminal, become_root, report_ready, 
 use crate::cgroups::systemd::Unit;
 use crate::cgroups::{self, Cgroup, Directory};
 use crate::error::{Context, Kind, Result, fail};
-use crate::namespaces::{Back, KINDS, SHOWN, Stages};
+use crate::namespaces::{self, Back, KINDS, SHOWN, Stages};
 use crate::process::{self, affinity};
 use crate::state::{Record, Status};
 use crate::sys::{self, fs, task};
@@ -124,7 +124,7 @@ impl<'a> Entry<'a> {
     /// Joins the container's namespaces of these kinds.
     fn join(&self, kinds: i32) -> Result<()> {
         if kinds != 0 {
-            let _phase = trace::phase("join the container's namespaces");
+            let _phase = trace::phase_of("join the container's namespaces", || namespaces::shown(kinds));
             task::setns(self.request.target, kinds).context("joining the container's namespaces")?;
             trace::clock_changed();
         }

@@ -26,7 +26,7 @@ use crate::plan::Plan;
 use crate::process::{affinity, sysctl};
 use crate::state::{Record, Status, spec_state};
 use crate::sys::{credentials, net, socket, task};
-use crate::{rootfs, trace};
+use crate::{log, rootfs, trace};
 
 /// What the container process needs to carry out the plan.
 pub(super) struct Container<'a> {
@@ -74,9 +74,9 @@ impl<'a> Container<'a> {
         let namespaces = &self.plan.namespaces;
         if namespaces.creates(libc::CLONE_NEWUSER) {
             become_root(self.user())?;
-            task::unshare(namespaces.made() & !AT_CLONE)?;
+            unshare(namespaces.made() & !AT_CLONE)?;
         } else if namespaces.creates(libc::CLONE_NEWCGROUP) && at_clone & libc::CLONE_NEWCGROUP == 0 {
-            task::unshare(libc::CLONE_NEWCGROUP)?;
+            unshare(libc::CLONE_NEWCGROUP)?;
         }
         namespaces::join(self.joined, !(namespaces::early(namespaces) | libc::CLONE_NEWNS))
     }
@@ -96,7 +96,7 @@ impl<'a> Container<'a> {
         } else {
             namespaces::join(self.joined, !(libc::CLONE_NEWNS | libc::CLONE_NEWUSER))?;
             if namespaces.creates(libc::CLONE_NEWUSER) {
-                task::unshare(libc::CLONE_NEWUSER)?;
+                unshare(libc::CLONE_NEWUSER)?;
                 report.send(&Event::MapsWanted)?;
                 report.await_go()?;
                 become_root(self.user())?;
@@ -148,6 +148,9 @@ impl<'a> Container<'a> {
         if report_ready(report)? == Go::Wait
             && let Some(listener) = self.start.take()
         {
+            // The start socket is a stream, on which records would run together with other messages, and another version of
+            // corten may read it.
+            log::mute();
             let _phase = trace::phase("wait for start");
             *report = Channel::from_socket(socket::accept(listener.as_fd())?);
             self.notify.take().map_or(Ok(()), |socket| report.send(&Event::Notify(socket)))?;
@@ -172,7 +175,7 @@ impl<'a> Container<'a> {
             if let Some(root) = rootfs::mount_root_only(plan, self.caller.proc(), &runtime)? {
                 return Ok(root);
             }
-            task::unshare(libc::CLONE_NEWNS)?;
+            unshare(libc::CLONE_NEWNS)?;
         }
         let sources = match self.sources.take() {
             Some(sources) => sources,
@@ -203,6 +206,12 @@ impl<'a> Container<'a> {
         }
         Ok(())
     }
+}
+
+/// Makes namespaces for this process.
+fn unshare(kinds: i32) -> Result<()> {
+    let _phase = trace::phase_of("make namespaces", || namespaces::shown(kinds));
+    Ok(task::unshare(kinds)?)
 }
 
 /// Returns the state that hooks in the container read. The process id is the one that they see.

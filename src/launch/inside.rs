@@ -50,8 +50,8 @@ impl Inside<'_> {
         let (pid, pidfd) = match task::clone3(0, None)? {
             Forked::Child => {
                 drop(ours);
-                // The trace would take its phases for those of the process that waits for it.
-                trace::blind_unless(|| false);
+                trace::blind();
+                theirs.forward_log();
                 let done = self.work(change, sources, &theirs);
                 // If the report fails, the end of the channel reports a failure.
                 let _ = theirs.send(&done.map_or_else(Event::Error, |()| Event::Ready));
@@ -128,6 +128,7 @@ impl Inside<'_> {
                     sources.trees().try_for_each(|tree| channel.give(tree))?;
                 }
                 Event::Warning(text) => log::warn(text),
+                Event::Debug(text) => log::forwarded("container", &text),
                 Event::Ready => return Ok(()),
                 Event::Error(error) => return Err(error),
                 Event::Closed => return Err(fail(Kind::Os, "the process inside was killed")),

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::anyhow;
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use super::channel::{Channel, Event, Go, unexpected};
 use super::watch::Watch;
 use crate::SPEC_VERSION;
 use crate::error::{Context, Kind, Result, fail};
+use crate::log::Level;
 use crate::namespaces::{self, idmap};
 use crate::process::{self, rlimits};
 use crate::seccomp::{self, Listener};
@@ -18,6 +20,9 @@ use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
 use crate::sys::task::{self, Exit};
 use crate::sys::{self, fs, socket, tty};
 use crate::{cgroups, log, procstat, trace};
+
+/// The name of the container process in the log, and of a process of `exec`.
+const CONTAINER: &str = "container";
 
 /// A process in a container, before its program runs.
 pub(crate) struct Process {
@@ -107,6 +112,7 @@ impl Process {
                     self.console = Some(master);
                 }
                 Event::Warning(text) => log::warn(text),
+                Event::Debug(text) => log::forwarded(self.name(), &text),
                 Event::Error(error) => return Err(error),
                 Event::Closed => return Err(self.died()),
                 other => return Ok(other),
@@ -117,12 +123,27 @@ impl Process {
     /// Lets the process go on. If it has ended, the error is its own, or says what ended it.
     pub(super) fn go(&self, go: Go) -> Result<()> {
         self.channel.go(go).map_err(|e| match sys::errno(&e) {
-            Some(Errno::EPIPE | Errno::ECONNRESET) => match self.channel.receive() {
+            Some(Errno::EPIPE | Errno::ECONNRESET) => match self.receive_last() {
                 Ok(Event::Error(own)) => own,
                 _ => self.died(),
             },
             _ => e,
         })
+    }
+
+    /// Returns the last event of a process that has ended, after its records.
+    fn receive_last(&self) -> Result<Event> {
+        loop {
+            match self.channel.receive()? {
+                Event::Debug(text) => log::forwarded(self.name(), &text),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Returns the name of the process in the log.
+    fn name(&self) -> &'static str {
+        if self.intermediate { "intermediate" } else { CONTAINER }
     }
 
     /// Waits until one of `fds` is readable or at its end.
@@ -173,6 +194,19 @@ impl Process {
         }
     }
 
+    /// Writes the records that a dead process has left, which show how far it came. Another process can have a copy of the
+    /// channel, so its end may never come.
+    fn log_the_rest(&self) {
+        let now = Instant::now();
+        while matches!(task::poll_readable(&[self.channel.fd()], Some(now)).as_deref(), Ok([true])) {
+            match self.channel.receive() {
+                Ok(Event::Closed) | Err(_) => return,
+                Ok(Event::Debug(text)) => log::forwarded(self.name(), &text),
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// Kills and reaps the process, which may be dead and reaped already.
     fn kill(&self) {
         let _phase = trace::phase("kill and reap");
@@ -184,6 +218,8 @@ impl Process {
                 "the process {} has been killed, but does not end (hint: is it frozen?)",
                 self.pid
             ));
+        } else if log::has(Level::Debug) {
+            self.log_the_rest();
         }
         trace::gone();
     }
@@ -237,6 +273,7 @@ fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> R
             Event::Error(error) => return Err(error),
             Event::Listener { fd, pid } => send_listener(&fd, pid, agent)?,
             Event::Notify(socket) => notify = Some(socket),
+            Event::Debug(text) => log::forwarded(CONTAINER, &text),
             _ => return Err(unexpected()),
         }
     }

@@ -36,7 +36,7 @@ use crate::process::{
 };
 use crate::rootfs::resolve::{self, Missing};
 use crate::sys::{self, fs, signal, socket, task, tty};
-use crate::{rootfs, seccomp, trace};
+use crate::{log, rootfs, seccomp, trace};
 
 /// Makes the process die with its parent. A change of credentials clears that setting.
 pub(super) fn die_with_parent() -> Result<()> {
@@ -150,8 +150,11 @@ pub(super) struct Program<'a> {
 /// Changes to the working directory, finds the program, and completes its environment. `root` is the container's root, which
 /// is the root and working directory of this process.
 pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program<'a>> {
-    let _phase = trace::phase("find the program");
     let process = setting.process;
+    let _phase = trace::phase_of("find the program", || {
+        let name = process.argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+        format!("{name} from {}", process.cwd.display())
+    });
     if process.cwd != Path::new("/") {
         // Every descriptor of the host is closed on exec, and this one is opened inside the root. Therefore the working
         // directory cannot be outside (CVE-2024-21626). As with runc, it is opened with root's rights: config.json names it,
@@ -179,6 +182,7 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
         Some(name) => lookup::find(name, &env),
         None => Ok(CString::default()),
     })?;
+    log::debug(|| format!("found the program {}", path.to_string_lossy()));
     let ruleset = process.landlock.as_ref().map(|rules| landlock::build(rules, root)).transpose()?;
     Ok(Program { setting, path, env, groups, ruleset })
 }

@@ -24,7 +24,7 @@ use crate::cgroups::systemd::Unit;
 use crate::cgroups::{self, Cgroup};
 use crate::error::Result;
 use crate::intel_rdt;
-use crate::namespaces::{Back, Stages};
+use crate::namespaces::{self, Back, Stages};
 use crate::sys::task::Forked;
 use crate::sys::{self, fs, task};
 use crate::{log, trace};
@@ -67,7 +67,10 @@ pub(super) fn spawn<'a>(mut child: Child<'a>, watch: Option<Watch>) -> Result<(P
     }
     // The debug messages have runc's words, which show users and programs how far a command got.
     log::debug(|| format!("nsexec container setup: clone3({:#x})", child.kinds));
-    let cloning = trace::phase("clone3");
+    let cloning = trace::phase_of("clone3", || match child.kinds {
+        0 => String::new(),
+        kinds => format!("into new namespaces: {}", namespaces::shown(kinds)),
+    });
     let mut unit = None;
     let cloned = child.clone_in_cgroup(&mut unit);
     if let Ok(Forked::Child) = cloned {
@@ -180,6 +183,7 @@ impl<'a> Child<'a> {
 /// that the error is reported on.
 fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Result<Infallible>) -> ! {
     trace::in_clone();
+    report.forward_log();
     let Err(error) = act(&mut report);
     // If the other end is closed, no process is left to read the error.
     let _ = report.send(&Event::Error(error));

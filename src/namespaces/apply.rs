@@ -79,7 +79,9 @@ fn same(a: BorrowedFd, b: BorrowedFd) -> Result<bool> {
 /// Joins the namespaces of these kinds.
 pub(crate) fn join(joined: &Joined, kinds: i32) -> Result<()> {
     for (join, fd) in joined.0.iter().filter(|(join, _)| join.flag & kinds != 0) {
-        let _phase = trace::phase_of("join", || join.path.display());
+        let _phase = trace::phase_of("join", || {
+            format!("the namespaces {} at {}", super::shown(join.flag), join.path.display())
+        });
         task::setns(fd.as_fd(), join.flag)
             .with_context(|| format!("{}.path {}", join.place, join.path.display()))?;
         trace::clock_changed();

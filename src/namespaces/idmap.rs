@@ -173,7 +173,10 @@ fn lines(map: &[IdMap]) -> String {
 /// For a user without rights over the mapped ids the setuid helpers of shadow write them. If only the caller's own ids are
 /// mapped, the kernel permits it after setgroups is denied (CVE-2014-8989).
 pub(crate) fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[IdMap]) -> Result<()> {
-    let _phase = trace::phase("id maps");
+    let _phase = trace::phase_of("id maps", || {
+        let shown = |map| lines(map).trim_end().replace('\n', ", ");
+        format!("of process {pid}: uid {}; gid {}", shown(uid_map), shown(gid_map))
+    });
     let file = |name: &str| Path::new(&pid.to_string()).join(name);
     let direct = fs::write_at(proc, &file("uid_map"), lines(uid_map).as_bytes());
     match direct {

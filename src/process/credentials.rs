@@ -87,7 +87,11 @@ pub fn apply(
     proc: BorrowedFd,
     privileged: Option<impl FnOnce() -> Result<()>>,
 ) -> Result<()> {
-    let _phase = trace::phase("credentials");
+    let _phase = trace::phase_of("credentials", || {
+        let (uid, gid, effective, bounding) = (user.uid, user.gid, sets.effective, sets.bounding);
+        let no_new_privs = if no_new_privs { ", no new privileges" } else { "" };
+        format!("of user {uid}:{gid}, capabilities {effective:#x} of {bounding:#x}{no_new_privs}")
+    });
     if groups == Groups::Denied && !user.additional_gids.is_empty() {
         bail!("process.user.additionalGids: setgroups is denied in this user namespace");
     }

@@ -135,7 +135,14 @@ pub(crate) fn plan(
 
 /// Sets the labels for the next execve. `proc` is the root of a procfs that shows this process.
 pub fn apply(labels: &Labels, proc: BorrowedFd) -> Result<()> {
-    let _phase = trace::phase("labels");
+    let _phase = trace::phase_of("labels", || {
+        [&labels.apparmor, &labels.selinux]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
+    });
     if let Some(profile) = &labels.apparmor {
         let request = format!("exec {profile}");
         // If several modules run, `attr/exec` belongs to the first. Before Linux 5.1 it is the only file.

@@ -52,7 +52,7 @@ pub(crate) fn mount_all<'a>(
 pub(super) fn mount_in(root: &mut Root, plan: &Plan, sources: Sources, runtime: &Runtime) -> Result<()> {
     let (mut opened, by_runtime) = (sources.mounts, sources.by_runtime);
     for (i, mount) in plan.mounts.iter().enumerate() {
-        let _phase = trace::phase_of("mount", || format!("{} {}", mount.place, mount.destination.display()));
+        let _phase = trace::phase_of("mount", || mount.shown());
         if let (Some(root_only), Kind::Bind { .. }, None) = (&root.root_only, &mount.kind, &opened[i]) {
             root_only.outside(|| sources::open_run(plan, &plan.mounts[i..], &mut opened[i..]))?;
         }

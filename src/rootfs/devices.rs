@@ -158,7 +158,9 @@ fn planned(device: &LinuxDevice, place: String, notes: &mut Notes) -> Option<Dev
 
 /// Makes all nodes and links. The umask must be 0. A directory is opened once for consecutive nodes.
 pub(super) fn apply(root: &Root, plan: &Plan, runtime: &Runtime) -> Result<()> {
-    let _phase = trace::phase("devices");
+    let _phase = trace::phase_of("devices", || {
+        plan.devices.iter().map(|device| device.path.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    });
     let dev = nodes(root, plan, runtime)?;
     if plan.default_devices { links(root, dev) } else { Ok(()) }
 }

@@ -59,6 +59,24 @@ impl Mount {
         matches!(self.kind, Kind::Bind { .. })
     }
 
+    /// Returns the mount for the trace and the log, with its options in short.
+    pub(super) fn shown(&self) -> String {
+        let what = match &self.kind {
+            Kind::Bind { source, recursive, idmap } => {
+                let (how, ids) =
+                    (if *recursive { "rbind" } else { "bind" }, idmap.as_ref().map(|_| ", idmapped"));
+                format!("{how} {}{}", source.display(), ids.unwrap_or_default())
+            }
+            Kind::New { fstype, source: Some(source) } if source != fstype => format!("{fstype} {source}"),
+            Kind::New { fstype, .. } => fstype.clone(),
+            Kind::Cgroup => "cgroup".into(),
+            Kind::Remount => "remount".into(),
+        };
+        let options = self.options.shown();
+        let separator = if options.is_empty() { "" } else { ": " };
+        format!("{} {} ({what}{separator}{options})", self.place, self.destination.display())
+    }
+
     /// Returns the writable form of a new read-only tmpfs, or `None` for other mounts. It becomes read-only at the end, because
     /// mount points, devices, links and the console are made in it first.
     pub(super) fn to_fill(&self) -> Option<Self> {

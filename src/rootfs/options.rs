@@ -148,6 +148,22 @@ impl Options {
     }
 
     /// Returns the attributes of a mount without mounts below.
+    /// Returns the attributes and the options for the file system. The value of an option is left out if it may be a secret.
+    pub(super) fn shown(&self) -> String {
+        const NAMES: [(u64, &str); 4] = [
+            (MOUNT_ATTR_RDONLY, "ro"),
+            (MOUNT_ATTR_NOSUID, "nosuid"),
+            (MOUNT_ATTR_NODEV, "nodev"),
+            (MOUNT_ATTR_NOEXEC, "noexec"),
+        ];
+        let attributes = NAMES.iter().filter(|(bit, _)| self.attributes() & bit != 0).map(|(_, name)| *name);
+        let data = self.data.iter().map(|option| match option.split_once('=') {
+            Some((key, _)) if ["pass", "secret", "cred", "key"].iter().any(|word| key.contains(word)) => key,
+            _ => option,
+        });
+        attributes.chain(self.superblock.iter().copied()).chain(data).collect::<Vec<_>>().join(",")
+    }
+
     #[must_use]
     pub fn attributes(&self) -> u64 {
         self.attr_all.set & !self.attr.clear | self.attr.set

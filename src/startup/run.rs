@@ -19,6 +19,7 @@ pub fn run() -> u8 {
         .map_err(Into::into)
         .and_then(|()| log::init(&preview.log))
         .and_then(|()| {
+            trace::begin_records();
             if let (Some(path), Some(since)) = (&preview.trace, since) {
                 trace::begin(path, since, &args);
             }

@@ -39,6 +39,15 @@ pub(crate) fn send(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> Resu
     })
 }
 
+/// Sends one message that consists of parts, without an allocation.
+pub(crate) fn send_parts(socket: RawFd, parts: [&[u8]; 2]) -> Result<()> {
+    retry(|| {
+        sendmsg::<()>(socket, &parts.map(IoSlice::new), &[], MsgFlags::MSG_NOSIGNAL, None)
+            .map(drop)
+            .map_err(|e| Error::new("sendmsg()", e))
+    })
+}
+
 /// Receives one message and at most one descriptor. An empty message means that the other end is closed.
 pub fn receive(socket: BorrowedFd) -> Result<(Vec<u8>, Option<OwnedFd>)> {
     use std::os::fd::FromRawFd;

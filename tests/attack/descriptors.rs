@@ -147,6 +147,54 @@ fn descriptors_of_the_caller_reach_no_process_of_the_container() {
     });
 }
 
+/// The container's processes get no descriptor of the log, also with `--debug`, when the container process
+/// itself has records. Neither do the hooks that run in the container, nor the process that waits for `start`.
+#[test]
+fn descriptors_of_the_log_reach_no_process_of_the_container() {
+    isolated(|t| {
+        let log = t.dir.join("records");
+        let debug = ["--debug", "--log", log.to_str().unwrap()];
+        // The shell's glob has one descriptor of its own open, that of the directory.
+        let look = "for fd in /proc/self/fd/*; do readlink $fd; done | grep -v ^/proc | sort";
+        let bundle = t.bundle(|c| {
+            all_capabilities(c, &[]);
+            c["process"]["args"] = json!(["sh", "-c", look]);
+            let hook = format!("{{ {look}; }} >/hook");
+            c["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]});
+        });
+        let plain = t.corten(&["run", "-b", bundle.path(), "r"]).ok();
+        let hook = || fs::read_to_string(bundle.rootfs().join("hook")).unwrap();
+        let plain_hook = hook();
+        let run = t.corten(&[&debug[..], &["run", "-b", bundle.path(), "r"]].concat()).ok();
+        let lines = |text: &str| text.lines().count();
+        assert_eq!((lines(&run), lines(&hook())), (lines(&plain), lines(&plain_hook)));
+        assert!(!run.contains("records") && !hook().contains("records"), "{run}{}", hook());
+        assert!(fs::read_to_string(&log).unwrap().contains("process=container"));
+        bundle.edit(|c| c["process"]["args"] = json!(["sleep", "1000"]));
+        t.corten(&[&debug[..], &["create", "-b", bundle.path(), "c1"]].concat()).ok();
+        let of = |pid: i32| {
+            let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+            links.map(|link| fs::read_link(link.path()).unwrap()).collect::<Vec<_>>()
+        };
+        assert!(!of(t.pid("c1")).contains(&log));
+        t.corten(&[&debug[..], &["start", "c1"]].concat()).ok();
+        assert!(!of(t.pid("c1")).contains(&log));
+        let exec = t.corten(&[&debug[..], &["exec", "c1", "sh", "-c", look]].concat()).ok();
+        assert!(lines(&exec) == lines(&plain) && !exec.contains("records"), "{exec}");
+        t.delete("c1");
+        // Check of the check: a descriptor of the file that the caller passes on is seen.
+        bundle.edit(|c| c["process"]["args"] = json!(["sh", "-c", look]));
+        let run = t.command(&["run", "--preserve-fds", "1", "-b", bundle.path(), "r"]);
+        let mut naive = Command::new("bash");
+        naive
+            .args(["-c", "exec 3>>\"$0\"; exec \"$@\""])
+            .arg(&log)
+            .arg(run.get_program())
+            .args(run.get_args());
+        assert_eq!(lines(&t.call(&mut naive).ok()), lines(&plain) + 1);
+    });
+}
+
 /// CVE-2016-9962, CVE-2024-21626: the process of a created container holds descriptors of the runtime. Other
 /// processes in the container cannot open them: in a user namespace not even with all capabilities, and
 /// without one not without CAP_SYS_PTRACE.

@@ -128,7 +128,8 @@ fn has_all(trace: &Trace, bundle: &Bundle) {
         serde_json::from_str(&fs::read_to_string(bundle.dir.join("config.json")).unwrap()).unwrap();
     let mounts = config["mounts"].as_array().unwrap().iter().enumerate();
     let mounts = mounts.map(|(i, m)| format!("mount mounts[{i}] {}", m["destination"].as_str().unwrap()));
-    let found: Vec<_> = trace.names("init").into_iter().filter(|n| n.starts_with("mount ")).collect();
+    let found = trace.names("init").into_iter().filter(|name| name.starts_with("mount "));
+    let found: Vec<_> = found.map(|name| name.split(" (").next().unwrap()).collect();
     assert_eq!(found, mounts.collect::<Vec<_>>());
     for name in [
         "start, to be executed again",
@@ -430,6 +431,9 @@ fn trace_prints_a_timeline() {
         t.corten(&["--trace", trace, "run", "--bundle", bundle.path(), "r"]).ok();
         let text = t.corten(&["trace", trace]).ok();
         assert_eq!(text.lines().filter(|line| line.starts_with('*')).count(), 6, "{text}");
-        assert!(text.contains("  init             mount mounts[1] /dev\n"), "{text}");
+        assert!(
+            text.contains("  init             mount mounts[1] /dev (tmpfs: nosuid,mode=755,size=65536k)\n"),
+            "{text}"
+        );
     });
 }
