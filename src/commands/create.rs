@@ -65,7 +65,8 @@ impl Prepared {
             notify_socket: notify_socket.as_deref(),
         };
         let (plan, warnings) = plan::create(&config.spec, &request, &host)?;
-        config.warnings.drain(..).chain(warnings).for_each(log::warn);
+        let misspelt = config::misspelt(&config.unknown);
+        config.warnings.drain(..).chain(misspelt).chain(warnings).for_each(log::warn);
         plan.seccomp.iter().for_each(crate::seccomp::Plan::log_flags);
         if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
             log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));
