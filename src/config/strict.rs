@@ -69,21 +69,69 @@ impl Ignored {
         self.any.get()
     }
 
-    fn follow(&self, step: impl FnOnce(&mut Trail)) {
+    fn note(&self) {
+        self.any.set(true);
+        self.trail.iter().for_each(note);
+    }
+
+    // These are called for each value, by code that exists once for each type. Without a trail they cost one comparison, and
+    // the work is in functions of their own.
+
+    #[inline]
+    fn enter(&self, level: impl FnOnce() -> Level) {
         if let Some(trail) = &self.trail {
-            step(&mut trail.borrow_mut());
+            push(trail, level());
         }
     }
 
-    fn note(&self) {
-        self.any.set(true);
-        self.follow(|trail| {
-            if let (Some(Level::Object(Some(name))), Some(known)) = (trail.levels.last(), trail.known.last())
-            {
-                trail.found.push(Unknown { place: place::of(&trail.levels), name: name.clone(), known });
-            }
-        });
+    #[inline]
+    fn leave(&self) {
+        if let Some(trail) = &self.trail {
+            pop(trail);
+        }
     }
+
+    #[inline]
+    fn open(&self, known: &'static [&'static str]) {
+        if let Some(trail) = &self.trail {
+            open(trail, known);
+        }
+    }
+
+    #[inline]
+    fn close(&self) {
+        if let Some(trail) = &self.trail {
+            close(trail);
+        }
+    }
+}
+
+#[cold]
+fn note(trail: &RefCell<Trail>) {
+    let trail = &mut *trail.borrow_mut();
+    if let (Some(Level::Object(Some(name))), Some(known)) = (trail.levels.last(), trail.known.last()) {
+        trail.found.push(Unknown { place: place::of(&trail.levels), name: name.clone(), known });
+    }
+}
+
+#[cold]
+fn push(trail: &RefCell<Trail>, level: Level) {
+    trail.borrow_mut().levels.push(level);
+}
+
+#[cold]
+fn pop(trail: &RefCell<Trail>) {
+    trail.borrow_mut().levels.pop();
+}
+
+#[cold]
+fn open(trail: &RefCell<Trail>, known: &'static [&'static str]) {
+    trail.borrow_mut().known.push(known);
+}
+
+#[cold]
+fn close(trail: &RefCell<Trail>) {
+    trail.borrow_mut().known.pop();
 }
 
 /// Reads JSON into `T`.
@@ -233,9 +281,9 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<'_, V> {
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<V::Value, A::Error> {
         let missing = self.object.map_or(&[][..], |object| object.required).to_vec();
         let known = self.object.map_or(&[][..], |object| object.known);
-        self.ignored.follow(|trail| trail.known.push(known));
+        self.ignored.open(known);
         let result = self.inner.visit_map(Members { inner: members, missing, ignored: self.ignored });
-        self.ignored.follow(|trail| _ = trail.known.pop());
+        self.ignored.close();
         result
     }
 
@@ -248,9 +296,9 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.ignored.follow(|trail| trail.levels.push(Level::Array(self.next)));
+        self.ignored.enter(|| Level::Array(self.next));
         let item = self.inner.next_element_seed(strict(seed, self.ignored));
-        self.ignored.follow(|trail| drop(trail.levels.pop()));
+        self.ignored.leave();
         self.next += 1;
         item
     }
@@ -270,7 +318,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, A> {
         match self.inner.next_key::<String>()? {
             Some(key) => {
                 self.missing.retain(|name| *name != key);
-                self.ignored.follow(|trail| trail.levels.push(Level::Object(Some(key.clone()))));
+                self.ignored.enter(|| Level::Object(Some(key.clone())));
                 seed.deserialize(key.into_deserializer()).map(Some)
             }
             None => self.missing.first().map_or(Ok(None), |name| Err(A::Error::missing_field(name))),
@@ -279,7 +327,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, A> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
         let value = self.inner.next_value_seed(strict(seed, self.ignored));
-        self.ignored.follow(|trail| drop(trail.levels.pop()));
+        self.ignored.leave();
         value
     }
 }
