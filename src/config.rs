@@ -5,6 +5,7 @@
 //! converted from that value. An error names the place in the document, which [`place`] finds from the
 //! parser's line and column.
 
+mod inspect;
 mod place;
 mod repair;
 mod strict;
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use strict::Ignored;
 
+pub(crate) use inspect::{Inspection, inspect};
 pub(crate) use unknown::{Unknown, in_resources, misspelt};
 pub use version::Version;
 
@@ -45,7 +47,12 @@ pub struct Config {
 
 /// Reads a bundle's config.json.
 pub fn load(bundle: &Path) -> Result<Config> {
-    parse(read(&bundle.join("config.json"))?)
+    parse(read_bundle(bundle)?)
+}
+
+/// Reads the text of a bundle's config.json.
+pub(crate) fn read_bundle(bundle: &Path) -> Result<String> {
+    read(&bundle.join("config.json"))
 }
 
 /// Reads a configuration from the file that an option names.

@@ -43,9 +43,15 @@ pub(crate) fn misspelt(unknown: &[Unknown]) -> Option<String> {
 pub(super) fn in_configuration(text: &str) -> Vec<Unknown> {
     let Ok(mut value) = serde_json::from_str::<Value>(text) else { return Vec::new() };
     repair::configuration(&mut value, &mut repair::Found::default());
-    // oci-spec does not have this section of version 1.3.
-    value.as_object_mut().and_then(|top| top.remove("freebsd"));
-    named(strict::unknown::<Spec>(&value))
+    in_value(&value)
+}
+
+/// Returns the unknown members of a configuration that was repaired, up to its first error.
+pub(super) fn in_value(value: &Value) -> Vec<Unknown> {
+    let mut unknown = named(strict::unknown::<Spec>(value));
+    // oci-spec does not have this section of version 1.3, for another platform.
+    unknown.retain(|member| member.place != "freebsd");
+    unknown
 }
 
 /// Returns the unknown members of a process document.
