@@ -12,7 +12,7 @@ use super::facts;
 use crate::cgroups::foresee;
 use crate::error::{Notes, Result};
 use crate::host::{self, Host};
-use crate::namespaces::{self, KINDS, idmap};
+use crate::namespaces::{self, KINDS, idmap, netdev};
 use crate::plan::Plan;
 use crate::process::{lookup, lsm};
 use crate::rootfs::{self, resolve};
@@ -83,11 +83,9 @@ fn check_namespaces(plan: &Plan, host: &Host, notes: &mut Notes) {
     if let Err(error) = namespaces::open(plan_, &plan.changes(), host.proc) {
         add(notes, &error);
     }
-    for device in &plan_.devices {
-        let class = Path::new("/sys/class/net").join(&device.name);
-        if fs::stat_at(fs::CWD, &class).is_err_and(|e| e.errno == Errno::ENOENT) {
-            notes.problem(&device.place, format_args!("the host has no network device {:?}", device.name));
-        }
+    match netdev::missing(&plan_.devices) {
+        Ok(missing) => missing.iter().for_each(|(place, e)| notes.problem(place, format_args!("{e:#}"))),
+        Err(error) => notes.problem("linux.netDevices", format_args!("{error:#}")),
     }
 }
 
