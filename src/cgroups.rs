@@ -10,6 +10,7 @@ pub(crate) mod compare;
 mod device_program;
 pub(crate) mod devices;
 mod directory;
+pub(crate) mod foresee;
 mod hierarchies;
 mod lower;
 pub(crate) mod oom;

@@ -36,7 +36,7 @@ pub(crate) struct Globals {
     pub strict_labels: bool,
 }
 
-/// The arguments of `create`, which `run` and `plan` have too.
+/// The arguments of `create`, which `run` and `check` have too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Create {
     pub id: String,
@@ -261,6 +261,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
     let (globals, rest) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
     let Some((word, rest)) = rest.split_first() else {
         return without_verb(&globals, verbs);
+    };
+    // `plan` was a verb of its own once.
+    let plan: Vec<OsString>;
+    let (word, rest) = if word == "plan" {
+        plan = ["check", "--plan"].into_iter().map(Into::into).chain(rest.iter().cloned()).collect();
+        (&plan[0], &plan[1..])
+    } else {
+        (word, rest)
     };
     let verb = |word: &OsString| verbs.iter().find(|verb| word == verb.name);
     if word == "help" {

@@ -2,6 +2,7 @@
 //! prints errors. Their rows are in [`verbs`].
 
 mod applied;
+mod check;
 mod create;
 mod delete;
 mod ended;
@@ -14,7 +15,6 @@ mod leftover;
 mod list;
 mod mounts;
 mod pause;
-mod plan;
 mod ps;
 mod resume;
 mod run;
@@ -51,7 +51,7 @@ pub(crate) fn run(command: Command) -> Result<u8> {
         Command::Verb(Call { globals, verb, label, work }) => {
             let _phase = crate::trace::phase_of("command", || label.clone());
             // The other commands need no more of the kernel than the one of these that made the container.
-            if matches!(verb, "create" | "run" | "exec" | "plan") {
+            if matches!(verb, "create" | "run" | "exec") {
                 host::check_kernel().context(label.clone())?;
             }
             work(&globals).context(label)

@@ -5,9 +5,11 @@
 //! converted from that value. An error names the place in the document, which [`place`] finds from the
 //! parser's line and column.
 
+mod inspect;
 mod place;
 mod repair;
 mod strict;
+mod unknown;
 mod version;
 
 use std::os::fd::AsFd;
@@ -17,7 +19,10 @@ use nix::errno::Errno;
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use strict::Ignored;
 
+pub(crate) use inspect::{Inspection, inspect};
+pub(crate) use unknown::{Unknown, in_resources, misspelt};
 pub use version::Version;
 
 use crate::error::{Context, Kind, Notes, Result, fail};
@@ -36,11 +41,18 @@ pub struct Config {
     pub version: Version,
     /// Warnings about members that are ignored.
     pub warnings: Vec<String>,
+    /// The members that the specification does not have.
+    pub unknown: Vec<Unknown>,
 }
 
 /// Reads a bundle's config.json.
 pub fn load(bundle: &Path) -> Result<Config> {
-    parse(read(&bundle.join("config.json"))?)
+    parse(read_bundle(bundle)?)
+}
+
+/// Reads the text of a bundle's config.json.
+pub(crate) fn read_bundle(bundle: &Path) -> Result<String> {
+    read(&bundle.join("config.json"))
 }
 
 /// Reads a configuration from the file that an option names.
@@ -69,7 +81,8 @@ fn parse_mounts(text: &str) -> Result<(Vec<Mount>, Vec<String>)> {
     let mounts = mounts.ok_or_else(|| fail(Kind::Config, "mounts: there are none"))?;
     // Inside a configuration they are read and repaired, and have their places, as in every other one.
     let whole = serde_json::json!({"ociVersion": crate::SPEC_VERSION, "mounts": mounts}).to_string();
-    let Config { spec, warnings, .. } = parse(whole)?;
+    let Config { spec, mut warnings, unknown, .. } = parse(whole)?;
+    warnings.extend(misspelt(&unknown));
     Ok((spec.mounts().clone().unwrap_or_default(), warnings))
 }
 
@@ -147,17 +160,13 @@ fn text(bytes: sys::Result<Vec<u8>>, path: &Path) -> Result<String> {
 pub fn parse(text: String) -> Result<Config> {
     let _phase = trace::phase("parse config.json");
     let mut notes = Notes::default();
-    let fast = strict::from_str(&text);
+    let ignored = Ignored::default();
+    let fast = strict::noticing(&text, &ignored);
     let mut spec: Spec = match fast {
         Ok(spec) if !repair::doubtful(&spec, &text) => spec,
-        fast => repaired("config.json", &text, fast, &mut notes, |value, found| {
-            // The version decides whether an unknown capability is an error. A wrong version is reported
-            // below.
-            let declared = value.get("ociVersion").and_then(Value::as_str).unwrap_or_default();
-            let version = Version::parse(declared).unwrap_or(Version::NEWEST);
-            repair::spec(value, version, found);
-        })?,
+        fast => repaired("config.json", &text, fast, &mut notes, &ignored, repair::configuration)?,
     };
+    let unknown = if ignored.any() { unknown::in_configuration(&text) } else { Vec::new() };
     repair::remove_empty(&mut spec);
     let version = Version::parse(spec.version()).and_then(|version| version.check(&mut notes));
     let version = version.unwrap_or_else(|message| {
@@ -165,18 +174,22 @@ pub fn parse(text: String) -> Result<Config> {
         Version::NEWEST
     });
     let warnings = notes.into_result()?;
-    Ok(Config { text, spec, version, warnings })
+    Ok(Config { text, spec, version, warnings, unknown })
 }
 
 /// Reads the text of a process document.
 pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<String>)> {
     let mut notes = Notes::default();
-    let process = match strict::from_str(text) {
+    let ignored = Ignored::default();
+    let process = match strict::noticing(text, &ignored) {
         Ok(process) => process,
-        fast => repaired("process", text, fast, &mut notes, |value, found| {
+        fast => repaired("process", text, fast, &mut notes, &ignored, |value, found| {
             repair::process(value, "", version, found);
         })?,
     };
+    if ignored.any() {
+        notes.warnings.extend(misspelt(&unknown::in_process(text, version)));
+    }
     Ok((process, notes.warnings))
 }
 
@@ -210,6 +223,7 @@ fn repaired<T: DeserializeOwned>(
     text: &str,
     fast: serde_json::Result<T>,
     notes: &mut Notes,
+    ignored: &Ignored,
     mend: impl FnOnce(&mut Value, &mut repair::Found),
 ) -> Result<T> {
     let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, &e))?;
@@ -223,7 +237,7 @@ fn repaired<T: DeserializeOwned>(
         _ => {
             // Rendered as text again, because only an error in a text has a line and a column.
             let text = serde_json::to_string(&value).context("JSON")?;
-            strict::from_str(&text).map_err(|e| misplaced(document, &text, &e))
+            strict::noticing(&text, ignored).map_err(|e| misplaced(document, &text, &e))
         }
     }
 }

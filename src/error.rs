@@ -132,6 +132,7 @@ pub(crate) fn pointer(place: &str) -> String {
     for c in place.chars() {
         match c {
             '"' => quoted = !quoted,
+            '.' | '[' if !quoted && out.len() == 1 => {}
             '.' | '[' if !quoted => out.push('/'),
             ']' if !quoted => {}
             '/' => out.push_str("~1"),
@@ -153,6 +154,7 @@ mod tests {
             ("process.cwd", "/process/cwd"),
             ("linux.sysctl[\"net.ipv4.ip_forward\"]", "/linux/sysctl/net.ipv4.ip_forward"),
             ("linux.sysctl[\"net/ipv4\"]", "/linux/sysctl/net~1ipv4"),
+            ("[\"x-engine\"].y", "/x-engine/y"),
         ] {
             assert_eq!(pointer(place), expected);
         }

@@ -37,7 +37,7 @@ use options::Propagate;
 pub(crate) use pivot::{change_to_root_of, detach, root_mount, under_root};
 pub(crate) use root::Root;
 pub(crate) use root_namespace::mount_root_only;
-pub(crate) use sources::{Open, Runtime, Sources, late_place, open_late, open_sources};
+pub(crate) use sources::{Open, Runtime, Sources, late_place, missing, open_late, open_sources};
 pub(crate) use terminal::{Terminal, terminal};
 
 /// The mount namespace that the container ends in. Its mounts are always made in a private one.

@@ -32,6 +32,7 @@ use seccompiler::SeccompCmpOp;
 
 use crate::error::{Notes, Result};
 use crate::log;
+use crate::suggest;
 use crate::sys;
 use crate::sys::seccomp::INSTRUCTIONS_MAX;
 use crate::trace;
@@ -97,6 +98,12 @@ pub(crate) const FLAGS: &[&str] = &[
 #[must_use]
 pub(crate) fn archs() -> Vec<&'static str> {
     abi::names()
+}
+
+/// Returns the system call that a misspelt name probably means.
+#[must_use]
+pub(crate) fn meant(name: &str) -> Option<String> {
+    suggest::nearest(name, syscalls::all().iter().map(syscalls::Row::name)).map(Into::into)
 }
 
 /// Returns the [`FLAGS`] that the running kernel has.

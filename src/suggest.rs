@@ -4,7 +4,10 @@
 /// the word's letters differ. Of equally near ones it is the first.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = word.chars().count().div_ceil(3).min(3);
-    let measured = candidates.into_iter().map(|candidate| (distance(word, candidate), candidate));
+    // The distance is at least the difference of the lengths. This spares the work for very long words.
+    let length = word.chars().count();
+    let candidates = candidates.into_iter().filter(|c| c.chars().count().abs_diff(length) <= limit);
+    let measured = candidates.map(|candidate| (distance(word, candidate), candidate));
     measured.filter(|(distance, _)| *distance <= limit).min_by_key(|(distance, _)| *distance).map(|(_, c)| c)
 }
 

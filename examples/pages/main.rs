@@ -90,7 +90,7 @@ fn first(verb: &Verb) -> First {
         Operands::None => First::Nothing,
         Operands::Words => First::Explain,
         Operands::File => First::File,
-        _ if matches!(verb.name, "create" | "run" | "plan") => First::NewId,
+        _ if matches!(verb.name, "create" | "run" | "check") => First::NewId,
         _ => First::Id,
     }
 }

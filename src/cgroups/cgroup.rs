@@ -95,7 +95,7 @@ pub fn create(plan: &Plan, notes: &mut Notes) -> Result<Option<Cgroup>> {
 }
 
 /// Adds runc's words for a cgroup that the caller may not create.
-fn explain(error: anyhow::Error, plan: &Plan) -> anyhow::Error {
+pub(super) fn explain(error: anyhow::Error, plan: &Plan) -> anyhow::Error {
     if !directory::denied(&error) {
         return error;
     }

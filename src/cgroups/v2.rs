@@ -199,11 +199,20 @@ fn make(dir: BorrowedFd, name: &Path) -> sys::Result<bool> {
 }
 
 /// A controller, and the place in config.json that needs it; `None` if no limit needs it.
-type Wanted<'a> = (&'a str, Option<&'a str>);
+pub(super) type Wanted<'a> = (&'a str, Option<&'a str>);
 
 /// Returns the controllers to enable, of those that the mounted hierarchy offers. It is an error of the user if
 /// a needed controller is not among them.
 fn available<'a>(offered: &'a str, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
+    let (present, absent) = sorted(offered, plan);
+    match absent.iter().find_map(|(name, place)| place.map(|place| (name, place))) {
+        Some((name, place)) => Err(unavailable(place, name, &plan.mount)),
+        None => Ok(present),
+    }
+}
+
+/// Returns the controllers to enable: those that the mounted hierarchy offers, and the others.
+pub(super) fn sorted<'a>(offered: &'a str, plan: &'a Plan) -> (Vec<Wanted<'a>>, Vec<Wanted<'a>>) {
     let offered: Vec<&str> = offered.split_whitespace().collect();
     let mut wanted: Vec<Wanted> = Vec::new();
     for write in plan.writes.iter().filter(|w| w.limits()) {
@@ -220,15 +229,10 @@ fn available<'a>(offered: &'a str, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
             wanted.push((name, None));
         }
     }
-    let (present, absent): (Vec<Wanted>, Vec<Wanted>) =
-        wanted.into_iter().partition(|w| offered.contains(&w.0));
-    match absent.iter().find_map(|(name, place)| place.map(|place| (name, place))) {
-        Some((name, place)) => Err(unavailable(place, name, &plan.mount)),
-        None => Ok(present),
-    }
+    wanted.into_iter().partition(|w| offered.contains(&w.0))
 }
 
-fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
+pub(super) fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
     // crun's words, for which its users look.
     let what = format!("the requested cgroup controller `{controller}` is not available");
     let message = format!("{place}: {what} in {}", dir.display());
@@ -251,8 +255,7 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
     // becomes "domain threaded", and no cgroup below it can hold a container any more.
     if !fresh && has_own_processes(dir)? {
         if let Some((name, Some(place))) = missing.iter().find(|w| w.1.is_some()) {
-            let why = format!("has processes of its own, and therefore cannot enable the {name} controller");
-            return Err(fail(Kind::Unsupported, format!("{place}: {} {why}", path.display())));
+            return Err(occupied(place, name, path));
         }
         wanted.retain(|w| !missing.contains(w));
         return Ok(());
@@ -272,9 +275,15 @@ fn enable(dir: BorrowedFd, path: &Path, wanted: &mut Vec<Wanted>, fresh: bool) -
     Ok(())
 }
 
+/// Returns the error about a controller that a cgroup cannot enable because of its own processes.
+pub(super) fn occupied(place: &str, controller: &str, path: &Path) -> anyhow::Error {
+    let why = format!("has processes of its own, and therefore cannot enable the {controller} controller");
+    fail(Kind::Unsupported, format!("{place}: {} {why}", path.display()))
+}
+
 /// Reports whether a cgroup has processes of its own that forbid it to enable controllers. They do not in the
 /// root. In a threaded cgroup, or the root of threaded cgroups, they forbid only what the kernel refuses anyway.
-fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
+pub(super) fn has_own_processes(dir: BorrowedFd) -> Result<bool> {
     let procs = read_list(dir, "cgroup.procs");
     if procs.is_ok_and(|text| text.is_empty()) {
         return Ok(false);
@@ -322,7 +331,7 @@ fn write_controllers(dir: BorrowedFd, controllers: &[Wanted]) -> sys::Result<()>
 /// Refuses a cgroup that has processes, since a container must not share it, and a frozen one, in which the
 /// container process could never report (runtime.md#create allows to refuse). A new cgroup below a frozen
 /// one is frozen too.
-fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
+pub(super) fn check_unused(dir: BorrowedFd, plan: &Plan) -> Result<()> {
     refuse_state(dir, plan, &[POPULATED, FROZEN])
 }
 

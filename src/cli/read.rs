@@ -105,7 +105,7 @@ pub(crate) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
 
 pub(crate) fn create(m: &ArgMatches) -> Result<Create> {
     Ok(Create {
-        // Only `plan` may leave it out.
+        // Only `check` may leave it out.
         id: if m.contains_id("id") { id(m)? } else { "plan".into() },
         bundle: bundle(m),
         config: path(m, "config"),

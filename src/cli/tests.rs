@@ -277,8 +277,8 @@ fn listing_verbs_as_engines_send_them() {
 }
 
 #[test]
-fn the_plan_needs_no_id() {
-    for (line, id) in [("plan --bundle /b", "plan"), ("plan -b /b c1", "c1")] {
+fn a_check_needs_no_id() {
+    for (line, id) in [("check --bundle /b", "plan"), ("check -b /b c1", "c1")] {
         assert_eq!(args(line, read::create), Create { bundle: "/b".into(), ..create(id) }, "{line}");
     }
 }
@@ -295,7 +295,8 @@ fn errors_begin_with_the_verb_and_the_container() {
         ("spec", "spec", "spec"),
         ("gc", "gc", "gc"),
         ("wait c1", "wait", "wait c1"),
-        ("plan", "plan", "plan"),
+        ("check", "check", "check"),
+        ("plan", "check", "check"),
         ("seccomp explain /p read write", "seccomp", "seccomp explain"),
         ("trace /t", "trace", "trace"),
     ] {
@@ -338,7 +339,8 @@ fn limits_become_a_document() {
 fn help_is_given() {
     for (line, word) in [
         ("--help", "features"),
-        ("--help", "plan"),
+        ("--help", "check"),
+        ("plan --help", "corten check"),
         ("-h", "create"),
         ("help", "delete"),
         ("help kill", "SIGTERM"),

@@ -1,7 +1,9 @@
-//! `create`: everything up to the point where `start` begins. `run` and `plan` share its preparations.
+//! `create`: everything up to the point where `start` begins. `run` shares its preparations, and `check` its decisions.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
 
 use crate::cli::{Create, Globals};
 use crate::config::{self, Config};
@@ -24,6 +26,51 @@ pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     prepared.launch(globals, args, Start::ByCommand).map(drop)
 }
 
+/// What is decided about a container. Nothing is made yet.
+pub(super) struct Decided {
+    pub(super) plan: Plan,
+    pub(super) warnings: Vec<String>,
+    pub(super) host: Host,
+}
+
+/// Plans a container with the facts about this host. `bundle` is an absolute path.
+pub(super) fn decide(
+    globals: &Globals,
+    args: &Create,
+    bundle: &Path,
+    spec: &Spec,
+    notify_socket: Option<&Path>,
+) -> Result<Decided> {
+    let linux = spec.linux().as_ref();
+    let mount_label = linux.is_some_and(|linux| linux.mount_label().is_some());
+    let labelled = mount_label || spec.process().as_ref().is_some_and(lsm::labelled);
+    let resctrl = linux.is_some_and(|linux| linux.intel_rdt().is_some());
+    let host = Host::probe(globals.rootless, labelled.then_some(globals.strict_labels))?;
+    let cgroups = if resctrl { cgroups::Host::probe_with_resctrl()? } else { cgroups::Host::probe()? };
+    let request = plan::Request {
+        id: &args.id,
+        bundle,
+        manager: globals.cgroup_manager,
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        tree_namespaces: host::tree_namespaces()?,
+        cgroups: &cgroups,
+        notify_socket,
+    };
+    let (plan, warnings) = plan::create(spec, &request, &host)?;
+    Ok(Decided { plan, warnings, host })
+}
+
+/// Returns the path of the container's notification socket on the host, if a service manager listens.
+pub(super) fn notify_socket(
+    globals: &Globals,
+    args: &Create,
+    service: &env::Service,
+) -> Result<Option<PathBuf>> {
+    let root = service.notify_socket.as_ref().map(|_| state::root(globals.root.as_deref())).transpose()?;
+    Ok(root.map(|root| root.join(&args.id).join(state::NOTIFY_SOCKET)))
+}
+
 /// Everything that is known before anything is made.
 pub(super) struct Prepared {
     bundle: PathBuf,
@@ -39,33 +86,18 @@ impl Prepared {
         state::check_id(&args.id)?;
         let service = env::service(|name| std::env::var(name).ok(), std::process::id);
         let preserved = inherited(&service, args.preserve_fds)?;
-        // `create` and `plan` do not use the connection. It reports a wrong address before anything is made.
-        let address = service.notify_socket.as_deref();
-        let manager = address.map(notify::connect).transpose()?;
-        let notify_socket = address.map(|_| state::root(globals.root.as_deref())).transpose()?;
-        let notify_socket = notify_socket.map(|root| root.join(&args.id).join(state::NOTIFY_SOCKET));
+        // `create` does not use the connection. It reports a wrong address before anything is made.
+        let manager = service.notify_socket.as_deref().map(notify::connect).transpose()?;
+        let notify_socket = notify_socket(globals, args, &service)?;
         let bundle = std::path::absolute(&args.bundle).with_context(|| args.bundle.display().to_string())?;
         let mut config = match &args.config {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
         };
-        let mount_label = config.spec.linux().as_ref().is_some_and(|linux| linux.mount_label().is_some());
-        let labelled = mount_label || config.spec.process().as_ref().is_some_and(lsm::labelled);
-        let resctrl = config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
-        let host = Host::probe(globals.rootless, labelled.then_some(globals.strict_labels))?;
-        let cgroups = if resctrl { cgroups::Host::probe_with_resctrl()? } else { cgroups::Host::probe()? };
-        let request = plan::Request {
-            id: &args.id,
-            bundle: &bundle,
-            manager: globals.cgroup_manager,
-            no_pivot: args.no_pivot,
-            no_new_keyring: args.no_new_keyring,
-            tree_namespaces: host::tree_namespaces()?,
-            cgroups: &cgroups,
-            notify_socket: notify_socket.as_deref(),
-        };
-        let (plan, warnings) = plan::create(&config.spec, &request, &host)?;
-        config.warnings.drain(..).chain(warnings).for_each(log::warn);
+        let Decided { plan, warnings, host } =
+            decide(globals, args, &bundle, &config.spec, notify_socket.as_deref())?;
+        let misspelt = config::misspelt(&config.unknown);
+        config.warnings.drain(..).chain(misspelt).chain(warnings).for_each(log::warn);
         plan.seccomp.iter().for_each(crate::seccomp::Plan::log_flags);
         if let Some(seccomp) = plan.seccomp.as_ref().filter(|seccomp| !seccomp.unknown.is_empty()) {
             log::debug(|| format!("linux.seccomp: no kernel has {}", seccomp.unknown.join(", ")));

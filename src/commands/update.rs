@@ -16,6 +16,7 @@ use crate::{intel_rdt, log};
 
 pub(super) fn run(globals: &Globals, args: &Update) -> Result<()> {
     let (wanted, _) = config::parse_resources(&document(args)?)?;
+    config::misspelt(&config::in_resources(&wanted)).into_iter().for_each(log::warn);
     let (dir, record) = super::open_locked(globals, &args.id)?;
     let status = super::status(&dir, &record)?;
     if !matches!(status, Status::Created | Status::Running | Status::Paused) {

@@ -1,7 +1,7 @@
 //! The verbs: a row for each, with its name, its options and what it runs.
 
 use super::{
-    create, delete, events, exec, features, gc, kill, list, mounts, pause, plan, ps, resume, run, seccomp,
+    check, create, delete, events, exec, features, gc, kill, list, mounts, pause, ps, resume, run, seccomp,
     spec, start, state, trace, update, wait,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
@@ -45,6 +45,12 @@ const EXEC: &[Opt] = &[
 ];
 
 const FORMAT: &[Opt] = &[opt("format", Some('f'), Word("FORMAT", &["table", "json"]), "table or json")];
+
+const CHECK: &[Opt] = &[
+    opt("plan", None, Switch, "also print what create would do, a decision a line"),
+    opt("host", None, Switch, "report what this host can do, without a bundle"),
+    opt("format", None, Word("FORMAT", &["text", "json"]), "text or json"),
+];
 
 pub const VERBS: &[Verb] = &[
     Verb {
@@ -203,11 +209,11 @@ pub const VERBS: &[Verb] = &[
         work: |m| ready(spec::read(m)?, spec::run),
     },
     Verb {
-        name: "plan",
-        about: "print what create would do, without doing it",
-        options: &[CREATE, IO],
+        name: "check",
+        about: "report what is wrong with a bundle, and what this host cannot do",
+        options: &[CHECK, CREATE, IO],
         operands: Operands::MaybeId,
-        work: |m| ready(read::create(m)?, plan::run),
+        work: |m| ready_with_code(check::read(m)?, check::run),
     },
     Verb {
         name: "features",

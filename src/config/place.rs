@@ -1,6 +1,7 @@
 //! Finds the place in a JSON document that a line and a column point to.
 
-enum Level {
+/// A step of the way to a value: the index in an array, or the member of an object.
+pub(super) enum Level {
     Array(usize),
     Object(Option<String>),
 }
@@ -37,6 +38,11 @@ pub(super) fn at(text: &str, line: usize, column: usize) -> String {
             _ => {}
         }
     }
+    of(&levels)
+}
+
+/// Returns the place that these steps lead to.
+pub(super) fn of(levels: &[Level]) -> String {
     levels.iter().fold(String::new(), |place, level| place + &step(level)).trim_start_matches('.').to_string()
 }
 

@@ -47,8 +47,15 @@ pub(super) fn remove_empty_of_seccomp(profile: &mut LinuxSeccomp) {
     }
 }
 
-/// Repairs a configuration.
-pub(super) fn spec(value: &mut Value, version: Version, found: &mut Found) {
+/// Repairs a configuration by the rules of the version that it declares.
+pub(super) fn configuration(value: &mut Value, found: &mut Found) {
+    // The version decides whether an unknown capability is an error. A wrong version is reported by the caller.
+    let declared = value.get("ociVersion").and_then(Value::as_str).unwrap_or_default();
+    let version = Version::parse(declared).unwrap_or(Version::NEWEST);
+    spec(value, version, found);
+}
+
+fn spec(value: &mut Value, version: Version, found: &mut Found) {
     drop_nulls(value, found);
     let Some(top) = value.as_object_mut() else { return };
     // The sections of other platforms may contain anything.

@@ -204,6 +204,37 @@ fn only_own(map: &[IdMap], own: u32) -> bool {
     matches!(map, [row] if row.host == own && row.size == 1)
 }
 
+/// Returns whether [`write`] needs the setuid helpers, for a caller who is not root.
+#[must_use]
+pub(crate) fn needs_helpers(uid_map: &[IdMap], gid_map: &[IdMap]) -> bool {
+    task::euid() != 0 && !(only_own(uid_map, task::euid()) && only_own(gid_map, task::egid()))
+}
+
+/// Returns the rows that a file of subuid(5) does not delegate to a user, who has the id `own` and these names there. Of the
+/// ids on the host, a user may always map the own one.
+#[must_use]
+pub(crate) fn undelegated(map: &[IdMap], file: &str, names: &[String], own: u32) -> Vec<IdMap> {
+    let ranges = ranges(file, names);
+    let holds = |row: &&IdMap| {
+        let (first, end) = (u64::from(row.host), u64::from(row.host) + u64::from(row.size));
+        let delegated = ranges.iter().any(|(start, count)| *start <= first && end <= start + count);
+        !(delegated || row.host == own && row.size == 1)
+    };
+    map.iter().filter(holds).copied().collect()
+}
+
+/// Returns the first id and the count of each range that a file of subuid(5) has for these names.
+#[must_use]
+pub(crate) fn ranges(file: &str, names: &[String]) -> Vec<(u64, u64)> {
+    let range = |line: &str| {
+        let mut fields = line.split(':').map(str::trim);
+        let name = fields.next()?;
+        let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        names.iter().any(|known| known == name).then_some((first, count))
+    };
+    file.lines().filter_map(range).collect()
+}
+
 fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
     let mut command = std::process::Command::new(program);
     command.arg(pid.to_string());
@@ -278,6 +309,29 @@ mod tests {
         }
         let last = [row(0, 0, u32::MAX)];
         assert!(same(&last, &last));
+    }
+
+    #[test]
+    fn ids_are_delegated_by_a_file() {
+        let file = "# comment\nother:100000:65536\nme:200000:65536\n1000:500000:10\nme:x:1\nme:9";
+        let names = ["me".to_string(), "1000".to_string()];
+        let row = |host, size| IdMap { container: 0, host, size };
+        for (host, size, delegated) in [
+            (200_000, 65536, true),
+            (200_000, 65537, false),
+            (265_535, 1, true),
+            (100_000, 1, false),
+            (500_009, 1, true),
+            (1000, 1, true),
+            (1000, 2, false),
+            (0, 1, false),
+        ] {
+            assert_eq!(
+                undelegated(&[row(host, size)], file, &names, 1000).is_empty(),
+                delegated,
+                "{host} {size}"
+            );
+        }
     }
 
     #[test]

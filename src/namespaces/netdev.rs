@@ -120,6 +120,16 @@ const IFF_UP: u32 = 1;
 /// The length of `struct ifaddrmsg`.
 const ADDRESS: usize = 8;
 
+/// Returns the errors about devices that the runtime's network namespace does not have, each with its place.
+pub(crate) fn missing(devices: &[Device]) -> Result<Vec<(String, anyhow::Error)>> {
+    if devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let socket = Socket::open()?;
+    let missing = |device: &Device| Some((device.place.clone(), link(&socket, &device.name).err()?));
+    Ok(devices.iter().filter_map(missing).collect())
+}
+
 /// Moves the devices into the network namespace of process `pid`. If one cannot be moved, none is.
 pub(crate) fn give<'a>(devices: &'a [Device], pid: i32, proc: BorrowedFd) -> Result<Devices<'a>> {
     let _phase = trace::phase("give network devices");

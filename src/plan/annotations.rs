@@ -10,6 +10,7 @@ use crate::hooks::{STDERR, STDOUT};
 use crate::namespaces::OFFSET;
 use crate::process::{credentials, landlock};
 use crate::seccomp;
+use crate::suggest;
 
 /// crun's annotation that makes an unknown name in the seccomp profile an error.
 const FAIL_UNKNOWN: &str = "run.oci.seccomp_fail_unknown_syscall";
@@ -59,7 +60,10 @@ pub(super) fn check(
             (name, _) => {
                 if let Some((_, why)) = PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix)) {
                     let why = hint(name).unwrap_or(why);
-                    notes.warn(format!("{place}: has no effect, {why}, ignoring"));
+                    let meant =
+                        suggest::nearest(name, HONOURED).map(|meant| format!(" (did you mean {meant}?)"));
+                    let meant = meant.unwrap_or_default();
+                    notes.warn(format!("{place}: has no effect, {why}{meant}, ignoring"));
                 }
             }
         }
@@ -119,7 +123,12 @@ mod tests {
             ("org.example.key", "x", "", ""),
             ("run.oci", "x", "", ""),
             ("dev.corten.landlock", "{}", "", ""),
-            ("dev.corten.landlok", "{}", "", "has no effect, corten has no such annotation, ignoring"),
+            (
+                "dev.corten.landlok",
+                "{}",
+                "",
+                "has no effect, corten has no such annotation (did you mean dev.corten.landlock?), ignoring",
+            ),
             ("krun.cpus", "2", "", "has no effect, corten makes no virtual machines, ignoring"),
             ("org.criu.config", "/c", "", "has no effect, corten makes no checkpoints, ignoring"),
             ("run.oci.delegate-cgroup", "x", "", "has no effect, corten has no such annotation, ignoring"),

@@ -1,4 +1,4 @@
-//! The plan as text for people, which `corten plan` prints and the golden tests compare.
+//! The plan as text for people, which `corten check --plan` prints and the golden tests compare.
 //!
 //! Every function takes its part of the plan apart without `..`: a new field does not compile until it is
 //! printed. What is absent or switched off has no line.

@@ -22,6 +22,16 @@ use crate::trace;
 /// user. A program that the user may not see or execute is an error here already, not only at execve.
 pub fn find(name: &CStr, env: &[CString]) -> Result<CString> {
     let _phase = trace::phase("look for the program");
+    find_by(name, env, executable)
+}
+
+/// Returns the path to execute for `name`, as [`find`] does. `executable` decides about a path, and returns why it cannot be
+/// executed.
+pub(crate) fn find_by(
+    name: &CStr,
+    env: &[CString],
+    executable: impl Fn(&CStr) -> std::result::Result<(), String>,
+) -> Result<CString> {
     let text = name.to_string_lossy();
     if name.to_bytes().contains(&b'/') {
         return match executable(name) {
@@ -57,10 +67,7 @@ fn candidates(name: &[u8], path: &[u8]) -> Vec<PathBuf> {
 /// Checks that the file can be executed. The error says why not.
 fn executable(path: &CStr) -> std::result::Result<(), String> {
     let mode = process::stat_mode(path).map_err(|e| e.to_string())?;
-    if mode & libc::S_IFMT == libc::S_IFDIR {
-        // execve returns EACCES for a directory. Both texts are given, because not every engine knows EISDIR.
-        return Err(format!("{}: {}", sys::text(Errno::EISDIR), sys::text(Errno::EACCES)));
-    }
+    no_directory(mode)?;
     match process::may_execute(path) {
         // An outer seccomp profile may not know the call. Then the mode decides, as in Go.
         Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EPERM) && mode & 0o111 != 0 => Ok(()),
@@ -68,6 +75,20 @@ fn executable(path: &CStr) -> std::result::Result<(), String> {
         Err(e) => Err(sys::text(e.errno)),
         Ok(()) => Ok(()),
     }
+}
+
+fn no_directory(mode: u32) -> std::result::Result<(), String> {
+    if mode & libc::S_IFMT == libc::S_IFDIR {
+        // execve returns EACCES for a directory. Both texts are given, because not every engine knows EISDIR.
+        return Err(format!("{}: {}", sys::text(Errno::EISDIR), sys::text(Errno::EACCES)));
+    }
+    Ok(())
+}
+
+/// Checks by the mode of a file whether anybody can execute it.
+pub(crate) fn executable_mode(mode: u32) -> std::result::Result<(), String> {
+    no_directory(mode)?;
+    if mode & 0o111 == 0 { Err(sys::text(Errno::EACCES)) } else { Ok(()) }
 }
 
 /// Returns the error for a program whose execution the seccomp filter forbids.

@@ -167,11 +167,21 @@ pub(crate) fn label_keys(label: Option<&str>, proc: BorrowedFd) -> Result<()> {
         .map_err(|e| refused("process.selinuxLabel", label.unwrap_or_default(), &e))
 }
 
+const NOT_LOADED: &str = " (hint: no such profile is loaded)";
+
+/// Returns the error about a profile that is not loaded. `loaded` is the kernel's list of the profiles, with a mode behind
+/// each name. A stack of profiles, and one of a policy namespace, are left to the kernel.
+pub(crate) fn not_loaded(profile: &str, loaded: &str) -> Option<String> {
+    let plain = profile != "unconfined" && !profile.contains("//&") && !profile.starts_with([':', '&']);
+    let is = |line: &str| line.rsplit_once(" (").map_or(line, |(name, _)| name) == profile;
+    (plain && !loaded.lines().any(is)).then(|| format!("process.apparmorProfile {profile:?}{NOT_LOADED}"))
+}
+
 /// Returns the error for a label that its module has refused, with the meaning of the errno
 /// (`apparmor_setprocattr`, `selinux_lsm_setattr`).
 fn refused(place: &str, label: &str, error: &sys::Error) -> anyhow::Error {
     let why = match (place, error.errno) {
-        ("process.apparmorProfile", Errno::ENOENT) => " (hint: no such profile is loaded)",
+        ("process.apparmorProfile", Errno::ENOENT) => NOT_LOADED,
         ("process.apparmorProfile", Errno::EACCES | Errno::EPERM) => {
             " (hint: our own profile, or no_new_privs, does not let us change to it)"
         }
@@ -218,6 +228,20 @@ mod tests {
                 format!("{place} \"web\"{hint}: write to `/proc/self/attr/exec`: {}", sys::text(errno));
             assert_eq!(format!("{error:#}"), expected);
             assert_eq!(sys::errno(&error), Some(errno));
+        }
+    }
+
+    #[test]
+    fn a_profile_is_found_in_the_list_of_the_kernel() {
+        let loaded = "docker-default (enforce)\n/usr/bin/x (a) (complain)\n";
+        for (profile, missing) in [
+            ("docker-default", false),
+            ("/usr/bin/x (a)", false),
+            ("docker", true),
+            ("unconfined", false),
+            (":ns:docker", false),
+        ] {
+            assert_eq!(not_loaded(profile, loaded).is_some(), missing, "{profile}");
         }
     }
 

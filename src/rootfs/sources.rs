@@ -177,6 +177,24 @@ pub(super) fn root_place(plan: &Plan) -> String {
     format!("root.path {}", plan.path.display())
 }
 
+/// Returns the sources on the host that do not exist or are out of reach, and the root, each with its place. A
+/// source in the root file system may be an earlier mount of the container.
+pub(crate) fn missing(plan: &Plan) -> Vec<(String, sys::Error)> {
+    let mut missing = Vec::new();
+    missing.extend(open_root_target(plan).err().map(|e| (root_place(plan), e)));
+    for mount in &plan.mounts {
+        let Kind::Bind { source, .. } = &mount.kind else { continue };
+        // `create` makes that of the notification socket.
+        if is_in_root(plan, mount) || plan.facts.notify_socket.as_ref() == Some(source) {
+            continue;
+        }
+        let link = if mount.options.source_link() == Link::Followed { 0 } else { fs::O_NOFOLLOW };
+        let opened = fs::open(fs::CWD, source, fs::O_PATH | link, 0);
+        missing.extend(opened.err().map(|e| (place(mount, source), e)));
+    }
+    missing
+}
+
 /// Opens the sources of the bind mounts at the beginning of `mounts`, in the host's mount namespace.
 pub(super) fn open_run(plan: &Plan, mounts: &[Mount], sources: &mut [Option<OwnedFd>]) -> Result<()> {
     for (mount, opened) in mounts.iter().zip(sources) {

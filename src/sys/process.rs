@@ -130,9 +130,17 @@ pub(crate) fn stat_mode(path: &CStr) -> Result<u32> {
 /// Checks that the effective ids may execute a file (`faccessat2(2)` with `AT_EACCESS`). The raw call,
 /// because the C library's emulation for old kernels ignores capabilities and security modules.
 pub(crate) fn may_execute(path: &CStr) -> Result<()> {
+    may_access(path, libc::X_OK, "X_OK")
+}
+
+/// Checks that the effective ids may write to a file, or make files in a directory.
+pub(crate) fn may_write(path: &CStr) -> Result<()> {
+    may_access(path, libc::W_OK, "W_OK")
+}
+
+fn may_access(path: &CStr, mode: i32, name: &str) -> Result<()> {
     // SAFETY: `path` is NUL-terminated and outlives the call.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS)
-    };
-    check(ret, || format!("faccessat2({path:?}, X_OK)")).map(drop)
+    let ret =
+        unsafe { libc::syscall(libc::SYS_faccessat2, libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS) };
+    check(ret, || format!("faccessat2({path:?}, {name})")).map(drop)
 }

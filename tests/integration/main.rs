@@ -7,6 +7,7 @@ mod applied;
 mod binds;
 mod calls;
 mod cgroups;
+mod check;
 mod cli;
 mod devices;
 mod errors;
