@@ -35,6 +35,13 @@ pub(crate) fn has_killed(record: &CgroupRecord) -> bool {
     kills("memory.events").or_else(|| kills("memory.oom_control")).is_some_and(|kills| kills > 0)
 }
 
+/// Returns the memory limit of a recorded cgroup, as the kernel writes it.
+pub(crate) fn limit(record: &CgroupRecord) -> Option<String> {
+    let cgroup = Cgroup::open(record).ok()??;
+    let files = ["memory.max", "memory.limit_in_bytes"];
+    files.iter().find_map(|file| cgroup.read(file).ok()?).map(|text| text.trim().to_string())
+}
+
 /// The kills in a cgroup, counted from now on.
 pub(crate) struct Watch {
     file: File,

@@ -244,8 +244,12 @@ fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> R
 
 /// Adds the reason for the death of the container process, if the kernel knows it.
 pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Error {
-    let killed = record.cgroup.as_ref().is_some_and(cgroups::oom::has_killed);
-    if killed { error.context("linux.resources.memory: out of memory") } else { error }
+    let Some(cgroup) = record.cgroup.as_ref().filter(|cgroup| cgroups::oom::has_killed(cgroup)) else {
+        return error;
+    };
+    let limit =
+        cgroups::oom::limit(cgroup).map(|limit| format!(" (limit {limit} bytes)")).unwrap_or_default();
+    error.context(format!("linux.resources.memory: out of memory{limit}"))
 }
 
 /// Fails if a process ended before its program ran. The channel of a process that ends is closed some time before the

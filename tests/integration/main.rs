@@ -25,6 +25,7 @@ mod kill;
 mod landlock;
 mod lifecycle;
 mod limits;
+mod messages;
 mod mounts;
 mod namespaces;
 mod netdev;
