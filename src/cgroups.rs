@@ -18,6 +18,7 @@ mod parse;
 mod plan;
 mod process;
 mod record;
+mod refused;
 mod request;
 pub(crate) mod resources;
 pub(crate) mod search;

@@ -6,6 +6,7 @@
 //! checks and converts the values and writes the help. It is given the verb on the command line only: to
 //! build all of them would cost as much as the rest of `state`.
 
+mod mistakes;
 mod normalise;
 pub(crate) mod read;
 pub(crate) mod table;
@@ -286,11 +287,21 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
         if rest.iter().any(|word| word == "--help" || word == "-h") {
             return Err(no_topic(word));
         }
+        // The word after an unknown option is its value more often than a command.
+        if let Some(error) = unknown_before(&globals, verbs) {
+            return Err(error);
+        }
         return Err(unknown_command(&word.to_string_lossy(), verbs));
     };
     let matches = match matches(verb, globals, rest) {
         Ok(matches) => matches,
-        Err(e) => return help_or_usage_error(&e),
+        Err(e) => {
+            let (globals, _) = normalise(args.get(1..).unwrap_or(&[]), &[GLOBALS], Stop::Before);
+            return match unknown_before(&globals, verbs) {
+                Some(error) => Err(error),
+                None => help_or_usage_error(&e, Some(verb), verbs),
+            };
+        }
     };
     if read::flag(&matches, "version") {
         return Ok(Command::Version);
@@ -300,6 +311,12 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>, verbs: &'static [V
     };
     let globals = read::globals(&matches, log)?;
     Ok(Command::Verb(Call { globals, verb: verb.name, label: label(verb, own), work: (verb.work)(own)? }))
+}
+
+/// Returns the error for the first option before the verb that is unknown, if there is one.
+fn unknown_before(globals: &[OsString], verbs: &[Verb]) -> Option<anyhow::Error> {
+    let option = globals.iter().find(|word| !normalise::is_known(word, GLOBALS))?.to_string_lossy();
+    Some(fail(Kind::Usage, mistakes::unknown_option(&option, None, verbs)))
 }
 
 fn unknown_command(word: &str, verbs: &[Verb]) -> anyhow::Error {
@@ -338,7 +355,7 @@ fn without_verb(globals: &[OsString], verbs: &[Verb]) -> Result<Command> {
     match command.try_get_matches_from([OsString::from("corten")].iter().chain(globals)) {
         Ok(matches) if read::flag(&matches, "version") => Ok(Command::Version),
         Ok(_) => Err(fail(Kind::Usage, "no command given (hint: corten --help lists them)")),
-        Err(e) => help_or_usage_error(&e),
+        Err(e) => help_or_usage_error(&e, None, verbs),
     }
 }
 
@@ -355,16 +372,12 @@ fn label(verb: &Verb, matches: &ArgMatches) -> String {
     }
 }
 
-/// Converts what clap calls an error: a help text that was asked for, or a usage error, which becomes one
-/// line.
-fn help_or_usage_error(error: &clap::Error) -> Result<Command> {
-    let text = error.to_string();
+/// clap reports the request for help like an error.
+fn help_or_usage_error(error: &clap::Error, verb: Option<&Verb>, verbs: &[Verb]) -> Result<Command> {
     if error.kind() == clap::error::ErrorKind::DisplayHelp {
-        return Ok(Command::Help(text));
+        return Ok(Command::Help(error.to_string()));
     }
-    let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
-    let line = lines.collect::<Vec<_>>().join(" ");
-    Err(fail(Kind::Usage, line.strip_prefix("error: ").unwrap_or(&line)))
+    Err(mistakes::explain(error, verb, verbs))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use version::Version;
 
 use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{self, fs};
-use crate::trace;
+use crate::{json, trace};
 
 /// The largest file that is read. Real configurations have some tens of kilobytes.
 const MAX_SIZE: u64 = 16 << 20;
@@ -52,7 +52,21 @@ pub fn load(bundle: &Path) -> Result<Config> {
 
 /// Reads the text of a bundle's config.json.
 pub(crate) fn read_bundle(bundle: &Path) -> Result<String> {
-    read(&bundle.join("config.json"))
+    read(&bundle.join("config.json")).map_err(|e| explain_missing(e, bundle))
+}
+
+/// Adds to the error of a config.json that does not exist whether the bundle exists.
+fn explain_missing(error: anyhow::Error, bundle: &Path) -> anyhow::Error {
+    if !matches!(sys::errno(&error), Some(Errno::ENOENT | Errno::ENOTDIR)) {
+        return error;
+    }
+    match fs::open(fs::CWD, bundle, fs::O_PATH | fs::O_DIRECTORY, 0) {
+        Ok(_) => {
+            let at = format!("the bundle {} has no config.json", bundle.display());
+            anyhow::anyhow!("{at}: {error} (hint: `corten spec` writes one)")
+        }
+        Err(e) => anyhow::Error::new(e).context(format!("bundle {}", bundle.display())),
+    }
 }
 
 /// Reads a configuration from the file that an option names.
@@ -72,7 +86,7 @@ pub(crate) fn load_mounts(path: &Path) -> Result<(Vec<Mount>, Vec<String>)> {
 }
 
 fn parse_mounts(text: &str) -> Result<(Vec<Mount>, Vec<String>)> {
-    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax("mounts", &e))?;
+    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax("mounts", text, &e))?;
     let mounts = match &mut value {
         Value::Object(members) => members.remove("mounts"),
         Value::Array(_) => Some(value),
@@ -93,7 +107,7 @@ pub(crate) fn load_seccomp(path: &Path) -> Result<LinuxSeccomp> {
 }
 
 fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
-    let value: Value = serde_json::from_str(text).map_err(|e| syntax("profile", &e))?;
+    let value: Value = serde_json::from_str(text).map_err(|e| syntax("profile", text, &e))?;
     let mut notes = Notes::default();
     // Engines ship templates. Which rules of a template apply depends on the container's capabilities, the
     // machine and its kernel, and only the engine decides that.
@@ -183,6 +197,10 @@ pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<Strin
     let ignored = Ignored::default();
     let process = match strict::noticing(text, &ignored) {
         Ok(process) => process,
+        Err(_) if is_configuration(text) => {
+            let what = "is a whole configuration (hint: --process reads what its member process contains)";
+            return Err(fail(Kind::Config, format!("process: {what}")));
+        }
         fast => repaired("process", text, fast, &mut notes, &ignored, |value, found| {
             repair::process(value, "", version, found);
         })?,
@@ -193,10 +211,15 @@ pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<Strin
     Ok((process, notes.warnings))
 }
 
+/// Returns whether a text is a whole configuration.
+fn is_configuration(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|value| value.get("ociVersion").is_some())
+}
+
 /// Reads the text of a `linux.resources` document, which may contain any part of it. Returns it as a plain
 /// value, which tells an absent member from 0, and as the specification's type.
 pub fn parse_resources(text: &str) -> Result<(Value, LinuxResources)> {
-    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax("resources", &e))?;
+    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax("resources", text, &e))?;
     repair::resources(&mut value);
     let typed = typed(&value)?;
     Ok((value, typed))
@@ -226,7 +249,7 @@ fn repaired<T: DeserializeOwned>(
     ignored: &Ignored,
     mend: impl FnOnce(&mut Value, &mut repair::Found),
 ) -> Result<T> {
-    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, &e))?;
+    let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, text, &e))?;
     let mut found = repair::Found::default();
     mend(&mut value, &mut found);
     notes.warnings.append(&mut found.notes.into_result()?);
@@ -242,18 +265,16 @@ fn repaired<T: DeserializeOwned>(
     }
 }
 
-/// Returns the error for text that is not JSON. It has a place in the file, but none in the document.
-fn syntax(document: &str, error: &serde_json::Error) -> anyhow::Error {
-    fail(Kind::Config, format!("{document}: {error}"))
+/// Returns the error for text that is not JSON, or whose place is the whole document.
+fn syntax(document: &str, text: &str, error: &serde_json::Error) -> anyhow::Error {
+    fail(Kind::Config, format!("{document}: {}", json::reason(text, error)))
 }
 
 /// Returns the error for a value of a wrong type, an unknown word or a missing member, with its place.
 fn misplaced(document: &str, text: &str, error: &serde_json::Error) -> anyhow::Error {
     let place = place::at(text, error.line(), error.column());
-    let shown = error.to_string();
-    let message = shown.rsplit_once(" at line ").map_or(shown.as_str(), |(message, _)| message);
     if place.is_empty() {
-        return syntax(document, error);
+        return syntax(document, text, error);
     }
     let mut notes = Notes::default();
     // runc's words, for which programs look.
@@ -262,7 +283,7 @@ fn misplaced(document: &str, text: &str, error: &serde_json::Error) -> anyhow::E
         other if other.starts_with("linux.memoryPolicy.flags") => "invalid memory policy flag: ",
         _ => "",
     };
-    let message = format!("{what}{message}");
+    let message = format!("{what}{}", json::value(error));
     notes.problem(place, message);
     anyhow::Error::new(notes.problems)
 }

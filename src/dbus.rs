@@ -103,7 +103,7 @@ impl Bus {
         for (address, direct) in places {
             match socket::connect_before(address, deadline) {
                 Ok(socket) => {
-                    let what = || format!("D-Bus at {address:?}");
+                    let what = || format!("D-Bus at {address}");
                     check_pid_namespace(&socket).with_context(what)?;
                     let mut bus = Self::new(socket, *direct);
                     bus.authenticate(deadline).with_context(what)?;

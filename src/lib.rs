@@ -10,6 +10,7 @@ mod error;
 mod hooks;
 mod host;
 mod intel_rdt;
+mod json;
 mod launch;
 mod log;
 mod namespaces;

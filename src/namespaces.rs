@@ -228,6 +228,30 @@ pub(crate) fn check_first_user(plan: &Plan, user: Option<(u32, u32)>, notes: &mu
     }
 }
 
+/// Reports the ids of the program's user that a new user namespace does not map. If it does not map root either,
+/// [`check_first_user`] has reported the user and the group.
+pub(crate) fn check_ids(plan: &Plan, uid: u32, gid: u32, groups: &[u32], notes: &mut Notes) {
+    if !plan.creates(libc::CLONE_NEWUSER) {
+        return;
+    }
+    let groups = groups.iter().enumerate().map(|(i, gid)| (format!("additionalGids[{i}]"), *gid));
+    let gids = std::iter::once(("gid".to_string(), gid)).chain(groups);
+    let check = |(member, id): (String, u32), map: &[IdMap], of: &str, notes: &mut Notes| {
+        let first = !member.starts_with("additional");
+        if map.is_empty() || idmap::to_host(map, id).is_some() || first && idmap::to_host(map, 0).is_none() {
+            return;
+        }
+        let ranges: Vec<String> = map.iter().map(IdMap::inside).collect();
+        let ranges = ranges.join(", ");
+        notes.problem(
+            format_args!("process.user.{member}"),
+            format_args!("{id} is not mapped: {of} has {ranges}"),
+        );
+    };
+    check(("uid".into(), uid), &plan.uid_map, "linux.uidMappings", notes);
+    gids.for_each(|gid| check(gid, &plan.gid_map, "linux.gidMappings", notes));
+}
+
 fn list(linux: &Linux, plan: &mut Plan, notes: &mut Notes) {
     let mut seen = 0;
     for (i, namespace) in linux.namespaces().as_deref().unwrap_or_default().iter().enumerate() {

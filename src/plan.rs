@@ -221,6 +221,10 @@ pub fn create(spec: &Spec, request: &Request, host: &Host) -> Result<(Plan, Vec<
     });
     let user = process.as_ref().map(|process| (process.user.uid, process.user.gid));
     namespaces::check_first_user(&namespaces, user, &mut notes);
+    if let Some(process) = process.as_ref().filter(|process| !process.user.keep_groups) {
+        let user = &process.user;
+        namespaces::check_ids(&namespaces, user.uid, user.gid, &user.additional_gids, &mut notes);
+    }
     let seccomp =
         linux.and_then(|l| l.seccomp().as_ref()).and_then(|profile| seccomp::plan(profile, &mut notes));
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref()).and_then(|asked| {

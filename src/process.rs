@@ -10,6 +10,7 @@ pub(crate) mod affinity;
 pub(crate) mod capabilities;
 pub(crate) mod credentials;
 pub(crate) mod env;
+mod format;
 pub(crate) mod io_priority;
 pub(crate) mod landlock;
 pub(crate) mod lookup;

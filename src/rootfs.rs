@@ -134,14 +134,16 @@ pub(crate) fn plan(spec: &Spec, bundle: &Path, facts: &Facts, notes: &mut Notes)
     let linux = spec.linux().as_ref();
     let root = spec.root().as_ref();
     let path = root.map(|root| root.path().clone()).unwrap_or_default();
-    if path.as_os_str().is_empty() {
+    if root.is_none() {
+        notes.problem("root", "is required");
+    } else if path.as_os_str().is_empty() {
         notes.problem("root.path", "must not be empty");
     }
     let propagation = linux.and_then(|l| l.rootfs_propagation().as_deref()).filter(|name| !name.is_empty());
     let propagation = propagation.and_then(|name| {
         let known = options::propagation(name);
         if known.is_none() {
-            notes.problem("linux.rootfsPropagation", format_args!("{name:?} is not a propagation"));
+            notes.problem("linux.rootfsPropagation", format_args!("{name:?} is not a propagation (hint: private, slave, shared or unbindable, or these with an r)"));
         }
         known
     });

@@ -67,8 +67,16 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
     let known = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
     // A megabyte in a log line would not help.
     let shown: String = id.chars().take(64).collect();
-    if id == "." || id == ".." || !id.bytes().all(known) {
-        return Err(fail(Kind::Usage, format!("invalid container ID format: {shown:?}")));
+    let allowed = "(hint: letters of ASCII, digits, and any of _ + - . are allowed)";
+    if id == "." || id == ".." {
+        return Err(fail(
+            Kind::Usage,
+            format!("invalid container ID format: {shown:?} is a directory's name"),
+        ));
+    }
+    if let Some(wrong) = id.chars().find(|c| !c.is_ascii() || !known(*c as u8)) {
+        let why = format!("{shown:?} contains {wrong:?} {allowed}");
+        return Err(fail(Kind::Usage, format!("invalid container ID format: {why}")));
     }
     if id.len() > LONGEST_ID {
         let why = format!("{shown:?}... is longer than {LONGEST_ID} bytes");

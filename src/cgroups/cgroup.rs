@@ -100,7 +100,11 @@ pub(super) fn explain(error: anyhow::Error, plan: &Plan) -> anyhow::Error {
         return error;
     }
     let rule = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
-    let hint = if plan.rootless { format!(" (hint: {rule})") } else { String::new() };
+    let hint = match sys::errno(&error) {
+        Some(Errno::EROFS) => " (hint: the cgroup file system is mounted read-only; mount it with rw)".into(),
+        _ if plan.rootless => format!(" (hint: {rule})"),
+        _ => String::new(),
+    };
     error.context(format!("unable to apply cgroup configuration{hint}"))
 }
 

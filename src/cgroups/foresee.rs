@@ -57,8 +57,9 @@ fn offered(plan: &v2::Plan, found: &mut Hindrances) -> Result<Vec<(String, Strin
     let dir = open_dir(fs::CWD, &plan.mount)?;
     let offered = read_file(dir.as_fd(), "cgroup.controllers")?;
     let (present, absent) = v2::sorted(&offered, plan);
-    let missing =
-        absent.iter().filter_map(|(name, place)| Some(v2::unavailable((*place)?, name, &plan.mount)));
+    let missing = absent
+        .iter()
+        .filter_map(|(name, place)| Some(v2::unavailable((*place)?, name, &plan.mount, &plan.mount)));
     found.errors.extend(missing);
     let needed = present.iter().filter_map(|(name, place)| Some((name.to_string(), (*place)?.to_string())));
     Ok(needed.collect())
@@ -77,7 +78,7 @@ fn on_the_way(plan: &v2::Plan, found: &mut Hindrances) -> Result<()> {
             if has(&enabled, &controller) {
                 needed.push((controller, place));
             } else if !has(&controllers, &controller) {
-                found.errors.push(v2::unavailable(&place, &controller, &path));
+                found.errors.push(v2::unavailable(&place, &controller, &path, &plan.mount));
             } else if *occupied.get_or_insert(v2::has_own_processes(dir.as_fd())?) {
                 found.errors.push(v2::occupied(&place, &controller, &path));
             } else {

@@ -10,7 +10,7 @@ use super::directory::warn_undone;
 use super::resources::{Absent, Write};
 use super::systemd::{self, Unit};
 use super::value::Value;
-use super::{Cgroup, Missing, devices, v1, v2};
+use super::{Cgroup, Missing, devices, refused, v1, v2};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 
@@ -250,8 +250,9 @@ fn update_unit(
 /// others, which it may depend on: the kernel compares v1's period and quota with those of the parent cgroup.
 fn write_all<'a>(cgroup: &Cgroup, changes: &'a [Compared], done: &mut Vec<&'a Compared>) -> Result<()> {
     let mut write = |change: &'a Compared| {
-        let Write { file, value, place, .. } = &change.write;
-        cgroup.write(file, &value.to_string()).with_context(|| place.clone())?;
+        let Write { file, value, .. } = &change.write;
+        let written = cgroup.write(file, &value.to_string());
+        written.map_err(|e| refused::explain(e, &change.write, |file| cgroup.read(file)))?;
         done.push(change);
         check_kept(cgroup, &change.write)
     };

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::directory::{Directory, TRIES, open_dir, read_file, read_list, vanished};
 use super::resources::{Absent, Write};
-use super::{Value, systemd};
+use super::{Value, refused, systemd};
 use crate::error::{Kind, Result, fail};
 use crate::sys::{self, fs};
 use crate::{host, trace};
@@ -206,7 +206,7 @@ pub(super) type Wanted<'a> = (&'a str, Option<&'a str>);
 fn available<'a>(offered: &'a str, plan: &'a Plan) -> Result<Vec<Wanted<'a>>> {
     let (present, absent) = sorted(offered, plan);
     match absent.iter().find_map(|(name, place)| place.map(|place| (name, place))) {
-        Some((name, place)) => Err(unavailable(place, name, &plan.mount)),
+        Some((name, place)) => Err(unavailable(place, name, &plan.mount, &plan.mount)),
         None => Ok(present),
     }
 }
@@ -232,11 +232,16 @@ pub(super) fn sorted<'a>(offered: &'a str, plan: &'a Plan) -> (Vec<Wanted<'a>>, 
     wanted.into_iter().partition(|w| offered.contains(&w.0))
 }
 
-pub(super) fn unavailable(place: &str, controller: &str, dir: &Path) -> anyhow::Error {
+/// Returns the error for a controller that `dir` does not have. If that is `mount`, the host does not offer it.
+pub(super) fn unavailable(place: &str, controller: &str, dir: &Path, mount: &Path) -> anyhow::Error {
+    let hint = if dir == mount {
+        "cgroup v1 has it, the kernel lacks it, or the cgroup namespace was not given it; see /proc/cgroups"
+    } else {
+        "it must be delegated: Delegate=yes in the unit of systemd above, or cgroup.subtree_control"
+    };
     // crun's words, for which its users look.
     let what = format!("the requested cgroup controller `{controller}` is not available");
-    let message = format!("{place}: {what} in {}", dir.display());
-    fail(Kind::Unsupported, message)
+    fail(Kind::Unsupported, format!("{place}: {what} in {} (hint: {hint})", dir.display()))
 }
 
 /// Enables the controllers for `dir`'s children that are not enabled yet. A controller that no limit needs and
@@ -317,7 +322,7 @@ fn not_enabled(dir: BorrowedFd, path: &Path, name: &str, place: &str, error: sys
     }
     let offered = read_file(dir, "cgroup.controllers");
     if offered.is_ok_and(|text| !text.split_whitespace().any(|word| word == name)) {
-        return unavailable(place, name, path);
+        return unavailable(place, name, path, Path::new(""));
     }
     anyhow!(error).context(format!("{place}: {}", path.display()))
 }
@@ -362,7 +367,8 @@ pub(super) fn apply(directory: &Directory, write: &Write) -> Result<()> {
     let result = write_value(dir, &write.file, &write.value.to_string());
     let Err(e) = result else { return Ok(()) };
     if !fs::absent(dir, Path::new(&write.file), &e) {
-        return Err(anyhow!(e).context(write.place.clone()));
+        let read = |file: &str| directory.read(file);
+        return Err(refused::explain(e.into(), write, read));
     }
     match &write.absent {
         Absent::NoLimit => Ok(()),

@@ -83,6 +83,11 @@ fn rewritten(option: &Opt, value: Option<&[u8]>) -> Option<OsString> {
     }
 }
 
+/// Returns whether a word that begins with a dash is one of these options, or asks for help.
+pub(super) fn is_known(word: &OsStr, options: &[Opt]) -> bool {
+    word == "-h" || word == "--help" || known(word, &[options]).is_some()
+}
+
 /// Returns the option that a word names, and the value after its `=`.
 fn known<'a, 't>(word: &'a OsStr, tables: &[&'t [Opt]]) -> Option<(&'t Opt, Option<&'a [u8]>)> {
     let bytes = word.as_bytes().strip_prefix(b"-")?;

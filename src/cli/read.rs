@@ -40,12 +40,12 @@ fn number(m: &ArgMatches, name: &str) -> u32 {
     one(m, name).unwrap_or(0)
 }
 
-/// Returns the value of an option that accepts certain words only.
-fn word<T>(m: &ArgMatches, name: &str, read: fn(&str) -> Option<T>) -> Result<Option<T>> {
+/// Returns the value of an option that accepts certain words only, which `wanted` describes.
+fn word<T>(m: &ArgMatches, name: &str, wanted: &str, read: fn(&str) -> Option<T>) -> Result<Option<T>> {
     let Some(value) = text(m, name) else { return Ok(None) };
     match read(&value) {
         Some(known) => Ok(Some(known)),
-        None => Err(fail(Kind::Usage, format!("invalid value {value:?} for --{name}"))),
+        None => Err(fail(Kind::Usage, format!("invalid value {value:?} for --{name} (hint: {wanted})"))),
     }
 }
 
@@ -74,12 +74,12 @@ fn format(m: &ArgMatches) -> Result<Format> {
         "json" => Some(Format::Json),
         _ => None,
     };
-    Ok(word(m, "format", read)?.unwrap_or_default())
+    Ok(word(m, "format", "table or json", read)?.unwrap_or_default())
 }
 
 pub(crate) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
-    word(m, "log-format", log::Format::parse)?;
-    word(m, "log-level", log::Level::parse)?;
+    word(m, "log-format", "text or json", log::Format::parse)?;
+    word(m, "log-level", "error, warning, info or debug", log::Level::parse)?;
     let manager = |value: &str| match value {
         "cgroupfs" => Some(Manager::Cgroupfs),
         "systemd" => Some(Manager::Systemd),
@@ -97,8 +97,9 @@ pub(crate) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
         root: path(m, "root"),
         log,
         // Podman may send --systemd-cgroup for all containers and --cgroup-manager=disabled for one.
-        cgroup_manager: word(m, "cgroup-manager", manager)?.unwrap_or(fallback),
-        rootless: word(m, "rootless", rootless)?.flatten(),
+        cgroup_manager: word(m, "cgroup-manager", "cgroupfs, systemd or disabled", manager)?
+            .unwrap_or(fallback),
+        rootless: word(m, "rootless", "true, false or auto", rootless)?.flatten(),
         strict_labels: flag(m, "strict-labels"),
     })
 }
@@ -147,7 +148,7 @@ pub(crate) fn gc(m: &ArgMatches) -> Result<Gc> {
         "json" => Some(true),
         _ => None,
     };
-    let json = word(m, "format", format)?.unwrap_or_default();
+    let json = word(m, "format", "text or json", format)?.unwrap_or_default();
     Ok(Gc { stopped: flag(m, "stopped"), dry_run: flag(m, "dry-run"), json })
 }
 
@@ -157,7 +158,7 @@ pub(crate) fn state(m: &ArgMatches) -> Result<State> {
         "json" => Some(Shown::Settings),
         _ => None,
     };
-    let format = word(m, "format", format)?.unwrap_or(Shown::Differences);
+    let format = word(m, "format", "text or json", format)?.unwrap_or(Shown::Differences);
     let shown = if flag(m, "applied") { format } else { Shown::State };
     Ok(State { id: id(m)?, shown })
 }
@@ -171,7 +172,8 @@ pub(crate) fn ps(m: &ArgMatches) -> Result<Ps> {
 }
 
 pub(crate) fn events(m: &ArgMatches) -> Result<Events> {
-    let interval = word(m, "interval", duration)?.unwrap_or(Duration::from_secs(5));
+    let interval = word(m, "interval", "a time above 0, such as 5s or 1m30s", duration)?
+        .unwrap_or(Duration::from_secs(5));
     Ok(Events { id: id(m)?, stats: flag(m, "stats"), interval })
 }
 
@@ -202,7 +204,7 @@ pub(crate) fn exec(m: &ArgMatches) -> Result<Exec> {
         tty: flag(m, "tty"),
         detach: flag(m, "detach"),
         env: many(m, "env"),
-        user: word(m, "user", user)?,
+        user: word(m, "user", "UID, UID:GID, or names; an id is below 4294967295", user)?,
         additional_gids: many(m, "additional-gids"),
         cwd: text(m, "cwd"),
         caps: many(m, "cap"),

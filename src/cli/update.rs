@@ -52,7 +52,10 @@ pub(crate) fn read(m: &ArgMatches) -> Result<Update> {
             continue;
         };
         let Some(text) = read::one::<String>(m, option.name) else { continue };
-        let invalid = || fail(Kind::Usage, format!("invalid value {text:?} for --{}", option.name));
+        let invalid = || {
+            let hint = wanted(limit.bounds);
+            fail(Kind::Usage, format!("invalid value {text:?} for --{} (hint: {hint})", option.name))
+        };
         let value = convert(&text, limit.bounds).ok_or_else(invalid)?;
         document.entry(section).or_insert_with(|| json!({}))[member] = value;
     }
@@ -65,6 +68,16 @@ pub(crate) fn read(m: &ArgMatches) -> Result<Update> {
         schemas: schemas.collect(),
         dry_run: read::flag(m, "dry-run"),
     })
+}
+
+/// Describes the values that [`convert`] accepts.
+fn wanted(bounds: Bounds) -> &'static str {
+    match bounds {
+        Bounds::Size => "a number of bytes such as 1048576, 512M or 1.5G, or -1 for no limit",
+        Bounds::Time | Bounds::Tasks | Bounds::Switch => "a whole number",
+        Bounds::Positive | Bounds::OrZero | Bounds::Between(..) => "a whole number of 0 or more",
+        Bounds::List | Bounds::Structure => "a text",
+    }
 }
 
 fn convert(text: &str, bounds: Bounds) -> Option<Value> {

@@ -166,7 +166,7 @@ pub(crate) fn inherit(process: &mut Process, own: &Process) {
 /// Returns the process document: that of --process, or the container's own, changed by the command line.
 fn wanted(args: &Exec, own: Option<&Process>, version: Version) -> Result<Process> {
     if let Some(path) = &args.process {
-        let (mut process, warnings) = config::load_process(path, version)?;
+        let (mut process, warnings) = config::load_process(path, version).context("--process")?;
         warnings.into_iter().for_each(log::warn);
         if let Some(own) = own {
             inherit(&mut process, own);

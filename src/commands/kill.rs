@@ -174,7 +174,9 @@ fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
 
 /// Returns the number of a signal, which is given as a number, or as a name with or without SIG.
 fn signal(text: &str) -> Result<i32> {
-    let unknown = || fail(Kind::Usage, format!("unknown signal {text:?}"));
+    let unknown = || {
+        fail(Kind::Usage, format!("unknown signal {text:?} (hint: `kill -l` lists the names and numbers)"))
+    };
     if let Ok(number) = text.parse::<i32>() {
         return if (0..=libc::SIGRTMAX()).contains(&number) { Ok(number) } else { Err(unknown()) };
     }

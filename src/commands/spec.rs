@@ -38,6 +38,9 @@ pub(super) fn run(_: &Globals, args: &Args) -> Result<()> {
             let text = format!("{} exists (hint: remove it first)", path.display());
             return fail(Kind::Exists, text);
         }
+        if error.errno == Errno::ENOENT {
+            return fail(Kind::Usage, format!("the bundle does not exist: {error} (hint: mkdir)"));
+        }
         error.into()
     };
     let file = OpenOptions::new().write(true).create_new(true).open(&path);

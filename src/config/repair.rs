@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::version::Version;
 use crate::error::Notes;
+use crate::suggest;
 
 /// The outcome of a repair.
 #[derive(Default)]
@@ -136,14 +137,26 @@ fn unknown_capabilities(process: &mut Map<String, Value>, prefix: &str, version:
             // A value that is not a string stays. Its type is refused later.
             let known = !name.is_string() || serde_json::from_value::<Capability>(name.clone()).is_ok();
             if !known && version.tolerates_capabilities() {
-                found.notes.warn(format!("{place}: unknown capability {name}, ignoring"));
+                found.notes.warn(format!("{place}: unknown capability {name}{}, ignoring", meant(name)));
             } else if !known {
-                found.notes.problem(place, format!("unknown capability {name}"));
+                found.notes.problem(place, format!("unknown capability {name}{}", meant(name)));
             }
             found.changed |= !known;
             known
         });
     }
+}
+
+/// Returns the capability that a misspelt one probably means, as a hint.
+fn meant(name: &Value) -> String {
+    let name = name.as_str().unwrap_or_default();
+    let long = if name.starts_with("CAP_") { name.to_string() } else { format!("CAP_{name}") };
+    let known: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
+    let meant = suggest::nearest(&long, known.iter().map(String::as_str)).filter(|meant| {
+        // Short names are near to each other: CAP_NEW is not CAP_BPF.
+        meant.len().abs_diff(long.len()) <= 1 && long.len() > 9
+    });
+    meant.map(|meant| format!(" (hint: did you mean {meant}?)")).unwrap_or_default()
 }
 
 fn scheduler_flags(process: &mut Map<String, Value>, found: &mut Found) {

@@ -168,7 +168,7 @@ fn the_idle_class_needs_no_priority() {
     assert_eq!(priority.priority(), 0);
     for class in ["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE"] {
         let error = parse(document("1.2.0", &process.replace("IOPRIO_CLASS_IDLE", class))).unwrap_err();
-        assert!(format!("{error:#}").contains("missing field `priority`"), "{error:#}");
+        assert!(format!("{error:#}").contains("the member \"priority\" is missing"), "{error:#}");
     }
 }
 
@@ -233,52 +233,56 @@ fn other_platforms_and_unknown_members_are_ignored() {
 #[test]
 fn errors_name_the_place() {
     for (members, place, message) in [
-        (r#""process":{"cwd":"/","user":{"uid":"x"}}"#, "process.user.uid", "invalid type: string"),
-        (r#""process":{"cwd":"/","user":{"uid":-1}}"#, "process.user.uid", "invalid value: integer `-1`"),
+        (r#""process":{"cwd":"/","user":{"uid":"x"}}"#, "process.user.uid", "not the string"),
+        (r#""process":{"cwd":"/","user":{"uid":-1}}"#, "process.user.uid", "not the number -1"),
         (r#""process":{"cwd":"/","user":{"uid":4294967296}}"#, "process.user.uid", "4294967296"),
-        (r#""process":{"user":{}}"#, "process", "missing field `cwd`"),
-        (r#""process":{"user":{},"cwd":{}}"#, "process.cwd", "invalid type: map"),
-        (r#""process":{"cwd":"/","args":"sh"}"#, "process.args", "expected a sequence"),
-        (r#""process":{"cwd":"/","args":["a",5]}"#, "process.args[1]", "expected a string"),
+        (r#""process":{"user":{}}"#, "process", "the member \"cwd\" is missing"),
+        (r#""process":{"user":{},"cwd":{}}"#, "process.cwd", "not an object"),
+        (r#""process":{"cwd":"/","args":"sh"}"#, "process.args", "must be an array"),
+        (r#""process":{"cwd":"/","args":["a",5]}"#, "process.args[1]", "must be a string"),
         (
             "\"mounts\":[\n {\"destination\":\"/a\"},\n {\"source\":\"x\",\n  \"options\":[]} ]",
             "mounts[1]",
-            "missing field `destination`",
+            "the member \"destination\" is missing",
         ),
         (
             r#""mounts":[{"destination":"/a"},{"destination":"/b","options":["ro",true]}]"#,
             "mounts[1].options[1]",
-            "invalid type: boolean",
+            "not ",
         ),
         (
             r#""linux":{"sysctl":{"net.ipv4.ip_forward":1}}"#,
             "linux.sysctl[\"net.ipv4.ip_forward\"]",
-            "expected a string",
+            "must be a string",
         ),
-        (r#""annotations":{"a":"]}\"","b\\\"c":[]}"#, r#"annotations["b\\\"c"]"#, "expected a string"),
+        (r#""annotations":{"a":"]}\"","b\\\"c":[]}"#, r#"annotations["b\\\"c"]"#, "must be a string"),
         (
             r#""linux":{"namespaces":[{"type":"pid"},{"type":"bogus"}]}"#,
             "linux.namespaces[1].type",
-            "unknown variant `bogus`",
+            "\"bogus\" is none of",
         ),
-        (r#""linux":{"seccomp":{"defaultAction":"X"}}"#, "linux.seccomp.defaultAction", "unknown variant"),
-        (r#""linux":{"resources":{"pids":{"limit":1.5}}}"#, "linux.resources.pids.limit", "expected i64"),
-        (r#""root":{"path":"a","path":"b"}"#, "root.path", "duplicate field `path`"),
-        (r#""hooks":{"poststop":[{"args":[]}]}"#, "hooks.poststop[0]", "missing field `path`"),
+        (r#""linux":{"seccomp":{"defaultAction":"X"}}"#, "linux.seccomp.defaultAction", "\"X\" is none of"),
+        (
+            r#""linux":{"resources":{"pids":{"limit":1.5}}}"#,
+            "linux.resources.pids.limit",
+            "must be a whole number",
+        ),
+        (r#""root":{"path":"a","path":"b"}"#, "root.path", "occurs twice"),
+        (r#""hooks":{"poststop":[{"args":[]}]}"#, "hooks.poststop[0]", "the member \"path\" is missing"),
         (
             r#""process":{"cwd":"/","user":{},"ioPriority":{"priority":1}}"#,
             "process.ioPriority",
-            "missing field `class`",
+            "the member \"class\" is missing",
         ),
-        (r#""linux":[]"#, "linux", "invalid type: sequence, expected an object"),
-        (r#""process":{"cwd":"/","user":[0,0]}"#, "process.user", "invalid type: sequence"),
-        (r#""mounts":[["/a"]]"#, "mounts[0]", "invalid type: sequence"),
-        (r#""linux":{"timeOffsets":{"boottime":[1]}}"#, "linux.timeOffsets.boottime", "sequence"),
+        (r#""linux":[]"#, "linux", "must be an object, not an array"),
+        (r#""process":{"cwd":"/","user":[0,0]}"#, "process.user", "must be an object, not an array"),
+        (r#""mounts":[["/a"]]"#, "mounts[0]", "must be an object, not an array"),
+        (r#""linux":{"timeOffsets":{"boottime":[1]}}"#, "linux.timeOffsets.boottime", "not an array"),
         // Errors after a repair.
         (
             r#""process":{"cwd":"/","user":{"gid":"x"},"capabilities":{"bounding":["CAP_NEW"]}}"#,
             "process.user.gid",
-            "invalid type: string",
+            "not the string",
         ),
         (r#""process":{"cwd":"/","capabilities":{"bounding":[7]}}"#, "process.capabilities.bounding[0]", ""),
     ] {
@@ -389,13 +393,13 @@ fn broken_json_is_reported_with_line_and_column() {
     let nested =
         document("1.2.0", &format!("\"linux\":{}1{}", "{\"linux\":".repeat(200_000), "}".repeat(200_000)));
     for (text, message) in [
-        (String::new(), "EOF while parsing"),
-        ("{".into(), "line 1 column 1"),
-        ("{\"ociVersion\": \"1.0.0\",\n}".into(), "line 2 column 1"),
+        (String::new(), "is empty"),
+        ("{".into(), "line 1, column 1"),
+        ("{\"ociVersion\": \"1.0.0\",\n}".into(), "line 2, column 1"),
         ("[]".into(), "config.json: "),
         ("7".into(), "config.json: "),
-        ("{\"ociVersion\":\"1.0.0\"} x".into(), "trailing characters"),
-        ("\u{feff}{}".into(), "line 1 column 1"),
+        ("{\"ociVersion\":\"1.0.0\"} x".into(), "text follows the end"),
+        ("\u{feff}{}".into(), "line 1, column 1"),
         (deep("[", "]"), "config.json: "),
         (deep("{\"a\":", "}"), "config.json: "),
     ] {
@@ -409,7 +413,7 @@ fn broken_json_is_reported_with_line_and_column() {
     let deep_mounts = document("1.2.0", &format!("\"mounts\":{}", deep("[", "]")));
     assert_eq!(kind(&parse(deep_mounts).unwrap_err()), Kind::Config);
     let unknown = document("1.2.0", &format!("\"process\":{{\"cwd\":\"/\"}},\"x\":{}", deep("[", "]")));
-    assert!(format!("{:#}", parse(unknown).unwrap_err()).contains("recursion limit"));
+    assert!(format!("{:#}", parse(unknown).unwrap_err()).contains("nested more than 127"));
 }
 
 #[test]
@@ -436,9 +440,9 @@ fn process_documents_are_read_alike() {
     assert_eq!(process.user().uid(), 0);
     assert_eq!(warnings, ["capabilities.bounding[0]: unknown capability \"CAP_NEW\", ignoring"]);
     for (text, expected) in [
-        (r#"{"cwd":"/","user":{"uid":"x"}}"#, "user.uid: invalid type"),
-        (r#"{"user":{}}"#, "process: missing field `cwd`"),
-        ("{", "process: EOF"),
+        (r#"{"cwd":"/","user":{"uid":"x"}}"#, "user.uid: must be a whole number"),
+        (r#"{"user":{}}"#, "process: the member \"cwd\" is missing"),
+        ("{", "process: line 1, column 1: ends before"),
     ] {
         let error = parse_process(text, Version::NEWEST).unwrap_err();
         assert!(format!("{error:#}").starts_with(expected), "{error:#}");

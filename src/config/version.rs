@@ -20,7 +20,7 @@ impl Version {
         if text.is_empty() {
             return Err("is required".into());
         }
-        semver(text).ok_or_else(|| format!("{text:?} is not a SemVer 2.0.0 version"))
+        semver(text).ok_or_else(|| format!("{text:?} is not a SemVer 2.0.0 version, such as {SPEC_VERSION}"))
     }
 
     /// Accepts every version 1.x. A later 1.x only adds members, which are ignored like all unknown members.

@@ -31,7 +31,8 @@ impl Caller {
     /// Connects to `--console-socket`, which receives the terminal's master, and `--pidfd-socket`.
     pub(super) fn connect(&self) -> Result<[Option<OwnedFd>; 2]> {
         let connect = |path: &Option<PathBuf>, option| {
-            path.as_deref().map(|path| socket::connect_path(path).context(option)).transpose()
+            let at = |path: &Path| format!("{option} {}", path.display());
+            path.as_deref().map(|path| socket::connect_path(path).with_context(|| at(path))).transpose()
         };
         let console = connect(&self.console_socket, "--console-socket")?;
         Ok([console, connect(&self.pidfd_socket, "--pidfd-socket")?])
@@ -51,11 +52,16 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let name = path.file_name().ok_or_else(invalid)?;
     let part = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     // The file must be new: in a directory that all users can write to, a link of that name could lead anywhere.
-    let written = std::fs::File::create_new(&part)
-        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
-        .and_then(|()| std::fs::rename(&part, path));
+    let mut file = std::fs::File::create_new(&part)
+        .map_err(|e| sys::Error::of_std(format!("open({part:?})"), &e))
+        .with_context(at)?;
+    let written = file.write_all(pid.to_string().as_bytes());
+    let written = written.map_err(|e| sys::Error::of_std("write", &e)).and_then(|()| {
+        std::fs::rename(&part, path)
+            .map_err(|e| sys::Error::of_std(format!("rename({part:?}, {path:?})"), &e))
+    });
     if written.is_err() {
         let _ = std::fs::remove_file(&part);
     }
-    written.map_err(|e| sys::Error::of_std("write", &e)).with_context(at)
+    written.with_context(at)
 }

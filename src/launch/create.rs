@@ -19,6 +19,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use super::caller::Caller;
 use super::channel::{Event, Go, unexpected};
 use super::destroy::undo;
@@ -37,7 +39,7 @@ use crate::namespaces::{self, IdMap, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::env;
 use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
-use crate::sys::{self, socket, task};
+use crate::sys::{self, fs, socket, task};
 use crate::{hooks, intel_rdt, log, procstat, rootfs, trace};
 
 /// What `create` and `run` are asked to do.
@@ -151,10 +153,30 @@ fn keyring_name(name: &str) -> String {
 
 /// Undoes what the record names. Returns the error with the reason for the death of the container process.
 fn roll_back(request: &Request, dir: Dir, record: &Record, error: anyhow::Error) -> anyhow::Error {
-    let error = with_reason(record, error);
+    let error = with_owner(request.plan, with_reason(record, error));
     let poststop = if record.pid.is_some() { &request.plan.hooks.poststop[..] } else { &[] };
     undo(dir, record, poststop);
     error
+}
+
+/// Adds to an error of permissions that the container does not map the owner of its root file system.
+fn with_owner(plan: &Plan, error: anyhow::Error) -> anyhow::Error {
+    let denied = matches!(sys::errno(&error), Some(Errno::EACCES | Errno::EPERM | Errno::EOVERFLOW));
+    if !denied || !plan.namespaces.creates(libc::CLONE_NEWUSER) {
+        return error;
+    }
+    let path = &plan.rootfs.path;
+    let Ok(stat) = fs::stat_at(fs::CWD, path) else { return error };
+    let owners = [
+        ("user", stat.st_uid, &plan.namespaces.uid_map, "linux.uidMappings"),
+        ("group", stat.st_gid, &plan.namespaces.gid_map, "linux.gidMappings"),
+    ];
+    let foreign = owners.iter().find(|(_, id, map, _)| !map.iter().any(|row| row.has_host(*id)));
+    let Some((what, id, _, place)) = foreign else { return error };
+    error.context(format!(
+        "root.path {} belongs to the {what} {id}, which {place} does not map",
+        path.display()
+    ))
 }
 
 /// A claimed container that is being built.

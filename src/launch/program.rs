@@ -251,14 +251,17 @@ const FILE_OVERRIDES: u64 =
 fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let user = &process.user;
     if groups == Groups::Set && !user.additional_gids.is_empty() {
-        sys::credentials::setgroups(&user.additional_gids).context("process.user")?;
+        let set = sys::credentials::setgroups(&user.additional_gids);
+        set.map_err(|e| unmapped(e, "process.user.additionalGids", "one of these"))?;
     }
     if user.uid == 0 {
         return act();
     }
     let (uid, gid) = (task::euid(), task::egid());
-    task::setfsgid(user.gid).context("process.user.gid")?;
-    task::setfsuid(user.uid).context("process.user.uid")?;
+    let set = task::setfsgid(user.gid);
+    set.map_err(|e| unmapped(e, "process.user.gid", user.gid))?;
+    let set = task::setfsuid(user.uid);
+    set.map_err(|e| unmapped(e, "process.user.uid", user.uid))?;
     // A change from root takes from the effective set what overrides the permissions of files, and the change back restores it
     // (capabilities(7)). The program's user may have it, and execve will use it. Where the user namespace does not map root,
     // this process is another user, from whom nothing is taken.
@@ -278,6 +281,18 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
     task::set_undumpable()?;
     task::set_parent_death_signal(libc::SIGKILL)?;
     result
+}
+
+/// Returns the error for an id that could not be set. The kernel refuses with EINVAL or EPERM an id that the user
+/// namespace does not map.
+fn unmapped(error: sys::Error, place: &str, id: impl std::fmt::Display) -> anyhow::Error {
+    let why = match error.errno {
+        Errno::EINVAL | Errno::EPERM => {
+            format!("{place}: {id} is not mapped in the container's user namespace")
+        }
+        _ => place.into(),
+    };
+    anyhow::Error::new(error).context(why)
 }
 
 impl Program<'_> {

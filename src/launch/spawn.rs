@@ -207,6 +207,14 @@ fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
     }
 }
 
+/// The namespaces for which the kernel requires CAP_SYS_ADMIN (clone(2)).
+const NAMESPACES: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
 /// Adds the reason to the errors of clone3 that do not show it. `cgroup` is the one that the process is cloned into.
 fn explain_clone(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyhow::Error {
     let in_chroot = || fs::mounted_at(fs::CWD, Path::new("/")).is_ok_and(|id| id == 0);
@@ -215,6 +223,16 @@ fn explain_clone(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyh
         // The kernel's current_chrooted().
         Errno::EPERM if kinds & libc::CLONE_NEWUSER != 0 && in_chroot() => {
             "the kernel makes no user namespace in a chroot (hint: make / a mount point, and the root by pivot_root(8))"
+                .into()
+        }
+        Errno::EPERM if kinds & libc::CLONE_NEWUSER != 0 => {
+            "this user may not make a user namespace (hint: the sysctls kernel.unprivileged_userns_clone and \
+             kernel.apparmor_restrict_unprivileged_userns, or the seccomp profile of an outer container)"
+                .into()
+        }
+        Errno::EPERM if kinds & NAMESPACES != 0 && task::euid() != 0 => {
+            "only root makes namespaces without a user namespace (hint: rootless needs a user namespace, as `corten \
+             spec --rootless` writes)"
                 .into()
         }
         Errno::EBUSY => "the cgroup cannot take processes".into(),

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Context, Kind, Notes, Result, fail};
+use crate::process::users;
 use crate::sys::{self, fs, socket, task};
 use crate::trace;
 
@@ -17,6 +18,26 @@ pub struct IdMap {
     pub container: u32,
     pub host: u32,
     pub size: u32,
+}
+
+impl IdMap {
+    /// Returns whether the row maps an id of the host.
+    pub(crate) fn has_host(&self, id: u32) -> bool {
+        id.checked_sub(self.host).is_some_and(|n| n < self.size)
+    }
+
+    /// Returns the ids inside: `0 to 999`, or `0` for one id.
+    pub(crate) fn inside(&self) -> String {
+        range(self.container, self.size)
+    }
+}
+
+fn range(first: u32, size: u32) -> String {
+    if size == 1 {
+        first.to_string()
+    } else {
+        format!("{first} to {}", u64::from(first) + u64::from(size) - 1)
+    }
 }
 
 /// The kernel's limit on the number of rows (user_namespaces(7)).
@@ -248,7 +269,31 @@ fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(fail(Kind::Os, reason(program, &String::from_utf8_lossy(&output.stderr))))
+    let reason = reason(program, &String::from_utf8_lossy(&output.stderr));
+    let (place, file) = match program {
+        "newuidmap" => ("linux.uidMappings", "/etc/subuid"),
+        _ => ("linux.gidMappings", "/etc/subgid"),
+    };
+    let hint = |path: &str| fs::read_text(fs::CWD, Path::new(path)).unwrap_or_default();
+    let uid = task::euid();
+    let own = if program == "newuidmap" { uid } else { task::egid() };
+    let hint = missing_entry(map, own, uid, file, &hint(file), &hint("/etc/passwd"));
+    Err(fail(Kind::Os, format!("{place}: {reason}{hint}")))
+}
+
+/// Returns which host's ids the helpers' file does not give to the user, as a hint with the line that does.
+fn missing_entry(map: &[IdMap], own: u32, uid: u32, file: &str, text: &str, passwd: &str) -> String {
+    let id = uid.to_string();
+    let name = users::name(passwd.as_bytes(), uid).unwrap_or_else(|| id.clone());
+    let names = [name, id];
+    let user = &names[0];
+    undelegated(map, text, &names, own).first().map_or_else(String::new, |row| {
+        let ids = range(row.host, row.size);
+        format!(
+            " (hint: {file} does not give {user} the ids {ids}: add the line {user}:{}:{})",
+            row.host, row.size
+        )
+    })
 }
 
 /// Returns the first line that a helper printed, which begins with the helper's name.
@@ -331,6 +376,35 @@ mod tests {
                 delegated,
                 "{host} {size}"
             );
+        }
+    }
+
+    #[test]
+    fn the_missing_entry_of_subuid_is_named() {
+        let row = |host: u32, size: u32| IdMap { container: 0, host, size };
+        let hint = |map: &[IdMap], text: &str| {
+            missing_entry(
+                map,
+                1000,
+                1000,
+                "/etc/subuid",
+                text,
+                "root:x:0:0::/:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n",
+            )
+        };
+        let missing = " (hint: /etc/subuid does not give alice the ids 100000 to 165535: add the line \
+                       alice:100000:65536)";
+        let map = [row(1000, 1), row(100_000, 65536)];
+        for (text, expected) in [
+            ("", missing),
+            ("bob:100000:65536\n", missing),
+            ("alice:100000:65535\n", missing),
+            ("alice:100001:65536\n", missing),
+            ("alice:x:y\n", missing),
+            ("alice:100000:65536\n", ""),
+            ("x\n1000:1:1000000\n", ""),
+        ] {
+            assert_eq!(hint(&map, text), expected, "{text}");
         }
     }
 

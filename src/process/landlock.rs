@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::sys::{fs, landlock as sys};
-use crate::trace;
+use crate::{json, trace};
 
 pub(crate) const ANNOTATION: &str = "dev.corten.landlock";
 
@@ -46,7 +46,8 @@ fn place() -> String {
 /// Parses the annotation.
 pub(crate) fn plan(annotations: Option<&HashMap<String, String>>, notes: &mut Notes) -> Option<Rules> {
     let text = annotations?.get(ANNOTATION)?;
-    let rules: Rules = serde_json::from_str(text).map_err(|e| notes.problem(place(), e)).ok()?;
+    let rules: Rules =
+        serde_json::from_str(text).map_err(|e| notes.problem(place(), json::reason(text, &e))).ok()?;
     if rules == Rules::default() {
         notes.problem(place(), "restricts nothing");
     }
@@ -147,20 +148,17 @@ mod tests {
         assert_eq!(plan(Some(&HashMap::new()), &mut Notes::default()), None);
         let place = r#"annotations["dev.corten.landlock"]"#;
         for (text, expected) in [
-            ("", ": EOF while parsing a value at line 1 column 0"),
-            ("{", ": EOF while parsing an object at line 1 column 1"),
-            ("ro", ": expected value at line 1 column 1"),
+            ("", ": is empty"),
+            ("{", ": line 1, column 1: ends before the document is complete"),
+            ("ro", ": line 1, column 1: a value is expected here"),
             ("{}", ": restricts nothing"),
             (r#"{"ro": null}"#, ": restricts nothing"),
-            (
-                r#"{"r0": []}"#,
-                ": unknown field `r0`, expected one of `ro`, `rw`, `tcpBind`, `tcpConnect` at line 1 column 5",
-            ),
-            (r#"{"ro": [], "ro": []}"#, ": duplicate field `ro` at line 1 column 15"),
-            (r#"{"ro": "/"}"#, ": invalid type: string \"/\", expected a sequence at line 1 column 10"),
+            (r#"{"r0": []}"#, ": \"r0\" is unknown (hint: did you mean \"ro\"?)"),
+            (r#"{"ro": [], "ro": []}"#, ": the member \"ro\" occurs twice"),
+            (r#"{"ro": "/"}"#, ": must be an array, not the string \"/\""),
             (r#"{"rw": ["/", "tmp"]}"#, ".rw[1]: \"tmp\" is not an absolute path"),
             (r#"{"ro": [""]}"#, ".ro[0]: \"\" is not an absolute path"),
-            (r#"{"tcpBind": [65536]}"#, ": invalid value: integer `65536`, expected u16 at line 1 column 18"),
+            (r#"{"tcpBind": [65536]}"#, ": must be a whole number from 0 to 65535, not the number 65536"),
         ] {
             assert_eq!(check(text).1, format!("{place}{expected}"), "{text}");
         }

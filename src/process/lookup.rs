@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-use super::env;
+use super::{env, format};
 use crate::error::Result;
 use crate::sys::{self, process, task};
 use crate::trace;
@@ -72,6 +72,13 @@ fn executable(path: &CStr) -> std::result::Result<(), String> {
         // An outer seccomp profile may not know the call. Then the mode decides, as in Go.
         Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EPERM) && mode & 0o111 != 0 => Ok(()),
         Err(e) if matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => Err(sys::text(Errno::EACCES)),
+        // On a file system that is mounted noexec the kernel returns EACCES whatever the mode is.
+        Err(e) if e.errno == Errno::EACCES && mode & 0o111 == 0o111 => {
+            Err(format!("{} (hint: is its file system mounted noexec?)", sys::text(e.errno)))
+        }
+        Err(e) if e.errno == Errno::EACCES && mode & 0o111 == 0 => {
+            Err(format!("{} (hint: the file is not executable; chmod +x)", sys::text(e.errno)))
+        }
         Err(e) => Err(sys::text(e.errno)),
         Ok(()) => Ok(()),
     }
@@ -113,12 +120,21 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
     {
         return anyhow!("exec: {name:?}: {e}");
     }
-    let hint = match errno {
-        Errno::ENOENT => " (hint: the interpreter or dynamic loader that it names is missing)",
-        Errno::ENOEXEC => " (hint: not a binary of this architecture, nor a script that starts with #!)",
-        Errno::E2BIG => " (hint: the arguments and environment are too long)",
-        _ => "",
+    let file = Path::new(OsStr::from_bytes(path.to_bytes()));
+    let found = match errno {
+        Errno::ENOENT | Errno::ENOEXEC | Errno::EACCES => format::reason(file, errno),
+        _ => None,
     };
+    let hint = found.or_else(|| {
+        let general = match errno {
+            Errno::ENOENT => "the interpreter or dynamic loader that it names is missing",
+            Errno::ENOEXEC => "not a binary of this architecture, nor a script that starts with #!",
+            Errno::E2BIG => "the arguments and environment are too long",
+            _ => return None,
+        };
+        Some(general.into())
+    });
+    let hint = hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
     // runc's form of an error of the call itself.
     anyhow!("exec {}: {}{hint}", path.to_string_lossy(), sys::text(errno))
 }
@@ -154,7 +170,11 @@ mod tests {
             ("./no", None, "exec: \"./no\": stat ./no: no such file or directory"),
             ("/etc/passwd/x", None, "exec: \"/etc/passwd/x\": stat /etc/passwd/x: not a directory"),
             ("/etc", None, "exec: \"/etc\": is a directory: permission denied"),
-            ("/etc/passwd", None, "exec: \"/etc/passwd\": permission denied"),
+            (
+                "/etc/passwd",
+                None,
+                "exec: \"/etc/passwd\": permission denied (hint: the file is not executable; chmod +x)",
+            ),
             ("no-such", Some("/bin"), "exec: \"no-such\": executable file not found in $PATH"),
             ("", Some("/bin"), "exec: \"\": executable file not found in $PATH"),
             ("sh", None, "exec: \"sh\": executable file not found in $PATH"),
@@ -177,16 +197,14 @@ mod tests {
             (
                 Some("#!/no/such\n"),
                 format!(
-                    "exec {}: no such file or directory (hint: the interpreter or dynamic loader that it names is \
-                     missing)",
+                    "exec {}: no such file or directory (hint: its interpreter \"/no/such\" is not in the container)",
                     file.display()
                 ),
             ),
             (
                 Some("\0"),
                 format!(
-                    "exec {}: exec format error (hint: not a binary of this architecture, nor a script that starts \
-                     with #!)",
+                    "exec {}: exec format error (hint: neither a program nor a script that starts with #!)",
                     file.display()
                 ),
             ),

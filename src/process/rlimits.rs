@@ -82,7 +82,10 @@ pub fn raise_hard(pid: i32, limits: &[Rlimit]) -> Result<()> {
         let now = prlimit(pid, wanted.resource, None).with_context(place)?;
         if now.hard < wanted.limit.hard {
             let raised = Limit { soft: now.soft, hard: wanted.limit.hard };
-            prlimit(pid, wanted.resource, Some(raised)).with_context(place)?;
+            prlimit(pid, wanted.resource, Some(raised)).with_context(|| {
+                let own = now.hard;
+                format!("{}: raising the hard limit, {own}, needs CAP_SYS_RESOURCE", place())
+            })?;
         }
     }
     Ok(())

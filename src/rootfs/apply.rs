@@ -170,10 +170,10 @@ pub(super) fn explain(error: sys::Error, tree: BorrowedFd, target: BorrowedFd) -
     }
     match (fs::is_directory(tree), fs::is_directory(target)) {
         (Ok(true), Ok(false)) => {
-            anyhow!("the destination is not a directory, but the source is one: {error}")
+            anyhow!("the destination is not a directory but a file, unlike the source: {error}")
         }
         (Ok(false), Ok(true)) => {
-            anyhow!("the source is not a directory, but the destination is one: {error}")
+            anyhow!("the source is not a directory but a file, unlike the destination: {error}")
         }
         _ => error.into(),
     }
@@ -262,6 +262,12 @@ fn new(
             };
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             return attach(root, tree, target).map(Some);
+        }
+        Err(e) if e.errno == Errno::ENODEV => {
+            return Err(anyhow::Error::new(e).context(format!("{fstype:?} is no file system of this kernel")));
+        }
+        Err(e) if e.errno == Errno::ENOTDIR => {
+            return Err(anyhow::Error::new(e).context("the destination is not a directory but a file"));
         }
         made => made?,
     }

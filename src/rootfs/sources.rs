@@ -403,9 +403,18 @@ fn map_ids(
     proc: BorrowedFd,
     joined_user: Option<BorrowedFd>,
 ) -> Result<()> {
+    let idmap = |namespace: BorrowedFd| {
+        let done = mount::mount_idmap(tree.as_fd(), Depth::recursive_if(mapping.recursive), namespace);
+        done.map_err(|e| match e.errno {
+            Errno::EINVAL => {
+                anyhow::Error::new(e).context("its file system, or one below, has no idmapped mounts")
+            }
+            _ => e.into(),
+        })
+    };
     if let (Some(joined), true) = (joined_user, mapping.is_of_joined()) {
-        return Ok(mount::mount_idmap(tree.as_fd(), Depth::recursive_if(mapping.recursive), joined)?);
+        return idmap(joined);
     }
     let namespace = idmap::user_namespace(proc, &mapping.uid_map, &mapping.gid_map)?;
-    Ok(mount::mount_idmap(tree.as_fd(), Depth::recursive_if(mapping.recursive), namespace.as_fd())?)
+    idmap(namespace.as_fd())
 }

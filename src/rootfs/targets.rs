@@ -125,7 +125,12 @@ impl Root<'_> {
             // Programs trust what they read in these. Therefore no link of the image may lead them elsewhere (CVE-2019-19921).
             Kind::New { fstype, .. } if fstype == "proc" || fstype == "sysfs" => self
                 .reach(&mount.destination, Some(missing), Shut::Links)
-                .with_context(|| format!("filesystem {fstype:?} must be mounted on ordinary directory"))?,
+                .map_err(|e| match sys::errno(&e) {
+                    // The directory could not be made.
+                    Some(Errno::ENOSPC | Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::EDQUOT) => e,
+                    _ => e.context(format!("filesystem {fstype:?} must be mounted on ordinary directory")),
+                })
+                .map_err(unmade)?,
             _ if mount.options.keep_target => {
                 let reached = self.reach_link(&mount.destination).context("dest-nofollow")?;
                 // The kernel makes the links in these. crun refuses the same file systems.
@@ -136,7 +141,7 @@ impl Root<'_> {
                 }
                 reached
             }
-            _ => self.reach(&mount.destination, Some(missing), Shut::Peers)?,
+            _ => self.reach(&mount.destination, Some(missing), Shut::Peers).map_err(unmade)?,
         };
         self.check(mount, &reached)?;
         Ok(reached)
@@ -240,6 +245,19 @@ impl Root<'_> {
             self.displaced |= linked && (directory || peer);
         }
         Ok(())
+    }
+}
+
+/// Adds to the error of a mount point that could not be made why it had to be.
+fn unmade(error: anyhow::Error) -> anyhow::Error {
+    match sys::errno(&error) {
+        Some(Errno::EROFS) => {
+            error.context("the mount point does not exist, and its file system is read-only")
+        }
+        Some(Errno::EACCES) => {
+            error.context("the mount point does not exist, and the container's root may not make it")
+        }
+        _ => error,
     }
 }
 

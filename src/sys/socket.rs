@@ -1,6 +1,7 @@
 //! Unix sockets: the channel between the two processes, the socket of `start`, and the sockets of other
 //! services.
 
+use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -127,7 +128,7 @@ pub(crate) fn datagram_at(dir: BorrowedFd, name: &Path) -> Result<OwnedFd> {
 
 /// Returns a datagram socket that is connected to the socket of a service.
 pub(crate) fn connect_datagram(address: &Address) -> Result<OwnedFd> {
-    let shown = |e| Error::new(format!("connect({address:?})"), e);
+    let shown = |e| Error::new(format!("connect({address})"), e);
     let unix = unix_address(address).map_err(shown)?;
     let fd = datagram()?;
     connect(fd.as_raw_fd(), &unix).map_err(shown)?;
@@ -176,6 +177,16 @@ pub enum Address {
     Abstract(Vec<u8>),
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{path:?}"),
+            // The kernel's files and ss(8) show the first byte, which is 0, as @.
+            Self::Abstract(name) => write!(f, "{:?}", format!("@{}", String::from_utf8_lossy(name))),
+        }
+    }
+}
+
 fn unix_address(address: &Address) -> nix::Result<UnixAddr> {
     match address {
         Address::Path(path) => UnixAddr::new(path),
@@ -185,7 +196,7 @@ fn unix_address(address: &Address) -> nix::Result<UnixAddr> {
 
 /// Returns a connected stream socket that never blocks. [`read_before`] and [`write_before`] do the waiting.
 pub(crate) fn connect_before(address: &Address, deadline: Instant) -> Result<OwnedFd> {
-    let shown = |e| Error::new(format!("connect({address:?})"), e);
+    let shown = |e| Error::new(format!("connect({address})"), e);
     let unix = unix_address(address).map_err(shown)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd =

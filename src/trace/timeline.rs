@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Kind, Result, fail};
-use crate::log;
+use crate::{json, log};
 
 /// The number of phases that are marked as the slowest.
 const MARKED: usize = 5;
@@ -40,7 +40,7 @@ impl Row {
 /// phase began.
 pub(crate) fn timeline(text: &str) -> Result<String> {
     let wrong = |what: String| fail(Kind::Config, format!("is not a trace: {what}"));
-    let document: Value = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    let document: Value = serde_json::from_str(text).map_err(|e| wrong(json::reason(text, &e)))?;
     let list = document.get("traceEvents").unwrap_or(&document);
     let list = list.as_array().ok_or_else(|| wrong("has no list of events".into()))?;
     let (mut events, mut processes) = (Vec::new(), Vec::new());
@@ -50,8 +50,8 @@ pub(crate) fn timeline(text: &str) -> Result<String> {
                 processes.push((&value["pid"], &value["args"]["name"]))
             }
             Some("X") => {
-                let event: Event =
-                    Deserialize::deserialize(value).map_err(|e| wrong(format!("traceEvents[{i}]: {e}")))?;
+                let event: Event = Deserialize::deserialize(value)
+                    .map_err(|e| wrong(format!("traceEvents[{i}]: {}", json::value(&e))))?;
                 if event.dur < 0.0 {
                     return Err(wrong(format!("traceEvents[{i}]: lasts {} µs", event.dur)));
                 }

@@ -321,7 +321,7 @@ fn seccomp_explain_prints_a_profile_or_the_reason() {
             ),
             (
                 json!({"syscalls": [{"names": 1, "action": "SCMP_ACT_LOG"}]}),
-                "syscalls[0].names: invalid type",
+                "syscalls[0].names: must be an array",
             ),
             (json!({"defaultErrnoRet": 1}), "linux.seccomp.defaultErrnoRet: SCMP_ACT_ALLOW takes no errno"),
         ] {

@@ -27,6 +27,7 @@ mod landlock;
 mod lifecycle;
 mod limits;
 mod log;
+mod messages;
 mod mounts;
 mod namespaces;
 mod netdev;

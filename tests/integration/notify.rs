@@ -138,7 +138,7 @@ fn a_wrong_notify_socket_is_refused_before_anything_is_made() {
             ),
             ("vsock:2:1234", "NOTIFY_SOCKET: \"vsock:2:1234\" is neither"),
             ("@", "NOTIFY_SOCKET: \"@\" is neither"),
-            ("/nowhere/notify", "NOTIFY_SOCKET: connect(Path(\"/nowhere/notify\")): no such file"),
+            ("/nowhere/notify", "NOTIFY_SOCKET: connect(\"/nowhere/notify\"): no such file"),
             ("@corten-nobody", "NOTIFY_SOCKET: connect("),
         ] {
             for verb in ["create", "run"] {

@@ -529,7 +529,10 @@ fn an_id_without_a_mapping_is_an_error() {
             (json!({"uid": 70000, "gid": 0}), "process.user.uid"),
             (json!({"uid": 1, "gid": 70000}), "process.user.gid"),
             (json!({"uid": 0, "gid": 70000}), "process.user"),
-            (json!({"uid": 0, "gid": 0, "additionalGids": [70000]}), "setgroups([70000]): invalid argument"),
+            (
+                json!({"uid": 0, "gid": 0, "additionalGids": [70000]}),
+                "process.user.additionalGids[0]: 70000 is not mapped",
+            ),
         ] {
             t.run_bundle(&bundle(user)).fails(text);
         }

@@ -410,20 +410,23 @@ fn trace_prints_a_timeline() {
         assert_eq!(print(&list.to_string()).ok(), expected);
         assert_eq!(print(&json!({"traceEvents": list}).to_string()).ok(), expected);
         for (text, why) in [
-            ("", "EOF while parsing"),
+            ("", "is empty"),
             ("{}", "has no list of events"),
             ("[]", "has no events"),
             ("7", "has no list of events"),
-            (r#"{"traceEvents": [{"ph": "X", "name": "a"}]}"#, "traceEvents[0]: missing field `ts`"),
+            (
+                r#"{"traceEvents": [{"ph": "X", "name": "a"}]}"#,
+                "traceEvents[0]: the member \"ts\" is missing",
+            ),
             (r#"[{"ph": "X", "name": "a", "ts": 1, "dur": -1, "pid": 1}]"#, "traceEvents[0]: lasts -1 µs"),
-            (r#"[{"ph": "X", "name": "a", "ts": 1, "dur": 1, "pid": "x"}]"#, "traceEvents[0]: invalid type"),
+            (r#"[{"ph": "X", "name": "a", "ts": 1, "dur": 1, "pid": "x"}]"#, "traceEvents[0]: must be"),
         ] {
             let out = print(text).exits(1);
             out.fails("trace: ").fails("is not a trace: ").fails(why);
         }
         t.corten(&["trace", t.dir.join("none").to_str().unwrap()]).exits(1).fails("no such file");
         t.corten(&["trace", t.dir.to_str().unwrap()]).exits(1).fails("is a directory");
-        t.corten(&["trace"]).exits(1).fails("<FILE>");
+        t.corten(&["trace"]).exits(1).fails("needs the name of a file");
         // A trace that corten has written.
         let bundle = t.bundle(|c| rich(c, "true"));
         let trace = file.to_str().unwrap();

@@ -95,10 +95,10 @@ fn a_wrong_document_is_refused_with_its_place() {
     isolated(|t| {
         started(t, json!({}));
         for (document, place) in [
-            ("", "resources: EOF"),
+            ("", "resources: is empty"),
             ("[]", "an object"),
-            ("{\"memory\":", "resources: EOF"),
-            (r#"{"memory":{"limit":"1G"}}"#, "memory.limit: invalid type"),
+            ("{\"memory\":", "resources: line 1, column 10: ends before"),
+            (r#"{"memory":{"limit":"1G"}}"#, "memory.limit: must be a whole number"),
             (r#"{"memory":{"limit":-7}}"#, "memory.limit: -7"),
             (r#"{"pids":{"limit":-2}}"#, "pids.limit: -2"),
             (r#"{"unified":{"cgroup.max.depth":"2","cgroup.kill":"1"}}"#, "unified[\"cgroup.kill\"]"),

@@ -12,7 +12,8 @@ use crate::trace;
 /// Connects to the systemd that manages `unit`.
 pub(crate) fn connect(unit: &Unit) -> Result<Bus> {
     let _phase = trace::phase("connect to systemd");
-    let mut bus = Bus::connect(&addresses(unit.user, |name| std::env::var(name).ok(), task::euid()))?;
+    let mut bus = Bus::connect(&addresses(unit.user, |name| std::env::var(name).ok(), task::euid()))
+        .context("systemd is not reached (hint: is it running? --cgroup-manager cgroupfs does without it)")?;
     if !bus.direct() {
         // systemd sends this signal to its direct connections. On a bus, only those that have subscribed
         // receive it.
