@@ -26,6 +26,12 @@ pub(crate) fn value(error: &Error) -> String {
     described(text).unwrap_or_else(|| text.into())
 }
 
+/// Returns whether a text of [`value`] says that a member is missing.
+#[must_use]
+pub(crate) fn is_about_a_missing_member(text: &str) -> bool {
+    text.starts_with("the member ") && text.ends_with(" is missing")
+}
+
 /// Puts a message of serde into our words. Returns `None` for one that is not known.
 fn described(text: &str) -> Option<String> {
     if let Some(name) = quoted(text, "missing field ") {

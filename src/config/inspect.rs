@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::unknown::{self, Unknown};
 use super::{Version, misplaced, parse, repair, strict};
 use crate::error::{Notes, Problem, Problems, pointer};
+use crate::json;
 
 /// The most errors of the shape that are reported.
 const PROBLEMS_MAX: usize = 100;
@@ -72,7 +73,7 @@ fn in_parts(mut value: Value) -> Inspection {
         for Problem { place, message } in failed(&error).problems.0 {
             let original = left_out.original(&place);
             // What was left out is missing now.
-            if !(message.starts_with("missing field") && left_out.is_below(&original)) {
+            if !(json::is_about_a_missing_member(&message) && left_out.is_below(&original)) {
                 inspection.notes.problem(original, message);
             }
             if !left_out.remove(&mut value, place) || inspection.notes.problems.0.len() >= PROBLEMS_MAX {
