@@ -36,6 +36,23 @@ tables! {
     messages_about_running_containers: "running.txt", View::wanted();
 }
 
+/// docs/troubleshooting.md quotes messages of the tables. `…` stands for any text.
+#[test]
+fn the_page_of_troubleshooting_quotes_messages() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tables = fs::read_dir(dir.join("tests/messages")).unwrap();
+    let texts: String =
+        tables.map(|file| joined(&fs::read_to_string(file.unwrap().path()).unwrap())).collect();
+    let page = fs::read_to_string(dir.join("docs/troubleshooting.md")).unwrap();
+    let (_, page) = page.split_once("\n## The container does not start\n").unwrap();
+    let quotes: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(quotes.len() > 20);
+    let said = |quote: &str| texts.lines().any(|line| matches(&format!("…{quote}…"), line));
+    let unsaid: Vec<_> = quotes.into_iter().filter(|quote| !said(quote)).collect();
+    assert!(unsaid.is_empty(), "{unsaid:#?}");
+}
+
 fn run<F: FnOnce(&Test)>(view: View, body: F) {
     isolated_as::<F>(view, body);
 }

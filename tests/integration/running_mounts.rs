@@ -172,9 +172,12 @@ fn a_failed_addition_leaves_nothing() {
             assert!(changed() == last || text == "not a directory", "{bad}");
             assert_eq!(t.exec("c1", "cat /proc/self/mountinfo; ls /").ok(), before, "{bad}");
         }
-        for (document, text) in
-            [("{}", "mounts: there are none"), ("[", "EOF"), ("[{}]", "destination"), ("3", "none")]
-        {
+        for (document, text) in [
+            ("{}", "mounts: there are none"),
+            ("[", "ends before the document is complete"),
+            ("[{}]", "destination"),
+            ("3", "none"),
+        ] {
             let file = t.dir.join("wrong.json");
             fs::write(&file, document).unwrap();
             t.corten(&["mounts", "add", "c1", file.to_str().unwrap()]).fails(text);
