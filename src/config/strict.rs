@@ -13,8 +13,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, IntoDeserializer, MapAccess,
-    SeqAccess, Unexpected, Visitor,
+    Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny,
+    IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 
 use super::place::{self, Level};
@@ -152,10 +152,12 @@ pub(super) fn from_value<'de, T: Deserialize<'de>>(value: &'de serde_json::Value
     T::deserialize(strict(value, &Ignored::default()))
 }
 
-/// Returns the members of a value that `T` does not know. An error of the value ends the list.
-pub(super) fn unknown<'de, T: Deserialize<'de>>(value: &'de serde_json::Value) -> Vec<Unknown> {
-    let ignored = Ignored { trail: Some(RefCell::default()), ..Ignored::default() };
-    let _ = T::deserialize(strict(value, &ignored));
+/// Returns the members of a value that `T` does not know. An error of the value ends the list. It is read as a text, because
+/// the code for another form of a document would be a tenth of the executable.
+pub(super) fn unknown<T: DeserializeOwned>(value: &serde_json::Value) -> Vec<Unknown> {
+    let (text, ignored) =
+        (value.to_string(), Ignored { trail: Some(RefCell::default()), ..Ignored::default() });
+    let _ = noticing::<T>(&text, &ignored);
     ignored.trail.map(|trail| trail.into_inner().found).unwrap_or_default()
 }
 
