@@ -175,7 +175,7 @@ fn exists(root: &Path, id: &str) -> anyhow::Error {
         .filter(|dir| dir.find_record().is_ok_and(|record| record.is_none_or(|record| !record.created_done)));
     let why = match unfinished {
         Some(dir) if dir.in_use() => ": another corten command is creating it",
-        Some(_) => ": its create was interrupted (hint: corten gc removes what is left of it)",
+        Some(_) => ": its create has not finished (hint: corten gc removes what an interrupted one has left)",
         None => "",
     };
     fail(Kind::Exists, format!("container with ID {id:?} already exists{why}"))

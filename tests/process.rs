@@ -133,7 +133,7 @@ fn only_ambient_capabilities_survive_execve_by_a_user() {
             let argv = ["sh", "-c", &script].map(|word| CString::new(word).unwrap());
             let code = forked(|| {
                 become_user(&user(uid, uid, &[]), &sets, Groups::Set).unwrap();
-                panic!("{:#}", lookup::execve(c"/bin/sh", &argv, &[c"PATH=/bin:/usr/bin".into()]));
+                panic!("{:#}", lookup::execve(c"/bin/sh", &argv, &[c"PATH=/bin:/usr/bin".into()], || false));
             });
             assert_eq!(code, 0, "{uid} {sets:?}");
         }

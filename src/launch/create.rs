@@ -161,8 +161,14 @@ fn roll_back(request: &Request, dir: Dir, record: &Record, error: anyhow::Error)
 
 /// Adds to an error of permissions that the container does not map the owner of its root file system.
 fn with_owner(plan: &Plan, error: anyhow::Error) -> anyhow::Error {
-    let denied = matches!(sys::errno(&error), Some(Errno::EACCES | Errno::EPERM | Errno::EOVERFLOW));
-    if !denied || !plan.namespaces.creates(libc::CLONE_NEWUSER) {
+    let denied = |e: &sys::Error| {
+        let in_root =
+            ["openat2(", "mkdirat(", "mknodat(", "symlinkat("].iter().any(|call| e.call.starts_with(call));
+        in_root && matches!(e.errno, Errno::EACCES | Errno::EPERM | Errno::EOVERFLOW)
+    };
+    if !error.downcast_ref::<sys::Error>().is_some_and(denied)
+        || !plan.namespaces.creates(libc::CLONE_NEWUSER)
+    {
         return error;
     }
     let path = &plan.rootfs.path;

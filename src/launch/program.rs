@@ -283,11 +283,12 @@ fn as_user<T>(process: &process::Plan, groups: Groups, act: impl FnOnce() -> Res
     result
 }
 
-/// Returns the error for an id that could not be set. The kernel refuses with EINVAL or EPERM an id that the user
-/// namespace does not map.
+/// Returns the error for an id that could not be set. The kernel refuses with EINVAL an id that the user namespace does not
+/// map. setfsuid(2) returns no error, and EPERM stands for an id that is not set.
 fn unmapped(error: sys::Error, place: &str, id: impl std::fmt::Display) -> anyhow::Error {
     let why = match error.errno {
-        Errno::EINVAL | Errno::EPERM => {
+        Errno::EINVAL => format!("{place}: {id} is not mapped in the container's user namespace"),
+        Errno::EPERM if error.call.starts_with("setfs") => {
             format!("{place}: {id} is not mapped in the container's user namespace")
         }
         _ => place.into(),
@@ -368,7 +369,7 @@ impl Program<'_> {
             become_user(None)?;
             limit_and_load()?;
         }
-        Err(lookup::execve(path, argv, env))
+        Err(lookup::execve(path, argv, env, || seccomp.is_none_or(|plan| plan.allows(lookup::LOOK))))
     }
 }
 

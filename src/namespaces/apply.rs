@@ -38,7 +38,8 @@ pub(crate) fn open(plan: &Plan, changes: &[(i32, &str)], proc: BorrowedFd) -> Re
     let mut joined = Vec::with_capacity(plan.join.len() + 1);
     for join in &plan.join {
         let at = || format!("{}.path {}", join.place, join.path.display());
-        let fd = fs::open(fs::CWD, &join.path, fs::O_RDONLY, 0).with_context(at)?;
+        // A fifo in its place must not block.
+        let fd = fs::open(fs::CWD, &join.path, fs::O_RDONLY | libc::O_NONBLOCK, 0).with_context(at)?;
         let found = task::namespace_type(fd.as_fd()).ok();
         let Some(kind) = kind(join.flag).filter(|kind| found == Some(kind.flag)) else {
             let wanted = kind(join.flag).map_or("known", |kind| kind.name);

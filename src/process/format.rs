@@ -70,7 +70,12 @@ pub(super) fn reason(path: &Path, errno: Errno) -> Option<String> {
 }
 
 fn head(path: &Path) -> Option<Vec<u8>> {
-    // The file can have been exchanged since execve has seen a regular one. A fifo must not block.
+    // Opening a fifo or a device has effects, and execve looks at neither before it refuses. A file that is exchanged in
+    // between is the program's own doing, with its own rights. It must not block.
+    let mode = process::stat_mode(&CString::new(path.as_os_str().as_bytes()).ok()?).ok()?;
+    if mode & libc::S_IFMT != libc::S_IFREG {
+        return None;
+    }
     let flags = fs::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = std::fs::File::from(fs::open(fs::CWD, path, flags, 0).ok()?);
     let mut head = Vec::new();

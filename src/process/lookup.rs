@@ -108,13 +108,24 @@ pub(crate) fn forbidden(argv: &[CString], errno: u32) -> anyhow::Error {
     anyhow!("exec: {name:?}: {text} (hint: linux.seccomp does not let execve through)")
 }
 
-/// Becomes the program that [`find`] found for `argv[0]`. Returns only if that fails, with the error.
-pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
+/// The system calls of a look at a file that the kernel has refused to execute, in the forms of the C libraries.
+pub(crate) const LOOK: &[&str] =
+    &["openat", "read", "close", "stat", "fstat", "newfstatat", "fstatat64", "statx"];
+
+/// Becomes the program that [`find`] found for `argv[0]`. Returns only if that fails, with the error. `may_look` returns
+/// whether the seccomp filter lets this process make the calls of [`LOOK`]: a filter can kill for one, or ask an agent.
+pub fn execve(
+    path: &CStr,
+    argv: &[CString],
+    env: &[CString],
+    may_look: impl FnOnce() -> bool,
+) -> anyhow::Error {
     let _phase = trace::phase_of("execve", || path.to_string_lossy());
     let errno = task::execve(path, argv, env);
     let name = argv.first().map_or(path, CString::as_c_str).to_string_lossy().into_owned();
-    // A seccomp filter may forbid stat. Then only execve's errno is known.
-    if errno == Errno::ENOENT
+    let may_look = may_look();
+    if may_look
+        && errno == Errno::ENOENT
         && let Err(e) = process::stat_mode(path)
         && e.errno == Errno::ENOENT
     {
@@ -122,7 +133,7 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> anyhow::Error {
     }
     let file = Path::new(OsStr::from_bytes(path.to_bytes()));
     let found = match errno {
-        Errno::ENOENT | Errno::ENOEXEC | Errno::EACCES => format::reason(file, errno),
+        Errno::ENOENT | Errno::ENOEXEC | Errno::EACCES if may_look => format::reason(file, errno),
         _ => None,
     };
     let hint = found.or_else(|| {
@@ -213,9 +224,9 @@ mod tests {
                 std::fs::write(&file, content).unwrap();
                 std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
             }
-            assert_eq!(format!("{:#}", execve(&path, &[c"x".into()], &[])), expected);
+            assert_eq!(format!("{:#}", execve(&path, &[c"x".into()], &[], || true)), expected);
         }
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(execve(c"/", &[], &[]).to_string(), "exec /: permission denied");
+        assert_eq!(execve(c"/", &[], &[], || true).to_string(), "exec /: permission denied");
     }
 }

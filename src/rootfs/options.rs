@@ -147,7 +147,6 @@ impl Options {
         }
     }
 
-    /// Returns the attributes of a mount without mounts below.
     /// Returns the attributes and the options for the file system. The value of an option is left out if it may be a secret.
     pub(super) fn shown(&self) -> String {
         const NAMES: [(u64, &str); 4] = [
@@ -164,6 +163,7 @@ impl Options {
         attributes.chain(self.superblock.iter().copied()).chain(data).collect::<Vec<_>>().join(",")
     }
 
+    /// Returns the attributes of a mount without mounts below.
     #[must_use]
     pub fn attributes(&self) -> u64 {
         self.attr_all.set & !self.attr.clear | self.attr.set

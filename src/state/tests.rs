@@ -190,7 +190,9 @@ fn a_container_is_made_found_and_removed() {
         if record.created_done {
             taken.into()
         } else {
-            format!("{taken}: its create was interrupted (hint: corten gc removes what is left of it)")
+            format!(
+                "{taken}: its create has not finished (hint: corten gc removes what an interrupted one has left)"
+            )
         }
     );
 

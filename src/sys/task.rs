@@ -11,7 +11,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Gid, Uid};
 
 use super::{Error, Result, check, check_fd, retry};
@@ -144,7 +143,7 @@ pub(crate) fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forke
     if let Forked::Parent { pidfd, .. } = &cloned
         && is_ending(pidfd.as_fd())
         && poll_readable(&[pidfd.as_fd()], Some(Instant::now() + DYING))?.contains(&true)
-        && wait_for(pidfd.as_fd(), WaitPidFlag::WNOWAIT)? == Exit::Signal(libc::SIGKILL)
+        && wait_for(pidfd.as_fd(), libc::WNOWAIT)? == Exit::Signal(libc::SIGKILL)
     {
         return wait(pidfd.as_fd()).map(|_| None);
     }
@@ -249,26 +248,38 @@ pub(crate) fn wait_killed(pidfd: BorrowedFd) -> Result<bool> {
 
 /// Waits for a child and reaps it.
 pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
-    wait_for(pidfd, WaitPidFlag::empty())
+    wait_for(pidfd, 0)
 }
 
-fn wait_for(pidfd: BorrowedFd, flags: WaitPidFlag) -> Result<Exit> {
-    retry(|| match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED | flags) {
-        Ok(WaitStatus::Exited(_, code)) => Ok(Exit::Code(code)),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Ok(Exit::Signal(signal as i32)),
-        Ok(_) => Err(Error::new("waitid()", Errno::EINTR)),
-        Err(e) => Err(Error::new("waitid()", e)),
-    })
+fn wait_for(pidfd: BorrowedFd, flags: i32) -> Result<Exit> {
+    match waitid(libc::P_PIDFD, pidfd.as_raw_fd() as u32, flags)? {
+        Some((_, exit)) => Ok(exit),
+        None => Err(Error::new("waitid()", Errno::EINTR)),
+    }
+}
+
+/// Waits for the end of a child (`waitid(2)`). Returns its id and how it ended, or `None` if `WNOHANG` is set and none has
+/// ended. nix's function knows no real-time signals, and returns an error for a child that it has reaped.
+fn waitid(kind: libc::idtype_t, id: u32, flags: i32) -> Result<Option<(i32, Exit)>> {
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    retry(|| {
+        // SAFETY: `info` is a live siginfo_t.
+        let ret = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | flags) };
+        check(ret.into(), || "waitid()".into()).map(drop)
+    })?;
+    // SAFETY: waitid(2) fills these fields. Without a child that has ended they remain zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+    Ok((pid != 0).then_some((pid, exit)))
 }
 
 /// Reaps the children that have ended, without waiting. It stops at the child `kept`, whose status the caller
 /// needs: the children after it are reaped once `kept` has been.
 pub(crate) fn reap_others(kept: i32) {
-    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    while let Ok(status) = waitid(Id::All, peek) {
-        match status.pid() {
-            Some(pid) if pid.as_raw() != kept => drop(waitpid(pid, Some(WaitPidFlag::WNOHANG))),
-            _ => break,
+    while let Ok(Some((pid, _))) = waitid(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT) {
+        if pid == kept || waitid(libc::P_PID, pid as u32, libc::WNOHANG).is_err() {
+            break;
         }
     }
 }

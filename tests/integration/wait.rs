@@ -148,9 +148,12 @@ fn wait_refuses_a_container_that_was_never_finished() {
 #[test]
 fn run_with_keep_records_the_end() {
     isolated(|t| {
-        for (ends, code, signal) in
-            [("exit 0", 0, None), ("exit 7", 7, None), ("kill -TERM $$", 143, Some("SIGTERM"))]
-        {
+        for (ends, code, signal) in [
+            ("exit 0", 0, None),
+            ("exit 7", 7, None),
+            ("kill -TERM $$", 143, Some("SIGTERM")),
+            ("kill -35 $$", 163, Some("35")),
+        ] {
             let bundle = script(t, ends);
             bundle.edit(|config| crate::harness::without_namespace(config, "pid"));
             let out = t.corten(&["run", "--keep", "-b", bundle.path(), "r"]).exits(code);
