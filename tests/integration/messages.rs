@@ -16,7 +16,9 @@ const WIDTH: usize = 110;
 
 /// Runs a table that is a file of tests/messages.
 macro_rules! tables {
-    ($($name:ident: $file:literal, $view:expr;)*) => {$(
+    ($($name:ident: $file:literal, $view:expr;)*) => {
+        const TABLES: &[&str] = &[$(include_str!(concat!("../messages/", $file))),*];
+        $(
         #[test]
         fn $name() {
             let body = |t: &Test| table(t, $file, include_str!(concat!("../messages/", $file)));
