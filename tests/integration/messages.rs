@@ -41,11 +41,8 @@ tables! {
 /// docs/troubleshooting.md quotes messages of the tables. `…` stands for any text.
 #[test]
 fn the_page_of_troubleshooting_quotes_messages() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tables = fs::read_dir(dir.join("tests/messages")).unwrap();
-    let texts: String =
-        tables.map(|file| joined(&fs::read_to_string(file.unwrap().path()).unwrap())).collect();
-    let page = fs::read_to_string(dir.join("docs/troubleshooting.md")).unwrap();
+    let texts: String = TABLES.iter().map(|table| joined(table)).collect();
+    let page = include_str!("../../docs/troubleshooting.md");
     let (_, page) = page.split_once("\n## The container does not start\n").unwrap();
     let quotes: Vec<&str> =
         page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
