@@ -142,24 +142,26 @@ pub(crate) fn delete(m: &ArgMatches) -> Result<Delete> {
     Ok(Delete { which, force: flag(m, "force") })
 }
 
-pub(crate) fn gc(m: &ArgMatches) -> Result<Gc> {
+/// Returns whether `--format` asks for JSON instead of text.
+pub(crate) fn json(m: &ArgMatches) -> Result<bool> {
     let format = |value: &str| match value {
         "text" => Some(false),
         "json" => Some(true),
         _ => None,
     };
-    let json = word(m, "format", "text or json", format)?.unwrap_or_default();
-    Ok(Gc { stopped: flag(m, "stopped"), dry_run: flag(m, "dry-run"), json })
+    Ok(word(m, "format", "text or json", format)?.unwrap_or_default())
+}
+
+pub(crate) fn gc(m: &ArgMatches) -> Result<Gc> {
+    Ok(Gc { stopped: flag(m, "stopped"), dry_run: flag(m, "dry-run"), json: json(m)? })
 }
 
 pub(crate) fn state(m: &ArgMatches) -> Result<State> {
-    let format = |value: &str| match value {
-        "text" => Some(Shown::Differences),
-        "json" => Some(Shown::Settings),
-        _ => None,
+    let shown = match (flag(m, "applied"), json(m)?) {
+        (true, true) => Shown::Settings,
+        (true, false) => Shown::Differences,
+        (false, _) => Shown::State,
     };
-    let format = word(m, "format", "text or json", format)?.unwrap_or(Shown::Differences);
-    let shown = if flag(m, "applied") { format } else { Shown::State };
     Ok(State { id: id(m)?, shown })
 }
 

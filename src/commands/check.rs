@@ -29,11 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn read(m: &ArgMatches) -> Result<Args> {
-    let json = match read::one::<String>(m, "format").as_deref() {
-        None | Some("text") => false,
-        Some("json") => true,
-        Some(other) => return Err(fail(Kind::Usage, format!("invalid value {other:?} for --format"))),
-    };
+    let json = read::json(m)?;
     let (host, plan) = (read::flag(m, "host"), read::flag(m, "plan"));
     if host && (plan || read::path(m, "bundle").is_some() || read::path(m, "config").is_some()) {
         return Err(fail(Kind::Usage, "--host is about no configuration (hint: check them one by one)"));

@@ -24,6 +24,9 @@ use crate::{cgroups, log, procstat, trace};
 /// The name of the container process in the log, and of a process of `exec`.
 const CONTAINER: &str = "container";
 
+/// The most records that are read from the channel of a dead process. Its buffer has room for fewer.
+const REST_MAX: usize = 4096;
+
 /// A process in a container, before its program runs.
 pub(crate) struct Process {
     pub pid: i32,
@@ -195,10 +198,13 @@ impl Process {
     }
 
     /// Writes the records that a dead process has left, which show how far it came. Another process can have a copy of the
-    /// channel, so its end may never come.
+    /// channel, so its end may never come, and records may come for ever.
     fn log_the_rest(&self) {
         let now = Instant::now();
-        while matches!(task::poll_readable(&[self.channel.fd()], Some(now)).as_deref(), Ok([true])) {
+        for _ in 0..REST_MAX {
+            if !matches!(task::poll_readable(&[self.channel.fd()], Some(now)).as_deref(), Ok([true])) {
+                return;
+            }
             match self.channel.receive() {
                 Ok(Event::Closed) | Err(_) => return,
                 Ok(Event::Debug(text)) => log::forwarded(self.name(), &text),

@@ -122,12 +122,15 @@ fn severity(level: &str) -> u8 {
     }
 }
 
-/// Returns the entry of the journal: a field a line, and no field with a newline in it.
+/// Returns the entry of the journal: a field a line, and no field with a newline in it. The last fields are left out of an
+/// entry that is too long.
 fn entry(record: &Record, id: &str) -> String {
     let mut text = format!("PRIORITY={}\nSYSLOG_IDENTIFIER={id}\n", severity(record.level));
     let mut field = |name: &str, value: &str| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name}={}", short(&one_line(value)));
+        if text.len() < 2 * LONGEST {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{name}={}", short(&one_line(value)));
+        }
     };
     field("MESSAGE", &record.msg);
     for (name, value) in [
