@@ -33,6 +33,8 @@ pub(crate) struct Globals {
     pub cgroup_manager: Manager,
     /// `None` if the runtime finds out by itself.
     pub rootless: Option<bool>,
+    /// The CRIU program.
+    pub criu: Option<PathBuf>,
     /// A label for a security module that the kernel does not have is an error.
     pub strict_labels: bool,
 }

@@ -3,6 +3,7 @@
 
 mod applied;
 mod check;
+pub(crate) mod checkpoint;
 mod create;
 mod delete;
 mod ended;
@@ -16,6 +17,7 @@ mod list;
 mod mounts;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod seccomp;

@@ -8,12 +8,15 @@
 //! * Each process: `init` for the container's first one, `enter` for one of `exec`, with what the runtime does
 //!   for it around the clone. Both end in `program`.
 //! * `inside` is a process that changes the mounts of a running container.
+//! * `criu` is the process that becomes CRIU. `dump` has it save a container, `restore` has it make one.
 //! * [`destroy`](destroy()) removes what `create` has made.
 
 mod caller;
 mod channel;
 mod create;
+mod criu;
 mod destroy;
+mod dump;
 mod enter;
 pub(crate) mod exec;
 pub(crate) mod foreground;
@@ -22,11 +25,14 @@ mod inside;
 pub(crate) mod notify;
 mod process;
 mod program;
+mod restore;
 mod spawn;
 mod watch;
 
 pub(crate) use caller::Caller;
 pub(crate) use create::{Launched, Request, Start, create};
 pub(crate) use destroy::{destroy, destroy_cgroup, undo};
+pub(crate) use dump::Dump;
 pub(crate) use inside::Inside;
-pub(crate) use process::start;
+pub(crate) use process::{Process, start};
+pub(crate) use restore::{Images, restore};

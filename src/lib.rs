@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod config;
 mod cpu_list;
+mod criu;
 mod dbus;
 mod error;
 mod hooks;

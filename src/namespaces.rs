@@ -23,8 +23,8 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use crate::error::Notes;
 
 pub(crate) use apply::{
-    Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace_of, join, join_all, open,
-    open_offsets, write_offsets,
+    Back, Here, Joined, SHOWN, early, enter_for_children, in_mount_namespace_of, in_network_namespace_of,
+    join, join_all, open, open_offsets, write_offsets,
 };
 pub(crate) use first::First;
 pub(crate) use idmap::IdMap;

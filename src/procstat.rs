@@ -81,6 +81,16 @@ pub(crate) fn exit_of_zombie(pid: i32, stat: &Stat) -> Result<Option<Exit>> {
     Ok((!hidden).then(|| Exit::of_wait_status(stat.wait_status)))
 }
 
+/// Returns the processor time of a process, of all its threads and of its reaped children, in the kernel's ticks. It is 0 for a
+/// process that does not exist.
+pub(crate) fn processor_time(pid: i32) -> u64 {
+    let text = host::procfs().and_then(|proc| Ok(fs::read_text(proc, Path::new(&format!("{pid}/stat")))?));
+    let text = text.unwrap_or_default();
+    // The fields 14 to 17. The first after the name is the third.
+    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+    fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).fold(0, u64::wrapping_add)
+}
+
 /// Returns the id of this boot of the machine. It is read once, since we do not outlive the boot.
 pub(crate) fn boot_id() -> Result<&'static str> {
     static ID: OnceLock<String> = OnceLock::new();

@@ -41,7 +41,12 @@ fn number(m: &ArgMatches, name: &str) -> u32 {
 }
 
 /// Returns the value of an option that accepts certain words only, which `wanted` describes.
-fn word<T>(m: &ArgMatches, name: &str, wanted: &str, read: fn(&str) -> Option<T>) -> Result<Option<T>> {
+pub(crate) fn word<T>(
+    m: &ArgMatches,
+    name: &str,
+    wanted: &str,
+    read: fn(&str) -> Option<T>,
+) -> Result<Option<T>> {
     let Some(value) = text(m, name) else { return Ok(None) };
     match read(&value) {
         Some(known) => Ok(Some(known)),
@@ -101,6 +106,7 @@ pub(crate) fn globals(m: &ArgMatches, log: log::Options) -> Result<Globals> {
             .unwrap_or(fallback),
         rootless: word(m, "rootless", "true, false or auto", rootless)?.flatten(),
         strict_labels: flag(m, "strict-labels"),
+        criu: path(m, "criu"),
     })
 }
 

@@ -97,7 +97,7 @@ pub const GLOBALS: &[Opt] = &[
         Switch,
         "refuse an AppArmor or SELinux label on a kernel without the module, instead of warning",
     ),
-    opt("criu", None, Text("PATH"), "ignored"),
+    opt("criu", None, Path("FILE"), "the CRIU program of checkpoint and restore (default: criu in PATH)"),
     Opt { also: Some('V'), ..opt("version", Some('v'), Switch, "print the version") },
 ];
 

@@ -23,7 +23,7 @@ pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     if terminal && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
     }
-    prepared.launch(globals, args, Start::ByCommand).map(drop)
+    prepared.launch(globals, args, Start::ByCommand, launch::create).map(drop)
 }
 
 /// What is decided about a container. Nothing is made yet.
@@ -111,7 +111,14 @@ impl Prepared {
         self.plan.process.as_ref().is_some_and(|process| process.terminal)
     }
 
-    pub(super) fn launch(&self, globals: &Globals, args: &Create, start: Start) -> Result<Launched> {
+    /// Has `launch` carry the plan out.
+    pub(super) fn launch(
+        &self,
+        globals: &Globals,
+        args: &Create,
+        start: Start,
+        launch: impl FnOnce(&launch::Request) -> Result<Launched>,
+    ) -> Result<Launched> {
         if args.console_socket.is_some() && !self.terminal() {
             return Err(fail(Kind::Usage, "--console-socket: process.terminal is not set"));
         }
@@ -122,7 +129,7 @@ impl Prepared {
             std::env::set_current_dir(&self.bundle).with_context(|| format!("chdir({:?})", self.bundle))?;
         }
         host::check_calls()?;
-        launch::create(&launch::Request {
+        launch(&launch::Request {
             id: &args.id,
             bundle: &self.bundle,
             root: &root,

@@ -79,7 +79,7 @@ fn not_running() -> anyhow::Error {
 fn signal_one(record: &Record, signal: i32) -> Result<()> {
     let _phase = trace::phase("signal");
     let (fd, stat) = first_process(record)?.ok_or_else(not_running)?;
-    let kills = stat.before_exec() && ends(signal);
+    let kills = record.waits_for_start(&stat) && ends(signal);
     match sys::task::pidfd_send_signal(fd.as_fd(), if kills { libc::SIGKILL } else { signal }) {
         Err(e) if e.errno == Errno::ESRCH => return Err(not_running()),
         other => other?,
@@ -158,7 +158,7 @@ fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
             cgroup.map_or(Ok(()), |cgroup| cgroup.signal_all(signal).map(drop))?;
             log::info(|| format!("container {}: signal {signal} sent to all processes", record.id));
             match first_process(record)? {
-                Some((fd, stat)) if stat.before_exec() && ends(signal) => {
+                Some((fd, stat)) if record.waits_for_start(&stat) && ends(signal) => {
                     // It may have ended by the signal, if it is not the first of its pid namespace.
                     let _ = sys::task::pidfd_send_signal(fd.as_fd(), libc::SIGKILL);
                     Ok(())

@@ -8,10 +8,10 @@ use super::{PATIENCE, ended};
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
-use crate::launch::{self, Launched, Start, foreground};
+use crate::launch::{self, Launched, Process, Start, foreground};
 use crate::log;
 use crate::startup::seal;
-use crate::state::Status;
+use crate::state::{Dir, Record, Status};
 use crate::sys::task::{self, Exit};
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
@@ -30,7 +30,8 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     if !args.detach && !args.no_subreaper {
         task::set_child_subreaper()?;
     }
-    let Launched { dir, record, process, notify } = prepared.launch(globals, &args.create, Start::AtOnce)?;
+    let Launched { dir, record, process, notify } =
+        prepared.launch(globals, &args.create, Start::AtOnce, launch::create)?;
     let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
         // No other command will delete it.
@@ -45,16 +46,35 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     if signals.is_none() && notify.is_none() {
         return Ok(0);
     }
-    // Another command may delete the container during the wait.
-    dir.unlock()?;
     let Some(signals) = signals else {
+        // Another command may delete the container during the wait.
+        dir.unlock()?;
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
-    let exit = foreground::wait(&process, &signals, notify);
+    let status = to_its_end(&prepared, args, dir, &record, &process, &signals, notify);
+    // The process ends here: the kernel closes all of these at once.
+    std::mem::forget((process, signals, prepared));
+    status
+}
+
+/// Waits for the end of a container in the foreground. Then deletes it, or records its end. Returns the exit code.
+pub(super) fn to_its_end(
+    prepared: &Prepared,
+    args: &Run,
+    dir: Dir,
+    record: &Record,
+    process: &Process,
+    signals: &foreground::Signals,
+    notify: Option<Notify>,
+) -> Result<u8> {
+    let plan = &prepared.plan;
+    // Another command may delete the container during the wait.
+    dir.unlock()?;
+    let exit = foreground::wait(process, signals, notify);
     let shown =
         |exit: &Exit| log::info(|| format!("container {}: ended with status {}", record.id, exit.status()));
     exit.iter().for_each(shown);
-    let end = exit.map(|exit| ended::of(exit, &record));
+    let end = exit.map(|exit| ended::of(exit, record));
     let removed = |()| log::info(|| format!("container {}: removed", record.id));
     let deleted = if args.keep {
         end.iter().for_each(|end| ended::keep(&dir, end, PATIENCE));
@@ -63,13 +83,9 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         // Also if the wait failed: no other command will delete it.
         match dir.lock(PATIENCE) {
             Err(e) if kind(&e) == Kind::NotFound => Ok(()),
-            locked => locked.and_then(|()| launch::destroy(dir, &record, &plan.hooks.poststop)).map(removed),
+            locked => locked.and_then(|()| launch::destroy(dir, record, &plan.hooks.poststop)).map(removed),
         }
     };
     let bundle = args.create.config.is_none().then_some(&*record.bundle);
-    let status =
-        end.and_then(|end| deleted.and_then(|()| ended::conclude(&end, || plan.seccomp.is_some(), bundle)));
-    // The process ends here: the kernel closes all of these at once.
-    std::mem::forget((process, signals, prepared));
-    status
+    end.and_then(|end| deleted.and_then(|()| ended::conclude(&end, || plan.seccomp.is_some(), bundle)))
 }

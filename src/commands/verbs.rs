@@ -1,8 +1,8 @@
 //! The verbs: a row for each, with its name, its options and what it runs.
 
 use super::{
-    check, create, delete, events, exec, features, gc, kill, list, mounts, pause, ps, resume, run, seccomp,
-    spec, start, state, trace, update, wait,
+    check, checkpoint, create, delete, events, exec, features, gc, kill, list, mounts, pause, ps, restore,
+    resume, run, seccomp, spec, start, state, trace, update, wait,
 };
 use crate::cli::table::Takes::{Number, Numbers, Path, Switch, Text, Texts, Word};
 use crate::cli::table::{Operands, Opt, Verb, opt};
@@ -12,9 +12,11 @@ const IO: &[Opt] = &[
     opt("console-socket", None, Path("SOCKET"), "send the terminal's master to this unix socket"),
     opt("pidfd-socket", None, Path("SOCKET"), "send a pidfd of the process to this unix socket"),
     opt("pid-file", None, Path("FILE"), "write the process's id to FILE"),
-    opt("preserve-fds", None, Number("N"), "pass N more descriptors, from 3 on, which must be open"),
     opt("no-subreaper", None, Switch, "ignored"),
 ];
+
+const PRESERVE: &[Opt] =
+    &[opt("preserve-fds", None, Number("N"), "pass N more descriptors, from 3 on, which must be open")];
 
 const CREATE: &[Opt] = &[
     opt("bundle", Some('b'), Path("DIR"), "the bundle (default: the working directory)"),
@@ -56,7 +58,7 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "create",
         about: "create a container, which start runs later",
-        options: &[CREATE, IO],
+        options: &[CREATE, IO, PRESERVE],
         operands: Operands::Id,
         work: |m| ready(read::create(m)?, create::run),
     },
@@ -165,16 +167,30 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "run",
         about: "create, start, wait and delete",
-        options: &[CREATE, RUN, IO],
+        options: &[CREATE, RUN, IO, PRESERVE],
         operands: Operands::Id,
         work: |m| ready_with_code(read::run(m)?, run::run),
     },
     Verb {
         name: "exec",
         about: "run another program in a container",
-        options: &[EXEC, IO],
+        options: &[EXEC, IO, PRESERVE],
         operands: Operands::IdWords,
         work: |m| ready_with_code(read::exec(m)?, exec::run),
+    },
+    Verb {
+        name: "checkpoint",
+        about: "save a running container in files (needs CRIU)",
+        options: &[checkpoint::OPTIONS, checkpoint::COMMON],
+        operands: Operands::Id,
+        work: |m| ready(checkpoint::read(m)?, checkpoint::run),
+    },
+    Verb {
+        name: "restore",
+        about: "make a container from the files of a checkpoint (needs CRIU)",
+        options: &[restore::OPTIONS, checkpoint::COMMON, CREATE, RUN, IO],
+        operands: Operands::Id,
+        work: |m| ready_with_code(restore::read(m)?, restore::run),
     },
     Verb {
         name: "list",
@@ -211,7 +227,7 @@ pub const VERBS: &[Verb] = &[
     Verb {
         name: "check",
         about: "report what is wrong with a bundle, and what this host cannot do",
-        options: &[CHECK, CREATE, IO],
+        options: &[CHECK, CREATE, IO, PRESERVE],
         operands: Operands::MaybeId,
         work: |m| ready_with_code(check::read(m)?, check::run),
     },

@@ -44,6 +44,8 @@ pub(super) enum Event {
         fd: OwnedFd,
         pid: i32,
     },
+    /// The socket on which CRIU will answer.
+    Socket(OwnedFd),
     /// The container's notification socket, for `start`.
     Notify(OwnedFd),
     /// Everything is done except what `start` begins.
@@ -115,6 +117,7 @@ impl Channel {
             Event::Listener { fd, pid } => {
                 self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
             }
+            Event::Socket(fd) => self.send_bytes(b"k", &[fd.as_fd()]),
             Event::Notify(fd) => self.send_bytes(b"n", &[fd.as_fd()]),
             Event::Ready => self.send_bytes(b"r", &[]),
             // More seccomp profiles allow write(2) than sendmsg(2).
@@ -145,6 +148,7 @@ impl Channel {
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), Ok(pid)) => Ok(Event::Listener { fd, pid }),
+            (b'k', Some(fd), _) => Ok(Event::Socket(fd)),
             (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
             (b'r', _, _) => Ok(Event::Ready),
             (b'e', _, _) => Ok(Event::Error(decode(rest))),

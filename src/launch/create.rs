@@ -26,7 +26,7 @@ use super::channel::{Event, Go, unexpected};
 use super::destroy::undo;
 use super::init::{AT_CLONE, Container};
 use super::notify;
-use super::process::{Process, with_reason};
+use super::process::{Process, send_pidfd, with_reason};
 use super::spawn::{Child, Target, spawn};
 use super::watch::Watch;
 use crate::cgroups::{self, Cgroup, CgroupRecord, systemd};
@@ -85,17 +85,17 @@ pub(crate) fn create(request: &Request) -> Result<Launched> {
 }
 
 /// What can be opened before anything is made.
-struct Opened {
-    joined: Joined,
+pub(super) struct Opened {
+    pub(super) joined: Joined,
     sources: Option<rootfs::Sources>,
-    console_socket: Option<OwnedFd>,
-    pidfd_socket: Option<OwnedFd>,
+    pub(super) console_socket: Option<OwnedFd>,
+    pub(super) pidfd_socket: Option<OwnedFd>,
     /// The connection to systemd, if that makes the cgroup.
-    systemd: Option<Bus>,
+    pub(super) systemd: Option<Bus>,
 }
 
 impl Opened {
-    fn new(request: &Request) -> Result<Self> {
+    pub(super) fn new(request: &Request) -> Result<Self> {
         let (plan, caller) = (request.plan, request.caller);
         let joined = namespaces::open(&plan.namespaces, &plan.changes(), caller.proc())?;
         // A mount namespace that is less privileged than the runtime's gets copies of the runtime's mounts with their flags
@@ -115,7 +115,7 @@ impl Opened {
 }
 
 /// Makes the container's directory, which claims the id, and a record of what will be made, which outlives a crash.
-fn claim(request: &Request) -> Result<(Dir, Record)> {
+pub(super) fn claim(request: &Request) -> Result<(Dir, Record)> {
     let plan = request.plan;
     let missing = plan.cgroup.as_ref().map(cgroups::Plan::missing).unwrap_or_default();
     let cgroup = plan.cgroup.as_ref().and_then(|cgroup| cgroup.claim(missing));
@@ -152,7 +152,7 @@ fn keyring_name(name: &str) -> String {
 }
 
 /// Undoes what the record names. Returns the error with the reason for the death of the container process.
-fn roll_back(request: &Request, dir: Dir, record: &Record, error: anyhow::Error) -> anyhow::Error {
+pub(super) fn roll_back(request: &Request, dir: Dir, record: &Record, error: anyhow::Error) -> anyhow::Error {
     let error = with_owner(request.plan, with_reason(record, error));
     let poststop = if record.pid.is_some() { &request.plan.hooks.poststop[..] } else { &[] };
     undo(dir, record, poststop);
@@ -186,12 +186,12 @@ fn with_owner(plan: &Plan, error: anyhow::Error) -> anyhow::Error {
 }
 
 /// A claimed container that is being built.
-struct Build<'a> {
-    request: &'a Request<'a>,
-    dir: &'a Dir,
-    record: &'a mut Record,
+pub(super) struct Build<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) dir: &'a Dir,
+    pub(super) record: &'a mut Record,
     /// The id maps of the user namespace that the container joins.
-    joined_maps: Option<[Vec<IdMap>; 2]>,
+    pub(super) joined_maps: Option<[Vec<IdMap>; 2]>,
 }
 
 impl<'a> Build<'a> {
@@ -261,7 +261,7 @@ impl<'a> Build<'a> {
     }
 
     /// Makes the cgroup, unless systemd does, and the class of processes. Returns the join fds of the class.
-    fn make_cgroups(&mut self, by_systemd: bool) -> Result<(Option<Cgroup>, Vec<OwnedFd>)> {
+    pub(super) fn make_cgroups(&mut self, by_systemd: bool) -> Result<(Option<Cgroup>, Vec<OwnedFd>)> {
         let (plan, record) = (self.request.plan, &mut *self.record);
         let on_record = (record.cgroup.clone(), record.intel_rdt.clone());
         let cgroup = if by_systemd { None } else { make_cgroup(plan, record)? };
@@ -279,7 +279,7 @@ impl<'a> Build<'a> {
     }
 
     /// Has systemd make the cgroup around the process, which waits, and sets the limits.
-    fn attach_by_systemd(&mut self, pid: i32, bus: &mut Bus) -> Result<()> {
+    pub(super) fn attach_by_systemd(&mut self, pid: i32, bus: &mut Bus) -> Result<()> {
         let (plan, record) = (self.request.plan, &mut *self.record);
         let Some((cgroup, scope)) = plan.cgroup.as_ref().and_then(|cgroup| Some((cgroup, cgroup.scope()?)))
         else {
@@ -395,28 +395,39 @@ impl<'a> Build<'a> {
 
     /// Records the process only once, when `process` is no longer the intermediate process.
     fn record_process(&mut self, process: &Process) -> Result<()> {
-        if self.record.start_time.is_none() {
-            self.record.pid = Some(process.pid);
-            self.record.start_time = procstat::start_time(process.pid)?;
-        }
+        if self.record.start_time.is_none() { self.record_pid(process.pid) } else { Ok(()) }
+    }
+
+    pub(super) fn record_pid(&mut self, pid: i32) -> Result<()> {
+        self.record.pid = Some(pid);
+        self.record.start_time = procstat::start_time(pid)?;
         Ok(())
     }
 
     /// Makes the container one that later commands find.
     fn commit(&mut self, process: &Process, pidfd_socket: Option<&OwnedFd>) -> Result<()> {
-        let _phase = trace::phase("commit");
-        let request = self.request;
-        process.send_pidfd(pidfd_socket)?;
-        self.record.root_mount =
-            rootfs::root_mount(&request.plan.rootfs, process.pid, request.caller.proc())?;
-        self.record.created_done = true;
-        self.dir.save(self.record)?;
-        request.caller.write_pid_file(process.pid)?;
-        log::info(|| format!("container {}: created, process {}", request.id, process.pid));
-        match request.start {
+        self.put_on_record(process.pid, &process.pidfd, pidfd_socket)?;
+        log::info(|| format!("container {}: created, process {}", self.request.id, process.pid));
+        match self.request.start {
             Start::ByCommand => process.go(Go::Wait),
             Start::AtOnce => Ok(()),
         }
+    }
+
+    /// Completes the record, and tells the caller of the process.
+    pub(super) fn put_on_record(
+        &mut self,
+        pid: i32,
+        pidfd: &OwnedFd,
+        pidfd_socket: Option<&OwnedFd>,
+    ) -> Result<()> {
+        let _phase = trace::phase("commit");
+        let request = self.request;
+        send_pidfd(pidfd, pidfd_socket)?;
+        self.record.root_mount = rootfs::root_mount(&request.plan.rootfs, pid, request.caller.proc())?;
+        self.record.created_done = true;
+        self.dir.save(self.record)?;
+        request.caller.write_pid_file(pid)
     }
 }
 
@@ -480,7 +491,7 @@ fn identify(record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-fn attach_device_filter(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
+pub(super) fn attach_device_filter(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
     let mut notes = Notes::default();
     let attached =
         plan.cgroup.as_ref().map_or(Ok(()), |plan| cgroups::attach_filter(cgroup, plan, &mut notes));

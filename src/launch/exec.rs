@@ -18,7 +18,7 @@
 use super::channel::{Event, unexpected};
 use super::enter::Entry;
 pub(crate) use super::enter::Request;
-use super::process::Process;
+use super::process::{Process, send_pidfd};
 use super::spawn::{Child, Target, spawn};
 use super::watch::Watch;
 use crate::cgroups::{Cgroup, systemd};
@@ -65,7 +65,7 @@ pub(crate) fn exec(request: &Request) -> Result<Process> {
         let Event::Ready = process.next()? else { return Err(unexpected()) };
         log::debug(|| "setns_init: about to exec".into());
         process.start(request.seccomp, record, request.status)?;
-        process.send_pidfd(pidfd_socket.as_ref())?;
+        send_pidfd(&process.pidfd, pidfd_socket.as_ref())?;
         caller.write_pid_file(process.pid)
     })
 }

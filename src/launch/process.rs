@@ -85,12 +85,6 @@ impl Process {
         if self.waits { self.go(Go::On) } else { Ok(()) }
     }
 
-    /// Sends the pidfd to the caller's socket, if there is one.
-    pub(super) fn send_pidfd(&self, socket: Option<&OwnedFd>) -> Result<()> {
-        let Some(socket) = socket else { return Ok(()) };
-        socket::send(socket.as_fd(), b"pidfd", &[self.pidfd.as_fd()]).context("--pidfd-socket")
-    }
-
     /// Returns the next event that its caller must handle.
     pub(super) fn next(&mut self) -> Result<Event> {
         loop {
@@ -308,6 +302,12 @@ fn send_listener(fd: &OwnedFd, pid: i32, agent: Option<Agent>) -> Result<()> {
     let state = serde_json::from_str(&spec_state(record, status, record.pid)).context("state")?;
     let state = seccomp::listener::process_state(SPEC_VERSION, pid, listener.metadata.as_deref(), state);
     seccomp::listener::send(fd.as_fd(), &listener.path, state.to_string().as_bytes())
+}
+
+/// Sends a pidfd to the caller's socket, if there is one.
+pub(super) fn send_pidfd(pidfd: &OwnedFd, socket: Option<&OwnedFd>) -> Result<()> {
+    let Some(socket) = socket else { return Ok(()) };
+    socket::send(socket.as_fd(), b"pidfd", &[pidfd.as_fd()]).context("--pidfd-socket")
 }
 
 /// Makes the container's terminal as large as the caller's terminal, if the caller has one.

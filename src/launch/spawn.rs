@@ -181,7 +181,7 @@ impl<'a> Child<'a> {
 
 /// Runs `act`, which returns only with an error, reports that error and ends the process. `act` may exchange the channel
 /// that the error is reported on.
-fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Result<Infallible>) -> ! {
+pub(super) fn end_with(mut report: Channel, act: impl FnOnce(&mut Channel) -> Result<Infallible>) -> ! {
     trace::in_clone();
     report.forward_log();
     let Err(error) = act(&mut report);

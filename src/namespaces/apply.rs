@@ -21,6 +21,11 @@ impl Joined {
         self.0.iter().find(|(join, _)| join.flag == libc::CLONE_NEWUSER).map(|(_, fd)| fd.as_fd())
     }
 
+    /// Returns the namespaces with their descriptors.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Join, BorrowedFd<'_>)> {
+        self.0.iter().map(|(join, fd)| (join, fd.as_fd()))
+    }
+
     /// Returns the numbers of all descriptors in it.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = i32> {
         self.0.iter().map(|(_, fd)| fd.as_raw_fd())
@@ -205,6 +210,20 @@ pub(crate) fn in_mount_namespace_of<T>(
     task::setns(theirs.as_fd(), libc::CLONE_NEWNS)?;
     let result = act();
     or_end(|| here.back());
+    result
+}
+
+/// Calls `act` in the network namespace of another process, with the runtime's rights.
+pub(crate) fn in_network_namespace_of<T>(
+    pid: i32,
+    proc: BorrowedFd,
+    act: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let theirs = fs::open(proc, Path::new(&format!("{pid}/ns/net")), fs::O_RDONLY, 0)?;
+    let back = Back::from(libc::CLONE_NEWNET, proc)?;
+    task::setns(theirs.as_fd(), libc::CLONE_NEWNET)?;
+    let result = act();
+    back.go();
     result
 }
 

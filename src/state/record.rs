@@ -50,6 +50,9 @@ pub struct Record {
     /// The name of the session keyring; empty in the record of an older version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyring: String,
+    /// The processes were restored. They have executed no program since their clone, but run all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
     /// The types of the namespaces that are not the host's.
     pub namespaces: Vec<String>,
     /// The pid namespace is one that was joined.
@@ -81,6 +84,12 @@ impl Record {
         let old = || format!("_ses.{}", self.id);
         let name = Some(&self.keyring).filter(|name| !name.is_empty()).cloned();
         (!self.callers_keyring).then(|| name.unwrap_or_else(old))
+    }
+
+    /// Returns whether the container's first process, as `stat` shows it, waits for `start`.
+    #[must_use]
+    pub(crate) fn waits_for_start(&self, stat: &Stat) -> bool {
+        stat.before_exec() && !self.restored
     }
 
     /// Returns whether the container's first process is not the first of its pid namespace. Then the others can
@@ -117,7 +126,7 @@ impl fmt::Display for Status {
 pub(super) fn derive(record: &Record, stat: Option<&Stat>, being_created: bool) -> Status {
     match stat {
         Some(_) if !record.created_done => Status::Creating,
-        Some(stat) if stat.before_exec() => Status::Created,
+        Some(stat) if record.waits_for_start(stat) => Status::Created,
         Some(_) => Status::Running,
         None if record.pid.is_none() && being_created => Status::Creating,
         None => Status::Stopped,

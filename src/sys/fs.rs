@@ -458,6 +458,17 @@ pub(crate) fn keep_on_exec(fd: i32) -> Result<()> {
     check(ret.into(), || format!("fcntl({fd}, F_SETFD)")).map(drop)
 }
 
+/// Takes over a descriptor that [`inherited`] has returned, and that must be open for writing. It is closed on exec.
+pub(crate) fn take_for_writing(fd: i32) -> Result<OwnedFd> {
+    // SAFETY: the call only reads flags. If the descriptor is not open, the error is EBADF.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) }.into(), || format!("fcntl({fd}, F_GETFL)"))?;
+    if flags as i32 & libc::O_ACCMODE == O_RDONLY {
+        return Err(Error::new(format!("fcntl({fd}, F_GETFL)"), Errno::EBADF));
+    }
+    // SAFETY: it is open, and since no code of ours has opened it, nothing else owns it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
+}
+
 /// Takes an exclusive lock without waiting (`flock(2)`). The raw call, because nix's `Flock` takes ownership
 /// of the file.
 pub(crate) fn try_lock(fd: BorrowedFd) -> Result<()> {
@@ -476,6 +487,13 @@ pub(crate) fn unlock(fd: BorrowedFd) -> Result<()> {
 /// Returns a duplicate of a descriptor.
 pub(crate) fn dup(fd: BorrowedFd) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(|e| Error::of_std("fcntl(F_DUPFD_CLOEXEC)", &e))
+}
+
+/// Makes the descriptor `to` another one of the file of `from`, under its old number (`dup3(2)`).
+pub(crate) fn redirect(to: BorrowedFd, from: BorrowedFd) -> Result<()> {
+    // SAFETY: the number of `to` stays open, and with its owner.
+    let ret = unsafe { libc::dup3(from.as_raw_fd(), to.as_raw_fd(), libc::O_CLOEXEC) };
+    check(ret.into(), || "dup3()".into()).map(drop)
 }
 
 /// Returns those of the `count` descriptors from `first` on that are open and not close-on-exec: the caller

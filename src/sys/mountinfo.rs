@@ -47,7 +47,12 @@ impl<'a> Mount<'a> {
 
 /// Reads the calling process's mountinfo. `proc` is the root of a verified procfs.
 pub(crate) fn read(proc: BorrowedFd) -> Result<Vec<u8>> {
-    let path = Path::new("self/mountinfo");
+    read_of("self", proc)
+}
+
+/// Reads the mountinfo of a process: an id, or `self`.
+pub(crate) fn read_of(process: &str, proc: BorrowedFd) -> Result<Vec<u8>> {
+    let path = &Path::new(process).join("mountinfo");
     fs::read_limited(fs::open(proc, path, fs::O_RDONLY, 0)?, 64 << 20).map_err(|mut e| {
         e.call = format!("read({path:?})");
         e

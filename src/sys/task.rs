@@ -143,7 +143,7 @@ pub(crate) fn clone3_into(flags: u64, cgroup: BorrowedFd) -> Result<Option<Forke
     if let Forked::Parent { pidfd, .. } = &cloned
         && is_ending(pidfd.as_fd())
         && poll_readable(&[pidfd.as_fd()], Some(Instant::now() + DYING))?.contains(&true)
-        && wait_for(pidfd.as_fd(), libc::WNOWAIT)? == Exit::Signal(libc::SIGKILL)
+        && peek(pidfd.as_fd())? == Exit::Signal(libc::SIGKILL)
     {
         return wait(pidfd.as_fd()).map(|_| None);
     }
@@ -249,6 +249,11 @@ pub(crate) fn wait_killed(pidfd: BorrowedFd) -> Result<bool> {
 /// Waits for a child and reaps it.
 pub fn wait(pidfd: BorrowedFd) -> Result<Exit> {
     wait_for(pidfd, 0)
+}
+
+/// Waits for the end of a child, which remains to be reaped.
+pub(crate) fn peek(pidfd: BorrowedFd) -> Result<Exit> {
+    wait_for(pidfd, libc::WNOWAIT)
 }
 
 fn wait_for(pidfd: BorrowedFd, flags: i32) -> Result<Exit> {
