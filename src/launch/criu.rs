@@ -27,6 +27,9 @@ use crate::sys::task::Forked;
 use crate::sys::{self, fs, process, signal, socket, task, tty};
 use crate::{log, procstat, trace};
 
+/// What the process does before it becomes CRIU, with the channel for warnings.
+type Prepare<'a> = &'a dyn Fn(&Channel) -> Result<()>;
+
 /// A process that is to become CRIU.
 #[derive(Default)]
 pub(super) struct Child<'a> {
@@ -38,7 +41,7 @@ pub(super) struct Child<'a> {
     /// It waits for [`Criu::go`] before anything else.
     pub(super) waits: bool,
     /// What it does before it becomes CRIU, in a mount namespace of its own.
-    pub(super) prepare: Option<&'a dyn Fn(&Channel) -> Result<()>>,
+    pub(super) prepare: Option<Prepare<'a>>,
     /// CRIU has the standard streams of the runtime. Otherwise it has /dev/null.
     pub(super) streams: bool,
     /// CRIU belongs to the runtime's session and process group, which the processes of a shell job join.

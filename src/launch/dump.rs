@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::criu::{Child, progress, with_log};
-use super::restore::namespace_name;
 use crate::cgroups::{self, Cgroup, CgroupRecord};
 use crate::criu::message::{ExternalMount, Features, NetworkLock, Options, PageServer, Request, Type};
 use crate::criu::session::Step;
@@ -179,6 +178,15 @@ impl Dump<'_> {
             config_file: self.config_file.clone(),
             ..common(asked)
         })
+    }
+}
+
+/// Returns CRIU's word for a kind of namespace that it takes by descriptor, and the name that the images have for it.
+pub(super) fn namespace_name(flag: i32) -> Option<(&'static str, &'static str)> {
+    match flag {
+        libc::CLONE_NEWNET => Some(("net", "extRootNetNS")),
+        libc::CLONE_NEWPID => Some(("pid", "extRootPidNS")),
+        _ => None,
     }
 }
 

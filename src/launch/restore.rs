@@ -15,10 +15,10 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::channel::Channel;
+use super::channel::{Channel, Event};
 use super::create::{Build, Launched, Opened, Request, attach_device_filter, claim, roll_back};
 use super::criu::{Child, Criu, progress, with_log};
-use super::dump::{FILE, LOG_LEVEL, common, text};
+use super::dump::{FILE, LOG_LEVEL, common, namespace_name, text};
 use super::process::{Process, copy_size};
 use crate::cgroups::Cgroup;
 use crate::criu::message::{
@@ -95,15 +95,6 @@ fn streams(directories: &Directories) -> Result<Vec<String>> {
     serde_json::from_slice(&bytes).map_err(|e| fail(Kind::Config, format!("{DESCRIPTORS}: {e}")))
 }
 
-/// Returns CRIU's word for a kind of namespace that it takes by descriptor, and the name that the images have for it.
-pub(super) fn namespace_name(flag: i32) -> Option<(&'static str, &'static str)> {
-    match flag {
-        libc::CLONE_NEWNET => Some(("net", "extRootNetNS")),
-        libc::CLONE_NEWPID => Some(("pid", "extRootPidNS")),
-        _ => None,
-    }
-}
-
 impl Build<'_> {
     fn restore(&mut self, mut opened: Opened, images: &Images, streams: &[String]) -> Result<Process> {
         let (request, plan, caller) = (self.request, self.request.plan, self.request.caller);
@@ -112,7 +103,7 @@ impl Build<'_> {
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
         let directory = request.root.join(request.id);
         let stage = |report: &Channel| {
-            let warn = |text| report.send(&super::channel::Event::Warning(text));
+            let warn = |text| report.send(&Event::Warning(text));
             let maps = [&plan.namespaces.uid_map[..], &plan.namespaces.gid_map[..]];
             rootfs::stage(&plan.rootfs, caller.proc(), opened.joined.user(), maps, &directory, &warn)
         };
