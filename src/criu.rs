@@ -84,8 +84,8 @@ impl Directories {
     }
 
     /// Returns the numbers of their descriptors.
-    pub(crate) fn numbers(&self) -> [i32; 2] {
-        [self.images.as_raw_fd(), self.work.as_raw_fd()]
+    pub(crate) fn numbers(&self) -> Vec<i32> {
+        vec![self.images.as_raw_fd(), self.work.as_raw_fd()]
     }
 }
 

@@ -6,6 +6,8 @@
 mod annotations;
 mod print;
 
+pub(crate) use annotations::CRIU;
+
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{self, Spec};

@@ -40,7 +40,7 @@ pub(super) fn read(m: &ArgMatches) -> Result<Args> {
 /// Prints the report. The exit code is 1 if `create` would fail.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<u8> {
     if args.host {
-        let lines = judge::judge(&facts::Facts::probe()?);
+        let lines = judge::judge(&facts::Facts::probe(globals.criu.as_deref())?);
         super::print(&if args.json { rendered(&judge::document(&lines))? } else { judge::text(&lines) })?;
         return Ok(u8::from(judge::fails(&lines)));
     }

@@ -22,7 +22,7 @@ use crate::sys::fs;
 use crate::{config, host, log, state};
 
 /// The annotation that names a configuration file of CRIU's for one container.
-pub(crate) const ANNOTATION: &str = "org.criu.config";
+pub(super) use crate::plan::CRIU as ANNOTATION;
 
 /// The configuration files of CRIU's for all containers. The first that exists counts, as with runc the second.
 const CONFIG_FILES: [&str; 2] = ["/etc/criu/corten.conf", "/etc/criu/runc.conf"];

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
+use super::checkpoint;
 use crate::SPEC_VERSION;
 use crate::cgroups::systemd;
 use crate::cli::Globals;
 use crate::error::{Context, Result};
 use crate::process::{credentials, landlock};
-use crate::{hooks, namespaces, rootfs, seccomp};
+use crate::{criu, hooks, launch, namespaces, rootfs, seccomp};
 
 /// What the seccomp compiler supports, by the specification's names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +36,7 @@ const MEMORY_MODES: &[&str] = &[
 
 const MEMORY_FLAGS: &[&str] = &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
 
-pub(super) fn run(_: &Globals, (): &()) -> Result<()> {
+pub(super) fn run(globals: &Globals, (): &()) -> Result<()> {
     let seccomp = Seccomp {
         actions: seccomp::ACTIONS,
         operators: seccomp::OPERATORS,
@@ -43,17 +44,23 @@ pub(super) fn run(_: &Globals, (): &()) -> Result<()> {
         known_flags: seccomp::FLAGS,
         supported_flags: &seccomp::supported_flags(),
     };
-    let value = document(&rootfs::options::names(), &seccomp);
+    let criu = criu::program(globals.criu.as_deref()).and_then(|program| launch::criu_version(&program)).ok();
+    let value = document(&rootfs::options::names(), &seccomp, criu.as_deref());
     super::print(&(serde_json::to_string_pretty(&value).context("JSON")? + "\n"))
 }
 
-/// Returns the document. It is the same on every kernel, except for the supported flags of seccomp.
+/// Returns the document. It is the same on every host, except for the supported flags of seccomp and the version of CRIU.
 /// containerd reads `linux` without a check, `rro` among the mount options, and `idmap`.
 #[must_use]
-pub(crate) fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
+pub(crate) fn document(mount_options: &[&str], seccomp: &Seccomp, criu: Option<&str>) -> Value {
     let mut capabilities: Vec<_> = caps::all().into_iter().collect();
     capabilities.sort_unstable_by_key(caps::Capability::index);
     let capabilities: Vec<String> = capabilities.iter().map(ToString::to_string).collect();
+    // The first is runc's name, by which engines know that the verbs exist.
+    let mut annotations = json!({"org.opencontainers.runc.checkpoint.enabled": "true"});
+    if let Some(version) = criu {
+        annotations["dev.corten.criu.version"] = version.into();
+    }
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
@@ -78,8 +85,15 @@ pub(crate) fn document(mount_options: &[&str], seccomp: &Seccomp) -> Value {
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},
         },
-        "potentiallyUnsafeConfigAnnotations":
-            [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS, hooks::STDOUT, hooks::STDERR],
+        "annotations": annotations,
+        "potentiallyUnsafeConfigAnnotations": [
+            systemd::ANNOTATION,
+            landlock::ANNOTATION,
+            checkpoint::ANNOTATION,
+            credentials::KEEP_GROUPS,
+            hooks::STDOUT,
+            hooks::STDERR,
+        ],
     })
 }
 
@@ -97,7 +111,7 @@ mod tests {
             known_flags: &["SECCOMP_FILTER_FLAG_LOG"],
             supported_flags: &[],
         };
-        let value = document(&["ro", "rro"], &seccomp);
+        let value = document(&["ro", "rro"], &seccomp, Some("4.1.1"));
         let typed: Features = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(typed.oci_version_max(), "1.3.0");
         let linux = typed.linux().as_ref().unwrap();
@@ -114,6 +128,7 @@ mod tests {
             json!([
                 "org.systemd.property.",
                 "dev.corten.landlock",
+                "org.criu.config",
                 "run.oci.keep_original_groups",
                 "run.oci.hooks.stdout",
                 "run.oci.hooks.stderr",
@@ -121,5 +136,9 @@ mod tests {
         );
         assert_eq!(value["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert_eq!(value["mountOptions"][1], "rro");
+        let annotations = &value["annotations"];
+        assert_eq!(annotations["org.opencontainers.runc.checkpoint.enabled"], "true");
+        assert_eq!(annotations["dev.corten.criu.version"], "4.1.1");
+        assert!(document(&[], &seccomp, None)["annotations"].get("dev.corten.criu.version").is_none());
     }
 }

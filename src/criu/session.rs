@@ -19,7 +19,7 @@ const OLDEST: (u32, &str) = (31_600, "3.16");
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The longest time without any progress. CRIU and the container's processes have then used no processor.
-const STILL: Duration = Duration::from_secs(60);
+pub(crate) const STILL: Duration = Duration::from_secs(60);
 
 /// The time limit for CRIU to end after its last answer.
 const END: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ pub(crate) struct Session<'a> {
     pub progress: &'a dyn Fn() -> u64,
     /// Nothing is heard of CRIU while it waits for another machine, as long as that takes.
     pub may_wait: bool,
+    /// The longest time without any progress: [`STILL`], or less for what is answered at once.
+    pub still: Duration,
 }
 
 impl Session<'_> {
@@ -66,6 +68,11 @@ impl Session<'_> {
             }
         }
         Ok(text)
+    }
+
+    /// Asks whether the kernel has what CRIU needs.
+    pub(crate) fn check_kernel(&self) -> Result<()> {
+        self.answer(&Request::of(Type::Check, None)).map(drop)
     }
 
     /// Sends a request that CRIU answers at once.
@@ -142,13 +149,14 @@ impl Session<'_> {
 
     /// Waits for the next message, as long as there is progress.
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
+        let look = LOOK.min(self.still);
         let (mut since, mut before) = (Instant::now(), (self.progress)());
-        while !task::poll_readable(&[self.socket.as_fd()], Some(Instant::now() + LOOK))?.contains(&true) {
+        while !task::poll_readable(&[self.socket.as_fd()], Some(Instant::now() + look))?.contains(&true) {
             let now = (self.progress)();
             if now != before || self.may_wait {
                 (since, before) = (Instant::now(), now);
-            } else if since.elapsed() >= STILL {
-                return Err(Failed(format!("CRIU has stood still for {STILL:?}")).into());
+            } else if since.elapsed() >= self.still {
+                return Err(Failed(format!("CRIU has stood still for {:?}", self.still)).into());
             }
         }
         let (bytes, fd) = socket::receive(self.socket.as_fd())?;

@@ -12,6 +12,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -19,7 +20,7 @@ use super::channel::{Channel, Event, Go, unexpected};
 use super::spawn::end_with;
 use crate::cgroups::{self, Cgroup};
 use crate::criu::Directories;
-use crate::criu::session::{Failed, Session};
+use crate::criu::session::{Failed, STILL, Session};
 use crate::error::{Context, Kind, Result, fail};
 use crate::intel_rdt;
 use crate::process::env;
@@ -60,7 +61,7 @@ pub(super) struct Criu {
 
 impl Child<'_> {
     /// Clones the process.
-    pub(super) fn spawn(mut self, program: &Path, directories: &Directories) -> Result<Criu> {
+    pub(super) fn spawn(mut self, program: &Path, directories: Option<&Directories>) -> Result<Criu> {
         let _phase = trace::phase_of("spawn CRIU", || program.display());
         let (ours, theirs) = Channel::pair()?;
         let prepares = self.prepare.is_some();
@@ -94,7 +95,7 @@ impl Child<'_> {
         self,
         program: &Path,
         env: &[CString],
-        directories: &Directories,
+        directories: Option<&Directories>,
         report: &Channel,
     ) -> Result<Infallible> {
         cgroups::join(self.cgroup_joins)?;
@@ -104,7 +105,7 @@ impl Child<'_> {
         }
         if let Some(prepare) = self.prepare {
             task::unshare(libc::CLONE_NEWNS)?;
-            directories.reopen()?;
+            directories.map_or(Ok(()), Directories::reopen)?;
             prepare(report)?;
             task::chdir_root()?;
             report.send(&Event::Ready)?;
@@ -124,7 +125,8 @@ impl Child<'_> {
         log::mute();
         signal::reset(signal::ALL)?;
         fs::close_on_exec_from(3)?;
-        let kept = [&self.given[..], &directories.numbers(), &[socket.as_raw_fd()]].concat();
+        let numbers = directories.map(Directories::numbers).unwrap_or_default();
+        let kept = [&self.given[..], &numbers[..], &[socket.as_raw_fd()]].concat();
         kept.into_iter().try_for_each(fs::keep_on_exec)?;
         let path = CString::new(program.as_os_str().as_bytes()).context("the path of CRIU")?;
         let word = |text: String| CString::new(text).unwrap_or_default();
@@ -168,7 +170,8 @@ impl Criu {
         };
         let socket = socket().inspect_err(|_| self.kill())?;
         trace::gone();
-        Ok((Session { socket, pidfd: self.pidfd, progress, may_wait: false }, self.channel))
+        let session = Session { socket, pidfd: self.pidfd, progress, may_wait: false, still: STILL };
+        Ok((session, self.channel))
     }
 
     fn next(&self) -> Result<Event> {
@@ -188,6 +191,28 @@ impl Criu {
         let _ = task::wait_killed(self.pidfd.as_fd());
         trace::gone();
     }
+}
+
+/// The time limit for an answer that CRIU has at once.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// Returns the version of a CRIU program.
+pub(crate) fn version(program: &Path) -> Result<String> {
+    ask(program, |session| session.check(None))
+}
+
+/// Asks a CRIU program whether the kernel has what it needs.
+pub(crate) fn check_kernel(program: &Path) -> Result<()> {
+    ask(program, |session| session.check_kernel())
+}
+
+/// Asks a CRIU program what it answers at once.
+fn ask<T>(program: &Path, question: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
+    let (mut session, _channel) = Child::default().spawn(program, None)?.executed(&|| 0)?;
+    session.still = AT_ONCE;
+    let answer = question(&session);
+    session.abandon();
+    answer
 }
 
 /// Returns a number that grows while CRIU, the process `pid`, works: its time on a processor and the length of its log, with

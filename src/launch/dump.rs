@@ -85,7 +85,7 @@ impl Dump<'_> {
         let kind = if self.pre_dump { Type::PreDump } else { Type::Dump };
         let request = Request::of(kind, Some(self.options(facts)?));
         let child = Child { shell_job: self.asked.shell_job, ..Child::default() }
-            .spawn(self.program, self.directories)?;
+            .spawn(self.program, Some(self.directories))?;
         let pid = child.pid;
         let progress = || progress(pid, self.directories.work.as_fd(), DUMP_LOG, cgroup);
         let (mut session, _channel) = child.executed(&progress)?;

@@ -118,7 +118,7 @@ impl Build<'_> {
             shell_job: images.asked.shell_job,
             given: taken.map(|(_, fd)| fd.as_raw_fd()).collect(),
         };
-        let criu = child.spawn(images.program, images.directories)?;
+        let criu = child.spawn(images.program, Some(images.directories))?;
         let ready = self.make_ready(&criu, opened.systemd.as_mut(), cgroup.as_ref(), &directory);
         let options = ready.and_then(|mounts| {
             Ok(Options {

@@ -15,14 +15,17 @@ use crate::suggest;
 /// crun's annotation that makes an unknown name in the seccomp profile an error.
 const FAIL_UNKNOWN: &str = "run.oci.seccomp_fail_unknown_syscall";
 
-const HONOURED: [&str; 6] =
-    [FAIL_UNKNOWN, OFFSET, STDERR, STDOUT, credentials::KEEP_GROUPS, landlock::ANNOTATION];
+/// CRIU's configuration file for one container.
+pub(crate) const CRIU: &str = "org.criu.config";
+
+const HONOURED: [&str; 7] =
+    [FAIL_UNKNOWN, OFFSET, STDERR, STDOUT, credentials::KEEP_GROUPS, landlock::ANNOTATION, CRIU];
 
 /// The prefixes of annotations that ask a runtime for something, each with the reason for which an unknown one has no effect.
 const PREFIXES: [(&str, &str); 4] = [
     ("dev.corten.", "corten has no such annotation"),
     ("krun.", "corten makes no virtual machines"),
-    ("org.criu.", "corten makes no checkpoints"),
+    ("org.criu.", "corten has no such annotation"),
     ("run.oci.", "corten has no such annotation"),
 ];
 
@@ -130,7 +133,13 @@ mod tests {
                 "has no effect, corten has no such annotation (did you mean dev.corten.landlock?), ignoring",
             ),
             ("krun.cpus", "2", "", "has no effect, corten makes no virtual machines, ignoring"),
-            ("org.criu.config", "/c", "", "has no effect, corten makes no checkpoints, ignoring"),
+            (
+                "org.criu.confi",
+                "/c",
+                "",
+                "has no effect, corten has no such annotation (did you mean org.criu.config?), ignoring",
+            ),
+            ("org.criu.config", "/c", "", ""),
             ("run.oci.delegate-cgroup", "x", "", "has no effect, corten has no such annotation, ignoring"),
             ("run.oci.delegate-cgroup", "", "", ""),
             ("run.oci.handler", "", "", ""),

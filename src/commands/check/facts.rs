@@ -6,8 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::cgroups::{self, systemd};
+use crate::criu;
 use crate::error::Result;
 use crate::host;
+use crate::launch;
 use crate::namespaces::idmap;
 use crate::process::users;
 use crate::seccomp;
@@ -41,6 +43,7 @@ pub(super) struct Facts {
     pub(super) modules: Option<String>,
     /// The kernel has overlay, or may load it.
     pub(super) overlay: bool,
+    pub(super) criu: Criu,
     pub(super) systemd: Systemd,
     pub(super) engines: Vec<Engine>,
 }
@@ -58,6 +61,17 @@ pub(super) struct Cgroups {
     pub(super) delegated: Vec<String>,
     /// The caller can make cgroups.
     pub(super) writable: bool,
+}
+
+/// CRIU, which `checkpoint` and `restore` run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Criu {
+    /// The program is not in PATH.
+    #[default]
+    Absent,
+    Version(String),
+    /// It is too old, does not answer, or misses something in the kernel.
+    Refuses(String),
 }
 
 /// systemd, as the caller reaches it.
@@ -79,7 +93,8 @@ pub(super) struct Engine {
 }
 
 impl Facts {
-    pub(super) fn probe() -> Result<Self> {
+    /// `criu` is the value of `--criu`.
+    pub(super) fn probe(criu: Option<&Path>) -> Result<Self> {
         let proc = host::procfs()?;
         let uid = task::euid();
         let names = names(uid);
@@ -105,9 +120,19 @@ impl Facts {
             seccomp_lacks: seccomp::FLAGS.iter().copied().filter(|flag| !supported.contains(flag)).collect(),
             modules: fs::read_text(fs::CWD, Path::new("/sys/kernel/security/lsm")).ok(),
             overlay: overlay || module("overlay").unwrap_or(false),
+            criu: Criu::probe(criu),
             systemd: Systemd::probe(uid),
             engines: engines(uid),
         })
+    }
+}
+
+impl Criu {
+    fn probe(given: Option<&Path>) -> Self {
+        let Ok(program) = criu::program(given) else { return Self::Absent };
+        let checked = launch::criu_version(&program)
+            .and_then(|version| launch::criu_check_kernel(&program).map(|()| version));
+        checked.map_or_else(|e| Self::Refuses(format!("{e:#}")), Self::Version)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::facts::{Engine, Facts, Systemd};
+use super::facts::{Criu, Engine, Facts, Systemd};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grade {
@@ -55,7 +55,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Line> {
     }
     lines.push(seccomp(facts));
     lines.push(security_modules(facts));
-    lines.extend([overlay(facts), idmapped_mounts(facts), systemd(facts)]);
+    lines.extend([overlay(facts), idmapped_mounts(facts), checkpoints(facts), systemd(facts)]);
     lines.extend(facts.engines.iter().map(engine));
     if facts.engines.is_empty() {
         lines.push(fine("engines", "none of podman, docker, containerd, crio and buildah is in PATH"));
@@ -210,6 +210,22 @@ fn idmapped_mounts(facts: &Facts) -> Line {
     }
 }
 
+fn checkpoints(facts: &Facts) -> Line {
+    let part = "checkpoints";
+    if facts.uid != 0 || facts.user_namespace {
+        return fine(part, "only the host's root makes and restores them");
+    }
+    match &facts.criu {
+        Criu::Version(version) => fine(part, format!("CRIU {version}, for which the kernel has everything")),
+        Criu::Absent => {
+            limited(part, "CRIU is not in PATH: no checkpoint, no restore", "install the package criu")
+        }
+        Criu::Refuses(why) => {
+            limited(part, format!("no checkpoint, no restore: {why}"), "criu check says more")
+        }
+    }
+}
+
 fn systemd(facts: &Facts) -> Line {
     let manager = if facts.uid == 0 { "systemd" } else { "the user's systemd" };
     match &facts.systemd {
@@ -291,6 +307,7 @@ mod tests {
             seccomp: true,
             modules: Some("lockdown,capability,apparmor".into()),
             overlay: true,
+            criu: Criu::Version("4.1.1".into()),
             systemd: Systemd::Reached,
             engines: vec![Engine { name: "podman", set_up: true }],
             ..Facts::default()
@@ -299,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_host_that_has_everything_is_fine() {
-        for (uid, parts) in [(0, 9), (1000, 11)] {
+        for (uid, parts) in [(0, 10), (1000, 12)] {
             let lines = judge(&good(uid));
             assert_eq!(lines.len(), parts);
             assert!(lines.iter().all(|line| line.grade == Grade::Fine), "{}", text(&lines));
@@ -311,6 +328,12 @@ mod tests {
 
     /// The caller, what the host lacks, and the line about it.
     const LACKS: &[(u32, Change, &str)] = &[
+        (0, |f| f.criu = Criu::Absent, "limited  checkpoints: CRIU is not in PATH"),
+        (
+            0,
+            |f| f.criu = Criu::Refuses("CRIU 3.11 is too old".into()),
+            "limited  checkpoints: no checkpoint, no restore: CRIU 3.11",
+        ),
         (
             0,
             |f| f.kernel = Some("Linux 4.18 is older than 5.14".into()),
