@@ -20,6 +20,12 @@ use super::parse::{flat, of};
 use super::{Cgroup, CgroupRecord};
 use crate::error::{Context, Result};
 use crate::sys;
+use crate::sys::task::Poll;
+
+/// v2's files: the counts, the limit, and the most that was in use.
+const EVENTS: &str = "memory.events";
+const LIMIT: &str = "memory.max";
+const PEAK: &str = "memory.peak";
 
 /// How long after a signal a kill may be counted.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -75,34 +81,91 @@ fn size(bytes: u64) -> String {
 #[must_use]
 pub(crate) fn kills(record: &CgroupRecord) -> Option<Kills> {
     let cgroup = Cgroup::open(record).ok().flatten()?;
-    let read = |file: &str| cgroup.read(file).ok().flatten();
-    let counted = counted(read)?.checked_sub(record.earlier_kills).filter(|kills| *kills > 0)?;
-    Some(found(counted, read))
+    explain(|file| cgroup.read(file).ok().flatten(), record.earlier_kills)
 }
 
 /// Returns how many processes the kernel has killed in a cgroup since it was created.
 #[must_use]
 pub(crate) fn kills_until_now(cgroup: &Cgroup) -> u64 {
-    counted(|file| cgroup.read(file).ok().flatten()).unwrap_or(0)
+    let read = |file: &str| cgroup.read(file).ok().flatten();
+    let text = read(EVENTS).or_else(|| read("memory.oom_control"));
+    text.map_or(0, |text| count(&text, "oom_kill"))
 }
 
-/// Reads a count of kills by `read`, which returns the text of a file.
-fn counted(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
-    read("memory.events").or_else(|| read("memory.oom_control")).map(|text| count(&text, "oom_kill"))
-}
-
-/// Adds the figures to a count of kills.
-fn found(kills: u64, read: impl Fn(&str) -> Option<String>) -> Kills {
+/// Reads by `read`, which returns the text of a file, how many processes the kernel has killed after the first
+/// `earlier` ones, and why.
+fn explain(read: impl Fn(&str) -> Option<String>, earlier: u64) -> Option<Kills> {
     let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
-    if let Some(events) = read("memory.events") {
-        let limit = number("memory.max");
+    let new = |text: &str| count(text, "oom_kill").checked_sub(earlier).filter(|kills| *kills > 0);
+    if let Some(events) = read(EVENTS) {
+        let (count_of_kills, limit) = (new(&events)?, number(LIMIT));
         // The kernel counts in `oom` how often this limit, or one below, could not be kept.
         let above = limit.is_none() || count(&events, "oom") == 0;
-        return Kills { count: kills, above, limit, peak: number("memory.peak") };
+        return Some(Kills { count: count_of_kills, above, limit, peak: number(PEAK) });
     }
+    let kills = new(&read("memory.oom_control")?)?;
     // Without a limit v1 shows the largest number of whole pages.
     let limit = number("memory.limit_in_bytes").filter(|limit| *limit < i64::MAX as u64 >> 16 << 16);
-    Kills { count: kills, above: limit.is_none(), limit, peak: number("memory.max_usage_in_bytes") }
+    Some(Kills { count: kills, above: limit.is_none(), limit, peak: number("memory.max_usage_in_bytes") })
+}
+
+/// The kills in a cgroup that systemd removes as soon as it is empty, and the counts with it. The files are
+/// opened while the container runs, and read when they change and at the moment when the container's first
+/// process has ended. systemd needs longer to remove them.
+pub(crate) struct Observer {
+    files: Vec<Observed>,
+    /// The number of kills before it was the container's.
+    earlier: u64,
+}
+
+struct Observed {
+    name: &'static str,
+    file: File,
+    /// What was read last.
+    text: String,
+    removed: bool,
+}
+
+impl Observer {
+    /// Opens the files of a recorded cgroup. Returns `None` if that is not a unit of systemd.
+    #[must_use]
+    pub(crate) fn open(record: Option<&CgroupRecord>) -> Option<Self> {
+        let record = record.filter(|record| record.unit.is_some())?;
+        let cgroup = Cgroup::open(record).ok().flatten()?;
+        let open = |name| Some((name, File::from(cgroup.open_file(name).ok().flatten()?)));
+        let observed = |(name, file)| Observed { name, file, text: String::new(), removed: false };
+        let files = [EVENTS, LIMIT, PEAK].into_iter().filter_map(open).map(observed).collect();
+        let mut observer = Self { files, earlier: record.earlier_kills };
+        observer.look();
+        Some(observer)
+    }
+
+    /// Returns what to poll.
+    #[must_use]
+    pub(crate) fn interest(&self) -> Poll<'_> {
+        // A removed file is ready all the time.
+        let events = self.files.first().filter(|events| events.name == EVENTS && !events.removed);
+        events.map_or(Poll::NONE, |events| Poll::change(events.file.as_fd()))
+    }
+
+    /// Reads the files again, the count of kills first. What was read before is kept if they no longer exist.
+    pub(crate) fn look(&mut self) {
+        for observed in &mut self.files {
+            match read(&observed.file) {
+                Ok(Some(text)) => observed.text = text,
+                Ok(None) | Err(_) => observed.removed = true,
+            }
+        }
+    }
+
+    /// Returns the kills that were seen.
+    #[must_use]
+    pub(crate) fn kills(&self) -> Option<Kills> {
+        let text = |name: &str| {
+            self.files.iter().find(|observed| observed.name == name).map(|observed| observed.text.clone())
+        };
+        explain(text, self.earlier)
+    }
 }
 
 /// The kills in a cgroup, counted from now on.
@@ -125,7 +188,7 @@ enum Notice {
 impl Watch {
     /// Opens the count. Returns `None` if the cgroup has no memory controller.
     pub(crate) fn open(cgroup: &Cgroup) -> Result<Option<Self>> {
-        let (file, notice) = match cgroup.open_file("memory.events")? {
+        let (file, notice) = match cgroup.open_file(EVENTS)? {
             Some(file) => (File::from(file), Notice::Change),
             None => match cgroup.open_file("memory.oom_control")? {
                 None => return Ok(None),
@@ -188,17 +251,18 @@ impl Watch {
     }
 
     fn read(&self) -> Result<String> {
-        let mut text = [0u8; 512];
-        match self.file.read_at(&mut text, 0) {
-            // The cgroup is gone.
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(String::new()),
-            other => {
-                let n = other
-                    .map_err(|e| sys::Error::of_std("read", &e))
-                    .context("the cgroup's count of kills for want of memory")?;
-                Ok(String::from_utf8_lossy(&text[..n]).into_owned())
-            }
-        }
+        let text = read(&self.file).context("the cgroup's count of kills for want of memory")?;
+        Ok(text.unwrap_or_default())
+    }
+}
+
+/// Reads a file of a cgroup again. Returns `None` if the cgroup has been removed.
+fn read(file: &File) -> sys::Result<Option<String>> {
+    let mut text = [0u8; 512];
+    match file.read_at(&mut text, 0) {
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(sys::Error::of_std("read", &e)),
+        Ok(n) => Ok(Some(String::from_utf8_lossy(&text[..n]).into_owned())),
     }
 }
 
@@ -282,8 +346,8 @@ mod tests {
         ] {
             let read =
                 |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.clone());
-            assert!(counted(read) > Some(0));
-            assert_eq!(found(1, read).to_string(), expected);
+            assert_eq!(explain(read, 0).unwrap().to_string(), expected);
+            assert_eq!(explain(read, 2), None);
         }
     }
 

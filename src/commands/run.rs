@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::create::Prepared;
 use super::start::{Poststart, finish};
 use super::{PATIENCE, ended};
+use crate::cgroups::oom::Observer;
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
@@ -31,6 +32,8 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         task::set_child_subreaper()?;
     }
     let Launched { dir, record, process, notify } = prepared.launch(globals, &args.create, Start::AtOnce)?;
+    // Opened before the program can end.
+    let mut observer = signals.as_ref().and_then(|_| Observer::open(record.cgroup.as_ref()));
     let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
         // No other command will delete it.
@@ -50,11 +53,11 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let Some(signals) = signals else {
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
-    let exit = foreground::wait(&process, &signals, notify);
+    let exit = foreground::wait(&process, &signals, notify, observer.as_mut());
     let shown =
         |exit: &Exit| log::info(|| format!("container {}: ended with status {}", record.id, exit.status()));
     exit.iter().for_each(shown);
-    let end = exit.map(|exit| ended::of(exit, &record));
+    let end = exit.map(|exit| ended::of(exit, &record, observer.as_ref()));
     let removed = |()| log::info(|| format!("container {}: removed", record.id));
     let deleted = if args.keep {
         end.iter().for_each(|end| ended::keep(&dir, end, PATIENCE));
@@ -70,6 +73,6 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     let status =
         end.and_then(|end| deleted.and_then(|()| ended::conclude(&end, || plan.seccomp.is_some(), bundle)));
     // The process ends here: the kernel closes all of these at once.
-    std::mem::forget((process, signals, prepared));
+    std::mem::forget((process, signals, observer, prepared));
     status
 }

@@ -20,7 +20,7 @@ const POLLS: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_ppoll];
 const POLLS: &[libc::c_long] = &[libc::SYS_ppoll];
 
 /// Starts `wait`, and returns when it waits.
-fn waiting(t: &Test, id: &str) -> Running {
+pub fn waiting(t: &Test, id: &str) -> Running {
     let running = t.spawn(t.command(&["wait", id]).stdin(Stdio::null()));
     let syscall = format!("/proc/{}/syscall", running.child.id());
     let polls = || {
