@@ -22,8 +22,9 @@ use crate::error::{Context, Result};
 use crate::sys;
 use crate::sys::task::Poll;
 
-/// v2's files: the counts, the limit, and the most that was in use.
+/// v2's files: the counts, those without what happened in cgroups below, the limit, and the most that was in use.
 const EVENTS: &str = "memory.events";
+const OWN_EVENTS: &str = "memory.events.local";
 const LIMIT: &str = "memory.max";
 const PEAK: &str = "memory.peak";
 
@@ -44,6 +45,9 @@ pub struct Kills {
     /// Memory ran out on the host or in a cgroup above, not by the cgroup's own limit.
     #[serde(rename = "oomAbove", default, skip_serializing_if = "std::ops::Not::not")]
     pub above: bool,
+    /// Memory ran out by the limit of a cgroup below.
+    #[serde(rename = "oomBelow", default, skip_serializing_if = "std::ops::Not::not")]
+    pub below: bool,
     #[serde(rename = "memoryLimit", default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// The most that was in use at any time. v2 reports it since Linux 5.19.
@@ -53,7 +57,11 @@ pub struct Kills {
 
 impl fmt::Display for Kills {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.above { " on the host or in a cgroup above" } else { "" };
+        let place = match self {
+            Self { above: true, .. } => " on the host or in a cgroup above",
+            Self { below: true, .. } => " in a cgroup below",
+            _ => "",
+        };
         write!(f, "out of memory{place}")?;
         let figures = [("limit", self.limit), ("peak", self.peak)];
         let figures =
@@ -81,32 +89,58 @@ fn size(bytes: u64) -> String {
 #[must_use]
 pub(crate) fn kills(record: &CgroupRecord) -> Option<Kills> {
     let cgroup = Cgroup::open(record).ok().flatten()?;
-    explain(|file| cgroup.read(file).ok().flatten(), record.earlier_kills)
+    explain(|file| cgroup.read(file).ok().flatten(), record.earlier.unwrap_or_default())
 }
 
-/// Returns how many processes the kernel has killed in a cgroup since it was created.
-#[must_use]
-pub(crate) fn kills_until_now(cgroup: &Cgroup) -> u64 {
-    let read = |file: &str| cgroup.read(file).ok().flatten();
-    let text = read(EVENTS).or_else(|| read("memory.oom_control"));
-    text.map_or(0, |text| count(&text, "oom_kill"))
+/// What the kernel has counted in a cgroup since it was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    pub kills: u64,
+    /// How often its limit, or one below, could not be kept. v1 does not count it.
+    pub oom: u64,
+    /// How often its own limit could not be kept, since Linux 5.2.
+    pub own: Option<u64>,
 }
 
-/// Reads by `read`, which returns the text of a file, how many processes the kernel has killed after the first
-/// `earlier` ones, and why.
-fn explain(read: impl Fn(&str) -> Option<String>, earlier: u64) -> Option<Kills> {
-    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
-    let new = |text: &str| count(text, "oom_kill").checked_sub(earlier).filter(|kills| *kills > 0);
-    if let Some(events) = read(EVENTS) {
-        let (count_of_kills, limit) = (new(&events)?, number(LIMIT));
-        // The kernel counts in `oom` how often this limit, or one below, could not be kept.
-        let above = limit.is_none() || count(&events, "oom") == 0;
-        return Some(Kills { count: count_of_kills, above, limit, peak: number(PEAK) });
+impl Counts {
+    #[must_use]
+    pub(crate) fn of(cgroup: &Cgroup) -> Self {
+        Self::read(|file| cgroup.read(file).ok().flatten()).unwrap_or_default()
     }
-    let kills = new(&read("memory.oom_control")?)?;
+
+    /// Reads the counts by `read`, which returns the text of a file.
+    fn read(read: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let text = read(EVENTS).or_else(|| read("memory.oom_control"))?;
+        let own = read(OWN_EVENTS).map(|text| count(&text, "oom"));
+        Some(Self { kills: count(&text, "oom_kill"), oom: count(&text, "oom"), own })
+    }
+
+    /// Returns what was counted after the first `earlier` ones.
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            kills: self.kills.saturating_sub(earlier.kills),
+            oom: self.oom.saturating_sub(earlier.oom),
+            own: self.own.map(|own| own.saturating_sub(earlier.own.unwrap_or(0))),
+        }
+    }
+}
+
+/// Reads by `read`, which returns the text of a file, how many processes the kernel has killed after the `earlier` ones,
+/// and where memory ran out.
+fn explain(read: impl Fn(&str) -> Option<String>, earlier: Counts) -> Option<Kills> {
+    let new = Some(Counts::read(&read)?.since(earlier)).filter(|new| new.kills > 0)?;
+    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+    if read(EVENTS).is_some() {
+        let (limit, peak) = (number(LIMIT), number(PEAK));
+        let own = new.own.map_or(limit.is_some(), |own| own > 0);
+        let (above, below) = (new.oom == 0, new.oom > 0 && !own);
+        return Some(Kills { count: new.kills, above, below, limit, peak });
+    }
     // Without a limit v1 shows the largest number of whole pages.
     let limit = number("memory.limit_in_bytes").filter(|limit| *limit < i64::MAX as u64 >> 16 << 16);
-    Some(Kills { count: kills, above: limit.is_none(), limit, peak: number("memory.max_usage_in_bytes") })
+    let (above, peak) = (limit.is_none(), number("memory.max_usage_in_bytes"));
+    Some(Kills { count: new.kills, above, below: false, limit, peak })
 }
 
 /// The kills in a cgroup that systemd removes as soon as it is empty, and the counts with it. The files are
@@ -114,8 +148,8 @@ fn explain(read: impl Fn(&str) -> Option<String>, earlier: u64) -> Option<Kills>
 /// process has ended. systemd needs longer to remove them.
 pub(crate) struct Observer {
     files: Vec<Observed>,
-    /// The number of kills before it was the container's.
-    earlier: u64,
+    /// What was counted before it was the container's.
+    earlier: Counts,
 }
 
 struct Observed {
@@ -134,8 +168,8 @@ impl Observer {
         let cgroup = Cgroup::open(record).ok().flatten()?;
         let open = |name| Some((name, File::from(cgroup.open_file(name).ok().flatten()?)));
         let observed = |(name, file)| Observed { name, file, text: String::new(), removed: false };
-        let files = [EVENTS, LIMIT, PEAK].into_iter().filter_map(open).map(observed).collect();
-        let mut observer = Self { files, earlier: record.earlier_kills };
+        let files = [EVENTS, OWN_EVENTS, LIMIT, PEAK].into_iter().filter_map(open).map(observed).collect();
+        let mut observer = Self { files, earlier: record.earlier.unwrap_or_default() };
         observer.look();
         Some(observer)
     }
@@ -333,6 +367,18 @@ mod tests {
             ),
             (
                 vec![
+                    ("memory.events", v2(3)),
+                    ("memory.events.local", v2(0)),
+                    ("memory.max", "8388608\n".into()),
+                ],
+                "out of memory in a cgroup below (limit 8 MiB)",
+            ),
+            (
+                vec![("memory.events", v2(1)), ("memory.max", "max\n".into())],
+                "out of memory in a cgroup below",
+            ),
+            (
+                vec![
                     ("memory.oom_control", v1.clone()),
                     ("memory.limit_in_bytes", "8388608\n".into()),
                     ("memory.max_usage_in_bytes", "8388608\n".into()),
@@ -346,8 +392,26 @@ mod tests {
         ] {
             let read =
                 |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.clone());
-            assert_eq!(explain(read, 0).unwrap().to_string(), expected);
-            assert_eq!(explain(read, 2), None);
+            assert_eq!(explain(read, Counts::default()).unwrap().to_string(), expected);
+            assert_eq!(explain(read, Counts::read(read).unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn what_was_counted_earlier_explains_no_later_kill() {
+        let earlier = Counts { kills: 1, oom: 4, own: Some(2) };
+        for (oom, own, expected) in [
+            (4, 2, "out of memory on the host or in a cgroup above"),
+            (5, 2, "out of memory in a cgroup below"),
+            (5, 3, "out of memory"),
+        ] {
+            let read = |file: &str| match file {
+                "memory.events" => Some(format!("oom {oom}\noom_kill 2\n")),
+                "memory.events.local" => Some(format!("oom {own}\noom_kill 0\n")),
+                _ => None,
+            };
+            let kills = explain(read, earlier).unwrap();
+            assert_eq!((kills.count, kills.to_string().as_str()), (1, expected));
         }
     }
 

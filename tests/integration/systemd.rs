@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Output, Test, poll, with_systemd, without_namespace};
 use crate::namespaces::{give_rootfs, map_ids};
-use crate::wait::waiting;
+use crate::wait::{KILLED, waiting};
 
 const CGROUP: &str = "/sys/fs/cgroup";
 
@@ -458,7 +458,7 @@ fn run_and_wait_report_that_memory_ran_out_in_a_scope() {
         for _ in 0..5 {
             let out = t.corten(&["--systemd-cgroup", "run", "-b", bundle.path(), "memory"]).exits(137);
             let last = out.stderr.lines().last().unwrap_or_default();
-            assert!(last.contains("run memory: killed: out of memory (limit 16 MiB"), "{out:#?}");
+            assert!(last.contains(&format!("run memory: {KILLED} (limit 16 MiB")), "{out:#?}");
         }
         let killed =
             |end: &Value| (&end["oomKilled"], &end["memoryLimit"]) == (&json!(true), &json!(16 << 20));
@@ -469,7 +469,7 @@ fn run_and_wait_report_that_memory_ran_out_in_a_scope() {
         t.corten(&["--systemd-cgroup", "create", "-b", bundle.path(), "memory"]).ok();
         let waits = waiting(t, "memory");
         t.corten(&["start", "memory"]).ok();
-        waits.wait().fails("wait memory: killed: out of memory (limit 16 MiB").exits(137);
+        waits.wait().fails(&format!("wait memory: {KILLED} (limit 16 MiB")).exits(137);
         t.corten(&["delete", "memory"]).ok();
         let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
         assert!(poll(Duration::from_secs(20), || gone(&unit, &cgroup)), "{}", systemctl(&["status", &unit]));

@@ -198,6 +198,10 @@ fn limited(t: &Test, ends: &str) -> Bundle {
 
 const EATS: &str = "tail /dev/zero";
 
+/// What `run` and `wait` say of a program that was killed for want of memory.
+pub const KILLED: &str =
+    "killed by signal KILL, and the kernel has killed a process of the container: out of memory";
+
 /// The last line of `run` says that the kernel has killed the program for want of memory.
 #[test]
 fn run_reports_that_memory_ran_out() {
@@ -207,7 +211,32 @@ fn run_reports_that_memory_ran_out() {
             skip("no memory controller on cgroup v2");
         }
         memory_runs_out(t, linux_since(5, 19));
+        below(t);
     });
+}
+
+/// The container itself makes a cgroup with a limit, which is not the limit of the configuration.
+fn below(t: &Test) {
+    let bundle = limited(
+        t,
+        &format!(
+            "cd /sys/fs/cgroup; mkdir a b; echo $$ > b/cgroup.procs; echo +memory > cgroup.subtree_control; \
+             echo 4M > a/memory.max; sh -c 'echo $$ > a/cgroup.procs; exec {EATS}'; exit $?"
+        ),
+    );
+    bundle.edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        if !namespaces.contains(&json!({"type": "cgroup"})) {
+            namespaces.push(json!({"type": "cgroup"}));
+        }
+        for mount in config["mounts"].as_array_mut().unwrap() {
+            if mount["type"] == "cgroup" {
+                mount["options"] = json!([]);
+            }
+        }
+    });
+    let out = t.run_bundle(&bundle).exits(137);
+    assert!(out.stderr.contains("the container: out of memory in a cgroup below (limit 8 MiB"), "{out:#?}");
 }
 
 /// The same on v1.
@@ -220,7 +249,7 @@ fn run_reports_that_memory_ran_out_on_v1() {
 fn memory_runs_out(t: &Test, peak: bool) {
     let last = |text: &str| text.lines().last().unwrap_or_default().to_string();
     let peak = if peak { ", peak 8 MiB" } else { "" };
-    let killed = format!("error: run r: killed: out of memory (limit 8 MiB{peak})");
+    let killed = format!("error: run r: {KILLED} (limit 8 MiB{peak})");
     let direct = limited(t, &format!("exec {EATS}"));
     let out = t.run_bundle(&direct).exits(137);
     assert_eq!(last(&out.stderr), killed);
@@ -259,12 +288,12 @@ fn kept_and_detached(t: &Test, direct: &Bundle) {
         json!({"status": 137, "signal": "SIGKILL", "oomKilled": true, "oomKills": 1, "memoryLimit": LIMIT});
     t.corten(&["run", "--keep", "-b", direct.path(), "r"]).exits(137);
     assert_eq!(shown(&exit(t, "r")), expected);
-    t.corten(&["wait", "r"]).fails("wait r: killed: out of memory (limit 8 MiB").exits(137);
+    t.corten(&["wait", "r"]).fails(&format!("wait r: {KILLED} (limit 8 MiB")).exits(137);
     t.delete("r");
     t.create(direct, "c");
     let waits = waiting(t, "c");
     t.corten(&["start", "c"]).ok();
-    waits.wait().fails("wait c: killed: out of memory (limit 8 MiB").exits(137);
+    waits.wait().fails(&format!("wait c: {KILLED} (limit 8 MiB")).exits(137);
     t.delete("c");
     // Without a wait, and after the parent has reaped the process, the cgroup still knows that memory ran
     // out.
