@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::facts::{Engine, Facts, Systemd};
+use crate::log;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grade {
@@ -245,8 +246,7 @@ fn engine(engine: &Engine) -> Line {
 pub(super) fn text(lines: &[Line]) -> String {
     let line = |Line { part, grade, text, hint }: &Line| {
         let hint = hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        format!("{:<8} {part}: {shown}{hint}\n", grade.name())
+        format!("{:<8} {part}: {}{hint}\n", grade.name(), log::one_line(text))
     };
     lines.iter().map(line).collect()
 }
