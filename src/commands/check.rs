@@ -18,7 +18,7 @@ use crate::config::{self, Inspection};
 use crate::error::{Context, Kind, Notes, Problem, Problems, Result, fail, pointer};
 use crate::plan::Plan;
 use crate::process::env;
-use crate::{log, seccomp};
+use crate::{log, seccomp, state};
 
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Args {
@@ -74,6 +74,7 @@ impl Report {
                 return report;
             }
         };
+        report.host.extend(state::root(globals.root.as_deref()).err().map(|error| problem("", &error)));
         let Inspection { spec, notes, unknown } = inspection;
         report.errors.extend(notes.problems.0);
         report.warn(notes.warnings);

@@ -42,6 +42,8 @@ pub(super) struct Facts {
     pub(super) overlay: bool,
     pub(super) systemd: Systemd,
     pub(super) engines: Vec<Engine>,
+    /// The path of corten.
+    pub(super) executable: String,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -102,6 +104,7 @@ impl Facts {
             overlay: overlay || module("overlay").unwrap_or(false),
             systemd: Systemd::probe(uid),
             engines: engines(uid),
+            executable: fs::readlinkat(proc, Path::new("self/exe"))?.to_string_lossy().into_owned(),
         })
     }
 }
