@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::parse::{flat, of};
 use super::{Cgroup, CgroupRecord};
 use crate::error::{Context, Result};
-use crate::sys;
 use crate::sys::task::Poll;
+use crate::sys::{self, fs};
 
 /// v2's files: the counts, those without what happened in cgroups below, the limit, and the most that was in use.
 const EVENTS: &str = "memory.events";
@@ -48,6 +48,9 @@ pub struct Kills {
     /// Memory ran out by the limit of a cgroup below.
     #[serde(rename = "oomBelow", default, skip_serializing_if = "std::ops::Not::not")]
     pub below: bool,
+    /// The slice has counted them. systemd had removed the cgroup before its own count was read.
+    #[serde(rename = "oomInSlice", default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_slice: bool,
     #[serde(rename = "memoryLimit", default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// The most that was in use at any time. v2 reports it since Linux 5.19.
@@ -99,8 +102,8 @@ pub struct Counts {
     pub kills: u64,
     /// How often its limit, or one below, could not be kept. v1 does not count it.
     pub oom: u64,
-    /// How often its own limit could not be kept, since Linux 5.2.
-    pub own: Option<u64>,
+    /// How often its own limit could not be kept.
+    pub own: u64,
 }
 
 impl Counts {
@@ -112,7 +115,7 @@ impl Counts {
     /// Reads the counts by `read`, which returns the text of a file.
     fn read(read: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let text = read(EVENTS).or_else(|| read("memory.oom_control"))?;
-        let own = read(OWN_EVENTS).map(|text| count(&text, "oom"));
+        let own = read(OWN_EVENTS).map_or(0, |text| count(&text, "oom"));
         Some(Self { kills: count(&text, "oom_kill"), oom: count(&text, "oom"), own })
     }
 
@@ -121,7 +124,7 @@ impl Counts {
         Self {
             kills: self.kills.saturating_sub(earlier.kills),
             oom: self.oom.saturating_sub(earlier.oom),
-            own: self.own.map(|own| own.saturating_sub(earlier.own.unwrap_or(0))),
+            own: self.own.saturating_sub(earlier.own),
         }
     }
 }
@@ -133,23 +136,31 @@ fn explain(read: impl Fn(&str) -> Option<String>, earlier: Counts) -> Option<Kil
     let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
     if read(EVENTS).is_some() {
         let (limit, peak) = (number(LIMIT), number(PEAK));
-        let own = new.own.map_or(limit.is_some(), |own| own > 0);
-        let (above, below) = (new.oom == 0, new.oom > 0 && !own);
-        return Some(Kills { count: new.kills, above, below, limit, peak });
+        let (above, below) = (new.oom == 0, new.oom > 0 && new.own == 0);
+        return Some(Kills { count: new.kills, above, below, in_slice: false, limit, peak });
     }
     // Without a limit v1 shows the largest number of whole pages.
     let limit = number("memory.limit_in_bytes").filter(|limit| *limit < i64::MAX as u64 >> 16 << 16);
     let (above, peak) = (limit.is_none(), number("memory.max_usage_in_bytes"));
-    Some(Kills { count: new.kills, above, below: false, limit, peak })
+    Some(Kills { count: new.kills, above, limit, peak, ..Kills::default() })
 }
 
 /// The kills in a cgroup that systemd removes as soon as it is empty, and the counts with it. The files are
 /// opened while the container runs, and read when they change and at the moment when the container's first
-/// process has ended. systemd needs longer to remove them.
+/// process has ended. systemd usually needs longer to remove them. If it was faster, the count of the slice
+/// is left, which contains the kills in all its cgroups, also in those that were removed.
 pub(crate) struct Observer {
     files: Vec<Observed>,
     /// What was counted before it was the container's.
     earlier: Counts,
+    slice: Option<Slice>,
+}
+
+struct Slice {
+    events: File,
+    /// The count of kills when the cgroup's own count was read last.
+    before: u64,
+    now: u64,
 }
 
 struct Observed {
@@ -169,26 +180,42 @@ impl Observer {
         let open = |name| Some((name, File::from(cgroup.open_file(name).ok().flatten()?)));
         let observed = |(name, file)| Observed { name, file, text: String::new(), removed: false };
         let files = [EVENTS, OWN_EVENTS, LIMIT, PEAK].into_iter().filter_map(open).map(observed).collect();
-        let mut observer = Self { files, earlier: record.earlier.unwrap_or_default() };
+        let slice = record.path.parent().map(|slice| slice.join(EVENTS));
+        let events = slice.and_then(|events| fs::open(fs::CWD, &events, fs::O_RDONLY, 0).ok());
+        let slice = events.map(|events| Slice { events: events.into(), before: 0, now: 0 });
+        let mut observer = Self { files, earlier: record.earlier.unwrap_or_default(), slice };
         observer.look();
         Some(observer)
+    }
+
+    /// Reports whether the count of kills was removed.
+    fn removed(&self) -> bool {
+        self.files.first().is_none_or(|events| events.name != EVENTS || events.removed)
     }
 
     /// Returns what to poll.
     #[must_use]
     pub(crate) fn interest(&self) -> Poll<'_> {
         // A removed file is ready all the time.
-        let events = self.files.first().filter(|events| events.name == EVENTS && !events.removed);
+        let events = self.files.first().filter(|_| !self.removed());
         events.map_or(Poll::NONE, |events| Poll::change(events.file.as_fd()))
     }
 
     /// Reads the files again, the count of kills first. What was read before is kept if they no longer exist.
     pub(crate) fn look(&mut self) {
+        // Read before the cgroup's own count, so that no kill in the cgroup is in the slice's count alone.
+        if let Some(slice) = &mut self.slice {
+            slice.now = read(&slice.events).ok().flatten().map_or(slice.now, |text| count(&text, "oom_kill"));
+        }
         for observed in &mut self.files {
             match read(&observed.file) {
                 Ok(Some(text)) => observed.text = text,
                 Ok(None) | Err(_) => observed.removed = true,
             }
+        }
+        let removed = self.removed();
+        if let Some(slice) = self.slice.as_mut().filter(|_| !removed) {
+            slice.before = slice.now;
         }
     }
 
@@ -198,7 +225,12 @@ impl Observer {
         let text = |name: &str| {
             self.files.iter().find(|observed| observed.name == name).map(|observed| observed.text.clone())
         };
-        explain(text, self.earlier)
+        explain(text, self.earlier).or_else(|| {
+            let slice = self.slice.as_ref().filter(|_| self.removed())?;
+            let limit = text(LIMIT).and_then(|text| text.trim().parse().ok());
+            let new = slice.now.saturating_sub(slice.before);
+            (new > 0).then(|| Kills { count: new, in_slice: true, limit, ..Kills::default() })
+        })
     }
 }
 
@@ -344,13 +376,18 @@ mod tests {
             (
                 vec![
                     ("memory.events", v2(1)),
+                    ("memory.events.local", v2(1)),
                     ("memory.max", "8388608\n".into()),
                     ("memory.peak", "8388608\n".into()),
                 ],
                 "out of memory (limit 8 MiB, peak 8 MiB)",
             ),
             (
-                vec![("memory.events", v2(1)), ("memory.max", "1572864\n".into())],
+                vec![
+                    ("memory.events", v2(2)),
+                    ("memory.events.local", v2(1)),
+                    ("memory.max", "1572864\n".into()),
+                ],
                 "out of memory (limit 1.5 MiB)",
             ),
             (
@@ -399,7 +436,7 @@ mod tests {
 
     #[test]
     fn what_was_counted_earlier_explains_no_later_kill() {
-        let earlier = Counts { kills: 1, oom: 4, own: Some(2) };
+        let earlier = Counts { kills: 1, oom: 4, own: 2 };
         for (oom, own, expected) in [
             (4, 2, "out of memory on the host or in a cgroup above"),
             (5, 2, "out of memory in a cgroup below"),

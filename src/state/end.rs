@@ -78,7 +78,8 @@ impl End {
                     1 => "a process".into(),
                     count => format!("{count} processes"),
                 };
-                Some(format!("{end}, and the kernel has killed {many} of the container: {kills}"))
+                let other = if kills.in_slice { " or of another one in its slice" } else { "" };
+                Some(format!("{end}, and the kernel has killed {many} of the container{other}: {kills}"))
             }
             (_, Some(command)) if self.by_sigsys() => Some(if self.signal.is_some() {
                 let why = "as by a seccomp profile that forbids a system call";

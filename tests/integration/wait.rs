@@ -1,12 +1,16 @@
 //! Why a container stopped: `wait`, and what `state`, `list` and the last line of `run` show of its end.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Running, Test, View, isolated, isolated_in, linux_since, poll, reap, skip};
+use crate::harness::{
+    Bundle, Output, Running, Test, View, isolated, isolated_in, linux_since, poll, reap, skip, with_systemd,
+};
+use crate::systemd::{CGROUP, gone, path, systemctl, unit};
 
 /// Makes a bundle that runs a shell script.
 fn script(t: &Test, script: &str) -> Bundle {
@@ -20,7 +24,7 @@ const POLLS: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_ppoll];
 const POLLS: &[libc::c_long] = &[libc::SYS_ppoll];
 
 /// Starts `wait`, and returns when it waits.
-pub fn waiting(t: &Test, id: &str) -> Running {
+fn waiting(t: &Test, id: &str) -> Running {
     let running = t.spawn(t.command(&["wait", id]).stdin(Stdio::null()));
     let syscall = format!("/proc/{}/syscall", running.child.id());
     let polls = || {
@@ -199,7 +203,7 @@ fn limited(t: &Test, ends: &str) -> Bundle {
 const EATS: &str = "tail /dev/zero";
 
 /// What `run` and `wait` say of a program that was killed for want of memory.
-pub const KILLED: &str =
+const KILLED: &str =
     "killed by signal KILL, and the kernel has killed a process of the container: out of memory";
 
 /// The last line of `run` says that the kernel has killed the program for want of memory.
@@ -313,6 +317,62 @@ fn kept_and_detached(t: &Test, direct: &Bundle) {
     assert!(t.document("c").get("exit").is_none());
     fs::write(&state, text).unwrap();
     t.delete("c");
+}
+
+/// systemd removes an empty scope, and the counts with it, at any moment after the end of its last process. `run` and `wait`
+/// have usually read them by then. Otherwise they take the slice's count, and say so.
+#[test]
+fn run_and_wait_report_that_memory_ran_out_in_a_scope() {
+    with_systemd("run_and_wait_report_that_memory_ran_out_in_a_scope", |t| {
+        let unit = unit("memory");
+        let in_scope = |script: &str| {
+            let bundle = limited(t, script);
+            bundle.edit(|config| config["linux"]["cgroupsPath"] = path("", "memory"));
+            bundle
+        };
+        let bundle = in_scope(&format!("exec {EATS}"));
+        for _ in 0..5 {
+            let out = t.corten(&["--systemd-cgroup", "run", "-b", bundle.path(), "memory"]).exits(137);
+            says_that_memory_ran_out(&out);
+        }
+        let killed = |end: &Value| (&end["oomKilled"], &end["memoryLimit"]) == (&json!(true), &json!(LIMIT));
+        t.corten(&["--systemd-cgroup", "run", "--keep", "-b", bundle.path(), "memory"]).exits(137);
+        let end = t.document("memory")["exit"].clone();
+        assert!(killed(&end) && end["signal"] == "SIGKILL", "{end}");
+        t.corten(&["delete", "memory"]).ok();
+        // systemd reaps the process at once.
+        if linux_since(6, 15) {
+            t.corten(&["--systemd-cgroup", "create", "-b", bundle.path(), "memory"]).ok();
+            let waits = waiting(t, "memory");
+            t.corten(&["start", "memory"]).ok();
+            says_that_memory_ran_out(&waits.wait().exits(137));
+            t.corten(&["delete", "memory"]).ok();
+        }
+        let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+        // `run` is stopped until systemd has removed the cgroup.
+        let waits = in_scope(&format!("read line < /my-fifo; exec {EATS}"));
+        nix::unistd::mkfifo(&waits.rootfs().join("my-fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let run = t.spawn(&mut t.command(&["--systemd-cgroup", "run", "-b", waits.path(), "memory"]));
+        t.until("memory", "running");
+        let signal = |name: &str| t.call(Command::new("kill").args([name, &run.child.id().to_string()])).ok();
+        signal("-STOP");
+        fs::write(waits.rootfs().join("my-fifo"), "go\n").unwrap();
+        assert!(poll(Duration::from_secs(20), || !cgroup.exists()));
+        signal("-CONT");
+        let out = run.wait().exits(137);
+        assert!(
+            out.stderr.contains("of the container or of another one in its slice: out of memory"),
+            "{out:#?}"
+        );
+        assert!(poll(Duration::from_secs(20), || gone(&unit, &cgroup)), "{}", systemctl(&["status", &unit]));
+    });
+}
+
+fn says_that_memory_ran_out(out: &Output) {
+    let last = out.stderr.lines().last().unwrap_or_default();
+    let in_slice = KILLED.replace("container", "container or of another one in its slice");
+    let said = |text: &str| last.contains(&format!(" memory: {text} (limit 8 MiB"));
+    assert!(said(KILLED) || said(&in_slice), "{out:#?}");
 }
 
 /// A kill that the kernel has counted in the cgroup before the container was created is not the container's.
