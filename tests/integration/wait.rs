@@ -1,6 +1,7 @@
 //! Why a container stopped: `wait`, and what `state`, `list` and the last line of `run` show of its end.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -353,10 +354,11 @@ fn run_and_wait_report_that_memory_ran_out_in_a_scope() {
         let waits = in_scope(&format!("read line < /my-fifo; exec {EATS}"));
         nix::unistd::mkfifo(&waits.rootfs().join("my-fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let run = t.spawn(&mut t.command(&["--systemd-cgroup", "run", "-b", waits.path(), "memory"]));
-        t.until("memory", "running");
+        // This returns when the program has opened the other end.
+        let mut fifo = fs::File::options().write(true).open(waits.rootfs().join("my-fifo")).unwrap();
         let signal = |name: &str| t.call(Command::new("kill").args([name, &run.child.id().to_string()])).ok();
         signal("-STOP");
-        fs::write(waits.rootfs().join("my-fifo"), "go\n").unwrap();
+        fifo.write_all(b"go\n").unwrap();
         assert!(poll(Duration::from_secs(20), || !cgroup.exists()));
         signal("-CONT");
         let out = run.wait().exits(137);
