@@ -15,7 +15,7 @@ use super::criu::{Child, progress, with_log};
 use crate::cgroups::{self, Cgroup, CgroupRecord};
 use crate::criu::message::{ExternalMount, Features, NetworkLock, Options, PageServer, Request, Type};
 use crate::criu::session::Step;
-use crate::criu::{Asked, DESCRIPTORS, DUMP_LOG, Directories};
+use crate::criu::{self, Asked, DESCRIPTORS, DUMP_LOG, Directories, stats};
 use crate::error::{Context, Kind, Result, fail};
 use crate::plan::Plan;
 use crate::rootfs::{self, External};
@@ -84,6 +84,7 @@ impl Dump<'_> {
     fn dump(&self, facts: Facts, cgroup: Option<&Cgroup>) -> Result<()> {
         let kind = if self.pre_dump { Type::PreDump } else { Type::Dump };
         let request = Request::of(kind, Some(self.options(facts)?));
+        self.directories.clear([DUMP_LOG, stats::DUMP])?;
         let child = Child { shell_job: self.asked.shell_job, ..Child::default() }
             .spawn(self.program, Some(self.directories))?;
         let pid = child.pid;
@@ -246,10 +247,7 @@ fn streams(pid: i32, proc: BorrowedFd, ids: &[u64]) -> Result<Vec<String>> {
 fn write(dir: BorrowedFd, name: &str, bytes: &[u8]) -> Result<()> {
     let path = Path::new(name);
     let flags = fs::O_WRONLY | fs::O_CREAT | fs::O_EXCL | fs::O_NOFOLLOW;
-    match fs::unlinkat(dir, path) {
-        Err(e) if e.errno != nix::errno::Errno::ENOENT => return Err(e).context(name.to_string()),
-        _ => {}
-    }
+    criu::remove(dir, name)?;
     let file = fs::open(dir, path, flags, 0o600)?;
     Ok(fs::write_open(file.as_fd(), bytes)?)
 }

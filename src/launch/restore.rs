@@ -25,7 +25,7 @@ use crate::criu::message::{
     CgroupRoot, ExternalMount, InheritFd, JoinNamespace, Options, Request as Message, Type,
 };
 use crate::criu::session::Step;
-use crate::criu::{Asked, DESCRIPTORS, Directories, RESTORE_LOG};
+use crate::criu::{Asked, DESCRIPTORS, Directories, RESTORE_LOG, stats};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, Joined};
 use crate::process::env;
@@ -118,6 +118,7 @@ impl Build<'_> {
             shell_job: images.asked.shell_job,
             given: taken.map(|(_, fd)| fd.as_raw_fd()).collect(),
         };
+        images.directories.clear([RESTORE_LOG, stats::RESTORE])?;
         let criu = child.spawn(images.program, Some(images.directories))?;
         let ready = self.make_ready(&criu, opened.systemd.as_mut(), cgroup.as_ref(), &directory);
         let options = ready.and_then(|mounts| {
