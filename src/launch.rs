@@ -31,7 +31,7 @@ mod watch;
 
 pub(crate) use caller::Caller;
 pub(crate) use create::{Launched, Request, Start, create};
-pub(crate) use criu::{check_kernel as criu_check_kernel, version as criu_version};
+pub(crate) use criu::version as criu_version;
 pub(crate) use destroy::{destroy, destroy_cgroup, undo};
 pub(crate) use dump::Dump;
 pub(crate) use inside::Inside;

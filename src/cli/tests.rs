@@ -386,7 +386,10 @@ fn usage_errors_have_one_line() {
         ("create --bundle", "create: --bundle needs a value"),
         ("create --bundel=. c1", "create: unknown option --bundel (hint: did you mean --bundle?)"),
         ("create --bogus c1", "unknown option --bogus (hint: corten create --help lists the options)"),
-        ("create --detach c1", "create: unknown option --detach (hint: it is an option of run, exec)"),
+        (
+            "create --detach c1",
+            "create: unknown option --detach (hint: it is an option of run, exec, restore)",
+        ),
         ("list --root /x", "(hint: it stands before the command: corten --root ... list)"),
         ("-r /x list", "unknown option -r (hint: "),
         (

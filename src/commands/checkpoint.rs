@@ -18,7 +18,7 @@ use crate::criu::{self, Asked, Directories, stats};
 use crate::error::{Kind, Result, fail};
 use crate::launch::Dump;
 use crate::state::{NOTIFY_SOCKET, Status};
-use crate::sys::fs;
+use crate::sys::{fs, task};
 use crate::{config, host, log, state};
 
 /// The annotation that names a configuration file of CRIU's for one container.
@@ -153,7 +153,16 @@ fn page_server(text: &str) -> Result<(String, u16)> {
     if address.is_empty() { Err(wrong()) } else { Ok((address.into(), port)) }
 }
 
+/// Refuses a caller who is not the host's root, as CRIU would, later and in other words.
+pub(super) fn require_root() -> Result<()> {
+    if task::euid() == 0 && !host::in_user_namespace()? {
+        return Ok(());
+    }
+    Err(fail(Kind::Unsupported, "only the host's root saves and restores processes with CRIU"))
+}
+
 pub(super) fn run(globals: &Globals, args: &Checkpoint) -> Result<()> {
+    require_root()?;
     // Before anything else is opened, which could get its number.
     let status_fd = args.status_fd.map(status_fd).transpose()?;
     fs::close_on_exec_from(3)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-use super::checkpoint::{asked, config_file, images, show_stats};
+use super::checkpoint::{asked, config_file, images, require_root, show_stats};
 use super::create::Prepared;
 use super::run::to_its_end;
 use crate::cli::table::Opt;
@@ -54,6 +54,7 @@ pub(super) fn read(m: &ArgMatches) -> Result<Restore> {
 }
 
 pub(super) fn run(globals: &Globals, args: &Restore) -> Result<u8> {
+    require_root()?;
     let run = &args.run;
     let prepared = Prepared::new(globals, &run.create)?;
     if run.detach && prepared.terminal() && run.create.console_socket.is_none() {

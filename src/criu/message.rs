@@ -10,7 +10,6 @@ pub enum Type {
     Empty = 0,
     Dump = 1,
     Restore = 2,
-    Check = 3,
     PreDump = 4,
     Notify = 6,
     FeatureCheck = 9,

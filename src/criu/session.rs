@@ -71,11 +71,6 @@ impl Session<'_> {
         Ok(text)
     }
 
-    /// Asks whether the kernel has what CRIU needs.
-    pub(crate) fn check_kernel(&self) -> Result<()> {
-        self.answer(&Request::of(Type::Check, None)).map(drop)
-    }
-
     /// Sends a request that CRIU answers at once.
     fn answer(&self, request: &Request) -> Result<Response> {
         self.send(request)?;

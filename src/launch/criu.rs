@@ -198,21 +198,11 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// Returns the version of a CRIU program.
 pub(crate) fn version(program: &Path) -> Result<String> {
-    ask(program, |session| session.check(None))
-}
-
-/// Asks a CRIU program whether the kernel has what it needs.
-pub(crate) fn check_kernel(program: &Path) -> Result<()> {
-    ask(program, |session| session.check_kernel())
-}
-
-/// Asks a CRIU program what it answers at once.
-fn ask<T>(program: &Path, question: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
     let (mut session, _channel) = Child::default().spawn(program, None)?.executed(&|| 0)?;
     session.still = AT_ONCE;
-    let answer = question(&session);
+    let version = session.check(None);
     session.abandon();
-    answer
+    version
 }
 
 /// Returns a number that grows while CRIU, the process `pid`, works: its time on a processor and the length of its log, with

@@ -70,7 +70,7 @@ pub(super) enum Criu {
     #[default]
     Absent,
     Version(String),
-    /// It is too old, does not answer, or misses something in the kernel.
+    /// It is too old, or does not answer.
     Refuses(String),
 }
 
@@ -130,9 +130,8 @@ impl Facts {
 impl Criu {
     fn probe(given: Option<&Path>) -> Self {
         let Ok(program) = criu::program(given) else { return Self::Absent };
-        let checked = launch::criu_version(&program)
-            .and_then(|version| launch::criu_check_kernel(&program).map(|()| version));
-        checked.map_or_else(|e| Self::Refuses(format!("{e:#}")), Self::Version)
+        let version = launch::criu_version(&program);
+        version.map_or_else(|e| Self::Refuses(format!("{e:#}")), Self::Version)
     }
 }
 

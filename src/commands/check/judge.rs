@@ -216,12 +216,14 @@ fn checkpoints(facts: &Facts) -> Line {
         return fine(part, "only the host's root makes and restores them");
     }
     match &facts.criu {
-        Criu::Version(version) => fine(part, format!("CRIU {version}, for which the kernel has everything")),
+        Criu::Version(version) => {
+            fine(part, format!("CRIU {version}; whether the kernel suffices, criu check reports"))
+        }
         Criu::Absent => {
             limited(part, "CRIU is not in PATH: no checkpoint, no restore", "install the package criu")
         }
         Criu::Refuses(why) => {
-            limited(part, format!("no checkpoint, no restore: {why}"), "criu check says more")
+            limited(part, format!("no checkpoint, no restore: {why}"), "install CRIU 3.16 or newer")
         }
     }
 }
