@@ -87,7 +87,6 @@ impl Fake {
                 let features = Some(Features { mem_track: Some(has), lazy_pages: Some(has) });
                 self.send("features", Response { features, ..answer }, None);
             }
-            Type::Check => self.send("check", answer, None),
             Type::Dump | Type::PreDump | Type::Restore => self.work(kind, answer, request.options.unwrap()),
             other => panic!("{other:?}"),
         }
