@@ -12,7 +12,7 @@ pub(crate) mod message;
 pub(crate) mod session;
 pub(crate) mod stats;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Kind, Result, fail};
@@ -83,10 +83,22 @@ impl Directories {
         Ok(())
     }
 
+    /// Removes files that CRIU writes into the work directory. Those of an earlier call must not be taken for its own.
+    pub(crate) fn clear(&self, names: [&str; 2]) -> Result<()> {
+        names.into_iter().try_for_each(|name| remove(self.work.as_fd(), name))
+    }
+
     /// Returns the numbers of their descriptors.
     pub(crate) fn numbers(&self) -> Vec<i32> {
         vec![self.images.as_raw_fd(), self.work.as_raw_fd()]
     }
+}
+
+/// Removes a file, if it exists.
+pub(crate) fn remove(dir: BorrowedFd, name: &str) -> Result<()> {
+    let path = Path::new(name);
+    let unlink = || fs::unlinkat(dir, path);
+    fs::existing(dir, path, unlink).context(name.to_string()).map(drop)
 }
 
 fn at(option: &str, path: &Path) -> String {

@@ -67,6 +67,12 @@ impl Plan {
         self.cgroup.as_ref().is_some_and(|cgroup| cgroup.scope().is_some())
     }
 
+    /// Reports whether the container's process has a terminal.
+    #[must_use]
+    pub fn terminal(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.terminal)
+    }
+
     /// Reports whether the container process reports its mounts and then waits. It waits for the runtime's
     /// hooks and network devices or, before its own hooks, for the device filter.
     #[must_use]

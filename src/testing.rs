@@ -23,6 +23,14 @@ pub mod commands {
 pub mod config {
     pub use crate::config::{Config, Version, load, parse, parse_process, parse_resources};
 }
+pub mod criu {
+    pub mod message {
+        pub use crate::criu::message::{
+            CgroupsMode, ExternalMount, Features, InheritFd, JoinNamespace, NetworkLock, Notify, Options,
+            PageServer, Request, Response, Restored, Type, Version,
+        };
+    }
+}
 pub mod dbus {
     pub use crate::dbus::addresses;
 }
@@ -100,7 +108,7 @@ pub mod sys {
         pub use crate::sys::credentials::{capset, is_ambient, setgroups, umask};
     }
     pub mod fs {
-        pub use crate::sys::fs::{CWD, O_DIRECTORY, O_PATH, open};
+        pub use crate::sys::fs::{CWD, O_DIRECTORY, O_PATH, open, take_for_writing};
     }
     pub mod landlock {
         pub use crate::sys::landlock::abi;
@@ -115,7 +123,7 @@ pub mod sys {
         pub use crate::sys::seccomp::{action_available, flag_available};
     }
     pub mod socket {
-        pub use crate::sys::socket::receive;
+        pub use crate::sys::socket::{receive, send};
     }
     pub mod task {
         pub use crate::sys::task::{Forked, clone3, exit_now, setfsgid, setfsuid, setsid, wait};

@@ -201,17 +201,22 @@ pub(super) fn run(globals: &Globals, args: &Checkpoint) -> Result<()> {
     };
     dump.run(status == Status::Paused)?;
     log::info(|| format!("container {}: checkpoint in {}", record.id, args.images.display()));
-    show_stats(&directories, stats::DUMP, args.print_stats)?;
+    show_stats(&directories, stats::DUMP, args.print_stats);
     if args.leave_running || args.pre_dump { Ok(()) } else { leftover::remove(dir, record) }
 }
 
-/// Prints CRIU's statistics if they are asked for, and tells them to the log.
-pub(super) fn show_stats(directories: &Directories, name: &str, print: bool) -> Result<()> {
-    let Some(stats) = stats::read(directories.work.as_fd(), name) else {
-        return if print { Err(fail(Kind::Os, format!("CRIU has written no {name}"))) } else { Ok(()) };
+/// Prints CRIU's statistics if they are asked for, and tells them to the log. The work is done, so an error is only a warning.
+pub(super) fn show_stats(directories: &Directories, name: &str, print: bool) {
+    let stats = stats::read(directories.work.as_fd(), name);
+    stats.iter().for_each(|stats| log::debug(|| format!("criu: {name}: {stats}")));
+    let printed = match stats {
+        _ if !print => return,
+        Some(stats) => super::print(&format!("{stats}\n")),
+        None => Err(fail(Kind::Os, format!("CRIU has written no {name}"))),
     };
-    log::debug(|| format!("criu: {name}: {stats}"));
-    if print { super::print(&format!("{stats}\n")) } else { Ok(()) }
+    if let Err(e) = printed {
+        log::warn(format!("--print-stats: {e:#}, ignoring"));
+    }
 }
 
 /// Returns the descriptor that the caller has left for `--status-fd`.

@@ -108,7 +108,7 @@ impl Prepared {
     }
 
     pub(super) fn terminal(&self) -> bool {
-        self.plan.process.as_ref().is_some_and(|process| process.terminal)
+        self.plan.terminal()
     }
 
     /// Has `launch` carry the plan out.

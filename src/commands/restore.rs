@@ -82,7 +82,7 @@ pub(super) fn run(globals: &Globals, args: &Restore) -> Result<u8> {
         prepared.launch(globals, &run.create, Start::AtOnce, |request| {
             crate::launch::restore(request, &images)
         })?;
-    show_stats(&directories, stats::RESTORE, args.print_stats)?;
+    show_stats(&directories, stats::RESTORE, args.print_stats);
     match signals {
         None => Ok(0),
         Some(signals) => {

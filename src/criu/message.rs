@@ -6,7 +6,7 @@ use prost::Message;
 /// What a request asks for, and what an answer is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
-pub(crate) enum Type {
+pub enum Type {
     Empty = 0,
     Dump = 1,
     Restore = 2,
@@ -19,7 +19,7 @@ pub(crate) enum Type {
 /// What CRIU does with cgroups: their properties, and those of processes in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
-pub(crate) enum CgroupsMode {
+pub enum CgroupsMode {
     /// It leaves them alone.
     Ignore = 0,
     /// It restores the properties of the cgroups that it has to make.
@@ -33,14 +33,14 @@ pub(crate) enum CgroupsMode {
 /// How CRIU keeps the packets of TCP connections away while it saves them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
-pub(crate) enum NetworkLock {
+pub enum NetworkLock {
     Iptables = 1,
     Nftables = 2,
     Skip = 3,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct PageServer {
+pub struct PageServer {
     #[prost(string, optional, tag = "1")]
     pub address: Option<String>,
     #[prost(int32, optional, tag = "2")]
@@ -50,7 +50,7 @@ pub(crate) struct PageServer {
 /// A mount whose content is not in the images. In a dump `key` is its mount point and `value` its name; in a restore `key` is
 /// that name and `value` the path of what is mounted.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct ExternalMount {
+pub struct ExternalMount {
     #[prost(string, required, tag = "1")]
     pub key: String,
     #[prost(string, required, tag = "2")]
@@ -58,7 +58,7 @@ pub(crate) struct ExternalMount {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct CgroupRoot {
+pub struct CgroupRoot {
     /// The controller; empty for v2.
     #[prost(string, optional, tag = "1")]
     pub controller: Option<String>,
@@ -68,7 +68,7 @@ pub(crate) struct CgroupRoot {
 
 /// A descriptor of the CRIU process that replaces a file of the images.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct InheritFd {
+pub struct InheritFd {
     #[prost(string, required, tag = "1")]
     pub key: String,
     #[prost(int32, required, tag = "2")]
@@ -77,7 +77,7 @@ pub(crate) struct InheritFd {
 
 /// A namespace that the restored processes join instead of a new one.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct JoinNamespace {
+pub struct JoinNamespace {
     #[prost(string, required, tag = "1")]
     pub kind: String,
     #[prost(string, required, tag = "2")]
@@ -85,7 +85,7 @@ pub(crate) struct JoinNamespace {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Options {
+pub struct Options {
     /// Numbers of descriptors of the process that has made the socket.
     #[prost(int32, required, tag = "1")]
     pub images_dir_fd: i32,
@@ -172,7 +172,7 @@ pub(crate) struct Options {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Features {
+pub struct Features {
     #[prost(bool, optional, tag = "1")]
     pub mem_track: Option<bool>,
     #[prost(bool, optional, tag = "2")]
@@ -180,7 +180,7 @@ pub(crate) struct Features {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Request {
+pub struct Request {
     #[prost(enumeration = "Type", required, tag = "1")]
     pub kind: i32,
     #[prost(message, optional, tag = "2")]
@@ -195,13 +195,13 @@ pub(crate) struct Request {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Restored {
+pub struct Restored {
     #[prost(int32, required, tag = "1")]
     pub pid: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Notify {
+pub struct Notify {
     /// The name of the step.
     #[prost(string, optional, tag = "1")]
     pub script: Option<String>,
@@ -210,7 +210,7 @@ pub(crate) struct Notify {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Version {
+pub struct Version {
     #[prost(int32, required, tag = "1")]
     pub major: i32,
     #[prost(int32, required, tag = "2")]
@@ -220,7 +220,7 @@ pub(crate) struct Version {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Response {
+pub struct Response {
     #[prost(enumeration = "Type", required, tag = "1")]
     pub kind: i32,
     #[prost(bool, required, tag = "2")]

@@ -4,13 +4,14 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use prost::Message;
 
 use super::message::{Features, Request, Response, Type};
 use crate::error::{Context, Kind, Result, fail};
 use crate::log;
-use crate::sys::socket;
 use crate::sys::task::{self, Exit};
+use crate::sys::{self, socket};
 
 /// The oldest CRIU: it freezes by cgroup v2, and knows external pid namespaces and the option for LSM profiles.
 const OLDEST: (u32, &str) = (31_600, "3.16");
@@ -74,10 +75,7 @@ impl Session<'_> {
     fn answer(&self, request: &Request) -> Result<Response> {
         self.send(request)?;
         let (answer, _) = self.receive()?;
-        if !answer.success {
-            return Err(refused(&answer));
-        }
-        Ok(answer)
+        accept(request, answer)
     }
 
     /// Makes a request. Calls `on` for each step that CRIU reports. If that fails, CRIU undoes what it has done, and the
@@ -95,7 +93,7 @@ impl Session<'_> {
                 Err(e) => break Err(e),
             };
             if answer.kind() != Type::Notify {
-                break if answer.success { Ok(answer) } else { Err(refused(&answer)) };
+                break accept(request, answer);
             }
             let notify = answer.notify.unwrap_or_default();
             let name = notify.script.unwrap_or_default();
@@ -139,7 +137,7 @@ impl Session<'_> {
     }
 
     fn send(&self, request: &Request) -> Result<()> {
-        socket::send(self.socket.as_fd(), &request.encode_to_vec(), &[]).context("CRIU does not listen")
+        socket::send(self.socket.as_fd(), &request.encode_to_vec(), &[]).map_err(|e| self.closed(e))
     }
 
     /// Waits for the next message, as long as there is progress.
@@ -154,25 +152,39 @@ impl Session<'_> {
                 return Err(Failed(format!("CRIU has stood still for {:?}", self.still)).into());
             }
         }
-        let (bytes, fd) = socket::receive(self.socket.as_fd())?;
+        let (bytes, fd) = socket::receive(self.socket.as_fd()).map_err(|e| self.closed(e))?;
         if bytes.is_empty() {
             return Err(self.died());
         }
-        let answer = Response::decode(&bytes[..]);
-        Ok((answer.map_err(|e| fail(Kind::Os, format!("CRIU's answer is not understood: {e}")))?, fd))
+        let answer = Response::decode(&bytes[..]).map_err(|e| {
+            log::debug(|| format!("criu: {e}"));
+            fail(Kind::Os, "CRIU's answer is not understood")
+        })?;
+        Ok((answer, fd))
+    }
+
+    /// Returns the error of a call on the socket. It names the end of CRIU, if that is the reason.
+    fn closed(&self, error: sys::Error) -> anyhow::Error {
+        match error.errno {
+            Errno::EPIPE | Errno::ECONNRESET => self.died(),
+            _ => error.into(),
+        }
     }
 
     /// Returns the error for the end of the socket.
     fn died(&self) -> anyhow::Error {
-        let how = match task::poll_readable(&[self.pidfd.as_fd()], Some(Instant::now() + END)) {
+        let deadline = Instant::now() + END.min(self.still);
+        let text = match task::poll_readable(&[self.pidfd.as_fd()], Some(deadline)) {
             Ok(ended) if ended.contains(&true) => match task::peek(self.pidfd.as_fd()) {
-                Ok(Exit::Code(code)) => format!(" (exit status {code})"),
-                Ok(Exit::Signal(signal)) => format!(" (killed by signal {signal})"),
-                Err(_) => String::new(),
+                Ok(Exit::Code(code)) => format!("CRIU has ended without an answer (exit status {code})"),
+                Ok(Exit::Signal(signal)) => {
+                    format!("CRIU has ended without an answer (killed by signal {signal})")
+                }
+                Err(_) => "CRIU has ended without an answer".into(),
             },
-            _ => String::new(),
+            _ => "CRIU has closed its socket without an answer".into(),
         };
-        Failed(format!("CRIU has ended without an answer{how}")).into()
+        Failed(text).into()
     }
 }
 
@@ -188,10 +200,21 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
+/// Returns the answer to a request if CRIU has done what was asked for. Its answer to a request that it refuses can have any type.
+fn accept(request: &Request, answer: Response) -> Result<Response> {
+    if !answer.success {
+        return Err(refused(&answer));
+    }
+    if answer.kind != request.kind {
+        return Err(fail(Kind::Os, "CRIU's answer is about another request"));
+    }
+    Ok(answer)
+}
+
 fn refused(answer: &Response) -> anyhow::Error {
     let mut text = String::from("CRIU failed");
     if let Some(errno) = answer.errno.filter(|errno| *errno > 0) {
-        text = format!("{text}: {}", crate::sys::text(nix::errno::Errno::from_raw(errno)));
+        text = format!("{text}: {}", sys::text(Errno::from_raw(errno)));
     }
     if let Some(message) = answer.message.as_deref().filter(|message| !message.trim().is_empty()) {
         text = format!("{text}: {}", super::log::without_place(message.trim()));
@@ -202,4 +225,214 @@ fn refused(answer: &Response) -> anyhow::Error {
 fn kill(pidfd: &OwnedFd) {
     let _ = task::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = task::wait_killed(pidfd.as_fd());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::process::Command;
+
+    use super::super::message::{Notify, Options, Version};
+    use super::*;
+
+    fn answer(kind: Type) -> Response {
+        Response { kind: kind.into(), success: true, ..Response::default() }
+    }
+
+    fn step(name: &str) -> Response {
+        let notify = Some(Notify { script: Some(name.into()), pid: Some(7) });
+        Response { notify, ..answer(Type::Notify) }
+    }
+
+    fn version(major: i32, minor: i32) -> Response {
+        let version = Some(Version { major, minor, sublevel: None });
+        Response { version, ..answer(Type::Version) }
+    }
+
+    fn features(mem_track: Option<bool>, lazy_pages: Option<bool>) -> Response {
+        let features = Some(Features { mem_track, lazy_pages });
+        Response { features, ..answer(Type::FeatureCheck) }
+    }
+
+    /// Calls `act` with a session whose CRIU is `process`, and the other end of its socket.
+    fn session<T>(process: &mut Command, act: impl FnOnce(Session, OwnedFd) -> T) -> T {
+        let mut child = process.spawn().unwrap();
+        let pidfd = task::pidfd_open(child.id() as i32).unwrap();
+        let (socket, peer) = socket::channel().unwrap();
+        let still = Duration::from_millis(50);
+        let done = act(Session { socket, pidfd, progress: &|| 0, may_wait: false, still }, peer);
+        let _ = child.kill();
+        let _ = child.wait();
+        done
+    }
+
+    /// Calls `act` with a session that finds these answers. Returns the requests too. CRIU does not end before it is killed.
+    fn with<T>(answers: &[Response], act: impl FnOnce(&Session) -> T) -> (T, Vec<Request>) {
+        session(Command::new("sleep").arg("100"), |session, peer| {
+            for answer in answers {
+                socket::send(peer.as_fd(), &answer.encode_to_vec(), &[]).unwrap();
+            }
+            let done = act(&session);
+            drop(session.socket);
+            let next = || {
+                let (bytes, _) = socket::receive(peer.as_fd()).unwrap();
+                (!bytes.is_empty()).then(|| Request::decode(&bytes[..]).unwrap())
+            };
+            (done, std::iter::from_fn(next).collect())
+        })
+    }
+
+    fn error<T>(result: Result<T>) -> String {
+        format!("{:#}", result.err().unwrap())
+    }
+
+    fn dump() -> Request {
+        Request::of(Type::Dump, Some(Options::default()))
+    }
+
+    #[test]
+    fn the_version_must_be_new_enough() {
+        for (major, minor, expected) in [(3, 16, "3.16"), (4, 0, "4.0"), (5, 1, "5.1")] {
+            let (checked, requests) = with(&[version(major, minor)], |session| session.check(None).unwrap());
+            assert_eq!(checked, expected);
+            assert_eq!((requests[0].kind(), requests[0].keep_open), (Type::Version, Some(true)));
+        }
+        for (major, minor) in [(3, 15), (0, 99), (-4, 1)] {
+            let (text, _) = with(&[version(major, minor)], |session| error(session.check(None)));
+            assert!(text.ends_with("is too old: 3.16 or newer is needed"), "{text}");
+        }
+        let (text, _) = with(&[answer(Type::Version)], |session| error(session.check(None)));
+        assert_eq!(text, "CRIU does not tell its version");
+    }
+
+    #[test]
+    fn only_wanted_features_are_asked_for_and_must_be_there() {
+        let [memory, lazy] = [(Some(true), None), (None, Some(true))];
+        let no_memory = "--pre-dump: this kernel does not track changes of memory";
+        let no_lazy = "--lazy-pages: this kernel has no userfaultfd that CRIU can use";
+        let (yes, no) = (Some(true), Some(false));
+        for (wanted, has, expected) in [
+            (memory, features(yes, no), Ok("4.1".to_string())),
+            (lazy, features(None, yes), Ok("4.1".to_string())),
+            (memory, features(no, yes), Err(no_memory)),
+            (memory, features(None, yes), Err(no_memory)),
+            (lazy, features(yes, no), Err(no_lazy)),
+            (lazy, answer(Type::FeatureCheck), Err(no_lazy)),
+        ] {
+            let wanted = Features { mem_track: wanted.0, lazy_pages: wanted.1 };
+            let (checked, requests) =
+                with(&[version(4, 1), has], |session| session.check(Some(wanted.clone())));
+            assert_eq!(checked.map_err(|e| format!("{e:#}")), expected.map_err(Into::into));
+            assert_eq!(requests[1].features, Some(wanted));
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_the_errno_and_the_message() {
+        let refused = |kind, errno, message: &str| Response {
+            success: false,
+            errno: Some(errno),
+            message: Some(message.into()),
+            ..answer(kind)
+        };
+        for (refusal, expected) in [
+            (refused(Type::Dump, 1, ""), "CRIU failed: operation not permitted"),
+            (refused(Type::Empty, 0, "Error (criu/x.c:1): why"), "CRIU failed: why"),
+            (refused(Type::Empty, -1, " "), "CRIU failed"),
+        ] {
+            let (failed, _) = with(&[refusal], |session| session.request(&dump(), |_| Ok(())).err().unwrap());
+            assert_eq!(failed.to_string(), expected);
+            assert!(failed.is::<Failed>());
+        }
+        let (text, _) = with(&[answer(Type::Restore)], |session| error(session.request(&dump(), |_| Ok(()))));
+        assert_eq!(text, "CRIU's answer is about another request");
+    }
+
+    #[test]
+    fn the_end_of_criu_has_its_status() {
+        for (script, expected) in [
+            ("exit 4", "CRIU has ended without an answer (exit status 4)"),
+            ("kill -KILL $$", "CRIU has ended without an answer (killed by signal 9)"),
+            ("exec sleep 100", "CRIU has closed its socket without an answer"),
+        ] {
+            let (sent, received) = session(Command::new("sh").args(["-c", script]), |session, peer| {
+                // What has arrived is unread at the end, which is an error of the next call.
+                session.send(&dump()).unwrap();
+                drop(peer);
+                let received = error(session.receive());
+                (error(session.send(&dump())), received)
+            });
+            assert_eq!((&*sent, &*received), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn the_steps_get_their_answers() {
+        let mut seen = Vec::new();
+        let (done, requests) = with(&[step("a"), step("b"), answer(Type::Dump)], |session| {
+            session.request(&dump(), |step| {
+                seen.push((step.name, step.pid));
+                Ok(())
+            })
+        });
+        done.unwrap();
+        assert_eq!(seen, [("a".into(), Some(7)), ("b".into(), Some(7))]);
+        let replies: Vec<_> =
+            requests.iter().map(|request| (request.kind(), request.notify_success)).collect();
+        assert_eq!(replies, [(Type::Dump, None), (Type::Notify, Some(true)), (Type::Notify, Some(true))]);
+    }
+
+    #[test]
+    fn a_step_that_fails_is_the_error_whatever_criu_answers() {
+        let failed = Response { success: false, ..answer(Type::Dump) };
+        for last in [vec![failed], vec![answer(Type::Dump)], vec![]] {
+            let answers = [vec![step("a"), step("b"), step("c")], last].concat();
+            let mut seen = Vec::new();
+            let (text, requests) = with(&answers, |session| {
+                error(session.request(&dump(), |step| {
+                    seen.push(step.name.clone());
+                    if step.name == "b" { Err(fail(Kind::Os, "the reason")) } else { Ok(()) }
+                }))
+            });
+            assert_eq!((&*text, seen), ("the reason", vec!["a".to_string(), "b".into()]));
+            let replies: Vec<_> = requests[1..].iter().map(|request| request.notify_success).collect();
+            assert_eq!(replies, [Some(true), Some(false), Some(false)]);
+        }
+    }
+
+    #[test]
+    fn a_criu_without_progress_is_given_up() {
+        let (text, _) = with(&[step("a")], |session| error(session.request(&dump(), |_| Ok(()))));
+        assert_eq!(text, "CRIU has stood still for 50ms");
+    }
+
+    #[test]
+    fn a_criu_with_progress_or_that_may_wait_is_not_given_up() {
+        for may_wait in [false, true] {
+            session(Command::new("sleep").arg("100"), |session, peer| {
+                let looks = Cell::new(0);
+                let progress = || {
+                    looks.set(looks.get() + 1);
+                    if looks.get() == 4 {
+                        socket::send(peer.as_fd(), &answer(Type::Dump).encode_to_vec(), &[]).unwrap();
+                    }
+                    if may_wait { 0 } else { looks.get() }
+                };
+                let session = Session { progress: &progress, may_wait, ..session };
+                session.request(&dump(), |_| Ok(())).unwrap();
+                assert_eq!(looks.get(), 4);
+            });
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_refused() {
+        for bytes in [&[0xff; 9][..], b"\x08", b"x"] {
+            let text = session(Command::new("sleep").arg("100"), |session, peer| {
+                socket::send(peer.as_fd(), bytes, &[]).unwrap();
+                error(session.request(&dump(), |_| Ok(())))
+            });
+            assert_eq!(text, "CRIU's answer is not understood");
+        }
+    }
 }

@@ -208,11 +208,10 @@ impl<'a> Build<'a> {
         let stages = stages(plan, &caller.host);
         // A terminal is a device of the container's, so it must be opened after the device filter is attached. Often the
         // container process asks for something later than that anyway. All other files that it opens are regular.
-        let terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
         let asks = stages == Stages::Intermediate
             || opened.sources.as_ref().is_none_or(|sources| sources.asks(&plan.rootfs))
             || plan.reports_mounts();
-        let awaits_filter = cgroup.is_some() && terminal && !asks;
+        let awaits_filter = cgroup.is_some() && plan.terminal() && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
         let root_only = plan.root_only && stages == Stages::Direct;

@@ -219,14 +219,15 @@ pub(super) fn progress(pid: i32, work: BorrowedFd, log: &str, cgroup: Option<&Cg
     own.wrapping_add(written).wrapping_add(used().unwrap_or(0))
 }
 
-/// Replaces an error of CRIU's by what its log says.
+/// Replaces an error of CRIU's by what its log says, if it has written one.
 pub(super) fn with_log(error: anyhow::Error, directories: &Directories, name: &str) -> anyhow::Error {
-    if !error.is::<Failed>() {
+    let work = directories.work.as_fd();
+    if !error.is::<Failed>() || fs::stat_at(work, Path::new(name)).is_err() {
         // What went wrong is the runtime's own step.
         return error;
     }
     let whole = format!("the whole log: {}", directories.work_path.join(name).display());
-    match crate::criu::log::errors(directories.work.as_fd(), name) {
+    match crate::criu::log::errors(work, name) {
         Some(errors) => fail(Kind::Os, format!("criu: {errors} ({whole})")),
         None => fail(Kind::Os, format!("{error} ({whole})")),
     }

@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::criu::{Child, progress, with_log};
-use crate::cgroups::{self, Cgroup, CgroupRecord};
+use crate::cgroups::Cgroup;
 use crate::criu::message::{ExternalMount, Features, NetworkLock, Options, PageServer, Request, Type};
 use crate::criu::session::Step;
-use crate::criu::{Asked, DESCRIPTORS, DUMP_LOG, Directories};
+use crate::criu::{self, Asked, DESCRIPTORS, DUMP_LOG, Directories, stats};
 use crate::error::{Context, Kind, Result, fail};
 use crate::plan::Plan;
 use crate::rootfs::{self, External};
 use crate::state::Record;
 use crate::sys::{fs, mountinfo};
-use crate::{log, namespaces, trace};
+use crate::{log, namespaces, procstat, trace};
 
 /// The time limit for thawing the container after a failed dump.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,10 +69,11 @@ impl Dump<'_> {
         let cgroup = self.record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten();
         let facts = self.facts()?;
         let dumped = self.dump(facts, cgroup.as_ref()).map_err(|e| with_log(e, self.directories, DUMP_LOG));
-        let frozen = |record: &CgroupRecord| cgroups::frozen(record).unwrap_or(false);
+        // A process that is still being frozen does not count as frozen yet, so nothing but its end makes this needless.
+        let runs = || self.record.pid.is_some_and(|pid| procstat::runs(pid).unwrap_or(true));
         if (dumped.is_err() || self.leave_running || self.pre_dump)
             && !was_frozen
-            && self.record.cgroup.as_ref().is_some_and(frozen)
+            && runs()
             && let Some(cgroup) = &cgroup
             && let Err(e) = cgroup.thaw(Instant::now() + PATIENCE)
         {
@@ -84,6 +85,7 @@ impl Dump<'_> {
     fn dump(&self, facts: Facts, cgroup: Option<&Cgroup>) -> Result<()> {
         let kind = if self.pre_dump { Type::PreDump } else { Type::Dump };
         let request = Request::of(kind, Some(self.options(facts)?));
+        self.directories.clear([DUMP_LOG, stats::DUMP])?;
         let child = Child { shell_job: self.asked.shell_job, ..Child::default() }
             .spawn(self.program, Some(self.directories))?;
         let pid = child.pid;
@@ -246,10 +248,7 @@ fn streams(pid: i32, proc: BorrowedFd, ids: &[u64]) -> Result<Vec<String>> {
 fn write(dir: BorrowedFd, name: &str, bytes: &[u8]) -> Result<()> {
     let path = Path::new(name);
     let flags = fs::O_WRONLY | fs::O_CREAT | fs::O_EXCL | fs::O_NOFOLLOW;
-    match fs::unlinkat(dir, path) {
-        Err(e) if e.errno != nix::errno::Errno::ENOENT => return Err(e).context(name.to_string()),
-        _ => {}
-    }
+    criu::remove(dir, name)?;
     let file = fs::open(dir, path, flags, 0o600)?;
     Ok(fs::write_open(file.as_fd(), bytes)?)
 }

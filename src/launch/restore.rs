@@ -25,7 +25,7 @@ use crate::criu::message::{
     CgroupRoot, ExternalMount, InheritFd, JoinNamespace, Options, Request as Message, Type,
 };
 use crate::criu::session::Step;
-use crate::criu::{Asked, DESCRIPTORS, Directories, RESTORE_LOG};
+use crate::criu::{Asked, DESCRIPTORS, Directories, RESTORE_LOG, stats};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, Joined};
 use crate::process::env;
@@ -43,6 +43,17 @@ pub(crate) struct Images<'a> {
     pub tcp_close: bool,
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
+}
+
+/// What CRIU has reported of the restored processes.
+#[derive(Default)]
+struct Restored {
+    /// The first process, when all are made.
+    first: Option<(i32, OwnedFd)>,
+    /// The terminal has been sent.
+    terminal: bool,
+    /// Its master, if no console socket receives it.
+    console: Option<OwnedFd>,
 }
 
 /// The most bytes of [`DESCRIPTORS`].
@@ -118,6 +129,7 @@ impl Build<'_> {
             shell_job: images.asked.shell_job,
             given: taken.map(|(_, fd)| fd.as_raw_fd()).collect(),
         };
+        images.directories.clear([RESTORE_LOG, stats::RESTORE])?;
         let criu = child.spawn(images.program, Some(images.directories))?;
         let ready = self.make_ready(&criu, opened.systemd.as_mut(), cgroup.as_ref(), &directory);
         let options = ready.and_then(|mounts| {
@@ -174,10 +186,10 @@ impl Build<'_> {
         let progress = || progress(pid, work, RESTORE_LOG, cgroup);
         let (mut session, channel) = criu.executed(&progress)?;
         session.may_wait = images.asked.lazy_pages;
-        let (mut first, mut console) = (None, None);
+        let mut restored = Restored::default();
         let asked = session.check(None).and_then(|version| {
             log::debug(|| format!("CRIU {version}, restore"));
-            session.request(message, |step| self.on(step, opened, images, &mut first, &mut console))
+            session.request(message, |step| self.on(step, opened, images, &mut restored))
         });
         let done = match asked {
             Ok(_) => session.end().and_then(|exit| match exit.status() {
@@ -190,24 +202,21 @@ impl Build<'_> {
             }
         };
         done?;
+        let Restored { first, console, .. } = restored;
         let (pid, pidfd) =
             first.ok_or_else(|| fail(Kind::Os, "CRIU has not told which process it restored"))?;
         Ok(Process { pid, pidfd, console, intermediate: false, waits: false, channel, watch: None })
     }
 
     /// Does what a step of CRIU's requires.
-    fn on(
-        &mut self,
-        step: Step,
-        opened: &Opened,
-        images: &Images,
-        first: &mut Option<(i32, OwnedFd)>,
-        console: &mut Option<OwnedFd>,
-    ) -> Result<()> {
+    fn on(&mut self, step: Step, opened: &Opened, images: &Images, restored: &mut Restored) -> Result<()> {
         let plan = self.request.plan;
         match (step.name.as_str(), step.pid, step.fd) {
             ("setup-namespaces", Some(pid), _) => {
                 self.record_pid(pid)?;
+                if self.record.start_time.is_none() {
+                    return Err(fail(Kind::Os, format!("CRIU reports process {pid}, which does not exist")));
+                }
                 self.dir.save(self.record)?;
                 if plan.namespaces.creates(libc::CLONE_NEWNET) && images.asked.empty_network {
                     let up = || Ok(net::loopback_up()?);
@@ -218,25 +227,35 @@ impl Build<'_> {
                 hooks::run(&plan.hooks.create_runtime, state.as_bytes(), env::own)
             }
             ("orphan-pts-master", _, Some(master)) => {
+                restored.terminal = true;
                 match &opened.console_socket {
                     Some(socket) => socket::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()])
                         .context("--console-socket")?,
                     None => {
                         copy_size(master.as_fd())?;
-                        *console = Some(master);
+                        restored.console = Some(master);
                     }
                 }
                 Ok(())
             }
             ("post-restore", Some(pid), _) => {
+                if self.record.pid != Some(pid) {
+                    // The hooks have not run for this process.
+                    return Err(fail(Kind::Os, "CRIU reports another process than before"));
+                }
+                if plan.terminal() && !restored.terminal && !images.asked.shell_job {
+                    log::warn("process.terminal: the checkpoint has no terminal, ignoring");
+                }
                 let pidfd = task::pidfd_open(pid)?;
-                self.record_pid(pid)?;
                 self.record_time_namespace(pid)?;
                 self.dir.save_config(&self.request.config.text)?;
                 self.put_on_record(pid, &pidfd, opened.pidfd_socket.as_ref())?;
                 log::info(|| format!("container {}: restored, process {pid}", self.request.id));
-                *first = Some((pid, pidfd));
+                restored.first = Some((pid, pidfd));
                 Ok(())
+            }
+            (name @ ("setup-namespaces" | "post-restore"), None, _) => {
+                Err(fail(Kind::Os, format!("CRIU reports no process at its step {name}")))
             }
             _ => Ok(()),
         }

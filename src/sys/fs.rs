@@ -459,7 +459,7 @@ pub(crate) fn keep_on_exec(fd: i32) -> Result<()> {
 }
 
 /// Takes over a descriptor that [`inherited`] has returned, and that must be open for writing. It is closed on exec.
-pub(crate) fn take_for_writing(fd: i32) -> Result<OwnedFd> {
+pub fn take_for_writing(fd: i32) -> Result<OwnedFd> {
     // SAFETY: the call only reads flags. If the descriptor is not open, the error is EBADF.
     let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) }.into(), || format!("fcntl({fd}, F_GETFL)"))?;
     if flags as i32 & libc::O_ACCMODE == O_RDONLY {

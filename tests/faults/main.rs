@@ -8,6 +8,7 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod criu;
 #[allow(dead_code, unused_imports)]
 #[path = "../integration/harness.rs"]
 mod harness;
@@ -63,6 +64,8 @@ enum Success {
     Removed,
     /// The status is the first one, and after an error the second.
     Status(&'static str, &'static str),
+    /// Nothing is left, and after an error the container runs or has ended.
+    Saved,
     /// All limits are those of [`UPDATED`], and after an error the earlier ones. The first command of
     /// `before` sets those.
     Limits,
@@ -150,7 +153,7 @@ impl Verb {
             (Some(0), Success::Ran) if !ran() => {
                 cell.wrong.push("succeeds, and the program has not run".into())
             }
-            (Some(0), Success::Removed) => {
+            (Some(0), Success::Removed | Success::Saved) => {
                 cell.wrong
                     .extend(left(test, before).iter().map(|trace| format!("succeeds, and leaves {trace}")));
             }
@@ -158,6 +161,15 @@ impl Verb {
                 let (wanted, status) = (if code == 0 { after } else { otherwise }, test.status("f"));
                 if status != *wanted {
                     cell.wrong.push(format!("exits {code}, and the container is {status}"));
+                }
+            }
+            (Some(code), Success::Saved) => {
+                // CRIU thaws the container when it notices the end of the command. A killed command may have deleted it.
+                let wanted = || {
+                    !test.state().join("f").exists() || matches!(&*test.status("f"), "running" | "stopped")
+                };
+                if !poll(Duration::from_secs(10), wanted) {
+                    cell.wrong.push(format!("exits {code}, and the container is {}", test.status("f")));
                 }
             }
             (Some(code), Success::Limits) => {

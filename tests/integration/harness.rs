@@ -27,10 +27,13 @@ use serde_json::{Value, json};
 // The path also works if another test binary includes this file.
 #[path = "harness/bundle.rs"]
 mod bundle;
+#[path = "harness/criu.rs"]
+mod criu;
 #[path = "harness/manager.rs"]
 mod manager;
 
 pub use bundle::{Bundle, default_config, without_namespace};
+pub use criu::Criu;
 pub use manager::Manager;
 
 pub const INSIDE: &str = "CORTEN_TEST_DIR";
