@@ -19,7 +19,6 @@ use nix::errno::Errno;
 use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use strict::Ignored;
 
 pub(crate) use inspect::{Inspection, inspect};
 pub(crate) use unknown::{Unknown, in_resources, misspelt};
@@ -128,7 +127,7 @@ fn parse_seccomp(text: &str) -> Result<LinuxSeccomp> {
         notes.problem("ociVersion", "this is a whole configuration (hint: --bundle DIR)");
     }
     notes.into_result()?;
-    let mut profile = strict::from_str(text).map_err(|e| misplaced("profile", text, &e))?;
+    let (mut profile, _) = strict::read(text).map_err(|e| misplaced("profile", text, &e))?;
     repair::remove_empty_of_seccomp(&mut profile);
     Ok(profile)
 }
@@ -174,13 +173,11 @@ fn text(bytes: sys::Result<Vec<u8>>, path: &Path) -> Result<String> {
 pub fn parse(text: String) -> Result<Config> {
     let _phase = trace::phase("parse config.json");
     let mut notes = Notes::default();
-    let ignored = Ignored::default();
-    let fast = strict::noticing(&text, &ignored);
-    let mut spec: Spec = match fast {
-        Ok(spec) if !repair::doubtful(&spec, &text) => spec,
-        fast => repaired("config.json", &text, fast, &mut notes, &ignored, repair::configuration)?,
+    let (mut spec, ignored): (Spec, bool) = match strict::read(&text) {
+        Ok(read) if !repair::doubtful(&read.0, &text) => read,
+        fast => repaired("config.json", &text, fast, &mut notes, repair::configuration)?,
     };
-    let unknown = if ignored.any() { unknown::in_configuration(&text) } else { Vec::new() };
+    let unknown = if ignored { searched(&text, unknown::in_configuration) } else { Vec::new() };
     repair::remove_empty(&mut spec);
     let version = Version::parse(spec.version()).and_then(|version| version.check(&mut notes));
     let version = version.unwrap_or_else(|message| {
@@ -194,21 +191,25 @@ pub fn parse(text: String) -> Result<Config> {
 /// Reads the text of a process document.
 pub fn parse_process(text: &str, version: Version) -> Result<(Process, Vec<String>)> {
     let mut notes = Notes::default();
-    let ignored = Ignored::default();
-    let process = match strict::noticing(text, &ignored) {
-        Ok(process) => process,
+    let (process, ignored) = match strict::read(text) {
+        Ok(read) => read,
         Err(_) if is_configuration(text) => {
             let what = "is a whole configuration (hint: --process reads what its member process contains)";
             return Err(fail(Kind::Config, format!("process: {what}")));
         }
-        fast => repaired("process", text, fast, &mut notes, &ignored, |value, found| {
+        fast => repaired("process", text, fast, &mut notes, |value, found| {
             repair::process(value, "", version, found);
         })?,
     };
-    if ignored.any() {
-        notes.warnings.extend(misspelt(&unknown::in_process(text, version)));
+    if ignored {
+        notes.warnings.extend(misspelt(&searched(text, unknown::in_process)));
     }
     Ok((process, notes.warnings))
+}
+
+/// Searches a text, which is valid JSON, for unknown members.
+fn searched(text: &str, search: fn(&Value) -> Vec<Unknown>) -> Vec<Unknown> {
+    serde_json::from_str(text).map_or_else(|_| Vec::new(), |value| search(&value))
 }
 
 /// Returns whether a text is a whole configuration.
@@ -232,23 +233,20 @@ pub(crate) fn typed_resources(mut value: Value) -> Result<LinuxResources> {
 }
 
 fn typed(resources: &Value) -> Result<LinuxResources> {
-    strict::from_value(resources).or_else(|_| {
-        // The place of an error can be found in a text only.
-        let text = resources.to_string();
-        strict::from_str(&text).map_err(|e| misplaced("resources", &text, &e))
-    })
+    // The place of an error can be found in a text only.
+    let text = resources.to_string();
+    strict::read(&text).map(|(typed, _)| typed).map_err(|e| misplaced("resources", &text, &e))
 }
 
 /// Converts a document again, by way of a JSON value that `mend` repairs. This is slower than reading the
-/// text.
+/// text. Also returns whether the document has a member that the type does not know.
 fn repaired<T: DeserializeOwned>(
     document: &str,
     text: &str,
-    fast: serde_json::Result<T>,
+    fast: serde_json::Result<(T, bool)>,
     notes: &mut Notes,
-    ignored: &Ignored,
     mend: impl FnOnce(&mut Value, &mut repair::Found),
-) -> Result<T> {
+) -> Result<(T, bool)> {
     let mut value: Value = serde_json::from_str(text).map_err(|e| syntax(document, text, &e))?;
     let mut found = repair::Found::default();
     mend(&mut value, &mut found);
@@ -260,7 +258,7 @@ fn repaired<T: DeserializeOwned>(
         _ => {
             // Rendered as text again, because only an error in a text has a line and a column.
             let text = serde_json::to_string(&value).context("JSON")?;
-            strict::noticing(&text, ignored).map_err(|e| misplaced(document, &text, &e))
+            strict::read(&text).map_err(|e| misplaced(document, &text, &e))
         }
     }
 }

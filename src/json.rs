@@ -53,7 +53,38 @@ fn described(text: &str) -> Option<String> {
     }
     let rest = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "))?;
     let (found, expected) = rest.rsplit_once(", expected ")?;
-    Some(format!("must be {}, not {}", wanted(expected), given(found)))
+    let wanted = wanted(expected);
+    let word = found.strip_prefix("string \"").and_then(|rest| rest.strip_suffix('"'));
+    let hint = word.and_then(|word| instead(word, &wanted));
+    let hint = hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+    Some(format!("must be {wanted}, not {}{hint}", given(found)))
+}
+
+/// Returns what to write instead of a string, where something else is wanted.
+fn instead(word: &str, wanted: &str) -> Option<String> {
+    if wanted.starts_with("a whole number") {
+        return match word.parse::<i64>() {
+            Ok(_) => Some("write it without quotes".into()),
+            Err(_) => bytes(word).map(|bytes| format!("that is {bytes} bytes")),
+        };
+    }
+    // A text with blanks may be a command line, whose words only a shell finds.
+    let list = wanted == "an array" && !word.is_empty() && !word.contains([' ', '\\']);
+    list.then(|| format!("[\"{}\"]", word.replace(',', "\", \"")))
+}
+
+/// Returns the bytes of a size with a unit, such as 512m, as the command lines of engines have it.
+fn bytes(word: &str) -> Option<u64> {
+    let lower = word.to_ascii_lowercase();
+    let (number, unit) = lower.split_at(lower.find(|c: char| !c.is_ascii_digit())?);
+    let power = match unit.trim_start().trim_end_matches('b').trim_end_matches('i') {
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << power)
 }
 
 /// Returns the word in backquotes that follows the beginning of a text.
@@ -61,16 +92,41 @@ fn quoted<'a>(text: &'a str, start: &str) -> Option<&'a str> {
     text.strip_prefix(start)?.strip_prefix('`')?.strip_suffix('`')
 }
 
-/// Returns the word that was probably meant: the nearest one, or the only one that begins or ends with it, as
-/// RLIMIT_NOFILE ends with "nofile".
+/// Returns the word that was probably meant: another name of it, the only one that begins or ends with it, as
+/// RLIMIT_NOFILE ends with "nofile", or the nearest one, with or without what all of them begin with.
 fn meant<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
     let lower = word.to_lowercase();
+    // The architectures' names in Go and Debian.
+    let other = match lower.strip_prefix("scmp_arch_").unwrap_or(&lower) {
+        "amd64" | "x64" => "SCMP_ARCH_X86_64",
+        "386" | "i386" | "i686" => "SCMP_ARCH_X86",
+        "arm64" => "SCMP_ARCH_AARCH64",
+        "armel" | "armhf" => "SCMP_ARCH_ARM",
+        "ppc64el" => "SCMP_ARCH_PPC64LE",
+        _ => "",
+    };
+    if let Some(known) = words.iter().find(|known| **known == other) {
+        return Some(known);
+    }
     let mut longer = words.iter().filter(|known| {
         let known = known.to_lowercase();
         lower.len() > 1 && (known.starts_with(&lower) || known.ends_with(&format!("_{lower}")))
     });
     let only = longer.next().filter(|_| longer.next().is_none());
-    only.copied().or_else(|| suggest::nearest(word, words.iter().copied()))
+    let near = || suggest::nearest(word, words.iter().copied());
+    only.copied().or_else(near).or_else(|| {
+        let start = common_start(words);
+        let tail = suggest::nearest(word, words.iter().filter_map(|known| known.strip_prefix(start)))?;
+        words.iter().find(|known| known.strip_prefix(start) == Some(tail)).copied()
+    })
+}
+
+/// Returns what all words begin with, up to an underline.
+fn common_start<'a>(words: &[&'a str]) -> &'a str {
+    let first = words.first().copied().unwrap_or_default();
+    let common = |end: &usize| words.iter().all(|word| word.starts_with(&first[..*end]));
+    let ends = first.rmatch_indices('_').map(|(at, _)| at + 1);
+    &first[..ends.into_iter().find(common).unwrap_or(0)]
 }
 
 /// Describes what a type accepts.
@@ -161,6 +217,18 @@ mod tests {
                 "unknown variant `NOFILE`, expected one of `RLIMIT_CPU`, `RLIMIT_NOFILE`",
                 "\"NOFILE\" is unknown (hint: did you mean \"RLIMIT_NOFILE\"?)",
             ),
+            (
+                "unknown variant `amd64`, expected one of `SCMP_ARCH_X86`, `SCMP_ARCH_X86_64`",
+                "\"amd64\" is unknown (hint: did you mean \"SCMP_ARCH_X86_64\"?)",
+            ),
+            (
+                "unknown variant `SCMP_ARCH_ARM64`, expected one of `SCMP_ARCH_ARM`, `SCMP_ARCH_AARCH64`",
+                "\"SCMP_ARCH_ARM64\" is unknown (hint: did you mean \"SCMP_ARCH_AARCH64\"?)",
+            ),
+            (
+                "unknown variant `x86-64`, expected one of `SCMP_ARCH_X86`, `SCMP_ARCH_X86_64`",
+                "\"x86-64\" is unknown (hint: did you mean \"SCMP_ARCH_X86_64\"?)",
+            ),
             ("unknown variant `z`, expected `aaa` or `bbb`", "\"z\" is none of aaa, bbb"),
             ("unknown field `z`, expected `ro` or `rw`", "\"z\" is none of the members ro, rw"),
             (
@@ -179,10 +247,44 @@ mod tests {
             ("invalid type: null, expected a boolean", "must be true or false, not null"),
             ("invalid type: sequence, expected struct Root", "must be an object, not an array"),
             ("invalid type: map, expected a sequence", "must be an array, not an object"),
+            (
+                "invalid type: string \"512m\", expected i64",
+                "must be a whole number, not the string \"512m\" (hint: that is 536870912 bytes)",
+            ),
+            (
+                "invalid type: string \"-1\", expected i64",
+                "must be a whole number, not the string \"-1\" (hint: write it without quotes)",
+            ),
+            (
+                "invalid type: string \"ro,nosuid\", expected a sequence",
+                "must be an array, not the string \"ro,nosuid\" (hint: [\"ro\", \"nosuid\"])",
+            ),
+            (
+                "invalid type: string \"sh -c x\", expected a sequence",
+                "must be an array, not the string \"sh -c x\"",
+            ),
         ] {
             assert_eq!(described(text).as_deref(), Some(expected), "{text}");
         }
         assert_eq!(described("something new"), None);
+    }
+
+    #[test]
+    fn a_size_with_a_unit_has_a_number_of_bytes() {
+        for (word, expected) in [
+            ("1k", Some(1024)),
+            ("2 GiB", Some(2 << 30)),
+            ("3MB", Some(3 << 20)),
+            ("1t", Some(1 << 40)),
+            ("16777216t", None),
+            ("1.5g", None),
+            ("m", None),
+            ("5", None),
+            ("max", None),
+            ("5x", None),
+        ] {
+            assert_eq!(bytes(word), expected, "{word}");
+        }
     }
 
     #[test]

@@ -318,15 +318,23 @@ impl Log {
     }
 }
 
-/// Escapes the control characters of a text. Names in messages come from users, and a message must stay on
-/// one line.
+/// Escapes the control characters of a text, and the marks that change the direction of writing. Names in
+/// messages come from users, and a message must stay on one line, in the order in which it is written.
 #[must_use]
 pub(crate) fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() || is_direction_mark(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// Returns whether a character has Unicode's property Bidi_Control.
+fn is_direction_mark(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// Returns the current time in the format of RFC 3339.
@@ -381,6 +389,19 @@ mod tests {
             (253_402_300_799, 5, "9999-12-31T23:59:59.000000005Z"),
         ] {
             assert_eq!(rfc3339(Duration::new(seconds, nanos)), expected);
+        }
+    }
+
+    #[test]
+    fn a_text_of_a_user_neither_ends_the_line_nor_turns_it() {
+        for (text, expected) in [
+            ("Zürich 東京 שלום", "Zürich 東京 שלום"),
+            ("a\nb\u{1b}[1m", "a\\nb\\u{1b}[1m"),
+            ("a\u{202e}b\u{2066}c", "a\\u{202e}b\\u{2066}c"),
+            ("\u{200e}\u{200f}\u{61c}", "\\u{200e}\\u{200f}\\u{61c}"),
+            ("\u{200d}\u{202f}", "\u{200d}\u{202f}"),
+        ] {
+            assert_eq!(one_line(text), expected);
         }
     }
 

@@ -44,8 +44,11 @@ pub(crate) fn hindrances(plan: &Plan) -> Hindrances {
 /// Sorts an error as [`create`](super::create) would treat it.
 fn note(result: Result<()>, plan: &Plan, found: &mut Hindrances) {
     match result {
+        // One directory is enough.
         Err(e) if denied(&e) && plan.optional() => {
-            found.warnings.push(e.context("the container gets no cgroup"));
+            if found.warnings.is_empty() {
+                found.warnings.push(e.context("the container gets no cgroup"));
+            }
         }
         Err(e) => found.errors.push(explain(e, plan)),
         Ok(()) => {}

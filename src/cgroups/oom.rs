@@ -19,7 +19,14 @@ use serde::{Deserialize, Serialize};
 use super::parse::{flat, of};
 use super::{Cgroup, CgroupRecord};
 use crate::error::{Context, Result};
-use crate::sys;
+use crate::sys::task::Poll;
+use crate::sys::{self, fs};
+
+/// v2's files: the counts, those without what happened in cgroups below, the limit, and the most that was in use.
+const EVENTS: &str = "memory.events";
+const OWN_EVENTS: &str = "memory.events.local";
+const LIMIT: &str = "memory.max";
+const PEAK: &str = "memory.peak";
 
 /// How long after a signal a kill may be counted.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -38,6 +45,12 @@ pub struct Kills {
     /// Memory ran out on the host or in a cgroup above, not by the cgroup's own limit.
     #[serde(rename = "oomAbove", default, skip_serializing_if = "std::ops::Not::not")]
     pub above: bool,
+    /// Memory ran out by the limit of a cgroup below.
+    #[serde(rename = "oomBelow", default, skip_serializing_if = "std::ops::Not::not")]
+    pub below: bool,
+    /// The slice has counted them. systemd had removed the cgroup before its own count was read.
+    #[serde(rename = "oomInSlice", default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_slice: bool,
     #[serde(rename = "memoryLimit", default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// The most that was in use at any time. v2 reports it since Linux 5.19.
@@ -47,7 +60,11 @@ pub struct Kills {
 
 impl fmt::Display for Kills {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.above { " on the host or in a cgroup above" } else { "" };
+        let place = match self {
+            Self { above: true, .. } => " on the host or in a cgroup above",
+            Self { below: true, .. } => " in a cgroup below",
+            _ => "",
+        };
         write!(f, "out of memory{place}")?;
         let figures = [("limit", self.limit), ("peak", self.peak)];
         let figures =
@@ -75,34 +92,146 @@ fn size(bytes: u64) -> String {
 #[must_use]
 pub(crate) fn kills(record: &CgroupRecord) -> Option<Kills> {
     let cgroup = Cgroup::open(record).ok().flatten()?;
-    let read = |file: &str| cgroup.read(file).ok().flatten();
-    let counted = counted(read)?.checked_sub(record.earlier_kills).filter(|kills| *kills > 0)?;
-    Some(found(counted, read))
+    explain(|file| cgroup.read(file).ok().flatten(), record.earlier.unwrap_or_default())
 }
 
-/// Returns how many processes the kernel has killed in a cgroup since it was created.
-#[must_use]
-pub(crate) fn kills_until_now(cgroup: &Cgroup) -> u64 {
-    counted(|file| cgroup.read(file).ok().flatten()).unwrap_or(0)
+/// What the kernel has counted in a cgroup since it was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    pub kills: u64,
+    /// How often its limit, or one below, could not be kept. v1 does not count it.
+    pub oom: u64,
+    /// How often its own limit could not be kept.
+    pub own: u64,
 }
 
-/// Reads a count of kills by `read`, which returns the text of a file.
-fn counted(read: impl Fn(&str) -> Option<String>) -> Option<u64> {
-    read("memory.events").or_else(|| read("memory.oom_control")).map(|text| count(&text, "oom_kill"))
+impl Counts {
+    #[must_use]
+    pub(crate) fn of(cgroup: &Cgroup) -> Self {
+        Self::read(|file| cgroup.read(file).ok().flatten()).unwrap_or_default()
+    }
+
+    /// Reads the counts by `read`, which returns the text of a file.
+    fn read(read: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let text = read(EVENTS).or_else(|| read("memory.oom_control"))?;
+        let own = read(OWN_EVENTS).map_or(0, |text| count(&text, "oom"));
+        Some(Self { kills: count(&text, "oom_kill"), oom: count(&text, "oom"), own })
+    }
+
+    /// Returns what was counted after the first `earlier` ones.
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            kills: self.kills.saturating_sub(earlier.kills),
+            oom: self.oom.saturating_sub(earlier.oom),
+            own: self.own.saturating_sub(earlier.own),
+        }
+    }
 }
 
-/// Adds the figures to a count of kills.
-fn found(kills: u64, read: impl Fn(&str) -> Option<String>) -> Kills {
+/// Reads by `read`, which returns the text of a file, how many processes the kernel has killed after the `earlier` ones,
+/// and where memory ran out.
+fn explain(read: impl Fn(&str) -> Option<String>, earlier: Counts) -> Option<Kills> {
+    let new = Some(Counts::read(&read)?.since(earlier)).filter(|new| new.kills > 0)?;
     let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
-    if let Some(events) = read("memory.events") {
-        let limit = number("memory.max");
-        // The kernel counts in `oom` how often this limit, or one below, could not be kept.
-        let above = limit.is_none() || count(&events, "oom") == 0;
-        return Kills { count: kills, above, limit, peak: number("memory.peak") };
+    if read(EVENTS).is_some() {
+        let (limit, peak) = (number(LIMIT), number(PEAK));
+        let (above, below) = (new.oom == 0, new.oom > 0 && new.own == 0);
+        return Some(Kills { count: new.kills, above, below, in_slice: false, limit, peak });
     }
     // Without a limit v1 shows the largest number of whole pages.
     let limit = number("memory.limit_in_bytes").filter(|limit| *limit < i64::MAX as u64 >> 16 << 16);
-    Kills { count: kills, above: limit.is_none(), limit, peak: number("memory.max_usage_in_bytes") }
+    let (above, peak) = (limit.is_none(), number("memory.max_usage_in_bytes"));
+    Some(Kills { count: new.kills, above, limit, peak, ..Kills::default() })
+}
+
+/// The kills in a cgroup that systemd removes as soon as it is empty, and the counts with it. The files are
+/// opened while the container runs, and read when they change and at the moment when the container's first
+/// process has ended. systemd usually needs longer to remove them. If it was faster, the count of the slice
+/// is left, which contains the kills in all its cgroups, also in those that were removed.
+pub(crate) struct Observer {
+    files: Vec<Observed>,
+    /// What was counted before it was the container's.
+    earlier: Counts,
+    slice: Option<Slice>,
+}
+
+struct Slice {
+    events: File,
+    /// The count of kills when the cgroup's own count was read last.
+    before: u64,
+    now: u64,
+}
+
+struct Observed {
+    name: &'static str,
+    file: File,
+    /// What was read last.
+    text: String,
+    removed: bool,
+}
+
+impl Observer {
+    /// Opens the files of a recorded cgroup. Returns `None` if that is not a unit of systemd.
+    #[must_use]
+    pub(crate) fn open(record: Option<&CgroupRecord>) -> Option<Self> {
+        let record = record.filter(|record| record.unit.is_some())?;
+        let cgroup = Cgroup::open(record).ok().flatten()?;
+        let open = |name| Some((name, File::from(cgroup.open_file(name).ok().flatten()?)));
+        let observed = |(name, file)| Observed { name, file, text: String::new(), removed: false };
+        let files = [EVENTS, OWN_EVENTS, LIMIT, PEAK].into_iter().filter_map(open).map(observed).collect();
+        let slice = record.path.parent().map(|slice| slice.join(EVENTS));
+        let events = slice.and_then(|events| fs::open(fs::CWD, &events, fs::O_RDONLY, 0).ok());
+        let slice = events.map(|events| Slice { events: events.into(), before: 0, now: 0 });
+        let mut observer = Self { files, earlier: record.earlier.unwrap_or_default(), slice };
+        observer.look();
+        Some(observer)
+    }
+
+    /// Reports whether the count of kills was removed.
+    fn removed(&self) -> bool {
+        self.files.first().is_none_or(|events| events.name != EVENTS || events.removed)
+    }
+
+    /// Returns what to poll.
+    #[must_use]
+    pub(crate) fn interest(&self) -> Poll<'_> {
+        // A removed file is ready all the time.
+        let events = self.files.first().filter(|_| !self.removed());
+        events.map_or(Poll::NONE, |events| Poll::change(events.file.as_fd()))
+    }
+
+    /// Reads the files again, the count of kills first. What was read before is kept if they no longer exist.
+    pub(crate) fn look(&mut self) {
+        // Read before the cgroup's own count, so that no kill in the cgroup is in the slice's count alone.
+        if let Some(slice) = &mut self.slice {
+            slice.now = read(&slice.events).ok().flatten().map_or(slice.now, |text| count(&text, "oom_kill"));
+        }
+        for observed in &mut self.files {
+            match read(&observed.file) {
+                Ok(Some(text)) => observed.text = text,
+                Ok(None) | Err(_) => observed.removed = true,
+            }
+        }
+        let removed = self.removed();
+        if let Some(slice) = self.slice.as_mut().filter(|_| !removed) {
+            slice.before = slice.now;
+        }
+    }
+
+    /// Returns the kills that were seen.
+    #[must_use]
+    pub(crate) fn kills(&self) -> Option<Kills> {
+        let text = |name: &str| {
+            self.files.iter().find(|observed| observed.name == name).map(|observed| observed.text.clone())
+        };
+        explain(text, self.earlier).or_else(|| {
+            let slice = self.slice.as_ref().filter(|_| self.removed())?;
+            let limit = text(LIMIT).and_then(|text| text.trim().parse().ok());
+            let new = slice.now.saturating_sub(slice.before);
+            (new > 0).then(|| Kills { count: new, in_slice: true, limit, ..Kills::default() })
+        })
+    }
 }
 
 /// The kills in a cgroup, counted from now on.
@@ -125,7 +254,7 @@ enum Notice {
 impl Watch {
     /// Opens the count. Returns `None` if the cgroup has no memory controller.
     pub(crate) fn open(cgroup: &Cgroup) -> Result<Option<Self>> {
-        let (file, notice) = match cgroup.open_file("memory.events")? {
+        let (file, notice) = match cgroup.open_file(EVENTS)? {
             Some(file) => (File::from(file), Notice::Change),
             None => match cgroup.open_file("memory.oom_control")? {
                 None => return Ok(None),
@@ -188,17 +317,18 @@ impl Watch {
     }
 
     fn read(&self) -> Result<String> {
-        let mut text = [0u8; 512];
-        match self.file.read_at(&mut text, 0) {
-            // The cgroup is gone.
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(String::new()),
-            other => {
-                let n = other
-                    .map_err(|e| sys::Error::of_std("read", &e))
-                    .context("the cgroup's count of kills for want of memory")?;
-                Ok(String::from_utf8_lossy(&text[..n]).into_owned())
-            }
-        }
+        let text = read(&self.file).context("the cgroup's count of kills for want of memory")?;
+        Ok(text.unwrap_or_default())
+    }
+}
+
+/// Reads a file of a cgroup again. Returns `None` if the cgroup has been removed.
+fn read(file: &File) -> sys::Result<Option<String>> {
+    let mut text = [0u8; 512];
+    match file.read_at(&mut text, 0) {
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(sys::Error::of_std("read", &e)),
+        Ok(n) => Ok(Some(String::from_utf8_lossy(&text[..n]).into_owned())),
     }
 }
 
@@ -246,13 +376,18 @@ mod tests {
             (
                 vec![
                     ("memory.events", v2(1)),
+                    ("memory.events.local", v2(1)),
                     ("memory.max", "8388608\n".into()),
                     ("memory.peak", "8388608\n".into()),
                 ],
                 "out of memory (limit 8 MiB, peak 8 MiB)",
             ),
             (
-                vec![("memory.events", v2(1)), ("memory.max", "1572864\n".into())],
+                vec![
+                    ("memory.events", v2(2)),
+                    ("memory.events.local", v2(1)),
+                    ("memory.max", "1572864\n".into()),
+                ],
                 "out of memory (limit 1.5 MiB)",
             ),
             (
@@ -269,6 +404,18 @@ mod tests {
             ),
             (
                 vec![
+                    ("memory.events", v2(3)),
+                    ("memory.events.local", v2(0)),
+                    ("memory.max", "8388608\n".into()),
+                ],
+                "out of memory in a cgroup below (limit 8 MiB)",
+            ),
+            (
+                vec![("memory.events", v2(1)), ("memory.max", "max\n".into())],
+                "out of memory in a cgroup below",
+            ),
+            (
+                vec![
                     ("memory.oom_control", v1.clone()),
                     ("memory.limit_in_bytes", "8388608\n".into()),
                     ("memory.max_usage_in_bytes", "8388608\n".into()),
@@ -282,8 +429,26 @@ mod tests {
         ] {
             let read =
                 |name: &str| files.iter().find(|(file, _)| *file == name).map(|(_, text)| text.clone());
-            assert!(counted(read) > Some(0));
-            assert_eq!(found(1, read).to_string(), expected);
+            assert_eq!(explain(read, Counts::default()).unwrap().to_string(), expected);
+            assert_eq!(explain(read, Counts::read(read).unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn what_was_counted_earlier_explains_no_later_kill() {
+        let earlier = Counts { kills: 1, oom: 4, own: 2 };
+        for (oom, own, expected) in [
+            (4, 2, "out of memory on the host or in a cgroup above"),
+            (5, 2, "out of memory in a cgroup below"),
+            (5, 3, "out of memory"),
+        ] {
+            let read = |file: &str| match file {
+                "memory.events" => Some(format!("oom {oom}\noom_kill 2\n")),
+                "memory.events.local" => Some(format!("oom {own}\noom_kill 0\n")),
+                _ => None,
+            };
+            let kills = explain(read, earlier).unwrap();
+            assert_eq!((kills.count, kills.to_string().as_str()), (1, expected));
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::oom::Counts;
 use super::systemd::Unit;
 
 /// Where the container's cgroup is. Later commands need it, since engines do not repeat `--systemd-cgroup`.
@@ -22,20 +23,15 @@ pub struct CgroupRecord {
     /// records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
-    /// How many processes the kernel had killed in it for want of memory, before it was this container's.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub earlier_kills: u64,
+    /// What the kernel had counted in it before it was this container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Counts>,
     /// The parents that were created for it, outermost first.
     #[serde(default)]
     pub parents: Vec<PathBuf>,
     /// The unit that systemd has to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's form
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 impl CgroupRecord {

@@ -18,7 +18,7 @@ use crate::config::{self, Inspection};
 use crate::error::{Context, Kind, Notes, Problem, Problems, Result, fail, pointer};
 use crate::plan::Plan;
 use crate::process::env;
-use crate::seccomp;
+use crate::{log, seccomp, state};
 
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Args {
@@ -74,6 +74,7 @@ impl Report {
                 return report;
             }
         };
+        report.host.extend(state::root(globals.root.as_deref()).err().map(|error| problem("", &error)));
         let Inspection { spec, notes, unknown } = inspection;
         report.errors.extend(notes.problems.0);
         report.warn(notes.warnings);
@@ -144,11 +145,7 @@ impl Report {
 fn line(kind: &str, Problem { place, message }: &Problem) -> String {
     let separator = if place.is_empty() { "" } else { ": " };
     // A message may have text of the configuration.
-    let text: String = format!("{kind}: {place}{separator}{message}")
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    text + "\n"
+    log::one_line(&format!("{kind}: {place}{separator}{message}")) + "\n"
 }
 
 fn member(Problem { place, message }: &Problem) -> Value {
@@ -250,7 +247,7 @@ mod tests {
             warnings: vec![found("root.readOnly", "unknown member, did you mean readonly?")],
             plan: None,
         };
-        let text = "error: process.cwd: is not absolute\nhost: no cgroup hierarchy is mounted\n\
+        let text = "error: process.cwd: is not\\nabsolute\nhost: no cgroup hierarchy is mounted\n\
                     warning: root.readOnly: unknown member, did you mean readonly?\n";
         assert_eq!((report.text().as_str(), report.fails()), (text, true));
         let expected = json!({

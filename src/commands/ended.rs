@@ -3,21 +3,24 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cgroups::oom;
+use crate::cgroups::oom::{self, Observer};
 use crate::error::{Kind, Result, kind};
 use crate::state::{Dir, End, Ended, Record, Status};
 use crate::sys::task::Exit;
 use crate::{log, procstat, state};
 
 /// Returns the end of a container whose first process has ended like this. It is called before the cgroup is
-/// removed. Of a success it asks the kernel nothing.
-pub(super) fn of(exit: Exit, record: &Record) -> End {
-    known(Some(exit), record).unwrap_or_default()
+/// removed, unless that has an observer. Of a success it asks the kernel nothing.
+pub(super) fn of(exit: Exit, record: &Record, observer: Option<&Observer>) -> End {
+    known(Some(exit), record, observer).unwrap_or_default()
 }
 
-fn known(exit: Option<Exit>, record: &Record) -> Option<End> {
-    let failed = exit != Some(Exit::Code(0));
-    let kills = record.cgroup.as_ref().filter(|_| failed).and_then(oom::kills);
+fn known(exit: Option<Exit>, record: &Record, observer: Option<&Observer>) -> Option<End> {
+    let kills = match observer {
+        _ if exit == Some(Exit::Code(0)) => None,
+        Some(observer) => observer.kills(),
+        None => record.cgroup.as_ref().and_then(oom::kills),
+    };
     End::known(exit, kills)
 }
 
@@ -33,7 +36,7 @@ pub(super) fn complete(record: &mut Record, status: Status) {
     }
     // It only adds to what the command prints, so that an error has no other effect.
     let exit = state::exit_of_first(record, None).ok().flatten();
-    record.exit = known(exit, record);
+    record.exit = known(exit, record, None);
 }
 
 /// Records the end for later commands, unless another command works on the container longer than `patience`,

@@ -79,7 +79,7 @@ pub(super) fn run(globals: &Globals, args: &Exec) -> Result<u8> {
     let shown = |what: &str| log::info(|| format!("container {}: process {} {what}", record.id, started.pid));
     shown("started");
     let Some(signals) = signals else { return Ok(0) };
-    let status = foreground::wait(&started, &signals, None)?.status();
+    let status = foreground::wait(&started, &signals, None, None)?.status();
     shown(&format!("ended with status {status}"));
     Ok(status)
 }

@@ -7,7 +7,8 @@ use clap::ArgMatches;
 
 use super::checkpoint::{asked, config_file, images, require_root, show_stats};
 use super::create::Prepared;
-use super::run::to_its_end;
+use super::run::Wait;
+use crate::cgroups::oom::Observer;
 use crate::cli::table::Opt;
 use crate::cli::table::Takes::{Switch, Text};
 use crate::cli::table::opt;
@@ -84,6 +85,10 @@ pub(super) fn run(globals: &Globals, args: &Restore) -> Result<u8> {
     show_stats(&directories, stats::RESTORE, args.print_stats);
     match signals {
         None => Ok(0),
-        Some(signals) => to_its_end(&prepared, run, dir, &record, &process, &signals, None),
+        Some(signals) => {
+            let observer = Observer::open(record.cgroup.as_ref());
+            let mut wait = Wait { process: &process, signals: &signals, notify: None, observer };
+            wait.until_the_end(&prepared, run, dir, &record)
+        }
     }
 }

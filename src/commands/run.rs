@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::create::Prepared;
 use super::start::{Poststart, finish};
 use super::{PATIENCE, ended};
+use crate::cgroups::oom::Observer;
 use crate::cli::{Globals, Run};
 use crate::error::{Kind, Result, fail, kind};
 use crate::launch::notify::Notify;
@@ -32,6 +33,8 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     }
     let Launched { dir, record, process, notify } =
         prepared.launch(globals, &args.create, Start::AtOnce, launch::create)?;
+    // Opened before the program can end.
+    let observer = signals.as_ref().and_then(|_| Observer::open(record.cgroup.as_ref()));
     let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);
     if started.is_err() {
         // No other command will delete it.
@@ -51,41 +54,53 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         dir.unlock()?;
         return notify.map_or(Ok(()), |notify| notify.until_ready(Some(process.pidfd.as_fd()))).map(|()| 0);
     };
-    let status = to_its_end(&prepared, args, dir, &record, &process, &signals, notify);
+    let mut wait = Wait { process: &process, signals: &signals, notify, observer };
+    let status = wait.until_the_end(&prepared, args, dir, &record);
     // The process ends here: the kernel closes all of these at once.
-    std::mem::forget((process, signals, prepared));
+    std::mem::forget((wait.observer, process, signals, prepared));
     status
 }
 
-/// Waits for the end of a container in the foreground. Then deletes it, or records its end. Returns the exit code.
-pub(super) fn to_its_end(
-    prepared: &Prepared,
-    args: &Run,
-    dir: Dir,
-    record: &Record,
-    process: &Process,
-    signals: &foreground::Signals,
-    notify: Option<Notify>,
-) -> Result<u8> {
-    let plan = &prepared.plan;
-    // Another command may delete the container during the wait.
-    dir.unlock()?;
-    let exit = foreground::wait(process, signals, notify);
-    let shown =
-        |exit: &Exit| log::info(|| format!("container {}: ended with status {}", record.id, exit.status()));
-    exit.iter().for_each(shown);
-    let end = exit.map(|exit| ended::of(exit, record));
-    let removed = |()| log::info(|| format!("container {}: removed", record.id));
-    let deleted = if args.keep {
-        end.iter().for_each(|end| ended::keep(&dir, end, PATIENCE));
-        Ok(())
-    } else {
-        // Also if the wait failed: no other command will delete it.
-        match dir.lock(PATIENCE) {
-            Err(e) if kind(&e) == Kind::NotFound => Ok(()),
-            locked => locked.and_then(|()| launch::destroy(dir, record, &plan.hooks.poststop)).map(removed),
-        }
-    };
-    let bundle = args.create.config.is_none().then_some(&*record.bundle);
-    end.and_then(|end| deleted.and_then(|()| ended::conclude(&end, || plan.seccomp.is_some(), bundle)))
+/// A container in the foreground.
+pub(super) struct Wait<'a> {
+    pub(super) process: &'a Process,
+    pub(super) signals: &'a foreground::Signals,
+    pub(super) notify: Option<Notify>,
+    pub(super) observer: Option<Observer>,
+}
+
+impl Wait<'_> {
+    /// Waits for the end of the container. Then deletes it, or records its end. Returns the exit code.
+    pub(super) fn until_the_end(
+        &mut self,
+        prepared: &Prepared,
+        args: &Run,
+        dir: Dir,
+        record: &Record,
+    ) -> Result<u8> {
+        let plan = &prepared.plan;
+        // Another command may delete the container during the wait.
+        dir.unlock()?;
+        let exit = foreground::wait(self.process, self.signals, self.notify.take(), self.observer.as_mut());
+        let shown = |exit: &Exit| {
+            log::info(|| format!("container {}: ended with status {}", record.id, exit.status()))
+        };
+        exit.iter().for_each(shown);
+        let end = exit.map(|exit| ended::of(exit, record, self.observer.as_ref()));
+        let removed = |()| log::info(|| format!("container {}: removed", record.id));
+        let deleted = if args.keep {
+            end.iter().for_each(|end| ended::keep(&dir, end, PATIENCE));
+            Ok(())
+        } else {
+            // Also if the wait failed: no other command will delete it.
+            match dir.lock(PATIENCE) {
+                Err(e) if kind(&e) == Kind::NotFound => Ok(()),
+                locked => {
+                    locked.and_then(|()| launch::destroy(dir, record, &plan.hooks.poststop)).map(removed)
+                }
+            }
+        };
+        let bundle = args.create.config.is_none().then_some(&*record.bundle);
+        end.and_then(|end| deleted.and_then(|()| ended::conclude(&end, || plan.seccomp.is_some(), bundle)))
+    }
 }

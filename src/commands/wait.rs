@@ -4,14 +4,15 @@
 //! process returns the status after the parent has reaped it (since Linux 6.15), and procfs shows it before
 //! that.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::ended;
+use crate::cgroups::oom::Observer;
 use crate::cli::Globals;
 use crate::error::{Kind, Result, fail};
 use crate::state::{self, Dir, End, Record};
-use crate::sys::task;
+use crate::sys::task::{self, Poll};
 use crate::{config, wait};
 
 /// How long a `run --keep` may take to record the end.
@@ -23,13 +24,14 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<u8> {
         return Err(dir.unfinished());
     }
     let process = state::pidfd_until_reaped(&record)?;
+    let mut observer = process.as_ref().and_then(|_| Observer::open(record.cgroup.as_ref()));
     if let Some(process) = &process {
-        task::poll_readable(&[process.as_fd()], None)?;
+        await_end(process.as_fd(), observer.as_mut())?;
     }
     let end = match (&record.exit, state::exit_of_first(&record, process.as_ref())?) {
         (Some(end), _) => end.clone(),
         (None, Some(exit)) => {
-            let end = ended::of(exit, &record);
+            let end = ended::of(exit, &record, observer.as_ref());
             ended::keep(&dir, &end, Duration::ZERO);
             end
         }
@@ -37,6 +39,22 @@ pub(super) fn run(globals: &Globals, id: &str) -> Result<u8> {
         (None, None) => return Err(unknown(EARLIER)),
     };
     ended::conclude(&end, || has_profile(&dir), Some(&record.bundle))
+}
+
+/// Waits for the end of a process. Meanwhile `observer` sees what the kernel kills.
+fn await_end(process: BorrowedFd, mut observer: Option<&mut Observer>) -> Result<()> {
+    loop {
+        let killed = observer.as_ref().map_or(Poll::NONE, |observer| observer.interest());
+        let mut polled = [Poll::read(process), killed];
+        task::poll(&mut polled, None)?;
+        let [ended, _] = polled.map(|poll| poll.ready);
+        if let Some(observer) = &mut observer {
+            observer.look();
+        }
+        if ended {
+            return Ok(());
+        }
+    }
 }
 
 const EARLIER: &str = "it had stopped before this command, and only the parent of its process got the status";

@@ -48,21 +48,16 @@ fn failed(error: &anyhow::Error) -> Notes {
 
 /// Reads a configuration that has errors.
 fn in_parts(mut value: Value) -> Inspection {
+    let unknown = unknown::in_configuration(&value);
     let mut found = repair::Found::default();
     repair::configuration(&mut value, &mut found);
-    let mut inspection = Inspection { notes: found.notes, ..Inspection::default() };
+    let mut inspection = Inspection { notes: found.notes, unknown, ..Inspection::default() };
     let mut left_out = LeftOut::default();
     loop {
-        for member in unknown::in_value(&value) {
-            let member = Unknown { place: left_out.original(&member.place), ..member };
-            if !inspection.unknown.contains(&member) {
-                inspection.unknown.push(member);
-            }
-        }
         // Rendered as text, because only an error in a text has a line and a column.
         let text = value.to_string();
-        let error = match strict::from_str::<Spec>(&text) {
-            Ok(mut spec) => {
+        let error = match strict::read::<Spec>(&text) {
+            Ok((mut spec, _)) => {
                 repair::remove_empty(&mut spec);
                 let complete = left_out.places.is_empty();
                 inspection.spec = complete.then_some(spec);

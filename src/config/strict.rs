@@ -5,19 +5,19 @@
 //! * An object without a member that the specification requires and the types read as 0. Without `hostID` the
 //!   container's root would be the host's root, and without `rate` nothing would be limited.
 //!
-//! [`Strict`] wraps a deserializer and every deserializer below it, and changes nothing else. It also notices the
-//! members that the types do not know ([`Ignored`]): the specification says that they must be ignored
-//! (config.md#extensibility), but a misspelt one is worth a warning.
+//! [`Strict`] wraps a deserializer and every deserializer below it that can contain an object, and changes nothing
+//! else. It also notices whether the document has a member that the types do not know ([`read`]).
+//!
+//! This code exists once for each type. Therefore it does as little as possible, and [`super::unknown`] finds out which
+//! members those are.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{
-    Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny,
-    IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess,
+    Unexpected, Visitor,
 };
-
-use super::place::{self, Level};
 
 /// Returns the members that the specification requires and for which the type of this name has a default. The
 /// ids of `user` are not among them, because every other runtime takes an absent id for 0.
@@ -37,171 +37,54 @@ fn required(name: &str) -> &'static [&'static str] {
     }
 }
 
-/// The members that the types do not know. A first reading only notices whether there are any, which costs
-/// nothing. A second one ([`unknown`]) follows the way through the document, and so knows their places.
-#[derive(Default)]
-pub(super) struct Ignored {
-    any: Cell<bool>,
-    trail: Option<RefCell<Trail>>,
+thread_local! {
+    /// A member was ignored. It is not in the wrappers, because every one of them would have to pass it on.
+    static IGNORED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The way to the value that is being read.
-#[derive(Default)]
-struct Trail {
-    levels: Vec<Level>,
-    /// The members that the types of the objects on the way know.
-    known: Vec<&'static [&'static str]>,
-    found: Vec<Unknown>,
-}
-
-/// A member that the types do not know.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unknown {
-    pub(super) place: String,
-    pub(super) name: String,
-    /// The members that its object can have.
-    pub(super) known: &'static [&'static str],
-}
-
-impl Ignored {
-    /// Reports whether a member was ignored.
-    pub(super) fn any(&self) -> bool {
-        self.any.get()
-    }
-
-    fn note(&self) {
-        self.any.set(true);
-        self.trail.iter().for_each(note);
-    }
-
-    // These are called for each value, by code that exists once for each type. Without a trail they cost one comparison, and
-    // the work is in functions of their own.
-
-    #[inline]
-    fn enter(&self, level: impl FnOnce() -> Level) {
-        if let Some(trail) = &self.trail {
-            push(trail, level());
-        }
-    }
-
-    #[inline]
-    fn leave(&self) {
-        if let Some(trail) = &self.trail {
-            pop(trail);
-        }
-    }
-
-    #[inline]
-    fn open(&self, known: &'static [&'static str]) {
-        if let Some(trail) = &self.trail {
-            open(trail, known);
-        }
-    }
-
-    #[inline]
-    fn close(&self) {
-        if let Some(trail) = &self.trail {
-            close(trail);
-        }
-    }
-}
-
-#[cold]
-fn note(trail: &RefCell<Trail>) {
-    let trail = &mut *trail.borrow_mut();
-    if let (Some(Level::Object(Some(name))), Some(known)) = (trail.levels.last(), trail.known.last()) {
-        trail.found.push(Unknown { place: place::of(&trail.levels), name: name.clone(), known });
-    }
-}
-
-#[cold]
-fn push(trail: &RefCell<Trail>, level: Level) {
-    trail.borrow_mut().levels.push(level);
-}
-
-#[cold]
-fn pop(trail: &RefCell<Trail>) {
-    trail.borrow_mut().levels.pop();
-}
-
-#[cold]
-fn open(trail: &RefCell<Trail>, known: &'static [&'static str]) {
-    trail.borrow_mut().known.push(known);
-}
-
-#[cold]
-fn close(trail: &RefCell<Trail>) {
-    trail.borrow_mut().known.pop();
-}
-
-/// Reads JSON into `T`.
-pub(super) fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::Result<T> {
-    noticing(text, &Ignored::default())
-}
-
-/// Reads JSON into `T`, and notices whether a member was ignored.
-pub(super) fn noticing<'de, T: Deserialize<'de>>(text: &'de str, ignored: &Ignored) -> serde_json::Result<T> {
+/// Reads JSON into `T`. Also returns whether it has a member that the type does not know.
+pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::Result<(T, bool)> {
+    IGNORED.set(false);
     let mut json = serde_json::Deserializer::from_str(text);
-    let value = T::deserialize(strict(&mut json, ignored))?;
+    let value = T::deserialize(Strict(&mut json))?;
     json.end()?;
-    Ok(value)
+    Ok((value, IGNORED.get()))
 }
 
-/// Converts a plain value to `T`.
-pub(super) fn from_value<'de, T: Deserialize<'de>>(value: &'de serde_json::Value) -> serde_json::Result<T> {
-    T::deserialize(strict(value, &Ignored::default()))
-}
+/// A deserializer, a seed, the access to items, or the visitor of a value that may contain objects.
+struct Strict<T>(T);
 
-/// Returns the members of a value that `T` does not know. An error of the value ends the list. It is read as a text, because
-/// the code for another form of a document would be a tenth of the executable.
-pub(super) fn unknown<T: DeserializeOwned>(value: &serde_json::Value) -> Vec<Unknown> {
-    let (text, ignored) =
-        (value.to_string(), Ignored { trail: Some(RefCell::default()), ..Ignored::default() });
-    let _ = noticing::<T>(&text, &ignored);
-    ignored.trail.map(|trail| trail.into_inner().found).unwrap_or_default()
-}
-
-/// The members of an object.
-#[derive(Clone, Copy)]
-struct Shape {
+/// The visitor of an object.
+struct Object<V> {
+    inner: V,
     required: &'static [&'static str],
-    known: &'static [&'static str],
-}
-
-/// A wrapped deserializer, visitor or seed. With `object`, the next value must be an object of this shape.
-struct Strict<'a, T> {
-    inner: T,
-    object: Option<Shape>,
-    ignored: &'a Ignored,
-}
-
-fn strict<T>(inner: T, ignored: &Ignored) -> Strict<'_, T> {
-    Strict { inner, object: None, ignored }
 }
 
 /// The access to an object's members. `missing` are the required members that have not been read yet.
-struct Members<'a, A> {
+struct Members<A> {
     inner: A,
     missing: Vec<&'static str>,
-    ignored: &'a Ignored,
 }
 
-/// The access to an array's items.
-struct Items<'a, A> {
-    inner: A,
-    next: usize,
-    ignored: &'a Ignored,
-}
-
+/// Passes on the calls for values that contain no object.
 macro_rules! pass_on {
     ($($name:ident($($argument:ident: $type:ty),*))*) => {$(
         fn $name<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, D::Error> {
-            self.inner.$name($($argument,)* strict(visitor, self.ignored))
+            self.0.$name($($argument,)* visitor)
         }
     )*};
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<'_, D> {
+/// Passes on the calls for values that may contain objects.
+macro_rules! wrap {
+    ($($name:ident($($argument:ident: $type:ty),*))*) => {$(
+        fn $name<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, D::Error> {
+            self.0.$name($($argument,)* Strict(visitor))
+        }
+    )*};
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     type Error = D::Error;
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -210,134 +93,118 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<'_, D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let object = Some(Shape { required: required(name), known: fields });
-        self.inner.deserialize_struct(name, fields, Strict { inner: visitor, object, ignored: self.ignored })
+        self.0.deserialize_struct(name, fields, Object { inner: visitor, required: required(name) })
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-        self.ignored.note();
-        self.inner.deserialize_ignored_any(strict(visitor, self.ignored))
+        IGNORED.set(true);
+        self.0.deserialize_ignored_any(visitor)
     }
 
+    wrap! {
+        deserialize_option() deserialize_seq() deserialize_map()
+        deserialize_newtype_struct(name: &'static str)
+        deserialize_tuple(length: usize)
+        deserialize_tuple_struct(name: &'static str, length: usize)
+    }
+
+    // The types have no content in variants, and no member of any type that contains one of theirs.
     pass_on! {
         deserialize_any() deserialize_bool() deserialize_char() deserialize_str() deserialize_string()
         deserialize_i8() deserialize_i16() deserialize_i32() deserialize_i64() deserialize_i128()
         deserialize_u8() deserialize_u16() deserialize_u32() deserialize_u64() deserialize_u128()
         deserialize_f32() deserialize_f64() deserialize_bytes() deserialize_byte_buf()
-        deserialize_option() deserialize_unit() deserialize_seq() deserialize_map()
-        deserialize_identifier()
+        deserialize_unit() deserialize_identifier()
         deserialize_unit_struct(name: &'static str)
-        deserialize_newtype_struct(name: &'static str)
-        deserialize_tuple(length: usize)
-        deserialize_tuple_struct(name: &'static str, length: usize)
         deserialize_enum(name: &'static str, variants: &'static [&'static str])
     }
 }
 
-macro_rules! visit {
-    ($($name:ident($type:ty))*) => {$(
-        fn $name<E: Error>(self, value: $type) -> Result<V::Value, E> {
-            self.inner.$name(value)
-        }
-    )*};
-}
-
-impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<'_, V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for Object<V> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.object.is_some() { f.write_str("an object") } else { self.inner.expecting(f) }
-    }
-
-    visit! {
-        visit_bool(bool) visit_i64(i64) visit_i128(i128) visit_u64(u64) visit_u128(u128) visit_f64(f64)
-        visit_char(char) visit_str(&str) visit_borrowed_str(&'de str) visit_string(String)
-        visit_bytes(&[u8]) visit_borrowed_bytes(&'de [u8]) visit_byte_buf(Vec<u8>)
-    }
-
-    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
-        self.inner.visit_none()
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
-        self.inner.visit_unit()
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_some(strict(value, self.ignored))
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_newtype_struct(strict(value, self.ignored))
+        f.write_str("an object")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<V::Value, A::Error> {
-        if self.object.is_some() {
-            // Reads to the end, so that the error has the position of the array instead of its first item.
-            while items.next_element::<IgnoredAny>()?.is_some() {}
-            return Err(A::Error::invalid_type(Unexpected::Seq, &self));
-        }
-        self.inner.visit_seq(Items { inner: items, next: 0, ignored: self.ignored })
+        // Reads to the end, so that the error has the position of the array instead of its first item.
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Err(A::Error::invalid_type(Unexpected::Seq, &self))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<V::Value, A::Error> {
-        let missing = self.object.map_or(&[][..], |object| object.required).to_vec();
-        let known = self.object.map_or(&[][..], |object| object.known);
-        self.ignored.open(known);
-        let result = self.inner.visit_map(Members { inner: members, missing, ignored: self.ignored });
-        self.ignored.close();
-        result
-    }
-
-    fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
-        self.inner.visit_enum(variant)
+        self.inner.visit_map(Members { inner: members, missing: self.required.to_vec() })
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Items<'_, A> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.0.visit_none()
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.0.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
+        self.0.visit_some(Strict(value))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
+        self.0.visit_newtype_struct(Strict(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<V::Value, A::Error> {
+        self.0.visit_seq(Strict(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<V::Value, A::Error> {
+        self.0.visit_map(Members { inner: members, missing: Vec::new() })
+    }
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Strict<A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.ignored.enter(|| Level::Array(self.next));
-        let item = self.inner.next_element_seed(strict(seed, self.ignored));
-        self.ignored.leave();
-        self.next += 1;
-        item
+        self.0.next_element_seed(Strict(seed))
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.0.size_hint()
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<'_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        if self.missing.is_empty() && self.ignored.trail.is_none() {
-            return self.inner.next_key_seed(strict(seed, self.ignored));
-        }
+        let Some(missing) = self.missing.first().copied() else { return self.inner.next_key_seed(seed) };
         match self.inner.next_key::<String>()? {
             Some(key) => {
                 self.missing.retain(|name| *name != key);
-                self.ignored.enter(|| Level::Object(Some(key.clone())));
                 seed.deserialize(key.into_deserializer()).map(Some)
             }
-            None => self.missing.first().map_or(Ok(None), |name| Err(A::Error::missing_field(name))),
+            None => Err(A::Error::missing_field(missing)),
         }
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        let value = self.inner.next_value_seed(strict(seed, self.ignored));
-        self.ignored.leave();
-        value
+        self.inner.next_value_seed(Strict(seed))
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Strict<'_, S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Strict<S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
-        self.inner.deserialize(strict(deserializer, self.ignored))
+        self.0.deserialize(Strict(deserializer))
     }
 }

@@ -1,13 +1,12 @@
 //! The members of a document that the specification does not have. They are ignored, as the specification wants
 //! (config.md#extensibility). A member whose name is near a known one is probably misspelt.
 //!
-//! The known members are those of the types of oci-spec ([`strict`]), so that no list of them can be out of date.
+//! A document is searched for them only after the types of oci-spec have ignored one ([`super::strict`]), or if it has
+//! errors.
 
-use oci_spec::runtime::{LinuxResources, Process, Spec};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::version::Version;
-use super::{repair, strict};
+use super::place::{self, Level};
 use crate::suggest;
 
 /// A member that the specification does not have.
@@ -39,50 +38,102 @@ pub(crate) fn misspelt(unknown: &[Unknown]) -> Option<String> {
     (!texts.is_empty()).then(|| texts[..texts.len().min(NAMED_MAX)].join("; ") + &more)
 }
 
-/// Returns the unknown members of a configuration. The sections of other platforms may contain anything.
-pub(super) fn in_configuration(text: &str) -> Vec<Unknown> {
-    let Ok(mut value) = serde_json::from_str::<Value>(text) else { return Vec::new() };
-    repair::configuration(&mut value, &mut repair::Found::default());
-    in_value(&value)
-}
+/// The members that an object of each type can have, a type a line. After a colon is the type of the member's objects,
+/// which may be items of arrays. In braces it is that of a map's values. Without a type a member may contain
+/// anything. A text needs no work when a command starts, but each name in an array would.
+const MEMBERS: &str = include_str!("unknown/members.txt");
 
-/// Returns the unknown members of a configuration that was repaired, up to its first error.
-pub(super) fn in_value(value: &Value) -> Vec<Unknown> {
-    let mut unknown = named(strict::unknown::<Spec>(value));
-    // oci-spec does not have this section of version 1.3, for another platform.
-    unknown.retain(|member| member.place != "freebsd");
-    unknown
+/// Returns the unknown members of a configuration.
+pub(super) fn in_configuration(value: &Value) -> Vec<Unknown> {
+    of_type("Spec", value)
 }
 
 /// Returns the unknown members of a process document.
-pub(super) fn in_process(text: &str, version: Version) -> Vec<Unknown> {
-    let Ok(mut value) = serde_json::from_str::<Value>(text) else { return Vec::new() };
-    repair::process(&mut value, "", version, &mut repair::Found::default());
-    named(strict::unknown::<Process>(&value))
+pub(super) fn in_process(value: &Value) -> Vec<Unknown> {
+    of_type("Process", value)
 }
 
-/// Returns the unknown members of a `linux.resources` document that was read already.
+/// Returns the unknown members of a `linux.resources` document.
 pub(crate) fn in_resources(value: &Value) -> Vec<Unknown> {
-    named(strict::unknown::<LinuxResources>(value))
+    of_type("LinuxResources", value)
 }
 
-fn named(unknown: Vec<strict::Unknown>) -> Vec<Unknown> {
-    let member = |strict::Unknown { place, name, known }| {
-        // The types have two members under names that the specification does not have (`repair`).
-        let meant = suggest::nearest(&name, known.iter().copied()).map(|meant| match meant {
-            "enableCmt" => "enableCMT",
-            "enableMbm" => "enableMBM",
-            other => other,
-        });
-        Unknown { place, meant }
-    };
-    unknown.into_iter().map(member).collect()
+fn of_type(name: &str, value: &Value) -> Vec<Unknown> {
+    let mut walk = Walk::default();
+    walk.value(value, name);
+    walk.found
+}
+
+/// A walk through a document.
+#[derive(Default)]
+struct Walk {
+    /// The way to the value.
+    levels: Vec<Level>,
+    found: Vec<Unknown>,
+}
+
+impl Walk {
+    /// Walks through a value whose objects are of a type.
+    fn value(&mut self, value: &Value, name: &str) {
+        match value {
+            Value::Object(members) => self.object(members, name),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.below(Level::Array(index), |walk| walk.value(item, name));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn object(&mut self, members: &Map<String, Value>, name: &str) {
+        // A member that is null is absent.
+        for (member, value) in members.iter().filter(|(_, value)| !value.is_null()) {
+            self.below(Level::Object(Some(member.clone())), |walk| {
+                match known(name).find(|(known, _)| known == member) {
+                    Some((_, of_map)) if of_map.starts_with('{') => {
+                        let name = of_map.trim_matches(['{', '}']);
+                        for (key, value) in value.as_object().into_iter().flatten() {
+                            walk.below(Level::Object(Some(key.clone())), |walk| walk.value(value, name));
+                        }
+                    }
+                    Some((_, "")) => {}
+                    Some((_, name)) => walk.value(value, name),
+                    None => {
+                        let meant = suggest::nearest(member, known(name).map(|(known, _)| known));
+                        walk.found.push(Unknown { place: place::of(&walk.levels), meant });
+                    }
+                }
+            });
+        }
+    }
+
+    fn below(&mut self, level: Level, walk: impl FnOnce(&mut Self)) {
+        self.levels.push(level);
+        walk(self);
+        self.levels.pop();
+    }
+}
+
+/// Returns the members of a type, each with the type of its objects.
+fn known(name: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let members = MEMBERS.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let members = members.into_iter().flat_map(str::split_ascii_whitespace);
+    members.map(|member| member.split_once(':').unwrap_or((member, "")))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use oci_spec::runtime::Spec;
+    use serde::de::value::{Error, StrDeserializer};
+    use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+    use serde::forward_to_deserialize_any;
+
     use super::*;
-    use crate::config::{parse, parse_process, parse_resources};
+    use crate::config::{Version, parse, parse_process, parse_resources};
 
     fn unknown(members: &str) -> Vec<Unknown> {
         parse(format!("{{\"ociVersion\":\"1.2.0\",{members}}}")).unwrap().unknown
@@ -95,7 +146,7 @@ mod tests {
         let linux = |members: &str| format!(r#""linux":{{{members}}}"#);
         for (members, expected) in [
             (r#""proces":{"cwd":5}"#.into(), "proces: unknown member, did you mean process?"),
-            (r#""x-engine":[{"y":1}]"#.into(), "[\"x-engine\"]: unknown member"),
+            (r#""x-engine":[{"y":1}],"absent":null"#.into(), "[\"x-engine\"]: unknown member"),
             (
                 r#""root":{"path":"r","readOnly":true}"#.into(),
                 "root.readOnly: unknown member, did you mean readonly?",
@@ -173,5 +224,127 @@ mod tests {
         let config = parse(text.into()).unwrap();
         assert_eq!(config.unknown, []);
         assert_eq!(config.warnings, [""; 0]);
+    }
+
+    /// Follows a way of member names into a type, and notes the type of the objects there.
+    #[derive(Clone, Copy)]
+    struct Probe<'a> {
+        way: &'a [&'static str],
+        of_map: bool,
+        found: &'a RefCell<Option<Found>>,
+    }
+
+    #[derive(Debug)]
+    struct Found {
+        name: &'static str,
+        members: &'static [&'static str],
+        of_map: bool,
+    }
+
+    impl<'de> Deserializer<'de> for Probe<'_> {
+        type Error = Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            Err(Error::custom("no object"))
+        }
+
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_some(self)
+        }
+
+        fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.visit_seq(self)
+        }
+
+        fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            let (found, of_map) = (self.found, self.way.is_empty());
+            visitor.visit_map(Member(Some("key"), Self { of_map, found, ..self }))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            name: &'static str,
+            members: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Error> {
+            match self.way {
+                [] => {
+                    *self.found.borrow_mut() = Some(Found { name, members, of_map: self.of_map });
+                    Err(Error::custom("found"))
+                }
+                [next, way @ ..] => visitor.visit_map(Member(Some(*next), Self { way, ..self })),
+            }
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+            newtype_struct tuple tuple_struct enum identifier ignored_any
+        }
+    }
+
+    impl<'de> SeqAccess<'de> for Probe<'_> {
+        type Error = Error;
+
+        fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+            seed.deserialize(*self).map(Some)
+        }
+    }
+
+    /// An object with one member.
+    struct Member<'a>(Option<&'static str>, Probe<'a>);
+
+    impl<'de> MapAccess<'de> for Member<'_> {
+        type Error = Error;
+
+        fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+            self.0.take().map(|key| seed.deserialize(StrDeserializer::new(key))).transpose()
+        }
+
+        fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+            seed.deserialize(self.1)
+        }
+    }
+
+    fn probe(way: &[&'static str]) -> Option<Found> {
+        let found = RefCell::default();
+        let _ = Spec::deserialize(Probe { way, of_map: false, found: &found });
+        found.into_inner()
+    }
+
+    /// Adds the lines of the type at a way, and of the types below it.
+    fn list(way: &mut Vec<&'static str>, lines: &mut BTreeMap<&'static str, Vec<String>>) -> Option<String> {
+        let Found { name, members, of_map } = probe(way)?;
+        if !lines.contains_key(name) {
+            lines.insert(name, Vec::new());
+            let mut line = Vec::new();
+            for member in members {
+                // The sections of other platforms may contain anything. The types lack one of them.
+                let foreign = way.is_empty() && ["solaris", "vm", "windows", "zos"].contains(member);
+                way.push(member);
+                let below = if foreign { None } else { list(way, lines) };
+                way.pop();
+                // The types have two members under names that the specification does not have.
+                let member = match *member {
+                    "enableCmt" => "enableCMT",
+                    "enableMbm" => "enableMBM",
+                    other => other,
+                };
+                line.push(below.map_or(member.into(), |below| format!("{member}:{below}")));
+            }
+            line.extend(way.is_empty().then(|| "freebsd".into()));
+            line.sort_unstable();
+            lines.insert(name, line);
+        }
+        Some(if of_map { format!("{{{name}}}") } else { name.into() })
+    }
+
+    #[test]
+    fn the_table_has_the_members_of_the_types() {
+        let mut lines = BTreeMap::new();
+        list(&mut Vec::new(), &mut lines).unwrap();
+        let lines: Vec<String> =
+            lines.iter().map(|(name, members)| format!("{name} {}", members.join(" "))).collect();
+        let table: Vec<String> = MEMBERS.lines().map(Into::into).collect();
+        assert!(lines == table, "the table must be:\n{}", lines.join("\n"));
     }
 }

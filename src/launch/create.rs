@@ -469,8 +469,8 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
             let own = cgroup.record();
             // Of a new cgroup the kernel has counted nothing yet.
             let new = own.dirs().eq(claim.dirs());
-            let earlier_kills = if new { 0 } else { cgroups::oom::kills_until_now(cgroup) };
-            record.cgroup = Some(CgroupRecord { parents: claim.parents, earlier_kills, ..own });
+            let earlier = (!new).then(|| cgroups::oom::Counts::of(cgroup));
+            record.cgroup = Some(CgroupRecord { parents: claim.parents, earlier, ..own });
         }
         // It may be another container's, and is not to be removed.
         _ => record.cgroup = None,

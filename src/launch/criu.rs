@@ -124,6 +124,8 @@ impl Child<'_> {
         report.send(&Event::Socket(theirs))?;
         log::mute();
         signal::reset(signal::ALL)?;
+        // CRIU must not end at once if the runtime does: the container's processes would keep its code.
+        signal::ignore_pipe()?;
         fs::close_on_exec_from(3)?;
         let numbers = directories.map(Directories::numbers).unwrap_or_default();
         let kept = [&self.given[..], &numbers[..], &[socket.as_raw_fd()]].concat();

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::notify::Notify;
 use super::process::{Process, copy_size};
+use crate::cgroups::oom::Observer;
 use crate::error::Result;
 use crate::sys::signal::{self, SignalFd};
 use crate::sys::task::{self, Exit, Poll};
@@ -27,17 +28,28 @@ impl Signals {
     }
 }
 
-/// Waits for the end of the process, and returns how it has ended. Meanwhile `notify` passes the container's notifications on.
-pub(crate) fn wait(process: &Process, signals: &Signals, mut notify: Option<Notify>) -> Result<Exit> {
+/// Waits for the end of the process, and returns how it has ended. Meanwhile `notify` passes the container's notifications on,
+/// and `observer` sees what the kernel kills.
+pub(crate) fn wait(
+    process: &Process,
+    signals: &Signals,
+    mut notify: Option<Notify>,
+    mut observer: Option<&mut Observer>,
+) -> Result<Exit> {
     let _phase = trace::phase("wait for the program's end");
     let mut relay = process.console.as_ref().map(|master| Relay::new(master.as_fd())).transpose()?;
     loop {
         let (stdin, master) = relay.as_ref().map_or((Poll::NONE, Poll::NONE), Relay::interest);
         let (notified, limit) = notify.as_ref().map_or((Poll::NONE, None), Notify::interest);
         let (ended, signalled) = (Poll::read(process.pidfd.as_fd()), Poll::read(signals.0.as_fd()));
-        let mut polled = [ended, signalled, stdin, master, notified];
+        let killed = observer.as_ref().map_or(Poll::NONE, |observer| observer.interest());
+        let mut polled = [ended, signalled, stdin, master, notified, killed];
         task::poll(&mut polled, limit)?;
-        let [ended, signalled, stdin, master, notified] = polled.map(|poll| poll.ready);
+        let [ended, signalled, stdin, master, notified, killed] = polled.map(|poll| poll.ready);
+        // Before anything else, because systemd has begun to remove the cgroup when the process has ended.
+        if let Some(observer) = observer.as_mut().filter(|_| ended || killed) {
+            observer.look();
+        }
         if let Some(notify) = &mut notify {
             notify.pass_on(notified, ended);
         }

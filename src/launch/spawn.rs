@@ -24,7 +24,7 @@ use crate::cgroups::systemd::Unit;
 use crate::cgroups::{self, Cgroup};
 use crate::error::Result;
 use crate::intel_rdt;
-use crate::namespaces::{self, Back, Stages};
+use crate::namespaces::{self, Back, KINDS, Stages};
 use crate::sys::task::Forked;
 use crate::sys::{self, fs, task};
 use crate::{log, trace};
@@ -207,14 +207,6 @@ fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
     }
 }
 
-/// The namespaces for which the kernel requires CAP_SYS_ADMIN (clone(2)).
-const NAMESPACES: i32 = libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
-
 /// Adds the reason to the errors of clone3 that do not show it. `cgroup` is the one that the process is cloned into.
 fn explain_clone(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyhow::Error {
     let in_chroot = || fs::mounted_at(fs::CWD, Path::new("/")).is_ok_and(|id| id == 0);
@@ -230,7 +222,8 @@ fn explain_clone(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyh
              kernel.apparmor_restrict_unprivileged_userns, or the seccomp profile of an outer container)"
                 .into()
         }
-        Errno::EPERM if kinds & NAMESPACES != 0 && task::euid() != 0 => {
+        // Every other kind requires CAP_SYS_ADMIN (clone(2)).
+        Errno::EPERM if KINDS.iter().any(|kind| kinds & kind.flag != 0) && task::euid() != 0 => {
             "only root makes namespaces without a user namespace (hint: rootless needs a user namespace, as `corten \
              spec --rootless` writes)"
                 .into()

@@ -208,13 +208,13 @@ pub(crate) fn write(proc: BorrowedFd, pid: i32, uid_map: &[IdMap], gid_map: &[Id
                     fs::write_at(proc, &file("setgroups"), b"deny").context("linux.gidMappings")?;
                     gids().context("linux.gidMappings")
                 }
-                Err(e) if e.errno == Errno::EPERM => helper("newgidmap", pid, gid_map),
+                Err(e) if e.errno == Errno::EPERM => HELPERS[1].write(pid, gid_map),
                 other => other.context("linux.gidMappings"),
             }
         }
         Err(e) if e.errno == Errno::EPERM && task::euid() != 0 => {
-            helper("newuidmap", pid, uid_map)?;
-            helper("newgidmap", pid, gid_map)
+            HELPERS[0].write(pid, uid_map)?;
+            HELPERS[1].write(pid, gid_map)
         }
         Err(e) => Err(e).context("linux.uidMappings"),
     }
@@ -231,22 +231,97 @@ pub(crate) fn needs_helpers(uid_map: &[IdMap], gid_map: &[IdMap]) -> bool {
     task::euid() != 0 && !(only_own(uid_map, task::euid()) && only_own(gid_map, task::egid()))
 }
 
-/// Returns the rows that a file of subuid(5) does not delegate to a user, who has the id `own` and these names there. Of the
-/// ids on the host, a user may always map the own one.
+/// A setuid program that writes the map of a caller who is not root, of the ids that a file delegates to the
+/// caller.
+pub(crate) struct Helper {
+    pub(crate) place: &'static str,
+    pub(crate) program: &'static str,
+    file: &'static str,
+    /// The option of usermod(8) that delegates ids.
+    option: &'static str,
+    own: fn() -> u32,
+}
+
+/// The helper of the users' ids, and that of the groups'.
+pub(crate) const HELPERS: [Helper; 2] = [
+    Helper {
+        place: "linux.uidMappings",
+        program: "newuidmap",
+        file: "/etc/subuid",
+        option: "--add-subuids",
+        own: task::euid,
+    },
+    Helper {
+        place: "linux.gidMappings",
+        program: "newgidmap",
+        file: "/etc/subgid",
+        option: "--add-subgids",
+        own: task::egid,
+    },
+];
+
+impl Helper {
+    /// Returns how many ids the file delegates to a user with these names.
+    #[must_use]
+    pub(crate) fn delegated(&self, names: &[String]) -> u64 {
+        ranges(&text(self.file), names).iter().map(|(_, count)| count).sum()
+    }
+
+    /// Returns a text about each row that the file does not delegate to the caller.
+    #[must_use]
+    pub(crate) fn undelegated(&self, map: &[IdMap]) -> Vec<String> {
+        self.missing(map, &text(self.file), &names(task::euid()), (self.own)())
+    }
+
+    /// Of the ids on the host, a user may always map the own one.
+    fn missing(&self, map: &[IdMap], text: &str, names: &[String], own: u32) -> Vec<String> {
+        let Self { file, option, .. } = self;
+        let (ranges, user) = (ranges(text, names), names.first().map_or("", String::as_str));
+        let missing = |row: &IdMap| {
+            let (first, last) = (u64::from(row.host), u64::from(row.host) + u64::from(row.size) - 1);
+            let delegated = ranges.iter().any(|(start, count)| *start <= first && last < start + count);
+            let ids = if first == last { first.to_string() } else { format!("{first}-{last}") };
+            let text = format!(
+                "{file} delegates no ids {ids} to {user} (hint: usermod {option} {first}-{last} {user})"
+            );
+            (!delegated && (row.host != own || row.size != 1)).then_some(text)
+        };
+        map.iter().filter_map(missing).collect()
+    }
+
+    fn write(&self, pid: i32, map: &[IdMap]) -> Result<()> {
+        let Self { place, program, .. } = self;
+        let mut command = std::process::Command::new(program);
+        command.arg(pid.to_string());
+        for row in map {
+            command.args([row.container.to_string(), row.host.to_string(), row.size.to_string()]);
+        }
+        let output = command.output().map_err(|e| {
+            let error = sys::Error::of_std(*program, &e);
+            fail(Kind::Unsupported, format!("{error} (hint: rootless containers need the package uidmap)"))
+        })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let reason = reason(program, &String::from_utf8_lossy(&output.stderr));
+        let missing = self.undelegated(map).first().map_or_else(String::new, |text| format!(": {text}"));
+        Err(fail(Kind::Os, format!("{place}: {reason}{missing}")))
+    }
+}
+
+/// Returns a user's name, if it has one, and the id. The files of subuid(5) can have both.
 #[must_use]
-pub(crate) fn undelegated(map: &[IdMap], file: &str, names: &[String], own: u32) -> Vec<IdMap> {
-    let ranges = ranges(file, names);
-    let holds = |row: &&IdMap| {
-        let (first, end) = (u64::from(row.host), u64::from(row.host) + u64::from(row.size));
-        let delegated = ranges.iter().any(|(start, count)| *start <= first && end <= start + count);
-        !(delegated || row.host == own && row.size == 1)
-    };
-    map.iter().filter(holds).copied().collect()
+pub(crate) fn names(uid: u32) -> Vec<String> {
+    users::name(text("/etc/passwd").as_bytes(), uid).into_iter().chain([uid.to_string()]).collect()
+}
+
+/// Returns the text of a file of the host, which is empty if it cannot be read.
+fn text(path: &str) -> String {
+    fs::read_text(fs::CWD, Path::new(path)).unwrap_or_default()
 }
 
 /// Returns the first id and the count of each range that a file of subuid(5) has for these names.
-#[must_use]
-pub(crate) fn ranges(file: &str, names: &[String]) -> Vec<(u64, u64)> {
+fn ranges(file: &str, names: &[String]) -> Vec<(u64, u64)> {
     let range = |line: &str| {
         let mut fields = line.split(':').map(str::trim);
         let name = fields.next()?;
@@ -254,46 +329,6 @@ pub(crate) fn ranges(file: &str, names: &[String]) -> Vec<(u64, u64)> {
         names.iter().any(|known| known == name).then_some((first, count))
     };
     file.lines().filter_map(range).collect()
-}
-
-fn helper(program: &str, pid: i32, map: &[IdMap]) -> Result<()> {
-    let mut command = std::process::Command::new(program);
-    command.arg(pid.to_string());
-    for row in map {
-        command.args([row.container.to_string(), row.host.to_string(), row.size.to_string()]);
-    }
-    let output = command.output().map_err(|e| {
-        let error = sys::Error::of_std(program, &e);
-        fail(Kind::Unsupported, format!("{error} (hint: rootless containers need the package uidmap)"))
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let reason = reason(program, &String::from_utf8_lossy(&output.stderr));
-    let (place, file) = match program {
-        "newuidmap" => ("linux.uidMappings", "/etc/subuid"),
-        _ => ("linux.gidMappings", "/etc/subgid"),
-    };
-    let hint = |path: &str| fs::read_text(fs::CWD, Path::new(path)).unwrap_or_default();
-    let uid = task::euid();
-    let own = if program == "newuidmap" { uid } else { task::egid() };
-    let hint = missing_entry(map, own, uid, file, &hint(file), &hint("/etc/passwd"));
-    Err(fail(Kind::Os, format!("{place}: {reason}{hint}")))
-}
-
-/// Returns which host's ids the helpers' file does not give to the user, as a hint with the line that does.
-fn missing_entry(map: &[IdMap], own: u32, uid: u32, file: &str, text: &str, passwd: &str) -> String {
-    let id = uid.to_string();
-    let name = users::name(passwd.as_bytes(), uid).unwrap_or_else(|| id.clone());
-    let names = [name, id];
-    let user = &names[0];
-    undelegated(map, text, &names, own).first().map_or_else(String::new, |row| {
-        let ids = range(row.host, row.size);
-        format!(
-            " (hint: {file} does not give {user} the ids {ids}: add the line {user}:{}:{})",
-            row.host, row.size
-        )
-    })
 }
 
 /// Returns the first line that a helper printed, which begins with the helper's name.
@@ -372,7 +407,7 @@ mod tests {
             (0, 1, false),
         ] {
             assert_eq!(
-                undelegated(&[row(host, size)], file, &names, 1000).is_empty(),
+                HELPERS[0].missing(&[row(host, size)], file, &names, 1000).is_empty(),
                 delegated,
                 "{host} {size}"
             );
@@ -382,18 +417,9 @@ mod tests {
     #[test]
     fn the_missing_entry_of_subuid_is_named() {
         let row = |host: u32, size: u32| IdMap { container: 0, host, size };
-        let hint = |map: &[IdMap], text: &str| {
-            missing_entry(
-                map,
-                1000,
-                1000,
-                "/etc/subuid",
-                text,
-                "root:x:0:0::/:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n",
-            )
-        };
-        let missing = " (hint: /etc/subuid does not give alice the ids 100000 to 165535: add the line \
-                       alice:100000:65536)";
+        let names = ["alice".to_string(), "1000".into()];
+        let missing = "/etc/subuid delegates no ids 100000-165535 to alice (hint: usermod --add-subuids \
+                       100000-165535 alice)";
         let map = [row(1000, 1), row(100_000, 65536)];
         for (text, expected) in [
             ("", missing),
@@ -404,7 +430,7 @@ mod tests {
             ("alice:100000:65536\n", ""),
             ("x\n1000:1:1000000\n", ""),
         ] {
-            assert_eq!(hint(&map, text), expected, "{text}");
+            assert_eq!(HELPERS[0].missing(&map, text, &names, 1000).join("; "), expected, "{text}");
         }
     }
 

@@ -155,7 +155,7 @@ mod tests {
             (r#"{"ro": null}"#, ": restricts nothing"),
             (r#"{"r0": []}"#, ": \"r0\" is unknown (hint: did you mean \"ro\"?)"),
             (r#"{"ro": [], "ro": []}"#, ": the member \"ro\" occurs twice"),
-            (r#"{"ro": "/"}"#, ": must be an array, not the string \"/\""),
+            (r#"{"ro": "/"}"#, ": must be an array, not the string \"/\" (hint: [\"/\"])"),
             (r#"{"rw": ["/", "tmp"]}"#, ".rw[1]: \"tmp\" is not an absolute path"),
             (r#"{"ro": [""]}"#, ".ro[0]: \"\" is not an absolute path"),
             (r#"{"tcpBind": [65536]}"#, ": must be a whole number from 0 to 65535, not the number 65536"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-use super::options::{Options, Propagate, legacy_flags};
+use super::options::{self, Options, Propagate, legacy_flags};
 use super::resolve::Missing;
 use super::root::Root;
 use super::sources::{self, Runtime, Sources, propagate};
@@ -256,9 +256,9 @@ fn new(
         Err(e) if matches!(e.errno, Errno::EINVAL | Errno::EACCES | Errno::EBUSY) && options.legacy == 0 => {
             let tree = match detached(root, fstype, source, options, &data) {
                 Err(refused) if one_call && e.errno == Errno::EINVAL && !tells_more(&refused) => {
-                    return Err(e.into());
+                    return Err(in_one_string(e.into(), options));
                 }
-                tree => tree?,
+                tree => tree.map_err(|e| in_one_string(e.into(), options))?,
             };
             shape_with(tree.as_fd(), Attr::default(), &options.propagation)?;
             return attach(root, tree, target).map(Some);
@@ -277,6 +277,15 @@ fn new(
         shape_with(made.as_fd(), Attr::default(), &options.propagation)?;
     }
     Ok(made)
+}
+
+/// Adds to an error that several options are one string.
+fn in_one_string(error: anyhow::Error, options: &Options) -> anyhow::Error {
+    let found = options.data.iter().find_map(|option| Some((option, options::in_one_string(option)?)));
+    match found {
+        Some((option, list)) => error.context(format!("options: {option:?} is one string (hint: {list})")),
+        None => error,
+    }
 }
 
 /// Returns whether an error of the new calls names the reason for which mount(2) has returned EINVAL. The error of mount(2)

@@ -209,9 +209,10 @@ fn refuse_on_bind(place: &str, options: &mut Options, notes: &mut Notes) {
             notes.warn(format!("{place}.options: {option:?} has no effect on a bind mount, ignoring"));
             continue;
         }
+        let hint = options::in_one_string(&option).map(|list| format!(" (hint: {list})")).unwrap_or_default();
         notes.problem(
             format_args!("{place}.options"),
-            format_args!("{option:?} is not an option of a bind mount"),
+            format_args!("{option:?} is not an option of a bind mount{hint}"),
         );
     }
     for name in options.superblock.drain(..) {

@@ -76,6 +76,14 @@ const TABLE: &[(&str, Meaning)] = &[
     ("symfollow", Clear(MOUNT_ATTR_NOSYMFOLLOW)), ("sync", Super("sync")), ("tmpcopyup", CopyUp), ("unbindable", Propagation(MS_UNBINDABLE, false)),
 ];
 
+/// Returns the options that were written as one string, as in `mount -o ro,nosuid`, for a hint.
+#[must_use]
+pub(super) fn in_one_string(option: &str) -> Option<String> {
+    let known = |part: &str| TABLE.iter().any(|(name, _)| *name == part);
+    let several = option.contains(',') && option.split(',').any(known);
+    several.then(|| format!("\"{}\"", option.replace(',', "\", \"")))
+}
+
 /// Returns the names of all options, for `features`.
 #[must_use]
 pub(crate) fn names() -> Vec<&'static str> {
@@ -343,6 +351,18 @@ mod tests {
         assert_eq!(options.data, ["size=64k", "mode=755", "hidepid=2"]);
         assert_eq!(options.superblock, [""; 0]);
         assert_eq!(options.legacy, libc::MS_I_VERSION | libc::MS_SILENT);
+    }
+
+    #[test]
+    fn several_options_in_one_string_are_noticed() {
+        for (option, expected) in [
+            ("ro,nosuid", Some("\"ro\", \"nosuid\"")),
+            ("size=1m,ro", Some("\"size=1m\", \"ro\"")),
+            ("ro", None),
+            ("lowerdir=/a,b", None),
+        ] {
+            assert_eq!(in_one_string(option).as_deref(), expected);
+        }
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The first instructions of the executable, before those of the C library. A command that puts a process
 //! into a container executes itself again from a read-only copy of its mount (`startup::seal` has the
-//! reason).
+//! reason). Then the thousands of pointers in the data are relocated.
 //!
-//! Done here, the start-up code of the C library, which relocates thousands of pointers, and ours run once
+//! The copy is executed here, so that the relocation, the start-up code of the C library and ours run once
 //! instead of twice. Errors are ignored: `startup::seal` later finds that the executable is not sealed, tries
 //! the other ways, and reports the error.
 //!
 //! With `--trace` the new process gets a name (argv[0]) from which `trace` reads the times.
 //!
-//! Nothing is relocated yet. This code therefore calls no other code, and reaches a static only relative to
+//! Nothing is relocated before. This code therefore calls no other code, and reaches a static only relative to
 //! its own address. `scripts/check-entry` checks the instructions of the release for that.
 
 use std::arch::{asm, global_asm};
@@ -23,9 +23,13 @@ global_asm!(
     "xor ebp, ebp",
     "mov rdi, rsp",
     "call {seal}",
+    "lea rdi, [rip + __ehdr_start]",
+    "lea rsi, [rip + _DYNAMIC]",
+    "call {relocate}",
     "jmp _start",
     ".size corten_entry, . - corten_entry",
     seal = sym seal,
+    relocate = sym relocate,
 );
 
 /// Executes the sealed copy if the command needs it. Returns if it does not, or after an error.
@@ -171,4 +175,52 @@ unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize {
         );
     }
     result
+}
+
+/// The tags of the dynamic section for the size and the address of the table of relative relocations (elf.h).
+const DT_RELRSZ: usize = 35;
+const DT_RELR: usize = 36;
+
+/// Adds the address of the executable to the pointers in its data. The C library would take ten instructions for each
+/// pointer, and musl before 1.2.4 does not know this form of the table. It finds an empty table afterwards.
+///
+/// A word of the table is the address of a pointer, or a bitmap of the 63 words that follow the last one, marked
+/// by its lowest bit (the generic ABI, "Relative Relocation Table").
+///
+/// # Safety
+/// `base` is the address of the executable, and `dynamic` that of its dynamic section.
+unsafe extern "C" fn relocate(base: usize, mut dynamic: *mut [usize; 2]) {
+    let (mut table, mut size) = (base, 0);
+    // SAFETY: the section is writable, and ends with a null.
+    while let entry = unsafe { &mut *dynamic }
+        && entry[0] != 0
+    {
+        match entry[0] {
+            DT_RELR => table = base + entry[1],
+            DT_RELRSZ => size = std::mem::replace(&mut entry[1], 0),
+            _ => {}
+        }
+        // SAFETY: this was not the last one.
+        dynamic = unsafe { dynamic.add(1) };
+    }
+    let (end, mut next) = (table + size, base);
+    while table != end {
+        // SAFETY: the linker has made the table, of pointers in data that is writable now.
+        unsafe {
+            let word = *(table as *const usize);
+            if word & 1 == 0 {
+                next = base + word;
+                *(next as *mut usize) += base;
+                next += size_of::<usize>();
+            } else {
+                let mut bits = word >> 1;
+                while bits != 0 {
+                    *(next as *mut usize).add(bits.trailing_zeros() as usize) += base;
+                    bits &= bits - 1;
+                }
+                next += 63 * size_of::<usize>();
+            }
+        }
+        table += size_of::<usize>();
+    }
 }

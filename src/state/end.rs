@@ -67,10 +67,22 @@ impl End {
     pub(crate) fn explain(&self, profile: Option<&str>) -> Option<String> {
         let status = self.status.map(i32::from)?;
         match (&self.kills, profile) {
-            (Some(kills), _) if self.oom_killed => Some(format!("killed: {kills}")),
-            (Some(kills), _) if status == SHELL_KILLED && self.signal.is_none() => {
-                let why = "the kernel has killed a process of the container";
-                Some(format!("the program ended with status {status}, and {why}: {kills}"))
+            // The kernel does not report which process it was. Usually it is the one that ended by SIGKILL.
+            (Some(kills), _) if self.oom_killed && kills.count == 1 && !kills.in_slice => {
+                Some(format!("killed: {kills}"))
+            }
+            (Some(kills), _) if self.oom_killed || status == SHELL_KILLED && self.signal.is_none() => {
+                let end = if self.oom_killed {
+                    "killed by signal KILL"
+                } else {
+                    "the program ended with status 137"
+                };
+                let many = match kills.count {
+                    1 => "a process".into(),
+                    count => format!("{count} processes"),
+                };
+                let other = if kills.in_slice { " or of another one in its slice" } else { "" };
+                Some(format!("{end}, and the kernel has killed {many} of the container{other}: {kills}"))
             }
             (_, Some(command)) if self.by_sigsys() => Some(if self.signal.is_some() {
                 let why = "as by a seccomp profile that forbids a system call";
@@ -104,7 +116,7 @@ mod tests {
     use super::*;
 
     fn kills() -> Kills {
-        Kills { count: 1, above: false, limit: Some(8 << 20), peak: Some(8 << 20) }
+        Kills { count: 1, limit: Some(8 << 20), peak: Some(8 << 20), ..Kills::default() }
     }
 
     #[test]

@@ -311,6 +311,12 @@ impl<'a> Poll<'a> {
         Self { fd: Some(fd), events: PollFlags::POLLOUT, ready: false }
     }
 
+    /// Waits for a change of a file in cgroupfs or procfs.
+    #[must_use]
+    pub(crate) fn change(fd: BorrowedFd<'a>) -> Self {
+        Self { fd: Some(fd), events: PollFlags::POLLPRI, ready: false }
+    }
+
     #[must_use]
     pub(crate) fn read_or_write(fd: BorrowedFd<'a>) -> Self {
         Self { fd: Some(fd), events: PollFlags::POLLIN | PollFlags::POLLOUT, ready: false }

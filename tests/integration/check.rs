@@ -298,6 +298,12 @@ fn a_user_learns_which_ids_are_not_delegated() {
         let expected = "host: linux.namespaces: a caller without root's rights needs a user namespace (hint: corten spec \
                         --rootless)\n";
         assert!(out.code == 1 && out.stdout.contains(expected), "{}{}", out.stdout, out.stderr);
+        let mut command = Command::new("/usr/bin/setpriv");
+        command.args(["--reuid=54321", "--regid=54321", "--clear-groups", "--"]);
+        command.arg(t.command(&[]).get_program()).args(["check", "-b", rootful.path()]);
+        let out = t.call(command.env_remove("XDG_RUNTIME_DIR"));
+        let expected = "host: XDG_RUNTIME_DIR is not set (hint: --root DIR keeps the state in DIR)\n";
+        assert!(out.code == 1 && out.stdout.contains(expected), "{}{}", out.stdout, out.stderr);
         let out = as_user("/usr/bin:/bin", &["check", "--host"]);
         assert!(
             out.stdout.contains(" delegated ids: none for 54321 in /etc/subuid"),

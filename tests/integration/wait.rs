@@ -1,12 +1,17 @@
 //! Why a container stopped: `wait`, and what `state`, `list` and the last line of `run` show of its end.
 
 use std::fs;
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Running, Test, View, isolated, isolated_in, linux_since, poll, reap, skip};
+use crate::harness::{
+    Bundle, Output, Running, Test, View, isolated, isolated_in, linux_since, poll, reap, skip, with_systemd,
+};
+use crate::systemd::{CGROUP, gone, path, systemctl, unit};
 
 /// Makes a bundle that runs a shell script.
 fn script(t: &Test, script: &str) -> Bundle {
@@ -198,6 +203,9 @@ fn limited(t: &Test, ends: &str) -> Bundle {
 
 const EATS: &str = "tail /dev/zero";
 
+/// What `run` and `wait` say of a program that was killed for want of memory.
+const KILLED: &str = "killed: out of memory";
+
 /// The last line of `run` says that the kernel has killed the program for want of memory.
 #[test]
 fn run_reports_that_memory_ran_out() {
@@ -207,7 +215,32 @@ fn run_reports_that_memory_ran_out() {
             skip("no memory controller on cgroup v2");
         }
         memory_runs_out(t, linux_since(5, 19));
+        below(t);
     });
+}
+
+/// The container itself makes a cgroup with a limit, which is not the limit of the configuration.
+fn below(t: &Test) {
+    let bundle = limited(
+        t,
+        &format!(
+            "cd /sys/fs/cgroup; mkdir a b; echo $$ > b/cgroup.procs; echo +memory > cgroup.subtree_control; \
+             echo 4M > a/memory.max; sh -c 'echo $$ > a/cgroup.procs; exec {EATS}'; exit $?"
+        ),
+    );
+    bundle.edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        if !namespaces.contains(&json!({"type": "cgroup"})) {
+            namespaces.push(json!({"type": "cgroup"}));
+        }
+        for mount in config["mounts"].as_array_mut().unwrap() {
+            if mount["type"] == "cgroup" {
+                mount["options"] = json!([]);
+            }
+        }
+    });
+    let out = t.run_bundle(&bundle).exits(137);
+    assert!(out.stderr.contains("the container: out of memory in a cgroup below (limit 8 MiB"), "{out:#?}");
 }
 
 /// The same on v1.
@@ -220,7 +253,7 @@ fn run_reports_that_memory_ran_out_on_v1() {
 fn memory_runs_out(t: &Test, peak: bool) {
     let last = |text: &str| text.lines().last().unwrap_or_default().to_string();
     let peak = if peak { ", peak 8 MiB" } else { "" };
-    let killed = format!("error: run r: killed: out of memory (limit 8 MiB{peak})");
+    let killed = format!("error: run r: {KILLED} (limit 8 MiB{peak})");
     let direct = limited(t, &format!("exec {EATS}"));
     let out = t.run_bundle(&direct).exits(137);
     assert_eq!(last(&out.stderr), killed);
@@ -259,12 +292,12 @@ fn kept_and_detached(t: &Test, direct: &Bundle) {
         json!({"status": 137, "signal": "SIGKILL", "oomKilled": true, "oomKills": 1, "memoryLimit": LIMIT});
     t.corten(&["run", "--keep", "-b", direct.path(), "r"]).exits(137);
     assert_eq!(shown(&exit(t, "r")), expected);
-    t.corten(&["wait", "r"]).fails("wait r: killed: out of memory (limit 8 MiB").exits(137);
+    t.corten(&["wait", "r"]).fails(&format!("wait r: {KILLED} (limit 8 MiB")).exits(137);
     t.delete("r");
     t.create(direct, "c");
     let waits = waiting(t, "c");
     t.corten(&["start", "c"]).ok();
-    waits.wait().fails("wait c: killed: out of memory (limit 8 MiB").exits(137);
+    waits.wait().fails(&format!("wait c: {KILLED} (limit 8 MiB")).exits(137);
     t.delete("c");
     // Without a wait, and after the parent has reaped the process, the cgroup still knows that memory ran
     // out.
@@ -284,6 +317,64 @@ fn kept_and_detached(t: &Test, direct: &Bundle) {
     assert!(t.document("c").get("exit").is_none());
     fs::write(&state, text).unwrap();
     t.delete("c");
+}
+
+/// systemd removes an empty scope, and the counts with it, at any moment after the end of its last process. `run` and `wait`
+/// have usually read them by then. Otherwise they take the slice's count, and say so.
+#[test]
+fn run_and_wait_report_that_memory_ran_out_in_a_scope() {
+    with_systemd("run_and_wait_report_that_memory_ran_out_in_a_scope", |t| {
+        let unit = unit("memory");
+        let in_scope = |script: &str| {
+            let bundle = limited(t, script);
+            bundle.edit(|config| config["linux"]["cgroupsPath"] = path("", "memory"));
+            bundle
+        };
+        let bundle = in_scope(&format!("exec {EATS}"));
+        for _ in 0..5 {
+            let out = t.corten(&["--systemd-cgroup", "run", "-b", bundle.path(), "memory"]).exits(137);
+            says_that_memory_ran_out(&out);
+        }
+        let killed = |end: &Value| (&end["oomKilled"], &end["memoryLimit"]) == (&json!(true), &json!(LIMIT));
+        t.corten(&["--systemd-cgroup", "run", "--keep", "-b", bundle.path(), "memory"]).exits(137);
+        let end = t.document("memory")["exit"].clone();
+        assert!(killed(&end) && end["signal"] == "SIGKILL", "{end}");
+        t.corten(&["delete", "memory"]).ok();
+        // systemd reaps the process at once.
+        if linux_since(6, 15) {
+            t.corten(&["--systemd-cgroup", "create", "-b", bundle.path(), "memory"]).ok();
+            let waits = waiting(t, "memory");
+            t.corten(&["start", "memory"]).ok();
+            says_that_memory_ran_out(&waits.wait().exits(137));
+            t.corten(&["delete", "memory"]).ok();
+        }
+        let cgroup = Path::new(CGROUP).join("system.slice").join(&unit);
+        // `run` is stopped until systemd has removed the cgroup.
+        let waits = in_scope(&format!("read line < /my-fifo; exec {EATS}"));
+        nix::unistd::mkfifo(&waits.rootfs().join("my-fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let run = t.spawn(&mut t.command(&["--systemd-cgroup", "run", "-b", waits.path(), "memory"]));
+        // This returns when the program has opened the other end.
+        let mut fifo = fs::File::options().write(true).open(waits.rootfs().join("my-fifo")).unwrap();
+        let signal = |name: &str| t.call(Command::new("kill").args([name, &run.child.id().to_string()])).ok();
+        signal("-STOP");
+        fifo.write_all(b"go\n").unwrap();
+        assert!(poll(Duration::from_secs(20), || !cgroup.exists()));
+        signal("-CONT");
+        let out = run.wait().exits(137);
+        assert!(
+            out.stderr.contains("of the container or of another one in its slice: out of memory"),
+            "{out:#?}"
+        );
+        assert!(poll(Duration::from_secs(20), || gone(&unit, &cgroup)), "{}", systemctl(&["status", &unit]));
+    });
+}
+
+fn says_that_memory_ran_out(out: &Output) {
+    let last = out.stderr.lines().last().unwrap_or_default();
+    let in_slice = "killed by signal KILL, and the kernel has killed a process of the container or of another one in its \
+                    slice: out of memory";
+    let said = |text: &str| last.contains(&format!(" memory: {text} (limit 8 MiB"));
+    assert!(said(KILLED) || said(in_slice), "{out:#?}");
 }
 
 /// A kill that the kernel has counted in the cgroup before the container was created is not the container's.

@@ -100,24 +100,12 @@ fn check_ids(plan: &Plan, host: &Host, notes: &mut Notes) {
     if !new || host.uid == 0 || !idmap::needs_helpers(uid_map, gid_map) {
         return;
     }
-    let names = facts::names(host.uid);
-    let maps = [
-        ("linux.uidMappings", uid_map, "newuidmap", "/etc/subuid", "--add-subuids", host.uid),
-        ("linux.gidMappings", gid_map, "newgidmap", "/etc/subgid", "--add-subgids", sys::task::egid()),
-    ];
-    for (place, map, helper, file, option, own) in maps {
-        if facts::in_path(helper).is_none() {
-            notes.problem(place, format_args!("{helper} is not in PATH (hint: install the package uidmap)"));
+    for (helper, map) in idmap::HELPERS.iter().zip([uid_map, gid_map]) {
+        let (place, program) = (helper.place, helper.program);
+        if facts::in_path(program).is_none() {
+            notes.problem(place, format_args!("{program} is not in PATH (hint: install the package uidmap)"));
         }
-        let text = fs::read_text(fs::CWD, Path::new(file)).unwrap_or_default();
-        for row in idmap::undelegated(map, &text, &names, own) {
-            let last = u64::from(row.host) + u64::from(row.size) - 1;
-            let (first, user) = (row.host, names.first().map_or("", String::as_str));
-            let text = format!(
-                "{file} delegates no ids {first}-{last} to {user} (hint: usermod {option} {first}-{last} {user})"
-            );
-            notes.problem(place, text);
-        }
+        helper.undelegated(map).into_iter().for_each(|text| notes.problem(place, text));
     }
 }
 

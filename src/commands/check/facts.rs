@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::host;
 use crate::launch;
 use crate::namespaces::idmap;
-use crate::process::users;
 use crate::seccomp;
 use crate::sys::{fs, process, task};
 
@@ -46,6 +45,8 @@ pub(super) struct Facts {
     pub(super) criu: Criu,
     pub(super) systemd: Systemd,
     pub(super) engines: Vec<Engine>,
+    /// The path of corten.
+    pub(super) executable: String,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -97,11 +98,7 @@ impl Facts {
     pub(super) fn probe(criu: Option<&Path>) -> Result<Self> {
         let proc = host::procfs()?;
         let uid = task::euid();
-        let names = names(uid);
-        let count = |file: &str| -> u64 {
-            let text = fs::read_text(fs::CWD, Path::new(file)).unwrap_or_default();
-            idmap::ranges(&text, &names).iter().map(|(_, count)| count).sum()
-        };
+        let names = idmap::names(uid);
         let text = |path: &str| fs::read_text(proc, Path::new(path)).ok();
         let filesystems = text("filesystems").unwrap_or_default();
         let overlay = filesystems.lines().any(|line| line.ends_with("\toverlay"));
@@ -113,9 +110,9 @@ impl Facts {
             user_namespace: host::in_user_namespace()?,
             cgroups: Cgroups::probe(uid),
             users: user_namespaces_refused(proc, uid),
-            delegated: [count("/etc/subuid"), count("/etc/subgid")],
+            delegated: idmap::HELPERS.each_ref().map(|helper| helper.delegated(&names)),
             name: names.first().cloned().unwrap_or_default(),
-            helpers: ["newuidmap", "newgidmap"].map(|name| in_path(name).is_some()),
+            helpers: idmap::HELPERS.each_ref().map(|helper| in_path(helper.program).is_some()),
             seccomp: text("sys/kernel/seccomp/actions_avail").is_some(),
             seccomp_lacks: seccomp::FLAGS.iter().copied().filter(|flag| !supported.contains(flag)).collect(),
             modules: fs::read_text(fs::CWD, Path::new("/sys/kernel/security/lsm")).ok(),
@@ -123,6 +120,7 @@ impl Facts {
             criu: Criu::probe(criu),
             systemd: Systemd::probe(uid),
             engines: engines(uid),
+            executable: fs::readlinkat(proc, Path::new("self/exe"))?.to_string_lossy().into_owned(),
         })
     }
 }
@@ -186,12 +184,6 @@ impl Systemd {
             Err(e) => Self::Silent(format!("{e:#}")),
         }
     }
-}
-
-/// Returns the caller's name, if it has one, and the id. Both may be in /etc/subuid.
-pub(super) fn names(uid: u32) -> Vec<String> {
-    let passwd = fs::read_text(fs::CWD, Path::new("/etc/passwd")).unwrap_or_default();
-    users::name(passwd.as_bytes(), uid).into_iter().chain([uid.to_string()]).collect()
 }
 
 /// Returns why a caller cannot make user namespaces, and what mends it.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::facts::{Criu, Engine, Facts, Systemd};
+use crate::log;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grade {
@@ -56,7 +57,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Line> {
     lines.push(seccomp(facts));
     lines.push(security_modules(facts));
     lines.extend([overlay(facts), idmapped_mounts(facts), checkpoints(facts), systemd(facts)]);
-    lines.extend(facts.engines.iter().map(engine));
+    lines.extend(facts.engines.iter().map(|known| engine(known, &facts.executable)));
     if facts.engines.is_empty() {
         lines.push(fine("engines", "none of podman, docker, containerd, crio and buildah is in PATH"));
     }
@@ -243,18 +244,25 @@ fn systemd(facts: &Facts) -> Line {
     }
 }
 
-fn engine(engine: &Engine) -> Line {
+/// `path` is that of corten.
+fn engine(engine: &Engine, path: &str) -> Line {
     let Engine { name, set_up } = *engine;
     if set_up {
         return fine(name, "seems to be set up for corten");
     }
     let hint = match name {
-        "docker" => "/etc/docker/daemon.json: {\"runtimes\": {\"corten\": {\"path\": \"/usr/bin/corten\"}}}",
-        "containerd" => "/etc/containerd/config.toml: BinaryName = \"/usr/bin/corten\" for a runc.v2 runtime",
-        "crio" => {
-            "/etc/crio/crio.conf.d/corten.conf: [crio.runtime.runtimes.corten] runtime_path = \"/usr/bin/corten\""
+        "docker" => {
+            format!("/etc/docker/daemon.json: {{\"runtimes\": {{\"corten\": {{\"path\": \"{path}\"}}}}}}")
         }
-        _ => "/etc/containers/containers.conf: [engine.runtimes] corten = [\"/usr/bin/corten\"]",
+        "containerd" => {
+            format!("/etc/containerd/config.toml: BinaryName = \"{path}\" for a runc.v2 runtime")
+        }
+        "crio" => {
+            format!(
+                "/etc/crio/crio.conf.d/corten.conf: [crio.runtime.runtimes.corten] runtime_path = \"{path}\""
+            )
+        }
+        _ => format!("/etc/containers/containers.conf: [engine.runtimes] corten = [\"{path}\"]"),
     };
     limited(name, "does not seem to know corten", hint)
 }
@@ -263,8 +271,7 @@ fn engine(engine: &Engine) -> Line {
 pub(super) fn text(lines: &[Line]) -> String {
     let line = |Line { part, grade, text, hint }: &Line| {
         let hint = hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        format!("{:<8} {part}: {shown}{hint}\n", grade.name())
+        format!("{:<8} {part}: {}{hint}\n", grade.name(), log::one_line(text))
     };
     lines.iter().map(line).collect()
 }
@@ -312,6 +319,7 @@ mod tests {
             criu: Criu::Version("4.1.1".into()),
             systemd: Systemd::Reached,
             engines: vec![Engine { name: "podman", set_up: true }],
+            executable: "/opt/corten".into(),
             ..Facts::default()
         }
     }
@@ -403,7 +411,8 @@ mod tests {
         (
             0,
             |f| f.engines = vec![Engine { name: "docker", set_up: false }],
-            "limited  docker: does not seem to know corten (hint: /etc/docker/daemon.json",
+            "limited  docker: does not seem to know corten (hint: /etc/docker/daemon.json: {\"runtimes\": \
+             {\"corten\": {\"path\": \"/opt/corten\"}}})",
         ),
     ];
 
