@@ -118,7 +118,7 @@ impl Session<'_> {
     /// Waits for the end of CRIU, which has answered.
     pub(crate) fn end(self) -> Result<Exit> {
         drop(self.socket);
-        if task::poll_readable(&[self.pidfd.as_fd()], Some(Instant::now() + END))?.contains(&true) {
+        if task::poll_readable(&[self.pidfd.as_fd()], Some(end_limit(self.still)))?.contains(&true) {
             return Ok(task::wait(self.pidfd.as_fd())?);
         }
         kill(&self.pidfd);
@@ -128,7 +128,7 @@ impl Session<'_> {
     /// Ends the conversation after an error. CRIU undoes what it has done, and is killed if it does not come to an end.
     pub(crate) fn abandon(self) {
         drop(self.socket);
-        let ended = task::poll_readable(&[self.pidfd.as_fd()], Some(Instant::now() + END));
+        let ended = task::poll_readable(&[self.pidfd.as_fd()], Some(end_limit(self.still)));
         if ended.is_ok_and(|ended| ended.contains(&true)) {
             let _ = task::wait(self.pidfd.as_fd());
         } else {
@@ -173,8 +173,7 @@ impl Session<'_> {
 
     /// Returns the error for the end of the socket.
     fn died(&self) -> anyhow::Error {
-        let deadline = Instant::now() + END.min(self.still);
-        let text = match task::poll_readable(&[self.pidfd.as_fd()], Some(deadline)) {
+        let text = match task::poll_readable(&[self.pidfd.as_fd()], Some(end_limit(self.still))) {
             Ok(ended) if ended.contains(&true) => match task::peek(self.pidfd.as_fd()) {
                 Ok(Exit::Code(code)) => format!("CRIU has ended without an answer (exit status {code})"),
                 Ok(Exit::Signal(signal)) => {
@@ -186,6 +185,11 @@ impl Session<'_> {
         };
         Failed(text).into()
     }
+}
+
+/// Returns the moment at which CRIU must have ended, given the longest time without progress.
+fn end_limit(still: Duration) -> Instant {
+    Instant::now() + END.min(still)
 }
 
 /// CRIU could not do what it was asked for. Its log has the reason.
@@ -363,6 +367,29 @@ mod tests {
                 (error(session.send(&dump())), received)
             });
             assert_eq!((&*sent, &*received), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn a_criu_that_does_not_end_is_killed() {
+        let runs = |pid| crate::procstat::runs(pid).unwrap();
+        for (script, expected) in
+            [("exit 6", Some(6)), ("kill -KILL $$", Some(128 + 9)), ("exec sleep 100", None)]
+        {
+            let ended = session(Command::new("sh").args(["-c", script]), |session, _peer| session.end());
+            match (ended, expected) {
+                (Ok(exit), Some(status)) => assert_eq!(exit.status(), status, "{script}"),
+                (ended, _) => assert_eq!(error(ended), "CRIU has answered, but does not end"),
+            }
+        }
+        for script in ["exit 6", "exec sleep 100"] {
+            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pid = child.id() as i32;
+            let (socket, _peer) = socket::channel().unwrap();
+            let (pidfd, still) = (task::pidfd_open(pid).unwrap(), Duration::from_millis(50));
+            Session { socket, pidfd, progress: &|| 0, may_wait: false, still }.abandon();
+            assert!(!runs(pid), "{script}");
+            let _ = child.wait();
         }
     }
 

@@ -88,6 +88,13 @@ fn nothing_is_left(t: &Test, cgroup: &str) {
         says(criu.restore(t, &args), &format!("restore c1: {text}"));
         assert_eq!(remains(t, &before), [""; 0]);
     }
+    criu.script(&json!({}));
+    for option in ["--pid-file", "--pidfd-socket"] {
+        let nowhere = t.dir.join("none/none");
+        let args = ["-d", "-b", bundle.path(), option, nowhere.to_str().unwrap(), "c1"];
+        criu.restore(t, &args).fails(&format!("restore c1: {option}"));
+        assert_eq!(remains(t, &before), [""; 0]);
+    }
     criu.script(&json!({"at": {"post-restore": "refuse"}}));
     says(criu.restore(t, &["-b", bundle.path(), "c1"]), "restore c1: CRIU failed");
 }
