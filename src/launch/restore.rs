@@ -152,11 +152,10 @@ impl Build<'_> {
             cgroup.map_or(Ok(()), |cgroup| attach_device_filter(plan, cgroup))?;
             let mountinfo = mountinfo::read_of(&criu.pid.to_string(), proc)?;
             let staged = rootfs::staged(&plan.rootfs, &mountinfo, directory)?;
-            let null = (PathBuf::from(rootfs::NULL_NAME), PathBuf::from(rootfs::NULL_NAME));
             let mount = |(key, value): (PathBuf, PathBuf)| {
                 Ok(ExternalMount { key: text(&key)?, value: text(&value)? })
             };
-            staged.into_iter().chain([null]).map(mount).collect()
+            staged.into_iter().map(mount).collect()
         })
     }
 
