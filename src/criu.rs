@@ -12,10 +12,11 @@ pub(crate) mod message;
 pub(crate) mod session;
 pub(crate) mod stats;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Kind, Result, fail};
+use crate::sys::mount::{self, Depth};
 use crate::sys::{self, fs};
 
 /// The files that CRIU writes into the work directory for a dump, and for a restore.
@@ -83,6 +84,15 @@ impl Directories {
         Ok(())
     }
 
+    /// Replaces that of the images, under the same number, by an idmapped mount. The processes that CRIU makes in a user
+    /// namespace open images as root of that, which is nobody to files of the host's root.
+    pub(crate) fn map_images(&self, user_namespace: BorrowedFd) -> Result<()> {
+        let copy = mount::open_tree_clone(self.images.as_fd(), Path::new(""), Depth::One)?;
+        mount::mount_idmap(copy.as_fd(), Depth::One, user_namespace)?;
+        let again = open_at(copy.as_fd(), Path::new("."))?;
+        Ok(fs::redirect(self.images.as_fd(), again.as_fd())?)
+    }
+
     /// Returns the numbers of their descriptors.
     pub(crate) fn numbers(&self) -> [i32; 2] {
         [self.images.as_raw_fd(), self.work.as_raw_fd()]
@@ -94,7 +104,11 @@ fn at(option: &str, path: &Path) -> String {
 }
 
 fn open(path: &Path) -> sys::Result<OwnedFd> {
-    fs::open(fs::CWD, path, fs::O_RDONLY | fs::O_DIRECTORY, 0)
+    open_at(fs::CWD, path)
+}
+
+fn open_at(dir: BorrowedFd, path: &Path) -> sys::Result<OwnedFd> {
+    fs::open(dir, path, fs::O_RDONLY | fs::O_DIRECTORY, 0)
 }
 
 fn make_and_open(path: &Path) -> sys::Result<OwnedFd> {
