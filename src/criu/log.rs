@@ -11,9 +11,15 @@ const READ_MAX: u64 = 1 << 20;
 /// The most errors that a message has.
 const SHOWN_MAX: usize = 3;
 
-/// Errors that say nothing: CRIU's summaries, and that a program failed which has said why.
-const SUMMARIES: [&str; 4] =
-    ["Dumping FAILED.", "Restoring FAILED.", "Pre-dumping FAILED.", "exited, status="];
+/// Errors that say nothing: CRIU's summaries, that a program failed which has said why, and that a helper of CRIU's misses the
+/// rest of it.
+const SUMMARIES: [&str; 5] = [
+    "Dumping FAILED.",
+    "Restoring FAILED.",
+    "Pre-dumping FAILED.",
+    "exited, status=",
+    "cg: cgroupd: recv req error",
+];
 
 /// The beginning of an error, up to its place in CRIU's source.
 const MARK: &str = "Error (";
@@ -70,6 +76,8 @@ mod tests {
         let expected = "inet: Connected TCP socket, consider using --tcp-established option.; \
                         Dump files (pid: 7) failed with -1";
         assert_eq!(excerpt(log).as_deref(), Some(expected));
+        let log = "(00.1) Error (criu/files-reg.c:1): bad\n(00.2) Error (criu/cgroup.c:1998): cg: cgroupd: recv req error: No such file or directory\n";
+        assert_eq!(excerpt(log).as_deref(), Some("bad"));
         assert_eq!(excerpt("(00.1) Error (criu/cr-dump.c:2111): Dumping FAILED.\nError (half"), None);
     }
 }
