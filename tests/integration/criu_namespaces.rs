@@ -59,12 +59,16 @@ fn namespaces_are_joined_again() {
                 match expected {
                     Some(process) => assert_eq!(kind, links(process, &[link])[0], "{kinds:?} {link}"),
                     None => assert!(
-                        kind != links(other, &[link])[0] && kind != links(std::process::id() as i32, &[link])[0],
+                        kind != links(other, &[link])[0]
+                            && kind != links(std::process::id() as i32, &[link])[0],
                         "{kinds:?} {link}"
                     ),
                 }
             }
-            assert_eq!(t.exec("c2", "readlink /proc/self/ns/net").ok().trim(), links(pid, &["net"])[0].to_str().unwrap());
+            assert_eq!(
+                t.exec("c2", "readlink /proc/self/ns/net").ok().trim(),
+                links(pid, &["net"])[0].to_str().unwrap()
+            );
             t.delete("c2");
         }
         t.delete("other");
@@ -91,7 +95,8 @@ fn own_namespaces_look_the_same() {
 fn a_user_namespace_is_restored() {
     with_criu(|t| {
         let volume = Volume::new(t);
-        let show = "id -u; cat /proc/self/uid_map /proc/self/gid_map; grep -E '^(Cap|NoNew)' /proc/self/status";
+        let show =
+            "id -u; cat /proc/self/uid_map /proc/self/gid_map; grep -E '^(Cap|NoNew)' /proc/self/status";
         let bundle = t.bundle(|c| {
             volume.count(c, "", show);
             map_ids(c);
@@ -179,7 +184,7 @@ fn cgroups_below_are_restored() {
             let args: Vec<&str> = mode.iter().flat_map(|mode| ["--manage-cgroups-mode", *mode]).collect();
             let _ = fs::remove_file(volume.dir.join("said"));
             t.start(&bundle, "c1");
-            volume.after(0);
+            println!("{mode:?}: {:?}", volume.after(0));
             save(t, "c1", &args);
             let number = volume.stopped_at();
             let mut restore = command(t, &["restore", "-d"], "c1");
@@ -218,7 +223,8 @@ fn a_scope_of_systemd_gets_the_restored_processes() {
                 c["linux"]["resources"] = json!({"pids": {"limit": 100 + number}});
             })
         };
-        let cgroup = |number: u32| Path::new("/sys/fs/cgroup/system.slice").join(format!("{}.scope", name(number)));
+        let cgroup =
+            |number: u32| Path::new("/sys/fs/cgroup/system.slice").join(format!("{}.scope", name(number)));
         let root = t.bundle(|_| {}).rootfs();
         t.corten(&["--systemd-cgroup", "run", "-d", "-b", bundle(1, &root).path(), "c1"]).ok();
         volume.after(0);
@@ -226,7 +232,10 @@ fn a_scope_of_systemd_gets_the_restored_processes() {
         assert!(poll(crate::criu::LONG, || !cgroup(1).exists()));
         let number = volume.stopped_at();
         let mut restore = t.command(&["--systemd-cgroup", "restore", "-d", "--image-path"]);
-        restore.arg(crate::criu::directory(t, "c1", "images")).arg("--work-path").arg(crate::criu::directory(t, "c1", "work"));
+        restore
+            .arg(crate::criu::directory(t, "c1", "images"))
+            .arg("--work-path")
+            .arg(crate::criu::directory(t, "c1", "work"));
         call(t, "c1", restore.args(["-b", bundle(2, &root).path(), "c2"])).ok();
         volume.goes_on(number);
         assert_eq!(fs::read_to_string(cgroup(2).join("pids.max")).unwrap().trim(), "102");
@@ -283,14 +292,19 @@ profile corten-criu-2 flags=(attach_disconnected,mediate_deleted) {
 #[test]
 fn a_profile_of_apparmor_is_restored() {
     with_criu(|t| {
-        if !crate::harness::modules().apparmor || Command::new("apparmor_parser").arg("--version").output().is_err() {
+        if !crate::harness::modules().apparmor
+            || Command::new("apparmor_parser").arg("--version").output().is_err()
+        {
             skip("AppArmor is not here");
         }
         let file = t.dir.join("profiles");
         fs::write(&file, PROFILES).unwrap();
         t.call(Command::new("apparmor_parser").arg("-qKr").arg(&file)).ok();
         let volume = Volume::new(t);
-        for (more, label) in [(&[] as &[&str], "corten-criu-1"), (&["--lsm-profile", "apparmor:corten-criu-2"], "corten-criu-2")] {
+        for (more, label) in [
+            (&[] as &[&str], "corten-criu-1"),
+            (&["--lsm-profile", "apparmor:corten-criu-2"], "corten-criu-2"),
+        ] {
             let bundle = t.bundle(|c| {
                 volume.count(c, "", "cat /proc/self/attr/current; cat /etc/secret 2>/dev/null");
                 c["process"]["apparmorProfile"] = json!("corten-criu-1");

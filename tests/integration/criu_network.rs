@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::criu::{LONG, Volume, call, command, directory, load, moved, save, with_criu};
-use crate::harness::poll;
+use crate::criu::{LONG, Volume, call, command, directory, load, save, with_criu};
+use crate::harness::{poll, without_namespace};
 use crate::mounts::add;
 
 /// A socket that listens accepts connections again.
@@ -25,7 +25,8 @@ def look():
   a.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0'); a.close(); b.close(); c.close(); d.close()
   return result";
         // The connections exist only for a moment, which the checkpoint can meet.
-        let bundle = t.bundle(|c| volume.python(c, first, "look() if os.path.exists('/vol/go') else 'waits'"));
+        let bundle =
+            t.bundle(|c| volume.python(c, first, "look() if os.path.exists('/vol/go') else 'waits'"));
         t.start(&bundle, "c1");
         volume.after(0);
         save(t, "c1", &[]);
@@ -106,6 +107,8 @@ def look():
   try: return s.send(b'hello')
   except OSError as e: return e");
             volume.python(c, &first, "look()");
+            // CRIU sees sockets of one network namespace only.
+            without_namespace(c, "network");
             // The name of the socket is the host's.
             add(c, json!({"destination": volume.dir, "source": volume.dir, "options": ["bind"]}));
         });
@@ -129,15 +132,28 @@ def look():
 fn memory_can_follow_a_restore() {
     with_criu(|t| {
         let volume = Volume::new(t);
-        let bundle = t.bundle(|c| volume.python(c, "memory = os.urandom(4 << 20)", "hash(memory) if os.path.exists('/vol/go') else 0"));
+        let bundle = t.bundle(|c| {
+            volume.python(
+                c,
+                "memory = os.urandom(4 << 20)",
+                "hash(memory) if os.path.exists('/vol/go') else 0",
+            )
+        });
         t.start(&bundle, "c1");
         volume.after(0);
         let ready = t.dir.join("ready");
         t.call(Command::new("mkfifo").arg(&ready)).ok();
-        let mut dump = command(t, &["checkpoint", "--lazy-pages", "--page-server", "127.0.0.1:2727", "--status-fd", "9"], "c1");
+        let mut dump = command(
+            t,
+            &["checkpoint", "--lazy-pages", "--page-server", "127.0.0.1:2727", "--status-fd", "9"],
+            "c1",
+        );
         dump.arg("c1");
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("exec \"$0\" \"$@\" 9<>{}", ready.display())]).arg(dump.get_program()).args(dump.get_args());
+        shell
+            .args(["-c", &format!("exec \"$0\" \"$@\" 9<>{}", ready.display())])
+            .arg(dump.get_program())
+            .args(dump.get_args());
         let serving = t.spawn(shell.stdin(Stdio::null()));
         let mut byte = [1];
         // Opened for writing too, it has no end.
@@ -150,7 +166,18 @@ fn memory_can_follow_a_restore() {
         let number = volume.stopped_at();
         let work = directory(t, "c1", "work");
         let pages = Command::new("criu")
-            .args(["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", "2727", "-vv", "-o", "lazy.log", "-D"])
+            .args([
+                "lazy-pages",
+                "--page-server",
+                "--address",
+                "127.0.0.1",
+                "--port",
+                "2727",
+                "-vv",
+                "-o",
+                "lazy.log",
+                "-D",
+            ])
             .arg(directory(t, "c1", "images"))
             .arg("-W")
             .arg(&work)
@@ -207,7 +234,16 @@ fn the_configuration_file_of_the_annotation_counts() {
             volume.python(c, CONNECTED, "look()");
             c["annotations"] = json!({"org.criu.config": file});
         });
-        moved(t, &volume, &bundle, &[], &[]);
+        assert_eq!(t.corten(&["run", "-d", "-b", bundle.path(), "c1"]).code, 0);
+        volume.after(0);
+        save(t, "c1", &[]);
+        assert!(directory(t, "c1", "work").join("mine.log").exists());
+        let number = volume.stopped_at();
+        assert_eq!(
+            call(t, "c1", command(t, &["restore", "-d", "-b", bundle.path()], "c1").arg("c2")).code,
+            0
+        );
+        volume.goes_on(number);
         t.delete("c2");
     });
 }
