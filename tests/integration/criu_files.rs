@@ -341,6 +341,24 @@ fn files_become_those_of_the_restore() {
     });
 }
 
+/// CRIU compares the size of a file that was not open for appending. The message says so.
+#[test]
+fn a_file_of_another_size_is_refused_with_a_hint() {
+    with_criu(|t| {
+        let volume = Volume::new(t);
+        let bundle = t.bundle(|c| volume.count(c, "echo text >&2", "true"));
+        let file = |name: &str| File::create(t.dir.join(name)).unwrap().into();
+        start_with(t, &bundle, [Stdio::null(), Stdio::null(), file("first")]);
+        volume.after(0);
+        save(t, "c1", &[]);
+        let mut command = command(t, &["restore", "--detach", "--bundle", bundle.path(), "c2"], "c1");
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file("second"));
+        assert!(!command.status().unwrap().success());
+        let said = fs::read_to_string(t.dir.join("second")).unwrap();
+        assert!(said.contains("hint: a file that is a standard stream"), "{said}");
+    });
+}
+
 /// A container that was started without standard streams can be saved and restored, also by a caller without any.
 #[test]
 fn closed_streams_are_no_obstacle() {
