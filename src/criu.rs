@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Kind, Result, fail};
+use crate::sys::mount::{self, Depth};
 use crate::sys::{self, fs};
 
 /// The files that CRIU writes into the work directory for a dump, and for a restore.
@@ -88,6 +89,15 @@ impl Directories {
         names.into_iter().try_for_each(|name| remove(self.work.as_fd(), name))
     }
 
+    /// Replaces that of the images, under the same number, by an idmapped mount. The processes that CRIU makes in a user
+    /// namespace open images as root of that, which is nobody to files of the host's root.
+    pub(crate) fn map_images(&self, user_namespace: BorrowedFd) -> Result<()> {
+        let copy = mount::open_tree_clone(self.images.as_fd(), Path::new(""), Depth::One)?;
+        mount::mount_idmap(copy.as_fd(), Depth::One, user_namespace)?;
+        let again = open_at(copy.as_fd(), Path::new("."))?;
+        Ok(fs::redirect(self.images.as_fd(), again.as_fd())?)
+    }
+
     /// Returns the numbers of their descriptors.
     pub(crate) fn numbers(&self) -> Vec<i32> {
         vec![self.images.as_raw_fd(), self.work.as_raw_fd()]
@@ -106,7 +116,11 @@ fn at(option: &str, path: &Path) -> String {
 }
 
 fn open(path: &Path) -> sys::Result<OwnedFd> {
-    fs::open(fs::CWD, path, fs::O_RDONLY | fs::O_DIRECTORY, 0)
+    open_at(fs::CWD, path)
+}
+
+fn open_at(dir: BorrowedFd, path: &Path) -> sys::Result<OwnedFd> {
+    fs::open(dir, path, fs::O_RDONLY | fs::O_DIRECTORY, 0)
 }
 
 fn make_and_open(path: &Path) -> sys::Result<OwnedFd> {

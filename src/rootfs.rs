@@ -32,7 +32,7 @@ use crate::{cgroups, namespaces};
 
 pub(crate) use apply::mount_all;
 pub(crate) use devices::Device;
-pub(crate) use external::{External, NULL_NAME, bare, external, stage, staged};
+pub(crate) use external::{External, bare, external, stage, staged};
 pub(crate) use mounts::{IdMapping, Kind, Mount};
 pub(crate) use mounts::{NOTIFY_SOCKET, names};
 use options::Propagate;

@@ -71,7 +71,7 @@ pub(super) fn run(globals: &Globals, id: &str, shown: Shown) -> Result<()> {
     }
     if let Some(pid) = record.pid.filter(|_| !matches!(status, Status::Stopped | Status::Creating)) {
         let process = Process::read(pid)?;
-        namespace_rows(&process, &spec, &mut rows)?;
+        namespace_rows(&process, &record, &spec, &mut rows)?;
         // Before `start` the process still has the runtime's rights.
         let starts = matches!(status, Status::Running | Status::Paused);
         if let Some(plan) = planned(&spec).filter(|_| starts) {
@@ -200,7 +200,12 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 /// Adds a row for each type of namespace, which is the container's own, one that was joined, or the
 /// runtime's.
-fn namespace_rows(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
+fn namespace_rows(
+    process: &Process,
+    record: &crate::state::Record,
+    spec: &Spec,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
     let plan = namespaces::plan(spec, &mut Notes::default());
     for kind in &namespaces::KINDS {
         let of =
@@ -216,7 +221,8 @@ fn namespace_rows(process: &Process, spec: &Spec, rows: &mut Vec<Row>) -> Result
                 let ok = theirs == Path::new(&asked);
                 (join.place.clone(), asked, ok)
             }
-            None if plan.creates(kind.flag) => {
+            // CRIU makes one for the clocks.
+            None if plan.creates(kind.flag) || (record.restored && kind.flag == libc::CLONE_NEWTIME) => {
                 (format!("linux.namespaces.{}", kind.name), "its own".into(), own != theirs)
             }
             None => (format!("linux.namespaces.{}", kind.name), own.display().to_string(), own == theirs),

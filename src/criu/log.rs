@@ -11,9 +11,24 @@ const READ_MAX: u64 = 1 << 20;
 /// The most errors that a message has.
 const SHOWN_MAX: usize = 3;
 
-/// Errors that say nothing: CRIU's summaries, and that a program failed which has said why.
-const SUMMARIES: [&str; 4] =
-    ["Dumping FAILED.", "Restoring FAILED.", "Pre-dumping FAILED.", "exited, status="];
+/// Errors that say nothing: CRIU's summaries, that a program failed which has said why, and that a helper of CRIU's misses the
+/// rest of it.
+const SUMMARIES: [&str; 5] = [
+    "Dumping FAILED.",
+    "Restoring FAILED.",
+    "Pre-dumping FAILED.",
+    "exited, status=",
+    "cg: cgroupd: recv req error",
+];
+
+/// Parts of errors that do not tell the cause, and how to mend that.
+const HINTS: [(&str, &str); 2] = [
+    (
+        "File fd/",
+        "a file that is a standard stream must be as long as at the checkpoint, unless it was open for appending",
+    ),
+    ("without peer", "a socket outside can be connected only to a container in the host's network namespace"),
+];
 
 /// The beginning of an error, up to its place in CRIU's source.
 const MARK: &str = "Error (";
@@ -48,7 +63,10 @@ fn excerpt(log: &str) -> Option<String> {
     if !middle.is_empty() {
         errors.drain(middle);
     }
-    (!errors.is_empty()).then(|| errors.join("; "))
+    let all = errors.join("; ");
+    let hint = HINTS.iter().find(|(part, _)| all.contains(part));
+    let hint = hint.map_or(String::new(), |(_, text)| format!(" (hint: {text})"));
+    (!errors.is_empty()).then(|| all + &hint)
 }
 
 /// Returns an error of CRIU's without its place in the source.
@@ -70,6 +88,11 @@ mod tests {
         let expected = "inet: Connected TCP socket, consider using --tcp-established option.; \
                         Dump files (pid: 7) failed with -1";
         assert_eq!(excerpt(log).as_deref(), Some(expected));
+        let log = "(00.1) Error (criu/files-reg.c:1): bad\n(00.2) Error (criu/cgroup.c:1998): cg: cgroupd: recv req error: No such file or directory\n";
+        assert_eq!(excerpt(log).as_deref(), Some("bad"));
+        let log = "(00.1) Error (criu/files-reg.c:2175): File fd/2 has bad size 0 (expect 245)\n";
+        let text = excerpt(log).unwrap();
+        assert!(text.starts_with("File fd/2 has bad size 0 (expect 245) (hint: a file that is a"), "{text}");
         assert_eq!(excerpt("(00.1) Error (criu/cr-dump.c:2111): Dumping FAILED.\nError (half"), None);
     }
 }

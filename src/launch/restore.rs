@@ -27,7 +27,7 @@ use crate::criu::message::{
 use crate::criu::session::Step;
 use crate::criu::{Asked, DESCRIPTORS, Directories, RESTORE_LOG, stats};
 use crate::error::{Context, Kind, Result, fail};
-use crate::namespaces::{self, Joined};
+use crate::namespaces::{self, Joined, idmap};
 use crate::process::env;
 use crate::rootfs::{self, MountNamespace};
 use crate::state::{Status, spec_state};
@@ -116,7 +116,10 @@ impl Build<'_> {
         let stage = |report: &Channel| {
             let warn = |text| report.send(&Event::Warning(text));
             let maps = [&plan.namespaces.uid_map[..], &plan.namespaces.gid_map[..]];
-            rootfs::stage(&plan.rootfs, caller.proc(), opened.joined.user(), maps, &directory, &warn)
+            rootfs::stage(&plan.rootfs, caller.proc(), opened.joined.user(), maps, &directory, &warn)?;
+            self.map_images(images, &opened.joined).or_else(|e| {
+                warn(format!("--image-path: root of the user namespace may not read there: {e}"))
+            })
         };
         let taken = opened.joined.iter().filter(|(join, _)| namespace_name(join.flag).is_some());
         let child = Child {
@@ -147,6 +150,19 @@ impl Build<'_> {
         self.converse(criu, &message, &opened, cgroup.as_ref(), images)
     }
 
+    /// Lets root of the container's user namespace read the images.
+    fn map_images(&self, images: &Images, joined: &Joined) -> Result<()> {
+        let plan = &self.request.plan.namespaces;
+        let made = match joined.user() {
+            Some(user) => return images.directories.map_images(user),
+            None if plan.creates(libc::CLONE_NEWUSER) => {
+                idmap::user_namespace(self.request.caller.proc(), &plan.uid_map, &plan.gid_map)?
+            }
+            None => return Ok(()),
+        };
+        images.directories.map_images(made.as_fd())
+    }
+
     /// Does what must be done before CRIU runs. Returns the external mounts.
     fn make_ready(
         &mut self,
@@ -164,11 +180,10 @@ impl Build<'_> {
             cgroup.map_or(Ok(()), |cgroup| attach_device_filter(plan, cgroup))?;
             let mountinfo = mountinfo::read_of(&criu.pid.to_string(), proc)?;
             let staged = rootfs::staged(&plan.rootfs, &mountinfo, directory)?;
-            let null = (PathBuf::from(rootfs::NULL_NAME), PathBuf::from(rootfs::NULL_NAME));
             let mount = |(key, value): (PathBuf, PathBuf)| {
                 Ok(ExternalMount { key: text(&key)?, value: text(&value)? })
             };
-            staged.into_iter().chain([null]).map(mount).collect()
+            staged.into_iter().map(mount).collect()
         })
     }
 

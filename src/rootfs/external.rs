@@ -17,7 +17,7 @@ use crate::sys::{self, credentials, fs};
 use crate::trace;
 
 /// What the name of an external mount is that masks a file.
-pub(crate) const NULL_NAME: &str = "/dev/null";
+const NULL_NAME: &str = "/dev/null";
 
 /// An external mount of a container that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,9 @@ fn nearest(mut id: u64, parents: &BTreeMap<u64, u64>, outside: &BTreeMap<u64, bo
 /// The name of the directory on the stage that has the bare root file system.
 const BARE: &str = "root";
 
+/// The name of the file on the stage that masks files.
+const NULL: &str = "null";
+
 /// Makes what CRIU needs for a restore, in the mount namespace that the calling process has for it alone. The mounts of the configuration are
 /// at the root file system's path. A new file system over `directory`, which is one of the host that CRIU does not need, has
 /// the root file system alone ([`bare`]), and a copy of each mount: no other process can change the paths there. `maps` are
@@ -127,6 +130,7 @@ pub(crate) fn stage(
     let directory = fs::open(fs::CWD, directory, fs::O_PATH | fs::O_DIRECTORY, 0)?;
     mount::move_mount(stage.as_fd(), directory.as_fd())?;
     put(stage.as_fd(), BARE, bare.as_fd())?;
+    put(stage.as_fd(), NULL, root.host_null()?.as_fd())?;
     let mountinfo = mountinfo::read(proc)?;
     for (mount, point) in below_root(plan, &mountinfo)? {
         let found = resolve::open(root.fd(), &point)?;
@@ -168,13 +172,14 @@ pub(crate) fn bare(directory: &Path) -> PathBuf {
     directory.join(BARE)
 }
 
-/// Returns the mounts that [`stage`] has made: the mount point in the container, and the path of the copy on the stage.
+/// Returns the mounts that [`stage`] has made: the name in the images, and the path of the copy on the stage.
 /// `mountinfo` is that of the process that has made them.
 pub(crate) fn staged(plan: &Plan, mountinfo: &[u8], directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let copies: Vec<PathBuf> = mountinfo::parse(mountinfo).map(|mount| mount.point()).collect();
     let all = below_root(plan, mountinfo)?.into_iter();
     let all = all.map(|(mount, point)| (point, directory.join(mount.id.to_string())));
-    Ok(all.filter(|(_, copy)| copies.contains(copy)).collect())
+    let null = (PathBuf::from(NULL_NAME), directory.join(NULL));
+    Ok(all.filter(|(_, copy)| copies.contains(copy)).chain([null]).collect())
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ impl Root<'_> {
     }
 
     /// Returns a copy of the host's /dev/null. The container's could be any file (CVE-2025-31133).
-    fn host_null(&self) -> Result<OwnedFd> {
+    pub(super) fn host_null(&self) -> Result<OwnedFd> {
         let null = self.copy_of_host(Path::new("/dev/null"), Depth::One)?;
         let stat = fs::fstat(null.as_fd())?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {

@@ -480,7 +480,9 @@ impl Test {
         let number = self.count.replace(self.count.get() + 1);
         let stdout = self.dir.join(format!("stdout{number}"));
         let stderr = self.dir.join(format!("stderr{number}"));
-        command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
+        // CRIU compares the sizes of files that are not opened for appending.
+        let file = |path| File::options().create(true).append(true).open(path).unwrap();
+        command.stdout(file(&stdout)).stderr(file(&stderr));
         let child = command.spawn().unwrap();
         Running { child, stdout, stderr, line: format!("{command:?}") }
     }

@@ -13,7 +13,7 @@ const CGROUP: &str = "/sys/fs/cgroup";
 const MIB: u64 = 1 << 20;
 
 /// Skips the test unless the v2 hierarchy has all of these controllers.
-fn needs(controllers: &[&str]) {
+pub fn needs(controllers: &[&str]) {
     let there = fs::read_to_string(Path::new(CGROUP).join("cgroup.controllers")).unwrap();
     for controller in controllers {
         if !there.split_whitespace().any(|name| name == *controller) {

@@ -20,7 +20,7 @@ use crate::harness::{Bundle, Test, isolated, patience, poll, without_namespace};
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Makes a bundle whose process has a terminal and runs a shell script.
-fn bundle(t: &Test, script: &str, edit: impl FnOnce(&mut Value)) -> Bundle {
+pub fn bundle(t: &Test, script: &str, edit: impl FnOnce(&mut Value)) -> Bundle {
     t.bundle(|c| {
         c["process"]["terminal"] = json!(true);
         c["process"]["args"] = json!(["/bin/sh", "-c", script]);
@@ -82,7 +82,7 @@ fn receive(stream: impl AsRawFd) -> (Vec<u8>, Vec<OwnedFd>) {
 }
 
 /// Reads a master until `done` returns true or its last slave is closed.
-fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
+pub fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
     fcntl(&*master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).unwrap();
     let mut seen = Vec::new();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\r', "");
@@ -263,7 +263,7 @@ fn wrong_terminals_are_reported() {
 }
 
 /// A user's terminal with the runtime in its foreground.
-struct Session {
+pub struct Session {
     master: File,
     slave: File,
     before: Termios,
@@ -271,7 +271,7 @@ struct Session {
 }
 
 impl Session {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let master =
             posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
         grantpt(&master).unwrap();
@@ -294,7 +294,7 @@ impl Session {
     }
 
     /// Starts the runtime as the leader of the terminal's session.
-    fn start(&mut self, runtime: &Command) {
+    pub fn start(&mut self, runtime: &Command) {
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg(runtime.get_program()).args(runtime.get_args());
         let stream = || Stdio::from(self.slave.try_clone().unwrap());
@@ -302,11 +302,11 @@ impl Session {
         self.child = Some(command.spawn().unwrap());
     }
 
-    fn until(&mut self, text: &str) -> String {
+    pub fn until(&mut self, text: &str) -> String {
         read_until(&mut self.master, |seen| seen.contains(text))
     }
 
-    fn send(&mut self, text: &str) {
+    pub fn send(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
@@ -316,7 +316,7 @@ impl Session {
 
     /// Waits for the end of the runtime, and returns its status and the rest of its output. The terminal must
     /// be in its first state again.
-    fn end(&mut self) -> (i32, String) {
+    pub fn end(&mut self) -> (i32, String) {
         let mut child = self.child.take().unwrap();
         let started = Instant::now();
         let mut output = String::new();
