@@ -178,10 +178,10 @@ pub(super) fn run(globals: &Globals, args: &Checkpoint) -> Result<()> {
     let notify_socket = notify_socket.exists().then_some(&*notify_socket);
     let plan = decide(globals, &create, &record.bundle, &kept.spec, notify_socket)?.plan;
     let config_file = config_file(&record.annotations.clone().into_iter().collect(), &record.rootfs)?;
-    if let Some(parent) = &args.parent {
-        check_parent(&args.images, parent)?;
-    }
     let directories = Directories::make(&args.images, args.work.as_deref())?;
+    if let Some(parent) = &args.parent {
+        check_parent(&directories, parent)?;
+    }
     let dump = Dump {
         record: &record,
         plan: &plan,
@@ -231,15 +231,14 @@ fn status_fd(number: u32) -> Result<OwnedFd> {
 }
 
 /// Checks `--parent-path`, which CRIU keeps in the images as a relative link.
-fn check_parent(images: &Path, parent: &str) -> Result<()> {
-    if Path::new(parent).is_absolute() {
+fn check_parent(directories: &Directories, parent: &str) -> Result<()> {
+    let parent = Path::new(parent);
+    if parent.is_absolute() {
         return Err(fail(Kind::Usage, "--parent-path: must be relative to --image-path"));
     }
-    let path = images.join(parent);
-    if path.is_dir() {
-        Ok(())
-    } else {
-        Err(fail(Kind::Usage, format!("--parent-path: {} is no directory", path.display())))
+    match fs::open(directories.images.as_fd(), parent, fs::O_PATH | fs::O_DIRECTORY, 0) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(fail(Kind::Usage, format!("--parent-path, from --image-path: {e}"))),
     }
 }
 
