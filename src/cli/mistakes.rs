@@ -45,7 +45,7 @@ fn described(error: &clap::Error, verb: Option<&Verb>, verbs: &[Verb]) -> Option
             };
             format!("needs {what} (hint: corten {name} --help)")
         }
-        ErrorKind::InvalidValue if value.is_empty() => format!("{option} needs a value"),
+        ErrorKind::InvalidValue if value.is_empty() => format!("{option} requires an argument"),
         ErrorKind::ValueValidation => {
             format!("invalid value {value:?} for {option} (hint: a whole number from 0 to {})", u32::MAX)
         }

@@ -112,7 +112,8 @@ impl Build<'_> {
         self.dir.save(self.record)?;
         let (cgroup, class_joins) = self.make_cgroups(opened.systemd.is_some())?;
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
-        let directory = request.root.join(request.id);
+        // The kernel shows mounts at their real paths. Docker's --root begins with /var/run, which is a symbolic link.
+        let directory = fs::real_path(&request.root.join(request.id))?;
         let stage = |report: &Channel| {
             let warn = |text| report.send(&Event::Warning(text));
             let maps = [&plan.namespaces.uid_map[..], &plan.namespaces.gid_map[..]];

@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 use crate::namespaces::IdMap;
 use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY, MS_PRIVATE};
 use crate::sys::mountinfo::{self, Mount};
-use crate::sys::{self, credentials, fs};
+use crate::sys::{credentials, fs};
 use crate::trace;
 
 /// What the name of an external mount is that masks a file.
@@ -158,8 +158,7 @@ fn put(stage: BorrowedFd, name: &str, tree: BorrowedFd) -> Result<()> {
 
 /// Returns the mounts below the root file system's path, and the mount point of each in the container.
 fn below_root<'a>(plan: &Plan, mountinfo: &'a [u8]) -> Result<Vec<(Mount<'a>, PathBuf)>> {
-    let root = std::fs::canonicalize(&plan.path)
-        .map_err(|e| sys::Error::of_std(format!("realpath({:?})", plan.path), &e))?;
+    let root = fs::real_path(&plan.path)?;
     let below = |mount: Mount<'a>| {
         let point = Path::new("/").join(mount.point().strip_prefix(&root).ok()?);
         (point != Path::new("/")).then_some((mount, point))

@@ -256,7 +256,5 @@ pub(crate) fn detach(rootfs: &Path, under: u64, own: Option<u64>) -> Result<()> 
     let tree = fs::open(fs::CWD, rootfs, fs::O_PATH | fs::O_DIRECTORY, 0)?;
     sources::propagate(tree.as_fd(), &[sources::ALL_SLAVE])?;
     // umount2(2) must not follow a link that appears now, but the path in the configuration may end in a link.
-    let path =
-        std::fs::canonicalize(rootfs).map_err(|e| sys::Error::of_std(format!("realpath({rootfs:?})"), &e))?;
-    Ok(mount::detach(&path)?)
+    Ok(mount::detach(&fs::real_path(rootfs)?)?)
 }

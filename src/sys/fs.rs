@@ -339,6 +339,11 @@ pub(crate) fn sealed_copy(path: &Path) -> Result<OwnedFd> {
     Ok(to)
 }
 
+/// Returns a path without symbolic links.
+pub(crate) fn real_path(path: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(path).map_err(|e| Error::of_std(format!("realpath({path:?})"), &e))
+}
+
 /// Copies the rest of one file to another.
 pub(crate) fn copy(from: OwnedFd, to: BorrowedFd) -> Result<()> {
     let error = |e: io::Error| Error::of_std("copy", &e);
