@@ -35,7 +35,7 @@ pub use cgroup::{Cgroup, attach_filter, create, delegate, frozen};
 pub(crate) use cgroup::{id, is_anothers, join, limit, populated, remove_empty};
 pub use directory::{Directory, remove_parents};
 pub use hierarchies::Host;
-pub(crate) use hierarchies::is_unified;
+pub(crate) use hierarchies::{CGROUP, is_unified};
 pub use plan::{Plan, plan};
 pub(crate) use process::{current, current_below, frozen_cgroup};
 pub use record::CgroupRecord;

@@ -16,7 +16,7 @@ use crate::sys::{self, fs, mountinfo};
 use crate::{host, trace};
 
 /// Where v2 is mounted if it is the host's only hierarchy, or else the directory of v1's mount points.
-pub(super) const CGROUP: &str = "/sys/fs/cgroup";
+pub(crate) const CGROUP: &str = "/sys/fs/cgroup";
 
 /// The host's hierarchies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

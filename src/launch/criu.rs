@@ -219,6 +219,22 @@ pub(super) fn progress(pid: i32, work: BorrowedFd, log: &str, cgroup: Option<&Cg
     own.wrapping_add(written).wrapping_add(used().unwrap_or(0))
 }
 
+/// The name that the hierarchy of v2 has in a directory for CRIU.
+pub(super) const UNIFIED: &str = "unified";
+
+/// Returns the directory of the hierarchy of v2 if it is the only one and `process` is found in it.
+///
+/// CRIU gets it in a directory of its own (`cgroup_yard`). Otherwise it mounts the hierarchy anew and without options, which the
+/// kernel takes as new options for the whole host: nsdelegate and memory_recursiveprot would be off from then on.
+pub(super) fn hierarchy(proc: BorrowedFd, process: &str) -> Result<Option<&'static Path>> {
+    let text = fs::read_text(proc, &Path::new(process).join("cgroup"))?;
+    let mut lines = text.lines();
+    let path = lines.next().and_then(|line| line.strip_prefix("0::/"));
+    let only = path.filter(|_| lines.next().is_none() && cgroups::is_unified());
+    let found = |path: &&str| Path::new(cgroups::CGROUP).join(path).join("cgroup.procs").exists();
+    Ok(only.filter(found).map(|_| Path::new(cgroups::CGROUP)))
+}
+
 /// Replaces an error of CRIU's by what its log says, if it has written one.
 pub(super) fn with_log(error: anyhow::Error, directories: &Directories, name: &str) -> anyhow::Error {
     let work = directories.work.as_fd();

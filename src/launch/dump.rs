@@ -7,11 +7,11 @@
 //! CRIU freezes the container's cgroup, and thaws it if the dump fails. A container that was left frozen
 //! nevertheless is thawed here.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::criu::{Child, progress, with_log};
+use super::criu::{Child, UNIFIED, hierarchy, progress, with_log};
 use crate::cgroups::Cgroup;
 use crate::criu::message::{ExternalMount, Features, NetworkLock, Options, PageServer, Request, Type};
 use crate::criu::session::Step;
@@ -20,7 +20,7 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::plan::Plan;
 use crate::rootfs::{self, External};
 use crate::state::Record;
-use crate::sys::{fs, mountinfo};
+use crate::sys::{fs, mount, mountinfo};
 use crate::{log, namespaces, procstat, trace};
 
 /// The time limit for thawing the container after a failed dump.
@@ -84,7 +84,10 @@ impl Dump<'_> {
 
     fn dump(&self, facts: Facts, cgroup: Option<&Cgroup>) -> Result<()> {
         let kind = if self.pre_dump { Type::PreDump } else { Type::Dump };
-        let request = Request::of(kind, Some(self.options(facts)?));
+        let yard = self.yard()?;
+        let cgroup_yard =
+            yard.as_ref().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
+        let request = Request::of(kind, Some(Options { cgroup_yard, ..self.options(facts)? }));
         self.directories.clear([DUMP_LOG, stats::DUMP])?;
         let child = Child { shell_job: self.asked.shell_job, ..Child::default() }
             .spawn(self.program, Some(self.directories))?;
@@ -114,6 +117,15 @@ impl Dump<'_> {
         }
     }
 
+    /// Returns a directory in which CRIU finds the hierarchy of cgroups. It has no path.
+    fn yard(&self) -> Result<Option<OwnedFd>> {
+        let pid = self.record.pid.unwrap_or_default().to_string();
+        let Some(hierarchy) = hierarchy(self.proc, &pid)? else { return Ok(None) };
+        let yard = mount::new_filesystem("tmpfs", &[("mode", "0700")], 0)?;
+        fs::symlinkat(hierarchy, yard.as_fd(), Path::new(UNIFIED))?;
+        Ok(Some(yard))
+    }
+
     fn on(&self, step: &Step) -> Result<()> {
         if let ("status-ready", Some(fd)) = (step.name.as_str(), self.status_fd) {
             fs::write_open(fd, &[0]).context("--status-fd")?;
@@ -141,7 +153,7 @@ impl Dump<'_> {
             external.push(format!("{kind}[{inode}]:{name}"));
         }
         let ids: Vec<u64> = mountinfo::parse(&mountinfo).map(|mount| mount.id).collect();
-        let streams = streams(pid, self.proc, &ids)?;
+        let streams = streams(pid, self.proc, &ids, self.asked.shell_job)?;
         external.extend(streams.iter().filter(|name| name.starts_with(FILE)).cloned());
         let text = serde_json::to_vec(&streams).context(DESCRIPTORS)?;
         write(self.directories.images.as_fd(), DESCRIPTORS, &text)?;
@@ -219,8 +231,8 @@ pub(super) fn text(path: &Path) -> Result<String> {
 pub(super) const FILE: &str = "file[";
 
 /// Returns what the standard streams of a process are: `pipe:[INODE]`, the name of a file outside of the mounts with these
-/// `ids`, or a path.
-fn streams(pid: i32, proc: BorrowedFd, ids: &[u64]) -> Result<Vec<String>> {
+/// `ids`, or a path. CRIU itself takes care of the terminal of a shell job.
+fn streams(pid: i32, proc: BorrowedFd, ids: &[u64], shell_job: bool) -> Result<Vec<String>> {
     let stream = |number: i32| {
         let link = format!("{pid}/fd/{number}");
         let Some(path) = fs::existing(proc, Path::new(&link), || fs::readlinkat(proc, Path::new(&link)))?
@@ -228,7 +240,7 @@ fn streams(pid: i32, proc: BorrowedFd, ids: &[u64]) -> Result<Vec<String>> {
             return Ok(String::new());
         };
         let shown = path.to_string_lossy().into_owned();
-        if !shown.starts_with('/') {
+        if !shown.starts_with('/') || shell_job && is_terminal(&fs::stat_at(proc, Path::new(&link))?) {
             return Ok(shown);
         }
         let info = fs::read_text(proc, Path::new(&format!("{pid}/fdinfo/{number}")))?;
@@ -242,6 +254,12 @@ fn streams(pid: i32, proc: BorrowedFd, ids: &[u64]) -> Result<Vec<String>> {
         }
     };
     (0..3).map(stream).collect()
+}
+
+/// Returns whether a file is a terminal: a virtual console, a serial line or a pseudo-terminal (the kernel's devices.txt).
+fn is_terminal(stat: &libc::stat) -> bool {
+    let is_device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    is_device && matches!(libc::major(stat.st_rdev), 4 | 5 | 136..=143)
 }
 
 /// Writes a file into the directory of the images. One of that name that exists is replaced, and never followed.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::channel::{Channel, Event};
 use super::create::{Build, Launched, Opened, Request, attach_device_filter, claim, roll_back};
-use super::criu::{Child, Criu, progress, with_log};
+use super::criu::{Child, Criu, UNIFIED, hierarchy, progress, with_log};
 use super::dump::{FILE, LOG_LEVEL, common, namespace_name, text};
 use super::process::{Process, copy_size};
 use crate::cgroups::Cgroup;
@@ -44,6 +44,9 @@ pub(crate) struct Images<'a> {
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
 }
+
+/// The name of the directory on the stage in which CRIU finds the hierarchy of cgroups.
+const YARD: &str = "cgroups";
 
 /// What CRIU has reported of the restored processes.
 #[derive(Default)]
@@ -112,12 +115,14 @@ impl Build<'_> {
         self.dir.save(self.record)?;
         let (cgroup, class_joins) = self.make_cgroups(opened.systemd.is_some())?;
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
-        // The kernel shows mounts at their real paths. Docker's --root begins with /var/run, which is a symbolic link.
-        let directory = fs::real_path(&request.root.join(request.id))?;
+        let state = request.root.join(request.id);
         let stage = |report: &Channel| {
             let warn = |text| report.send(&Event::Warning(text));
             let maps = [&plan.namespaces.uid_map[..], &plan.namespaces.gid_map[..]];
-            rootfs::stage(&plan.rootfs, caller.proc(), opened.joined.user(), maps, &directory, &warn)?;
+            rootfs::stage(&plan.rootfs, caller.proc(), opened.joined.user(), maps, &state, &warn)?;
+            if let Some(hierarchy) = hierarchy(caller.proc(), "self")? {
+                rootfs::put_on_stage(&Path::new(YARD).join(UNIFIED), hierarchy)?;
+            }
             self.map_images(images, &opened.joined).or_else(|e| {
                 warn(format!("--image-path: root of the user namespace may not read there: {e}"))
             })
@@ -135,12 +140,15 @@ impl Build<'_> {
         };
         images.directories.clear([RESTORE_LOG, stats::RESTORE])?;
         let criu = child.spawn(images.program, Some(images.directories))?;
-        let ready = self.make_ready(&criu, opened.systemd.as_mut(), cgroup.as_ref(), &directory);
+        let ready = self.make_ready(&criu, opened.systemd.as_mut(), cgroup.as_ref());
         let options = ready.and_then(|mounts| {
+            let hierarchy = hierarchy(caller.proc(), &criu.pid.to_string())?;
+            let yard = rootfs::on_stage(Path::new(YARD))?;
             Ok(Options {
+                cgroup_yard: hierarchy.map(|_| text(&yard)).transpose()?,
                 images_dir_fd: images.directories.images.as_raw_fd(),
                 work_dir_fd: Some(images.directories.work.as_raw_fd()),
-                root: Some(text(&rootfs::bare(&directory))?),
+                root: Some(text(&rootfs::bare()?)?),
                 external_mounts: mounts,
                 cgroup_roots: cgroup_roots(criu.pid, caller.proc())?,
                 ..options(images, &opened.joined, streams)
@@ -170,7 +178,6 @@ impl Build<'_> {
         criu: &Criu,
         systemd: Option<&mut crate::dbus::Bus>,
         cgroup: Option<&Cgroup>,
-        directory: &Path,
     ) -> Result<Vec<ExternalMount>> {
         let (plan, proc) = (self.request.plan, self.request.caller.proc());
         if let Some(systemd) = systemd {
@@ -180,7 +187,7 @@ impl Build<'_> {
         criu.prepared(|| {
             cgroup.map_or(Ok(()), |cgroup| attach_device_filter(plan, cgroup))?;
             let mountinfo = mountinfo::read_of(&criu.pid.to_string(), proc)?;
-            let staged = rootfs::staged(&plan.rootfs, &mountinfo, directory)?;
+            let staged = rootfs::staged(&plan.rootfs, &mountinfo)?;
             let mount = |(key, value): (PathBuf, PathBuf)| {
                 Ok(ExternalMount { key: text(&key)?, value: text(&value)? })
             };

@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 use crate::namespaces::IdMap;
 use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY, MS_PRIVATE};
 use crate::sys::mountinfo::{self, Mount};
-use crate::sys::{credentials, fs};
+use crate::sys::{credentials, fs, task};
 use crate::trace;
 
 /// What the name of an external mount is that masks a file.
@@ -34,11 +34,10 @@ pub(crate) fn external(plan: &Plan, root: BorrowedFd, mountinfo: &[u8]) -> Resul
     let mounts: Vec<Mount> = mountinfo::parse(mountinfo).collect();
     // What is outside, and what is the container's own, by the ids of mounts.
     let mut outside = BTreeMap::new();
-    let v1 = !plan.facts.cgroup_views.is_empty();
     for mount in &plan.mounts {
         let is_outside = match mount.kind {
-            Kind::Bind { .. } => true,
-            Kind::Cgroup => v1,
+            // CRIU would mount the hierarchy anew (`stage`).
+            Kind::Bind { .. } | Kind::Cgroup => true,
             Kind::New { .. } => false,
             Kind::Remount => continue,
         };
@@ -98,27 +97,40 @@ const BARE: &str = "root";
 /// The name of the file on the stage that masks files.
 const NULL: &str = "null";
 
-/// Makes what CRIU needs for a restore, in the mount namespace that the calling process has for it alone. The mounts of the configuration are
-/// at the root file system's path. A new file system over `directory`, which is one of the host that CRIU does not need, has
-/// the root file system alone ([`bare`]), and a copy of each mount: no other process can change the paths there. `maps` are
-/// the id maps of the container's user namespace.
+/// The directory that the stage is mounted over. Processes in a user namespace must reach the stage, and may not search the
+/// directory of the container's state.
+const STAGE: &str = "/tmp";
+
+/// Makes what CRIU needs for a restore, in the mount namespace that the calling process has for it alone. The mounts of
+/// the configuration are at the root file system's path. A new file system, the stage, has the root file system alone
+/// ([`bare`]), and a copy of each mount: no other process can change the paths there. `maps` are the id maps of the
+/// container's user namespace, and `state` is the directory of its state.
+///
+/// The calling process is in the container's cgroup. The mount of a cgroup hierarchy is made in a cgroup namespace, as in
+/// `create`: outside of one, the kernel would take its options for the whole host, and drop nsdelegate and
+/// memory_recursiveprot, which CRIU does not set either.
 pub(crate) fn stage(
     plan: &Plan,
     proc: BorrowedFd,
     joined_user: Option<BorrowedFd>,
     maps: [&[IdMap]; 2],
-    directory: &Path,
+    state: &Path,
     warn: &dyn Fn(String) -> Result<()>,
 ) -> Result<()> {
     let _phase = trace::phase("make the mounts for CRIU");
     let mut opened = sources::open_sources(plan, proc, Open::Idmapped, joined_user)?;
-    opened.make_nodes(plan, maps, directory)?;
+    opened.make_nodes(plan, maps, state)?;
     let late = |index| {
         sources::open_late(plan, index, proc, joined_user).with_context(|| sources::late_place(plan, index))
     };
+    let outside = fs::open(proc, Path::new("self/ns/cgroup"), fs::O_RDONLY, 0)?;
+    if plan.facts.cgroup_namespace {
+        task::unshare(libc::CLONE_NEWCGROUP)?;
+    }
     let umask = credentials::umask(0);
     let root = apply::mount_all(plan, opened, proc, &Runtime { open: &late, warn })?;
     credentials::umask(umask);
+    task::setns(outside.as_fd(), libc::CLONE_NEWCGROUP)?;
     let bare = mount::open_tree_clone(root.fd(), Path::new(""), Depth::One)?;
     let set = if plan.readonly { MOUNT_ATTR_RDONLY } else { 0 };
     mount::mount_setattr(
@@ -126,27 +138,36 @@ pub(crate) fn stage(
         Depth::One,
         &Attr { set, propagation: MS_PRIVATE, ..Attr::default() },
     )?;
-    let stage = mount::new_filesystem("tmpfs", &[("mode", "0700")], 0)?;
-    let directory = fs::open(fs::CWD, directory, fs::O_PATH | fs::O_DIRECTORY, 0)?;
-    mount::move_mount(stage.as_fd(), directory.as_fd())?;
-    put(stage.as_fd(), BARE, bare.as_fd())?;
-    put(stage.as_fd(), NULL, root.host_null()?.as_fd())?;
     let mountinfo = mountinfo::read(proc)?;
-    for (mount, point) in below_root(plan, &mountinfo)? {
+    let mounts = below_root(plan, &mountinfo)?;
+    let stage = mount::new_filesystem("tmpfs", &[("mode", "0711")], 0)?;
+    let directory = fs::open(fs::CWD, Path::new(STAGE), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    mount::move_mount(stage.as_fd(), directory.as_fd())?;
+    put(stage.as_fd(), Path::new(BARE), bare.as_fd())?;
+    put(stage.as_fd(), Path::new(NULL), root.host_null()?.as_fd())?;
+    for (mount, point) in mounts {
         let found = resolve::open(root.fd(), &point)?;
         if fs::mount_id(found.as_fd(), Path::new(""))? != mount.id {
             // A later mount covers it.
             continue;
         }
         let copy = mount::open_tree_clone(found.as_fd(), Path::new(""), Depth::One)?;
-        put(stage.as_fd(), &mount.id.to_string(), copy.as_fd())?;
+        put(stage.as_fd(), Path::new(&mount.id.to_string()), copy.as_fd())?;
     }
     Ok(())
 }
 
+/// Attaches a copy of the directory `source` of the host on the stage, at a path of two names.
+pub(crate) fn put_on_stage(path: &Path, source: &Path) -> Result<()> {
+    let copy = mount::open_tree_clone(fs::CWD, source, Depth::One)?;
+    let above = on_stage(path.parent().unwrap_or(Path::new("")))?;
+    fs::mkdirat(fs::CWD, &above, 0o700)?;
+    let above = fs::open(fs::CWD, &above, fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    put(above.as_fd(), Path::new(path.file_name().unwrap_or_default()), copy.as_fd())
+}
+
 /// Attaches a tree on the stage.
-fn put(stage: BorrowedFd, name: &str, tree: BorrowedFd) -> Result<()> {
-    let name = Path::new(name);
+fn put(stage: BorrowedFd, name: &Path, tree: BorrowedFd) -> Result<()> {
     if fs::is_directory(tree)? {
         fs::mkdirat(stage, name, 0o700)?;
     } else {
@@ -166,14 +187,20 @@ fn below_root<'a>(plan: &Plan, mountinfo: &'a [u8]) -> Result<Vec<(Mount<'a>, Pa
     Ok(mountinfo::parse(mountinfo).filter_map(below).collect())
 }
 
-/// Returns the path of the bare root file system that [`stage`] has made over this directory.
-pub(crate) fn bare(directory: &Path) -> PathBuf {
-    directory.join(BARE)
+/// Returns the path of a file on the stage. The kernel shows mounts at their real paths.
+pub(crate) fn on_stage(name: &Path) -> Result<PathBuf> {
+    Ok(fs::real_path(Path::new(STAGE))?.join(name))
+}
+
+/// Returns the path of the bare root file system that [`stage`] has made.
+pub(crate) fn bare() -> Result<PathBuf> {
+    on_stage(Path::new(BARE))
 }
 
 /// Returns the mounts that [`stage`] has made: the name in the images, and the path of the copy on the stage.
 /// `mountinfo` is that of the process that has made them.
-pub(crate) fn staged(plan: &Plan, mountinfo: &[u8], directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+pub(crate) fn staged(plan: &Plan, mountinfo: &[u8]) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let directory = on_stage(Path::new(""))?;
     let copies: Vec<PathBuf> = mountinfo::parse(mountinfo).map(|mount| mount.point()).collect();
     let all = below_root(plan, mountinfo)?.into_iter();
     let all = all.map(|(mount, point)| (point, directory.join(mount.id.to_string())));

@@ -205,7 +205,8 @@ fn cgroups_below_are_restored() {
     });
 }
 
-/// The scope of systemd's is a new one, with the container's processes in it.
+/// The scope of systemd's is a new one, with the container's processes in it. The host's cgroups keep the options that they are
+/// mounted with.
 #[test]
 fn a_scope_of_systemd_gets_the_restored_processes() {
     with_systemd("a_scope_of_systemd_gets_the_restored_processes", |t| {
@@ -226,6 +227,11 @@ fn a_scope_of_systemd_gets_the_restored_processes() {
         let cgroup =
             |number: u32| Path::new("/sys/fs/cgroup/system.slice").join(format!("{}.scope", name(number)));
         let root = t.bundle(|_| {}).rootfs();
+        let options = || {
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            mounts.lines().find_map(|line| Some(line.split_once(" - cgroup2 ")?.1.to_string())).unwrap()
+        };
+        let before = options();
         t.corten(&["--systemd-cgroup", "run", "-d", "-b", bundle(1, &root).path(), "c1"]).ok();
         volume.after(0);
         save(t, "c1", &[]);
@@ -244,6 +250,7 @@ fn a_scope_of_systemd_gets_the_restored_processes() {
         assert!(!cgroup(1).exists());
         t.delete("c2");
         assert!(poll(crate::criu::LONG, || !cgroup(2).exists()));
+        assert_eq!(options(), before, "the options of the host's cgroups have changed");
     });
 }
 
