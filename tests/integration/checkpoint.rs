@@ -163,6 +163,7 @@ fn others(options: Options) -> Options {
         manage_cgroups: Some(true),
         empty_ns: Some(libc::CLONE_NEWNET as u32),
         freeze_cgroup: options.freeze_cgroup.clone(),
+        cgroup_yard: options.cgroup_yard.clone(),
         orphan_pts_master: Some(true),
         ..Options::default()
     };

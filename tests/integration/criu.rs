@@ -59,8 +59,6 @@ pub fn call(t: &Test, images: &str, command: &mut Command) -> Output {
 pub fn save(t: &Test, id: &str, more: &[&str]) {
     call(t, id, command(t, &["checkpoint"], id).args(more).arg(id)).ok();
     t.corten(&["state", id]).fails("does not exist");
-    // A zombie keeps its number in a pid namespace that the container has joined.
-    reap();
 }
 
 /// Restores the images of this name as the container `id`, in the background.
@@ -146,10 +144,15 @@ impl Volume {
 /// Starts a container, saves it, restores it under another id, and returns what it shows before and after. The restored container, c2,
 /// runs.
 pub fn moved(t: &Test, volume: &Volume, bundle: &Bundle, dump: &[&str], restore: &[&str]) -> [String; 2] {
-    t.start(bundle, "c1");
+    let pid = t.start(bundle, "c1");
     let (_, before) = volume.after(0);
     save(t, "c1", dump);
     let number = volume.stopped_at();
+    // A zombie keeps its number in a pid namespace that the container has joined.
+    assert!(poll(LONG, || {
+        reap();
+        !Path::new(&format!("/proc/{pid}")).exists()
+    }));
     load(t, bundle, "c1", "c2", restore);
     [before, volume.goes_on(number)]
 }

@@ -309,6 +309,7 @@ fn every_option_of_restore_reaches_criu() {
                 root: options.root.clone(),
                 external_mounts: options.external_mounts.clone(),
                 cgroup_roots: options.cgroup_roots.clone(),
+                cgroup_yard: options.cgroup_yard.clone(),
                 evasive_devices: Some(true),
                 log_level: Some(4),
                 log_file: Some("restore.log".into()),
@@ -328,7 +329,7 @@ fn every_option_of_restore_reaches_criu() {
             };
             edit(&mut expected);
             assert_eq!(options, expected, "{args:?}");
-            let null = ExternalMount { key: "/dev/null".into(), value: "/dev/null".into() };
+            let null = ExternalMount { key: "/dev/null".into(), value: "/tmp/null".into() };
             assert!(options.external_mounts.contains(&null));
             assert!(options.cgroup_roots.iter().any(|root| root.path.ends_with("/corten-c1")), "{options:?}");
             t.delete("c1");
