@@ -207,6 +207,7 @@ fn namespace_rows(
     rows: &mut Vec<Row>,
 ) -> Result<()> {
     let plan = namespaces::plan(spec, &mut Notes::default());
+    let recorded = |kind: &namespaces::Kind| record.namespaces.iter().any(|name| name == kind.name);
     for kind in &namespaces::KINDS {
         let of =
             |who: &str| fs::readlinkat(process.proc.as_fd(), Path::new(&format!("{who}/ns/{}", kind.file)));
@@ -222,7 +223,9 @@ fn namespace_rows(
                 (join.place.clone(), asked, ok)
             }
             // CRIU makes one for the clocks.
-            None if plan.creates(kind.flag) || (record.restored && kind.flag == libc::CLONE_NEWTIME) => {
+            None if plan.creates(kind.flag)
+                || (record.restored && kind.flag == libc::CLONE_NEWTIME && recorded(kind)) =>
+            {
                 (format!("linux.namespaces.{}", kind.name), "its own".into(), own != theirs)
             }
             None => (format!("linux.namespaces.{}", kind.name), own.display().to_string(), own == theirs),
