@@ -73,6 +73,7 @@ fn namespaces_are_joined_again() {
                 links(pid, &["net"])[0].to_str().unwrap()
             );
             t.delete("c2");
+            fs::remove_dir_all(crate::criu::directory(t, "c1", "images")).unwrap();
         }
         t.delete("other");
     });
