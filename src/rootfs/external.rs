@@ -99,7 +99,7 @@ const NULL: &str = "null";
 
 /// The directory that the stage is mounted over. Processes in a user namespace must reach the stage, and may not search the
 /// directory of the container's state.
-const STAGE: &str = "/tmp";
+const STAGE: &str = "/dev/shm";
 
 /// Makes what CRIU needs for a restore, in the mount namespace that the calling process has for it alone. The mounts of
 /// the configuration are at the root file system's path. A new file system, the stage, has the root file system alone
