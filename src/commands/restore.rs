@@ -15,6 +15,7 @@ use crate::cli::table::opt;
 use crate::cli::{Globals, Run, read};
 use crate::criu::{self, Asked, Directories, stats};
 use crate::error::{Kind, Result, fail};
+use crate::launch::notify::Notify;
 use crate::launch::{Images, Launched, Start, foreground};
 use crate::sys::task;
 
@@ -57,7 +58,8 @@ pub(super) fn read(m: &ArgMatches) -> Result<Restore> {
 pub(super) fn run(globals: &Globals, args: &Restore) -> Result<u8> {
     require_root()?;
     let run = &args.run;
-    let prepared = Prepared::new(globals, &run.create)?;
+    let mut prepared = Prepared::new(globals, &run.create)?;
+    let manager = prepared.manager.take();
     if run.detach && prepared.terminal() && run.create.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: with --detach needs --console-socket"));
     }
@@ -78,16 +80,18 @@ pub(super) fn run(globals: &Globals, args: &Restore) -> Result<u8> {
         lsm_profile: args.lsm_profile.clone(),
         lsm_mount_context: args.lsm_mount_context.clone(),
     };
-    let Launched { dir, record, process, .. } =
+    let Launched { dir, record, process, notify } =
         prepared.launch(globals, &run.create, Start::AtOnce, |request| {
             crate::launch::restore(request, &images)
         })?;
     show_stats(&directories, stats::RESTORE, args.print_stats);
+    let main = if run.detach { process.pid as u32 } else { std::process::id() };
+    let notify = notify.zip(manager).map(|(container, manager)| Notify::new(container, manager, main));
     match signals {
         None => Ok(0),
         Some(signals) => {
             let observer = Observer::open(record.cgroup.as_ref());
-            let mut wait = Wait { process: &process, signals: &signals, notify: None, observer };
+            let mut wait = Wait { process: &process, signals: &signals, notify, observer };
             wait.until_the_end(&prepared, run, dir, &record)
         }
     }

@@ -144,7 +144,14 @@ impl Session<'_> {
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
         let look = LOOK.min(self.still);
         let (mut since, mut before) = (Instant::now(), (self.progress)());
-        while !task::poll_readable(&[self.socket.as_fd()], Some(Instant::now() + look))?.contains(&true) {
+        loop {
+            // A child of CRIU's may keep the socket open.
+            let fds = [self.socket.as_fd(), self.pidfd.as_fd()];
+            match task::poll_readable(&fds, Some(Instant::now() + look))?[..] {
+                [true, _] => break,
+                [_, true] => return Err(self.died()),
+                _ => {}
+            }
             let now = (self.progress)();
             if now != before || self.may_wait {
                 (since, before) = (Instant::now(), now);

@@ -483,7 +483,7 @@ fn make_cgroup(plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
 }
 
 /// Adds to the record which cgroup it is, for the next time that the record is saved.
-fn identify(record: &mut Record) -> Result<()> {
+pub(super) fn identify(record: &mut Record) -> Result<()> {
     if let Some(cgroup) = &mut record.cgroup {
         cgroup.id = cgroups::id(cgroup)?;
     }

@@ -1,7 +1,7 @@
 //! The process that becomes CRIU.
 //!
 //! It is a clone of the runtime, in the host's namespaces and with the runtime's rights, as CRIU needs them.
-//! For a restore it is born in the container's cgroup, so that the restored processes never run without the
+//! For a restore it is in the container's cgroup before it is CRIU, so that the restored processes never run without the
 //! limits, and it first makes the mounts that CRIU finds there ([`Criu::prepared`]).
 //!
 //! CRIU keeps running if the runtime is killed. It notices the end of the socket at its next report, and then
@@ -212,11 +212,13 @@ pub(crate) fn version(program: &Path) -> Result<String> {
 pub(super) fn progress(pid: i32, work: BorrowedFd, log: &str, cgroup: Option<&Cgroup>) -> u64 {
     let own = procstat::processor_time(pid);
     let written = fs::stat_at(work, Path::new(log)).map_or(0, |stat| stat.st_size as u64);
-    let used = || {
-        let text = cgroup?.read("cpu.stat").ok()??;
-        text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse::<u64>().ok())
-    };
-    own.wrapping_add(written).wrapping_add(used().unwrap_or(0))
+    let read = |file: &str| cgroup?.read(file).ok()?;
+    let used =
+        |text: String| text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse::<u64>().ok());
+    // The second file is v1's, and in nanoseconds.
+    let on_v1 = || read("cpuacct.usage")?.trim().parse::<u64>().ok();
+    let used = read("cpu.stat").and_then(used).or_else(on_v1);
+    own.wrapping_add(written).wrapping_add(used.unwrap_or(0))
 }
 
 /// The name that the hierarchy of v2 has in a directory for CRIU.

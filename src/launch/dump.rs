@@ -19,8 +19,8 @@ use crate::criu::{self, Asked, DESCRIPTORS, DUMP_LOG, Directories, stats};
 use crate::error::{Context, Kind, Result, fail};
 use crate::plan::Plan;
 use crate::rootfs::{self, External};
-use crate::state::Record;
-use crate::sys::{fs, mount, mountinfo};
+use crate::state::{self, Record};
+use crate::sys::{fs, mount, mountinfo, task};
 use crate::{log, namespaces, procstat, trace};
 
 /// The time limit for thawing the container after a failed dump.
@@ -67,7 +67,12 @@ impl Dump<'_> {
     pub(crate) fn run(&self, was_frozen: bool) -> Result<()> {
         let _phase = trace::phase("checkpoint");
         let cgroup = self.record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten();
+        let process = state::pidfd(self.record)?.ok_or_else(not_running)?;
         let facts = self.facts()?;
+        // What was read is the container's if its process has not ended since: the id may belong to another one by now.
+        if task::poll_readable(&[process.as_fd()], Some(Instant::now()))?.contains(&true) {
+            return Err(not_running());
+        }
         let dumped = self.dump(facts, cgroup.as_ref()).map_err(|e| with_log(e, self.directories, DUMP_LOG));
         // A process that is still being frozen does not count as frozen yet, so nothing but its end makes this needless.
         let runs = || self.record.pid.is_some_and(|pid| procstat::runs(pid).unwrap_or(true));
@@ -89,8 +94,7 @@ impl Dump<'_> {
             yard.as_ref().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
         let request = Request::of(kind, Some(Options { cgroup_yard, ..self.options(facts)? }));
         self.directories.clear([DUMP_LOG, stats::DUMP])?;
-        let child = Child { shell_job: self.asked.shell_job, ..Child::default() }
-            .spawn(self.program, Some(self.directories))?;
+        let child = Child::default().spawn(self.program, Some(self.directories))?;
         let pid = child.pid;
         let progress = || progress(pid, self.directories.work.as_fd(), DUMP_LOG, cgroup);
         let (mut session, _channel) = child.executed(&progress)?;
@@ -219,6 +223,10 @@ pub(super) fn common(asked: &Asked) -> Options {
         orphan_pts_master: Some(true),
         ..Options::default()
     }
+}
+
+fn not_running() -> anyhow::Error {
+    fail(Kind::WrongStatus, "container not running")
 }
 
 /// Returns a path as CRIU's messages can have it.

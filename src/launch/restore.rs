@@ -16,9 +16,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::channel::{Channel, Event};
-use super::create::{Build, Launched, Opened, Request, attach_device_filter, claim, roll_back};
+use super::create::{Build, Launched, Opened, Request, attach_device_filter, claim, identify, roll_back};
 use super::criu::{Child, Criu, UNIFIED, hierarchy, progress, with_log};
 use super::dump::{FILE, LOG_LEVEL, common, namespace_name, text};
+use super::notify;
 use super::process::{Process, copy_size};
 use crate::cgroups::Cgroup;
 use crate::criu::message::{
@@ -71,7 +72,7 @@ pub(crate) fn restore(request: &Request, images: &Images) -> Result<Launched> {
     record.restored = true;
     let mut build = Build { request, dir: &dir, record: &mut record, joined_maps: None };
     match build.restore(opened, images, &streams) {
-        Ok(process) => Ok(Launched { dir, record, process, notify: None }),
+        Ok((process, notify)) => Ok(Launched { dir, record, process, notify }),
         Err(error) => {
             let error = with_log(error, images.directories, RESTORE_LOG);
             Err(roll_back(request, dir, &record, error))
@@ -97,7 +98,7 @@ fn check(request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// Returns the names of the standard streams at the checkpoint. Images of a container without the file have none.
+/// Returns the names of the standard streams at the checkpoint.
 fn streams(directories: &Directories) -> Result<Vec<String>> {
     let (dir, path) = (directories.images.as_fd(), Path::new(DESCRIPTORS));
     let open = || fs::open(dir, path, fs::O_RDONLY | fs::O_NOFOLLOW | libc::O_NONBLOCK, 0);
@@ -110,10 +111,18 @@ fn streams(directories: &Directories) -> Result<Vec<String>> {
 }
 
 impl Build<'_> {
-    fn restore(&mut self, mut opened: Opened, images: &Images, streams: &[String]) -> Result<Process> {
+    /// Returns the container's process, and its notification socket.
+    fn restore(
+        &mut self,
+        mut opened: Opened,
+        images: &Images,
+        streams: &[String],
+    ) -> Result<(Process, Option<OwnedFd>)> {
         let (request, plan, caller) = (self.request, self.request.plan, self.request.caller);
         self.dir.save(self.record)?;
         let (cgroup, class_joins) = self.make_cgroups(opened.systemd.is_some())?;
+        identify(self.record)?;
+        let notify = notify::listen(plan, self.dir)?;
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
         let state = request.root.join(request.id);
         let stage = |report: &Channel| {
@@ -156,7 +165,7 @@ impl Build<'_> {
         });
         let options = options.inspect_err(|_| criu.kill())?;
         let message = Message::of(Type::Restore, Some(options));
-        self.converse(criu, &message, &opened, cgroup.as_ref(), images)
+        Ok((self.converse(criu, &message, &opened, images)?, notify))
     }
 
     /// Lets root of the container's user namespace read the images.
@@ -201,18 +210,18 @@ impl Build<'_> {
         criu: Criu,
         message: &Message,
         opened: &Opened,
-        cgroup: Option<&Cgroup>,
         images: &Images,
     ) -> Result<Process> {
+        let cgroup = self.record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten();
         let pid = criu.pid;
         let work = images.directories.work.as_fd();
-        let progress = || progress(pid, work, RESTORE_LOG, cgroup);
+        let progress = || progress(pid, work, RESTORE_LOG, cgroup.as_ref());
         let (mut session, channel) = criu.executed(&progress)?;
         session.may_wait = images.asked.lazy_pages;
         let mut restored = Restored::default();
         let asked = session.check(None).and_then(|version| {
             log::debug(|| format!("CRIU {version}, restore"));
-            session.request(message, |step| self.on(step, opened, images, &mut restored))
+            session.request(message, |step| self.on(step, opened, cgroup.as_ref(), images, &mut restored))
         });
         let done = match asked {
             Ok(_) => session.end().and_then(|exit| match exit.status() {
@@ -232,7 +241,14 @@ impl Build<'_> {
     }
 
     /// Does what a step of CRIU's requires.
-    fn on(&mut self, step: Step, opened: &Opened, images: &Images, restored: &mut Restored) -> Result<()> {
+    fn on(
+        &mut self,
+        step: Step,
+        opened: &Opened,
+        cgroup: Option<&Cgroup>,
+        images: &Images,
+        restored: &mut Restored,
+    ) -> Result<()> {
         let plan = self.request.plan;
         match (step.name.as_str(), step.pid, step.fd) {
             ("setup-namespaces", Some(pid), _) => {
@@ -268,6 +284,15 @@ impl Build<'_> {
                 }
                 if plan.terminal() && !restored.terminal && !images.asked.shell_job {
                     log::warn("process.terminal: the checkpoint has no terminal, ignoring");
+                }
+                // The images name cgroups too. A process outside of the container's would have no limits.
+                if cgroup
+                    .map_or(Ok(false), |cgroup| Ok::<_, anyhow::Error>(!cgroup.pids()?.contains(&pid)))?
+                {
+                    return Err(fail(
+                        Kind::Config,
+                        "the images put the process outside of the container's cgroup",
+                    ));
                 }
                 let pidfd = task::pidfd_open(pid)?;
                 self.record_time_namespace(pid)?;

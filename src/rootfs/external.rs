@@ -16,7 +16,7 @@ use crate::sys::mountinfo::{self, Mount};
 use crate::sys::{credentials, fs, task};
 use crate::trace;
 
-/// What the name of an external mount is that masks a file.
+/// The name of an external mount that masks a file.
 const NULL_NAME: &str = "/dev/null";
 
 /// An external mount of a container that runs.
@@ -31,42 +31,58 @@ pub(crate) struct External {
 /// Returns the external mounts of a container. `root` is the root directory of its first process, and `mountinfo` what that
 /// process sees.
 pub(crate) fn external(plan: &Plan, root: BorrowedFd, mountinfo: &[u8]) -> Result<Vec<External>> {
-    let mounts: Vec<Mount> = mountinfo::parse(mountinfo).collect();
-    // What is outside, and what is the container's own, by the ids of mounts.
-    let mut outside = BTreeMap::new();
-    for mount in &plan.mounts {
-        let is_outside = match mount.kind {
-            // CRIU would mount the hierarchy anew (`stage`).
-            Kind::Bind { .. } | Kind::Cgroup => true,
-            Kind::New { .. } => false,
-            Kind::Remount => continue,
-        };
-        // One that the container has unmounted does not matter any more.
-        if let Some((id, _)) = mounted(root, &mount.destination)? {
-            outside.insert(id, is_outside);
-        }
-    }
-    for device in &plan.devices {
-        if let Some((id, false)) = mounted(root, &device.path)? {
-            outside.insert(id, true);
-        }
-    }
+    let outside = Outside::find(plan, root, mountinfo)?;
     let mut masks = Vec::new();
     for path in &plan.masked {
         if let Some((id, false)) = mounted(root, path)? {
             masks.push(id);
         }
     }
-    let parents: BTreeMap<u64, u64> = mounts.iter().map(|mount| (mount.id, mount.parent)).collect();
-    let is_outside = |id: u64| nearest(id, &parents, &outside);
-    let external = mounts.iter().filter_map(|mount| {
+    let external = mountinfo::parse(mountinfo).filter_map(|mount| {
         let point = mount.point();
         match masks.contains(&mount.id) {
             true => Some(External { point, name: NULL_NAME.into() }),
-            false => is_outside(mount.id).then(|| External { name: point.clone(), point }),
+            false => outside.has(mount.id).then(|| External { name: point.clone(), point }),
         }
     });
     Ok(external.collect())
+}
+
+/// The mounts that show what is the host's.
+struct Outside {
+    /// Whether a mount of the configuration is outside, by the ids of mounts.
+    known: BTreeMap<u64, bool>,
+    parents: BTreeMap<u64, u64>,
+}
+
+impl Outside {
+    /// Finds them below `root`. `mountinfo` is that of a process that sees them.
+    fn find(plan: &Plan, root: BorrowedFd, mountinfo: &[u8]) -> Result<Self> {
+        let mut outside = BTreeMap::new();
+        for mount in &plan.mounts {
+            let is_outside = match mount.kind {
+                // CRIU would mount the hierarchy anew (`stage`).
+                Kind::Bind { .. } | Kind::Cgroup => true,
+                Kind::New { .. } => false,
+                Kind::Remount => continue,
+            };
+            // One that the container has unmounted does not matter any more.
+            if let Some((id, _)) = mounted(root, &mount.destination)? {
+                outside.insert(id, is_outside);
+            }
+        }
+        for device in &plan.devices {
+            if let Some((id, false)) = mounted(root, &device.path)? {
+                outside.insert(id, true);
+            }
+        }
+        let parents = mountinfo::parse(mountinfo).map(|mount| (mount.id, mount.parent)).collect();
+        Ok(Self { known: outside, parents })
+    }
+
+    fn has(&self, id: u64) -> bool {
+        nearest(id, &self.parents, &self.known)
+    }
 }
 
 /// Returns the id of the mount whose root is at a path in the container, and whether it is a directory.
@@ -141,11 +157,14 @@ pub(crate) fn stage(
     let mountinfo = mountinfo::read(proc)?;
     let mounts = below_root(plan, &mountinfo)?;
     let stage = mount::new_filesystem("tmpfs", &[("mode", "0711")], 0)?;
-    let directory = fs::open(fs::CWD, Path::new(STAGE), fs::O_PATH | fs::O_DIRECTORY, 0)?;
+    let directory = fs::open(fs::CWD, Path::new(STAGE), fs::O_PATH | fs::O_DIRECTORY, 0)
+        .context("the directory for CRIU's mounts")?;
     mount::move_mount(stage.as_fd(), directory.as_fd())?;
     put(stage.as_fd(), Path::new(BARE), bare.as_fd())?;
     put(stage.as_fd(), Path::new(NULL), root.host_null()?.as_fd())?;
-    for (mount, point) in mounts {
+    let outside = Outside::find(plan, root.fd(), &mountinfo)?;
+    // A mount of the container's own would be one of the host's namespaces here, such as its procfs.
+    for (mount, point) in mounts.into_iter().filter(|(mount, _)| outside.has(mount.id)) {
         let found = resolve::open(root.fd(), &point)?;
         if fs::mount_id(found.as_fd(), Path::new(""))? != mount.id {
             // A later mount covers it.
