@@ -310,11 +310,12 @@ fn enter(options: &Options) {
     let none = None::<&str>;
     let root = Path::new(options.root.as_deref().unwrap());
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    // The container's own mounts are in the images. This CRIU makes two.
+    mount(Some("proc"), &root.join("proc"), Some("proc"), MsFlags::empty(), none).unwrap();
+    mount(Some("/dev"), &root.join("dev"), none, MsFlags::MS_BIND, none).unwrap();
     for external in options.external_mounts.iter().filter(|external| external.key != "/dev/null") {
         let target = root.join(external.key.trim_start_matches('/'));
-        if external.key == "/proc" {
-            mount(Some("proc"), &target, Some("proc"), MsFlags::empty(), none).unwrap();
-        } else {
+        if target.exists() {
             mount(Some(Path::new(&external.value)), &target, none, MsFlags::MS_BIND, none).unwrap();
         }
     }
