@@ -33,7 +33,6 @@ fn namespaces_are_joined_again() {
             (&[("network", "net")], false),
             (&[("uts", "uts")], false),
             (&[("ipc", "ipc")], false),
-            (&[("cgroup", "cgroup")], false),
         ];
         for (kinds, joined) in rows {
             println!("row: {kinds:?} {joined}");
