@@ -1,4 +1,4 @@
-//! CRIU, the program that saves the processes of a container in files and makes them anew from these.
+//! CRIU, the program that saves the processes of a container in files and creates them again from those files.
 //!
 //! corten runs `criu swrk` and talks to it over a socket, one message at a time ([`message`]). CRIU reports
 //! its steps as notifications, and waits for the answer to each ([`session`]). After an error, what CRIU has

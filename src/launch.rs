@@ -8,7 +8,7 @@
 //! * Each process: `init` for the container's first one, `enter` for one of `exec`, with what the runtime does
 //!   for it around the clone. Both end in `program`.
 //! * `inside` is a process that changes the mounts of a running container.
-//! * `criu` is the process that becomes CRIU. `dump` has it save a container, `restore` has it make one.
+//! * `criu` is the process that becomes CRIU. `dump` saves a container, `restore` creates one from the files.
 //! * [`destroy`](destroy()) removes what `create` has made.
 
 mod caller;

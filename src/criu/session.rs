@@ -38,7 +38,7 @@ pub(crate) struct Step {
 pub(crate) struct Session<'a> {
     pub socket: OwnedFd,
     pub pidfd: OwnedFd,
-    /// Returns a number that grows while CRIU or the container's processes work, and does not when they stand still.
+    /// Returns a number that grows while CRIU or the container's processes work, and stays the same otherwise.
     pub progress: &'a dyn Fn() -> u64,
     /// Nothing is heard of CRIU while it waits for another machine, as long as that takes.
     pub may_wait: bool,

@@ -7,7 +7,7 @@
 //! * `setup-namespaces`: the first process exists, in its namespaces. It goes on record, and the prestart and
 //!   createRuntime hooks run.
 //! * `orphan-pts-master`: the master of the terminal goes to the console socket.
-//! * `post-restore`: all processes are made and stand still. The container goes on record as one that runs.
+//! * `post-restore`: all processes exist and are stopped. The container goes on record as one that runs.
 //!   After the answer they go on.
 //!
 //! The images may be a stranger's. corten reads one file of them, [`DESCRIPTORS`], as names that it compares.
