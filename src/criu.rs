@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Kind, Result, fail};
+use crate::host;
 use crate::sys::mount::{self, Depth};
 use crate::sys::{self, fs};
 
@@ -37,8 +38,6 @@ pub(crate) struct Asked {
     pub auto_dedup: bool,
     /// `None` is CRIU's default, which is soft.
     pub cgroups_mode: Option<message::CgroupsMode>,
-    /// The caller makes the network namespace's interfaces, addresses and routes itself, as engines do.
-    pub empty_network: bool,
 }
 
 /// The directory of the images, and that of CRIU's log and statistics.
@@ -139,9 +138,7 @@ pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
     if name.as_os_str().as_encoded_bytes().contains(&b'/') {
         return std::path::absolute(name).with_context(|| at("--criu", name));
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
-    found.filter(|file| file.is_absolute()).ok_or_else(|| {
+    host::in_path(name).ok_or_else(|| {
         let text =
             format!("the program {} is not in PATH (hint: install CRIU, or --criu PATH)", name.display());
         fail(Kind::Unsupported, text)

@@ -1,8 +1,10 @@
 //! The facts about the host that a plan depends on, and the verified procfs. Facts about a container are in
 //! `state`.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
@@ -12,7 +14,7 @@ use crate::process::capabilities::Held;
 use crate::process::credentials::Status;
 use crate::process::lsm;
 use crate::sys::{fs, task};
-use crate::{process, trace};
+use crate::{process, sys, trace};
 
 /// The oldest supported kernel. Among its newest features that corten requires are `cgroup.kill` and idmapped
 /// mounts.
@@ -133,6 +135,18 @@ pub(crate) fn check_calls() -> Result<()> {
     Ok(task::pidfd_send_signal(own.as_fd(), 0)?)
 }
 
+/// Returns the path of a program in the caller's PATH.
+pub(crate) fn in_path(name: impl AsRef<Path>) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let executable = |path: &PathBuf| {
+        let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+        let is_file =
+            |path| sys::process::stat_mode(path).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFREG);
+        sys::process::may_execute(&path).is_ok() && is_file(&path)
+    };
+    std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(&name)).find(executable)
+}
+
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
@@ -141,6 +155,12 @@ fn version(release: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_are_found_in_path() {
+        assert!(in_path("sh").is_some_and(|path| path.is_absolute()));
+        assert_eq!(in_path("no-such-program"), None);
+    }
 
     #[test]
     fn releases_have_versions() {

@@ -17,7 +17,7 @@ use crate::intel_rdt::ClassRecord;
 use crate::process::capabilities::{self, Held, Sets};
 use crate::process::credentials;
 use crate::process::{self, lsm};
-use crate::state::{Status, document};
+use crate::state::{Record, Status, document};
 use crate::sys::fs;
 use crate::{host, intel_rdt, log, namespaces};
 
@@ -200,12 +200,7 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 /// Adds a row for each type of namespace, which is the container's own, one that was joined, or the
 /// runtime's.
-fn namespace_rows(
-    process: &Process,
-    record: &crate::state::Record,
-    spec: &Spec,
-    rows: &mut Vec<Row>,
-) -> Result<()> {
+fn namespace_rows(process: &Process, record: &Record, spec: &Spec, rows: &mut Vec<Row>) -> Result<()> {
     let plan = namespaces::plan(spec, &mut Notes::default());
     let recorded = |kind: &namespaces::Kind| record.namespaces.iter().any(|name| name == kind.name);
     for kind in &namespaces::KINDS {
@@ -222,10 +217,8 @@ fn namespace_rows(
                 let ok = theirs == Path::new(&asked);
                 (join.place.clone(), asked, ok)
             }
-            // CRIU makes one for the clocks.
-            None if plan.creates(kind.flag)
-                || (record.restored && kind.flag == libc::CLONE_NEWTIME && recorded(kind)) =>
-            {
+            // The record also has the time namespace that CRIU makes for the clocks.
+            None if recorded(kind) => {
                 (format!("linux.namespaces.{}", kind.name), "its own".into(), own != theirs)
             }
             None => (format!("linux.namespaces.{}", kind.name), own.display().to_string(), own == theirs),

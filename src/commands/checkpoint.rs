@@ -140,7 +140,6 @@ pub(super) fn asked(m: &ArgMatches) -> Result<Asked> {
         lazy_pages: read::flag(m, "lazy-pages"),
         auto_dedup: read::flag(m, "auto-dedup"),
         cgroups_mode: read::word(m, "manage-cgroups-mode", "soft, full, strict or ignore", mode)?,
-        empty_network: true,
     })
 }
 

@@ -115,8 +115,25 @@ impl Session<'_> {
         }
     }
 
+    /// Ends the conversation. After an answer CRIU has to end, and with status 0; but after a pre-dump it waits for the next
+    /// one, and fails because none comes. After an error see [`Self::abandon`].
+    pub(crate) fn conclude(self, answer: Result<Response>) -> Result<()> {
+        match answer {
+            Ok(answer) => match self.end()?.status() {
+                status if status != 0 && answer.kind() != Type::PreDump => {
+                    Err(fail(Kind::Os, format!("CRIU ended with status {status}")))
+                }
+                _ => Ok(()),
+            },
+            Err(e) => {
+                self.abandon();
+                Err(e)
+            }
+        }
+    }
+
     /// Waits for the end of CRIU, which has answered.
-    pub(crate) fn end(self) -> Result<Exit> {
+    fn end(self) -> Result<Exit> {
         drop(self.socket);
         if task::poll_readable(&[self.pidfd.as_fd()], Some(end_limit(self.still)))?.contains(&true) {
             return Ok(task::wait(self.pidfd.as_fd())?);

@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::rootfs::{self, External};
 use crate::state::{self, Record};
 use crate::sys::{fs, mount, mountinfo, task};
-use crate::{log, namespaces, procstat, trace};
+use crate::{log, namespaces, trace};
 
 /// The time limit for thawing the container after a failed dump.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,15 +70,14 @@ impl Dump<'_> {
         let process = state::pidfd(self.record)?.ok_or_else(not_running)?;
         let facts = self.facts()?;
         // What was read is the container's if its process has not ended since: the id may belong to another one by now.
-        if task::poll_readable(&[process.as_fd()], Some(Instant::now()))?.contains(&true) {
+        if ended(process.as_fd())? {
             return Err(not_running());
         }
         let dumped = self.dump(facts, cgroup.as_ref()).map_err(|e| with_log(e, self.directories, DUMP_LOG));
         // A process that is still being frozen does not count as frozen yet, so nothing but its end makes this needless.
-        let runs = || self.record.pid.is_some_and(|pid| procstat::runs(pid).unwrap_or(true));
         if (dumped.is_err() || self.leave_running || self.pre_dump)
             && !was_frozen
-            && runs()
+            && !ended(process.as_fd())?
             && let Some(cgroup) = &cgroup
             && let Err(e) = cgroup.thaw(Instant::now() + PATIENCE)
         {
@@ -107,18 +106,7 @@ impl Dump<'_> {
             log::debug(|| format!("CRIU {version}, {}", if self.pre_dump { "pre-dump" } else { "dump" }));
             session.request(&request, |step| self.on(&step))
         });
-        match asked {
-            // After a pre-dump CRIU waits for the next one, and fails because none comes.
-            Ok(_) if self.pre_dump => session.end().map(drop),
-            Ok(_) => match session.end()?.status() {
-                0 => Ok(()),
-                status => Err(fail(Kind::Os, format!("CRIU ended with status {status}"))),
-            },
-            Err(e) => {
-                session.abandon();
-                Err(e)
-            }
-        }
+        session.conclude(asked)
     }
 
     /// Returns a directory in which CRIU finds the hierarchy of cgroups. It has no path.
@@ -219,10 +207,16 @@ pub(super) fn common(asked: &Asked) -> Options {
         lazy_pages: Some(asked.lazy_pages),
         manage_cgroups: Some(true),
         cgroups_mode: asked.cgroups_mode.map(Into::into),
-        empty_ns: asked.empty_network.then_some(libc::CLONE_NEWNET as u32),
+        // The bundle's hooks or the engine make the interfaces, addresses and routes, as at `create`.
+        empty_ns: Some(libc::CLONE_NEWNET as u32),
         orphan_pts_master: Some(true),
         ..Options::default()
     }
+}
+
+/// Returns whether a process has ended.
+fn ended(process: BorrowedFd) -> Result<bool> {
+    Ok(task::poll_readable(&[process], Some(Instant::now()))?.contains(&true))
 }
 
 fn not_running() -> anyhow::Error {

@@ -223,17 +223,7 @@ impl Build<'_> {
             log::debug(|| format!("CRIU {version}, restore"));
             session.request(message, |step| self.on(step, opened, cgroup.as_ref(), images, &mut restored))
         });
-        let done = match asked {
-            Ok(_) => session.end().and_then(|exit| match exit.status() {
-                0 => Ok(()),
-                status => Err(fail(Kind::Os, format!("CRIU ended with status {status}"))),
-            }),
-            Err(e) => {
-                session.abandon();
-                Err(e)
-            }
-        };
-        done?;
+        session.conclude(asked)?;
         let Restored { first, console, .. } = restored;
         let (pid, pidfd) =
             first.ok_or_else(|| fail(Kind::Os, "CRIU has not told which process it restored"))?;
@@ -257,7 +247,7 @@ impl Build<'_> {
                     return Err(fail(Kind::Os, format!("CRIU reports process {pid}, which does not exist")));
                 }
                 self.dir.save(self.record)?;
-                if plan.namespaces.creates(libc::CLONE_NEWNET) && images.asked.empty_network {
+                if plan.namespaces.creates(libc::CLONE_NEWNET) {
                     let up = || Ok(net::loopback_up()?);
                     namespaces::in_network_namespace_of(pid, self.request.caller.proc(), up)?;
                 }

@@ -102,7 +102,7 @@ fn check_ids(plan: &Plan, host: &Host, notes: &mut Notes) {
     }
     for (helper, map) in idmap::HELPERS.iter().zip([uid_map, gid_map]) {
         let (place, program) = (helper.place, helper.program);
-        if facts::in_path(program).is_none() {
+        if host::in_path(program).is_none() {
             notes.problem(place, format_args!("{program} is not in PATH (hint: install the package uidmap)"));
         }
         helper.undelegated(map).into_iter().for_each(|text| notes.problem(place, text));

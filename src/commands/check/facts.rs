@@ -112,7 +112,7 @@ impl Facts {
             users: user_namespaces_refused(proc, uid),
             delegated: idmap::HELPERS.each_ref().map(|helper| helper.delegated(&names)),
             name: names.first().cloned().unwrap_or_default(),
-            helpers: idmap::HELPERS.each_ref().map(|helper| in_path(helper.program).is_some()),
+            helpers: idmap::HELPERS.each_ref().map(|helper| host::in_path(helper.program).is_some()),
             seccomp: text("sys/kernel/seccomp/actions_avail").is_some(),
             seccomp_lacks: seccomp::FLAGS.iter().copied().filter(|flag| !supported.contains(flag)).collect(),
             modules: fs::read_text(fs::CWD, Path::new("/sys/kernel/security/lsm")).ok(),
@@ -164,13 +164,9 @@ impl Cgroups {
     }
 }
 
-/// Returns a path for a call.
-fn c_path(path: &Path) -> Option<CString> {
-    CString::new(path.as_os_str().as_bytes()).ok()
-}
-
 fn writable(path: &Path) -> bool {
-    c_path(path).is_some_and(|path| process::may_write(&path).is_ok())
+    let path = CString::new(path.as_os_str().as_bytes());
+    path.is_ok_and(|path| process::may_write(&path).is_ok())
 }
 
 impl Systemd {
@@ -209,18 +205,6 @@ pub(super) fn user_namespaces_refused(proc: BorrowedFd, uid: u32) -> Option<(Str
         return refused("kernel/apparmor_restrict_unprivileged_userns", "0");
     }
     None
-}
-
-/// Returns the path of a program in the caller's PATH.
-pub(super) fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let executable = |path: &PathBuf| {
-        let found = c_path(path).filter(|path| process::may_execute(path).is_ok());
-        found.is_some_and(|path| {
-            process::stat_mode(&path).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFREG)
-        })
-    };
-    std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(executable)
 }
 
 /// Returns whether the kernel's modules include a file system of this type; `None` if they cannot be read.
@@ -264,7 +248,7 @@ const ENGINES: [(&str, &[&str]); 5] = [
 
 fn engines(uid: u32) -> Vec<Engine> {
     let home = std::env::var_os("HOME").filter(|_| uid != 0).map(PathBuf::from);
-    let installed = ENGINES.iter().filter(|(name, _)| in_path(name).is_some());
+    let installed = ENGINES.iter().filter(|(name, _)| host::in_path(name).is_some());
     let engine = |(name, places): &(&'static str, &[&str])| {
         let named = |place: &&str| match (place.strip_prefix("~/"), &home) {
             (None, _) => names_corten(Path::new(place)),
@@ -318,11 +302,5 @@ mod tests {
         ] {
             assert_eq!(mentions(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn programs_are_found_in_path() {
-        assert!(in_path("sh").is_some_and(|path| path.is_absolute()));
-        assert_eq!(in_path("no-such-program"), None);
     }
 }
