@@ -8,7 +8,9 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use corten::testing::criu::message::{Features, Notify, Options, Request, Response, Restored, Type, Version};
 use corten::testing::sys::task::{Forked, clone3, setsid};
@@ -156,7 +158,23 @@ impl Fake {
         }
     }
 
+    /// Reads images as users of the host, who have no other rights: the script's `reads` are pairs of a user and a name. What
+    /// they read goes to `PROGRAM.reads`.
+    fn read_images(&self, options: &Options) {
+        let Some(rows) = self.script["reads"].as_array() else { return };
+        let read = |row: &Value| {
+            let path = format!("/proc/self/fd/{}/{}", options.images_dir_fd, row[1].as_str().unwrap());
+            let uid = row[0].as_u64().unwrap() as u32;
+            let output = Command::new("cat").arg(path).uid(uid).gid(uid).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let texts: Vec<String> = rows.iter().map(read).collect();
+        let program = std::env::args().next().unwrap();
+        fs::write(format!("{program}.reads"), serde_json::to_vec(&texts).unwrap()).unwrap();
+    }
+
     fn restore(&mut self, options: &Options) -> bool {
+        self.read_images(options);
         if !self.step("pre-restore", None, None) {
             return false;
         }

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Kind, Result, fail};
 use crate::host;
-use crate::sys::mount::{self, Depth};
 use crate::sys::{self, fs};
 
 /// The files that CRIU writes into the work directory for a dump, and for a restore.
@@ -88,13 +87,9 @@ impl Directories {
         names.into_iter().try_for_each(|name| remove(self.work.as_fd(), name))
     }
 
-    /// Replaces that of the images, under the same number, by an idmapped mount. The processes that CRIU makes in a user
-    /// namespace open images as root of that, which is nobody to files of the host's root.
-    pub(crate) fn map_images(&self, user_namespace: BorrowedFd) -> Result<()> {
-        let copy = mount::open_tree_clone(self.images.as_fd(), Path::new(""), Depth::One)?;
-        mount::mount_idmap(copy.as_fd(), Depth::One, user_namespace)?;
-        let again = open_at(copy.as_fd(), Path::new("."))?;
-        Ok(fs::redirect(self.images.as_fd(), again.as_fd())?)
+    /// Replaces that of the images, under the same number.
+    pub(crate) fn replace_images(&self, images: BorrowedFd) -> Result<()> {
+        Ok(fs::redirect(self.images.as_fd(), images)?)
     }
 
     /// Returns the numbers of their descriptors.
@@ -115,11 +110,7 @@ fn at(option: &str, path: &Path) -> String {
 }
 
 fn open(path: &Path) -> sys::Result<OwnedFd> {
-    open_at(fs::CWD, path)
-}
-
-fn open_at(dir: BorrowedFd, path: &Path) -> sys::Result<OwnedFd> {
-    fs::open(dir, path, fs::O_RDONLY | fs::O_DIRECTORY, 0)
+    fs::open(fs::CWD, path, fs::O_RDONLY | fs::O_DIRECTORY, 0)
 }
 
 fn make_and_open(path: &Path) -> sys::Result<OwnedFd> {

@@ -20,6 +20,7 @@ mod dump;
 mod enter;
 pub(crate) mod exec;
 pub(crate) mod foreground;
+mod images;
 mod init;
 mod inside;
 pub(crate) mod notify;

@@ -32,7 +32,7 @@ use crate::{cgroups, namespaces};
 
 pub(crate) use apply::mount_all;
 pub(crate) use devices::Device;
-pub(crate) use external::{External, bare, external, on_stage, put_on_stage, stage, staged};
+pub(crate) use external::{External, attach_in, bare, directory_in, external, on_stage, stage, staged};
 pub(crate) use mounts::{IdMapping, Kind, Mount};
 pub(crate) use mounts::{NOTIFY_SOCKET, names};
 use options::Propagate;

@@ -41,7 +41,7 @@ pub(super) struct Child<'a> {
     pub(super) class_joins: Vec<OwnedFd>,
     /// It waits for [`Criu::go`] before anything else.
     pub(super) waits: bool,
-    /// What it does before it becomes CRIU, in a mount namespace of its own.
+    /// What it does before it becomes CRIU.
     pub(super) prepare: Option<Prepare<'a>>,
     /// CRIU has the standard streams of the runtime. Otherwise it has /dev/null.
     pub(super) streams: bool,
@@ -104,10 +104,7 @@ impl Child<'_> {
             report.await_go()?;
         }
         if let Some(prepare) = self.prepare {
-            task::unshare(libc::CLONE_NEWNS)?;
-            directories.map_or(Ok(()), Directories::reopen)?;
             prepare(report)?;
-            task::chdir_root()?;
             report.send(&Event::Ready)?;
             report.await_go()?;
         }

@@ -19,6 +19,7 @@ use super::channel::{Channel, Event};
 use super::create::{Build, Launched, Opened, Request, attach_device_filter, claim, identify, roll_back};
 use super::criu::{Child, Criu, UNIFIED, hierarchy, progress, with_log};
 use super::dump::{FILE, LOG_LEVEL, common, namespace_name, text};
+use super::images::of_user;
 use super::notify;
 use super::process::{Process, copy_size};
 use crate::cgroups::Cgroup;
@@ -32,7 +33,8 @@ use crate::namespaces::{self, Joined, idmap};
 use crate::process::env;
 use crate::rootfs::{self, MountNamespace};
 use crate::state::{Status, spec_state};
-use crate::sys::{fs, mountinfo, net, socket, task};
+use crate::sys::mount::{self, Depth};
+use crate::sys::{credentials, fs, mountinfo, net, socket, task};
 use crate::{hooks, log};
 
 /// What `restore` is asked to do.
@@ -126,15 +128,23 @@ impl Build<'_> {
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
         let state = request.root.join(request.id);
         let stage = |report: &Channel| {
+            task::unshare(libc::CLONE_NEWNS)?;
+            images.directories.reopen()?;
+            let umask = credentials::umask(0);
             let warn = |text| report.send(&Event::Warning(text));
             let maps = [&plan.namespaces.uid_map[..], &plan.namespaces.gid_map[..]];
-            rootfs::stage(&plan.rootfs, caller.proc(), opened.joined.user(), maps, &state, &warn)?;
+            let stage =
+                rootfs::stage(&plan.rootfs, caller.proc(), opened.joined.user(), maps, &state, &warn)?;
             if let Some(hierarchy) = hierarchy(caller.proc(), "self")? {
-                rootfs::put_on_stage(&Path::new(YARD).join(UNIFIED), hierarchy)?;
+                let yard = rootfs::directory_in(stage.as_fd(), Path::new(YARD), 0o700)?;
+                let copy = mount::open_tree_clone(fs::CWD, hierarchy, Depth::One)?;
+                rootfs::attach_in(yard.as_fd(), Path::new(UNIFIED), copy.as_fd())?;
             }
-            self.map_images(images, &opened.joined).or_else(|e| {
-                warn(format!("--image-path: root of the user namespace may not read there: {e}"))
-            })
+            self.map_images(stage.as_fd(), images, &opened.joined).or_else(|e| {
+                warn(format!("--image-path: root of the user namespace may not read there: {e:#}"))
+            })?;
+            credentials::umask(umask);
+            Ok(task::chdir_root()?)
         };
         let taken = opened.joined.iter().filter(|(join, _)| namespace_name(join.flag).is_some());
         let child = Child {
@@ -169,16 +179,14 @@ impl Build<'_> {
     }
 
     /// Lets root of the container's user namespace read the images.
-    fn map_images(&self, images: &Images, joined: &Joined) -> Result<()> {
+    fn map_images(&self, stage: BorrowedFd, images: &Images, joined: &Joined) -> Result<()> {
         let plan = &self.request.plan.namespaces;
-        let made = match joined.user() {
-            Some(user) => return images.directories.map_images(user),
-            None if plan.creates(libc::CLONE_NEWUSER) => {
-                idmap::user_namespace(self.request.caller.proc(), &plan.uid_map, &plan.gid_map)?
-            }
-            None => return Ok(()),
-        };
-        images.directories.map_images(made.as_fd())
+        let make = || idmap::user_namespace(self.request.caller.proc(), &plan.uid_map, &plan.gid_map);
+        let made = plan.creates(libc::CLONE_NEWUSER).then(make).transpose()?;
+        let user = joined.user().or(made.as_ref().map(AsFd::as_fd));
+        let Some(user) = user else { return Ok(()) };
+        let mapped = of_user(stage, images.directories.images.as_fd(), user)?;
+        images.directories.replace_images(mapped.as_fd())
     }
 
     /// Does what must be done before CRIU runs. Returns the external mounts.

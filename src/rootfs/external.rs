@@ -5,7 +5,7 @@
 //! mount points in the root file system, and CRIU binds each external mount from there.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::{Kind, Open, Plan, Runtime, apply, resolve, sources};
@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 use crate::namespaces::IdMap;
 use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY, MS_PRIVATE};
 use crate::sys::mountinfo::{self, Mount};
-use crate::sys::{credentials, fs, task};
+use crate::sys::{fs, task};
 use crate::trace;
 
 /// The name of an external mount that masks a file.
@@ -120,7 +120,7 @@ const STAGE: &str = "/dev/shm";
 /// Makes what CRIU needs for a restore, in the mount namespace that the calling process has for it alone. The mounts of
 /// the configuration are at the root file system's path. A new file system, the stage, has the root file system alone
 /// ([`bare`]), and a copy of each mount: no other process can change the paths there. `maps` are the id maps of the
-/// container's user namespace, and `state` is the directory of its state.
+/// container's user namespace, and `state` is the directory of its state. Returns the root of the stage. The umask is 0.
 ///
 /// The calling process is in the container's cgroup. The mount of a cgroup hierarchy is made in a cgroup namespace, as in
 /// `create`: outside of one, the kernel would take its options for the whole host, and drop nsdelegate and
@@ -132,7 +132,7 @@ pub(crate) fn stage(
     maps: [&[IdMap]; 2],
     state: &Path,
     warn: &dyn Fn(String) -> Result<()>,
-) -> Result<()> {
+) -> Result<OwnedFd> {
     let _phase = trace::phase("make the mounts for CRIU");
     let mut opened = sources::open_sources(plan, proc, Open::Idmapped, joined_user)?;
     opened.make_nodes(plan, maps, state)?;
@@ -143,9 +143,9 @@ pub(crate) fn stage(
     if plan.facts.cgroup_namespace {
         task::unshare(libc::CLONE_NEWCGROUP)?;
     }
-    let umask = credentials::umask(0);
-    let root = apply::mount_all(plan, opened, proc, &Runtime { open: &late, warn })?;
-    credentials::umask(umask);
+    let mut root = apply::mount_all(plan, opened, proc, &Runtime { open: &late, warn })?;
+    // Those in a bind mount show what is the host's, as that does.
+    root.restrict(plan)?;
     task::setns(outside.as_fd(), libc::CLONE_NEWCGROUP)?;
     let bare = mount::open_tree_clone(root.fd(), Path::new(""), Depth::One)?;
     let set = if plan.readonly { MOUNT_ATTR_RDONLY } else { 0 };
@@ -160,8 +160,8 @@ pub(crate) fn stage(
     let directory = fs::open(fs::CWD, Path::new(STAGE), fs::O_PATH | fs::O_DIRECTORY, 0)
         .context("the directory for CRIU's mounts")?;
     mount::move_mount(stage.as_fd(), directory.as_fd())?;
-    put(stage.as_fd(), Path::new(BARE), bare.as_fd())?;
-    put(stage.as_fd(), Path::new(NULL), root.host_null()?.as_fd())?;
+    attach_in(stage.as_fd(), Path::new(BARE), bare.as_fd())?;
+    attach_in(stage.as_fd(), Path::new(NULL), root.host_null()?.as_fd())?;
     let outside = Outside::find(plan, root.fd(), &mountinfo)?;
     // A mount of the container's own would be one of the host's namespaces here, such as its procfs.
     for (mount, point) in mounts.into_iter().filter(|(mount, _)| outside.has(mount.id)) {
@@ -171,28 +171,25 @@ pub(crate) fn stage(
             continue;
         }
         let copy = mount::open_tree_clone(found.as_fd(), Path::new(""), Depth::One)?;
-        put(stage.as_fd(), Path::new(&mount.id.to_string()), copy.as_fd())?;
+        attach_in(stage.as_fd(), Path::new(&mount.id.to_string()), copy.as_fd())?;
     }
-    Ok(())
+    Ok(stage)
 }
 
-/// Attaches a copy of the directory `source` of the host on the stage, at a path of two names.
-pub(crate) fn put_on_stage(path: &Path, source: &Path) -> Result<()> {
-    let copy = mount::open_tree_clone(fs::CWD, source, Depth::One)?;
-    let above = on_stage(path.parent().unwrap_or(Path::new("")))?;
-    fs::mkdirat(fs::CWD, &above, 0o700)?;
-    let above = fs::open(fs::CWD, &above, fs::O_PATH | fs::O_DIRECTORY, 0)?;
-    put(above.as_fd(), Path::new(path.file_name().unwrap_or_default()), copy.as_fd())
+/// Makes a directory, with the mode if the umask is 0. Returns a descriptor of it.
+pub(crate) fn directory_in(parent: BorrowedFd, name: &Path, mode: u32) -> Result<OwnedFd> {
+    fs::mkdirat(parent, name, mode)?;
+    Ok(fs::open(parent, name, fs::O_RDONLY | fs::O_DIRECTORY | fs::O_NOFOLLOW, 0)?)
 }
 
-/// Attaches a tree on the stage.
-fn put(stage: BorrowedFd, name: &Path, tree: BorrowedFd) -> Result<()> {
+/// Attaches a tree at a name that it makes.
+pub(crate) fn attach_in(parent: BorrowedFd, name: &Path, tree: BorrowedFd) -> Result<()> {
     if fs::is_directory(tree)? {
-        fs::mkdirat(stage, name, 0o700)?;
+        fs::mkdirat(parent, name, 0o700)?;
     } else {
-        fs::mknodat(stage, name, libc::S_IFREG | 0o600, 0)?;
+        fs::mknodat(parent, name, libc::S_IFREG | 0o600, 0)?;
     }
-    let target = fs::open(stage, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
+    let target = fs::open(parent, name, fs::O_PATH | fs::O_NOFOLLOW, 0)?;
     Ok(mount::move_mount(tree, target.as_fd())?)
 }
 

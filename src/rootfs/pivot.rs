@@ -33,11 +33,7 @@ impl Root<'_> {
     pub(crate) fn enter(mut self, plan: &Plan, joined: &Joined) -> Result<OwnedFd> {
         let _phase = trace::phase("enter the root");
         self.make_cwd(plan)?;
-        self.close_filled()?;
-        self.mask(plan)?;
-        for path in &plan.readonly_paths {
-            self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
-        }
+        self.restrict(plan)?;
         if plan.readonly {
             mount::mount_setattr(self.fd(), Depth::One, &READ_ONLY).context("root.readonly")?;
         }
@@ -56,6 +52,16 @@ impl Root<'_> {
             mount::mount_setattr(self.fd(), Depth::One, &attr).context("linux.rootfsPropagation")?;
         }
         Ok(self.into_fd())
+    }
+
+    /// Masks paths, and makes paths read-only, also the mounts that had to be filled before.
+    pub(super) fn restrict(&mut self, plan: &Plan) -> Result<()> {
+        self.close_filled()?;
+        self.mask(plan)?;
+        for path in &plan.readonly_paths {
+            self.make_read_only(path).with_context(|| format!("linux.readonlyPaths {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Leaves the private mount namespace for the one that the container ends in, with a detached copy of the finished root. If

@@ -1,9 +1,9 @@
 //! `restore`, with a CRIU that does what a test asks for (examples/criu.rs).
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -12,6 +12,7 @@ use corten::testing::sys::tty;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Criu, Output, Test, View, isolated, isolated_in, remains, traces};
+use crate::namespaces::{give_rootfs, map_ids};
 use crate::terminal::Socket;
 
 /// Fails unless the command has failed with this message.
@@ -368,6 +369,54 @@ fn the_streams_of_the_checkpoint_become_those_of_the_restore() {
             assert_eq!(criu.options(Type::Restore).inherit_fd, [], "{text}");
             t.delete("c1");
         }
+    });
+}
+
+/// A process in a new user namespace reads the image of the clocks as nobody, and all others, also those of an earlier dump, as
+/// root of the namespace. Nobody else reads them.
+#[test]
+fn root_of_a_user_namespace_reads_the_images() {
+    isolated(|t| {
+        let criu = Criu::new(&t.dir);
+        let bundle = t.bundle(map_ids);
+        give_rootfs(t, &bundle);
+        let earlier = t.dir.join("my-earlier");
+        fs::create_dir(&earlier).unwrap();
+        for (name, text) in [("timens-0.img", "clocks"), ("core-1.img", "core")] {
+            fs::write(criu.images.join(name), text).unwrap();
+        }
+        fs::write(earlier.join("pages-1.img"), "pages").unwrap();
+        symlink("../my-earlier", criu.images.join("parent")).unwrap();
+        for dir in [&criu.images, &earlier] {
+            fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+            for file in
+                fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+            {
+                fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+            }
+        }
+        let (nobody, mapped) = (65534, 100_000);
+        let rows = [
+            (nobody, "timens-0.img", "clocks"),
+            (nobody, "core-1.img", ""),
+            (nobody, "parent/pages-1.img", ""),
+            (mapped, "timens-0.img", "clocks"),
+            (mapped, "core-1.img", "core"),
+            (mapped, "parent/pages-1.img", "pages"),
+        ];
+        criu.script(&json!({"reads": rows.map(|(user, name, _)| json!([user, name]))}));
+        criu.restore(t, &["-d", "-b", bundle.path(), "c1"]).ok();
+        assert_eq!(criu.texts(), rows.map(|(.., text)| text));
+        t.delete("c1");
+        // Dumps that build on each other in a circle.
+        fs::remove_file(criu.images.join("parent")).unwrap();
+        symlink(".", criu.images.join("parent")).unwrap();
+        let output = criu.restore(t, &["-d", "-b", bundle.path(), "c1"]).exits(0);
+        assert!(
+            output.stderr.contains("--image-path: root of the user namespace may not read there: more than"),
+            "{output:?}"
+        );
+        t.delete("c1");
     });
 }
 

@@ -67,6 +67,11 @@ impl Criu {
         self.call(t, "restore", args)
     }
 
+    /// Returns what it has read of the images.
+    pub fn texts(&self) -> Vec<String> {
+        serde_json::from_slice(&fs::read(self.beside("reads")).unwrap()).unwrap()
+    }
+
     /// Takes the last request of this kind.
     pub fn take(&self, kind: Type) -> Option<Request> {
         let file = self.beside(&format!("{kind:?}"));
