@@ -8,12 +8,15 @@
 //! After `create`, the start socket takes the channel's place. The container process accepts once, on the
 //! descriptor that it inherited. `start` unlinks the socket's name when it has connected.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, Result, fail};
+use crate::rootfs::External;
 use crate::sys::{self, socket};
 use crate::{log, trace};
 
@@ -44,6 +47,8 @@ pub(super) enum Event {
         fd: OwnedFd,
         pid: i32,
     },
+    /// A mount of the container that CRIU must not save.
+    External(External),
     /// The socket on which CRIU will answer.
     Socket(OwnedFd),
     /// The container's notification socket, for `start`.
@@ -117,6 +122,10 @@ impl Channel {
             Event::Listener { fd, pid } => {
                 self.send_bytes(&[&b"l"[..], &pid.to_le_bytes()].concat(), &[fd.as_fd()])
             }
+            Event::External(External { point, name }) => {
+                let [point, name] = [point, name].map(|path| path.as_os_str().as_bytes());
+                self.send_bytes(&[b"x", point, b"\0", name].concat(), &[])
+            }
             Event::Socket(fd) => self.send_bytes(b"k", &[fd.as_fd()]),
             Event::Notify(fd) => self.send_bytes(b"n", &[fd.as_fd()]),
             Event::Ready => self.send_bytes(b"r", &[]),
@@ -148,6 +157,11 @@ impl Channel {
             (b'm', _, _) => Ok(Event::Mounted),
             (b'c', Some(master), _) => Ok(Event::Console(master)),
             (b'l', Some(fd), Ok(pid)) => Ok(Event::Listener { fd, pid }),
+            (b'x', ..) => {
+                let mut paths = rest.split(|byte| *byte == 0).map(|path| OsStr::from_bytes(path).into());
+                let mut path = || paths.next().unwrap_or_default();
+                Ok(Event::External(External { point: path(), name: path() }))
+            }
             (b'k', Some(fd), _) => Ok(Event::Socket(fd)),
             (b'n', Some(fd), _) => Ok(Event::Notify(fd)),
             (b'r', _, _) => Ok(Event::Ready),

@@ -12,7 +12,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -24,12 +24,13 @@ use crate::criu::session::{Failed, STILL, Session};
 use crate::error::{Context, Kind, Result, fail};
 use crate::intel_rdt;
 use crate::process::env;
+use crate::rootfs::External;
 use crate::sys::task::Forked;
 use crate::sys::{self, fs, process, signal, socket, task, tty};
 use crate::{log, procstat, trace};
 
-/// What the process does before it becomes CRIU, with the channel for warnings.
-type Prepare<'a> = &'a dyn Fn(&Channel) -> Result<()>;
+/// What the process does before it becomes CRIU, with the channel for what it finds.
+pub(super) type Prepare<'a> = &'a dyn Fn(&Channel) -> Result<()>;
 
 /// A process that is to become CRIU.
 #[derive(Default)]
@@ -56,7 +57,6 @@ pub(super) struct Criu {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     channel: Channel,
-    prepares: bool,
 }
 
 impl Child<'_> {
@@ -64,7 +64,6 @@ impl Child<'_> {
     pub(super) fn spawn(mut self, program: &Path, directories: Option<&Directories>) -> Result<Criu> {
         let _phase = trace::phase_of("spawn CRIU", || program.display());
         let (ours, theirs) = Channel::pair()?;
-        let prepares = self.prepare.is_some();
         // Read here, because the clone has no environment.
         let env = env::own();
         let cloned = match self.cgroup.and_then(|cgroup| Some((cgroup, cgroup.cgroup_fd()?))) {
@@ -85,7 +84,7 @@ impl Child<'_> {
             Forked::Parent { pid, pidfd } => {
                 trace::cloned(pid);
                 log::debug(|| format!("{} is process {pid}", program.display()));
-                Ok(Criu { pid, pidfd, channel: ours, prepares })
+                Ok(Criu { pid, pidfd, channel: ours })
             }
         }
     }
@@ -141,20 +140,29 @@ fn not_executed(program: &Path, errno: Errno) -> anyhow::Error {
 }
 
 impl Criu {
-    /// Lets a process go on that waits.
+    /// Lets the process go on.
     pub(super) fn go(&self) -> Result<()> {
         self.channel.go(Go::On)
     }
 
-    /// Waits until the process has prepared what it has to, and calls `meanwhile` before it becomes CRIU.
-    pub(super) fn prepared<T>(&self, meanwhile: impl FnOnce() -> Result<T>) -> Result<T> {
-        match self.next()? {
-            Event::Ready if self.prepares => {}
-            Event::Closed => return Err(fail(Kind::Os, "the process that prepares the restore was killed")),
-            _ => return Err(unexpected()),
+    /// Waits until the process has prepared what it has to, for as long as `limit` is. It then waits for [`Self::go`]. Returns
+    /// the mounts that it has found.
+    pub(super) fn prepared(&self, limit: Option<Duration>) -> Result<Vec<External>> {
+        let mut found = Vec::new();
+        loop {
+            if let Some(limit) = limit
+                && !task::poll_readable(&[self.channel.fd()], Some(Instant::now() + limit))?.contains(&true)
+            {
+                let what = format!("the container's file systems did not answer within {limit:?}");
+                return Err(fail(Kind::Os, what));
+            }
+            match self.next()? {
+                Event::External(mount) => found.push(mount),
+                Event::Ready => return Ok(found),
+                Event::Closed => return Err(fail(Kind::Os, "the process that is to become CRIU was killed")),
+                _ => return Err(unexpected()),
+            }
         }
-        let done = meanwhile()?;
-        self.go().map(|()| done)
     }
 
     /// Waits until the process is CRIU.

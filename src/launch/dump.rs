@@ -8,10 +8,11 @@
 //! nevertheless is thawed here.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::criu::{Child, UNIFIED, hierarchy, progress, with_log};
+use super::channel::{Channel, Event};
+use super::criu::{Child, Prepare, UNIFIED, hierarchy, progress, with_log};
 use crate::cgroups::Cgroup;
 use crate::criu::message::{ExternalMount, Features, NetworkLock, Options, PageServer, Request, Type};
 use crate::criu::session::Step;
@@ -20,10 +21,10 @@ use crate::error::{Context, Kind, Result, fail};
 use crate::plan::Plan;
 use crate::rootfs::{self, External};
 use crate::state::{self, Record};
-use crate::sys::{fs, mount, mountinfo, task};
+use crate::sys::{self, fs, mount, mountinfo, task};
 use crate::{log, namespaces, trace};
 
-/// The time limit for thawing the container after a failed dump.
+/// The time limit for the file systems of the container, and for thawing it after a failed dump.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// CRIU's level of detail in its log, as with runc.
@@ -53,31 +54,18 @@ pub(crate) struct Dump<'a> {
     pub status_fd: Option<BorrowedFd<'a>>,
 }
 
-/// What is known of the container, for the options of a dump.
-#[derive(Default)]
-struct Facts {
-    mounts: Vec<External>,
-    /// Names of namespaces and of files.
-    external: Vec<String>,
-    freeze_cgroup: Option<PathBuf>,
-}
-
 impl Dump<'_> {
     /// Saves the container. After an error it runs as before.
     pub(crate) fn run(&self, was_frozen: bool) -> Result<()> {
         let _phase = trace::phase("checkpoint");
         let cgroup = self.record.cgroup.as_ref().map(Cgroup::open).transpose()?.flatten();
         let process = state::pidfd(self.record)?.ok_or_else(not_running)?;
-        let facts = self.facts()?;
-        // What was read is the container's if its process has not ended since: the id may belong to another one by now.
-        if ended(process.as_fd())? {
-            return Err(not_running());
-        }
-        let dumped = self.dump(facts, cgroup.as_ref()).map_err(|e| with_log(e, self.directories, DUMP_LOG));
+        let dumped =
+            self.dump(&process, cgroup.as_ref()).map_err(|e| with_log(e, self.directories, DUMP_LOG));
         // A process that is still being frozen does not count as frozen yet, so nothing but its end makes this needless.
         if (dumped.is_err() || self.leave_running || self.pre_dump)
             && !was_frozen
-            && !ended(process.as_fd())?
+            && !ended(process.as_fd()).unwrap_or(false)
             && let Some(cgroup) = &cgroup
             && let Err(e) = cgroup.thaw(Instant::now() + PATIENCE)
         {
@@ -86,14 +74,32 @@ impl Dump<'_> {
         dumped
     }
 
-    fn dump(&self, facts: Facts, cgroup: Option<&Cgroup>) -> Result<()> {
+    fn dump(&self, process: &OwnedFd, cgroup: Option<&Cgroup>) -> Result<()> {
         let kind = if self.pre_dump { Type::PreDump } else { Type::Dump };
         let yard = self.yard()?;
-        let cgroup_yard =
-            yard.as_ref().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
-        let request = Request::of(kind, Some(Options { cgroup_yard, ..self.options(facts)? }));
         self.directories.clear([DUMP_LOG, stats::DUMP])?;
-        let child = Child::default().spawn(self.program, Some(self.directories))?;
+        let external = |report: &Channel| {
+            let mut found = self.external()?.into_iter();
+            found.try_for_each(|mount| report.send(&Event::External(mount)))
+        };
+        let prepare: Option<Prepare> = if self.pre_dump { None } else { Some(&external) };
+        let child = Child { prepare, ..Child::default() }.spawn(self.program, Some(self.directories))?;
+        let options = || {
+            let mut mounts = Vec::new();
+            if !self.pre_dump {
+                mounts = child.prepared(Some(PATIENCE))?;
+                child.go()?;
+            }
+            let named = self.named()?;
+            // What was read is the container's if its process has not ended since: the id may belong to another one by now.
+            if ended(process.as_fd())? {
+                return Err(not_running());
+            }
+            let cgroup_yard =
+                yard.as_ref().map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
+            Ok(Options { cgroup_yard, ..self.options(mounts, named)? })
+        };
+        let request = Request::of(kind, Some(options().inspect_err(|_| child.kill())?));
         let pid = child.pid;
         let progress = || progress(pid, self.directories.work.as_fd(), DUMP_LOG, cgroup);
         let (mut session, _channel) = child.executed(&progress)?;
@@ -120,23 +126,27 @@ impl Dump<'_> {
 
     fn on(&self, step: &Step) -> Result<()> {
         if let ("status-ready", Some(fd)) = (step.name.as_str(), self.status_fd) {
-            fs::write_open(fd, &[0]).context("--status-fd")?;
+            fs::write_open(fd, &[0])
+                .map_err(|e| fail(Kind::Os, format!("--status-fd: {}", sys::text(e.errno))))?;
         }
         Ok(())
     }
 
-    fn facts(&self) -> Result<Facts> {
+    /// Returns the mounts of the container that are not saved. Its file systems may never answer.
+    fn external(&self) -> Result<Vec<External>> {
         let pid = self.record.pid.unwrap_or_default();
-        let freeze_cgroup =
-            self.record.cgroup.as_ref().and_then(|cgroup| cgroup.dirs().next().map(Into::into));
-        if self.pre_dump {
-            return Ok(Facts { freeze_cgroup, ..Facts::default() });
-        }
         let root = format!("{pid}/root");
         let root = fs::open(self.proc, Path::new(&root), fs::O_PATH | fs::O_DIRECTORY, 0)
             .context("the container's root")?;
-        let mountinfo = mountinfo::read_of(&pid.to_string(), self.proc)?;
-        let mounts = rootfs::external(&self.plan.rootfs, root.as_fd(), &mountinfo)?;
+        rootfs::external(&self.plan.rootfs, root.as_fd(), &mountinfo::read_of(&pid.to_string(), self.proc)?)
+    }
+
+    /// Returns the names of namespaces and of files that are not saved. Writes those of the streams into the images.
+    fn named(&self) -> Result<Vec<String>> {
+        if self.pre_dump {
+            return Ok(Vec::new());
+        }
+        let pid = self.record.pid.unwrap_or_default();
         let mut external = Vec::new();
         for join in &self.plan.namespaces.join {
             let Some((kind, name)) = namespace_name(join.flag) else { continue };
@@ -144,17 +154,18 @@ impl Dump<'_> {
             let inode = fs::inode_at(self.proc, Path::new(&format!("{pid}/ns/{file}")))?;
             external.push(format!("{kind}[{inode}]:{name}"));
         }
+        let mountinfo = mountinfo::read_of(&pid.to_string(), self.proc)?;
         let ids: Vec<u64> = mountinfo::parse(&mountinfo).map(|mount| mount.id).collect();
         let streams = streams(pid, self.proc, &ids, self.asked.shell_job)?;
         external.extend(streams.iter().filter(|name| name.starts_with(FILE)).cloned());
         let text = serde_json::to_vec(&streams).context(DESCRIPTORS)?;
         write(self.directories.images.as_fd(), DESCRIPTORS, &text)?;
-        Ok(Facts { mounts, external, freeze_cgroup })
+        Ok(external)
     }
 
     /// Returns the options of the request.
-    fn options(&self, facts: Facts) -> Result<Options> {
-        let asked = self.asked;
+    fn options(&self, mounts: Vec<External>, external: Vec<String>) -> Result<Options> {
+        let cgroup = self.record.cgroup.as_ref().and_then(|cgroup| cgroup.dirs().next());
         let mount = |external: External| {
             Ok(ExternalMount { key: text(&external.point)?, value: text(&external.name)? })
         };
@@ -176,13 +187,13 @@ impl Dump<'_> {
                 address: Some(address.clone()),
                 port: Some((*port).into()),
             }),
-            external_mounts: facts.mounts.into_iter().map(mount).collect::<Result<_>>()?,
-            external: facts.external,
-            freeze_cgroup: facts.freeze_cgroup.as_deref().map(text).transpose()?,
+            external_mounts: mounts.into_iter().map(mount).collect::<Result<_>>()?,
+            external,
+            freeze_cgroup: cgroup.map(|dir| text(dir.as_ref())).transpose()?,
             tcp_skip_in_flight: Some(self.tcp_skip_in_flight),
             network_lock: self.network_lock.map(Into::into),
             config_file: self.config_file.clone(),
-            ..common(asked)
+            ..common(self.asked)
         })
     }
 }

@@ -201,15 +201,14 @@ impl Build<'_> {
             self.attach_by_systemd(criu.pid, systemd)?;
             criu.go()?;
         }
-        criu.prepared(|| {
-            cgroup.map_or(Ok(()), |cgroup| attach_device_filter(plan, cgroup))?;
-            let mountinfo = mountinfo::read_of(&criu.pid.to_string(), proc)?;
-            let staged = rootfs::staged(&plan.rootfs, &mountinfo)?;
-            let mount = |(key, value): (PathBuf, PathBuf)| {
-                Ok(ExternalMount { key: text(&key)?, value: text(&value)? })
-            };
-            staged.into_iter().map(mount).collect()
-        })
+        criu.prepared(None)?;
+        cgroup.map_or(Ok(()), |cgroup| attach_device_filter(plan, cgroup))?;
+        let mountinfo = mountinfo::read_of(&criu.pid.to_string(), proc)?;
+        criu.go()?;
+        let staged = rootfs::staged(&plan.rootfs, &mountinfo)?;
+        let mount =
+            |(key, value): (PathBuf, PathBuf)| Ok(ExternalMount { key: text(&key)?, value: text(&value)? });
+        staged.into_iter().map(mount).collect()
     }
 
     /// Has CRIU restore the processes, and serves it until they run.

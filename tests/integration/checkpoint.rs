@@ -4,11 +4,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use corten::testing::criu::message::{CgroupsMode, ExternalMount, NetworkLock, Options, PageServer, Type};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Criu, Output, Test, View, isolated, isolated_in};
+use crate::harness::{Bundle, Criu, Output, Test, View, isolated, isolated_in, poll, skip};
+use crate::mounts::add;
 
 /// Fails unless the command has failed with this message.
 #[track_caller]
@@ -272,6 +274,34 @@ fn every_option_of_checkpoint_reaches_criu() {
     });
 }
 
+/// A file system of the container that never answers does not hold a checkpoint.
+#[test]
+fn a_file_system_that_never_answers_is_an_error() {
+    isolated(|t| {
+        if !Path::new("/dev/fuse").exists() {
+            skip("the host has no /dev/fuse");
+        }
+        let criu = Criu::new(&t.dir);
+        let bundle =
+            t.bundle(|c| add(c, json!({"destination": "/srv/vol", "source": t.dir, "options": ["bind"]})));
+        let pid = t.start(&bundle, "c1");
+        let script = format!(
+            "exec 9<>/dev/fuse; nsenter -m -t {pid} /bin/mount -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 none /srv \
+             && echo mounted && exec sleep 1000"
+        );
+        let mut server = t.spawn(Command::new("sh").args(["-c", &script]));
+        assert!(poll(Duration::from_secs(10), || fs::read_to_string(&server.stdout).unwrap() == "mounted\n"));
+        says(
+            criu.checkpoint(t, &["c1"]),
+            "checkpoint c1: the container's file systems did not answer within 10s",
+        );
+        assert_eq!((t.status("c1"), criu.take(Type::Dump)), ("running".into(), None));
+        server.child.kill().unwrap();
+        server.wait();
+        t.delete("c1");
+    });
+}
+
 /// Mounts of the host's are named by their mount points, masks of files by the file that they show.
 #[test]
 fn mounts_of_the_host_are_external() {
@@ -418,7 +448,7 @@ fn the_status_descriptor_gets_a_byte() {
             .fails("--status-fd 2: is not the number of a further descriptor");
         // A failed write is the reason, and CRIU undoes the checkpoint.
         with_descriptor(t, "7>/dev/full", &criu, &lazy)
-            .fails("error: checkpoint c1: --status-fd: write(")
+            .fails("error: checkpoint c1: --status-fd: no space left on device\n")
             .fails(": no space left on device");
         t.exec("c1", "true").ok();
         t.delete("c1");

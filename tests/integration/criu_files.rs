@@ -101,6 +101,16 @@ fn bind_mounts_are_restored() {
         fs::create_dir_all(&below).unwrap();
         host_mount(t, &["-t", "tmpfs", "below", below.to_str().unwrap()]);
         fs::write(below.join("file"), "below\n").unwrap();
+        let secrets = "ls -a /vol/secret | wc -l; cat /vol/key; echo x >/vol/kept/file; cat /vol/kept/file";
+        stays_the_same(t, "masks and read-only paths in a volume", secrets, |c, volume| {
+            for name in ["secret", "kept"] {
+                fs::create_dir(volume.join(name)).unwrap();
+                fs::write(volume.join(name).join("file"), "the host's\n").unwrap();
+            }
+            fs::write(volume.join("key"), "the host's\n").unwrap();
+            c["linux"]["maskedPaths"] = json!(["/vol/secret", "/vol/key"]);
+            c["linux"]["readonlyPaths"] = json!(["/vol/kept"]);
+        });
         stays_the_same(t, "mounts below a volume", "cat /vol/below/file /other/below/file", |c, volume| {
             add(
                 c,

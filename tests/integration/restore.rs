@@ -12,6 +12,7 @@ use corten::testing::sys::tty;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Criu, Output, Test, View, isolated, isolated_in, remains, traces};
+use crate::mounts::add;
 use crate::namespaces::{give_rootfs, map_ids};
 use crate::terminal::Socket;
 
@@ -368,6 +369,49 @@ fn the_streams_of_the_checkpoint_become_those_of_the_restore() {
             criu.restore(t, &["-d", "-b", bundle.path(), "c1"]).ok();
             assert_eq!(criu.options(Type::Restore).inherit_fd, [], "{text}");
             t.delete("c1");
+        }
+    });
+}
+
+/// Masks and read-only paths in a bind mount are as after `create`: they hide what is the host's.
+#[test]
+fn masks_in_a_volume_are_made_again() {
+    isolated(|t| {
+        let criu = Criu::new(&t.dir);
+        let volume = t.dir.join("my-volume");
+        for name in ["secret", "kept"] {
+            fs::create_dir_all(volume.join(name)).unwrap();
+            fs::write(volume.join(name).join("file"), "the host's\n").unwrap();
+        }
+        fs::write(volume.join("key"), "the host's\n").unwrap();
+        let bundle = t.bundle(|c| {
+            add(c, json!({"destination": "/srv", "source": volume, "options": ["bind"]}));
+            c["linux"]["maskedPaths"] = json!(["/srv/secret", "/srv/key"]);
+            c["linux"]["readonlyPaths"] = json!(["/srv/kept"]);
+        });
+        fs::create_dir_all(bundle.rootfs().join("srv")).unwrap();
+        criu.script(
+            &json!({"program": "ls /srv/secret; cat /srv/key; echo x >/srv/kept/file; cat /srv/kept/file"}),
+        );
+        let output = criu.restore(t, &["-b", bundle.path(), "c1"]).exits(0);
+        assert_eq!(output.stdout, "the host's\n");
+        assert!(output.stderr.contains("Read-only file system"), "{output:?}");
+        // A checkpoint names them as it names the volume.
+        t.start(&bundle, "c1");
+        criu.checkpoint(t, &["c1"]).ok();
+        let named: Vec<_> = criu
+            .options(Type::Dump)
+            .external_mounts
+            .into_iter()
+            .map(|mount| (mount.key, mount.value))
+            .collect();
+        for (point, name) in [
+            ("/srv", "/srv"),
+            ("/srv/secret", "/srv/secret"),
+            ("/srv/key", "/dev/null"),
+            ("/srv/kept", "/srv/kept"),
+        ] {
+            assert!(named.contains(&(point.into(), name.into())), "{point}: {named:?}");
         }
     });
 }
