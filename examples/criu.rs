@@ -190,12 +190,22 @@ impl Fake {
             | libc::CLONE_NEWCGROUP;
         let pid = match clone3((kinds | libc::CLONE_PARENT) as u64, None).unwrap() {
             Forked::Child => {
-                become_program(options, program, terminal.map(|terminal| terminal.slave), &starts)
+                let slave = terminal.map(|terminal| terminal.slave);
+                become_program(options, program, slave, &starts, self.script["stray"].is_string())
             }
             Forked::Parent { pid, .. } => pid,
         };
         self.restored = Some((pid, start));
         drop(starts);
+        if let Some(list) = self.script["stray"].as_str() {
+            let child = loop {
+                let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+                if let Some(child) = children.split_whitespace().next() {
+                    break child.to_string();
+                }
+            };
+            fs::write(list, child).unwrap();
+        }
         let done = ["setup-namespaces", "post-setup-namespaces"]
             .into_iter()
             .all(|name| self.step(name, Some(pid), None))
@@ -300,8 +310,14 @@ impl Fake {
 }
 
 /// The restored process: waits for the start, and runs the script. Without a start it waits for its end, as a process of
-/// CRIU's does that nobody resumes.
-fn become_program(options: &Options, program: &str, slave: Option<OwnedFd>, starts: &OwnedFd) -> ! {
+/// CRIU's does that nobody resumes. With `strays` it has a child.
+fn become_program(
+    options: &Options,
+    program: &str,
+    slave: Option<OwnedFd>,
+    starts: &OwnedFd,
+    strays: bool,
+) -> ! {
     for number in 3..64 {
         if number != starts.as_raw_fd() && slave.as_ref().is_none_or(|slave| slave.as_raw_fd() != number) {
             let _ = nix::unistd::close(number);
@@ -312,6 +328,9 @@ fn become_program(options: &Options, program: &str, slave: Option<OwnedFd>, star
         nix::unistd::dup2_stdin(slave).unwrap();
         nix::unistd::dup2_stdout(slave).unwrap();
         nix::unistd::dup2_stderr(slave).unwrap();
+    }
+    if strays && matches!(clone3(0, None).unwrap(), Forked::Child) {
+        wait();
     }
     enter(options);
     let mut byte = [0];

@@ -1,7 +1,8 @@
 //! Processes as proc_pid_stat(5) shows them. A process id alone identifies no process, because the kernel
 //! reuses it: it counts only together with the time at which the process started and the boot of the machine.
 
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
@@ -89,6 +90,23 @@ pub(crate) fn processor_time(pid: i32) -> u64 {
     // The fields 14 to 17. The first after the name is the third.
     let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
     fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).fold(0, u64::wrapping_add)
+}
+
+/// Returns the threads of a process and of all that descend from it, each as the path of its directory in /proc. The kernel must
+/// have CONFIG_PROC_CHILDREN, as for CRIU.
+pub(crate) fn threads_of_all(pid: i32) -> Result<Vec<PathBuf>> {
+    let proc = host::procfs()?;
+    let (mut found, mut processes) = (Vec::new(), vec![pid]);
+    while let Some(pid) = processes.pop() {
+        let tasks = PathBuf::from(format!("{pid}/task"));
+        let dir = fs::open(proc, &tasks, fs::O_RDONLY | fs::O_DIRECTORY, 0)?;
+        for thread in fs::list_dir(dir.as_fd())?.into_iter().map(|thread| tasks.join(thread)) {
+            let children = fs::read_text(proc, &thread.join("children"))?;
+            processes.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+            found.push(thread);
+        }
+    }
+    Ok(found)
 }
 
 /// Returns the id of this boot of the machine. It is read once, since we do not outlive the boot.

@@ -35,7 +35,7 @@ use crate::rootfs::{self, MountNamespace};
 use crate::state::{Status, spec_state};
 use crate::sys::mount::{self, Depth};
 use crate::sys::{credentials, fs, mountinfo, net, socket, task};
-use crate::{hooks, log};
+use crate::{hooks, log, procstat};
 
 /// What `restore` is asked to do.
 pub(crate) struct Images<'a> {
@@ -56,6 +56,8 @@ const YARD: &str = "cgroups";
 struct Restored {
     /// The first process, when all are made.
     first: Option<(i32, OwnedFd)>,
+    /// The cgroups in which all processes must be, one of each hierarchy.
+    cgroup_roots: Vec<CgroupRoot>,
     /// The terminal has been sent.
     terminal: bool,
     /// Its master, if no console socket receives it.
@@ -225,10 +227,11 @@ impl Build<'_> {
         let progress = || progress(pid, work, RESTORE_LOG, cgroup.as_ref());
         let (mut session, channel) = criu.executed(&progress)?;
         session.may_wait = images.asked.lazy_pages;
-        let mut restored = Restored::default();
+        let roots = message.options.iter().flat_map(|options| &options.cgroup_roots);
+        let mut restored = Restored { cgroup_roots: roots.cloned().collect(), ..Restored::default() };
         let asked = session.check(None).and_then(|version| {
             log::debug(|| format!("CRIU {version}, restore"));
-            session.request(message, |step| self.on(step, opened, cgroup.as_ref(), images, &mut restored))
+            session.request(message, |step| self.on(step, opened, images, &mut restored))
         });
         session.conclude(asked)?;
         let Restored { first, console, .. } = restored;
@@ -238,14 +241,7 @@ impl Build<'_> {
     }
 
     /// Does what a step of CRIU's requires.
-    fn on(
-        &mut self,
-        step: Step,
-        opened: &Opened,
-        cgroup: Option<&Cgroup>,
-        images: &Images,
-        restored: &mut Restored,
-    ) -> Result<()> {
+    fn on(&mut self, step: Step, opened: &Opened, images: &Images, restored: &mut Restored) -> Result<()> {
         let plan = self.request.plan;
         match (step.name.as_str(), step.pid, step.fd) {
             ("setup-namespaces", Some(pid), _) => {
@@ -282,15 +278,7 @@ impl Build<'_> {
                 if plan.terminal() && !restored.terminal && !images.asked.shell_job {
                     log::warn("process.terminal: the checkpoint has no terminal, ignoring");
                 }
-                // The images name cgroups too. A process outside of the container's would have no limits.
-                if cgroup
-                    .map_or(Ok(false), |cgroup| Ok::<_, anyhow::Error>(!cgroup.pids()?.contains(&pid)))?
-                {
-                    return Err(fail(
-                        Kind::Config,
-                        "the images put the process outside of the container's cgroup",
-                    ));
-                }
+                check_cgroups(pid, &restored.cgroup_roots, self.request.caller.proc())?;
                 let pidfd = task::pidfd_open(pid)?;
                 self.record_time_namespace(pid)?;
                 self.dir.save_config(&self.request.config.text)?;
@@ -327,11 +315,29 @@ impl Build<'_> {
 /// again those of the container that was saved, outside of this one's.
 fn cgroup_roots(pid: i32, proc: BorrowedFd) -> Result<Vec<CgroupRoot>> {
     let text = fs::read_text(proc, Path::new(&format!("{pid}/cgroup")))?;
-    let root = |line: &str| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        Some(CgroupRoot { controller: Some(controllers.into()), path: path.into() })
-    };
-    Ok(text.lines().filter_map(root).collect())
+    Ok(text.lines().filter_map(cgroup_of).collect())
+}
+
+/// Refuses the processes, of which `first` is the first, if one is outside of these cgroups. The images can name any cgroup of
+/// the host, where the container's limits do not hold.
+fn check_cgroups(first: i32, roots: &[CgroupRoot], proc: BorrowedFd) -> Result<()> {
+    for thread in procstat::threads_of_all(first)? {
+        let text = fs::read_text(proc, &thread.join("cgroup"))?;
+        for found in text.lines().filter_map(cgroup_of) {
+            let root = roots.iter().find(|root| root.controller == found.controller);
+            if root.is_some_and(|root| !Path::new(&found.path).starts_with(&root.path)) {
+                let text = "the images put a process into the cgroup";
+                return Err(fail(Kind::Config, format!("{text} {}, outside of the container's", found.path)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the hierarchy and the path that a line of /proc/PID/cgroup has.
+fn cgroup_of(line: &str) -> Option<CgroupRoot> {
+    let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+    Some(CgroupRoot { controller: Some(controllers.into()), path: path.into() })
 }
 
 /// Returns the options that do not depend on paths of this container.

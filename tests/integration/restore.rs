@@ -373,6 +373,22 @@ fn the_streams_of_the_checkpoint_become_those_of_the_restore() {
     });
 }
 
+/// The images can put any process into any cgroup of the host.
+#[test]
+fn a_process_outside_of_the_containers_cgroup_is_refused() {
+    isolated_in(View::V2, |t| {
+        let criu = Criu::new(&t.dir);
+        let bundle = t.bundle(|_| {});
+        let before = traces(t);
+        criu.script(&json!({"stray": "/sys/fs/cgroup/harness/cgroup.procs"}));
+        let output = criu.restore(t, &["-d", "-b", bundle.path(), "c1"]).exits(1);
+        let text = "error: restore c1: the images put a process into the cgroup /";
+        assert!(output.stderr.starts_with(text), "{output:?}");
+        assert!(output.stderr.ends_with("/harness, outside of the container's\n"), "{output:?}");
+        assert_eq!(remains(t, &before), [""; 0]);
+    });
+}
+
 /// Masks and read-only paths in a bind mount are as after `create`: they hide what is the host's.
 #[test]
 fn masks_in_a_volume_are_made_again() {
