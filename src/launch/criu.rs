@@ -35,7 +35,7 @@ pub(super) type Prepare<'a> = &'a dyn Fn(&Channel) -> Result<()>;
 /// A process that is to become CRIU.
 #[derive(Default)]
 pub(super) struct Child<'a> {
-    /// The cgroup that it is born in.
+    /// The cgroup in which it starts.
     pub(super) cgroup: Option<&'a Cgroup>,
     /// The join fds of cgroups of v1, and of its resctrl class.
     pub(super) cgroup_joins: Vec<OwnedFd>,

@@ -211,8 +211,24 @@ fn nothing() -> Options {
     }
 }
 
-/// What an option changes in the request.
-type Edit = fn(&mut Options);
+/// Options, and what they change in the request.
+pub type Row = (&'static [&'static str], fn(&mut Options));
+
+/// Those of both verbs.
+pub const COMMON: &[Row] = &[
+    (&[], |_| {}),
+    (&["--tcp-established"], |o| o.tcp_established = Some(true)),
+    (&["--ext-unix-sk"], |o| o.ext_unix_sk = Some(true)),
+    (&["--shell-job"], |o| o.shell_job = Some(true)),
+    (&["--file-locks"], |o| o.file_locks = Some(true)),
+    (&["--lazy-pages"], |o| o.lazy_pages = Some(true)),
+    (&["--auto-dedup"], |o| o.auto_dedup = Some(true)),
+    (&["--empty-ns", "network"], |_| {}),
+    (&["--manage-cgroups-mode", "soft"], |o| o.cgroups_mode = Some(CgroupsMode::Soft.into())),
+    (&["--manage-cgroups-mode", "full"], |o| o.cgroups_mode = Some(CgroupsMode::Full.into())),
+    (&["--manage-cgroups-mode", "strict"], |o| o.cgroups_mode = Some(CgroupsMode::Strict.into())),
+    (&["--manage-cgroups-mode", "ignore"], |o| o.cgroups_mode = Some(CgroupsMode::Ignore.into())),
+];
 
 /// Each option reaches CRIU as the member of the request that runc sets.
 #[test]
@@ -221,21 +237,9 @@ fn every_option_of_checkpoint_reaches_criu() {
         let criu = Criu::new(&t.dir);
         t.start(&t.bundle(|c| c["linux"]["cgroupsPath"] = json!("/c1")), "c1");
         fs::create_dir(t.dir.join("parent")).unwrap();
-        let rows: &[(&[&str], Edit)] = &[
-            (&[], |_| {}),
-            (&["--tcp-established"], |o| o.tcp_established = Some(true)),
-            (&["--ext-unix-sk"], |o| o.ext_unix_sk = Some(true)),
-            (&["--shell-job"], |o| o.shell_job = Some(true)),
-            (&["--file-locks"], |o| o.file_locks = Some(true)),
-            (&["--lazy-pages"], |o| o.lazy_pages = Some(true)),
-            (&["--auto-dedup"], |o| o.auto_dedup = Some(true)),
+        let rows: &[Row] = &[
             (&["--link-remap"], |o| o.link_remap = Some(true)),
             (&["--tcp-skip-in-flight"], |o| o.tcp_skip_in_flight = Some(true)),
-            (&["--empty-ns", "network"], |_| {}),
-            (&["--manage-cgroups-mode", "soft"], |o| o.cgroups_mode = Some(CgroupsMode::Soft.into())),
-            (&["--manage-cgroups-mode", "full"], |o| o.cgroups_mode = Some(CgroupsMode::Full.into())),
-            (&["--manage-cgroups-mode", "strict"], |o| o.cgroups_mode = Some(CgroupsMode::Strict.into())),
-            (&["--manage-cgroups-mode", "ignore"], |o| o.cgroups_mode = Some(CgroupsMode::Ignore.into())),
             (&["--network-lock", "iptables"], |o| o.network_lock = Some(NetworkLock::Iptables.into())),
             (&["--network-lock", "nftables"], |o| o.network_lock = Some(NetworkLock::Nftables.into())),
             (&["--network-lock", "skip"], |o| o.network_lock = Some(NetworkLock::Skip.into())),
@@ -246,7 +250,7 @@ fn every_option_of_checkpoint_reaches_criu() {
                 o.page_server = Some(PageServer { address: Some("::1".into()), port: Some(27) });
             }),
         ];
-        for (args, edit) in rows {
+        for (args, edit) in COMMON.iter().chain(rows) {
             criu.checkpoint(t, &[args, &["--leave-running", "c1"][..]].concat()).ok();
             let options = criu.options(Type::Dump);
             let mut expected = Options { leave_running: Some(true), ..nothing() };

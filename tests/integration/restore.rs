@@ -7,10 +7,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Stdio;
 
-use corten::testing::criu::message::{CgroupsMode, ExternalMount, InheritFd, Options, Type};
+use corten::testing::criu::message::{ExternalMount, InheritFd, Options, Type};
 use corten::testing::sys::tty;
 use serde_json::{Value, json};
 
+use crate::checkpoint::{COMMON, Row};
 use crate::harness::{Bundle, Criu, Output, Test, View, isolated, isolated_in, remains, traces};
 use crate::mounts::add;
 use crate::namespaces::{give_rootfs, map_ids};
@@ -278,9 +279,6 @@ fn a_restored_terminal_is_the_callers() {
     });
 }
 
-/// What an option changes in the request.
-type Edit = fn(&mut Options);
-
 /// Each option reaches CRIU as the member of the request that runc sets.
 #[test]
 fn every_option_of_restore_reaches_criu() {
@@ -288,21 +286,12 @@ fn every_option_of_restore_reaches_criu() {
         let criu = Criu::new(&t.dir);
         let bundle = t.bundle(|_| {});
         let no = Some(false);
-        let rows: &[(&[&str], Edit)] = &[
-            (&[], |_| {}),
-            (&["--tcp-established"], |o| o.tcp_established = Some(true)),
-            (&["--ext-unix-sk"], |o| o.ext_unix_sk = Some(true)),
-            (&["--shell-job"], |o| o.shell_job = Some(true)),
-            (&["--file-locks"], |o| o.file_locks = Some(true)),
-            (&["--lazy-pages"], |o| o.lazy_pages = Some(true)),
-            (&["--auto-dedup"], |o| o.auto_dedup = Some(true)),
+        let rows: &[Row] = &[
             (&["--tcp-close"], |o| o.tcp_close = Some(true)),
-            (&["--empty-ns", "network"], |_| {}),
-            (&["--manage-cgroups-mode", "full"], |o| o.cgroups_mode = Some(CgroupsMode::Full.into())),
             (&["--lsm-profile", "apparmor:p"], |o| o.lsm_profile = Some("apparmor:p".into())),
             (&["--lsm-mount-context", "some"], |o| o.lsm_mount_context = Some("some".into())),
         ];
-        for (args, edit) in rows {
+        for (args, edit) in COMMON.iter().chain(rows) {
             criu.restore(t, &[&["-d", "-b", bundle.path()], *args, &["c1"]].concat()).ok();
             let options = criu.options(Type::Restore);
             let mut expected = Options {
