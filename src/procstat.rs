@@ -37,12 +37,16 @@ impl Stat {
     }
 }
 
-/// Parses `/proc/PID/stat`. The second field is the program's name in parentheses, which may contain any
-/// characters.
+/// Returns the program's name in `/proc/PID/stat`, and the fields from the third on. The name is the second field, in
+/// parentheses, and may contain any characters.
+pub(crate) fn split(text: &str) -> Option<(&str, Vec<&str>)> {
+    let (front, rest) = text.rsplit_once(')')?;
+    Some((front.split_once('(')?.1, rest.split_ascii_whitespace().collect()))
+}
+
+/// Parses `/proc/PID/stat`.
 pub(crate) fn parse_stat(text: &str) -> Option<Stat> {
-    let (_, rest) = text.rsplit_once(')')?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    // The first here is the file's third.
+    let (_, fields) = split(text)?;
     let field = |number: usize| fields.get(number - 3);
     Some(Stat {
         state: field(3)?.chars().next()?,

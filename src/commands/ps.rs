@@ -1,5 +1,7 @@
-//! `ps`: the processes in the container's cgroup. As in runc, the table is the output of the host's ps(1),
-//! reduced to them.
+//! `ps`: the processes in the container's cgroup. As in runc, the table is that of `ps -ef`. With options of ps(1) it is the
+//! output of the host's ps, reduced to these processes.
+
+mod full;
 
 use std::process::{Command, Stdio};
 
@@ -16,14 +18,13 @@ pub(super) fn run(globals: &Globals, args: &Ps) -> Result<()> {
     pids.sort_unstable();
     match args.format {
         Format::Json => super::print(&(serde_json::to_string(&pids).context("JSON")? + "\n")),
+        Format::Table if args.options.is_empty() => super::print(&full::table(&pids)?),
         Format::Table => super::print(&filter(&host_ps(&args.options)?, &pids)?),
     }
 }
 
 /// Returns the output of ps(1) for the whole host.
 fn host_ps(options: &[String]) -> Result<String> {
-    let every = ["-ef".to_string()];
-    let options = if options.is_empty() { &every[..] } else { options };
     signal::keep_children()?;
     let output = Command::new("ps").args(options).stdin(Stdio::null()).output().context("running ps(1)")?;
     if !output.status.success() {

@@ -49,6 +49,13 @@ fn ps_prints_host_pids_or_the_lines_of_ps() {
         assert!(pids().contains(&pid));
         let table = t.corten(&["ps", "c1"]).ok();
         assert_eq!(table.lines().filter(|line| line.contains("sleep")).count(), 2, "{table}");
+        // It is the same as that of ps(1), unless the minute of the start changes meanwhile.
+        for options in [&["-ef"][..], &["-e", "-f"]] {
+            let same = || t.corten(&["ps", "c1"]).ok() == t.corten(&[&["ps", "c1"], options].concat()).ok();
+            assert!(crate::harness::poll(std::time::Duration::from_secs(5), same), "{table}");
+        }
+        let mut without = t.command(&["ps", "c1"]);
+        assert_eq!(t.call(without.env("PATH", "/nowhere")).ok().lines().count(), 3);
         t.corten(&["kill", "c1", "KILL"]).ok();
         t.until("c1", "stopped");
         t.corten(&["delete", "c1"]).ok();
