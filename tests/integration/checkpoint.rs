@@ -4,17 +4,15 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use corten::testing::criu::message::{CgroupsMode, ExternalMount, NetworkLock, Options, PageServer, Type};
+use corten::testing::criu::message::{CgroupsMode, NetworkLock, Options, PageServer, Type};
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Criu, Output, Test, View, isolated, isolated_in, poll, skip};
-use crate::mounts::add;
+use crate::harness::{Bundle, Criu, Output, Test, View, isolated, isolated_in};
 
 /// Fails unless the command has failed with this message.
 #[track_caller]
-fn says(output: Output, text: &str) {
+pub fn says(output: Output, text: &str) {
     let output = output.exits(1);
     assert_eq!(output.stderr, format!("error: {text}\n"));
 }
@@ -275,61 +273,6 @@ fn every_option_of_checkpoint_reaches_criu() {
             Options { track_mem: Some(true), ..nothing() }
         );
         t.delete("c1");
-    });
-}
-
-/// A file system of the container that never answers does not hold a checkpoint.
-#[test]
-fn a_file_system_that_never_answers_is_an_error() {
-    isolated(|t| {
-        if !Path::new("/dev/fuse").exists() {
-            skip("the host has no /dev/fuse");
-        }
-        let criu = Criu::new(&t.dir);
-        let bundle =
-            t.bundle(|c| add(c, json!({"destination": "/srv/vol", "source": t.dir, "options": ["bind"]})));
-        let pid = t.start(&bundle, "c1");
-        let script = format!(
-            "exec 9<>/dev/fuse; nsenter -m -t {pid} /bin/mount -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 none /srv \
-             && echo mounted && exec sleep 1000"
-        );
-        let mut server = t.spawn(Command::new("sh").args(["-c", &script]));
-        assert!(poll(Duration::from_secs(10), || fs::read_to_string(&server.stdout).unwrap() == "mounted\n"));
-        says(
-            criu.checkpoint(t, &["c1"]),
-            "checkpoint c1: the container's file systems did not answer within 10s",
-        );
-        assert_eq!((t.status("c1"), criu.take(Type::Dump)), ("running".into(), None));
-        server.child.kill().unwrap();
-        server.wait();
-        t.delete("c1");
-    });
-}
-
-/// Mounts of the host's are named by their mount points, masks of files by the file that they show.
-#[test]
-fn mounts_of_the_host_are_external() {
-    isolated(|t| {
-        let criu = Criu::new(&t.dir);
-        let volume = t.dir.join("volume");
-        fs::create_dir(&volume).unwrap();
-        let bundle = t.bundle(|c| {
-            let bind = json!({"destination": "/vol", "source": volume, "type": "bind", "options": ["rbind"]});
-            c["mounts"].as_array_mut().unwrap().push(bind);
-        });
-        t.start(&bundle, "c1");
-        criu.checkpoint(t, &["c1"]).ok();
-        let options = criu.options(Type::Dump);
-        let has = |key: &str, value: &str| {
-            options.external_mounts.contains(&ExternalMount { key: key.into(), value: value.into() })
-        };
-        assert!(has("/vol", "/vol") && has("/proc/keys", "/dev/null"), "{options:?}");
-        assert!(!options.external_mounts.iter().any(|mount| mount.key == "/dev" || mount.key == "/proc"));
-        assert_eq!(options.root.as_deref(), bundle.rootfs().to_str());
-        let streams: Vec<String> =
-            serde_json::from_slice(&fs::read(criu.images.join("descriptors.json")).unwrap()).unwrap();
-        assert_eq!(streams.len(), 3);
-        assert!(streams[1].starts_with("file[") && options.external.contains(&streams[1]), "{options:?}");
     });
 }
 
