@@ -39,22 +39,21 @@ impl Stat {
 
 /// Returns the program's name in `/proc/PID/stat`, and the fields from the third on. The name is the second field, in
 /// parentheses, and may contain any characters.
-pub(crate) fn split(text: &str) -> Option<(&str, Vec<&str>)> {
+pub(crate) fn fields(text: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
     let (front, rest) = text.rsplit_once(')')?;
-    Some((front.split_once('(')?.1, rest.split_ascii_whitespace().collect()))
+    Some((front.split_once('(')?.1, rest.trim_ascii().split(' ')))
 }
 
-/// Parses `/proc/PID/stat`.
+/// Parses `/proc/PID/stat`. `list` does so for each container, and therefore goes no further than it must.
 pub(crate) fn parse_stat(text: &str) -> Option<Stat> {
-    let (_, fields) = split(text)?;
-    let field = |number: usize| fields.get(number - 3);
-    Some(Stat {
-        state: field(3)?.chars().next()?,
-        flags: field(9)?.parse().ok()?,
-        threads: field(20)?.parse().ok()?,
-        start_time: field(22)?.parse().ok()?,
-        wait_status: field(52).and_then(|text| text.parse().ok()).unwrap_or(0),
-    })
+    let (_, mut fields) = fields(text)?;
+    let state = fields.next()?.chars().next()?;
+    // The next field is the fourth.
+    let (flags, threads) = (fields.nth(9 - 4)?.parse().ok()?, fields.nth(20 - 10)?.parse().ok()?);
+    let start_time = fields.nth(22 - 21)?.parse().ok()?;
+    let wait_status = if state == 'Z' { fields.nth(52 - 23) } else { None };
+    let wait_status = wait_status.and_then(|text| text.parse().ok()).unwrap_or(0);
+    Some(Stat { state, flags, threads, start_time, wait_status })
 }
 
 pub(crate) fn read_stat(pid: i32) -> Result<Option<Stat>> {
@@ -91,9 +90,9 @@ pub(crate) fn exit_of_zombie(pid: i32, stat: &Stat) -> Result<Option<Exit>> {
 pub(crate) fn processor_time(pid: i32) -> u64 {
     let text = host::procfs().and_then(|proc| Ok(fs::read_text(proc, Path::new(&format!("{pid}/stat")))?));
     let text = text.unwrap_or_default();
-    // The fields 14 to 17. The first after the name is the third.
-    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
-    fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).fold(0, u64::wrapping_add)
+    let Some((_, fields)) = fields(&text) else { return 0 };
+    // The fields 14 to 17.
+    fields.skip(14 - 3).take(4).filter_map(|field| field.parse::<u64>().ok()).fold(0, u64::wrapping_add)
 }
 
 /// Returns the threads of a process and of all that descend from it, each as the path of its directory in /proc. The kernel must

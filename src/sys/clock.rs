@@ -37,7 +37,8 @@ pub(crate) struct Local {
 /// Returns a moment, given in seconds after 1970, in the time zone that TZ or /etc/localtime names.
 #[must_use]
 pub(crate) fn local(seconds: u64) -> Local {
-    let time = seconds as libc::time_t;
+    // libc deprecates the name of this type.
+    let time = seconds as _;
     // SAFETY: zeros are a valid `tm`: numbers, and a null pointer that is only given back.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to values of this function. The call may read TZ from the environment, which no other

@@ -56,9 +56,10 @@ fn read(pid: i32) -> Result<Option<Row>> {
     };
     let (Some(stat), Some(status)) = (file("stat")?, file("status")?) else { return Ok(None) };
     let arguments = file("cmdline")?.unwrap_or_default();
-    let (Some(parsed), Some((name, fields))) = (procstat::parse_stat(&stat), procstat::split(&stat)) else {
+    let (Some(parsed), Some((name, fields))) = (procstat::parse_stat(&stat), procstat::fields(&stat)) else {
         return Ok(None);
     };
+    let fields: Vec<&str> = fields.collect();
     // The first is the file's third.
     let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     let used = number(14) + number(15);
