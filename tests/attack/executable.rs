@@ -34,7 +34,11 @@ fn elf(interpreter: &str) -> Vec<u8> {
     let name_at = header + 2 * entry;
     let size = name_at + name.len() as u64;
     let mut out = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    let machine: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+    let machine: u16 = match std::env::consts::ARCH {
+        "aarch64" => 183,
+        "riscv64" => 243,
+        _ => 62, // x86_64
+    };
     [3u16, machine].iter().for_each(|n| out.extend(n.to_le_bytes()));
     out.extend(1u32.to_le_bytes());
     [name_at, header, 0].iter().for_each(|n| out.extend(n.to_le_bytes()));

@@ -1,7 +1,9 @@
 //! A process that shares a volume with the container exchanges a directory and a link, again and again, while
 //! the runtime works there.
 
+use std::ffi::CString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,11 +11,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::errno::Errno;
 use serde_json::json;
 
 use crate::harness::{Bundle, Test, isolated};
 use crate::{SECRET, Victim, add, rounds};
+
+/// Exchanges two names by renameat2(2), for which musl and nix with musl have no function.
+#[allow(unsafe_code)]
+pub(crate) fn exchange(a: &Path, b: &Path) -> nix::Result<()> {
+    let path = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
+    let (a, b, cwd) = (path(a), path(b), libc::AT_FDCWD);
+    // SAFETY: both paths end with a NUL.
+    let result = unsafe {
+        libc::syscall(libc::SYS_renameat2, cwd, a.as_ptr(), cwd, b.as_ptr(), libc::RENAME_EXCHANGE)
+    };
+    Errno::result(result).map(drop)
+}
 
 /// Exchanges two names until it is stopped.
 struct Swapper {
@@ -28,7 +42,7 @@ impl Swapper {
         let (stopped, counted) = (stop.clone(), count.clone());
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE).unwrap();
+                exchange(&a, &b).unwrap();
                 counted.fetch_add(1, Ordering::Relaxed);
             }
         });

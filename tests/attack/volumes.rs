@@ -506,9 +506,7 @@ fn the_owner_of_a_node_is_never_set_on_another_file() {
             let stopped = stop.clone();
             let racer = std::thread::spawn(move || {
                 while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-                    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
-                    let cwd = nix::fcntl::AT_FDCWD;
-                    if nix::fcntl::renameat2(cwd, &from, cwd, &to, flags).is_ok() {
+                    if crate::races::exchange(&from, &to).is_ok() {
                         return 1;
                     }
                 }

@@ -304,7 +304,9 @@ fn seccomp_explain_prints_a_profile_or_the_reason() {
     isolated(|t| {
         let docker = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/seccomp/docker.json");
         let of_file = t.corten(&["seccomp", "explain", docker, "mount", "read"]).ok();
-        assert!(of_file.contains("\nmount\n  x86_64 165, "), "{of_file}");
+        let mount = of_file.split_once("\nmount\n").unwrap_or_else(|| panic!("{of_file}")).1;
+        // The architecture of this machine comes first, if the profile does not have it.
+        assert!(mount.lines().next().unwrap().contains(" x86_64 165, "), "{of_file}");
         let profile: Value = serde_json::from_str(&fs::read_to_string(docker).unwrap()).unwrap();
         let bundle = t.bundle(|c| c["linux"]["seccomp"] = profile.clone());
         let explain = ["seccomp", "explain", "--bundle", bundle.path()];

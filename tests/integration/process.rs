@@ -338,12 +338,17 @@ fn the_process_group_has_the_io_priority() {
 /// config-linux.md#personality
 #[test]
 fn the_program_has_the_personality() {
+    let (short, long) = match std::env::consts::ARCH {
+        "aarch64" => ("armv8l\n", "aarch64\n"),
+        "riscv64" => ("riscv32\n", "riscv64\n"),
+        _ => ("i686\n", "x86_64\n"),
+    };
     isolated(|t| {
         check(
             t,
             &[
-                (|c| c["linux"]["personality"] = json!({"domain": "LINUX32"}), "uname -m", "i686\n"),
-                (|c| c["linux"]["personality"] = json!({"domain": "LINUX"}), "uname -m", "x86_64\n"),
+                (|c| c["linux"]["personality"] = json!({"domain": "LINUX32"}), "uname -m", short),
+                (|c| c["linux"]["personality"] = json!({"domain": "LINUX"}), "uname -m", long),
             ],
         );
         t.run("true", |c| c["linux"]["personality"] = json!({"domain": "NOSUCH"})).fails("personality");

@@ -140,7 +140,7 @@ fn a_wrong_profile_is_refused_with_its_place() {
         ];
         for (edit, place) in rows {
             let bundle = t.bundle(|c| {
-                let mut seccomp = profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", &["mkdir"]);
+                let mut seccomp = profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", &["mkdir", "mkdirat"]);
                 edit(&mut seccomp);
                 c["linux"]["seccomp"] = seccomp;
             });
@@ -155,7 +155,7 @@ fn a_wrong_profile_is_refused_with_its_place() {
 fn a_profile_that_kills_execve_is_refused() {
     isolated(|t| {
         let only_read = |default: &str| json!({"defaultAction": default, "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]});
-        let rule = |action: &str| profile("SCMP_ACT_ALLOW", action, &["mkdir", "execve"]);
+        let rule = |action: &str| profile("SCMP_ACT_ALLOW", action, &["mkdir", "mkdirat", "execve"]);
         for (seccomp, expected) in [
             (only_read("SCMP_ACT_KILL"), "linux.seccomp.defaultAction: SCMP_ACT_KILL_THREAD for execve"),
             (only_read("SCMP_ACT_TRAP"), "linux.seccomp.defaultAction: SCMP_ACT_TRAP for execve"),
@@ -271,7 +271,11 @@ fn delete(t: &Test, id: &str) {
     reap();
 }
 
+/// The call of mkdir(1). Newer architectures have no mkdir(2).
+#[cfg(target_arch = "x86_64")]
 const MKDIR: i32 = libc::SYS_mkdir as i32;
+#[cfg(not(target_arch = "x86_64"))]
+const MKDIR: i32 = libc::SYS_mkdirat as i32;
 const NOT_UNIQUE: &str = "Name not unique on network";
 
 fn notifying(path: &Path, names: &[&str]) -> Value {
@@ -289,7 +293,7 @@ fn an_agent_gets_the_state_and_answers() {
         let script = "mkdir /tmp/x";
         for no_new_privileges in [true, false] {
             let bundle = t.bundle(|c| {
-                c["linux"]["seccomp"] = notifying(&path, &["mkdir", "execve"]);
+                c["linux"]["seccomp"] = notifying(&path, &["mkdir", "mkdirat", "execve"]);
                 c["annotations"] = json!({"a": "b"});
                 c["process"]["args"] = json!(["/bin/sh", "-c", script]);
                 c["process"]["noNewPrivileges"] = json!(no_new_privileges);
@@ -340,7 +344,7 @@ fn an_agent_answers_for_a_start_container_hook() {
         for no_new_privileges in [true, false] {
             let path = t.dir.join("agent.sock");
             let bundle = t.bundle(|c| {
-                c["linux"]["seccomp"] = notifying(&path, &["mkdir"]);
+                c["linux"]["seccomp"] = notifying(&path, &["mkdir", "mkdirat"]);
                 c["process"]["args"] = json!(["/bin/sleep", "1000"]);
                 c["process"]["noNewPrivileges"] = json!(no_new_privileges);
                 let script = "mkdir /tmp/x; echo $? >/tmp/said";
@@ -370,7 +374,7 @@ fn the_listener_does_not_count_for_the_limit_of_descriptors() {
             [(3, true), (3, false), (4, true), (4, false), (5, true), (5, false), (16, true), (16, false)]
         {
             let edit = |c: &mut Value, denied: &[&str]| {
-                let mut seccomp = notifying(&path, &["mkdir"]);
+                let mut seccomp = notifying(&path, &["mkdir", "mkdirat"]);
                 seccomp["syscalls"]
                     .as_array_mut()
                     .unwrap()
@@ -405,7 +409,7 @@ fn handing_over_the_listener_takes_one_call() {
         let path = t.dir.join("agent.sock");
         let answers = agent(&path);
         let bundle = t.bundle(|c| {
-            let mut seccomp = notifying(&path, &["mkdir"]);
+            let mut seccomp = notifying(&path, &["mkdir", "mkdirat"]);
             seccomp["syscalls"].as_array_mut().unwrap().push(json!({
                 "names": ["close", "dup3", "dup2", "fcntl", "recvmsg", "close_range", "openat"],
                 "action": "SCMP_ACT_KILL_PROCESS",
@@ -423,7 +427,7 @@ fn handing_over_the_listener_takes_one_call() {
 fn without_its_agent_a_container_is_not_started() {
     isolated(|t| {
         let path = t.dir.join("no-agent.sock");
-        let bundle = t.bundle(|c| c["linux"]["seccomp"] = notifying(&path, &["mkdir"]));
+        let bundle = t.bundle(|c| c["linux"]["seccomp"] = notifying(&path, &["mkdir", "mkdirat"]));
         let expected = "linux.seccomp.listenerPath";
         t.run_bundle(&bundle).fails(expected);
         t.create(&bundle, "c1");
@@ -470,7 +474,7 @@ fn notify_without_an_agent_is_refused() {
         ];
         for (edit, expected) in rows {
             let bundle = t.bundle(|c| {
-                let mut seccomp = notifying(Path::new("/agent.sock"), &["mkdir"]);
+                let mut seccomp = notifying(Path::new("/agent.sock"), &["mkdir", "mkdirat"]);
                 edit(&mut seccomp);
                 c["linux"]["seccomp"] = seccomp;
             });
