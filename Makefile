@@ -8,12 +8,13 @@ TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_director
 BINARY = $(TARGET)/$$(scripts/target)/release/corten
 SHARE = $(TARGET)/share
 
-.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb bench clean peers
+.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce bench clean peers
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 build: ## build the release, one static executable
 	@scripts/install-deps build
-	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) $(CARGO) build --release --target $$(scripts/target)
+	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null)} \
+		$(CARGO) build --release --config "$$(scripts/remap)" --target $$(scripts/target)
 	@case "$$(scripts/target)" in x86_64-*-musl) scripts/check-entry $(BINARY) ;; esac
 man: ## write the man pages and the completions of bash, zsh and fish to target/share
 	@scripts/install-deps build
@@ -78,6 +79,8 @@ deb: build man ## build a Debian package, target/corten_VERSION_ARCH.deb
 test-deb: build man ## build the Debian package, check it with lintian, install it into an empty directory and run it
 	@scripts/install-deps deb
 	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
+reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
+	@scripts/reproduce $(BINARY) "$$(scripts/target)"
 peers: ## fetch crun and runc of Debian sid into target/peers, to compare corten with them
 	@scripts/peers
 bench: build peers ## compare corten with crun, runc, RUNTIMES and the floor in target/bench; ROUNDS=60, ONLY=spec,rss,...
