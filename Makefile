@@ -63,17 +63,20 @@ deny: ## check licences, versions, sources and known defects of the dependencies
 	@PATH="$(TARGET)/tools/bin:$$PATH"; command -v cargo-deny >/dev/null || cargo install --quiet --locked --root "$(TARGET)/tools" cargo-deny; \
 		cargo deny --locked check $(or $(DENY),licenses bans sources advisories)
 # BINARY=... and SHARE=... on the command line name files that exist already. Then nothing is built.
-install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## install the binary, man pages and completions below DESTDIR and PREFIX (/usr/local)
+install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## install the binary, man pages, completions and samples below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/corten"
 	install -d "$(DESTDIR)$(PREFIX)/share/man/man8"
 	install -m 644 "$(SHARE)"/man/man8/corten*.8 "$(DESTDIR)$(PREFIX)/share/man/man8"
 	install -D -m 644 "$(SHARE)/bash-completion/completions/corten" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten"
 	install -D -m 644 "$(SHARE)/zsh/site-functions/_corten" "$(DESTDIR)$(ZSHDIR)/_corten"
 	install -D -m 644 "$(SHARE)/fish/vendor_completions.d/corten.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
+	find packaging/samples -type f -printf '%P\n' | while read -r file; do \
+		sed 's,@BINDIR@,$(PREFIX)/bin,' "packaging/samples/$$file" | install -D -m 644 /dev/stdin "$(DESTDIR)$(PREFIX)/share/doc/corten/samples/$$file"; done
 uninstall: ## remove the files of `make install`
 	rm -f "$(DESTDIR)$(PREFIX)/bin/corten" "$(DESTDIR)$(PREFIX)"/share/man/man8/corten.8 "$(DESTDIR)$(PREFIX)"/share/man/man8/corten-*.8 \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten" "$(DESTDIR)$(ZSHDIR)/_corten" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/doc/corten/samples"
 deb: build man ## build a Debian package, target/corten_VERSION_ARCH.deb
 	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)"
 test-deb: build man ## build the Debian package, check it with lintian, install it into an empty directory and run it
@@ -81,6 +84,9 @@ test-deb: build man ## build the Debian package, check it with lintian, install 
 	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
 	@scripts/reproduce $(BINARY) "$$(scripts/target)"
+test-kubernetes: build man ## check deploy/kubernetes with the containerd of trixie and of sid, on nodes of their own
+	@scripts/install-deps deploy
+	@tests/kubernetes/run "$(BINARY)" "$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)/release-files")"
 peers: ## fetch crun and runc of Debian sid into target/peers, to compare corten with them
 	@scripts/peers
 bench: build peers ## compare corten with crun, runc, RUNTIMES and the floor in target/bench; ROUNDS=60, ONLY=spec,rss,...
