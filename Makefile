@@ -8,9 +8,9 @@ TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_director
 BINARY = $(TARGET)/$$(scripts/target)/release/corten
 SHARE = $(TARGET)/share
 
-.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce bench clean peers
+.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce test-kubernetes bench clean peers
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 build: ## build the release, one static executable
 	@scripts/install-deps build
 	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null)} \
