@@ -13,7 +13,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 build: ## build the release, one static executable
 	@scripts/install-deps build
-	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null)} \
+	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(scripts/commit)} \
 		$(CARGO) build --release --config "$$(scripts/remap)" --target $$(scripts/target)
 	@case "$$(scripts/target)" in x86_64-*-musl) scripts/check-entry $(BINARY) ;; esac
 man: ## write the man pages and the completions of bash, zsh and fish to target/share
