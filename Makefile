@@ -4,18 +4,18 @@ CARGO ?= cargo
 export RUST_TEST_THREADS ?= 2
 # The directory that zsh reads functions from. (Debian's own packages use share/zsh/vendor-completions.)
 ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
-TARGET = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)
-BINARY = $(TARGET)/$$(scripts/target)/release/corten
-SHARE = $(TARGET)/share
+OUT = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)
+BINARY = $(OUT)/$$(scripts/target)/release/corten
+SHARE = $(OUT)/share
 
 .PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce test-kubernetes bench clean peers
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
-build: ## build the release, one static executable
+build: ## build the release, one static executable; TARGET=aarch64-unknown-linux-musl builds it for that target
 	@scripts/install-deps build
 	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(scripts/commit)} \
 		$(CARGO) build --release --config "$$(scripts/remap)" --target $$(scripts/target)
-	@case "$$(scripts/target)" in x86_64-*-musl) scripts/check-entry $(BINARY) ;; esac
+	@case "$$(scripts/target)" in x86_64-*-musl | aarch64-*-musl) scripts/check-entry $(BINARY) ;; esac
 man: ## write the man pages and the completions of bash, zsh and fish to target/share
 	@scripts/install-deps build
 	cargo run --quiet --example pages -- "$(SHARE)" "$$(scripts/date)"
@@ -27,13 +27,13 @@ test: ## run all unit and integration tests, after installing the packages that 
 	@scripts/test
 faults: ## run every fault injection: each system call of each verb fails, or the runtime is killed there; RUNTIME=/path tests another runtime
 	@scripts/install-deps build test
-	@rm -f "$(TARGET)/faults.table"
+	@rm -f "$(OUT)/faults.table"
 	@[ -z "$(RUNTIME)" ] || export CORTEN="$(RUNTIME)"; \
-	CORTEN_FAULTS=$${CORTEN_FAULTS:-all} CORTEN_FAULTS_TABLE="$(TARGET)/faults.table" CORTEN_TEST_PATIENCE=15 \
+	CORTEN_FAULTS=$${CORTEN_FAULTS:-all} CORTEN_FAULTS_TABLE="$(OUT)/faults.table" CORTEN_TEST_PATIENCE=15 \
 		scripts/test --test faults $(if $(RUNTIME),-- --skip gc --skip update --skip v1 --skip systemd --skip notice); \
-		status=$$?; cat "$(TARGET)/faults.table"; exit $$status
+		status=$$?; cat "$(OUT)/faults.table"; exit $$status
 fuzz: ## fuzz all targets, or TARGET=name, with libFuzzer for SECONDS=60 each
-	@scripts/install-deps build fuzz
+	@TARGET= scripts/install-deps build fuzz
 	@CORTEN_FUZZ_SECONDS=$(or $(SECONDS),60) scripts/fuzz $(if $(filter command line,$(origin TARGET)),$(TARGET))
 attack: ## run the tests by attack (part of `make test` too) with ROUNDS=2000 of each race
 	@scripts/install-deps build test
@@ -60,7 +60,7 @@ check: ## check formatting, lints, file sizes, uses of unsafe, import circles, a
 	@scripts/check-coverage
 deny: ## check licences, versions, sources and known defects of the dependencies; builds cargo-deny first (10 minutes)
 	@scripts/install-deps build
-	@PATH="$(TARGET)/tools/bin:$$PATH"; command -v cargo-deny >/dev/null || cargo install --quiet --locked --root "$(TARGET)/tools" cargo-deny; \
+	@PATH="$(OUT)/tools/bin:$$PATH"; command -v cargo-deny >/dev/null || cargo install --quiet --locked --root "$(OUT)/tools" cargo-deny; \
 		cargo deny --locked check $(or $(DENY),licenses bans sources advisories)
 # BINARY=... and SHARE=... on the command line name files that exist already. Then nothing is built.
 install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## install the binary, man pages, completions and samples below DESTDIR and PREFIX (/usr/local)
@@ -78,15 +78,15 @@ uninstall: ## remove the files of `make install`
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
 	rm -rf "$(DESTDIR)$(PREFIX)/share/doc/corten/samples"
 deb: build man ## build a Debian package, target/corten_VERSION_ARCH.deb
-	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)"
+	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)"
 test-deb: build man ## build the Debian package, check it with lintian, install it into an empty directory and run it
 	@scripts/install-deps deb
-	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
+	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
 	@scripts/reproduce $(BINARY) "$$(scripts/target)"
 test-kubernetes: build man ## check deploy/kubernetes with the containerd of trixie and of sid, on nodes of their own
 	@scripts/install-deps deploy
-	@tests/kubernetes/run "$(BINARY)" "$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(TARGET)/release-files")"
+	@tests/kubernetes/run "$(BINARY)" "$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)/release-files")"
 peers: ## fetch crun and runc of Debian sid into target/peers, to compare corten with them
 	@scripts/peers
 bench: build peers ## compare corten with crun, runc, RUNTIMES and the floor in target/bench; ROUNDS=60, ONLY=spec,rss,...

@@ -9,7 +9,7 @@ use corten::Arena;
 #[path = "startup/main.rs"]
 mod c_main;
 
-#[cfg(all(target_arch = "x86_64", target_env = "musl"))]
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_env = "musl"))]
 #[allow(unsafe_code)]
 #[path = "startup/entry.rs"]
 mod entry;

@@ -3,8 +3,9 @@
 //!
 //! In the order in which it happens:
 //!
-//! 1. `entry.rs`: the first instructions, on x86-64 with musl. A command that puts a process into a container
-//!    executes a sealed copy of itself, before any other work is done. Then the pointers in the data are relocated.
+//! 1. `entry.rs`: the first instructions, on x86-64 and aarch64 with musl. A command that puts a process into a
+//!    container executes a sealed copy of itself, before any other work is done. Then the pointers in the data
+//!    are relocated.
 //! 2. `main.rs`: C's `main`, which replaces std's start-up code, and a replacement of the C library's
 //!    `abort`.
 //! 3. [`arena`]: the allocator.

@@ -10,12 +10,16 @@
 //!
 //! Nothing is relocated before. This code therefore calls no other code, and reaches a static only relative to
 //! its own address. `scripts/check-entry` checks the instructions of the release for that.
+//!
+//! An executable for glibc, as on riscv64, has no such entry. glibc must relocate it, because some of its pointers
+//! are to functions that glibc chooses for the processor (IFUNC).
 
 use std::arch::{asm, global_asm};
 use std::ffi::{CStr, c_char, c_int};
 
 // The kernel has put argc, the arguments, a null and the environment on the stack. `call` preserves all that
 // `_start` reads.
+#[cfg(target_arch = "x86_64")]
 global_asm!(
     ".globl corten_entry",
     ".type corten_entry, @function",
@@ -27,6 +31,27 @@ global_asm!(
     "lea rsi, [rip + _DYNAMIC]",
     "call {relocate}",
     "jmp _start",
+    ".size corten_entry, . - corten_entry",
+    seal = sym seal,
+    relocate = sym relocate,
+);
+
+// musl's `_start` reads only the stack pointer. An address is that of its page relative to this code, and the
+// offset in the page: that needs no table of addresses. The linker places all of it within 4 GiB.
+#[cfg(target_arch = "aarch64")]
+global_asm!(
+    ".globl corten_entry",
+    ".type corten_entry, %function",
+    "corten_entry:",
+    "mov x29, xzr",
+    "mov x0, sp",
+    "bl {seal}",
+    "adrp x0, __ehdr_start",
+    "add x0, x0, :lo12:__ehdr_start",
+    "adrp x1, _DYNAMIC",
+    "add x1, x1, :lo12:_DYNAMIC",
+    "bl {relocate}",
+    "b _start",
     ".size corten_entry, . - corten_entry",
     seal = sym seal,
     relocate = sym relocate,
@@ -160,6 +185,7 @@ unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize {
     let result;
     // SAFETY: the kernel preserves all registers except these. The caller answers for the memory that the
     // call accesses.
+    #[cfg(target_arch = "x86_64")]
     unsafe {
         asm!(
             "syscall",
@@ -171,6 +197,20 @@ unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize {
             in("r8") arguments[4],
             lateout("rcx") _,
             lateout("r11") _,
+            options(nostack),
+        );
+    }
+    // SAFETY: as above. On aarch64 the kernel changes only the register of the result.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") arguments[0] => result,
+            in("x1") arguments[1],
+            in("x2") arguments[2],
+            in("x3") arguments[3],
+            in("x4") arguments[4],
             options(nostack),
         );
     }

@@ -6,8 +6,8 @@
 //! mounts may not be copied, they run from a sealed memfd. They skip this if the executable can never be
 //! written to already.
 //!
-//! The executable for musl on x86-64 does it in its first instructions (`entry.rs`). On other targets, and if
-//! the entry fails, this module seals, and reports what is wrong.
+//! The executable for musl on x86-64 and aarch64 does it in its first instructions (`entry.rs`). On other
+//! targets, and if the entry fails, this module seals, and reports what is wrong.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
