@@ -8,7 +8,7 @@ OUT = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)
 BINARY = $(OUT)/$$(scripts/target)/release/corten
 SHARE = $(OUT)/share
 
-.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce test-kubernetes bench clean peers
+.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce release test-release test-kubernetes bench clean peers
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 build: ## build the release, one static executable; TARGET=aarch64-unknown-linux-musl builds it for that target
@@ -84,6 +84,15 @@ test-deb: build man ## build the Debian package, check it with lintian, install 
 	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
 	@scripts/reproduce $(BINARY) "$$(scripts/target)"
+ARCHITECTURES ?= x86_64 aarch64 riscv64
+release: man ## make the tarballs, packages and checksums of a release in target/dist, for those ARCHITECTURES that build here; RELEASE_KEY=KEY signs
+	@scripts/install-deps deb
+	@built=; for arch in $(ARCHITECTURES); do target=$$(ARCH=$$arch scripts/target); \
+		if $(MAKE) --no-print-directory build TARGET=$$target; then built="$$built $$target"; else echo "release: no $$target, which does not build here" >&2; fi; \
+		done; scripts/release "$(OUT)/dist" "$(OUT)" "$(SHARE)" $$built
+test-release: release ## check target/dist: checksums, packages of all kinds, a container, and that a second build has the same bytes
+	@scripts/install-deps deb release
+	@scripts/test-release "$(OUT)/dist" "$(OUT)" "$(SHARE)"
 test-kubernetes: build man ## check deploy/kubernetes with the containerd of trixie and of sid, on nodes of their own
 	@scripts/install-deps deploy
 	@tests/kubernetes/run "$(BINARY)" "$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)/release-files")"
