@@ -352,7 +352,10 @@ fn make_installs_and_uninstalls() {
     make("install");
     for (file, _) in expected.iter().filter(|(file, _)| file.contains("/samples/")) {
         let sample = fs::read_to_string(Path::new(&destination).join(file)).unwrap();
-        assert!(sample.contains("\"/usr/bin/corten\"") || sample.contains("=/usr/bin/corten gc\n"), "{file}: {sample}");
+        assert!(
+            sample.contains("\"/usr/bin/corten\"") || sample.contains("=/usr/bin/corten gc\n"),
+            "{file}: {sample}"
+        );
         assert!(!sample.contains('@'), "{file}: {sample}");
     }
     assert_eq!(files(Path::new(&destination)), expected);
