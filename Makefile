@@ -8,12 +8,13 @@ OUT = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)
 BINARY = $(OUT)/$$(scripts/target)/release/corten
 SHARE = $(OUT)/share
 
-.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb bench clean peers
+.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce release test-release test-kubernetes bench clean peers
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 build: ## build the release, one static executable; TARGET=aarch64-unknown-linux-musl builds it for that target
 	@scripts/install-deps build
-	CORTEN_COMMIT=$$(git describe --always --exclude '*' --abbrev=40 --dirty 2>/dev/null) $(CARGO) build --release --target $$(scripts/target)
+	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(scripts/commit)} \
+		$(CARGO) build --release --config "$$(scripts/remap)" --target $$(scripts/target)
 	@case "$$(scripts/target)" in x86_64-*-musl | aarch64-*-musl) scripts/check-entry $(BINARY) ;; esac
 man: ## write the man pages and the completions of bash, zsh and fish to target/share
 	@scripts/install-deps build
@@ -62,22 +63,39 @@ deny: ## check licences, versions, sources and known defects of the dependencies
 	@PATH="$(OUT)/tools/bin:$$PATH"; command -v cargo-deny >/dev/null || cargo install --quiet --locked --root "$(OUT)/tools" cargo-deny; \
 		cargo deny --locked check $(or $(DENY),licenses bans sources advisories)
 # BINARY=... and SHARE=... on the command line name files that exist already. Then nothing is built.
-install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## install the binary, man pages and completions below DESTDIR and PREFIX (/usr/local)
+install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin SHARE)),man) ## install the binary, man pages, completions and samples below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/corten"
 	install -d "$(DESTDIR)$(PREFIX)/share/man/man8"
 	install -m 644 "$(SHARE)"/man/man8/corten*.8 "$(DESTDIR)$(PREFIX)/share/man/man8"
 	install -D -m 644 "$(SHARE)/bash-completion/completions/corten" "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten"
 	install -D -m 644 "$(SHARE)/zsh/site-functions/_corten" "$(DESTDIR)$(ZSHDIR)/_corten"
 	install -D -m 644 "$(SHARE)/fish/vendor_completions.d/corten.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
+	find packaging/samples -type f -printf '%P\n' | while read -r file; do \
+		sed 's,@BINDIR@,$(PREFIX)/bin,' "packaging/samples/$$file" | install -D -m 644 /dev/stdin "$(DESTDIR)$(PREFIX)/share/doc/corten/samples/$$file"; done
 uninstall: ## remove the files of `make install`
 	rm -f "$(DESTDIR)$(PREFIX)/bin/corten" "$(DESTDIR)$(PREFIX)"/share/man/man8/corten.8 "$(DESTDIR)$(PREFIX)"/share/man/man8/corten-*.8 \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten" "$(DESTDIR)$(ZSHDIR)/_corten" \
 		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/doc/corten/samples"
 deb: build man ## build a Debian package, target/corten_VERSION_ARCH.deb
 	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)"
 test-deb: build man ## build the Debian package, check it with lintian, install it into an empty directory and run it
 	@scripts/install-deps deb
 	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
+reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
+	@scripts/reproduce $(BINARY) "$$(scripts/target)"
+ARCHITECTURES ?= x86_64 aarch64 riscv64
+release: man ## make the tarballs, packages and checksums of a release in target/dist, for those ARCHITECTURES that build here; RELEASE_KEY=KEY signs
+	@scripts/install-deps deb
+	@built=; for arch in $(ARCHITECTURES); do target=$$(ARCH=$$arch scripts/target); \
+		if $(MAKE) --no-print-directory build TARGET=$$target; then built="$$built $$target"; else echo "release: no $$target, which does not build here" >&2; fi; \
+		done; scripts/release "$(OUT)/dist" "$(OUT)" "$(SHARE)" $$built
+test-release: release ## check target/dist: checksums, packages of all kinds, a container, and that a second build has the same bytes
+	@scripts/install-deps deb release
+	@scripts/test-release "$(OUT)/dist" "$(OUT)" "$(SHARE)"
+test-kubernetes: build man ## check deploy/kubernetes with the containerd of trixie and of sid, on nodes of their own
+	@scripts/install-deps deploy
+	@tests/kubernetes/run "$(BINARY)" "$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)/release-files")"
 peers: ## fetch crun and runc of Debian sid into target/peers, to compare corten with them
 	@scripts/peers
 bench: build peers ## compare corten with crun, runc, RUNTIMES and the floor in target/bench; ROUNDS=60, ONLY=spec,rss,...

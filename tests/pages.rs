@@ -340,10 +340,24 @@ fn make_installs_and_uninstalls() {
         "bash-completion/completions/corten",
         "zsh/site-functions/_corten",
         "fish/vendor_completions.d/corten.fish",
+        "doc/corten/samples/containerd/containerd-1.toml",
+        "doc/corten/samples/containerd/containerd-2.toml",
+        "doc/corten/samples/containers.conf.d/corten.conf",
+        "doc/corten/samples/crio.conf.d/10-corten.conf",
+        "doc/corten/samples/docker/daemon.json",
+        "doc/corten/samples/systemd/corten-gc.service",
     ] {
         expected.insert((format!("usr/share/{file}"), false));
     }
     make("install");
+    for (file, _) in expected.iter().filter(|(file, _)| file.contains("/samples/")) {
+        let sample = fs::read_to_string(Path::new(&destination).join(file)).unwrap();
+        assert!(
+            sample.contains("\"/usr/bin/corten\"") || sample.contains("=/usr/bin/corten gc\n"),
+            "{file}: {sample}"
+        );
+        assert!(!sample.contains('@'), "{file}: {sample}");
+    }
     assert_eq!(files(Path::new(&destination)), expected);
     let (version, _) = output(&format!("{destination}/usr/bin/corten"), &["--version"]);
     assert!(version.starts_with("corten version "), "{version}");
