@@ -121,7 +121,8 @@ impl Volume {
         self.mount(c);
     }
 
-    fn said(&self) -> Option<(u64, String)> {
+    /// Returns the number that the program has reached, and the output of `show`.
+    pub fn said(&self) -> Option<(u64, String)> {
         let text = fs::read_to_string(self.dir.join("said")).ok()?;
         let (number, rest) = text.split_once('\n')?;
         Some((number.parse().ok()?, rest.trim_end().to_string()))

@@ -15,6 +15,7 @@ mod criu;
 mod criu_files;
 mod criu_namespaces;
 mod criu_network;
+mod criu_programs;
 mod devices;
 mod errors;
 mod events;
