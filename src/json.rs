@@ -1,10 +1,17 @@
 //! The errors of the JSON parser in the words of this project: what is wrong with a document or a value in it,
 //! without the names of Rust's types.
 
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Error;
 use serde_json::error::Category;
 
 use crate::suggest;
+
+/// Reads a document. The text as a whole is checked to be UTF-8: that is faster than to check each string, and the code of each
+/// type exists only for one kind of reader.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_str(std::str::from_utf8(bytes).map_err(Error::custom)?)
+}
 
 /// Describes an error in a text, with its position if the text is not JSON.
 #[must_use]

@@ -35,7 +35,7 @@ use crate::cgroups::CgroupRecord;
 use crate::error::{Context, Kind, Result, fail, kind};
 use crate::procstat::boot_id;
 use crate::sys::{self, fs};
-use crate::{trace, wait};
+use crate::{json, trace, wait};
 
 const CONFIG: &str = "config.json";
 const STATE: &str = "state.json";
@@ -251,17 +251,12 @@ pub(crate) fn read_status(
     let opened = fs::openat2(root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS);
     let Ok(file) = opened else { return Ok(None) };
     fs::read_whole_into(file, MAX_FILE, buffer)?;
-    let Ok(record) = parse(buffer) else { return Ok(None) };
+    let Ok(record) = json::read::<Record>(buffer) else { return Ok(None) };
     if !record.created_done {
         return Ok(None);
     }
     let status = status(&record, || false, frozen)?;
     Ok(Some((record, status)))
-}
-
-/// Reads a record. The text as a whole is checked to be UTF-8, which is faster than to check each string.
-fn parse(bytes: &[u8]) -> serde_json::Result<Record> {
-    std::str::from_utf8(bytes).map_or_else(|_| serde_json::from_slice(bytes), serde_json::from_str)
 }
 
 /// Derives the status from the process and, if it runs, from `frozen`.
@@ -469,7 +464,7 @@ impl Dir {
     /// Returns the record, or `None` if `create` has not written one yet, or was killed before.
     pub(crate) fn find_record(&self) -> Result<Option<Record>> {
         let Some(bytes) = self.read(STATE)? else { return Ok(None) };
-        parse(&bytes).with_context(|| format!("container {:?}: state.json", self.id)).map(Some)
+        json::read(&bytes).with_context(|| format!("container {:?}: state.json", self.id)).map(Some)
     }
 
     /// Reports whether the directory is as [`create_dir`] creates it, and contains only our files. A user who
@@ -504,7 +499,7 @@ impl Dir {
             }
             let open = || fs::openat2(self.root.as_fd(), &path, fs::O_RDONLY, 0, fs::RESOLVE_NO_SYMLINKS);
             let Some(file) = fs::existing(self.root.as_fd(), &path, open)? else { continue };
-            records.extend(parse(&fs::read_whole(file, MAX_FILE)?).ok());
+            records.extend(json::read::<Record>(&fs::read_whole(file, MAX_FILE)?).ok());
         }
         Ok(records)
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Kind, Result, fail};
 use crate::rootfs::External;
 use crate::sys::{self, socket};
-use crate::{log, trace};
+use crate::{json, log, trace};
 
 /// A message from the container's side to the runtime.
 #[derive(Debug)]
@@ -246,7 +246,7 @@ fn encode_with(error: &anyhow::Error, most: usize) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> anyhow::Error {
-    let Ok(mut wire) = serde_json::from_slice::<Wire>(bytes) else {
+    let Ok(mut wire) = json::read::<Wire>(bytes) else {
         return fail(Kind::Os, "an error from the container's process could not be decoded");
     };
     let root = match wire.call {

@@ -76,9 +76,10 @@ pub(crate) struct Launched {
 /// Creates a container up to the point where `start` begins. On error nothing remains.
 pub(crate) fn create(request: &Request) -> Result<Launched> {
     let opened = Opened::new(request)?;
+    let sources = open_sources(request, &opened.joined)?;
     let (dir, mut record) = claim(request)?;
     let mut build = Build { request, dir: &dir, record: &mut record, joined_maps: None };
-    match build.run(opened) {
+    match build.run(opened, sources) {
         Ok((process, notify)) => Ok(Launched { dir, record, process, notify }),
         Err(error) => Err(roll_back(request, dir, &record, error)),
     }
@@ -87,7 +88,6 @@ pub(crate) fn create(request: &Request) -> Result<Launched> {
 /// What can be opened before anything is made.
 pub(super) struct Opened {
     pub(super) joined: Joined,
-    sources: Option<rootfs::Sources>,
     pub(super) console_socket: Option<OwnedFd>,
     pub(super) pidfd_socket: Option<OwnedFd>,
     /// The connection to systemd, if that makes the cgroup.
@@ -98,20 +98,23 @@ impl Opened {
     pub(super) fn new(request: &Request) -> Result<Self> {
         let (plan, caller) = (request.plan, request.caller);
         let joined = namespaces::open(&plan.namespaces, &plan.changes(), caller.proc())?;
-        // A mount namespace that is less privileged than the runtime's gets copies of the runtime's mounts with their flags
-        // locked. The sources must be locked too, so they are copies of that namespace's own mounts, opened with the
-        // runtime's rights.
-        let sources = if plan.namespaces.has(libc::CLONE_NEWUSER) && caller.host.uid == 0 {
-            None
-        } else {
-            let idmapped = rootfs::Open::Idmapped;
-            Some(rootfs::open_sources(&plan.rootfs, caller.proc(), idmapped, joined.user())?)
-        };
         let [console_socket, pidfd_socket] = caller.connect()?;
         let scope = plan.cgroup.as_ref().and_then(cgroups::Plan::scope);
         let systemd = scope.map(|scope| systemd::connect(&scope.unit)).transpose()?;
-        Ok(Self { joined, sources, console_socket, pidfd_socket, systemd })
+        Ok(Self { joined, console_socket, pidfd_socket, systemd })
     }
+}
+
+/// Opens the sources of mounts that only the runtime can open, and that it can open now.
+fn open_sources(request: &Request, joined: &Joined) -> Result<Option<rootfs::Sources>> {
+    let (plan, caller) = (request.plan, request.caller);
+    // A mount namespace that is less privileged than the runtime's gets copies of the runtime's mounts with their flags
+    // locked. The sources must be locked too, so they are copies of that namespace's own mounts, opened with the runtime's
+    // rights.
+    if plan.namespaces.has(libc::CLONE_NEWUSER) && caller.host.uid == 0 {
+        return Ok(None);
+    }
+    rootfs::open_sources(&plan.rootfs, caller.proc(), rootfs::Open::Idmapped, joined.user()).map(Some)
 }
 
 /// Makes the container's directory, which claims the id, and a record of what will be made, which outlives a crash.
@@ -196,7 +199,11 @@ pub(super) struct Build<'a> {
 
 impl<'a> Build<'a> {
     /// Returns the container process, and the notification socket if the program is started at once.
-    fn run(&mut self, mut opened: Opened) -> Result<(Process, Option<OwnedFd>)> {
+    fn run(
+        &mut self,
+        mut opened: Opened,
+        sources: Option<rootfs::Sources>,
+    ) -> Result<(Process, Option<OwnedFd>)> {
         let (request, plan, caller) = (self.request, self.request.plan, self.request.caller);
         self.dir.save(self.record)?;
         let (cgroup, class_joins) = self.make_cgroups(opened.systemd.is_some())?;
@@ -209,7 +216,7 @@ impl<'a> Build<'a> {
         // A terminal is a device of the container's, so it must be opened after the device filter is attached. Often the
         // container process asks for something later than that anyway. All other files that it opens are regular.
         let asks = stages == Stages::Intermediate
-            || opened.sources.as_ref().is_none_or(|sources| sources.asks(&plan.rootfs))
+            || sources.as_ref().is_none_or(|sources| sources.asks(&plan.rootfs))
             || plan.reports_mounts();
         let awaits_filter = cgroup.is_some() && plan.terminal() && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
@@ -231,7 +238,7 @@ impl<'a> Build<'a> {
                 caller,
                 record: self.record,
                 joined: &opened.joined,
-                sources: opened.sources.take(),
+                sources,
                 start,
                 notify,
                 root_only,

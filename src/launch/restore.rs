@@ -35,7 +35,7 @@ use crate::rootfs::{self, MountNamespace};
 use crate::state::{Status, spec_state};
 use crate::sys::mount::{self, Depth};
 use crate::sys::{credentials, fs, mountinfo, net, socket, task};
-use crate::{hooks, log, procstat};
+use crate::{hooks, json, log, procstat};
 
 /// What `restore` is asked to do.
 pub(crate) struct Images<'a> {
@@ -111,7 +111,7 @@ fn streams(directories: &Directories) -> Result<Vec<String>> {
         return Err(fail(Kind::Usage, text));
     };
     let bytes = fs::read_limited(file, DESCRIPTORS_MAX).context(DESCRIPTORS)?;
-    serde_json::from_slice(&bytes).map_err(|e| fail(Kind::Config, format!("{DESCRIPTORS}: {e}")))
+    json::read(&bytes).map_err(|e| fail(Kind::Config, format!("{DESCRIPTORS}: {e}")))
 }
 
 impl Build<'_> {
