@@ -58,6 +58,12 @@ fn planned(directory: &Path) -> String {
     }
 }
 
+/// Returns a plan without the lengths of its seccomp filters.
+fn without_lengths(plan: &str) -> String {
+    let length = |line: &str| line.starts_with("  program of ");
+    plan.lines().map(|line| if length(line) { "\n".into() } else { format!("{line}\n") }).collect()
+}
+
 #[test]
 fn plans_are_as_they_were() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -68,11 +74,15 @@ fn plans_are_as_they_were() {
             continue;
         }
         seen += 1;
-        let (plan, file) = (planned(&directory), directory.join("plan.txt"));
+        let (mut plan, file) = (planned(&directory), directory.join("plan.txt"));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&file, &plan).unwrap();
         }
-        let kept = fs::read_to_string(&file).unwrap_or_default();
+        let mut kept = fs::read_to_string(&file).unwrap_or_default();
+        if std::env::consts::ARCH != "x86_64" {
+            // A seccomp filter also has the machine's own architecture.
+            (plan, kept) = (without_lengths(&plan), without_lengths(&kept));
+        }
         let difference = plan.lines().zip(kept.lines()).find(|(now, then)| now != then);
         assert!(plan == kept, "{}: {difference:?}", directory.display());
     }

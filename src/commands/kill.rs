@@ -172,13 +172,18 @@ fn signal_all(dir: &Dir, record: &Record, signal: i32) -> Result<()> {
     }
 }
 
+/// The real-time signals by name, on every machine. They are glibc's, which systemd and shells use: in musl,
+/// SIGRTMIN is 35.
+const SIGRTMIN: i32 = 34;
+const SIGRTMAX: i32 = 64;
+
 /// Returns the number of a signal, which is given as a number, or as a name with or without SIG.
 fn signal(text: &str) -> Result<i32> {
     let unknown = || {
         fail(Kind::Usage, format!("unknown signal {text:?} (hint: `kill -l` lists the names and numbers)"))
     };
     if let Ok(number) = text.parse::<i32>() {
-        return if (0..=libc::SIGRTMAX()).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (0..=SIGRTMAX).contains(&number) { Ok(number) } else { Err(unknown()) };
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -186,8 +191,8 @@ fn signal(text: &str) -> Result<i32> {
         "CLD" => Some(libc::SIGCHLD),
         "POLL" => Some(libc::SIGIO),
         "IOT" => Some(libc::SIGABRT),
-        "RTMIN" => Some(libc::SIGRTMIN()),
-        "RTMAX" => Some(libc::SIGRTMAX()),
+        "RTMIN" => Some(SIGRTMIN),
+        "RTMAX" => Some(SIGRTMAX),
         _ => real_time(name),
     };
     match other {
@@ -200,11 +205,11 @@ fn signal(text: &str) -> Result<i32> {
 fn real_time(name: &str) -> Option<i32> {
     let count = |text: &str| text.parse::<u8>().ok().map(i32::from);
     let number = match (name.strip_prefix("RTMIN+"), name.strip_prefix("RTMAX-")) {
-        (Some(n), _) => libc::SIGRTMIN() + count(n)?,
-        (_, Some(n)) => libc::SIGRTMAX() - count(n)?,
+        (Some(n), _) => SIGRTMIN + count(n)?,
+        (_, Some(n)) => SIGRTMAX - count(n)?,
         _ => return None,
     };
-    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+    (SIGRTMIN..=SIGRTMAX).contains(&number).then_some(number)
 }
 
 #[cfg(test)]
@@ -215,7 +220,7 @@ mod tests {
     fn most_signals_end_a_process() {
         let end: Vec<i32> = (0..=31).filter(|signal| ends(*signal)).collect();
         assert_eq!(end, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30, 31]);
-        assert!(ends(libc::SIGRTMIN()));
+        assert!(ends(SIGRTMIN));
     }
 
     #[test]

@@ -188,7 +188,9 @@ fn client_of<T: Send + 'static>(
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let mut bus = Bus::new(ours.into(), true);
-    bus.patience = Duration::from_millis(500);
+    // Longer in an emulated machine, as in the integration tests.
+    let times = std::env::var("CORTEN_TEST_PATIENCE").map_or(1, |times| times.parse().unwrap());
+    bus.patience = Duration::from_millis(500) * times;
     (bus, std::thread::spawn(move || peer(theirs)))
 }
 
