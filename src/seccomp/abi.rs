@@ -60,10 +60,6 @@ pub(super) const NATIVE: Arch = if cfg!(target_arch = "x86_64") {
     Arch::ScmpArchLoongarch64
 } else if cfg!(all(target_arch = "powerpc64", target_endian = "little")) {
     Arch::ScmpArchPpc64le
-} else if cfg!(target_arch = "powerpc64") {
-    Arch::ScmpArchPpc64
-} else if cfg!(target_arch = "s390x") {
-    Arch::ScmpArchS390x
 } else if cfg!(target_arch = "arm") {
     Arch::ScmpArchArm
 } else if cfg!(target_arch = "x86") {

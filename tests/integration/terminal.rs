@@ -12,7 +12,7 @@ use corten::testing::sys::tty;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use nix::sys::termios::{ControlFlags, InputFlags, LocalFlags, OutputFlags, tcgetattr};
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Test, isolated, patience, poll, without_namespace};
@@ -262,11 +262,21 @@ fn wrong_terminals_are_reported() {
     });
 }
 
+/// The flags of input, output, the line and the terminal, and the 19 control characters of the kernel.
+type State = (InputFlags, OutputFlags, ControlFlags, LocalFlags, Vec<u8>);
+
+/// Returns the state of a terminal. musl's `Termios` is longer than the kernel's, and its rest is not defined.
+fn state(terminal: &File) -> State {
+    let all = tcgetattr(terminal).unwrap();
+    let characters = all.control_chars[..19].to_vec();
+    (all.input_flags, all.output_flags, all.control_flags, all.local_flags, characters)
+}
+
 /// A user's terminal with the runtime in its foreground.
 pub struct Session {
     master: File,
     slave: File,
-    before: Termios,
+    before: State,
     child: Option<Child>,
 }
 
@@ -282,7 +292,7 @@ impl Session {
             use std::os::unix::fs::OpenOptionsExt;
             File::options().read(true).write(true).custom_flags(flags).open(&path).unwrap()
         };
-        let before = tcgetattr(&slave).unwrap();
+        let before = state(&slave);
         let session = Self { master: File::from(OwnedFd::from(master)), slave, before, child: None };
         session.resize(30, 90);
         session
@@ -330,7 +340,7 @@ impl Session {
             let nap = Instant::now() + Duration::from_millis(5);
             output += &read_until(&mut self.master, |_| Instant::now() > nap);
         }
-        assert!(tcgetattr(&self.slave).unwrap() == self.before, "the terminal is not in its first state");
+        assert!(state(&self.slave) == self.before, "the terminal is not in its first state");
         (child.wait().unwrap().code().unwrap(), output)
     }
 
