@@ -127,10 +127,8 @@ fn a_user_namespace_is_restored() {
         // CRIU opens the first image at any time before it has written the id maps, or after it.
         for _ in 0..5 {
             let images = t.dir.join("my-dump-3");
-            let mut restore = t.command(&["restore", "--image-path", images.to_str().unwrap()]);
-            restore.args(["--detach", "--bundle", bundle.path(), "c2"]);
-            let [stdin, stdout, stderr] = nothing();
-            assert!(restore.stdin(stdin).stdout(stdout).stderr(stderr).status().unwrap().success());
+            let images = ["restore", "--image-path", images.to_str().unwrap()];
+            t.corten(&[&images[..], &["--detach", "--bundle", bundle.path(), "c2"]].concat()).ok();
             let after = volume.goes_on(number);
             assert_eq!(before, after);
             assert_eq!(t.exec("c2", show).ok().trim_end(), after);

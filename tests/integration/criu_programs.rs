@@ -113,7 +113,9 @@ fn an_interactive_shell_is_restored() {
         assert_eq!(session.end().0, 3);
 
         println!("row: a program in the foreground");
-        let mut session = type_and_restore(t, &["secret=$((6 * 7))\n", "cat\n", "one\n"], "one\none\n");
+        // What is typed before the program reads is not echoed.
+        let lines = ["secret=$((6 * 7))\n", "sh -c 'echo ready; exec cat'\n"];
+        let mut session = type_and_restore(t, &lines, "\nready\n");
         session.send("two\n");
         session.until("two\ntwo\n");
         session.send("\x03");
