@@ -165,8 +165,9 @@ impl Fake {
         let read = |row: &Value| {
             let path = format!("/proc/self/fd/{}/{}", options.images_dir_fd, row[1].as_str().unwrap());
             let uid = row[0].as_u64().unwrap() as u32;
-            let output = Command::new("cat").arg(path).uid(uid).gid(uid).output().unwrap();
-            String::from_utf8(output.stdout).unwrap()
+            let script = "if [ -d \"$0\" ]; then ls \"$0\"; else cat \"$0\"; fi";
+            let output = Command::new("sh").args(["-c", script, &path]).uid(uid).gid(uid).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().to_string()
         };
         let texts: Vec<String> = rows.iter().map(read).collect();
         let program = std::env::args().next().unwrap();

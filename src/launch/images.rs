@@ -28,13 +28,13 @@ const PARENT: &str = "parent";
 /// The most dumps that build on each other.
 const DUMPS_MAX: usize = 256;
 
-/// The mode of directories in which everybody finds a name that is known.
-const SEARCHABLE: u32 = 0o711;
+/// The mode of the directories. CRIU's processes also open that of an earlier dump.
+const MODE: u32 = 0o755;
 
 /// Makes the directory for root of the namespace `user` on the stage, and returns it. The umask is 0.
 pub(super) fn of_user(stage: BorrowedFd, images: BorrowedFd, user: BorrowedFd) -> Result<OwnedFd> {
-    let links = directory_in(stage, Path::new("images"), SEARCHABLE)?;
-    let mapped = directory_in(stage, Path::new("mapped"), SEARCHABLE)?;
+    let links = directory_in(stage, Path::new("images"), MODE)?;
+    let mapped = directory_in(stage, Path::new("mapped"), MODE)?;
     let mut source = fs::dup(images)?;
     for number in 0..DUMPS_MAX {
         let name = number.to_string();
@@ -42,7 +42,7 @@ pub(super) fn of_user(stage: BorrowedFd, images: BorrowedFd, user: BorrowedFd) -
         let copy = mount::open_tree_clone(source.as_fd(), Path::new(""), Depth::One)?;
         mount::mount_idmap(copy.as_fd(), Depth::One, user)?;
         attach_in(mapped.as_fd(), name, copy.as_fd())?;
-        let made = directory_in(links.as_fd(), name, SEARCHABLE)?;
+        let made = directory_in(links.as_fd(), name, MODE)?;
         for image in fs::list_dir(source.as_fd())? {
             let target = match image.to_str() {
                 Some(CLOCKS) if copy_clocks(source.as_fd(), made.as_fd())? => continue,

@@ -99,6 +99,7 @@ fn root_of_a_user_namespace_reads_the_images() {
             (mapped, "timens-0.img", "clocks"),
             (mapped, "core-1.img", "core"),
             (mapped, "parent/pages-1.img", "pages"),
+            (mapped, "parent", "pages-1.img"),
         ];
         criu.script(&json!({"reads": rows.map(|(user, name, _)| json!([user, name]))}));
         criu.restore(t, &["-d", "-b", bundle.path(), "c1"]).ok();
