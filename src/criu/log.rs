@@ -52,9 +52,7 @@ fn excerpt(log: &str) -> Option<String> {
         // (00.012345)      7: Error (criu/files.c:123): text
         let Some(at) = line.find(MARK) else { continue };
         let text = without_place(&line[at..]).trim();
-        let says =
-            !text.starts_with(MARK) && !text.is_empty() && !SUMMARIES.iter().any(|s| text.starts_with(s));
-        if says && !errors.contains(&text) {
+        if !text.starts_with(MARK) && says_more(text) && !errors.contains(&text) {
             errors.push(text);
         }
     }
@@ -67,6 +65,11 @@ fn excerpt(log: &str) -> Option<String> {
     let hint = HINTS.iter().find(|(part, _)| all.contains(part));
     let hint = hint.map_or(String::new(), |(_, text)| format!(" (hint: {text})"));
     (!errors.is_empty()).then(|| all + &hint)
+}
+
+/// Returns whether an error of CRIU's is more than a summary.
+pub(super) fn says_more(text: &str) -> bool {
+    !text.is_empty() && !SUMMARIES.iter().any(|summary| text.starts_with(summary))
 }
 
 /// Returns an error of CRIU's without its place in the source.

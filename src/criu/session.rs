@@ -244,8 +244,9 @@ fn refused(answer: &Response) -> anyhow::Error {
     if let Some(errno) = answer.errno.filter(|errno| *errno > 0) {
         text = format!("{text}: {}", sys::text(Errno::from_raw(errno)));
     }
-    if let Some(message) = answer.message.as_deref().filter(|message| !message.trim().is_empty()) {
-        text = format!("{text}: {}", super::log::without_place(message.trim()));
+    let message = answer.message.as_deref().map(|message| super::log::without_place(message.trim()));
+    if let Some(message) = message.filter(|message| super::log::says_more(message)) {
+        text = format!("{text}: {message}");
     }
     Failed(text).into()
 }
@@ -367,6 +368,7 @@ mod tests {
             (refused(Type::Dump, 1, ""), "CRIU failed: operation not permitted"),
             (refused(Type::Empty, 0, "Error (criu/x.c:1): why"), "CRIU failed: why"),
             (refused(Type::Empty, -1, " "), "CRIU failed"),
+            (refused(Type::Empty, 0, "Error (criu/x.c:1): Dumping FAILED."), "CRIU failed"),
         ] {
             let (failed, _) = with(&[refusal], |session| session.request(&dump(), |_| Ok(())).err().unwrap());
             assert_eq!(failed.to_string(), expected);
