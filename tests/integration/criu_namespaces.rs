@@ -124,8 +124,17 @@ fn a_user_namespace_is_restored() {
             .ok();
         }
         let number = volume.stopped_at();
+        let copy = |from: &Path, to: &Path| {
+            let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+            assert!(copied.unwrap().success());
+        };
+        let volume_then = t.dir.join("my-volume");
+        fs::create_dir(&volume_then).unwrap();
+        copy(&volume.dir, &volume_then);
         // CRIU opens the first image at any time before it has written the id maps, or after it.
         for _ in 0..5 {
+            // A program that was about to write or to rename a file finds that as it was.
+            copy(&volume_then, &volume.dir);
             let images = t.dir.join("my-dump-3");
             let images = ["restore", "--image-path", images.to_str().unwrap()];
             t.corten(&[&images[..], &["--detach", "--bundle", bundle.path(), "c2"]].concat()).ok();
@@ -135,8 +144,6 @@ fn a_user_namespace_is_restored() {
             let outside = fs::read_to_string(format!("/proc/{}/status", t.pid("c2"))).unwrap();
             assert!(outside.contains("Uid:\t100000\t"), "{outside}");
             t.delete("c2");
-            // The next one begins where this one did.
-            fs::remove_file(volume.dir.join("said")).unwrap();
         }
     });
 }
