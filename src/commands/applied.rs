@@ -218,7 +218,7 @@ fn namespace_rows(process: &Process, record: &Record, spec: &Spec, rows: &mut Ve
                 (join.place.clone(), asked, ok)
             }
             // The record also has the time namespace that CRIU makes for the clocks.
-            None if recorded(kind) => {
+            None if plan.creates(kind.flag) || recorded(kind) => {
                 (format!("linux.namespaces.{}", kind.name), "its own".into(), own != theirs)
             }
             None => (format!("linux.namespaces.{}", kind.name), own.display().to_string(), own == theirs),

@@ -2,7 +2,8 @@
 //!
 //! It is a clone of the runtime, in the host's namespaces and with the runtime's rights, as CRIU needs them.
 //! For a restore it is in the container's cgroup before it is CRIU, so that the restored processes never run without the
-//! limits, and it first makes the mounts that CRIU finds there ([`Criu::prepared`]).
+//! limits, and it first makes the mounts that CRIU finds there ([`Criu::prepared`]). For a dump it first looks at the mounts of
+//! the container, whose file systems may never answer.
 //!
 //! CRIU keeps running if the runtime is killed. It notices the end of the socket at its next report, and then
 //! undoes what it has done: a dump that is cut off would leave its code in the container's processes.

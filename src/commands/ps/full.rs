@@ -35,9 +35,10 @@ pub(super) fn table(pids: &[i32]) -> Result<String> {
     let max: u32 = max.trim().parse().context("/proc/sys/kernel/pid_max")?;
     let width = (max - 1).to_string().len().max(5);
     let mut text = line("UID", ["PID", "PPID"], width, ["C", "STIME", "TTY", "TIME", "CMD"]);
+    let now = clock::local(clock::realtime() / clock::SECOND);
     for pid in pids {
         if let Some(row) = read(*pid)? {
-            text.push_str(&row.line(width, &clock::local(clock::realtime() / clock::SECOND)));
+            text.push_str(&row.line(width, &now));
         }
     }
     Ok(text)
