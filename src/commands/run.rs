@@ -31,7 +31,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     if !args.detach && !args.no_subreaper {
         task::set_child_subreaper()?;
     }
-    let Launched { dir, record, process, notify } =
+    let Launched { dir, record, mut process, notify } =
         prepared.launch(globals, &args.create, Start::AtOnce, launch::create)?;
     // Opened before the program can end.
     let observer = signals.as_ref().and_then(|_| Observer::open(record.cgroup.as_ref()));

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::caller::Caller;
 use super::channel::Channel;
-use super::program::{self, Setting, attach_terminal, become_root, report_ready, session_keyring};
+use super::program::{self, Setting, attach_terminal, become_root, outlive_runtime, session_keyring};
 use crate::cgroups::systemd::Unit;
 use crate::cgroups::{self, Cgroup, Directory};
 use crate::error::{Context, Kind, Result, fail};
@@ -202,8 +202,11 @@ impl<'a> Entry<'a> {
             notify_socket: None,
             make_cwd: false,
         };
-        let program = program::find(setting, root.as_fd())?;
-        report_ready(report)?;
+        let mut program = program::find(setting, root.as_fd())?;
+        program.settle()?;
+        // The message is there already, unless the runtime sets limits still.
+        report.await_go()?;
+        outlive_runtime()?;
         program.run(report)
     }
 }

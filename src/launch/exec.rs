@@ -15,7 +15,6 @@
 //! Its cgroup is the one on record if the container process is in it or below. If an administrator has moved
 //! the container process, it is the cgroup of that process. It is never the caller's.
 
-use super::channel::{Event, unexpected};
 use super::enter::Entry;
 pub(crate) use super::enter::Request;
 use super::process::{Process, send_pidfd};
@@ -62,7 +61,7 @@ pub(crate) fn exec(request: &Request) -> Result<Process> {
     process.or_kill(|process| {
         unit.map_or(Ok(()), |unit| systemd::attach(unit, process.pid))?;
         process.prepare(Some(request.process), None, caller.proc())?;
-        let Event::Ready = process.next()? else { return Err(unexpected()) };
+        process.await_clone()?;
         log::debug(|| "setns_init: about to exec".into());
         process.start(request.seccomp, record, request.status)?;
         send_pidfd(&process.pidfd, pidfd_socket.as_ref())?;

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::caller::Caller;
 use super::channel::{Channel, Event, Go};
-use super::program::{self, Setting, attach_terminal, become_root, report_ready, session_keyring};
+use super::program::{self, Program, Setting, attach_terminal, become_root, outlive_runtime, session_keyring};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::namespaces::{self, Back, Joined};
@@ -144,18 +144,25 @@ impl<'a> Container<'a> {
             make_cwd: true,
         };
         let find = |process| program::find(setting(process), root.as_fd());
-        let program = plan.process.as_ref().map(find).transpose()?;
-        if report_ready(report)? == Go::Wait
+        let mut program = plan.process.as_ref().map(find).transpose()?;
+        outlive_runtime()?;
+        report.send(&Event::Ready)?;
+        if self.start.is_some() {
+            // The runtime of `create` may have ended. The start socket is a stream, on which records would run together with
+            // other messages, and another version of corten may read it.
+            log::mute();
+        }
+        // Meanwhile the runtime puts the container on record. `start` reports an error.
+        let settled = program.as_mut().map_or(Ok(()), Program::settle);
+        if report.await_go()? == Go::Wait
             && let Some(listener) = self.start.take()
         {
-            // The start socket is a stream, on which records would run together with other messages, and another version of
-            // corten may read it.
-            log::mute();
             let _phase = trace::phase("wait for start");
             *report = Channel::from_socket(socket::accept(listener.as_fd())?);
             self.notify.take().map_or(Ok(()), |socket| report.send(&Event::Notify(socket)))?;
         }
         drop(self.start);
+        settled?;
         let none = || fail(Kind::Config, "process: the configuration has none to start");
         let program = program.ok_or_else(none)?;
         program.run_hooks(&plan.hooks.start_container, || state(self.record), report)?;

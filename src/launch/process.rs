@@ -88,33 +88,54 @@ impl Process {
     /// Returns the next event that its caller must handle.
     pub(super) fn next(&mut self) -> Result<Event> {
         loop {
-            match self.receive()? {
-                Event::Cloned { pid, pidfd } => {
-                    self.intermediate = false;
-                    trace::cloned(pid);
-                    let intermediate = std::mem::replace(&mut self.pidfd, pidfd);
-                    self.pid = pid;
-                    self.poll(&[intermediate.as_fd()])?;
-                    task::wait(intermediate.as_fd())?;
-                    self.channel.go(Go::On)?;
-                }
-                Event::Console(master) => {
-                    // The program may ask for the size and write as soon as it runs.
-                    copy_size(master.as_fd())?;
-                    if tty::size(std::io::stdout().as_fd()).is_none() {
-                        // A file or a pipe gets the bytes of the program, as with runc. A terminal of the user's needs
-                        // the carriage returns, because it is in raw mode.
-                        tty::keep_newlines(master.as_fd())?;
-                    }
-                    self.console = Some(master);
-                }
-                Event::Warning(text) => log::warn(text),
-                Event::Debug(text) => log::forwarded(self.name(), &text),
-                Event::Error(error) => return Err(error),
-                Event::Closed => return Err(self.died()),
-                other => return Ok(other),
+            match self.step()? {
+                Some(Event::Closed) => return Err(self.died()),
+                Some(event) => return Ok(event),
+                None => {}
             }
         }
+    }
+
+    /// Waits until the intermediate process, if there is one, has cloned the container's.
+    pub(super) fn await_clone(&mut self) -> Result<()> {
+        while self.intermediate {
+            match self.step()? {
+                Some(Event::Closed) => return Err(self.died()),
+                Some(_) => return Err(unexpected()),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives one event, and returns it if its caller must handle it.
+    fn step(&mut self) -> Result<Option<Event>> {
+        match self.receive()? {
+            Event::Cloned { pid, pidfd } => {
+                self.intermediate = false;
+                trace::cloned(pid);
+                let intermediate = std::mem::replace(&mut self.pidfd, pidfd);
+                self.pid = pid;
+                self.poll(&[intermediate.as_fd()])?;
+                task::wait(intermediate.as_fd())?;
+                self.channel.go(Go::On)?;
+            }
+            Event::Console(master) => {
+                // The program may ask for the size and write as soon as it runs.
+                copy_size(master.as_fd())?;
+                if tty::size(std::io::stdout().as_fd()).is_none() {
+                    // A file or a pipe gets the bytes of the program, as with runc. A terminal of the user's needs
+                    // the carriage returns, because it is in raw mode.
+                    tty::keep_newlines(master.as_fd())?;
+                }
+                self.console = Some(master);
+            }
+            Event::Warning(text) => log::warn(text),
+            Event::Debug(text) => log::forwarded(self.name(), &text),
+            Event::Error(error) => return Err(error),
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
     }
 
     /// Lets the process go on. If it has ended, the error is its own, or says what ended it.
@@ -168,7 +189,7 @@ impl Process {
 
     /// Lets the program run. Returns an error if it does not.
     pub(crate) fn start(
-        &self,
+        &mut self,
         filter: Option<&seccomp::Plan>,
         record: &Record,
         status: Status,
@@ -176,7 +197,7 @@ impl Process {
         let _phase = trace::phase("start");
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, record, status });
-        let started = self.go(Go::Start).and_then(|()| await_program(|| self.receive(), agent));
+        let started = self.go(Go::Start).and_then(|()| await_program(|| self.step(), agent));
         let started = started.and_then(|_| check_runs(self.pid));
         // In a running container the kernel may have killed another process for want of memory.
         if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
@@ -248,7 +269,10 @@ pub(crate) fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> 
     let watch = Watch::patient(record.cgroup.clone());
     let fds: Vec<_> = [channel.fd()].into_iter().chain(process.as_ref().map(AsFd::as_fd)).collect();
     // The end of the process may be the only sign: a hook's process has a copy of the channel.
-    let receive = || if watch.poll(&fds, pid)?[0] { channel.receive() } else { Ok(Event::Closed) };
+    let receive = || {
+        let event = if watch.poll(&fds, pid)?[0] { channel.receive()? } else { Event::Closed };
+        Ok(Some(event))
+    };
     let started = await_program(receive, agent).and_then(|notify| check_runs(pid).map(|()| notify));
     if started.is_err()
         && let Some(pidfd) = process
@@ -261,11 +285,15 @@ pub(crate) fn start(dir: &Dir, listener: Option<&Listener>, record: &Record) -> 
 }
 
 /// Waits until the channel is closed: either execve closed it, or the process ended. Returns the notification socket that
-/// the process has kept.
-fn await_program(receive: impl Fn() -> Result<Event>, agent: Option<Agent>) -> Result<Option<OwnedFd>> {
+/// the process has kept. `receive` returns `None` for an event that it has handled.
+fn await_program(
+    mut receive: impl FnMut() -> Result<Option<Event>>,
+    agent: Option<Agent>,
+) -> Result<Option<OwnedFd>> {
     let mut notify = None;
     loop {
-        match receive()? {
+        let Some(event) = receive()? else { continue };
+        match event {
             Event::Closed => {
                 trace::gone();
                 return Ok(notify);

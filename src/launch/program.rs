@@ -26,7 +26,7 @@ use caps::Capability;
 use nix::errno::Errno;
 
 use super::caller::Caller;
-use super::channel::{Channel, Event, Go};
+use super::channel::{Channel, Event};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::process::credentials::{self, Groups, Status};
@@ -106,12 +106,9 @@ pub(super) fn attach_terminal(
     Ok(tty::become_stdio(terminal.slave.as_fd())?)
 }
 
-/// Reports that everything is done except what the runtime's word begins, and waits for that word. From here on the end of
-/// the channel shows the end of the runtime.
-pub(super) fn report_ready(report: &Channel) -> Result<Go> {
-    task::set_parent_death_signal(0)?;
-    report.send(&Event::Ready)?;
-    report.await_go()
+/// Lets the process live on without the runtime. From here on the end of the channel shows the end of the runtime.
+pub(super) fn outlive_runtime() -> Result<()> {
+    Ok(task::set_parent_death_signal(0)?)
 }
 
 /// The circumstances that the program runs in.
@@ -145,6 +142,8 @@ pub(super) struct Program<'a> {
     groups: Groups,
     /// The Landlock rules to apply.
     ruleset: Option<OwnedFd>,
+    /// What this process was before it became the program's user.
+    before: Status,
 }
 
 /// Changes to the working directory, finds the program, and completes its environment. `root` is the container's root, which
@@ -184,7 +183,7 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     })?;
     log::debug(|| format!("found the program {}", path.to_string_lossy()));
     let ruleset = process.landlock.as_ref().map(|rules| landlock::build(rules, root)).transpose()?;
-    Ok(Program { setting, path, env, groups, ruleset })
+    Ok(Program { setting, path, env, groups, ruleset, before: Status::default() })
 }
 
 /// Returns the content of the container's passwd or group file, empty if it does not exist, or what is wrong with the file.
@@ -297,6 +296,21 @@ fn unmapped(error: sys::Error, place: &str, id: impl std::fmt::Display) -> anyho
 }
 
 impl Program<'_> {
+    /// Does the part of becoming the program that needs no more than this process, and that its hooks inherit. What could
+    /// break the wait for `start` is not part of it. Must be called before the program or its hooks run.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let _phase = trace::phase("settle");
+        let process = self.setting.process;
+        process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
+        process.io_priority.map_or(Ok(()), io_priority::apply)?;
+        process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
+        process.personality.map_or(Ok(()), personality::apply)?;
+        lsm::apply(&process.labels, self.setting.caller.proc())?;
+        own_stdio(process)?;
+        self.before = Status::read(self.setting.caller.proc())?;
+        credentials::drop_bounding(self.before.bounding & !process.capabilities.bounding)
+    }
+
     /// Becomes the program, or reports why not and ends. It never returns: a return would close descriptors, which are closed
     /// already, or which the seccomp filter may forbid to close.
     pub(super) fn run(self, report: &Channel) -> ! {
@@ -341,14 +355,7 @@ impl Program<'_> {
             // Under the filter there may be no way to report it.
             return Err(lookup::forbidden(argv, errno));
         }
-        process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
-        process.io_priority.map_or(Ok(()), io_priority::apply)?;
-        process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
-        process.personality.map_or(Ok(()), personality::apply)?;
-        lsm::apply(&process.labels, proc)?;
-        own_stdio(process)?;
-        let before = Status::read(proc)?;
-        signal::reset(before.ignored)?;
+        signal::reset(self.before.ignored)?;
         fs::close_on_exec_from(3)?;
         for fd in preserved {
             fs::keep_on_exec(*fd).context("--preserve-fds")?;
@@ -361,7 +368,7 @@ impl Program<'_> {
         };
         let become_user = |privileged| {
             let (user, sets, no_new_privs) = (&process.user, &process.capabilities, process.no_new_privs);
-            credentials::apply(user, sets, self.groups, no_new_privs, &before, proc, privileged)
+            credentials::apply(user, sets, self.groups, no_new_privs, &self.before, proc, privileged)
         };
         if !process.no_new_privs && (seccomp.is_some() || self.ruleset.is_some()) {
             become_user(Some(limit_and_load))?;

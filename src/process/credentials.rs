@@ -71,7 +71,8 @@ impl Groups {
 }
 
 /// Becomes `user` with the capabilities `sets`, and compares the result with what the kernel reports.
-/// `before` is the present status, and `proc` the root of a procfs that shows this process.
+/// `before` is the status before [`drop_bounding`], which must have dropped what `sets` lacks. `proc` is the
+/// root of a procfs that shows this process.
 ///
 /// `no_new_privs` comes first, because it has no effect before execve and is then read back with the rest.
 ///
@@ -101,10 +102,6 @@ pub fn apply(
     if let Some(mask) = user.umask {
         sys::umask(mask);
     }
-    let unwanted = before.bounding & !sets.bounding;
-    for number in (0..64).filter(|n| unwanted >> n & 1 == 1) {
-        sys::drop_bounding(number).context("process.capabilities.bounding")?;
-    }
     if !identity(before, user, &Sets { bounding: before.bounding, ..*sets }, groups).is_empty() {
         change_user(user, groups).context("process.user")?;
     }
@@ -131,6 +128,13 @@ pub fn apply(
         }
     };
     if differences.is_empty() { Ok(()) } else { Err(anyhow!("credentials: {}", differences.join(", "))) }
+}
+
+/// Drops the capabilities of the mask `unwanted` from the bounding set. This requires CAP_SETPCAP.
+pub(crate) fn drop_bounding(unwanted: u64) -> Result<()> {
+    (0..64).filter(|number| unwanted >> number & 1 == 1).try_for_each(|number| {
+        sys::drop_bounding(number).context("process.capabilities.bounding")
+    })
 }
 
 fn change_user(user: &User, groups: Groups) -> Result<()> {
