@@ -14,5 +14,10 @@ mod c_main;
 #[path = "startup/entry.rs"]
 mod entry;
 
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_env = "musl"))]
+#[allow(unsafe_code)]
+#[path = "sys/raw.rs"]
+mod raw;
+
 #[global_allocator]
 static MEMORY: Arena = Arena::new();

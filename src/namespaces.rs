@@ -182,6 +182,18 @@ pub(crate) fn plan(spec: &Spec, notes: &mut Notes) -> Plan {
     plan
 }
 
+/// Returns whether the container's network namespace is made by [`NewNetwork`](crate::sys::netns::NewNetwork). One that
+/// belongs to a user namespace is made in that. In a pid namespace of others the process must be born in it: they could look
+/// at the host's network by /proc.
+pub(crate) fn network_comes_first(spec: &Spec) -> bool {
+    let all = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let has = |typ, joined| all.iter().any(|one| one.typ() == typ && one.path().is_some() == joined);
+    let others = has(LinuxNamespaceType::User, false)
+        || has(LinuxNamespaceType::User, true)
+        || has(LinuxNamespaceType::Pid, true);
+    has(LinuxNamespaceType::Network, false) && !others
+}
+
 /// Checks the combinations with a mount namespace, or without one, that are not possible.
 pub(crate) fn check_mounts(plan: &Plan, no_pivot: bool, notes: &mut Notes) {
     let user = plan.has(libc::CLONE_NEWUSER);

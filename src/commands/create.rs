@@ -14,11 +14,12 @@ use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
 use crate::startup::seal;
 use crate::sys::fs;
-use crate::{cgroups, log, state, trace};
+use crate::sys::netns::NewNetwork;
+use crate::{cgroups, log, namespaces, state, trace};
 
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     seal::ensure()?;
-    let prepared = Prepared::new(globals, args)?;
+    let prepared = Prepared::new(globals, args, Network::Begun)?;
     let terminal = prepared.terminal();
     if terminal && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
@@ -79,10 +80,20 @@ pub(super) struct Prepared {
     caller: Caller,
     /// The service manager's socket for notifications.
     pub(super) manager: Option<OwnedFd>,
+    network: Option<NewNetwork>,
+}
+
+/// When a new network namespace is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Network {
+    /// Beside what follows.
+    Begun,
+    /// Later.
+    Not,
 }
 
 impl Prepared {
-    pub(super) fn new(globals: &Globals, args: &Create) -> Result<Self> {
+    pub(super) fn new(globals: &Globals, args: &Create, network: Network) -> Result<Self> {
         state::check_id(&args.id)?;
         let service = env::service(|name| std::env::var(name).ok(), std::process::id);
         let preserved = inherited(&service, args.preserve_fds)?;
@@ -94,6 +105,8 @@ impl Prepared {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
         };
+        let begun = network == Network::Begun && namespaces::network_comes_first(&config.spec);
+        let network = if begun { NewNetwork::begin(host::procfs()?) } else { None };
         let Decided { plan, warnings, host } =
             decide(globals, args, &bundle, &config.spec, notify_socket.as_deref())?;
         let misspelt = config::misspelt(&config.unknown);
@@ -104,7 +117,7 @@ impl Prepared {
         }
         let paths = [&args.console_socket, &args.pidfd_socket, &args.pid_file];
         let caller = caller(host, service, preserved, paths)?;
-        Ok(Self { bundle, config, plan, caller, manager })
+        Ok(Self { bundle, config, plan, caller, manager, network })
     }
 
     pub(super) fn terminal(&self) -> bool {
@@ -137,6 +150,7 @@ impl Prepared {
             config: &self.config,
             start,
             caller: &self.caller,
+            network: self.network.as_ref(),
         })
     }
 }

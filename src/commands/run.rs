@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::create::Prepared;
+use super::create::{Network, Prepared};
 use super::start::{Poststart, finish};
 use super::{PATIENCE, ended};
 use crate::cgroups::oom::Observer;
@@ -17,7 +17,7 @@ use crate::sys::task::{self, Exit};
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
-    let mut prepared = Prepared::new(globals, &args.create)?;
+    let mut prepared = Prepared::new(globals, &args.create, Network::Begun)?;
     let manager = prepared.manager.take();
     let plan = &prepared.plan;
     if plan.process.is_none() {

@@ -39,6 +39,7 @@ use crate::namespaces::{self, IdMap, Joined, Stages, idmap};
 use crate::plan::Plan;
 use crate::process::env;
 use crate::state::{self, Dir, Record, START_SOCKET, Status, spec_state};
+use crate::sys::netns::NewNetwork;
 use crate::sys::{self, fs, socket, task};
 use crate::{hooks, intel_rdt, log, procstat, rootfs, trace};
 
@@ -53,6 +54,8 @@ pub(crate) struct Request<'a> {
     pub config: &'a Config,
     pub start: Start,
     pub caller: &'a Caller,
+    /// The container's network namespace, if another process is making it.
+    pub network: Option<&'a NewNetwork>,
 }
 
 /// How the program is started.
@@ -221,11 +224,18 @@ impl<'a> Build<'a> {
         let awaits_filter = cgroup.is_some() && plan.terminal() && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
+        let network = request.network.and_then(|network| {
+            let _phase = trace::phase("wait for the network namespace");
+            network.finish()
+        });
+        if let Some(network) = network {
+            opened.joined.add_new_network(network);
+        }
         let root_only = plan.root_only && stages == Stages::Direct;
         let child = Child {
             caller,
             stages,
-            kinds: kinds(plan, stages, root_only, !cgroup_joins.is_empty()),
+            kinds: kinds(plan, &opened.joined, stages, root_only, !cgroup_joins.is_empty()),
             // A user's process must not hide before newuidmap(1) has written its id maps.
             hidden: task::euid() == 0,
             waits: stages == Stages::Intermediate || new_user || plan.waits_for_cgroup(),
@@ -450,7 +460,7 @@ fn stages(plan: &Plan, host: &Host) -> Stages {
 }
 
 /// Returns the kinds of namespaces that the runtime's clone makes.
-fn kinds(plan: &Plan, stages: Stages, root_only: bool, joins_cgroup: bool) -> i32 {
+fn kinds(plan: &Plan, joined: &Joined, stages: Stages, root_only: bool, joins_cgroup: bool) -> i32 {
     let namespaces = &plan.namespaces;
     let kinds = match namespaces.made() {
         _ if stages == Stages::Intermediate => 0,
@@ -459,6 +469,7 @@ fn kinds(plan: &Plan, stages: Stages, root_only: bool, joins_cgroup: bool) -> i3
         kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
         kinds => kinds,
     };
+    let kinds = if joined.has(libc::CLONE_NEWNET) { kinds & !libc::CLONE_NEWNET } else { kinds };
     // A cgroup namespace is rooted in the cgroup of the process that makes it.
     let later = plan.waits_for_cgroup() || joins_cgroup;
     let kinds = if later { kinds & !libc::CLONE_NEWCGROUP } else { kinds };

@@ -18,7 +18,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::caller::Caller;
 use super::channel::{Channel, Event, Go};
-use super::program::{self, Program, Setting, attach_terminal, become_root, outlive_runtime, session_keyring};
+use super::program::{
+    self, Program, Setting, attach_terminal, become_root, outlive_runtime, session_keyring,
+};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::namespaces::{self, Back, Joined};

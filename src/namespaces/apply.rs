@@ -16,6 +16,18 @@ use crate::{log, trace};
 pub(crate) struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
+    /// Adds a new network namespace, which is joined like the others.
+    pub(crate) fn add_new_network(&mut self, fd: OwnedFd) {
+        let join =
+            Join { flag: libc::CLONE_NEWNET, path: "the new one".into(), place: "linux.namespaces".into() };
+        self.0.push((join, fd));
+    }
+
+    /// Returns whether a namespace of this kind is among them.
+    pub(crate) fn has(&self, flag: i32) -> bool {
+        self.0.iter().any(|(join, _)| join.flag == flag)
+    }
+
     /// Returns the user namespace, if one is joined.
     pub(crate) fn user(&self) -> Option<BorrowedFd<'_>> {
         self.0.iter().find(|(join, _)| join.flag == libc::CLONE_NEWUSER).map(|(_, fd)| fd.as_fd())

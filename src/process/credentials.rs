@@ -132,9 +132,9 @@ pub fn apply(
 
 /// Drops the capabilities of the mask `unwanted` from the bounding set. This requires CAP_SETPCAP.
 pub(crate) fn drop_bounding(unwanted: u64) -> Result<()> {
-    (0..64).filter(|number| unwanted >> number & 1 == 1).try_for_each(|number| {
-        sys::drop_bounding(number).context("process.capabilities.bounding")
-    })
+    (0..64)
+        .filter(|number| unwanted >> number & 1 == 1)
+        .try_for_each(|number| sys::drop_bounding(number).context("process.capabilities.bounding"))
 }
 
 fn change_user(user: &User, groups: Groups) -> Result<()> {

@@ -14,8 +14,10 @@
 //! An executable for glibc, as on riscv64, has no such entry. glibc must relocate it, because some of its pointers
 //! are to functions that glibc chooses for the processor (IFUNC).
 
-use std::arch::{asm, global_asm};
+use std::arch::global_asm;
 use std::ffi::{CStr, c_char, c_int};
+
+use crate::raw::call;
 
 // The kernel has put argc, the arguments, a null and the environment on the stack. `call` preserves all that
 // `_start` reads.
@@ -174,47 +176,6 @@ unsafe fn execute(
     }
     // SAFETY: it was opened here.
     unsafe { call(libc::SYS_close, [copy, 0, 0, 0, 0]) };
-}
-
-/// Makes a system call without the C library, whose errno does not exist yet. Returns the result, or the
-/// negated errno.
-///
-/// # Safety
-/// The arguments are valid for the system call.
-unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize {
-    let result;
-    // SAFETY: the kernel preserves all registers except these. The caller answers for the memory that the
-    // call accesses.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") arguments[0],
-            in("rsi") arguments[1],
-            in("rdx") arguments[2],
-            in("r10") arguments[3],
-            in("r8") arguments[4],
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    // SAFETY: as above. On aarch64 the kernel changes only the register of the result.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        asm!(
-            "svc 0",
-            in("x8") number,
-            inlateout("x0") arguments[0] => result,
-            in("x1") arguments[1],
-            in("x2") arguments[2],
-            in("x3") arguments[3],
-            in("x4") arguments[4],
-            options(nostack),
-        );
-    }
-    result
 }
 
 /// The tags of the dynamic section for the size and the address of the table of relative relocations (elf.h).
