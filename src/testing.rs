@@ -55,7 +55,7 @@ pub mod process {
         pub use crate::process::capabilities::{Held, Sets};
     }
     pub mod credentials {
-        pub use crate::process::credentials::{Groups, Status, User, apply};
+        pub use crate::process::credentials::{Groups, Status, User, apply, prepare};
     }
     pub mod env {
         pub use crate::process::env::own;

@@ -72,7 +72,7 @@ fn user(uid: u32, gid: u32, more: &[u32]) -> User {
 
 fn become_user(who: &User, sets: &Sets, groups: Groups) -> Result<()> {
     let proc = proc();
-    let before = Status::read(proc.as_fd())?;
+    let before = credentials::prepare(sets, proc.as_fd())?;
     credentials::apply(who, sets, groups, false, &before, proc.as_fd(), None::<fn() -> Result<()>>)
 }
 
@@ -232,7 +232,7 @@ fn keep_capabilities_is_off_after_the_change_of_the_user() {
         let sets = Sets { bounding: KILL, effective: KILL, permitted: KILL, ..Sets::default() };
         for (uid, no_new_privs) in [(1000, true), (0, false)] {
             let code = forked(|| {
-                let before = Status::read(proc().as_fd()).unwrap();
+                let before = credentials::prepare(&sets, proc().as_fd()).unwrap();
                 let who = User { umask: Some(0o27), ..user(uid, uid, &[]) };
                 let nothing = None::<fn() -> Result<()>>;
                 credentials::apply(&who, &sets, Groups::Set, no_new_privs, &before, proc().as_fd(), nothing)
@@ -259,7 +259,7 @@ fn the_privileged_step_comes_before_the_sets() {
         };
         for uid in [0, 1000] {
             let code = forked(|| {
-                let before = Status::read(proc().as_fd()).unwrap();
+                let before = credentials::prepare(&sets, proc().as_fd()).unwrap();
                 let mut then = Status::default();
                 let privileged = || {
                     then = Status::read(proc().as_fd())?;

@@ -307,8 +307,8 @@ impl Program<'_> {
         process.personality.map_or(Ok(()), personality::apply)?;
         lsm::apply(&process.labels, self.setting.caller.proc())?;
         own_stdio(process)?;
-        self.before = Status::read(self.setting.caller.proc())?;
-        credentials::drop_bounding(self.before.bounding & !process.capabilities.bounding)
+        self.before = credentials::prepare(&process.capabilities, self.setting.caller.proc())?;
+        Ok(())
     }
 
     /// Becomes the program, or reports why not and ends. It never returns: a return would close descriptors, which are closed

@@ -70,9 +70,19 @@ impl Groups {
     }
 }
 
+/// Drops what `sets` lacks from the bounding set, which requires CAP_SETPCAP. Returns the status before. `proc`
+/// is the root of a procfs that shows this process.
+pub fn prepare(sets: &Sets, proc: BorrowedFd) -> Result<Status> {
+    let before = Status::read(proc)?;
+    let unwanted = before.bounding & !sets.bounding;
+    for number in (0..64).filter(|n| unwanted >> n & 1 == 1) {
+        sys::drop_bounding(number).context("process.capabilities.bounding")?;
+    }
+    Ok(before)
+}
+
 /// Becomes `user` with the capabilities `sets`, and compares the result with what the kernel reports.
-/// `before` is the status before [`drop_bounding`], which must have dropped what `sets` lacks. `proc` is the
-/// root of a procfs that shows this process.
+/// `before` is the result of [`prepare`], and `proc` the root of a procfs that shows this process.
 ///
 /// `no_new_privs` comes first, because it has no effect before execve and is then read back with the rest.
 ///
@@ -128,13 +138,6 @@ pub fn apply(
         }
     };
     if differences.is_empty() { Ok(()) } else { Err(anyhow!("credentials: {}", differences.join(", "))) }
-}
-
-/// Drops the capabilities of the mask `unwanted` from the bounding set. This requires CAP_SETPCAP.
-pub(crate) fn drop_bounding(unwanted: u64) -> Result<()> {
-    (0..64)
-        .filter(|number| unwanted >> number & 1 == 1)
-        .try_for_each(|number| sys::drop_bounding(number).context("process.capabilities.bounding"))
 }
 
 fn change_user(user: &User, groups: Groups) -> Result<()> {
