@@ -202,8 +202,7 @@ impl<'a> Entry<'a> {
             notify_socket: None,
             make_cwd: false,
         };
-        let mut program = program::find(setting, root.as_fd())?;
-        program.settle()?;
+        let program = program::find(setting, root.as_fd())?.settle()?;
         // The message is there already, unless the runtime sets limits still.
         report.await_go()?;
         outlive_runtime()?;

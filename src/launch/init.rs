@@ -18,9 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::caller::Caller;
 use super::channel::{Channel, Event, Go};
-use super::program::{
-    self, Program, Setting, attach_terminal, become_root, outlive_runtime, session_keyring,
-};
+use super::program::{self, Found, Setting, attach_terminal, become_root, outlive_runtime, session_keyring};
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
 use crate::namespaces::{self, Back, Joined};
@@ -146,7 +144,7 @@ impl<'a> Container<'a> {
             make_cwd: true,
         };
         let find = |process| program::find(setting(process), root.as_fd());
-        let mut program = plan.process.as_ref().map(find).transpose()?;
+        let found = plan.process.as_ref().map(find).transpose()?;
         outlive_runtime()?;
         report.send(&Event::Ready)?;
         if self.start.is_some() {
@@ -155,7 +153,7 @@ impl<'a> Container<'a> {
             log::mute();
         }
         // Meanwhile the runtime puts the container on record. `start` reports an error.
-        let settled = program.as_mut().map_or(Ok(()), Program::settle);
+        let settled = found.map(Found::settle).transpose();
         if report.await_go()? == Go::Wait
             && let Some(listener) = self.start.take()
         {
@@ -164,9 +162,8 @@ impl<'a> Container<'a> {
             self.notify.take().map_or(Ok(()), |socket| report.send(&Event::Notify(socket)))?;
         }
         drop(self.start);
-        settled?;
         let none = || fail(Kind::Config, "process: the configuration has none to start");
-        let program = program.ok_or_else(none)?;
+        let program = settled?.ok_or_else(none)?;
         program.run_hooks(&plan.hooks.start_container, || state(self.record), report)?;
         program.run(report)
     }

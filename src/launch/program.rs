@@ -135,20 +135,25 @@ struct Command<'a> {
 }
 
 /// A program that has been found.
-pub(super) struct Program<'a> {
+pub(super) struct Found<'a> {
     setting: Setting<'a>,
     path: CString,
     env: Vec<CString>,
     groups: Groups,
     /// The Landlock rules to apply.
     ruleset: Option<OwnedFd>,
-    /// What this process was before it became the program's user.
+}
+
+/// A program that this process can become.
+pub(super) struct Program<'a> {
+    found: Found<'a>,
+    /// What this process was before it took anything from itself.
     before: Status,
 }
 
 /// Changes to the working directory, finds the program, and completes its environment. `root` is the container's root, which
 /// is the root and working directory of this process.
-pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program<'a>> {
+pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Found<'a>> {
     let process = setting.process;
     let _phase = trace::phase_of("find the program", || {
         let name = process.argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -183,7 +188,7 @@ pub(super) fn find<'a>(setting: Setting<'a>, root: BorrowedFd) -> Result<Program
     })?;
     log::debug(|| format!("found the program {}", path.to_string_lossy()));
     let ruleset = process.landlock.as_ref().map(|rules| landlock::build(rules, root)).transpose()?;
-    Ok(Program { setting, path, env, groups, ruleset, before: Status::default() })
+    Ok(Found { setting, path, env, groups, ruleset })
 }
 
 /// Returns the content of the container's passwd or group file, empty if it does not exist, or what is wrong with the file.
@@ -295,28 +300,30 @@ fn unmapped(error: sys::Error, place: &str, id: impl std::fmt::Display) -> anyho
     anyhow::Error::new(error).context(why)
 }
 
-impl Program<'_> {
-    /// Does the part of becoming the program that needs no more than this process, and that its hooks inherit. What could
-    /// break the wait for `start` is not part of it. Must be called before the program or its hooks run.
-    pub(super) fn settle(&mut self) -> Result<()> {
+impl<'a> Found<'a> {
+    /// Does the part of becoming the program that needs no message, and that its hooks inherit. What could break the wait for
+    /// `start` is not part of it.
+    pub(super) fn settle(self) -> Result<Program<'a>> {
         let _phase = trace::phase("settle");
-        let process = self.setting.process;
+        let (process, proc) = (self.setting.process, self.setting.caller.proc());
         process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
         process.io_priority.map_or(Ok(()), io_priority::apply)?;
         process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
         process.personality.map_or(Ok(()), personality::apply)?;
-        lsm::apply(&process.labels, self.setting.caller.proc())?;
+        lsm::apply(&process.labels, proc)?;
         own_stdio(process)?;
-        self.before = credentials::prepare(&process.capabilities, self.setting.caller.proc())?;
-        Ok(())
+        let before = credentials::prepare(&process.capabilities, proc)?;
+        Ok(Program { found: self, before })
     }
+}
 
+impl Program<'_> {
     /// Becomes the program, or reports why not and ends. It never returns: a return would close descriptors, which are closed
     /// already, or which the seccomp filter may forbid to close.
     pub(super) fn run(self, report: &Channel) -> ! {
-        let Setting { process, caller, .. } = self.setting;
-        let preserved = &caller.preserved[..];
-        let command = Command { path: &self.path, argv: &process.argv, env: &self.env, preserved };
+        let Found { setting, path, env, .. } = &self.found;
+        let preserved = &setting.caller.preserved[..];
+        let command = Command { path, argv: &setting.process.argv, env, preserved };
         let Err(error) = self.execute(command, report);
         // If the other end is closed, no process is left to read the error.
         let _ = report.send(&Event::Error(error));
@@ -337,7 +344,7 @@ impl Program<'_> {
         }
         let state = state();
         hooks.iter().try_for_each(|hook| {
-            let env = hook.env.as_ref().unwrap_or(&self.setting.process.env);
+            let env = hook.env.as_ref().unwrap_or(&self.found.setting.process.env);
             let command = Command { path: &hook.path, argv: &hook.argv, env, preserved: &[] };
             hooks::run_one(hook, state.as_bytes(), || {
                 let Err(error) = self.execute(command, report);
@@ -348,7 +355,8 @@ impl Program<'_> {
 
     fn execute(&self, command: Command, report: &Channel) -> Result<Infallible> {
         let _phase = trace::phase("become the program");
-        let Setting { process, seccomp, caller, .. } = self.setting;
+        let Found { setting, groups, ruleset, .. } = &self.found;
+        let Setting { process, seccomp, caller, .. } = *setting;
         let proc = caller.proc();
         let Command { path, argv, env, preserved } = command;
         if let Some(errno) = seccomp.and_then(|seccomp| seccomp.execve) {
@@ -363,14 +371,14 @@ impl Program<'_> {
         let listens = seccomp.is_some_and(|seccomp| seccomp.listener.is_some());
         let pid = if listens { own_pid(proc)? } else { 0 };
         let limit_and_load = || {
-            self.ruleset.iter().try_for_each(|ruleset| landlock::apply(ruleset.as_fd()))?;
-            limit_and_load(&self.setting, preserved, pid, report)
+            ruleset.iter().try_for_each(|ruleset| landlock::apply(ruleset.as_fd()))?;
+            limit_and_load(setting, preserved, pid, report)
         };
         let become_user = |privileged| {
             let (user, sets, no_new_privs) = (&process.user, &process.capabilities, process.no_new_privs);
-            credentials::apply(user, sets, self.groups, no_new_privs, &self.before, proc, privileged)
+            credentials::apply(user, sets, *groups, no_new_privs, &self.before, proc, privileged)
         };
-        if !process.no_new_privs && (seccomp.is_some() || self.ruleset.is_some()) {
+        if !process.no_new_privs && (seccomp.is_some() || ruleset.is_some()) {
             become_user(Some(limit_and_load))?;
         } else {
             become_user(None)?;

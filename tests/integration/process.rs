@@ -120,6 +120,19 @@ fn the_program_has_the_memory_policy() {
     });
 }
 
+/// `create` does not wait for what the process does to itself before `start`. An error in it is one of `start`.
+#[test]
+fn start_reports_a_policy_that_the_kernel_refuses() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| c["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "1023"}));
+        t.create(&bundle, "c");
+        t.until("c", "created");
+        t.corten(&["start", "c"]).fails("linux.memoryPolicy").exits(1);
+        t.until("c", "stopped");
+        t.corten(&["delete", "c"]).ok();
+    });
+}
+
 /// config.md#user: the caller's supplementary groups do not reach the container.
 #[test]
 fn the_callers_groups_stay_outside() {
