@@ -11,7 +11,7 @@
 //! alternatives were refused: in memory that both share, as the trace has it, the records of a process that
 //! hangs would never be seen; and an inherited pipe, which runc uses, is one more descriptor. What arrives is
 //! escaped by the runtime process. A process under a seccomp filter writes nothing any more ([`mute`]), and
-//! neither does one that has waited for `start`.
+//! neither does one of `create` that has reported that it is ready.
 
 mod line;
 mod sinks;

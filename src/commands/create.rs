@@ -7,7 +7,7 @@ use oci_spec::runtime::Spec;
 
 use crate::cli::{Create, Globals};
 use crate::config::{self, Config};
-use crate::error::{Context, Kind, Result, fail};
+use crate::error::{Context, Kind, Notes, Result, fail};
 use crate::host::{self, Host};
 use crate::launch::{self, Caller, Launched, Start, notify};
 use crate::plan::{self, Plan};
@@ -19,12 +19,13 @@ use crate::{cgroups, log, namespaces, state, trace};
 
 pub(super) fn run(globals: &Globals, args: &Create) -> Result<()> {
     seal::ensure()?;
-    let prepared = Prepared::new(globals, args, Network::Begun)?;
+    let mut prepared = Prepared::new(globals, args, Network::First)?;
     let terminal = prepared.terminal();
     if terminal && args.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: needs --console-socket"));
     }
-    prepared.launch(globals, args, Start::ByCommand, launch::create).map(drop)
+    let network = prepared.network.take();
+    prepared.launch(globals, args, Start::ByCommand, |request| launch::create(request, network)).map(drop)
 }
 
 /// What is decided about a container. Nothing is made yet.
@@ -80,16 +81,17 @@ pub(super) struct Prepared {
     caller: Caller,
     /// The service manager's socket for notifications.
     pub(super) manager: Option<OwnedFd>,
-    network: Option<NewNetwork>,
+    /// The container's network namespace, which another process is making.
+    pub(super) network: Option<NewNetwork>,
 }
 
 /// When a new network namespace is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Network {
-    /// Beside what follows.
-    Begun,
-    /// Later.
-    Not,
+    /// Beside the plan, where that is possible.
+    First,
+    /// With the other namespaces.
+    WithOthers,
 }
 
 impl Prepared {
@@ -105,8 +107,9 @@ impl Prepared {
             Some(path) => config::load_file(path)?,
             None => config::load(&bundle)?,
         };
-        let begun = network == Network::Begun && namespaces::network_comes_first(&config.spec);
-        let network = if begun { NewNetwork::begin(host::procfs()?) } else { None };
+        let first = || namespaces::plan(&config.spec, &mut Notes::default()).network_first();
+        let network =
+            if network == Network::First && first() { NewNetwork::begin(host::procfs()?) } else { None };
         let Decided { plan, warnings, host } =
             decide(globals, args, &bundle, &config.spec, notify_socket.as_deref())?;
         let misspelt = config::misspelt(&config.unknown);
@@ -150,7 +153,6 @@ impl Prepared {
             config: &self.config,
             start,
             caller: &self.caller,
-            network: self.network.as_ref(),
         })
     }
 }

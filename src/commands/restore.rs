@@ -58,7 +58,7 @@ pub(super) fn read(m: &ArgMatches) -> Result<Restore> {
 pub(super) fn run(globals: &Globals, args: &Restore) -> Result<u8> {
     require_root()?;
     let run = &args.run;
-    let mut prepared = Prepared::new(globals, &run.create, Network::Not)?;
+    let mut prepared = Prepared::new(globals, &run.create, Network::WithOthers)?;
     let manager = prepared.manager.take();
     if run.detach && prepared.terminal() && run.create.console_socket.is_none() {
         return Err(fail(Kind::Usage, "process.terminal: with --detach needs --console-socket"));

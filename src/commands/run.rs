@@ -17,8 +17,9 @@ use crate::sys::task::{self, Exit};
 
 pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
     seal::ensure()?;
-    let mut prepared = Prepared::new(globals, &args.create, Network::Begun)?;
+    let mut prepared = Prepared::new(globals, &args.create, Network::First)?;
     let manager = prepared.manager.take();
+    let network = prepared.network.take();
     let plan = &prepared.plan;
     if plan.process.is_none() {
         return Err(fail(Kind::Config, "process: the configuration has none to start"));
@@ -32,7 +33,7 @@ pub(super) fn run(globals: &Globals, args: &Run) -> Result<u8> {
         task::set_child_subreaper()?;
     }
     let Launched { dir, record, mut process, notify } =
-        prepared.launch(globals, &args.create, Start::AtOnce, launch::create)?;
+        prepared.launch(globals, &args.create, Start::AtOnce, |request| launch::create(request, network))?;
     // Opened before the program can end.
     let observer = signals.as_ref().and_then(|_| Observer::open(record.cgroup.as_ref()));
     let started = process.start(plan.seccomp.as_ref(), &record, Status::Created);

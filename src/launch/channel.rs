@@ -53,7 +53,7 @@ pub(super) enum Event {
     Socket(OwnedFd),
     /// The container's notification socket, for `start`.
     Notify(OwnedFd),
-    /// Everything is done except what `start` begins.
+    /// Everything is done except what needs no message, and what `start` begins.
     Ready,
     Error(anyhow::Error),
     /// The other end is closed, because the program runs or the process has died.
@@ -67,7 +67,7 @@ pub(super) enum Go {
     On,
     /// The container is on record: wait for `start`.
     Wait,
-    /// The container is on record: run the program.
+    /// The container is on record, or a process of `exec` has its limits and its terminal: run the program.
     Start,
 }
 

@@ -54,8 +54,6 @@ pub(crate) struct Request<'a> {
     pub config: &'a Config,
     pub start: Start,
     pub caller: &'a Caller,
-    /// The container's network namespace, if another process is making it.
-    pub network: Option<&'a NewNetwork>,
 }
 
 /// How the program is started.
@@ -76,13 +74,14 @@ pub(crate) struct Launched {
     pub notify: Option<OwnedFd>,
 }
 
-/// Creates a container up to the point where `start` begins. On error nothing remains.
-pub(crate) fn create(request: &Request) -> Result<Launched> {
+/// Creates a container up to the point where `start` begins. On error nothing remains. `network` is the container's network
+/// namespace, if another process is making it.
+pub(crate) fn create(request: &Request, network: Option<NewNetwork>) -> Result<Launched> {
     let opened = Opened::new(request)?;
     let sources = open_sources(request, &opened.joined)?;
     let (dir, mut record) = claim(request)?;
     let mut build = Build { request, dir: &dir, record: &mut record, joined_maps: None };
-    match build.run(opened, sources) {
+    match build.run(opened, sources, network) {
         Ok((process, notify)) => Ok(Launched { dir, record, process, notify }),
         Err(error) => Err(roll_back(request, dir, &record, error)),
     }
@@ -206,6 +205,7 @@ impl<'a> Build<'a> {
         &mut self,
         mut opened: Opened,
         sources: Option<rootfs::Sources>,
+        network: Option<NewNetwork>,
     ) -> Result<(Process, Option<OwnedFd>)> {
         let (request, plan, caller) = (self.request, self.request.plan, self.request.caller);
         self.dir.save(self.record)?;
@@ -224,18 +224,15 @@ impl<'a> Build<'a> {
         let awaits_filter = cgroup.is_some() && plan.terminal() && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
-        let network = request.network.and_then(|network| {
+        let network = network.filter(|_| plan.namespaces.network_first()).and_then(|network| {
             let _phase = trace::phase("wait for the network namespace");
             network.finish()
         });
-        if let Some(network) = network {
-            opened.joined.add_new_network(network);
-        }
         let root_only = plan.root_only && stages == Stages::Direct;
         let child = Child {
             caller,
             stages,
-            kinds: kinds(plan, &opened.joined, stages, root_only, !cgroup_joins.is_empty()),
+            kinds: kinds(plan, stages, root_only, network.is_some(), !cgroup_joins.is_empty()),
             // A user's process must not hide before newuidmap(1) has written its id maps.
             hidden: task::euid() == 0,
             waits: stages == Stages::Intermediate || new_user || plan.waits_for_cgroup(),
@@ -248,6 +245,7 @@ impl<'a> Build<'a> {
                 caller,
                 record: self.record,
                 joined: &opened.joined,
+                network,
                 sources,
                 start,
                 notify,
@@ -460,7 +458,7 @@ fn stages(plan: &Plan, host: &Host) -> Stages {
 }
 
 /// Returns the kinds of namespaces that the runtime's clone makes.
-fn kinds(plan: &Plan, joined: &Joined, stages: Stages, root_only: bool, joins_cgroup: bool) -> i32 {
+fn kinds(plan: &Plan, stages: Stages, root_only: bool, has_network: bool, joins_cgroup: bool) -> i32 {
     let namespaces = &plan.namespaces;
     let kinds = match namespaces.made() {
         _ if stages == Stages::Intermediate => 0,
@@ -469,7 +467,7 @@ fn kinds(plan: &Plan, joined: &Joined, stages: Stages, root_only: bool, joins_cg
         kinds if !namespaces.offsets.is_empty() => kinds & !libc::CLONE_NEWTIME,
         kinds => kinds,
     };
-    let kinds = if joined.has(libc::CLONE_NEWNET) { kinds & !libc::CLONE_NEWNET } else { kinds };
+    let kinds = if has_network { kinds & !libc::CLONE_NEWNET } else { kinds };
     // A cgroup namespace is rooted in the cgroup of the process that makes it.
     let later = plan.waits_for_cgroup() || joins_cgroup;
     let kinds = if later { kinds & !libc::CLONE_NEWCGROUP } else { kinds };

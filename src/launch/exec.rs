@@ -7,7 +7,7 @@
 //! everyone inside. The new process enters the remaining namespaces itself. With a user namespace, an
 //! intermediate process enters all of them instead (`enter.rs`).
 //!
-//! The new process ends in the same `program::find` and `Program::run` as the container process. A member
+//! The new process ends in the same `program::find`, `settle` and `run` as the container process. A member
 //! that its process document omits is taken from the container's configuration (`commands/exec.rs`). The
 //! process itself looks up a user's name, inside the container: whatever the image's passwd and group make it
 //! open is then subject to the device filter and the limits of the container's cgroup.
@@ -33,6 +33,7 @@ pub(crate) fn exec(request: &Request) -> Result<Process> {
     let _phase = trace::phase("exec");
     let caller = request.caller;
     let [console_socket, pidfd_socket] = caller.connect()?;
+    let relays = request.process.terminal && console_socket.is_none();
     let entry = Entry::open(request)?;
     if let Some(cpus) = &request.process.affinity.initial {
         // The clone inherits it, and so it is in force before the process joins the container's cgroup.
@@ -61,7 +62,7 @@ pub(crate) fn exec(request: &Request) -> Result<Process> {
     process.or_kill(|process| {
         unit.map_or(Ok(()), |unit| systemd::attach(unit, process.pid))?;
         process.prepare(Some(request.process), None, caller.proc())?;
-        process.await_clone()?;
+        process.await_setup(relays)?;
         log::debug(|| "setns_init: about to exec".into());
         process.start(request.seccomp, record, request.status)?;
         send_pidfd(&process.pidfd, pidfd_socket.as_ref())?;

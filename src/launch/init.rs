@@ -16,6 +16,8 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use super::caller::Caller;
 use super::channel::{Channel, Event, Go};
 use super::program::{self, Found, Setting, attach_terminal, become_root, outlive_runtime, session_keyring};
@@ -35,6 +37,8 @@ pub(super) struct Container<'a> {
     /// For the state that hooks read.
     pub(super) record: &'a Record,
     pub(super) joined: &'a Joined,
+    /// The new network namespace, unless the clone makes it.
+    pub(super) network: Option<OwnedFd>,
     /// `None` if the runtime must open them from the new mount namespace.
     pub(super) sources: Option<rootfs::Sources>,
     /// The socket that `start` connects to. `run` has none.
@@ -53,9 +57,9 @@ pub(super) const AT_CLONE: i32 = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc
 
 impl<'a> Container<'a> {
     pub(super) fn descriptors(&self) -> Vec<i32> {
-        let sockets = [&self.start, &self.notify].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let own = [&self.start, &self.notify, &self.network].into_iter().flatten().map(AsRawFd::as_raw_fd);
         let sources = self.sources.iter().flat_map(rootfs::Sources::descriptors);
-        self.joined.descriptors().chain(sources).chain(sockets).collect()
+        self.joined.descriptors().chain(sources).chain(own).collect()
     }
 
     /// Returns the user and group of the container's program.
@@ -78,6 +82,7 @@ impl<'a> Container<'a> {
         } else if namespaces.creates(libc::CLONE_NEWCGROUP) && at_clone & libc::CLONE_NEWCGROUP == 0 {
             unshare(libc::CLONE_NEWCGROUP)?;
         }
+        self.network.as_ref().map_or(Ok(()), enter_network)?;
         namespaces::join(self.joined, !(namespaces::early(namespaces) | libc::CLONE_NEWNS))
     }
 
@@ -218,6 +223,15 @@ impl<'a> Container<'a> {
 fn unshare(kinds: i32) -> Result<()> {
     let _phase = trace::phase_of("make namespaces", || namespaces::shown(kinds));
     Ok(task::unshare(kinds)?)
+}
+
+/// Enters the container's new network namespace. A seccomp filter around the runtime may know setns(2) only for `exec`.
+fn enter_network(network: &OwnedFd) -> Result<()> {
+    let _phase = trace::phase("join the new network namespace");
+    match task::setns(network.as_fd(), libc::CLONE_NEWNET) {
+        Err(e) if matches!(e.errno, Errno::EPERM | Errno::ENOSYS) => unshare(libc::CLONE_NEWNET),
+        other => Ok(other?),
+    }
 }
 
 /// Returns the state that hooks in the container read. The process id is the one that they see.

@@ -96,9 +96,10 @@ impl Process {
         }
     }
 
-    /// Waits until the intermediate process, if there is one, has cloned the container's.
-    pub(super) fn await_clone(&mut self) -> Result<()> {
-        while self.intermediate {
+    /// Waits until the intermediate process, if there is one, has cloned the container's, and until the terminal is set up that
+    /// the runtime relays (`relays`).
+    pub(super) fn await_setup(&mut self, relays: bool) -> Result<()> {
+        while self.intermediate || relays && self.console.is_none() {
             match self.step()? {
                 Some(Event::Closed) => return Err(self.died()),
                 Some(_) => return Err(unexpected()),
@@ -141,20 +142,22 @@ impl Process {
     /// Lets the process go on. If it has ended, the error is its own, or says what ended it.
     pub(super) fn go(&self, go: Go) -> Result<()> {
         self.channel.go(go).map_err(|e| match sys::errno(&e) {
-            Some(Errno::EPIPE | Errno::ECONNRESET) => match self.receive_last() {
-                Ok(Event::Error(own)) => own,
+            Some(Errno::EPIPE | Errno::ECONNRESET) => match self.receive_error() {
+                Ok(Some(own)) => own,
                 _ => self.died(),
             },
             _ => e,
         })
     }
 
-    /// Returns the last event of a process that has ended, after its records.
-    fn receive_last(&self) -> Result<Event> {
+    /// Returns the error that a process which has ended has reported.
+    fn receive_error(&self) -> Result<Option<anyhow::Error>> {
         loop {
             match self.channel.receive()? {
                 Event::Debug(text) => log::forwarded(self.name(), &text),
-                other => return Ok(other),
+                Event::Error(error) => return Ok(Some(error)),
+                Event::Closed => return Ok(None),
+                _ => {}
             }
         }
     }
@@ -198,7 +201,8 @@ impl Process {
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, record, status });
         let started = self.go(Go::Start).and_then(|()| await_program(|| self.step(), agent));
-        let started = started.and_then(|_| check_runs(self.pid));
+        let died = || if procstat::ended_before_exec(self.pid)? { Err(self.died()) } else { Ok(()) };
+        let started = started.and_then(|_| died());
         // In a running container the kernel may have killed another process for want of memory.
         if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
     }

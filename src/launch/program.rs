@@ -2,8 +2,8 @@
 //! `exec` share this code, so that their rights cannot differ.
 //!
 //! [`find`] looks up the program at `create`, inside the container, with its user's rights but without giving
-//! up any right for good. An error is therefore reported before `start`. [`Program::run`] becomes the user
-//! and executes.
+//! up any right for good. An error is therefore reported before `start`. [`Found::settle`] does what needs
+//! no message. [`Program::run`] becomes the user and executes.
 //!
 //! With no_new_privs the seccomp filter comes last. Without it, seccomp(2) needs CAP_SYS_ADMIN, so the filter
 //! comes just before the capabilities are dropped. Both come after the wait for `start`, since a profile must
@@ -306,7 +306,6 @@ impl<'a> Found<'a> {
     pub(super) fn settle(self) -> Result<Program<'a>> {
         let _phase = trace::phase("settle");
         let (process, proc) = (self.setting.process, self.setting.caller.proc());
-        process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
         process.io_priority.map_or(Ok(()), io_priority::apply)?;
         process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
         process.personality.map_or(Ok(()), personality::apply)?;
@@ -363,6 +362,8 @@ impl Program<'_> {
             // Under the filter there may be no way to report it.
             return Err(lookup::forbidden(argv, errno));
         }
+        // A child may not inherit it, and a process with a deadline may not clone.
+        process.scheduler.as_ref().map_or(Ok(()), scheduler::apply)?;
         signal::reset(self.before.ignored)?;
         fs::close_on_exec_from(3)?;
         for fd in preserved {

@@ -16,18 +16,6 @@ use crate::{log, trace};
 pub(crate) struct Joined(Vec<(Join, OwnedFd)>);
 
 impl Joined {
-    /// Adds a new network namespace, which is joined like the others.
-    pub(crate) fn add_new_network(&mut self, fd: OwnedFd) {
-        let join =
-            Join { flag: libc::CLONE_NEWNET, path: "the new one".into(), place: "linux.namespaces".into() };
-        self.0.push((join, fd));
-    }
-
-    /// Returns whether a namespace of this kind is among them.
-    pub(crate) fn has(&self, flag: i32) -> bool {
-        self.0.iter().any(|(join, _)| join.flag == flag)
-    }
-
     /// Returns the user namespace, if one is joined.
     pub(crate) fn user(&self) -> Option<BorrowedFd<'_>> {
         self.0.iter().find(|(join, _)| join.flag == libc::CLONE_NEWUSER).map(|(_, fd)| fd.as_fd())
@@ -132,7 +120,7 @@ pub(crate) fn join_all(joined: &Joined) -> Result<()> {
 
 /// The namespaces of a process that every process of its pid namespace can read, without any right and whether or not the
 /// process is dumpable, through `/proc/PID/mountinfo` and `/proc/PID/net` (the kernel's fs/proc_namespace.c and
-/// fs/proc/proc_net.c). Therefore a process enters these before it is visible in the container's pid namespace.
+/// fs/proc/proc_net.c). Therefore a process enters these before it is visible in a pid namespace that has other processes.
 pub(crate) const SHOWN: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
 
 /// Puts further children into the joined pid namespace and into a new time namespace with offsets. With a pid namespace,

@@ -1,16 +1,15 @@
 //! A new network namespace that another process makes, while this one works on.
 //!
 //! The kernel needs 0.3 ms to make one, a tenth of a `run`, and a container's can be made as soon as its
-//! configuration is read. The other process shares the memory and the descriptors of this one. It costs a tenth of the
+//! configuration is read. The other process shares the memory and the descriptors of this one, so it costs a tenth of the
 //! time that it saves.
 //!
-//! It is no thread: it has a stack of its own, calls only the kernel, and writes only its result. So the invariant of one
-//! thread holds for all other code. It has ended before [`clone3`](super::task::clone3) is called.
+//! It is no thread: it has a stack of its own, makes system calls only, and writes nothing but its result. It holds no
+//! lock and no part of a change in memory. Therefore everything that is sound in a process of one thread remains sound
+//! beside it, [`clone3`](super::task::clone3) too.
 
-use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 
@@ -25,13 +24,13 @@ struct Shared {
     /// The root of a procfs.
     proc: c_int,
     /// The descriptor of the namespace, or -1.
-    made: AtomicI32,
+    made: c_int,
 }
 
 /// A network namespace that is being made.
 pub(crate) struct NewNetwork {
     /// The process that makes it, until it is reaped.
-    pid: Cell<Option<i32>>,
+    pid: Option<i32>,
     shared: *mut Shared,
 }
 
@@ -39,48 +38,45 @@ impl NewNetwork {
     /// Begins to make it. `proc` is the root of a procfs that shows this process. Returns `None` if no process can be
     /// created.
     pub(crate) fn begin(proc: BorrowedFd) -> Option<Self> {
-        let shared = Shared { stack: [0; 4096], proc: proc.as_raw_fd(), made: AtomicI32::new(-1) };
-        let new = Self { pid: Cell::new(None), shared: Box::into_raw(Box::new(shared)) };
-        // SAFETY: the stack grows down from its end, and is the new process's alone. `shared` is freed only after that
-        // process has ended (`await_end`). What it does meanwhile is described at `make`.
+        let shared = Box::new(Shared { stack: [0; 4096], proc: proc.as_raw_fd(), made: -1 });
+        let shared = Box::into_raw(shared);
+        // SAFETY: the stack grows down from its end, and is the new process's alone. `make` needs a small part of it, and
+        // no signal can add a frame. `shared` is freed only after that process has ended.
         let pid = unsafe {
-            let top = (&raw mut (*new.shared).stack).add(1);
-            libc::clone(make, top.cast(), libc::CLONE_VM | libc::CLONE_FILES, new.shared.cast())
+            let top = (&raw mut (*shared).stack).add(1);
+            libc::clone(make, top.cast(), libc::CLONE_VM | libc::CLONE_FILES, shared.cast())
         };
-        new.pid.set(Some(pid));
-        if pid > 0 { Some(new) } else { new.pid.take().and(None) }
+        let new = Self { pid: (pid > 0).then_some(pid), shared };
+        new.pid.is_some().then_some(new)
     }
 
-    /// Waits until it is made. Returns `None` if it could not be made, and on the second call.
-    pub(crate) fn finish(&self) -> Option<OwnedFd> {
-        if !self.await_end() {
-            return None;
-        }
-        // SAFETY: the process has ended.
-        let fd = unsafe { (*self.shared).made.swap(-1, Ordering::Relaxed) };
-        // SAFETY: the process has opened it for us, and the number is returned only once.
-        (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+    /// Waits until it is made. Returns `None` if it could not be made.
+    pub(crate) fn finish(mut self) -> Option<OwnedFd> {
+        self.take()
     }
 
-    /// Waits for the end of the process. Returns false if its end cannot be known.
-    fn await_end(&self) -> bool {
-        let Some(pid) = self.pid.get() else { return true };
-        // It sends no signal at its end, therefore only __WALL finds it.
-        // SAFETY: the kernel writes nothing without an address for the status.
-        while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } < 0 {
-            if Errno::last() != Errno::EINTR {
-                return false;
+    fn take(&mut self) -> Option<OwnedFd> {
+        while let Some(pid) = self.pid {
+            // It sends no signal at its end, therefore only __WALL finds it.
+            // SAFETY: the kernel writes nothing without an address for the status.
+            match unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } {
+                -1 if Errno::last() == Errno::EINTR => {}
+                -1 => return None,
+                _ => self.pid = None,
             }
         }
-        self.pid.set(None);
-        true
+        // SAFETY: the process has ended, so this is the only access.
+        let made = unsafe { std::mem::replace(&mut (*self.shared).made, -1) };
+        // SAFETY: the process has opened it for us, and it is taken once.
+        (made >= 0).then(|| unsafe { OwnedFd::from_raw_fd(made) })
     }
 }
 
 impl Drop for NewNetwork {
     fn drop(&mut self) {
-        drop(self.finish());
-        if self.pid.get().is_none() {
+        drop(self.take());
+        // It stays if the end of the process cannot be known.
+        if self.pid.is_none() {
             // SAFETY: it is from `Box::into_raw`, and the process that also uses it has ended.
             drop(unsafe { Box::from_raw(self.shared) });
         }
@@ -89,19 +85,21 @@ impl Drop for NewNetwork {
 
 /// The other process. Its errno and its allocator are those of the first process, which runs at the same time, so it must
 /// call neither the C library nor anything that allocates. It must not panic.
+///
+/// It dies with the first process, whose lock and pipes it would keep open. A signal from the terminal must not stop it, because
+/// the first process may have blocked that signal and would wait.
 extern "C" fn make(shared: *mut c_void) -> c_int {
-    // SAFETY: it is that of `begin`, which lives until this process has ended. The other process only reads `proc`, which
-    // never changes, and `made`, which is atomic.
-    let (proc, made) = unsafe {
-        let shared = shared.cast::<Shared>();
-        ((*shared).proc, &(*shared).made)
-    };
-    // SAFETY: the arguments are numbers and a string with its NUL.
+    let shared = shared.cast::<Shared>();
+    let (all, kill) = (u64::MAX, libc::SIGKILL as usize);
+    // SAFETY: the pointers are to a set of eight bytes, which is the kernel's size, and to a string with its NUL. `shared` is
+    // that of `begin`, and lives until this process has ended. The other process does not access it before that.
     unsafe {
+        call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, (&raw const all) as usize, 0, 8, 0]);
+        call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, kill, 0, 0, 0]);
         if call(libc::SYS_unshare, [libc::CLONE_NEWNET as usize, 0, 0, 0, 0]) == 0 {
             let flags = (libc::O_RDONLY | libc::O_CLOEXEC) as usize;
-            let fd = call(libc::SYS_openat, [proc as usize, OWN.as_ptr() as usize, flags, 0, 0]);
-            made.store(fd.max(-1) as c_int, Ordering::Relaxed);
+            let fd = call(libc::SYS_openat, [(*shared).proc as usize, OWN.as_ptr() as usize, flags, 0, 0]);
+            (*shared).made = fd.max(-1) as c_int;
         }
     }
     0
@@ -123,7 +121,6 @@ mod tests {
         let proc = fs::open(fs::CWD, "/proc".as_ref(), fs::O_RDONLY, 0).unwrap();
         let new = NewNetwork::begin(proc.as_fd()).unwrap();
         let fd = new.finish().unwrap();
-        assert!(new.finish().is_none());
         assert_eq!(task::namespace_type(fd.as_fd()).unwrap(), libc::CLONE_NEWNET);
         let own = fs::inode_at(proc.as_fd(), "self/ns/net".as_ref()).unwrap();
         assert_ne!(fs::fstat(fd.as_fd()).unwrap().st_ino, own);

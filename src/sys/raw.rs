@@ -44,7 +44,7 @@ pub(crate) unsafe fn call(number: libc::c_long, arguments: [usize; 5]) -> isize 
             options(nostack),
         );
     }
-    // SAFETY: as above. On riscv64 the kernel changes only the register of the result.
+    // SAFETY: as above. On riscv64 the kernel changes the register of the result, and those of vectors, which the target lacks.
     #[cfg(target_arch = "riscv64")]
     unsafe {
         asm!(

@@ -229,6 +229,16 @@ fn a_container_made_with_a_fallback_is_the_same() {
             ("keyctl", vec![refused(libc::SYS_keyctl, libc::ENOSYS)]),
             ("memfd_create's flags", vec![flag(libc::MFD_EXEC), flag(libc::MFD_NOEXEC_SEAL)]),
             ("Landlock", vec![refused(libc::SYS_landlock_create_ruleset, libc::ENOSYS)]),
+            // The network namespace is made by a process of its own.
+            (
+                "clone",
+                vec![Refused {
+                    call: libc::SYS_clone,
+                    errno: libc::EPERM,
+                    bit: Some((0, libc::CLONE_FILES as u32)),
+                }],
+            ),
+            ("unshare", vec![refused(libc::SYS_unshare, libc::ENOSYS)]),
         ];
         for (name, all) in rows {
             assert_eq!(run(&all).ok(), expected, "{name}");
@@ -247,6 +257,20 @@ fn a_container_made_with_a_fallback_is_the_same() {
             t.until("c", "stopped");
             call(t, &["delete", "c"], &all).ok();
             nothing_left(t, &before, name);
+        }
+    });
+}
+
+/// `run` joins the network namespace that has been made for it. A filter may know setns(2) only for `exec`.
+#[test]
+fn without_setns_the_container_has_a_network_namespace() {
+    isolated(|t| {
+        let bundle = t.bundle(|c| c["process"]["args"] = json!(["/bin/readlink", "/proc/self/ns/net"]));
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        for errno in BOTH {
+            let filter = [refused(libc::SYS_setns, errno)];
+            let seen = call(t, &["run", "--bundle", bundle.path(), "c"], &filter).ok();
+            assert!(seen.starts_with("net:[") && seen.trim_end() != own.to_str().unwrap(), "{seen}");
         }
     });
 }

@@ -251,6 +251,22 @@ fn create_container_hooks_can_change_the_root() {
     });
 }
 
+/// A hook in the container is scheduled as the program is, also if the kernel resets that for children.
+#[test]
+fn a_hook_in_the_container_has_the_scheduler_of_the_program() {
+    isolated(|t| {
+        let (bundle, dir) = with_hooks(t, |c, dir| {
+            let flags = ["SCHED_FLAG_RESET_ON_FORK"];
+            c["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": -5, "flags": flags});
+            let nice = format!("read -r all </proc/$$/stat; set -- $all; echo ${{19}} >{dir}/log");
+            c["hooks"]["startContainer"] = json!([shell(&nice)]);
+            c["process"]["args"] = json!(["/bin/true"]);
+        });
+        t.corten(&["run", "--bundle", bundle.path(), "c"]).ok();
+        assert_eq!(fs::read_to_string(format!("{dir}/log")).unwrap(), "-5\n");
+    });
+}
+
 /// runtime.md#lifecycle: a failing hook before the program is an error of `create` or `start`. The container
 /// is destroyed and the poststop hooks run.
 #[test]
