@@ -576,29 +576,3 @@ fn exec_with_tty_is_relayed() {
         t.delete("c1");
     });
 }
-
-/// `exec` sets the terminal up before the program can use it, and tells the program's error, however late it runs itself.
-#[test]
-fn the_program_of_exec_waits_for_the_terminal() {
-    isolated(|t| {
-        t.start(&t.bundle(|_| {}), "c");
-        let late = |call: &str, program: &str| {
-            let runtime = t.command(&["exec", "-t", "c", program, "x"]);
-            let mut strace = Command::new("strace");
-            strace.args([
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-e",
-                call,
-                "-e",
-                &format!("inject={call}:delay_exit=200000"),
-            ]);
-            strace.arg("--").arg(runtime.get_program()).args(runtime.get_args());
-            t.call(strace.stdin(Stdio::null()))
-        };
-        assert_eq!(late("clone3", "/bin/echo").ok(), "x\n");
-        late("clone3", "/no/such").exits(255).fails("/no/such");
-        t.delete("c");
-    });
-}
