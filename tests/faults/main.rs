@@ -163,10 +163,18 @@ impl Verb {
                     cell.wrong.push(format!("exits {code}, and the container is {status}"));
                 }
             }
+            // v1 kills processes while they are frozen. The next `delete` must find a container that anybody could kill.
+            (Some(code), Success::Removed) if !killed && test.status("f") == "paused" => {
+                cell.wrong.push(format!("exits {code}, and the container is paused"));
+            }
             (Some(code), Success::Saved) => {
-                // CRIU thaws the container when it notices the end of the command. A killed command may have deleted it.
+                // CRIU thaws the container when it notices the end of the command. A killed command may have deleted it, or have
+                // begun to: v1 kills processes while they are frozen.
+                let saved = killed && bundle.dir.join("my-images/stats-dump").exists();
                 let wanted = || {
-                    !test.state().join("f").exists() || matches!(&*test.status("f"), "running" | "stopped")
+                    !test.state().join("f").exists()
+                        || matches!(&*test.status("f"), "running" | "stopped")
+                        || saved && test.status("f") == "paused"
                 };
                 if !poll(Duration::from_secs(10), wanted) {
                     cell.wrong.push(format!("exits {code}, and the container is {}", test.status("f")));

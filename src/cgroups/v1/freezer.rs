@@ -19,10 +19,11 @@ const FILE: &str = "freezer.state";
 /// thawed either. The container may have frozen sub-cgroups of its own.
 pub(in crate::cgroups) fn kill(directory: &Directory) -> Result<()> {
     for _ in 0..100 {
-        let still = exists(directory) && frozen_until(directory, Instant::now() + FREEZE)?;
+        let still = exists(directory).then(|| frozen_until(directory, Instant::now() + FREEZE));
         let sent = directory.signal_all(libc::SIGKILL);
-        directory.thaw_all()?;
-        if sent? == 0 || still {
+        // Also after an error: whoever tries again finds processes that can die.
+        directory.thaw_all().or_else(|_| directory.thaw_all())?;
+        if sent? == 0 || still.transpose()? == Some(true) {
             break;
         }
     }
