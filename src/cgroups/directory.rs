@@ -188,7 +188,7 @@ impl Directory {
     /// Thaws every process that v1's freezer holds, also in sub-cgroups that are frozen on their own.
     pub(super) fn thaw_all(&self) -> Result<()> {
         let thaw = |dir: BorrowedFd| match fs::write_at(dir, Path::new("freezer.state"), b"THAWED") {
-            Err(e) if matches!(e.errno, Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            Err(e) if e.errno == Errno::ENODEV || fs::absent(dir, Path::new("freezer.state"), &e) => Ok(()),
             other => Ok(other?),
         };
         self.named(walk(self.dir(), thaw, |_, _| Ok(())))

@@ -108,8 +108,8 @@ impl Prepared {
             None => config::load(&bundle)?,
         };
         let first = || namespaces::plan(&config.spec, &mut Notes::default()).network_first();
-        let network =
-            if network == Network::First && first() { NewNetwork::begin(host::procfs()?) } else { None };
+        let begins = network == Network::First && first() && host::has_idle_processor();
+        let network = if begins { NewNetwork::begin(host::procfs()?) } else { None };
         let Decided { plan, warnings, host } =
             decide(globals, args, &bundle, &config.spec, notify_socket.as_deref())?;
         let misspelt = config::misspelt(&config.unknown);

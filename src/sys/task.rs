@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sched::CloneFlags;
+use nix::sched::{CloneFlags, CpuSet};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Pid, Uid};
 
 use super::{Error, Result, check, check_fd, retry};
 
@@ -41,6 +41,13 @@ pub enum Forked {
     Child,
     /// The process that called, with the id and a descriptor of the new process.
     Parent { pid: i32, pidfd: OwnedFd },
+}
+
+/// Returns the number of processors that the calling process may use, or 1 if it is not known.
+pub(crate) fn processors() -> usize {
+    let set = nix::sched::sched_getaffinity(Pid::from_raw(0)).ok();
+    let count = |set: CpuSet| (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count();
+    set.map_or(1, count)
 }
 
 /// Creates a process without shared memory, like fork, directly in new namespaces and in a cgroup

@@ -168,17 +168,10 @@ impl Verb {
                 cell.wrong.push(format!("exits {code}, and the container is paused"));
             }
             (Some(code), Success::Saved) => {
-                // CRIU thaws the container when it notices the end of the command. A killed command may have deleted it, or have
-                // begun to: v1 kills processes while they are frozen.
-                let saved = killed && bundle.dir.join("my-images/stats-dump").exists();
-                let wanted = || {
-                    !test.state().join("f").exists()
-                        || matches!(&*test.status("f"), "running" | "stopped")
-                        || saved && test.status("f") == "paused"
-                };
-                if !poll(Duration::from_secs(10), wanted) {
-                    cell.wrong.push(format!("exits {code}, and the container is {}", test.status("f")));
-                }
+                cell.wrong.extend(
+                    frozen_after(test, bundle, killed)
+                        .map(|status| format!("exits {code}, and the container is {status}")),
+                );
             }
             (Some(code), Success::Limits) => {
                 cell.limits = limits::snapshot(test);
@@ -216,6 +209,16 @@ impl Verb {
         cell.wrong.extend(left(test, before).iter().map(|trace| format!("leaves {trace}")));
         cell
     }
+}
+
+/// Returns the status of a container that a checkpoint has left neither as it was nor saved.
+fn frozen_after(test: &Test, bundle: &Bundle, killed: bool) -> Option<String> {
+    // CRIU thaws the container when it notices the end of the command. A killed command may have deleted it, or have begun to:
+    // v1 kills processes while they are frozen.
+    let saved = killed && bundle.dir.join("my-images/stats-dump").exists();
+    let allowed = |status: &str| matches!(status, "running" | "stopped") || saved && status == "paused";
+    let done = || !test.state().join("f").exists() || allowed(&test.status("f"));
+    (!poll(Duration::from_secs(10), done)).then(|| test.status("f"))
 }
 
 /// Returns the errors of `gc`: a finished container that is gone, or the rest of one that is not finished.
