@@ -160,18 +160,15 @@ impl Verb {
             (Some(code), Success::Status(after, otherwise)) if code == 0 || !killed => {
                 let (wanted, status) = (if code == 0 { after } else { otherwise }, test.status("f"));
                 if status != *wanted {
-                    cell.wrong.push(format!("exits {code}, and the container is {status}"));
+                    cell.wrong.push(is(code, &status));
                 }
             }
             // v1 kills processes while they are frozen. The next `delete` must find a container that anybody could kill.
             (Some(code), Success::Removed) if !killed && test.status("f") == "paused" => {
-                cell.wrong.push(format!("exits {code}, and the container is paused"));
+                cell.wrong.push(is(code, "paused"));
             }
             (Some(code), Success::Saved) => {
-                cell.wrong.extend(
-                    frozen_after(test, bundle, killed)
-                        .map(|status| format!("exits {code}, and the container is {status}")),
-                );
+                cell.wrong.extend(frozen_after(test, bundle, killed).map(|status| is(code, &status)));
             }
             (Some(code), Success::Limits) => {
                 cell.limits = limits::snapshot(test);
@@ -209,6 +206,11 @@ impl Verb {
         cell.wrong.extend(left(test, before).iter().map(|trace| format!("leaves {trace}")));
         cell
     }
+}
+
+/// Returns the line for a command that ends with `code` and leaves the container with a wrong status.
+fn is(code: i32, status: &str) -> String {
+    format!("exits {code}, and the container is {status}")
 }
 
 /// Returns the status of a container that a checkpoint has left neither as it was nor saved.
