@@ -43,11 +43,11 @@ pub enum Forked {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// Returns the number of processors that the calling process may use, or 1 if it is not known.
-pub(crate) fn processors() -> usize {
-    let set = nix::sched::sched_getaffinity(Pid::from_raw(0)).ok();
-    let count = |set: CpuSet| (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count();
-    set.map_or(1, count)
+/// Reports whether the calling process may use more than `count` processors. If that is not known, it may not.
+pub(crate) fn has_processors(count: usize) -> bool {
+    let set = nix::sched::sched_getaffinity(Pid::from_raw(0));
+    let nth = |set: CpuSet| (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).nth(count);
+    set.is_ok_and(|set| nth(set).is_some())
 }
 
 /// Creates a process without shared memory, like fork, directly in new namespaces and in a cgroup
