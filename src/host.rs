@@ -104,7 +104,7 @@ pub(crate) fn has_idle_processor() -> bool {
     // The fourth field of proc_loadavg(5) is the number of processes that run or wait for a processor, and that of all.
     let text = procfs().ok().and_then(|proc| fs::read_text(proc, Path::new("loadavg")).ok());
     let running = text.and_then(|text| text.split(' ').nth(3)?.split_once('/')?.0.parse::<usize>().ok());
-    running.is_some_and(task::has_processors)
+    running.is_some_and(|running| running < task::processors())
 }
 
 /// Returns whether this process is in a user namespace other than the initial one.

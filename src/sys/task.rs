@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sched::{CloneFlags, CpuSet};
+use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Pid, Uid};
+use nix::unistd::{Gid, Uid};
 
 use super::{Error, Result, check, check_fd, retry};
 
@@ -43,11 +43,12 @@ pub enum Forked {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// Reports whether the calling process may use more than `count` processors. If that is not known, it may not.
-pub(crate) fn has_processors(count: usize) -> bool {
-    let set = nix::sched::sched_getaffinity(Pid::from_raw(0));
-    let nth = |set: CpuSet| (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).nth(count);
-    set.is_ok_and(|set| nth(set).is_some())
+/// Returns the number of processors that the calling process may use, or 0 if it is not known.
+pub(crate) fn processors() -> usize {
+    let mut set = [0_u64; 128];
+    // SAFETY: the kernel writes at most the size passed.
+    unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of_val(&set), set.as_mut_ptr()) };
+    set.iter().map(|word| word.count_ones() as usize).sum()
 }
 
 /// Creates a process without shared memory, like fork, directly in new namespaces and in a cgroup
