@@ -24,6 +24,8 @@ use crate::{cgroups, log, procstat, trace};
 /// The name of the container process in the log, and of a process of `exec`.
 const CONTAINER: &str = "container";
 
+const KILLED: &str = "the container's process was killed before its program ran";
+
 /// The most records that are read from the channel of a dead process. Its buffer has room for fewer.
 const REST_MAX: usize = 4096;
 
@@ -201,8 +203,7 @@ impl Process {
         let listener = filter.and_then(|filter| filter.listener.as_ref());
         let agent = listener.map(|listener| Agent { listener, record, status });
         let started = self.go(Go::Start).and_then(|()| await_program(|| self.step(), agent));
-        let died = || if procstat::ended_before_exec(self.pid)? { Err(self.died()) } else { Ok(()) };
-        let started = started.and_then(|_| died());
+        let started = started.and_then(|_| self.check_runs());
         // In a running container the kernel may have killed another process for want of memory.
         if status == Status::Created { started.map_err(|e| with_reason(record, e)) } else { started }
     }
@@ -214,6 +215,17 @@ impl Process {
             Ok(Exit::Code(code)) => anyhow!("the container's process ended with code {code}"),
             Err(e) => e.into(),
         }
+    }
+
+    /// Fails as [`check_runs`] does, and names the signal that has killed this child.
+    fn check_runs(&self) -> Result<()> {
+        if !procstat::ended_before_exec(self.pid)? {
+            return Ok(());
+        }
+        Err(match task::wait(self.pidfd.as_fd()) {
+            Ok(Exit::Signal(signal)) => anyhow!("{KILLED} (signal {signal})"),
+            _ => anyhow!(KILLED),
+        })
     }
 
     /// Writes the records that a dead process has left, which show how far it came. Another process can have a copy of the
@@ -323,7 +335,7 @@ pub(super) fn with_reason(record: &Record, error: anyhow::Error) -> anyhow::Erro
 /// process can be waited for, therefore /proc is read.
 fn check_runs(pid: i32) -> Result<()> {
     if procstat::ended_before_exec(pid)? {
-        return Err(anyhow!("the container's process was killed before its program ran"));
+        return Err(anyhow!(KILLED));
     }
     Ok(())
 }

@@ -198,9 +198,8 @@ fn a_profile_that_denies_execve_fails_start() {
             (other, "exec: \"/bin/sleep\": no space left on device"),
             (json!({"defaultAction": "SCMP_ACT_ERRNO"}), "exec: \"/bin/sleep\": operation not permitted"),
             (told, "exec /bin/sleep: no space left on device"),
-            // `run` is its parent, and tells the signal.
-            (last_words, "the container's process was killed b"),
-            (killed, "the container's process was killed b"),
+            (last_words, "the container's process was killed before its program ran"),
+            (killed, "the container's process was killed before its program ran"),
         ] {
             for no_new_privileges in [true, false] {
                 let bundle = t.bundle(|c| {

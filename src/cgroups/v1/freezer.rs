@@ -21,7 +21,7 @@ pub(in crate::cgroups) fn kill(directory: &Directory) -> Result<()> {
     for _ in 0..100 {
         let still = exists(directory).then(|| frozen_until(directory, Instant::now() + FREEZE));
         let sent = directory.signal_all(libc::SIGKILL);
-        // Also after an error: whoever tries again finds processes that can die.
+        // Also after an error: otherwise the processes could not die at the next attempt either.
         directory.thaw_all().or_else(|_| directory.thaw_all())?;
         if sent? == 0 || still.transpose()? == Some(true) {
             break;
