@@ -187,10 +187,7 @@ impl Directory {
 
     /// Thaws every process that v1's freezer holds, also in sub-cgroups that are frozen on their own.
     pub(super) fn thaw_all(&self) -> Result<()> {
-        let thaw = |dir: BorrowedFd| match fs::write_at(dir, Path::new("freezer.state"), b"THAWED") {
-            Err(e) if e.errno == Errno::ENODEV || fs::absent(dir, Path::new("freezer.state"), &e) => Ok(()),
-            other => Ok(other?),
-        };
+        let thaw = |dir: BorrowedFd| write_freezer(dir, "THAWED");
         self.named(walk(self.dir(), thaw, |_, _| Ok(())))
     }
 
@@ -413,6 +410,17 @@ fn remove_below(dir: BorrowedFd) -> Result<()> {
 /// config-linux.md#cgroup-ownership.
 fn delegated(listed: Result<String>) -> String {
     listed.unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into())
+}
+
+/// The file of v1's freezer.
+pub(super) const FREEZER: &str = "freezer.state";
+
+/// Writes the state of v1's freezer, unless the cgroup or its freezer does not exist any more.
+pub(super) fn write_freezer(dir: BorrowedFd, state: &str) -> Result<()> {
+    match fs::write_at(dir, Path::new(FREEZER), state.as_bytes()) {
+        Err(e) if e.errno == Errno::ENODEV || fs::absent(dir, Path::new(FREEZER), &e) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Visits the cgroup and all sub-cgroups. `enter` is called on the way down. `leave` is called for

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-use crate::cgroups::directory::{Directory, warn_undone};
+use crate::cgroups::directory::{Directory, FREEZER, warn_undone, write_freezer};
 use crate::error::Result;
 use crate::sys::fs;
 use crate::wait::{self, FIRST_PAUSE};
 
 /// How long the processes may take to freeze. After that they are killed all the same.
 const FREEZE: Duration = Duration::from_millis(500);
-
-const FILE: &str = "freezer.state";
 
 /// Kills every process. A frozen process cannot fork away from the signal, but it does not die before it is
 /// thawed either. The container may have frozen sub-cgroups of its own.
@@ -74,17 +72,14 @@ fn exists(directory: &Directory) -> bool {
 
 /// Returns the freezer's state, or `None` if there is no freezer or no cgroup any more.
 fn state(directory: &Directory) -> Result<Option<String>> {
-    match fs::read_text(directory.dir(), FILE.as_ref()) {
-        Err(e) if e.errno == Errno::ENODEV || fs::absent(directory.dir(), FILE.as_ref(), &e) => Ok(None),
+    match fs::read_text(directory.dir(), FREEZER.as_ref()) {
+        Err(e) if e.errno == Errno::ENODEV || fs::absent(directory.dir(), FREEZER.as_ref(), &e) => Ok(None),
         other => directory.named(other.map_err(Into::into)).map(|text| Some(text.trim().to_string())),
     }
 }
 
 fn set(directory: &Directory, state: &str) -> Result<()> {
-    match fs::write_at(directory.dir(), FILE.as_ref(), state.as_bytes()) {
-        Err(e) if e.errno == Errno::ENODEV || fs::absent(directory.dir(), FILE.as_ref(), &e) => Ok(()),
-        other => directory.named(other.map_err(Into::into)),
-    }
+    directory.named(write_freezer(directory.dir(), state))
 }
 
 /// Freezes, and waits until every process is frozen. Returns false if the deadline passes first.
