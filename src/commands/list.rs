@@ -3,12 +3,13 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::thread;
 
 use crate::cli::{Format, Globals, List};
 use crate::error::{Context, Kind, Result, kind};
 use crate::state::{Record, Status, document};
+use crate::sys::task;
 use crate::{log, state};
-
 pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let parent = state::open_root(&root)?;
@@ -16,7 +17,7 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     if args.quiet {
         return super::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>());
     }
-    let mut found = parent.map_or_else(Vec::new, |parent| read_all(&root, &parent, ids));
+    let mut found = parent.map_or_else(Vec::new, |parent| read_all(&root, &parent, &ids));
     if args.format == Format::Json {
         found.iter_mut().for_each(|(record, status)| super::ended::complete(record, *status));
     }
@@ -35,12 +36,32 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     }
 }
 
-/// Returns the record and the status of each container.
-fn read_all(root: &Path, parent: &OwnedFd, ids: Vec<String>) -> Vec<(Record, Status)> {
-    let (mut found, mut buffer) = (Vec::with_capacity(ids.len()), Vec::new());
-    for id in ids {
-        let seen = match state::read_status(parent, &id, &mut buffer, super::frozen) {
-            Ok(None) => state::open(root, &id).and_then(|dir| read_one(&dir)),
+/// The number of containers for which another thread is worth its start.
+const FOR_A_THREAD: usize = 100;
+
+/// Returns the record and the status of each container. Of many containers, each processor reads a part.
+fn read_all(root: &Path, parent: &OwnedFd, ids: &[String]) -> Vec<(Record, Status)> {
+    let parts = (ids.len() / FOR_A_THREAD).clamp(1, task::processors());
+    let (first, others) = ids.split_at(ids.len().div_ceil(parts));
+    let read = |part: &[String]| -> Vec<_> {
+        part.iter().map(|id| state::read_status(parent, id, super::frozen)).collect()
+    };
+    let seen = thread::scope(|scope| {
+        // A part whose thread cannot be started, because of a limit, is read here.
+        let started: Vec<_> = others
+            .chunks(first.len().max(1))
+            .map(|part| (part, thread::Builder::new().spawn_scoped(scope, move || read(part)).ok()))
+            .collect();
+        let mut seen = read(first);
+        for (part, thread) in started {
+            seen.extend(thread.and_then(|thread| thread.join().ok()).unwrap_or_else(|| read(part)));
+        }
+        seen
+    });
+    let mut found = Vec::with_capacity(ids.len());
+    for (id, seen) in ids.iter().zip(seen) {
+        let seen = match seen {
+            Ok(None) => state::open(root, id).and_then(|dir| read_one(&dir)),
             seen => seen,
         };
         match seen {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const ALIGN: usize = 16;
 
 /// The size of the arena in bytes. Untouched pages cost nothing.
-const SIZE: usize = 1 << 20;
+const SIZE: usize = 4 << 20;
 
 #[repr(align(4096))]
 struct Memory(UnsafeCell<[u8; SIZE]>);

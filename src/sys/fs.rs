@@ -1,6 +1,7 @@
 //! Files and directories by descriptor. Every new descriptor is close-on-exec.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -215,43 +216,26 @@ pub(crate) fn read_whole(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
     read_until(fd, limit, |left| left > 0)
 }
 
-/// Does the same as [`read_whole`], into memory that was used before.
-pub(crate) fn read_whole_into(fd: OwnedFd, limit: u64, bytes: &mut Vec<u8>) -> Result<()> {
-    bytes.clear();
-    bytes.reserve(8192);
-    read_on(fd, limit, |left| left > 0, bytes)
-}
-
-/// Reads until the end of the file, or until `enough` returns true for the room that a read has left. Memory
-/// is touched only as far as it is filled, because every further page is a page fault.
+/// Reads until the end of the file, or until `enough` returns true for the room that a read has left. Only what
+/// is read is allocated: `list` reads thousands of short files.
 fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result<Vec<u8>> {
-    let mut bytes: Vec<u8> = Vec::with_capacity(8192);
-    read_on(fd, limit, enough, &mut bytes)?;
-    bytes.shrink_to_fit();
-    Ok(bytes)
-}
-
-fn read_on(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool, bytes: &mut Vec<u8>) -> Result<()> {
+    let mut bytes = Vec::new();
+    let mut block = [MaybeUninit::<u8>::uninit(); 8192];
     loop {
-        let room = bytes.spare_capacity_mut();
         let n = retry(|| {
-            // SAFETY: the kernel writes into the room and not beyond its length.
+            // SAFETY: the kernel writes into the block and not beyond its length.
             check(
-                unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) } as libc::c_long,
+                unsafe { libc::read(fd.as_raw_fd(), block.as_mut_ptr().cast(), block.len()) } as libc::c_long,
                 || "read()".into(),
             )
-        })?;
-        let left = room.len() - n as usize;
+        })? as usize;
         // SAFETY: the kernel has written these bytes.
-        unsafe { bytes.set_len(bytes.len() + n as usize) };
+        bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(block.as_ptr().cast(), n) });
         if bytes.len() as u64 > limit {
             return Err(Error::new("read()", Errno::EFBIG));
         }
-        if n == 0 || enough(left) {
-            return Ok(());
-        }
-        if left == 0 {
-            bytes.reserve(bytes.len());
+        if n == 0 || enough(block.len() - n) {
+            return Ok(bytes);
         }
     }
 }

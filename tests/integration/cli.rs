@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::fallbacks::{Refused, call};
 use crate::harness::{View, isolated, isolated_in};
 
 /// `list` prints a table, JSON, or ids.
@@ -30,6 +31,52 @@ fn list_prints_a_table_json_or_ids() {
         assert_eq!(rows.len(), 3);
         t.delete("a");
         t.delete("b");
+    });
+}
+
+/// Each processor reads a part of a long list. It is the same without further threads, and a record that cannot be
+/// read costs no other row.
+#[test]
+fn a_long_list_is_complete_and_sorted() {
+    isolated(|t| {
+        let bundle = t.bundle(|_| {});
+        let pid = t.start(&bundle, "c1000");
+        let record = fs::read_to_string(t.state().join("c1000/state.json")).unwrap();
+        let damaged = "c1300";
+        for n in 1001..1500 {
+            let id = format!("c{n}");
+            fs::create_dir(t.state().join(&id)).unwrap();
+            let own = record.replacen("\"c1000\"", &format!("{id:?}"), 1);
+            // One half looks ended: no process began at that time.
+            let own = if n % 2 == 0 { own } else { own.replacen("\"startTime\":", "\"startTime\":1", 1) };
+            let text = if id == damaged { "{" } else { own.as_str() };
+            fs::write(t.state().join(&id).join("state.json"), text).unwrap();
+        }
+        let refused = |call| Refused { call, errno: libc::EAGAIN, bit: None };
+        for without in [&[][..], &[refused(libc::SYS_clone), refused(libc::SYS_clone3)]] {
+            let out = call(t, &["list", "--format", "json"], without).exits(0);
+            assert!(out.stderr.contains(&format!("list: container {damaged:?}")), "{}", out.stderr);
+            let all: Value = serde_json::from_str(&out.stdout).unwrap();
+            let row = |found: &Value| {
+                (found["id"].as_str().unwrap().to_string(), found["status"].clone(), found["pid"].clone())
+            };
+            let wanted =
+                (1000..1500).map(|n| (format!("c{n}"), n)).filter(|(id, _)| id != damaged).map(|(id, n)| {
+                    if n % 2 == 0 {
+                        (id, json!("running"), json!(pid))
+                    } else {
+                        (id, json!("stopped"), json!(0))
+                    }
+                });
+            assert_eq!(
+                all.as_array().unwrap().iter().map(row).collect::<Vec<_>>(),
+                wanted.collect::<Vec<_>>()
+            );
+        }
+        for n in 1001..1500 {
+            fs::remove_dir_all(t.state().join(format!("c{n}"))).unwrap();
+        }
+        t.delete("c1000");
     });
 }
 
