@@ -8,7 +8,7 @@ OUT = $$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)
 BINARY = $(OUT)/$$(scripts/target)/release/corten
 SHARE = $(OUT)/share
 
-.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce release test-release test-kubernetes bench clean peers
+.PHONY: help build man demo test guard fuzz faults attack engines test-vm validation check deny install uninstall deb test-deb reproduce release test-release test-kubernetes bench bench-engines clean peers
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 build: ## build the release, one static executable; TARGET=aarch64-unknown-linux-musl builds it for that target
@@ -101,5 +101,7 @@ peers: ## fetch crun and runc of Debian sid into target/peers, to compare corten
 bench: build peers ## compare corten with crun, runc, RUNTIMES and the floor in target/bench; ROUNDS=60, ONLY=spec,rss,...
 	@scripts/install-deps bench
 	@python3 benches/bench --rounds $(or $(ROUNDS),60) --only "$(ONLY)" "$(BINARY)" target/peers/crun target/peers/runc $(RUNTIMES)
+bench-engines: build peers ## compare the commands of Podman, Docker and containerd with corten, crun and runc; ROUNDS=20
+	@benches/engines $(or $(ROUNDS),20) "$(BINARY)" target/peers/crun target/peers/runc $(RUNTIMES)
 clean: ## remove everything that was built or fetched
 	cargo clean
