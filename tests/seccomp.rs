@@ -126,6 +126,70 @@ fn an_architecture_that_is_not_listed_is_killed() {
     assert_eq!(status.signal(), Some(libc::SIGSYS));
 }
 
+/// Returns an executable for 32-bit ARM: it calls mount(0, 0, 0, 0, 0) and exits with the errno.
+#[cfg(target_arch = "aarch64")]
+fn arm_program() -> Vec<u8> {
+    const PLACE: u32 = 0x10000;
+    let code: [u32; 11] = [
+        0xe3a0_0000, // mov r0, #0
+        0xe3a0_1000, // mov r1, #0
+        0xe3a0_2000, // mov r2, #0
+        0xe3a0_3000, // mov r3, #0
+        0xe3a0_4000, // mov r4, #0
+        0xe3a0_7015, // mov r7, #21 (mount)
+        0xef00_0000, // svc #0
+        0xe260_0000, // rsb r0, r0, #0
+        0xe3a0_7001, // mov r7, #1 (exit)
+        0xef00_0000, // svc #0
+        0xe7f0_00f0, // udf #0
+    ];
+    let size = 52 + 32 + 4 * code.len() as u32;
+    // elf(5): the header, one segment that is the whole file, and the code.
+    let mut program = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x28\0".to_vec();
+    let mut words = vec![1, PLACE + 84, 52, 0, 0x0500_0000, 52 | 32 << 16, 1, 0];
+    words.extend([1, 0, PLACE, PLACE, size, size, 5, 0x1000]);
+    words.extend(code);
+    program.extend(words.into_iter().flat_map(u32::to_le_bytes));
+    program
+}
+
+/// A profile for both sizes of ARM decides about a program of 32 bits. Without that architecture the program is
+/// killed.
+#[test]
+#[cfg(target_arch = "aarch64")]
+fn a_32_bit_program_is_under_the_filter() {
+    let path = std::env::temp_dir().join(format!("corten-test.arm.{}", std::process::id()));
+    std::fs::write(&path, arm_program()).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let native = Command::new(&path).status();
+    if native.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ENOEXEC)) {
+        std::fs::remove_file(&path).unwrap();
+        return println!("skipped: this kernel or processor runs no 32-bit programs");
+    }
+    assert_eq!(native.unwrap().code(), Some(libc::EFAULT));
+    let program = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let of = |architectures: &str| {
+        let filter = plan(&format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "architectures": [{architectures}], "syscalls": [
+                {{"names": ["mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}}]}}"#
+        ));
+        under(&filter, |_| {
+            // SAFETY: both lists end with a null pointer, and outlive the call.
+            unsafe {
+                libc::execve(
+                    program.as_ptr(),
+                    [program.as_ptr(), std::ptr::null()].as_ptr(),
+                    [std::ptr::null()].as_ptr(),
+                )
+            };
+            254
+        })
+    };
+    assert_eq!(of(r#""SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM""#).code(), Some(77));
+    assert_eq!(of(r#""SCMP_ARCH_AARCH64""#).signal(), Some(libc::SIGSYS));
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[test]
 fn a_program_runs_under_dockers_profile() {
     let filter = plan(DOCKER);

@@ -41,7 +41,7 @@ const FOR_A_THREAD: usize = 100;
 
 /// Returns the record and the status of each container. Of many containers, each processor reads a part.
 fn read_all(root: &Path, parent: &OwnedFd, ids: &[String]) -> Vec<(Record, Status)> {
-    let parts = (ids.len() / FOR_A_THREAD).clamp(1, task::processors());
+    let parts = (ids.len() / FOR_A_THREAD).min(task::processors()).max(1);
     let (first, others) = ids.split_at(ids.len().div_ceil(parts));
     let read = |part: &[String]| -> Vec<_> {
         part.iter().map(|id| state::read_status(parent, id, super::frozen)).collect()

@@ -11,7 +11,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid};
 
 use super::{Error, Result, check, check_fd, retry};
 
@@ -410,17 +409,21 @@ pub(crate) fn setresgid(gid: u32) -> Result<()> {
 /// Sets the user id for file system checks (`setfsuid(2)`). The call reports no error, so the value is read
 /// back.
 pub fn setfsuid(uid: u32) -> Result<()> {
-    nix::unistd::setfsuid(Uid::from_raw(uid));
-    // The id -1 changes nothing. The call returns the id in force.
-    let now = nix::unistd::setfsuid(Uid::from_raw(u32::MAX));
-    if now.as_raw() == uid { Ok(()) } else { Err(Error::new(format!("setfsuid({uid})"), Errno::EPERM)) }
+    set_and_read_back(libc::SYS_setfsuid, "setfsuid", uid)
 }
 
 /// Sets the group id for file system checks (`setfsgid(2)`). The value is read back.
 pub fn setfsgid(gid: u32) -> Result<()> {
-    nix::unistd::setfsgid(Gid::from_raw(gid));
-    let now = nix::unistd::setfsgid(Gid::from_raw(u32::MAX));
-    if now.as_raw() == gid { Ok(()) } else { Err(Error::new(format!("setfsgid({gid})"), Errno::EPERM)) }
+    set_and_read_back(libc::SYS_setfsgid, "setfsgid", gid)
+}
+
+/// The raw call, because glibc takes the highest ids that it returns for errors (seen on riscv64).
+fn set_and_read_back(call: libc::c_long, name: &str, id: u32) -> Result<()> {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::syscall(call, id) };
+    // SAFETY: as above. The id -1 changes nothing. The call returns the id in force.
+    let now = unsafe { libc::syscall(call, u32::MAX) };
+    if now as u32 == id { Ok(()) } else { Err(Error::new(format!("{name}({id})"), Errno::EPERM)) }
 }
 
 /// Creates a session (`setsid(2)`).

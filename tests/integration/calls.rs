@@ -3,12 +3,13 @@
 //! a number here. The test build makes more calls than the release: it seals itself after the start of the C
 //! library, and the standard library checks the descriptors.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Test, View, isolated_in, poll, processes, reap};
+use crate::harness::{Bundle, Test, View, isolated_in, poll, processes, reap, skip};
 
 /// Counts the system calls of a command with strace. Children count until the command ends.
 fn calls(t: &Test, children: bool, args: &[&str]) -> u32 {
@@ -26,6 +27,11 @@ fn calls(t: &Test, children: bool, args: &[&str]) -> u32 {
 #[test]
 fn each_command_stays_within_its_number_of_system_calls() {
     isolated_in(View::V2, |t| {
+        // Debian 13's strace for riscv64 crashes while it counts a call that it does not know.
+        let counts = Command::new("strace").args(["-c", "-f", "-o", "/dev/null", "busybox", "true"]).output();
+        if counts.is_ok_and(|out| out.status.signal() == Some(libc::SIGSEGV)) {
+            skip("strace crashes");
+        }
         let sleeping =
             |config: &mut serde_json::Value| config["process"]["args"] = json!(["/bin/sleep", "1000"]);
         let bundle: Bundle = t.bundle(sleeping);
