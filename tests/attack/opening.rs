@@ -19,7 +19,7 @@ fn calls(t: &Test, args: &[&str]) -> Vec<String> {
         "-f",
         "-qq",
         "-e",
-        "trace=openat,openat2,open,bpf",
+        "trace=openat,openat2,?open,bpf",
         "-e",
         "inject=bpf:delay_enter=300000",
         "-o",
