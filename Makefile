@@ -45,9 +45,9 @@ engine-%: $(if $(RUNTIME),,build)
 	@SUITE=$(SUITE) tests/engines/all "$(or $(RUNTIME),$(BINARY))" $*
 validation: $(if $(RUNTIME),,build) ## run the validation programs of runtime-tools with corten, or with RUNTIME=/path
 	@tests/oci-validation/run $(or $(RUNTIME),$(BINARY))
-test-vm: build ## run the tests in a VM with systemd, cgroup v2 and AppArmor; KERNEL=bookworm boots Debian 12, KERNEL=sid the kernel of sid, ARCH=aarch64 or riscv64 another architecture
+test-vm: build ## run the tests in a VM with systemd, cgroup v2 and AppArmor; KERNEL=bookworm boots Debian 12, KERNEL=sid the kernel of sid, ARCH=aarch64 or riscv64 another architecture; TESTS="limits:: ..."
 	@scripts/install-deps vm
-	@scripts/test-vm
+	@scripts/test-vm $(TESTS)
 guard: build ## compare bytes, pages and instructions of the release with tests/guard.json; UPDATE=1 writes that file
 	@scripts/install-deps build guard
 	@scripts/guard $(BINARY) $(if $(UPDATE),--update)
