@@ -10,6 +10,9 @@ use crate::error::{Context, Kind, Result, kind};
 use crate::state::{Record, Status, document};
 use crate::sys::task;
 use crate::{log, state};
+
+/// What the fast way shows of a container; `None` if it needs [`state::open`].
+type Seen = Result<Option<(Record, Status)>>;
 pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let parent = state::open_root(&root)?;
@@ -39,17 +42,22 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
 /// The number of containers for which another thread is worth its start.
 const FOR_A_THREAD: usize = 100;
 
-/// Returns the record and the status of each container. Of many containers, each processor reads a part.
-fn read_all(root: &Path, parent: &OwnedFd, ids: &[String]) -> Vec<(Record, Status)> {
-    let parts = (ids.len() / FOR_A_THREAD).min(task::processors()).max(1);
-    let (first, others) = ids.split_at(ids.len().div_ceil(parts));
+/// Reads the record and the status of each container ([`state::read_status`]). Of many containers, each processor
+/// reads a part.
+fn read_each(parent: &OwnedFd, ids: &[String]) -> Vec<Seen> {
     let read = |part: &[String]| -> Vec<_> {
         part.iter().map(|id| state::read_status(parent, id, super::frozen)).collect()
     };
-    let seen = thread::scope(|scope| {
+    let most = ids.len() / FOR_A_THREAD;
+    if most < 2 {
+        return read(ids);
+    }
+    let parts = most.min(task::processors().max(1));
+    let (first, others) = ids.split_at(ids.len().div_ceil(parts));
+    thread::scope(|scope| {
         // A part whose thread cannot be started, because of a limit, is read here.
         let started: Vec<_> = others
-            .chunks(first.len().max(1))
+            .chunks(first.len())
             .map(|part| (part, thread::Builder::new().spawn_scoped(scope, move || read(part)).ok()))
             .collect();
         let mut seen = read(first);
@@ -57,9 +65,13 @@ fn read_all(root: &Path, parent: &OwnedFd, ids: &[String]) -> Vec<(Record, Statu
             seen.extend(thread.and_then(|thread| thread.join().ok()).unwrap_or_else(|| read(part)));
         }
         seen
-    });
+    })
+}
+
+/// Returns the record and the status of each container.
+fn read_all(root: &Path, parent: &OwnedFd, ids: &[String]) -> Vec<(Record, Status)> {
     let mut found = Vec::with_capacity(ids.len());
-    for (id, seen) in ids.iter().zip(seen) {
+    for (id, seen) in ids.iter().zip(read_each(parent, ids)) {
         let seen = match seen {
             Ok(None) => state::open(root, id).and_then(|dir| read_one(&dir)),
             seen => seen,
