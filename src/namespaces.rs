@@ -135,10 +135,14 @@ impl Plan {
 
     /// Returns whether the network namespace can be made before the others ([`NewNetwork`](crate::sys::netns::NewNetwork)). One
     /// that belongs to a user namespace is made in that. In a pid namespace of others the process must be born in its network
-    /// namespace: they could look at the host's by /proc.
+    /// namespace: they could look at the host's by /proc. For
+    /// time offsets the runtime leaves its time namespace and comes back, which the kernel refuses to a process that shares its
+    /// memory.
     #[must_use]
     pub fn network_first(&self) -> bool {
-        self.creates(libc::CLONE_NEWNET) && !self.has(libc::CLONE_NEWUSER) && !self.joins(libc::CLONE_NEWPID)
+        let beside =
+            self.has(libc::CLONE_NEWUSER) || self.joins(libc::CLONE_NEWPID) || !self.offsets.is_empty();
+        self.creates(libc::CLONE_NEWNET) && !beside
     }
 
     /// Returns the kinds of new namespaces, which always include a mount namespace. A container that belongs into an existing
@@ -362,6 +366,28 @@ mod tests {
         let mut notes = Notes::default();
         let plan = plan(&spec, &mut notes);
         (plan, notes.problems.to_string())
+    }
+
+    #[test]
+    fn the_network_namespace_comes_first_unless_something_hinders_it() {
+        for (first, namespaces, extra) in [
+            (true, r#"{"type": "network"}, {"type": "pid"}"#, ""),
+            (true, r#"{"type": "network"}, {"type": "time", "path": "/t"}"#, ""),
+            (false, r#"{"type": "pid"}"#, ""),
+            (false, r#"{"type": "network", "path": "/n"}"#, ""),
+            (false, r#"{"type": "network"}, {"type": "user"}"#, ""),
+            (false, r#"{"type": "network"}, {"type": "pid", "path": "/p"}"#, ""),
+            (
+                false,
+                r#"{"type": "network"}, {"type": "time"}"#,
+                r#", "timeOffsets": {"monotonic": {"secs": 5}}"#,
+            ),
+        ] {
+            let (plan, _) = check(&format!(
+                r#"{{"ociVersion": "1.2.0", "linux": {{"namespaces": [{namespaces}]{extra}}}}}"#
+            ));
+            assert_eq!(plan.network_first(), first, "{namespaces}");
+        }
     }
 
     #[test]

@@ -196,10 +196,23 @@ impl Channel {
         self.send_bytes(b"f", &[fd])
     }
 
+    /// Sends a descriptor to the container process, or tells it that there is none.
+    pub(super) fn give_if_any(&self, fd: Option<OwnedFd>) -> Result<()> {
+        fd.map_or_else(|| self.go(Go::On), |fd| self.give(fd.as_fd()))
+    }
+
     /// Waits for a descriptor from the runtime.
     pub(super) fn take(&self) -> Result<OwnedFd> {
+        self.take_if_any()?.ok_or_else(|| fail(Kind::Os, "the runtime is gone"))
+    }
+
+    /// Waits for a descriptor from the runtime, or for its message that there is none.
+    pub(super) fn take_if_any(&self) -> Result<Option<OwnedFd>> {
         let _phase = trace::phase("wait for the runtime");
-        self.receive_bytes()?.1.ok_or_else(|| fail(Kind::Os, "the runtime is gone"))
+        match self.receive_bytes()? {
+            (bytes, None) if bytes.is_empty() => Err(fail(Kind::Os, "the runtime is gone")),
+            (_, fd) => Ok(fd),
+        }
     }
 
     /// Waits for the runtime's message. Without the runtime there is no reason for this container.

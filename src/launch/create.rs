@@ -224,10 +224,7 @@ impl<'a> Build<'a> {
         let awaits_filter = cgroup.is_some() && plan.terminal() && !asks;
         let new_user = plan.namespaces.creates(libc::CLONE_NEWUSER);
         let cgroup_joins = cgroup.as_ref().map_or(Ok(Vec::new()), Cgroup::join_fds)?;
-        let network = network.filter(|_| plan.namespaces.network_first()).and_then(|network| {
-            let _phase = trace::phase("wait for the network namespace");
-            network.finish()
-        });
+        let network = network.filter(|_| plan.namespaces.network_first());
         let root_only = plan.root_only && stages == Stages::Direct;
         let child = Child {
             caller,
@@ -245,7 +242,7 @@ impl<'a> Build<'a> {
                 caller,
                 record: self.record,
                 joined: &opened.joined,
-                network,
+                awaits_network: network.is_some(),
                 sources,
                 start,
                 notify,
@@ -264,6 +261,10 @@ impl<'a> Build<'a> {
             let maps = (new_user && stages == Stages::Direct).then_some(&plan.namespaces);
             process.prepare(plan.process.as_ref(), maps, caller.proc())?;
             self.record.pid = Some(process.pid);
+            if let Some(network) = network {
+                let _phase = trace::phase("wait for the network namespace");
+                process.give_network(network.finish())?;
+            }
             self.work_while_it_mounts(process, cgroup.as_ref(), awaits_filter)?;
             let mut devices = None;
             let served = self.serve(process, opened.joined.user(), &mut devices);

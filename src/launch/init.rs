@@ -15,19 +15,21 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 
 use super::caller::Caller;
 use super::channel::{Channel, Event, Go};
 use super::program::{self, Found, Setting, attach_terminal, become_root, outlive_runtime, session_keyring};
+use crate::cgroups::Cgroup;
 use crate::error::{Context, Kind, Result, fail};
 use crate::hooks::{self, Hook};
-use crate::namespaces::{self, Back, Joined};
+use crate::namespaces::{self, Back, Joined, KINDS};
 use crate::plan::Plan;
 use crate::process::{affinity, sysctl};
 use crate::state::{Record, Status, spec_state};
-use crate::sys::{credentials, net, socket, task};
+use crate::sys::{self, credentials, fs, net, socket, task};
 use crate::{log, rootfs, trace};
 
 /// What the container process needs to carry out the plan.
@@ -37,8 +39,8 @@ pub(super) struct Container<'a> {
     /// For the state that hooks read.
     pub(super) record: &'a Record,
     pub(super) joined: &'a Joined,
-    /// The new network namespace, unless the clone makes it.
-    pub(super) network: Option<OwnedFd>,
+    /// The runtime sends the new network namespace. If false, it is made together with the other namespaces.
+    pub(super) awaits_network: bool,
     /// `None` if the runtime must open them from the new mount namespace.
     pub(super) sources: Option<rootfs::Sources>,
     /// The socket that `start` connects to. `run` has none.
@@ -57,7 +59,7 @@ pub(super) const AT_CLONE: i32 = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc
 
 impl<'a> Container<'a> {
     pub(super) fn descriptors(&self) -> Vec<i32> {
-        let own = [&self.start, &self.notify, &self.network].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let own = [&self.start, &self.notify].into_iter().flatten().map(AsRawFd::as_raw_fd);
         let sources = self.sources.iter().flat_map(rootfs::Sources::descriptors);
         self.joined.descriptors().chain(sources).chain(own).collect()
     }
@@ -74,7 +76,7 @@ impl<'a> Container<'a> {
 
     /// Makes the namespaces that the clone has not made with the others (`at_clone`), and joins those of others. The
     /// mount namespace is joined last of all, by [`rootfs::Root::enter`].
-    pub(super) fn enter(&self, at_clone: i32) -> Result<()> {
+    pub(super) fn enter(&self, at_clone: i32, report: &Channel) -> Result<()> {
         let namespaces = &self.plan.namespaces;
         if namespaces.creates(libc::CLONE_NEWUSER) {
             become_root(self.user())?;
@@ -82,7 +84,9 @@ impl<'a> Container<'a> {
         } else if namespaces.creates(libc::CLONE_NEWCGROUP) && at_clone & libc::CLONE_NEWCGROUP == 0 {
             unshare(libc::CLONE_NEWCGROUP)?;
         }
-        self.network.as_ref().map_or(Ok(()), enter_network)?;
+        if self.awaits_network {
+            enter_network(report.take_if_any()?)?;
+        }
         namespaces::join(self.joined, !(namespaces::early(namespaces) | libc::CLONE_NEWNS))
     }
 
@@ -222,11 +226,43 @@ impl<'a> Container<'a> {
 /// Makes namespaces for this process.
 fn unshare(kinds: i32) -> Result<()> {
     let _phase = trace::phase_of("make namespaces", || namespaces::shown(kinds));
-    Ok(task::unshare(kinds)?)
+    task::unshare(kinds).map_err(|error| explain(error, kinds, None))
 }
 
-/// Enters the container's new network namespace. A seccomp filter around the runtime may know setns(2) only for `exec`.
-fn enter_network(network: &OwnedFd) -> Result<()> {
+/// Adds the reason to the errors of clone3(2) and unshare(2) that do not show it. `cgroup` is the one that the
+/// process is cloned into.
+pub(super) fn explain(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyhow::Error {
+    let in_chroot = || fs::mounted_at(fs::CWD, Path::new("/")).is_ok_and(|id| id == 0);
+    let full = || cgroup.and_then(Cgroup::full);
+    let reason = match error.errno {
+        // The kernel's current_chrooted().
+        Errno::EPERM if kinds & libc::CLONE_NEWUSER != 0 && in_chroot() => {
+            "the kernel makes no user namespace in a chroot (hint: make / a mount point, and the root by pivot_root(8))"
+                .into()
+        }
+        Errno::EPERM if kinds & libc::CLONE_NEWUSER != 0 => {
+            "this user may not make a user namespace (hint: the sysctls kernel.unprivileged_userns_clone and \
+             kernel.apparmor_restrict_unprivileged_userns, or the seccomp profile of an outer container)"
+                .into()
+        }
+        // Every other kind requires CAP_SYS_ADMIN (clone(2)).
+        Errno::EPERM if KINDS.iter().any(|kind| kinds & kind.flag != 0) && task::euid() != 0 => {
+            "only root makes namespaces without a user namespace (hint: rootless needs a user namespace, as `corten \
+             spec --rootless` writes)"
+                .into()
+        }
+        Errno::EBUSY => "the cgroup cannot take processes".into(),
+        Errno::ENOSPC => "the limit on namespaces, /proc/sys/user, is reached".into(),
+        Errno::EAGAIN => full().unwrap_or_else(|| "the limit on processes is reached".into()),
+        _ => return error.into(),
+    };
+    anyhow::Error::new(error).context(reason)
+}
+
+/// Enters the container's new network namespace, or makes one if the runtime could not. A seccomp filter around the
+/// runtime may know setns(2) only for `exec`.
+fn enter_network(network: Option<OwnedFd>) -> Result<()> {
+    let Some(network) = network else { return unshare(libc::CLONE_NEWNET) };
     let _phase = trace::phase("join the new network namespace");
     match task::setns(network.as_fd(), libc::CLONE_NEWNET) {
         Err(e) if matches!(e.errno, Errno::EPERM | Errno::ENOSYS) => unshare(libc::CLONE_NEWNET),

@@ -143,7 +143,16 @@ impl Process {
 
     /// Lets the process go on. If it has ended, the error is its own, or says what ended it.
     pub(super) fn go(&self, go: Go) -> Result<()> {
-        self.channel.go(go).map_err(|e| match sys::errno(&e) {
+        self.sent(self.channel.go(go))
+    }
+
+    /// Sends the network namespace that the process awaits, or tells it to make one. Errors are those of [`go`](Self::go).
+    pub(super) fn give_network(&self, network: Option<OwnedFd>) -> Result<()> {
+        self.sent(self.channel.give_if_any(network))
+    }
+
+    fn sent(&self, result: Result<()>) -> Result<()> {
+        result.map_err(|e| match sys::errno(&e) {
             Some(Errno::EPIPE | Errno::ECONNRESET) => match self.receive_error() {
                 Ok(Some(own)) => own,
                 _ => self.died(),

@@ -9,14 +9,11 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-
-use nix::errno::Errno;
 
 use super::caller::Caller;
 use super::channel::{Channel, Event, unexpected};
 use super::enter::{Elsewhere, Entry};
-use super::init::Container;
+use super::init::{Container, explain};
 use super::process::Process;
 use super::program::die_with_parent;
 use super::watch::Watch;
@@ -24,9 +21,9 @@ use crate::cgroups::systemd::Unit;
 use crate::cgroups::{self, Cgroup};
 use crate::error::Result;
 use crate::intel_rdt;
-use crate::namespaces::{self, Back, KINDS, Stages};
+use crate::namespaces::{self, Back, Stages};
 use crate::sys::task::Forked;
-use crate::sys::{self, fs, task};
+use crate::sys::{fs, task};
 use crate::{log, trace};
 
 /// A process to clone.
@@ -136,7 +133,7 @@ impl<'a> Child<'a> {
             Ok(Some(Forked::Child)) => std::mem::forget(back),
             _ => back.go(),
         }
-        cloned.map_err(|error| explain_clone(error, self.kinds, cgroup.and(self.cgroup)))
+        cloned.map_err(|error| explain(error, self.kinds, cgroup.and(self.cgroup)))
     }
 
     /// The cloned process, which enters its namespaces and becomes the program.
@@ -149,7 +146,7 @@ impl<'a> Child<'a> {
             report.await_go()?;
         }
         let sibling = match (&self.target, self.stages) {
-            (Target::New(container), Stages::Direct) => container.enter(self.kinds).map(|()| None)?,
+            (Target::New(container), Stages::Direct) => container.enter(self.kinds, report).map(|()| None)?,
             (Target::New(container), Stages::Intermediate) => Some(container.enter_as_intermediate(report)?),
             (Target::Existing(entry), Stages::Direct) => entry.enter().map(|()| None)?,
             (Target::Existing(entry), Stages::Intermediate) => {
@@ -205,33 +202,4 @@ fn clone_sibling(kinds: i32, report: &Channel) -> Result<()> {
             task::exit_now(0)
         }
     }
-}
-
-/// Adds the reason to the errors of clone3 that do not show it. `cgroup` is the one that the process is cloned into.
-fn explain_clone(error: sys::Error, kinds: i32, cgroup: Option<&Cgroup>) -> anyhow::Error {
-    let in_chroot = || fs::mounted_at(fs::CWD, Path::new("/")).is_ok_and(|id| id == 0);
-    let full = || cgroup.and_then(Cgroup::full);
-    let reason = match error.errno {
-        // The kernel's current_chrooted().
-        Errno::EPERM if kinds & libc::CLONE_NEWUSER != 0 && in_chroot() => {
-            "the kernel makes no user namespace in a chroot (hint: make / a mount point, and the root by pivot_root(8))"
-                .into()
-        }
-        Errno::EPERM if kinds & libc::CLONE_NEWUSER != 0 => {
-            "this user may not make a user namespace (hint: the sysctls kernel.unprivileged_userns_clone and \
-             kernel.apparmor_restrict_unprivileged_userns, or the seccomp profile of an outer container)"
-                .into()
-        }
-        // Every other kind requires CAP_SYS_ADMIN (clone(2)).
-        Errno::EPERM if KINDS.iter().any(|kind| kinds & kind.flag != 0) && task::euid() != 0 => {
-            "only root makes namespaces without a user namespace (hint: rootless needs a user namespace, as `corten \
-             spec --rootless` writes)"
-                .into()
-        }
-        Errno::EBUSY => "the cgroup cannot take processes".into(),
-        Errno::ENOSPC => "the limit on namespaces, /proc/sys/user, is reached".into(),
-        Errno::EAGAIN => full().unwrap_or_else(|| "the limit on processes is reached".into()),
-        _ => return error.into(),
-    };
-    anyhow::Error::new(error).context(reason)
 }

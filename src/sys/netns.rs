@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::raw::call;
+use super::task::unshare;
 
 const OWN: &CStr = c"self/ns/net";
 
@@ -36,8 +37,9 @@ pub(crate) struct NewNetwork {
 
 impl NewNetwork {
     /// Begins to make it. `proc` is the root of a procfs that shows this process. Returns `None` if no process can be
-    /// created.
+    /// created, or if unshare(2) is refused by a filter: then only a clone can make the namespace.
     pub(crate) fn begin(proc: BorrowedFd) -> Option<Self> {
+        unshare(0).ok()?;
         let shared = Box::new(Shared { stack: [0; 4096], proc: proc.as_raw_fd(), made: -1 });
         let shared = Box::into_raw(shared);
         // SAFETY: the stack grows down from its end, and is the new process's alone. `make` needs a small part of it, and
