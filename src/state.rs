@@ -236,8 +236,8 @@ pub(crate) fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
     Ok(fs::existing(fs::CWD, root, || fs::open(fs::CWD, root, fs::O_RDONLY | fs::O_DIRECTORY, 0))?)
 }
 
-/// Returns the record and the status of a container whose `create` has finished. Returns `None` for all other containers, which need [`open`]. For many containers this costs half
-/// as much as [`open`].
+/// Returns the record and the status of a container whose `create` has finished. Returns `None` for all other
+/// containers, which need [`open`]. This costs half as much as [`open`].
 pub(crate) fn read_status(
     root: &OwnedFd,
     id: &str,

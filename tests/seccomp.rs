@@ -159,8 +159,12 @@ fn arm_program() -> Vec<u8> {
 #[cfg(target_arch = "aarch64")]
 fn a_32_bit_program_is_under_the_filter() {
     let path = std::env::temp_dir().join(format!("corten-test.arm.{}", std::process::id()));
-    std::fs::write(&path, arm_program()).unwrap();
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // Another process writes it. If this one did, a fork of another test could hold it open for writing (ETXTBSY).
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, arm_program()).unwrap();
+    let install = Command::new("install").arg("-m755").args([&draft, &path]).status().unwrap();
+    std::fs::remove_file(&draft).unwrap();
+    assert!(install.success());
     let native = Command::new(&path).status();
     if native.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::ENOEXEC)) {
         std::fs::remove_file(&path).unwrap();

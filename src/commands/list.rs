@@ -13,6 +13,7 @@ use crate::{log, state};
 
 /// What the fast way shows of a container; `None` if it needs [`state::open`].
 type Seen = Result<Option<(Record, Status)>>;
+
 pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     let root = state::root(globals.root.as_deref())?;
     let parent = state::open_root(&root)?;
@@ -39,7 +40,7 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     }
 }
 
-/// The number of containers for which another thread is worth its start.
+/// The number of containers that are worth a thread.
 const FOR_A_THREAD: usize = 100;
 
 /// Reads the record and the status of each container ([`state::read_status`]). Of many containers, each processor

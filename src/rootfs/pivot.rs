@@ -213,7 +213,7 @@ pub(crate) fn under_root(plan: &Plan) -> Result<Option<u64>> {
 /// Returns the id of the mount that is the root of the container's first process `pid`.
 ///
 /// It is `None` with a new user namespace, which the kernel does not make for a process in a chroot, if the caller may not look
-/// into the process, and without statx(2), in whose place the C library may call one that knows no mounts.
+/// into the process, and without statx(2): the C library then returns ENOTSUP or ENOSYS.
 pub(crate) fn root_mount(plan: &Plan, pid: i32, proc: BorrowedFd) -> Result<Option<u64>> {
     if plan.facts.mount_namespace == MountNamespace::Host {
         return under_root(plan);

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// that it takes for control messages.
 const ALIGN: usize = 16;
 
-/// The size of the arena in bytes. Untouched pages cost nothing.
-const SIZE: usize = 4 << 20;
+/// The size of the arena in bytes. Untouched pages cost nothing, as long as the kernel has no place for a huge page of 2 MiB among
+/// them: that is zeroed as a whole.
+const SIZE: usize = 7 << 18;
 
 #[repr(align(4096))]
 struct Memory(UnsafeCell<[u8; SIZE]>);
@@ -25,7 +26,7 @@ pub struct Arena {
 }
 
 // SAFETY: blocks do not overlap, since `used` changes by compare-and-exchange only. The content of a block
-// belongs to its owner.
+// belongs to its owner. A thread that gets memory which another has freed sees all that the other did before.
 unsafe impl Sync for Arena {}
 
 impl Arena {
@@ -47,7 +48,7 @@ impl Arena {
 
     /// Moves the end of the used part to `to` if it is at `from`, and returns whether it was.
     fn move_end(&self, from: usize, to: usize) -> bool {
-        self.used.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.used.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -57,7 +58,7 @@ impl Arena {
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         loop {
-            let used = self.used.load(Ordering::Relaxed);
+            let used = self.used.load(Ordering::Acquire);
             let align = layout.align().max(ALIGN);
             let start = (self.base() as usize + used).next_multiple_of(align) - self.base() as usize;
             let Some(end) = start.checked_add(layout.size()).filter(|end| *end <= SIZE) else {

@@ -229,7 +229,7 @@ fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result
                 || "read()".into(),
             )
         })? as usize;
-        // SAFETY: the kernel has written these bytes.
+        // SAFETY: the kernel has written these bytes, at most as many as the block has.
         bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(block.as_ptr().cast(), n) });
         if bytes.len() as u64 > limit {
             return Err(Error::new("read()", Errno::EFBIG));
