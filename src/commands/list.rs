@@ -46,46 +46,51 @@ const FOR_A_THREAD: usize = 100;
 /// Reads the record and the status of each container ([`state::read_status`]). Of many containers, each processor
 /// reads a part.
 fn read_each(parent: &OwnedFd, ids: &[String]) -> Vec<Seen> {
-    let read = |part: &[String]| -> Vec<_> {
-        part.iter().map(|id| state::read_status(parent, id, super::frozen)).collect()
+    let mut seen: Vec<Seen> = ids.iter().map(|_| Ok(None)).collect();
+    let read = |ids: &[String], seen: &mut [Seen]| {
+        let mut buffer = Vec::new();
+        for (id, seen) in ids.iter().zip(seen) {
+            *seen = state::read_status(parent, id, &mut buffer, super::frozen);
+        }
     };
     let most = ids.len() / FOR_A_THREAD;
     if most < 2 {
-        return read(ids);
+        read(ids, &mut seen);
+        return seen;
     }
-    let parts = most.min(task::processors().max(1));
-    let (first, others) = ids.split_at(ids.len().div_ceil(parts));
+    let size = ids.len().div_ceil(most.min(task::processors().max(1)));
     thread::scope(|scope| {
-        // A part whose thread cannot be started, because of a limit, is read here.
-        let started: Vec<_> = others
-            .chunks(first.len())
-            .map(|part| (part, thread::Builder::new().spawn_scoped(scope, move || read(part)).ok()))
-            .collect();
-        let mut seen = read(first);
-        for (part, thread) in started {
-            seen.extend(thread.and_then(|thread| thread.join().ok()).unwrap_or_else(|| read(part)));
+        let mut parts = ids.chunks(size).zip(seen.chunks_mut(size));
+        let own = parts.next();
+        for (ids, seen) in parts {
+            // A part whose thread cannot be started, because of a limit, is left to `state::open`.
+            _ = thread::Builder::new().spawn_scoped(scope, move || read(ids, seen));
         }
-        seen
-    })
+        if let Some((ids, seen)) = own {
+            read(ids, seen);
+        }
+    });
+    seen
 }
 
 /// Returns the record and the status of each container.
 fn read_all(root: &Path, parent: &OwnedFd, ids: &[String]) -> Vec<(Record, Status)> {
-    let mut found = Vec::with_capacity(ids.len());
-    for (id, seen) in ids.iter().zip(read_each(parent, ids)) {
+    let shown = |(seen, id): (Seen, &String)| {
         let seen = match seen {
             Ok(None) => state::open(root, id).and_then(|dir| read_one(&dir)),
             seen => seen,
         };
         match seen {
-            Ok(Some(container)) => found.push(container),
-            Ok(None) => {}
-            Err(e) if kind(&e) == Kind::NotFound => {}
+            Ok(container) => container,
+            Err(e) if kind(&e) == Kind::NotFound => None,
             // The other containers are shown all the same.
-            Err(e) => log::warn(format!("list: container {id:?}: {e:#}, ignoring")),
+            Err(e) => {
+                log::warn(format!("list: container {id:?}: {e:#}, ignoring"));
+                None
+            }
         }
-    }
-    found
+    };
+    read_each(parent, ids).into_iter().zip(ids).filter_map(shown).collect()
 }
 
 fn read_one(dir: &state::Dir) -> Result<Option<(Record, Status)>> {

@@ -216,10 +216,21 @@ pub(crate) fn read_whole(fd: OwnedFd, limit: u64) -> Result<Vec<u8>> {
     read_until(fd, limit, |left| left > 0)
 }
 
-/// Reads until the end of the file, or until `enough` returns true for the room that a read has left. Only what
-/// is read is allocated: `list` reads thousands of short files.
+/// Does the same as [`read_whole`], into memory that was used before.
+pub(crate) fn read_whole_into(fd: OwnedFd, limit: u64, bytes: &mut Vec<u8>) -> Result<()> {
+    bytes.clear();
+    read_on(fd, limit, |left| left > 0, bytes)
+}
+
 fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    read_on(fd, limit, enough, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads until the end of the file, or until `enough` returns true for the room that a read has left. Only what
+/// is read is allocated: `list` reads thousands of short files.
+fn read_on(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool, bytes: &mut Vec<u8>) -> Result<()> {
     let mut block = [MaybeUninit::<u8>::uninit(); 8192];
     loop {
         let n = retry(|| {
@@ -235,7 +246,7 @@ fn read_until(fd: OwnedFd, limit: u64, enough: impl Fn(usize) -> bool) -> Result
             return Err(Error::new("read()", Errno::EFBIG));
         }
         if n == 0 || enough(block.len() - n) {
-            return Ok(bytes);
+            return Ok(());
         }
     }
 }
