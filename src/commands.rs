@@ -29,6 +29,7 @@ pub(crate) mod update;
 mod verbs;
 mod wait;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
@@ -136,12 +137,11 @@ fn cgroup(record: &Record) -> Result<Option<Cgroup>> {
 
 /// Formats rows as Go's text/tabwriter does for runc: columns at least 12 wide, with three blanks between
 /// them.
-fn table(rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = Vec::new();
+fn table<const N: usize>(rows: &[[Cow<str>; N]]) -> String {
+    let mut widths = [12; N];
     for row in rows {
-        widths.resize(widths.len().max(row.len()), 0);
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count() + 3).max(12);
+            *width = (*width).max(cell.chars().count() + 3);
         }
     }
     let mut out = String::new();
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn tables_are_those_of_runc() {
-        let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let rows = [row(&["ID", "PID", "OWNER"]), row(&["a-long-container-id", "7", "root"])];
+        let rows =
+            [["ID", "PID", "OWNER"], ["a-long-container-id", "7", "root"]].map(|row| row.map(Cow::from));
         let expected = "ID                    PID         OWNER\na-long-container-id   7           root\n";
         assert_eq!(table(&rows), expected);
     }

@@ -1,6 +1,7 @@
 //! `list`: all containers of this root. A container that is being created or deleted at the same time is left
 //! out.
 
+use std::borrow::Cow;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
@@ -29,15 +30,17 @@ pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {
     match args.format {
         Format::Json => super::print(&(serde_json::to_string(&documents).context("JSON")? + "\n")),
         Format::Table => {
-            let heads = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from).to_vec();
-            let row = |d: state::Document| {
-                let bundle = d.bundle.display().to_string();
-                vec![d.id.into(), d.pid.to_string(), d.status, bundle, d.created.into(), d.owner.into()]
-            };
-            let rows: Vec<_> = std::iter::once(heads).chain(documents.into_iter().map(row)).collect();
+            let heads = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(Cow::from);
+            let rows: Vec<_> = std::iter::once(heads).chain(documents.iter().map(row)).collect();
             super::print(&super::table(&rows))
         }
     }
+}
+
+fn row<'a>(container: &state::Document<'a>) -> [Cow<'a, str>; 6] {
+    let (id, pid) = (container.id.into(), container.pid.to_string().into());
+    let (bundle, created) = (container.bundle.to_string_lossy(), container.created.into());
+    [id, pid, container.status.into(), bundle, created, container.owner.into()]
 }
 
 /// The number of containers that are worth a thread.

@@ -109,15 +109,23 @@ pub enum Status {
     Stopped,
 }
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Status {
+    /// Returns the word of the specification (runtime.md#state), or `paused`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Stopped => "stopped",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 
@@ -141,7 +149,7 @@ pub struct Document<'a> {
     pub id: &'a str,
     /// 0 when stopped.
     pub pid: i32,
-    pub status: String,
+    pub status: &'static str,
     pub bundle: &'a PathBuf,
     pub rootfs: &'a PathBuf,
     pub created: &'a str,
@@ -159,7 +167,7 @@ pub fn document(record: &Record, status: Status) -> Document<'_> {
         oci_version: SPEC_VERSION,
         id: &record.id,
         pid: if status == Status::Stopped { 0 } else { record.pid.unwrap_or(0) },
-        status: status.to_string(),
+        status: status.word(),
         bundle: &record.bundle,
         rootfs: &record.rootfs,
         created: &record.created,
@@ -178,7 +186,7 @@ pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
     struct State<'a> {
         oci_version: &'static str,
         id: &'a str,
-        status: String,
+        status: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         pid: Option<i32>,
         bundle: std::borrow::Cow<'a, str>,
@@ -188,7 +196,7 @@ pub fn spec_state(record: &Record, status: Status, pid: Option<i32>) -> String {
     let state = State {
         oci_version: SPEC_VERSION,
         id: &record.id,
-        status: status.to_string(),
+        status: status.word(),
         pid,
         bundle: record.bundle.to_string_lossy(),
         annotations: &record.annotations,
