@@ -135,9 +135,8 @@ impl Plan {
 
     /// Returns whether the network namespace can be made before the others ([`NewNetwork`](crate::sys::netns::NewNetwork)). One
     /// that belongs to a user namespace is made in that. In a pid namespace of others the process must be born in its network
-    /// namespace: they could look at the host's by /proc. For
-    /// time offsets the runtime leaves its time namespace and comes back, which the kernel refuses to a process that shares its
-    /// memory.
+    /// namespace: they could look at the host's by /proc. For time offsets the runtime leaves its time namespace and comes
+    /// back, which the kernel refuses to a process that shares its memory.
     #[must_use]
     pub fn network_first(&self) -> bool {
         let beside =

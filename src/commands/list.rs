@@ -12,7 +12,7 @@ use crate::state::{Record, Status, document};
 use crate::sys::task;
 use crate::{log, state};
 
-/// What the fast way shows of a container; `None` if it needs [`state::open`].
+/// The result of [`state::read_status`]; `None` for a container that needs [`state::open`].
 type Seen = Result<Option<(Record, Status)>>;
 
 pub(super) fn run(globals: &Globals, args: &List) -> Result<()> {

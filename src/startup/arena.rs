@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// that it takes for control messages.
 const ALIGN: usize = 16;
 
-/// The size of the arena in bytes. Untouched pages cost nothing, as long as the kernel has no place for a huge page of 2 MiB among
-/// them: that is zeroed as a whole.
+/// The size of the arena in bytes. Untouched pages cost nothing as long as the arena has no room for a huge page of
+/// 2 MiB: the kernel would zero that as a whole.
 const SIZE: usize = 7 << 18;
 
 #[repr(align(4096))]
