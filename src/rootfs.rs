@@ -12,6 +12,7 @@ mod external;
 mod mounts;
 pub(crate) mod no_pivot;
 mod nodes;
+pub(crate) mod null;
 pub(crate) mod options;
 mod pivot;
 pub(crate) mod resolve;

@@ -34,6 +34,7 @@ use crate::process::rlimits::Rlimit;
 use crate::process::{
     self, env, io_priority, landlock, lookup, lsm, memory_policy, personality, rlimits, scheduler, users,
 };
+use crate::rootfs::null;
 use crate::rootfs::resolve::{self, Missing};
 use crate::sys::{self, fs, signal, socket, task, tty};
 use crate::{log, rootfs, seccomp, trace};
@@ -437,7 +438,7 @@ fn own_stdio(process: &process::Plan) -> Result<()> {
             other => other?,
         };
         // Every user may open /dev/null.
-        if stat.st_uid == process.user.uid || stat.st_rdev == libc::makedev(1, 3) {
+        if stat.st_uid == process.user.uid || null::is_null(&stat) {
             continue;
         }
         match fs::chown(fd, Path::new(""), process.user.uid, stat.st_gid) {

@@ -12,7 +12,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 use super::Plan;
 use super::mounts::names;
 use super::resolve::{self, Missing};
-use super::root::{NODE, Root};
+use super::root::{HOSTS_NODE, Root};
 use super::sources::Runtime;
 use super::targets::Shut;
 use crate::error::{Context, Kind, Notes, Result, fail};
@@ -292,7 +292,7 @@ fn hosts(root: &Root, device: &Device, runtime: &Runtime) -> Result<OwnedFd> {
         tree => tree?,
     };
     let stat = check(tree.as_fd(), device, "the host's")?;
-    mount::mount_setattr(tree.as_fd(), Depth::One, &NODE)?;
+    mount::mount_setattr(tree.as_fd(), Depth::One, &HOSTS_NODE)?;
     let differences = differences(device, &stat);
     if !differences.is_empty() {
         let what = differences.join(", ");

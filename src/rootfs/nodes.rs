@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::root::{NODE, Root};
+use super::root::{NODES, Root};
 use super::sources::Sources;
 use super::{Device, Plan};
 use crate::error::{Context, Result};
@@ -53,7 +53,7 @@ impl Sources {
         // The container's root may search it, and nothing more.
         let mut options = vec![("source", "devices"), ("mode", "711")];
         options.extend(plan.facts.mount_label.as_deref().map(|label| ("context", label)));
-        let nodes = mount::new_filesystem("tmpfs", &options, NODE.set)?;
+        let nodes = mount::new_filesystem("tmpfs", &options, NODES)?;
         let umask = credentials::umask(0);
         let mut ahead = plan.devices.iter().enumerate().filter(|(_, device)| plan.is_ahead(device));
         let made = ahead.try_for_each(|(index, device)| {

@@ -17,7 +17,7 @@ use super::no_pivot::move_over_root;
 use super::resolve::{self, Missing};
 use super::root::{NODE, Root, empty_directory};
 use super::targets::Shut;
-use super::{MountNamespace, Plan, sources};
+use super::{MountNamespace, Plan, null, sources};
 use crate::error::{Context, Kind, Result, fail};
 use crate::namespaces::{self, Joined};
 use crate::sys::mount::{self, Attr, Depth, MOUNT_ATTR_RDONLY};
@@ -140,15 +140,9 @@ impl Root<'_> {
         Ok(())
     }
 
-    /// Returns a copy of the host's /dev/null. The container's could be any file (CVE-2025-31133).
+    /// Returns a copy of the host's /dev/null.
     pub(super) fn host_null(&self) -> Result<OwnedFd> {
-        let null = self.copy_of_host(Path::new("/dev/null"), Depth::One)?;
-        let stat = fs::fstat(null.as_fd())?;
-        if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-            return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
-        }
-        mount::mount_setattr(null.as_fd(), Depth::One, &NODE)?;
-        Ok(null)
+        null::for_container(self.copy_of_host(Path::new(null::PATH), Depth::One)?)
     }
 }
 

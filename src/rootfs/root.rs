@@ -116,10 +116,14 @@ impl<'a> Root<'a> {
     }
 }
 
-/// The attributes of a device node of the host that is bind-mounted. What the host mounts on its node later does not appear on
-/// the container's.
-pub(super) const NODE: Attr =
-    Attr { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, clear: 0, propagation: MS_PRIVATE };
+/// The attributes of a mount of device nodes.
+pub(super) const NODES: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+
+/// The attributes of a device node of the host that is bind-mounted. The device can be written to, but the container cannot
+/// change the mode and the owner of the host's node. What the host mounts on its node later does not appear on the
+/// container's.
+pub(super) const HOSTS_NODE: Attr =
+    Attr { set: NODES | MOUNT_ATTR_RDONLY, clear: 0, propagation: MS_PRIVATE };
 
 /// Makes an empty file system. It has room for its root directory only: a process that may mount can make it writable again.
 pub(super) fn empty_directory() -> sys::Result<OwnedFd> {

@@ -43,6 +43,7 @@ mod links;
 mod names;
 mod neighbours;
 mod notify;
+mod null;
 mod opening;
 mod procfs;
 mod races;
