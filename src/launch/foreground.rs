@@ -10,13 +10,18 @@ use super::notify::Notify;
 use super::process::{Process, copy_size};
 use crate::cgroups::oom::Observer;
 use crate::error::Result;
+use crate::sys;
 use crate::sys::signal::{self, SignalFd};
 use crate::sys::task::{self, Exit, Poll};
-use crate::sys::{self, tty};
+use crate::sys::tty::{self, Changes};
 use crate::trace;
 
 /// The most bytes that are read from a terminal at once.
 const CHUNK: usize = 8192;
+
+/// More bytes than the kernel queues in a pseudo-terminal: 8 KiB in its buffers (`pty_common_install`) and 4 KiB in its line
+/// discipline (n_tty.c).
+const QUEUE: usize = 32768;
 
 /// Blocked signals, which are read from a descriptor. They are blocked before the process is cloned, so that none is lost.
 pub(crate) struct Signals(SignalFd);
@@ -92,7 +97,8 @@ struct Relay<'a> {
     /// that a program which does not read cannot prevent its output from being written.
     input: Vec<u8>,
     input_open: bool,
-    output_open: bool,
+    /// No process has the terminal open. Then poll(2) would report that again and again, so the next change is waited for.
+    closed: Option<Changes>,
     /// Restores the user's terminal at the end.
     _raw: Option<tty::Raw>,
 }
@@ -103,17 +109,17 @@ impl<'a> Relay<'a> {
         let raw = tty::Raw::new(stdin.as_fd());
         let (input, stdout) = (Vec::new(), std::io::stdout());
         tty::set_nonblocking(master)?;
-        Ok(Self { master, stdin, stdout, input, input_open: true, output_open: true, _raw: raw })
+        Ok(Self { master, stdin, stdout, input, input_open: true, closed: None, _raw: raw })
     }
 
     /// Returns what to poll of standard input and of the master.
     fn interest(&self) -> (Poll<'_>, Poll<'_>) {
         let idle = self.input.is_empty();
         let stdin = if self.input_open && idle { Poll::read(self.stdin.as_fd()) } else { Poll::NONE };
-        let master = match (self.output_open, idle) {
-            (false, _) => Poll::NONE,
-            (true, true) => Poll::read(self.master),
-            (true, false) => Poll::read_or_write(self.master),
+        let master = match (&self.closed, idle) {
+            (Some(changes), _) => Poll::read(changes.fd()),
+            (None, true) => Poll::read(self.master),
+            (None, false) => Poll::read_or_write(self.master),
         };
         (stdin, master)
     }
@@ -148,15 +154,25 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// Copies the terminal's output to standard output. Returns false if there was none.
-    fn output(&mut self) -> Result<bool> {
-        let bytes = match read(self.master) {
-            // The last process that had it open has closed it.
-            Err(e) if e.errno == Errno::EIO => {
-                self.output_open = false;
-                return Ok(false);
+    /// Copies output of the terminal to standard output. Returns the number of bytes.
+    fn output(&mut self) -> Result<usize> {
+        let closed = |read: &sys::Result<_>| read.as_ref().is_err_and(|e: &sys::Error| e.errno == Errno::EIO);
+        // Before it is read: a later change is then reported again.
+        self.closed.as_ref().map_or(Ok(()), Changes::take)?;
+        let mut found = read(self.master);
+        // The last process that had it open has closed it. If that was just now, the kernel reports it before the last output.
+        if closed(&found) {
+            found = read(self.master);
+        }
+        if closed(&found) {
+            if self.closed.is_none() {
+                self.closed = Some(Changes::of(self.master)?);
             }
-            Err(e) if e.errno == Errno::EAGAIN => return Ok(false),
+            return Ok(0);
+        }
+        self.closed = None;
+        let bytes = match found {
+            Err(e) if e.errno == Errno::EAGAIN => return Ok(0),
             other => other?,
         };
         let mut rest = &bytes[..];
@@ -170,12 +186,18 @@ impl<'a> Relay<'a> {
                 Err(_) => break,
             }
         }
-        Ok(!bytes.is_empty())
+        Ok(bytes.len())
     }
 
-    /// Copies the output that is left at the end of the process.
+    /// Copies the output that is left at the end of the process. Other processes may write to the terminal endlessly.
     fn drain(&mut self) -> Result<()> {
-        while self.output_open && self.output()? {}
+        let mut copied = 0;
+        while copied < QUEUE {
+            match self.output()? {
+                0 => break,
+                more => copied += more,
+            }
+        }
         Ok(())
     }
 }

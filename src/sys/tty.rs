@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -75,6 +76,30 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // The terminal may have vanished. Then there is nothing to restore.
         let _ = tcsetattr(self.tty.as_fd(), SetArg::TCSANOW, &self.before);
+    }
+}
+
+/// Reports that a terminal changes: a program opens it and reads or writes, or closes it. poll(2) reports a closed one all the
+/// time.
+pub(crate) struct Changes(Epoll);
+
+impl Changes {
+    pub(crate) fn of(master: BorrowedFd) -> Result<Self> {
+        let epoll =
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| Error::new("epoll_create1()", e))?;
+        let change = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        let added = epoll.add(master, EpollEvent::new(change, 0));
+        added.map(|()| Self(epoll)).map_err(|e| Error::new("epoll_ctl(terminal)", e))
+    }
+
+    /// Returns a descriptor that can be read after a change, until [`Changes::take`].
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+
+    pub(crate) fn take(&self) -> Result<()> {
+        let taken = self.0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO);
+        taken.map(drop).map_err(|e| Error::new("epoll_wait(terminal)", e))
     }
 }
 

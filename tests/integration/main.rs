@@ -44,6 +44,7 @@ mod pause;
 mod process;
 mod propagation;
 mod races;
+mod relay;
 mod restore;
 mod restore_images;
 mod root_namespace;
