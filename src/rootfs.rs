@@ -108,13 +108,31 @@ pub struct Plan {
     pub facts: Facts,
 }
 
+/// Types of file systems whose source and options are no paths of the host. The kernel would resolve such a path, for
+/// example overlay's `lowerdir`, in the image.
+const PATHLESS: [&str; 12] = [
+    "proc",
+    "sysfs",
+    "tmpfs",
+    "devpts",
+    "mqueue",
+    "bpf",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "configfs",
+    "hugetlbfs",
+    "ramfs",
+];
+
 impl Plan {
     /// Returns whether a device must exist because nothing is made in a bind mount on /dev, which usually is the host's own.
     fn must_exist(&self, device: &Device) -> bool {
         !self.default_devices && device.path.starts_with("/dev")
     }
 
-    /// Returns whether a root-only mount namespace suffices. Nothing may be mounted on the root itself.
+    /// Returns whether a root-only mount namespace suffices: nothing is mounted on the root itself, and no path of the host is
+    /// needed but those of bind mounts.
     #[must_use]
     pub fn can_be_root_only(&self) -> bool {
         let facts = &self.facts;
@@ -124,7 +142,8 @@ impl Plan {
             Kind::Bind { idmap, .. } => {
                 idmap.is_none() && !sources::is_in_root(self, mount) && !sources::is_peer(self, mount)
             }
-            _ => true,
+            Kind::New { fstype, .. } => PATHLESS.contains(&fstype.as_str()),
+            Kind::Cgroup | Kind::Remount => true,
         };
         let own = facts.mount_namespace == MountNamespace::New && !facts.user_namespace && !facts.no_pivot;
         own && self.mounts.iter().all(possible)

@@ -146,6 +146,18 @@ fn containers_that_need_the_hosts_mounts_get_them() {
                 }),
             ),
             (
+                "a file system that takes paths of the host",
+                false,
+                Box::new(|c, bundle| {
+                    let lower = [bundle.path().to_string(), "/usr".into()].join(":");
+                    let options = [format!("lowerdir={lower}")];
+                    add(
+                        c,
+                        json!({"destination": "/mnt", "type": "overlay", "source": "overlay", "options": options}),
+                    );
+                }),
+            ),
+            (
                 "a mount that shares with the host",
                 false,
                 Box::new(|c, bundle| {
