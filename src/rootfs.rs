@@ -37,7 +37,7 @@ pub(crate) use external::{External, attach_in, bare, directory_in, external, on_
 pub(crate) use mounts::{IdMapping, Kind, Mount};
 pub(crate) use mounts::{NOTIFY_SOCKET, names};
 use options::Propagate;
-pub(crate) use pivot::{change_to_root_of, detach, root_mount, under_root};
+pub(crate) use pivot::{change_to_root_of, detach, root_mount, root_of, under_root};
 pub(crate) use root::Root;
 pub(crate) use root_namespace::mount_root_only;
 pub(crate) use sources::{Open, Runtime, Sources, late_place, missing, open_late, open_sources};

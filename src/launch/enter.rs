@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -70,8 +70,8 @@ impl<'a> Entry<'a> {
         let kinds = KINDS.iter().filter(|kind| names.iter().any(|name| name == kind.name));
         let kinds = kinds.fold(0, |all, kind| all | kind.flag);
         let root = if kinds & libc::CLONE_NEWNS == 0 {
-            let path = PathBuf::from(format!("{}/root", request.record.pid.unwrap_or_default()));
-            Some(fs::open(request.caller.proc(), &path, fs::O_PATH | fs::O_DIRECTORY, 0)?)
+            let pid = request.record.pid.unwrap_or_default();
+            Some(rootfs::root_of(pid, request.target, request.caller.proc())?)
         } else {
             None
         };

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use super::no_pivot::move_over_root;
 use super::resolve::{self, Missing};
-use super::root::{NODE, Root, empty_directory};
+use super::root::{Root, empty_directory};
 use super::targets::Shut;
 use super::{MountNamespace, Plan, null, sources};
 use crate::error::{Context, Kind, Result, fail};
@@ -232,13 +232,18 @@ pub(crate) fn change_to_root_of(pid: i32, process: BorrowedFd, id: u64, proc: Bo
     if fs::mounted_at(fs::CWD, Path::new("/"))? == id {
         return Ok(());
     }
+    task::fchdir(root_of(pid, process, proc)?.as_fd())?;
+    Ok(task::chroot_here()?)
+}
+
+/// Returns the root directory of the container's first process `pid`, whose pidfd is `process`.
+pub(crate) fn root_of(pid: i32, process: BorrowedFd, proc: BorrowedFd) -> Result<OwnedFd> {
     let root = fs::open(proc, Path::new(&format!("{pid}/root")), fs::O_PATH | fs::O_DIRECTORY, 0)?;
     // The process id may belong to another process once this one has ended.
     if task::poll_readable(&[process], Some(Instant::now()))?.contains(&true) {
         return Err(fail(Kind::WrongStatus, "container not running"));
     }
-    task::fchdir(root.as_fd())?;
-    Ok(task::chroot_here()?)
+    Ok(root)
 }
 
 /// Detaches the container's root from the host. `under` is the id of the mount that was there before, for example an engine's
