@@ -108,6 +108,9 @@ fn limits(
     let unit = record.cgroup.as_ref().and_then(|cgroup| cgroup.unit.as_ref()).map(|unit| (unit, former()));
     let rules = before.devices().as_deref().unwrap_or(&[]);
     let before = devices::plan(rules, &mut Notes::default());
+    // Engines repeat the rules of config.json. A hook or an administrator may have added devices since, and an update by runc
+    // never touches the rules.
+    let devices = devices.filter(|after| *after != before);
     let devices = devices.map(|after| cgroups::update::Rules { before, after });
     let missing = if dry_run { Missing::Reported } else { Missing::Enabled };
     let update = cgroups::update::prepare(&cgroup, unit, writes.clone(), devices, missing)?;

@@ -152,6 +152,33 @@ fn update_replaces_the_device_rules() {
     });
 }
 
+/// Engines repeat all resources of config.json, its device rules too. What a hook or an administrator has allowed
+/// since stays allowed, as with runc, whose `update` leaves the rules alone.
+#[test]
+fn device_rules_that_are_repeated_are_left_alone() {
+    isolated_in(View::V1, |t| {
+        if File::open("/dev/fuse").is_err() {
+            skip("no /dev/fuse, a device that anyone may open and no runtime allows by default");
+        }
+        let rules = json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "access": "rwm"}]);
+        let bundle = t.bundle(|c| {
+            c["linux"]["devices"] =
+                json!([{"path": "/dev/my", "type": "c", "major": 10, "minor": 229, "fileMode": 438}]);
+            c["linux"]["cgroupsPath"] = json!("/c1");
+            c["linux"]["resources"] = json!({"devices": rules});
+        });
+        t.start(&bundle, "c1");
+        let opens = || t.exec("c1", "(: </dev/my) 2>/dev/null").code == 0;
+        assert!(!opens());
+        fs::write("/sys/fs/cgroup/devices/c1/devices.allow", "c 10:229 rw").unwrap();
+        assert!(opens());
+        update(t, &json!({"devices": rules, "pids": {"limit": 50}}).to_string(), &[]).ok();
+        assert_eq!(fs::read_to_string("/sys/fs/cgroup/pids/c1/pids.max").unwrap(), "50\n");
+        assert!(opens(), "the rules are written again");
+        t.delete("c1");
+    });
+}
+
 /// As in runc, options for single limits are ignored beside a document. corten warns of it.
 #[test]
 fn options_beside_a_document_are_ignored_with_a_warning() {
