@@ -17,13 +17,12 @@ pub(crate) fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[Stri
     let (total, limit) = (number(&text("pids.current")?), limit(&text("pids.max")?));
     let mut hugetlb = Map::new();
     for size in sizes {
-        if let Some(entry) = v1::stats::hugetlb(&read, size)? {
+        // As in runc: reserved pages, which fail first at a limit, and all pages on kernels that do not count those.
+        let prefixes = [format!("hugetlb.{size}.rsvd"), format!("hugetlb.{size}")];
+        let mut found = prefixes.iter().filter_map(|prefix| huge_pages(&read, prefix).transpose());
+        if let Some(entry) = found.next().transpose()? {
             hugetlb.insert(size.clone(), entry);
         }
-        let Some(current) = read(&format!("hugetlb.{size}.current"))? else { continue };
-        let events = text(&format!("hugetlb.{size}.events"))?;
-        let entry = json!({"usage": number(&current), "max": 0, "failcnt": of(&flat(&events), "max")});
-        hugetlb.insert(size.clone(), entry);
     }
     let mut memory = v1::stats::memory(&read)?.map_or_else(|| memory(&text), Ok)?;
     memory["psi"] = pressure("memory.pressure")?;
@@ -42,6 +41,16 @@ pub(crate) fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[Stri
         "hugetlb": hugetlb,
         "intel_rdt": {},
     }))
+}
+
+/// Returns the statistics of huge pages of one size, from the files whose names begin with `prefix`.
+fn huge_pages(read: &impl Fn(&str) -> Result<Option<String>>, prefix: &str) -> Result<Option<Value>> {
+    if let Some(figures) = v1::stats::hugetlb(read, prefix)? {
+        return Ok(Some(figures));
+    }
+    let Some(current) = read(&format!("{prefix}.current"))? else { return Ok(None) };
+    let events = read(&format!("{prefix}.events"))?.unwrap_or_default();
+    Ok(Some(json!({"usage": number(&current), "max": 0, "failcnt": of(&flat(&events), "max")})))
 }
 
 /// Parses a number or `max`.
@@ -207,6 +216,10 @@ pub(super) mod tests {
             ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n"),
             ("hugetlb.2MB.current", "2097152\n"),
             ("hugetlb.2MB.events", "max 5\n"),
+            ("hugetlb.1GB.rsvd.current", "1073741824\n"),
+            ("hugetlb.1GB.rsvd.events", "max 6\n"),
+            ("hugetlb.1GB.current", "0\n"),
+            ("hugetlb.1GB.events", "max 0\n"),
             ("cpuset.cpus.effective", "0-1,3\n"),
             ("cpu.pressure", "some avg10=1.50 avg60=0.00 avg300=0.00 total=12\n"),
         ]);
@@ -224,7 +237,8 @@ pub(super) mod tests {
             ("/memory/psi", Value::Null),
             ("/pids", json!({"current": 3, "limit": 0})),
             ("/blkio/ioServicedRecursive/1", json!({"major": 8, "minor": 0, "op": "Write", "value": 4})),
-            ("/hugetlb", json!({"2MB": {"usage": 2_097_152, "max": 0, "failcnt": 5}})),
+            ("/hugetlb/2MB", json!({"usage": 2_097_152, "max": 0, "failcnt": 5})),
+            ("/hugetlb/1GB", json!({"usage": 1_u64 << 30, "max": 0, "failcnt": 6})),
             ("/cpuset/cpus", json!([0, 1, 3])),
         ] {
             assert_eq!(value.pointer(pointer), Some(&expected), "{pointer}");

@@ -88,12 +88,12 @@ fn counter(read: &impl Fn(&str) -> Result<Option<String>>, prefix: &str) -> Resu
     Ok(Some(out))
 }
 
-/// Returns the statistics of huge pages of one size.
+/// Returns the statistics of huge pages of one size, from the files whose names begin with `prefix`.
 pub(in crate::cgroups) fn hugetlb(
     read: &impl Fn(&str) -> Result<Option<String>>,
-    size: &str,
+    prefix: &str,
 ) -> Result<Option<Value>> {
-    let mut figures = counter(read, &format!("hugetlb.{size}"))?;
+    let mut figures = counter(read, prefix)?;
     if let Some(figures) = figures.as_mut().and_then(Value::as_object_mut) {
         // runc's document has no limit here.
         figures.remove("limit");
@@ -186,6 +186,8 @@ mod tests {
             ("hugetlb.2MB.max_usage_in_bytes", "4194304\n"),
             ("hugetlb.2MB.limit_in_bytes", "4194304\n"),
             ("hugetlb.2MB.failcnt", "5\n"),
+            ("hugetlb.1GB.rsvd.usage_in_bytes", "1073741824\n"),
+            ("hugetlb.1GB.usage_in_bytes", "0\n"),
             ("blkio.throttle.io_serviced_recursive", "8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n"),
             ("blkio.bfq.io_serviced_recursive", "8:0 Read 7\n8:16 Read 4\n8:16 Total 4\nTotal 11\n"),
             ("blkio.bfq.time_recursive", "8:0 12\nTotal 12\n"),
@@ -208,7 +210,8 @@ mod tests {
             ("/memory/kernelTCP", json!({"limit": 3, "usage": 1, "max": 2, "failcnt": 4})),
             ("/memory/raw/total_cache", json!(6)),
             ("/pids", json!({"current": 3, "limit": 77})),
-            ("/hugetlb", json!({"2MB": {"usage": 2_097_152, "max": 4_194_304, "failcnt": 5}})),
+            ("/hugetlb/2MB", json!({"usage": 2_097_152, "max": 4_194_304, "failcnt": 5})),
+            ("/hugetlb/1GB", json!({"usage": 1_u64 << 30})),
             (
                 "/blkio/ioServicedRecursive",
                 json!([
@@ -225,7 +228,7 @@ mod tests {
             assert_eq!(value.pointer(pointer), Some(&expected), "{pointer}");
         }
         // They are absent instead of zero.
-        for pointer in ["/memory/swap", "/memory/kernel", "/blkio/sectorsRecursive", "/hugetlb/1GB"] {
+        for pointer in ["/memory/swap", "/memory/kernel", "/blkio/sectorsRecursive"] {
             assert_eq!(value.pointer(pointer), None, "{pointer}");
         }
         assert!(unsigned(&value));
