@@ -383,15 +383,18 @@ impl Dir {
             return Err(fail(Kind::WrongStatus, text));
         }
         // The locked directory may have been removed or replaced by now.
-        let name = Path::new(&self.id);
-        match fs::stat_at(self.root.as_fd(), name) {
-            Ok(stat) if (stat.st_dev, stat.st_ino) == self.inode => {
-                self.locked.set(true);
-                Ok(())
-            }
-            Err(e) if !fs::absent(self.root.as_fd(), name, &e) => Err(e.into()),
-            _ => Err(not_found(&self.id)),
+        if !self.exists()? {
+            return Err(not_found(&self.id));
         }
+        self.locked.set(true);
+        Ok(())
+    }
+
+    /// Reports whether this is still the directory of the container with this id.
+    fn exists(&self) -> Result<bool> {
+        let name = Path::new(&self.id);
+        let stat = fs::existing(self.root.as_fd(), name, || fs::stat_at(self.root.as_fd(), name))?;
+        Ok(stat.is_some_and(|stat| (stat.st_dev, stat.st_ino) == self.inode))
     }
 
     /// Releases the lock, so that other commands may change the container.
@@ -541,8 +544,12 @@ impl Dir {
         self.find_record()?.ok_or_else(|| self.unfinished())
     }
 
-    /// Returns the error for a container whose `create` has not finished.
+    /// Returns the error for a container without a record: its `create` has not finished, or it is deleted.
     pub(crate) fn unfinished(&self) -> anyhow::Error {
+        // Another command may have deleted it after it was opened here.
+        if self.exists().is_ok_and(|exists| !exists) {
+            return not_found(&self.id);
+        }
         let hint = if self.in_use() {
             "is being created"
         } else {

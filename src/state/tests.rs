@@ -209,12 +209,15 @@ fn a_container_is_made_found_and_removed() {
 }
 
 #[test]
-fn locking_a_deleted_container_fails() {
+fn a_container_that_is_deleted_meanwhile_does_not_exist() {
     let scratch = Scratch::new("lock");
     let first = create_dir(&scratch.0, "a").unwrap();
     let second = open(&scratch.0, "a").unwrap();
+    first.save_config("{}").unwrap();
     first.remove().unwrap();
     assert_eq!(kind(&second.lock(SOON).unwrap_err()), Kind::NotFound);
+    assert_eq!(kind(&second.load().unwrap_err()), Kind::NotFound);
+    assert_eq!(kind(&second.load_config().unwrap_err()), Kind::NotFound);
     let _again = create_dir(&scratch.0, "a").unwrap();
     assert_eq!(kind(&second.lock(SOON).unwrap_err()), Kind::NotFound);
 }
