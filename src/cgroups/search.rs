@@ -61,7 +61,7 @@ fn names(id: &str, path: Option<&Path>) -> Vec<PathBuf> {
     let manager = Manager::Systemd;
     let request = Request { id, path, resources: None, annotations: None, manager, rootless: false, uid: 0 };
     let own = path.map_or_else(|| Ok(format!("corten-{id}").into()), plain).ok();
-    let unit = systemd::unit_of_path(&request).ok().map(|(_, name)| PathBuf::from(name));
+    let unit = systemd::unit_of_path(&request, false).ok().map(|(_, name)| PathBuf::from(name));
     own.into_iter().chain(unit).collect()
 }
 

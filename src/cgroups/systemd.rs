@@ -85,17 +85,15 @@ pub(super) fn plan(
         annotated_properties(request.annotations, notes).into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
     let place = "linux.cgroupsPath";
     let mut note = |message: String| notes.problem(place, message);
-    let (slice, name) = unit_of_path(request).map_err(&mut note).ok()?;
-    let base = if request.rootless {
-        user_manager(host, request.uid).map_err(&mut note).ok()?
-    } else {
-        PathBuf::new()
-    };
+    let manager = if request.rootless { user_manager(host, request.uid) } else { None };
+    let user = manager.is_some();
+    let (slice, name) = unit_of_path(request, user).map_err(&mut note).ok()?;
+    let base = manager.unwrap_or_default();
     if notes.problems.0.len() > noted {
         return None;
     }
     let path = base.join(expand_slice(&slice));
-    let unit = Unit { name, user: request.rootless };
+    let unit = Unit { name, user };
     let path = if unit.is_slice() { base.join(expand_slice(&unit.name)) } else { path.join(&unit.name) };
     let mut properties = common_properties(&unit, &slice, request.id);
     properties.extend(wanted);
@@ -104,9 +102,9 @@ pub(super) fn plan(
 }
 
 /// Returns the slice and the unit's name for a path of the form `slice:prefix:name`, as runc and its callers
-/// use it.
-pub(super) fn unit_of_path(request: &Request) -> Result<(String, String), String> {
-    let default = if request.rootless { "user.slice" } else { "system.slice" };
+/// use it. `user` says whether a user's systemd will manage the unit.
+pub(super) fn unit_of_path(request: &Request, user: bool) -> Result<(String, String), String> {
+    let default = if user { "user.slice" } else { "system.slice" };
     let escaped;
     let (slice, prefix, name) = match request.path {
         None => {
@@ -163,23 +161,25 @@ fn expand_slice(name: &str) -> PathBuf {
     ends.filter(|_| stem != "-").map(|end| format!("{}.slice", &stem[..end])).collect()
 }
 
-/// Returns the cgroup of the user's systemd. Inside a user namespace, `uid` 0 is not the outside user, so
-/// that the user is taken from our own cgroup path.
-fn user_manager(host: &Host, uid: u32) -> Result<PathBuf, String> {
+/// Returns the cgroup of the user's systemd, or `None` if the system's systemd manages our cgroups.
+///
+/// Inside a user namespace, `uid` 0 is not the outside user, so the user is taken from our own cgroup path. If
+/// that shows no user, or root, the namespace is that of a whole system: an unprivileged LXC container, or
+/// `systemd-nspawn --private-users`. As in runc, root there uses the systemd of that system.
+fn user_manager(host: &Host, uid: u32) -> Option<PathBuf> {
     let own = host.own.as_deref().unwrap_or(Path::new(""));
     let names: Vec<&str> = own.components().filter_map(|c| c.as_os_str().to_str()).collect();
     let number = |name: &str, before: &str, after: &str| -> Option<u32> {
         name.strip_prefix(before)?.strip_suffix(after)?.parse().ok()
     };
-    let manager =
-        names.iter().position(|name| number(name, "user@", ".service").is_some_and(|n| uid == 0 || n == uid));
+    let is_users = |n: u32| n != 0 && (uid == 0 || n == uid);
+    let manager = names.iter().position(|name| number(name, "user@", ".service").is_some_and(is_users));
     if let Some(at) = manager {
-        return Ok(own.components().take(at + 1).map(Component::as_os_str).collect());
+        return Some(own.components().take(at + 1).map(Component::as_os_str).collect());
     }
     let by_session = || names.iter().find_map(|name| number(name, "user-", ".slice"));
-    let uid = if uid == 0 { by_session() } else { Some(uid) };
-    let uid = uid.ok_or("our own cgroup does not show which user's systemd to use")?;
-    Ok(PathBuf::from(format!("user.slice/user-{uid}.slice/user@{uid}.service")))
+    let uid = if uid == 0 { by_session().filter(|uid| *uid != 0)? } else { uid };
+    Some(PathBuf::from(format!("user.slice/user-{uid}.slice/user@{uid}.service")))
 }
 
 fn annotated_properties(

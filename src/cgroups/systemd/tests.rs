@@ -85,13 +85,17 @@ fn users_have_a_systemd_of_their_own() {
         // Root of a user namespace, as for rootless Podman.
         (&format!("{service}/user.slice/libpod.scope"), 0, Some(service)),
         ("user.slice/user-1000.slice/session-3.scope", 0, Some(service)),
+        // Root of a user namespace that has a systemd of its own.
         ("system.slice/x.service", 0, None),
+        ("user.slice/user-0.slice/session-1.scope", 0, None),
+        ("user.slice/user-0.slice/user@0.service/x.scope", 0, None),
+        ("", 0, None),
     ] {
         let request = Request { rootless: true, uid, ..request(Some(":p:n")) };
-        let got = planned(&request, own);
-        let expected = expected.map(|base| PathBuf::from(format!("{base}/user.slice/p-n.scope")));
-        assert_eq!(got.as_ref().ok().map(|plan| &plan.1), expected.as_ref(), "{own} {uid}: {got:?}");
-        assert!(got.is_err() || got.unwrap().0.unit.user);
+        let (scope, cgroup) = planned(&request, own).unwrap();
+        let of_user = expected.map(|base| PathBuf::from(format!("{base}/user.slice/p-n.scope")));
+        assert_eq!(scope.unit.user, of_user.is_some(), "{own} {uid}");
+        assert_eq!(cgroup, of_user.unwrap_or("system.slice/p-n.scope".into()), "{own} {uid}");
     }
 }
 
