@@ -468,6 +468,31 @@ fn root_of_a_user_namespace_owns_the_scope_but_not_its_limits() {
     });
 }
 
+/// As with runc: in an unprivileged LXC container, for example, root of a user namespace has a systemd of the system, and
+/// engines use it.
+#[test]
+fn root_of_a_user_namespace_outside_of_a_session_uses_the_systems_systemd() {
+    with_systemd("root_of_a_user_namespace_outside_of_a_session_uses_the_systems_systemd", |t| {
+        let cgroup = Path::new(CGROUP).join("system.slice").join(unit("system"));
+        let bundle = t.bundle(|c| {
+            c["linux"]["cgroupsPath"] = path("system.slice", "system");
+            c["linux"]["resources"] = json!({"pids": {"limit": 20}});
+        });
+        let call = |args: &[&str]| {
+            let runtime = t.command(args);
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount"]);
+            t.call(command.arg(runtime.get_program()).args(runtime.get_args()))
+        };
+        call(&["--systemd-cgroup", "create", "-b", bundle.path(), "system"]).exits(0);
+        assert_eq!(values(&cgroup, &["pids.max"]), ["20"]);
+        call(&["start", "system"]).ok();
+        assert_eq!(call(&["exec", "system", "cat", "/proc/self/cgroup"]).ok(), "0::/\n");
+        call(&["delete", "--force", "system"]).ok();
+        assert!(gone(&unit("system"), &cgroup));
+    });
+}
+
 /// A user's own systemd makes the scope, with and without the user's bus. `exec` from a session enters it.
 #[test]
 fn a_users_systemd_makes_the_scope() {
