@@ -15,13 +15,13 @@ build: ## build the release, one static executable; TARGET=aarch64-unknown-linux
 	@scripts/install-deps build
 	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(scripts/commit)} \
 		$(CARGO) build --release --config "$$(scripts/remap)" --target $$(scripts/target)
-	@case "$$(scripts/target)" in x86_64-*-musl | aarch64-*-musl) scripts/check-entry $(BINARY) ;; esac
+	@case "$$(scripts/target)" in x86_64-*-musl | aarch64-*-musl) scripts/check-entry "$(BINARY)" ;; esac
 man: ## write the man pages and the completions of bash, zsh and fish to target/share
 	@scripts/install-deps build
 	cargo run --quiet --example pages -- "$(SHARE)" "$$(scripts/date)"
 demo: build ## show a container made of busybox
 	@scripts/install-deps test
-	@scripts/demo $(BINARY)
+	@scripts/demo "$(BINARY)"
 test: ## run all unit and integration tests, after installing the packages that they need
 	@scripts/install-deps build test
 	@scripts/test
@@ -44,13 +44,13 @@ engines: $(if $(RUNTIME),,build) ## check ENGINES with corten, or with RUNTIME=/
 engine-%: $(if $(RUNTIME),,build)
 	@SUITE=$(SUITE) tests/engines/all "$(or $(RUNTIME),$(BINARY))" $*
 validation: $(if $(RUNTIME),,build) ## run the validation programs of runtime-tools with corten, or with RUNTIME=/path
-	@tests/oci-validation/run $(or $(RUNTIME),$(BINARY))
+	@tests/oci-validation/run "$(or $(RUNTIME),$(BINARY))"
 test-vm: build ## run the tests in a VM with systemd, cgroup v2 and AppArmor; KERNEL=bookworm boots Debian 12, KERNEL=sid the kernel of sid, ARCH=aarch64 or riscv64 another architecture; TESTS="limits:: ..."
 	@scripts/install-deps vm
 	@scripts/test-vm $(TESTS)
 guard: build ## compare bytes, pages and instructions of the release with tests/guard.json; UPDATE=1 writes that file
 	@scripts/install-deps build guard
-	@scripts/guard $(BINARY) $(if $(UPDATE),--update)
+	@scripts/guard "$(BINARY)" $(if $(UPDATE),--update)
 check: ## check formatting, lints, file sizes, uses of unsafe, import circles, and the tests of each clause of the specification
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
@@ -83,7 +83,7 @@ test-deb: build man ## build the Debian package, check it with lintian, install 
 	@scripts/install-deps deb
 	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
-	@scripts/reproduce $(BINARY) "$$(scripts/target)"
+	@scripts/reproduce "$(BINARY)" "$$(scripts/target)"
 ARCHITECTURES ?= x86_64 aarch64 riscv64
 release: man ## make the tarballs, packages and checksums of a release in target/dist, for those ARCHITECTURES that build here; RELEASE_KEY=KEY signs
 	@scripts/install-deps deb
