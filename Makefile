@@ -71,7 +71,7 @@ install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin
 	install -D -m 644 "$(SHARE)/zsh/site-functions/_corten" "$(DESTDIR)$(ZSHDIR)/_corten"
 	install -D -m 644 "$(SHARE)/fish/vendor_completions.d/corten.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
 	find packaging/samples -type f -printf '%P\n' | while read -r file; do \
-		sed 's,@BINDIR@,$(PREFIX)/bin,' "packaging/samples/$$file" | install -D -m 644 /dev/stdin "$(DESTDIR)$(PREFIX)/share/doc/corten/samples/$$file"; done
+		sed 's,@BINDIR@,$(PREFIX)/bin,' "packaging/samples/$$file" | install -D -m 644 /dev/stdin "$(DESTDIR)$(PREFIX)/share/doc/corten/samples/$$file" || exit 1; done
 uninstall: ## remove the files of `make install`
 	rm -f "$(DESTDIR)$(PREFIX)/bin/corten" "$(DESTDIR)$(PREFIX)"/share/man/man8/corten.8 "$(DESTDIR)$(PREFIX)"/share/man/man8/corten-*.8 \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten" "$(DESTDIR)$(ZSHDIR)/_corten" \
@@ -81,7 +81,8 @@ deb: build man ## build a Debian package, target/corten_VERSION_ARCH.deb
 	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)"
 test-deb: build man ## build the Debian package, check it with lintian, install it into an empty directory and run it
 	@scripts/install-deps deb
-	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
+	@package=$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)") && \
+		scripts/test-deb "$$package" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
 	@scripts/reproduce "$(BINARY)" "$$(scripts/target)"
 ARCHITECTURES ?= x86_64 aarch64 riscv64
@@ -95,7 +96,8 @@ test-release: release ## check target/dist: checksums, packages of all kinds, a 
 	@scripts/test-release "$(OUT)/dist" "$(OUT)" "$(SHARE)"
 test-kubernetes: build man ## check deploy/kubernetes with the containerd of trixie and of sid, on nodes of their own
 	@scripts/install-deps deploy
-	@tests/kubernetes/run "$(BINARY)" "$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)/release-files")"
+	@tarball=$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)/release-files") && \
+		tests/kubernetes/run "$(BINARY)" "$$tarball"
 peers: ## fetch crun and runc of Debian sid into target/peers, to compare corten with them
 	@scripts/peers
 bench: build peers ## compare corten with crun, runc, RUNTIMES and the floor in target/bench; ROUNDS=60, ONLY=spec,rss,...
