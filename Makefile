@@ -52,6 +52,7 @@ guard: build ## compare bytes, pages and instructions of the release with tests/
 	@scripts/install-deps build guard
 	@scripts/guard "$(BINARY)" $(if $(UPDATE),--update)
 check: ## check formatting, lints, file sizes, uses of unsafe, import circles, and the tests of each clause of the specification
+	@scripts/install-deps build check
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cd benches/floor && cargo fmt --check && { [ "$$(uname -m)" != x86_64 ] || cargo clippy --quiet -- -D warnings; }
