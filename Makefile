@@ -88,12 +88,12 @@ reproduce: build ## build the release once more, with other directories, and com
 	@scripts/reproduce "$(BINARY)" "$$(scripts/target)"
 ARCHITECTURES ?= x86_64 aarch64 riscv64
 release: man ## make the tarballs, packages and checksums of a release in target/dist, for those ARCHITECTURES that build here; RELEASE_KEY=KEY signs
-	@scripts/install-deps deb
+	@scripts/install-deps deb $(if $(RELEASE_KEY),sign)
 	@built=; for arch in $(ARCHITECTURES); do target=$$(ARCH=$$arch scripts/target); \
 		if $(MAKE) --no-print-directory build TARGET=$$target; then built="$$built $$target"; else echo "release: no $$target, which does not build here" >&2; fi; \
 		done; scripts/release "$(OUT)/dist" "$(OUT)" "$(SHARE)" $$built
 test-release: release ## check target/dist: checksums, packages of all kinds, a container, and that a second build has the same bytes
-	@scripts/install-deps deb release
+	@scripts/install-deps deb release sign
 	@scripts/test-release "$(OUT)/dist" "$(OUT)" "$(SHARE)"
 test-kubernetes: build man ## check deploy/kubernetes with the containerd of trixie and of sid, on nodes of their own
 	@scripts/install-deps deploy
