@@ -15,13 +15,13 @@ build: ## build the release, one static executable; TARGET=aarch64-unknown-linux
 	@scripts/install-deps build
 	CORTEN_COMMIT=$${CORTEN_COMMIT-$$(scripts/commit)} \
 		$(CARGO) build --release --config "$$(scripts/remap)" --target $$(scripts/target)
-	@case "$$(scripts/target)" in x86_64-*-musl | aarch64-*-musl) scripts/check-entry $(BINARY) ;; esac
+	@case "$$(scripts/target)" in x86_64-*-musl | aarch64-*-musl) scripts/check-entry "$(BINARY)" ;; esac
 man: ## write the man pages and the completions of bash, zsh and fish to target/share
 	@scripts/install-deps build
 	cargo run --quiet --example pages -- "$(SHARE)" "$$(scripts/date)"
 demo: build ## show a container made of busybox
 	@scripts/install-deps test
-	@scripts/demo $(BINARY)
+	@scripts/demo "$(BINARY)"
 test: ## run all unit and integration tests, after installing the packages that they need
 	@scripts/install-deps build test
 	@scripts/test
@@ -44,14 +44,15 @@ engines: $(if $(RUNTIME),,build) ## check ENGINES with corten, or with RUNTIME=/
 engine-%: $(if $(RUNTIME),,build)
 	@SUITE=$(SUITE) tests/engines/all "$(or $(RUNTIME),$(BINARY))" $*
 validation: $(if $(RUNTIME),,build) ## run the validation programs of runtime-tools with corten, or with RUNTIME=/path
-	@tests/oci-validation/run $(or $(RUNTIME),$(BINARY))
+	@tests/oci-validation/run "$(or $(RUNTIME),$(BINARY))"
 test-vm: build ## run the tests in a VM with systemd, cgroup v2 and AppArmor; KERNEL=bookworm boots Debian 12, KERNEL=sid the kernel of sid, ARCH=aarch64 or riscv64 another architecture; TESTS="limits:: ..."
 	@scripts/install-deps vm
 	@scripts/test-vm $(TESTS)
 guard: build ## compare bytes, pages and instructions of the release with tests/guard.json; UPDATE=1 writes that file
 	@scripts/install-deps build guard
-	@scripts/guard $(BINARY) $(if $(UPDATE),--update)
+	@scripts/guard "$(BINARY)" $(if $(UPDATE),--update)
 check: ## check formatting, lints, file sizes, uses of unsafe, import circles, and the tests of each clause of the specification
+	@scripts/install-deps build check
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	cd benches/floor && cargo fmt --check && { [ "$$(uname -m)" != x86_64 ] || cargo clippy --quiet -- -D warnings; }
@@ -71,7 +72,7 @@ install: $(if $(filter file,$(origin BINARY)),build) $(if $(filter file,$(origin
 	install -D -m 644 "$(SHARE)/zsh/site-functions/_corten" "$(DESTDIR)$(ZSHDIR)/_corten"
 	install -D -m 644 "$(SHARE)/fish/vendor_completions.d/corten.fish" "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/corten.fish"
 	find packaging/samples -type f -printf '%P\n' | while read -r file; do \
-		sed 's,@BINDIR@,$(PREFIX)/bin,' "packaging/samples/$$file" | install -D -m 644 /dev/stdin "$(DESTDIR)$(PREFIX)/share/doc/corten/samples/$$file"; done
+		sed 's,@BINDIR@,$(PREFIX)/bin,' "packaging/samples/$$file" | install -D -m 644 /dev/stdin "$(DESTDIR)$(PREFIX)/share/doc/corten/samples/$$file" || exit 1; done
 uninstall: ## remove the files of `make install`
 	rm -f "$(DESTDIR)$(PREFIX)/bin/corten" "$(DESTDIR)$(PREFIX)"/share/man/man8/corten.8 "$(DESTDIR)$(PREFIX)"/share/man/man8/corten-*.8 \
 		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/corten" "$(DESTDIR)$(ZSHDIR)/_corten" \
@@ -81,21 +82,23 @@ deb: build man ## build a Debian package, target/corten_VERSION_ARCH.deb
 	@scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)"
 test-deb: build man ## build the Debian package, check it with lintian, install it into an empty directory and run it
 	@scripts/install-deps deb
-	@scripts/test-deb "$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)")" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
+	@package=$$(scripts/deb "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)") && \
+		scripts/test-deb "$$package" "$(BINARY)" "$(SHARE)" "$$(scripts/target)"
 reproduce: build ## build the release once more, with other directories, and compare the bytes (a few minutes)
-	@scripts/reproduce $(BINARY) "$$(scripts/target)"
+	@scripts/reproduce "$(BINARY)" "$$(scripts/target)"
 ARCHITECTURES ?= x86_64 aarch64 riscv64
 release: man ## make the tarballs, packages and checksums of a release in target/dist, for those ARCHITECTURES that build here; RELEASE_KEY=KEY signs
-	@scripts/install-deps deb
+	@scripts/install-deps deb $(if $(RELEASE_KEY),sign)
 	@built=; for arch in $(ARCHITECTURES); do target=$$(ARCH=$$arch scripts/target); \
 		if $(MAKE) --no-print-directory build TARGET=$$target; then built="$$built $$target"; else echo "release: no $$target, which does not build here" >&2; fi; \
 		done; scripts/release "$(OUT)/dist" "$(OUT)" "$(SHARE)" $$built
 test-release: release ## check target/dist: checksums, packages of all kinds, a container, and that a second build has the same bytes
-	@scripts/install-deps deb release
+	@scripts/install-deps deb release sign
 	@scripts/test-release "$(OUT)/dist" "$(OUT)" "$(SHARE)"
 test-kubernetes: build man ## check deploy/kubernetes with the containerd of trixie and of sid, on nodes of their own
 	@scripts/install-deps deploy
-	@tests/kubernetes/run "$(BINARY)" "$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)/release-files")"
+	@tarball=$$(scripts/tarball "$(BINARY)" "$(SHARE)" "$$(scripts/target)" "$(OUT)/release-files") && \
+		tests/kubernetes/run "$(BINARY)" "$$tarball"
 peers: ## fetch crun and runc of Debian sid into target/peers, to compare corten with them
 	@scripts/peers
 bench: build peers ## compare corten with crun, runc, RUNTIMES and the floor in target/bench; ROUNDS=60, ONLY=spec,rss,...
