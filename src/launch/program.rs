@@ -311,7 +311,7 @@ impl<'a> Found<'a> {
         process.memory_policy.as_ref().map_or(Ok(()), memory_policy::apply)?;
         process.personality.map_or(Ok(()), personality::apply)?;
         lsm::apply(&process.labels, proc)?;
-        own_stdio(process)?;
+        own_stdio(process, proc)?;
         let before = credentials::prepare(&process.capabilities, proc)?;
         Ok(Program { found: self, before })
     }
@@ -428,17 +428,24 @@ fn limit_and_load(setting: &Setting, preserved: &[i32], pid: i32, report: &Chann
         .context("after linux.seccomp, whose listener has no room below it")
 }
 
-/// Makes the process's user the owner of standard input, output and error, so that it can open /dev/stderr.
-fn own_stdio(process: &process::Plan) -> Result<()> {
+/// Makes the process's user the owner of standard input, output and error, so that it can open /dev/stderr. For the null
+/// device, which every user may open, takes the container's own, if there is one.
+fn own_stdio(process: &process::Plan, proc: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("own standard streams");
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut null = None;
     for fd in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
         let stat = match fs::fstat(fd) {
             Err(e) if e.errno == Errno::EBADF => continue,
             other => other?,
         };
-        // Every user may open /dev/null.
-        if stat.st_uid == process.user.uid || null::is_null(&stat) {
+        if null::is_null(&stat) {
+            if let Some(null) = null.get_or_insert_with(|| null::of_container(proc)) {
+                tty::replace(null.as_fd(), fd.as_raw_fd())?;
+            }
+            continue;
+        }
+        if stat.st_uid == process.user.uid {
             continue;
         }
         match fs::chown(fd, Path::new(""), process.user.uid, stat.st_gid) {

@@ -1,14 +1,15 @@
 //! The host's null device as a container gets it: as the mask of a file, and as a standard stream.
 //!
-//! The container's own /dev/null could be any file (CVE-2025-31133), so it is always the host's. Root of a container without a
-//! user namespace owns that node. On a read-only mount it can read and write the device, but not change the node's mode,
-//! owner or times, which would close /dev/null to the users of the host.
+//! The container's own /dev/null could be any file (CVE-2025-31133). Root of a container without a user namespace owns the
+//! host's node. On a read-only mount it can read and write the device, but not change the node's mode, owner or times, which
+//! would close /dev/null to the users of the host.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 
+use super::resolve;
 use super::root::HOSTS_NODE;
 use crate::error::{Kind, Result, fail};
 use crate::sys::mount::{self, Depth};
@@ -31,8 +32,18 @@ pub(super) fn for_container(copy: OwnedFd) -> Result<OwnedFd> {
     Ok(copy)
 }
 
-/// Replaces the standard streams of this process that are the null device, before a container's process inherits them. runc
-/// opens the container's /dev/null instead, but only in `create`, and fails if an image has another file there.
+/// Opens the container's /dev/null, in a process whose root is the container's. Returns `None` if that is no null device: an
+/// image or another process in the container may have any file there.
+pub(crate) fn of_container(proc: BorrowedFd) -> Option<OwnedFd> {
+    let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0).ok()?;
+    let found = resolve::open(root.as_fd(), Path::new(PATH)).ok()?;
+    let is_null = fs::fstat(found.as_fd()).is_ok_and(|stat| is_null(&stat));
+    if is_null { fs::reopen(proc, found.as_fd(), libc::O_RDWR).ok() } else { None }
+}
+
+/// Replaces the standard streams of this process that are the null device, before a container's process inherits them. That
+/// process then takes [the container's](of_container), whose path programs can see and open. This one remains where the
+/// container has another file there.
 ///
 /// Without the right to copy mounts they stay. Such a user is not root of the host, so root of the container does not own the
 /// node.

@@ -68,6 +68,9 @@ fn a_container_cannot_change_the_hosts_null_device() {
             assert!(closed(&exec));
         }
         assert!(null(&mut t.command(&["exec", "c1", "/bin/sh", "-c", CHANGE])));
+        // Without a null device in the container, the streams are the host's.
+        t.exec("c2", "rm /dev/null; echo file >/dev/null").ok();
+        assert!(null(&mut t.command(&["exec", "c2", "/bin/sh", "-c", CHANGE])));
         assert_eq!(attributes(), before);
         // Check of the check: what was tried changes a node that can be changed.
         t.exec("c1", &CHANGE.replace("/masked", "/dev/null")).ok();
