@@ -21,6 +21,8 @@ stdenvNoCC.mkDerivation rec {
   # The executable is static and stripped, and is the same in every package of the release.
   dontStrip = true;
   dontPatchELF = true;
+  # The only scripts, in the documentation, also run in an image that has only /bin/sh.
+  dontPatchShebangs = true;
   installPhase = ''
     mkdir -p $out/lib/systemd/system
     cp -r bin share $out/

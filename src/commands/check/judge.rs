@@ -259,7 +259,8 @@ fn engine(engine: &Engine, path: &str) -> Line {
         }
         "crio" => {
             format!(
-                "/etc/crio/crio.conf.d/corten.conf: [crio.runtime.runtimes.corten] runtime_path = \"{path}\""
+                "/etc/crio/crio.conf.d/10-corten.conf: [crio.runtime.runtimes.corten] runtime_path = \"{path}\" \
+                 and monitor_path = \"/path/of/conmon\""
             )
         }
         _ => format!("/etc/containers/containers.conf: [engine.runtimes] corten = [\"{path}\"]"),
@@ -413,6 +414,12 @@ mod tests {
             |f| f.engines = vec![Engine { name: "docker", set_up: false }],
             "limited  docker: does not seem to know corten (hint: /etc/docker/daemon.json: {\"runtimes\": \
              {\"corten\": {\"path\": \"/opt/corten\"}}})",
+        ),
+        (
+            0,
+            |f| f.engines = vec![Engine { name: "crio", set_up: false }],
+            "limited  crio: does not seem to know corten (hint: /etc/crio/crio.conf.d/10-corten.conf: \
+             [crio.runtime.runtimes.corten] runtime_path = \"/opt/corten\" and monitor_path = \"/path/of/conmon\")",
         ),
     ];
 
