@@ -12,7 +12,6 @@ use crate::host::{self, Host};
 use crate::launch::{self, Caller, Launched, Start, notify};
 use crate::plan::{self, Plan};
 use crate::process::{env, lsm};
-use crate::rootfs::null;
 use crate::startup::seal;
 use crate::sys::fs;
 use crate::sys::netns::NewNetwork;
@@ -170,7 +169,6 @@ pub(super) fn caller(
             .map(|path| std::path::absolute(path).with_context(|| path.display().to_string()))
             .transpose()
     };
-    null::replace_streams(host.proc)?;
     let [console, pidfd, pid_file] = paths;
     let (console_socket, pidfd_socket, pid_file) =
         (absolute(console)?, absolute(pidfd)?, absolute(pid_file)?);

@@ -428,8 +428,8 @@ fn limit_and_load(setting: &Setting, preserved: &[i32], pid: i32, report: &Chann
         .context("after linux.seccomp, whose listener has no room below it")
 }
 
-/// Makes the process's user the owner of standard input, output and error, so that it can open /dev/stderr. For the null
-/// device, which every user may open, takes the container's own, if there is one.
+/// Makes the process's user the owner of standard input, output and error, so that it can open /dev/stderr. A stream that is
+/// the host's null device becomes the container's, which every user may open.
 fn own_stdio(process: &process::Plan, proc: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("own standard streams");
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
@@ -440,9 +440,10 @@ fn own_stdio(process: &process::Plan, proc: BorrowedFd) -> Result<()> {
             other => other?,
         };
         if null::is_null(&stat) {
-            if let Some(null) = null.get_or_insert_with(|| null::of_container(proc)) {
-                tty::replace(null.as_fd(), fd.as_raw_fd())?;
+            if null.is_none() {
+                null = null::of_container(&stat, proc)?;
             }
+            null.iter().try_for_each(|null| tty::replace(null.as_fd(), fd.as_raw_fd()))?;
             continue;
         }
         if stat.st_uid == process.user.uid {

@@ -1,30 +1,29 @@
-//! The host's null device as a container gets it: as the mask of a file, and as a standard stream.
+//! The null device of a container: as the mask of a file, and as a standard stream.
 //!
-//! The container's own /dev/null could be any file (CVE-2025-31133). Root of a container without a user namespace owns the
-//! host's node. On a read-only mount it can read and write the device, but not change the node's mode, owner or times, which
-//! would close /dev/null to the users of the host.
+//! Root of a container without a user namespace owns the host's /dev/null. It could change the mode of each mask and of each
+//! standard stream that is the host's node, and so close /dev/null to the users of the host. A mask is therefore on a read-only
+//! mount, where the device can be read and written, and a stream is a node of the container.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::resolve;
-use super::root::HOSTS_NODE;
-use crate::error::{Kind, Result, fail};
+use super::root::{HOSTS_NODE, NODES};
+use crate::error::{Context, Kind, Result, fail};
 use crate::sys::mount::{self, Depth};
-use crate::sys::{self, fs, tty};
-use crate::trace;
+use crate::sys::{self, credentials, fs};
 
 pub(super) const PATH: &str = "/dev/null";
+const NUMBER: u64 = libc::makedev(1, 3);
 
 /// Returns whether a file is the null device.
 pub(crate) fn is_null(stat: &libc::stat) -> bool {
-    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == NUMBER
 }
 
-/// Gives a detached copy of the host's /dev/null the attributes for a container.
-pub(super) fn for_container(copy: OwnedFd) -> Result<OwnedFd> {
+/// Makes a mask of a detached copy of the host's /dev/null. The container's could be any file (CVE-2025-31133).
+pub(super) fn mask(copy: OwnedFd) -> Result<OwnedFd> {
     if !is_null(&fs::fstat(copy.as_fd())?) {
         return Err(fail(Kind::Unsupported, "the host's /dev/null is not the null device"));
     }
@@ -32,41 +31,29 @@ pub(super) fn for_container(copy: OwnedFd) -> Result<OwnedFd> {
     Ok(copy)
 }
 
-/// Opens the container's /dev/null, in a process whose root is the container's. Returns `None` if that is no null device: an
-/// image or another process in the container may have any file there.
-pub(crate) fn of_container(proc: BorrowedFd) -> Option<OwnedFd> {
-    let root = fs::open(fs::CWD, Path::new("/"), fs::O_PATH | fs::O_DIRECTORY, 0).ok()?;
-    let found = resolve::open(root.as_fd(), Path::new(PATH)).ok()?;
-    let is_null = fs::fstat(found.as_fd()).is_ok_and(|stat| is_null(&stat));
-    if is_null { fs::reopen(proc, found.as_fd(), libc::O_RDWR).ok() } else { None }
+/// Opens the null device of the container in the place of the host's, whose attributes are `host`. The calling process has the
+/// root directory of the container and the rights of its root. An image or another process may have any file at /dev/null:
+/// then a new node is made, which nobody else sees. Returns `None` if no node can be made and root of the container, which is
+/// in a user namespace, does not own the host's.
+pub(crate) fn of_container(host: &libc::stat, proc: BorrowedFd) -> Result<Option<OwnedFd>> {
+    let own = || {
+        let file = fs::openat2(fs::CWD, Path::new(PATH), fs::O_PATH, 0, fs::RESOLVE_NO_MAGICLINKS).ok()?;
+        let is_null = fs::fstat(file.as_fd()).is_ok_and(|stat| is_null(&stat));
+        if is_null { fs::reopen(proc, file.as_fd(), libc::O_RDWR).ok() } else { None }
+    };
+    match own().map_or_else(new, Ok) {
+        Err(e) if e.errno == Errno::EPERM && host.st_uid != 0 => Ok(None),
+        file => file.context("/dev/null is not the null device").map(Some),
+    }
 }
 
-/// Replaces the standard streams of this process that are the null device, before a container's process inherits them. That
-/// process then takes [the container's](of_container), whose path programs can see and open. This one remains where the
-/// container has another file there.
-///
-/// Without the right to copy mounts they stay. Such a user is not root of the host, so root of the container does not own the
-/// node.
-pub(crate) fn replace_streams(proc: BorrowedFd) -> Result<()> {
-    let _phase = trace::phase("standard streams");
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let mut null = Vec::new();
-    for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
-        if is_null(&fs::fstat(stream)?) {
-            null.push(stream);
-        }
-    }
-    if null.is_empty() {
-        return Ok(());
-    }
-    let copy = || for_container(mount::open_tree_clone(fs::CWD, Path::new(PATH), Depth::One)?);
-    let copy = match copy() {
-        Err(e) if matches!(sys::errno(&e), Some(Errno::EPERM | Errno::ENOSYS)) => return Ok(()),
-        copy => copy?,
-    };
-    let file = fs::reopen(proc, copy.as_fd(), libc::O_RDWR)?;
-    null.into_iter().try_for_each(|stream| tty::replace(file.as_fd(), stream.as_raw_fd()))?;
-    // The kernel takes long to close the last descriptor of a detached mount. It does so when this process ends.
-    std::mem::forget(copy);
-    Ok(())
+/// Makes and opens a node on a file system of its own.
+fn new() -> sys::Result<OwnedFd> {
+    let (name, umask) = (Path::new("null"), credentials::umask(0));
+    let made = mount::new_filesystem("tmpfs", &[], NODES).and_then(|tmpfs| {
+        fs::mknodat(tmpfs.as_fd(), name, libc::S_IFCHR | 0o666, NUMBER)?;
+        fs::open(tmpfs.as_fd(), name, libc::O_RDWR | libc::O_NOCTTY, 0)
+    });
+    credentials::umask(umask);
+    made
 }

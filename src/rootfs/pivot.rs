@@ -142,7 +142,7 @@ impl Root<'_> {
 
     /// Returns a copy of the host's /dev/null.
     pub(super) fn host_null(&self) -> Result<OwnedFd> {
-        null::for_container(self.copy_of_host(Path::new(null::PATH), Depth::One)?)
+        null::mask(self.copy_of_host(Path::new(null::PATH), Depth::One)?)
     }
 }
 
