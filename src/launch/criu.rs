@@ -25,7 +25,7 @@ use crate::criu::session::{Failed, STILL, Session};
 use crate::error::{Context, Kind, Result, fail};
 use crate::intel_rdt;
 use crate::process::env;
-use crate::rootfs::External;
+use crate::rootfs::{External, null};
 use crate::sys::task::Forked;
 use crate::sys::{self, fs, process, signal, socket, task, tty};
 use crate::{log, procstat, trace};
@@ -98,6 +98,9 @@ impl Child<'_> {
         directories: Option<&Directories>,
         report: &Channel,
     ) -> Result<Infallible> {
+        if self.streams {
+            null::replace_streams()?;
+        }
         cgroups::join(self.cgroup_joins)?;
         intel_rdt::join(self.class_joins)?;
         if self.waits {

@@ -429,7 +429,7 @@ fn limit_and_load(setting: &Setting, preserved: &[i32], pid: i32, report: &Chann
 }
 
 /// Makes the process's user the owner of standard input, output and error, so that it can open /dev/stderr. A stream that is
-/// the host's null device becomes the container's, which every user may open.
+/// the host's null device becomes the container's, whose owner stays.
 fn own_stdio(process: &process::Plan, proc: BorrowedFd) -> Result<()> {
     let _phase = trace::phase("own standard streams");
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());

@@ -4,13 +4,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 
-use crate::all_capabilities;
-use crate::harness::{Test, isolated};
+use crate::harness::{Test, isolated, poll};
+use crate::{all_capabilities, give_rootfs, map_ids};
 
 /// What root of a container tries on the files that are the host's null device.
 const CHANGE: &str = "for f in /masked /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; do
@@ -68,9 +69,25 @@ fn a_container_cannot_change_the_hosts_null_device() {
             assert!(closed(&exec));
         }
         assert!(null(&mut t.command(&["exec", "c1", "/bin/sh", "-c", CHANGE])));
+        // The first processes have tried it too.
+        for id in ["c1", "c2"] {
+            let comm = format!("/proc/{}/comm", t.pid(id));
+            assert!(poll(Duration::from_secs(20), || fs::read_to_string(&comm).unwrap() == "sleep\n"));
+        }
         // Without a null device in the container, the streams are the host's.
         t.exec("c2", "rm /dev/null; echo file >/dev/null").ok();
         assert!(null(&mut t.command(&["exec", "c2", "/bin/sh", "-c", CHANGE])));
+        // In a user namespace no node can be made. Its root does not own the host's.
+        let bundle = t.bundle(|c| {
+            masked(c);
+            map_ids(c);
+        });
+        fs::write(bundle.rootfs().join("masked"), "masked").unwrap();
+        give_rootfs(t, &bundle);
+        assert!(null(&mut t.command(&["run", "-d", "-b", bundle.path(), "c3"])));
+        t.exec("c3", ": >/dev/shm/file; mount -o bind /dev/shm/file /dev/null").ok();
+        assert!(null(&mut t.command(&["exec", "c3", "/bin/sh", "-c", CHANGE])));
+        t.delete("c3");
         assert_eq!(attributes(), before);
         // Check of the check: what was tried changes a node that can be changed.
         t.exec("c1", &CHANGE.replace("/masked", "/dev/null")).ok();
