@@ -17,10 +17,7 @@ pub(crate) fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[Stri
     let (total, limit) = (number(&text("pids.current")?), limit(&text("pids.max")?));
     let mut hugetlb = Map::new();
     for size in sizes {
-        // As in runc: reserved pages, which fail first at a limit, and all pages on kernels that do not count those.
-        let prefixes = [format!("hugetlb.{size}.rsvd"), format!("hugetlb.{size}")];
-        let mut found = prefixes.iter().filter_map(|prefix| huge_pages(&read, prefix).transpose());
-        if let Some(entry) = found.next().transpose()? {
+        if let Some(entry) = huge_pages(&read, size)? {
             hugetlb.insert(size.clone(), entry);
         }
     }
@@ -43,14 +40,22 @@ pub(crate) fn stats(read: impl Fn(&str) -> Result<Option<String>>, sizes: &[Stri
     }))
 }
 
-/// Returns the statistics of huge pages of one size, from the files whose names begin with `prefix`.
-fn huge_pages(read: &impl Fn(&str) -> Result<Option<String>>, prefix: &str) -> Result<Option<Value>> {
-    if let Some(figures) = v1::stats::hugetlb(read, prefix)? {
-        return Ok(Some(figures));
+/// Returns the statistics of huge pages of one size: as in runc of reserved ones, which fail first at a limit, and of all on
+/// kernels that do not count those.
+fn huge_pages(read: &impl Fn(&str) -> Result<Option<String>>, size: &str) -> Result<Option<Value>> {
+    let all = format!("hugetlb.{size}");
+    for prefix in [format!("{all}.rsvd"), all.clone()] {
+        if let Some(figures) = v1::stats::hugetlb(read, &prefix)? {
+            return Ok(Some(figures));
+        }
+        if let Some(current) = read(&format!("{prefix}.current"))? {
+            // They include refused reservations.
+            let events = read(&format!("{all}.events"))?.unwrap_or_default();
+            let failed = of(&flat(&events), "max");
+            return Ok(Some(json!({"usage": number(&current), "max": 0, "failcnt": failed})));
+        }
     }
-    let Some(current) = read(&format!("{prefix}.current"))? else { return Ok(None) };
-    let events = read(&format!("{prefix}.events"))?.unwrap_or_default();
-    Ok(Some(json!({"usage": number(&current), "max": 0, "failcnt": of(&flat(&events), "max")})))
+    Ok(None)
 }
 
 /// Parses a number or `max`.
@@ -217,9 +222,8 @@ pub(super) mod tests {
             ("hugetlb.2MB.current", "2097152\n"),
             ("hugetlb.2MB.events", "max 5\n"),
             ("hugetlb.1GB.rsvd.current", "1073741824\n"),
-            ("hugetlb.1GB.rsvd.events", "max 6\n"),
             ("hugetlb.1GB.current", "0\n"),
-            ("hugetlb.1GB.events", "max 0\n"),
+            ("hugetlb.1GB.events", "max 6\n"),
             ("cpuset.cpus.effective", "0-1,3\n"),
             ("cpu.pressure", "some avg10=1.50 avg60=0.00 avg300=0.00 total=12\n"),
         ]);
