@@ -133,6 +133,10 @@ impl<'a> Relay<'a> {
             };
             self.input_open = !self.input.is_empty();
         }
+        if master {
+            // The change is taken before anything is read or written, so that a later one is reported again.
+            self.closed.as_ref().map_or(Ok(()), Changes::take)?;
+        }
         if master || stdin {
             self.feed()?;
         }
@@ -147,7 +151,7 @@ impl<'a> Relay<'a> {
         match nix::unistd::write(self.master, &self.input) {
             Ok(n) => drop(self.input.drain(..n)),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            // No process has the terminal open any more.
+            // No process has the terminal open. If one opens it, the kernel does not report that, so the input is dropped.
             Err(Errno::EIO) => self.input.clear(),
             Err(e) => return Err(sys::Error::new("write(terminal)", e).into()),
         }
@@ -157,8 +161,6 @@ impl<'a> Relay<'a> {
     /// Copies output of the terminal to standard output. Returns the number of bytes.
     fn output(&mut self) -> Result<usize> {
         let closed = |read: &sys::Result<_>| read.as_ref().is_err_and(|e: &sys::Error| e.errno == Errno::EIO);
-        // Before it is read: a later change is then reported again.
-        self.closed.as_ref().map_or(Ok(()), Changes::take)?;
         let mut found = read(self.master);
         // The last process that had it open has closed it. If that was just now, the kernel reports it before the last output.
         if closed(&found) {

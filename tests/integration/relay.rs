@@ -22,12 +22,12 @@ fn endless_output_does_not_keep_run_from_ending() {
     });
 }
 
-/// Nor must processes that still have the terminal when its session has lost it: the end of the session's leader then does
-/// not hang it up.
+/// The same, with a terminal that its session has lost: the end of the session's leader then does not hang it up for the
+/// processes that still write to it.
 #[test]
 fn endless_output_to_a_terminal_without_a_session_does_not_keep_run_from_ending() {
     isolated(|t| {
-        let script = "setsid -c sleep 1000 </dev/console & sleep 0.2; for n in 1 2 3 4; do yes & done; sleep 0.1; exit 6";
+        let script = "setsid -c sleep 1000 </dev/console & while tty -s </dev/tty; do sleep 0.05; done 2>/dev/null; for n in 1 2 3 4; do yes & done; sleep 0.1; exit 6";
         let bundle = bundle(t, script, |c| {
             without_namespace(c, "pid");
             for set in ["bounding", "effective", "permitted"] {
