@@ -389,6 +389,9 @@ mod tests {
                 // What has arrived is unread at the end, which is an error of the next call.
                 session.send(&dump()).unwrap();
                 drop(peer);
+                if !expected.starts_with("CRIU has closed") {
+                    task::poll_readable(&[session.pidfd.as_fd()], None).unwrap();
+                }
                 let received = error(session.receive());
                 (error(session.send(&dump())), received)
             });
