@@ -132,7 +132,7 @@ impl Plan {
     }
 
     /// Returns whether a root-only mount namespace suffices: nothing is mounted on the root itself, and no path of the host is
-    /// needed but those of bind mounts.
+    /// needed except those of bind mounts.
     #[must_use]
     pub fn can_be_root_only(&self) -> bool {
         let facts = &self.facts;

@@ -544,7 +544,7 @@ impl Dir {
         self.find_record()?.ok_or_else(|| self.unfinished())
     }
 
-    /// Returns the error for a container without a record: its `create` has not finished, or it is deleted.
+    /// Returns the error for a container without a record: its `create` has not finished, or it was deleted.
     pub(crate) fn unfinished(&self) -> anyhow::Error {
         // Another command may have deleted it after it was opened here.
         if self.exists().is_ok_and(|exists| !exists) {

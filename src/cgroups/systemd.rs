@@ -165,7 +165,8 @@ fn expand_slice(name: &str) -> PathBuf {
 ///
 /// Inside a user namespace, `uid` 0 is not the outside user, so the user is taken from our own cgroup path. If
 /// that shows no user, or root, the namespace is that of a whole system: an unprivileged LXC container, or
-/// `systemd-nspawn --private-users`. As in runc, root there uses the systemd of that system.
+/// `systemd-nspawn --private-users`. As in runc, services and root's sessions there use the systemd of that
+/// system.
 fn user_manager(host: &Host, uid: u32) -> Option<PathBuf> {
     let own = host.own.as_deref().unwrap_or(Path::new(""));
     let names: Vec<&str> = own.components().filter_map(|c| c.as_os_str().to_str()).collect();
