@@ -480,17 +480,14 @@ fn root_of_a_user_namespace_outside_of_a_session_uses_the_systems_systemd() {
             c["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/pts");
             c["linux"]["resources"] = json!({"pids": {"limit": 20}});
         });
-        let call = |args: &[&str]| {
-            let runtime = t.command(args);
-            let mut command = Command::new("unshare");
-            command.args(["--user", "--map-root-user", "--mount"]);
-            t.call(command.arg(runtime.get_program()).args(runtime.get_args()))
-        };
-        call(&["--systemd-cgroup", "create", "-b", bundle.path(), "system"]).exits(0);
+        let runtime = t.command(&["--systemd-cgroup", "create", "-b", bundle.path(), "system"]);
+        let mut create = Command::new("unshare");
+        create.args(["--user", "--map-root-user", "--mount"]);
+        t.call(create.arg(runtime.get_program()).args(runtime.get_args())).exits(0);
         assert_eq!(values(&cgroup, &["pids.max"]), ["20"]);
-        call(&["start", "system"]).ok();
-        assert_eq!(call(&["exec", "system", "cat", "/proc/self/cgroup"]).ok(), "0::/\n");
-        call(&["delete", "--force", "system"]).ok();
+        t.corten(&["start", "system"]).ok();
+        assert_eq!(t.exec("system", "cat /proc/self/cgroup").ok(), "0::/\n");
+        t.delete("system");
         assert!(gone(&unit("system"), &cgroup));
     });
 }
