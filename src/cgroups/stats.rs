@@ -241,8 +241,13 @@ pub(super) mod tests {
             ("/memory/psi", Value::Null),
             ("/pids", json!({"current": 3, "limit": 0})),
             ("/blkio/ioServicedRecursive/1", json!({"major": 8, "minor": 0, "op": "Write", "value": 4})),
-            ("/hugetlb/2MB", json!({"usage": 2_097_152, "max": 0, "failcnt": 5})),
-            ("/hugetlb/1GB", json!({"usage": 1_u64 << 30, "max": 0, "failcnt": 6})),
+            (
+                "/hugetlb",
+                json!({
+                    "2MB": {"usage": 2_097_152, "max": 0, "failcnt": 5},
+                    "1GB": {"usage": 1_u64 << 30, "max": 0, "failcnt": 6},
+                }),
+            ),
             ("/cpuset/cpus", json!([0, 1, 3])),
         ] {
             assert_eq!(value.pointer(pointer), Some(&expected), "{pointer}");

@@ -210,8 +210,13 @@ mod tests {
             ("/memory/kernelTCP", json!({"limit": 3, "usage": 1, "max": 2, "failcnt": 4})),
             ("/memory/raw/total_cache", json!(6)),
             ("/pids", json!({"current": 3, "limit": 77})),
-            ("/hugetlb/2MB", json!({"usage": 2_097_152, "max": 4_194_304, "failcnt": 5})),
-            ("/hugetlb/1GB", json!({"usage": 1_u64 << 30})),
+            (
+                "/hugetlb",
+                json!({
+                    "2MB": {"usage": 2_097_152, "max": 4_194_304, "failcnt": 5},
+                    "1GB": {"usage": 1_u64 << 30},
+                }),
+            ),
             (
                 "/blkio/ioServicedRecursive",
                 json!([
