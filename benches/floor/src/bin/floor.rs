@@ -249,7 +249,7 @@ fn hide() {
     let mut null = None;
     for path in files {
         if there(mount(null.unwrap_or(c"/dev/null"), path, c"", BIND, c""), 42) && null.is_none() {
-            need(mount(c"", path, c"", REMOUNT | BIND | NOSUID | NOEXEC, c""), 42);
+            need(mount(c"", path, c"", REMOUNT | BIND | READONLY | NOSUID | NOEXEC, c""), 42);
             null = Some(path);
         }
     }
